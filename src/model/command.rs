@@ -1,0 +1,301 @@
+//! What someone asks, and what they are told. All doors make the same [`Command`] and get the same [`Reply`].
+
+use std::fmt;
+use std::time::Duration;
+
+use super::names::{NodeName, WatcherName};
+use super::snapshot::{LeaseView, Snapshot};
+use super::spec::WatcherSpec;
+
+/// A question of one door, answered exactly once. The agent draws it; the model gives it back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(pub u64);
+
+/// Which nodes a command is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// The node that was asked.
+    Here,
+    /// These nodes, each named by the asker.
+    Nodes(Vec<NodeName>),
+    /// Every node of the cluster that is up, draining or stale.
+    All,
+}
+
+/// When the reply is due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Patience {
+    /// As soon as the command is admitted.
+    Admitted,
+    /// When what was asked for is done, or cannot be (Circus's `waiting`).
+    Settled,
+}
+
+/// What is asked of one node. Watchers are named as the user wrote them.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Command {
+    /// The names of the watchers, or the pids of one.
+    List { watcher: Option<String> },
+    /// How the watchers are, or one of them.
+    Status { watcher: Option<String> },
+    /// How many watchers there are.
+    NumWatchers,
+    /// How many processes run, in all or of one watcher.
+    NumProcesses { watcher: Option<String> },
+    /// What the processes use.
+    Stats { watcher: Option<String>, pid: Option<u32> },
+    /// One watcher's options.
+    Options { watcher: String },
+    /// Wants the watchers that match to run; without a pattern all that start by themselves.
+    Start { pattern: Option<String>, patience: Patience },
+    /// Wants them not to run.
+    Stop { pattern: Option<String>, patience: Patience },
+    /// Replaces their processes.
+    Restart { pattern: Option<String>, patience: Patience },
+    /// Wants `by` more processes, or fewer where it is negative; never below none.
+    Resize { watcher: String, by: i64, patience: Patience },
+    /// Ends the agent and all it runs.
+    Quit { patience: Patience },
+    /// Which program answers.
+    Version,
+    /// The nodes of the cluster.
+    Nodes,
+    /// The leases as this node sees them.
+    Leases,
+    /// Moves a singleton to another node.
+    Failover { watcher: String, to: Option<NodeName>, patience: Patience },
+    /// Declares a lease that nobody ever held to be free, so that its first taking need not wait.
+    LeaseInit { watcher: String },
+}
+
+/// What one node says to one command.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Reply {
+    /// It was done, or admitted.
+    Done(Answer),
+    /// It was not, and nothing changed.
+    Refused(Refusal),
+}
+
+/// What a command that was done has to tell.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Answer {
+    /// Nothing but that.
+    Ok,
+    /// Watchers, sorted.
+    Watchers(Vec<WatcherName>),
+    /// Pids of one watcher's live processes, sorted.
+    Pids(Vec<u32>),
+    /// The node with all of its watchers.
+    Status(Box<Snapshot>),
+    /// The node with the one watcher that was asked for.
+    WatcherStatus(Box<Snapshot>),
+    /// A number of watchers.
+    NumWatchers(usize),
+    /// A number of processes, of one watcher where it was named.
+    NumProcesses { watcher: Option<WatcherName>, count: usize },
+    /// What processes use.
+    Stats { watcher: Option<WatcherName>, pid: Option<u32>, samples: Vec<Sample> },
+    /// One watcher's options, with the number of processes wanted now.
+    Options { spec: Box<WatcherSpec>, numprocesses: u32 },
+    /// What a start or restart led to, of one watcher: pids.
+    Started { started: Vec<u32>, kept: Vec<u32>, stopped: Vec<u32> },
+    /// The new number of processes of a watcher.
+    Resized { numprocesses: u32, singleton: bool },
+    /// The program's version.
+    Version(&'static str),
+    /// The cluster's nodes, sorted by name.
+    Nodes(Vec<NodeRow>),
+    /// This node's view of its leases.
+    Leases(Vec<LeaseView>),
+    /// A singleton left this node.
+    Moved { from: NodeName, to: Option<NodeName>, token: u64 },
+}
+
+/// Why a command was not carried out. The list is closed: each reason has its code.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// The bytes are no JSON object.
+    NotJson(String),
+    /// There is no such command.
+    UnknownCommand(String),
+    /// A property is missing or is not what it should be.
+    BadMessage(String),
+    /// No watcher of that name; `hint` is one like it.
+    NoSuchWatcher { name: String, hint: Option<WatcherName> },
+    /// The watcher is no singleton.
+    NotSingleton(WatcherName),
+    /// The watcher has no process of that pid.
+    NoSuchProcess { watcher: WatcherName, pid: u32 },
+    /// This node does not hold the lease.
+    NotHolder { watcher: WatcherName, holder: Option<String> },
+    /// Nobody could take the singleton over.
+    NoCandidate(String),
+    /// The agent is stopping and admits nothing new.
+    Stopping,
+    /// There is no cluster: no `[redis]` section.
+    NoCluster,
+    /// What the command needed could not be reached or failed there.
+    Unavailable(String),
+    /// What was waited for cannot come true.
+    Failed(String),
+}
+
+impl Refusal {
+    /// Circus's error number (reference: circus.md §b.0).
+    pub fn errno(&self) -> i64 {
+        match self {
+            Refusal::NotJson(_) => 1,
+            Refusal::UnknownCommand(_) => 2,
+            Refusal::BadMessage(_)
+            | Refusal::NoSuchWatcher { .. }
+            | Refusal::NoSuchProcess { .. }
+            | Refusal::NotSingleton(_) => 3,
+            Refusal::NotHolder { .. } | Refusal::NoCandidate(_) | Refusal::Stopping | Refusal::NoCluster => 5,
+            Refusal::Unavailable(_) | Refusal::Failed(_) => 6,
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refusal::NotJson(_) => f.write_str("json invalid"),
+            Refusal::UnknownCommand(name) => write!(f, "unknown command: '{name}'"),
+            Refusal::BadMessage(why) => f.write_str(why),
+            Refusal::NoSuchWatcher { name, hint: None } => write!(f, "program {name} not found"),
+            Refusal::NoSuchWatcher { name, hint: Some(hint) } => {
+                write!(f, "program {name} not found; did you mean {hint}?")
+            }
+            Refusal::NotSingleton(name) => write!(f, "{name} is no singleton"),
+            Refusal::NoSuchProcess { watcher, pid } => write!(f, "process {pid} not found in '{watcher}'"),
+            Refusal::NotHolder { watcher, holder: Some(holder) } => {
+                write!(f, "{watcher} is held by {holder}, not by this node")
+            }
+            Refusal::NotHolder { watcher, holder: None } => write!(f, "nobody is known to hold {watcher}"),
+            Refusal::NoCandidate(why) => f.write_str(why),
+            Refusal::Stopping => f.write_str("the agent is stopping"),
+            Refusal::NoCluster => f.write_str("this agent has no [redis] section, so it knows no other node"),
+            Refusal::Unavailable(why) | Refusal::Failed(why) => f.write_str(why),
+        }
+    }
+}
+
+/// What a request comes to: one node's reply, or that of each node it was for.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    /// The reply of the node that was asked.
+    Own(Reply),
+    /// What another node replied, as it arrived: the model passes it on unread.
+    Relayed(String),
+    /// Each node's part, sorted by node.
+    Gathered(Vec<(NodeName, Part)>),
+}
+
+/// One node's part in a gathered reply.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Part {
+    /// This node's own reply.
+    Own(Reply),
+    /// Another node's reply, as it arrived.
+    Relayed(String),
+    /// The node did not answer in time, or is not there: the text says which.
+    Silent(String),
+}
+
+/// One row of the registry (SPEC §7).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeRow {
+    /// The node.
+    pub name: NodeName,
+    /// Whether it can be counted on.
+    pub state: NodeState,
+    /// How long ago it was heard of, by Redis's clock.
+    pub seen: Duration,
+    /// What it says of itself.
+    pub about: NodeAbout,
+}
+
+/// What a node says of itself with each heartbeat.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct NodeAbout {
+    /// The agent's version.
+    pub version: String,
+    /// The machine's host name.
+    pub host: String,
+    /// The agent's pid there.
+    pub pid: u32,
+    /// How long the agent has been up.
+    pub up: Duration,
+    /// A hash of the configuration, to see which nodes differ.
+    pub config: String,
+    /// Its watchers.
+    pub watchers: Vec<String>,
+    /// Singletons it holds.
+    pub holds: Vec<String>,
+    /// Singletons it waits for.
+    pub waits: Vec<String>,
+}
+
+/// Whether a node can be counted on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NodeState {
+    /// Heard of lately.
+    Up,
+    /// Not heard of for a while.
+    Stale,
+    /// Stopping: finishes what it has, takes nothing new.
+    Draining,
+    /// Left, or not heard of for long.
+    Gone,
+}
+
+impl NodeState {
+    /// The word people see.
+    pub fn word(self) -> &'static str {
+        match self {
+            NodeState::Up => "up",
+            NodeState::Stale => "stale",
+            NodeState::Draining => "draining",
+            NodeState::Gone => "gone",
+        }
+    }
+}
+
+/// What one process uses, as /proc has it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sample {
+    /// Its watcher.
+    pub watcher: WatcherName,
+    /// Its slot.
+    pub wid: u32,
+    /// Its pid.
+    pub pid: u32,
+    /// What it uses, or nothing where it vanished meanwhile.
+    pub usage: Option<Usage>,
+}
+
+/// A process's use of the machine.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Usage {
+    /// Basename of the program.
+    pub program: String,
+    /// The user's name, or number where it has none.
+    pub user: String,
+    /// Nice value.
+    pub nice: i64,
+    /// Resident bytes.
+    pub resident: u64,
+    /// Virtual bytes.
+    pub virtual_size: u64,
+    /// Share of the machine's memory, per cent.
+    pub memory_percent: f64,
+    /// Processor use since it was last asked for, per cent of one core; 0 at the first time.
+    pub cpu_percent: f64,
+    /// Processor time in all.
+    pub cpu_time: Duration,
+    /// How long it has run.
+    pub age: Duration,
+    /// Its start as seconds of the Unix epoch.
+    pub started: f64,
+}

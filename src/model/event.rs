@@ -1,0 +1,257 @@
+//! What happened ([`Event`], past tense) and what to do about it ([`Action`], imperative).
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::command::{Command, NodeRow, Outcome, RequestId, Sample, Target};
+use super::names::{NodeName, Owner, WatcherName};
+use super::spec::ProgramSpec;
+use super::time::Time;
+
+/// One process of one watcher, from its spawn to the end of its tree. Never used twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ProcessId(pub u64);
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// A deadline came ([`super::node::Node::next_wakeup`]); nothing else did.
+    Woke,
+    /// A process changed.
+    Process(ProcessId, ProcessEvent),
+    /// The lease store answered, or failed to.
+    Lease { watcher: WatcherName, ask: Ask, answer: LeaseAnswer },
+    /// A lease may be free: its release was announced, or announcements may have been missed.
+    LeaseFreed { watcher: WatcherName },
+    /// The lease store can be reached.
+    StoreUp,
+    /// It cannot, for this reason.
+    StoreDown { reason: String },
+    /// Another live agent has this node's name, and says this of itself.
+    NameTaken { by: String },
+    /// A door was asked.
+    Asked { request: RequestId, target: Target, command: Command },
+    /// The registry was read for a request, or could not be.
+    RosterRead { request: RequestId, rows: Result<Vec<NodeRow>, String> },
+    /// Another node answered what was relayed to it.
+    Replied { request: RequestId, node: NodeName, text: String },
+    /// A door's lease-init came back.
+    LeaseInitialised { request: RequestId, result: Result<(), String> },
+    /// Processes were sampled for a request.
+    Sampled { request: RequestId, samples: Vec<Sample> },
+    /// The agent was told to end.
+    StopAsked { haste: Haste, by: String },
+}
+
+/// How an agent is to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Haste {
+    /// Each process gets its graceful time; a second request hurries.
+    Graceful,
+    /// SIGKILL at once.
+    Fast,
+}
+
+/// What became of a process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ProcessEvent {
+    /// Its program runs.
+    Spawned { pid: u32 },
+    /// It never ran: the end of this process.
+    SpawnFailed(SpawnFailure),
+    /// Its main process ended. What is left of its tree is being killed.
+    Exited(Exit),
+    /// Nothing of its tree is left: the end of this process.
+    Gone,
+}
+
+/// Why a program could not be started: at which stage, and the system's error.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SpawnFailure {
+    /// The step that failed, with what it was given: `exec("/bin/nosuch")`, `setuid("www")`.
+    pub stage: String,
+    /// The system's error: `ENOENT: No such file or directory`.
+    pub error: String,
+}
+
+impl fmt::Display for SpawnFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "spawn failed at {}: {}", self.stage, self.error)
+    }
+}
+
+/// How a main process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// By itself, with this code.
+    Code(i32),
+    /// By this signal.
+    Signal(i32),
+    /// Unknown: its guard ended first and took it along.
+    Lost,
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Exit::Code(code) => write!(f, "exit {code}"),
+            Exit::Signal(signal) => write!(f, "killed by {}", signal_name(*signal)),
+            Exit::Lost => f.write_str("ended with its guard"),
+        }
+    }
+}
+
+/// The usual name of a Linux signal, `SIGTERM`; `signal 40` where it has none.
+pub fn signal_name(signal: i32) -> String {
+    SIGNALS
+        .iter()
+        .find(|(_, number)| *number == signal)
+        .map_or_else(|| format!("signal {signal}"), |(name, _)| format!("SIG{name}"))
+}
+
+/// Linux's signals without the real-time ones (signal(7), x86 and ARM numbering).
+pub const SIGNALS: &[(&str, i32)] = &[
+    ("HUP", 1),
+    ("INT", 2),
+    ("QUIT", 3),
+    ("ILL", 4),
+    ("TRAP", 5),
+    ("ABRT", 6),
+    ("BUS", 7),
+    ("FPE", 8),
+    ("KILL", 9),
+    ("USR1", 10),
+    ("SEGV", 11),
+    ("USR2", 12),
+    ("PIPE", 13),
+    ("ALRM", 14),
+    ("TERM", 15),
+    ("STKFLT", 16),
+    ("CHLD", 17),
+    ("CONT", 18),
+    ("STOP", 19),
+    ("TSTP", 20),
+    ("TTIN", 21),
+    ("TTOU", 22),
+    ("URG", 23),
+    ("XCPU", 24),
+    ("XFSZ", 25),
+    ("VTALRM", 26),
+    ("PROF", 27),
+    ("WINCH", 28),
+    ("IO", 29),
+    ("PWR", 30),
+    ("SYS", 31),
+];
+
+/// One question to the lease store. The answer brings it back, so that validity counts from `sent`:
+/// Redis may have started the ttl long before we hear of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ask {
+    /// On whose behalf.
+    pub owner: Owner,
+    /// When it was asked.
+    pub sent: Time,
+    /// What was asked.
+    pub kind: AskKind,
+}
+
+/// What can be asked of the lease store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AskKind {
+    /// Grant the lease, if it may be granted. The same owner may ask again: it is granted once.
+    /// `ttl` is the node's own; `longest` is the longest ttl known of any node, waited out in a quarantine.
+    Take { ttl: Duration, longest: Duration },
+    /// Go on granting it, and restore it, token and all, where the store lost it.
+    Refresh { ttl: Duration, token: u64 },
+    /// Free it, and let nobody but `to` take it for [`super::lease::RESERVATION`].
+    Release { to: Option<NodeName> },
+}
+
+/// What the lease store says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LeaseAnswer {
+    /// The owner has it for a ttl counted from [`Ask::sent`].
+    Granted { token: u64 },
+    /// Someone else has it for `left`, and grants itself `ttl` at each refresh.
+    Held { by: String, left: Duration, ttl: Duration },
+    /// Nobody is known to have it, but someone may: not before `left`.
+    Quarantined { left: Duration },
+    /// It is kept for another node for `left`.
+    Reserved { node: String, left: Duration },
+    /// To a refresh: it is not the owner's any more.
+    Lost { by: Option<String> },
+    /// To a release: it is not the owner's (any more).
+    Released,
+    /// No answer, or an error: nothing is known. What was asked may still be carried out, now or later.
+    Failed { reason: String },
+}
+
+/// What to do. The agent carries out each in turn, and never waits in between.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// Start a process. Ends in `Spawned` … `Gone`, or in `SpawnFailed`.
+    Spawn { process: ProcessId, launch: Launch },
+    /// Send a signal to the main process.
+    Signal { process: ProcessId, signal: i32 },
+    /// SIGKILL the whole tree until nothing is left of it.
+    Kill { process: ProcessId },
+    /// Move the deadline of a guarded process.
+    Guard { process: ProcessId, deadline: Deadline },
+    /// Ask the lease store; an answer, or `Failed`, comes within `timeout`.
+    AskLease { watcher: WatcherName, ask: Ask, timeout: Duration },
+    /// Say that a lease nobody ever held is free.
+    InitLease { request: RequestId, watcher: WatcherName },
+    /// Read the registry.
+    ReadRoster { request: RequestId },
+    /// Ask another node. Each reply comes as `Replied`; silence is the model's to notice.
+    Relay { request: RequestId, to: NodeName, command: Command },
+    /// Sample processes: watcher, slot and pid of each.
+    Sample { request: RequestId, processes: Vec<(WatcherName, u32, u32)> },
+    /// Answer a request, once and for all.
+    Reply { request: RequestId, outcome: Outcome },
+    /// Write a line to the log.
+    Log { level: Level, text: String },
+    /// All is stopped and released: leave with this exit code. The last action of all.
+    Leave { code: i32 },
+}
+
+/// How loud a log line is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    /// Something failed.
+    Error,
+    /// Something may fail.
+    Warn,
+    /// Something happened.
+    Info,
+}
+
+/// All it takes to start one process.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Launch {
+    /// The watcher, for messages and the process table.
+    pub watcher: WatcherName,
+    /// The slot.
+    pub wid: u32,
+    /// Program and arguments.
+    pub argv: Vec<String>,
+    /// Where, as whom, within which limits.
+    pub program: Arc<ProgramSpec>,
+    /// Variables of ours, above all others: `CIRCUS_WATCHER`, `CIRCUS_WID`, `CIRCUS_FENCING_TOKEN`, ….
+    pub env: Vec<(&'static str, String)>,
+    /// The signal it is to get when the agent itself dies and nobody guards it.
+    pub stop_signal: i32,
+    /// Where a lease is behind it: when its guard stops and kills it unless told otherwise.
+    pub guard: Option<Deadline>,
+}
+
+/// When a guarded process ends if nothing is heard of its lease: asked to at `stop`, killed at `kill`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Deadline {
+    /// Its stop signal is due.
+    pub stop: Time,
+    /// Its whole tree is dead: the lease may end in the store soon after.
+    pub kill: Time,
+}

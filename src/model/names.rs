@@ -1,0 +1,170 @@
+//! Names that cannot be wrong: parsed once, at the edge, and trusted ever after.
+
+use std::fmt;
+
+/// Why a text is not a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BadName(pub String);
+
+impl fmt::Display for BadName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for BadName {}
+
+/// Letters, digits, `.`, `_` and `-`, at most 64 of them: what stands in keys and channels unquoted.
+fn plain(kind: &str, text: &str) -> Result<String, BadName> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    match text {
+        "" => Err(BadName(format!("a {kind} name cannot be empty"))),
+        _ if text.len() > 64 => {
+            Err(BadName(format!("a {kind} name has at most 64 characters, this has {}", text.len())))
+        }
+        _ => match text.chars().find(|&c| !fits(c)) {
+            Some(c) => Err(BadName(format!("a {kind} name holds letters, digits, '.', '_' and '-' only, not {c:?}"))),
+            None => Ok(text.to_owned()),
+        },
+    }
+}
+
+macro_rules! name {
+    ($(#[$doc:meta])* $name:ident, $parse:expr) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(String);
+
+        impl $name {
+            /// The name, if `text` is one.
+            pub fn parse(text: &str) -> Result<$name, BadName> {
+                $parse(text).map($name)
+            }
+
+            /// The name as text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(&self.0)
+            }
+        }
+    };
+}
+
+name!(
+    /// One machine's agent in its cluster.
+    NodeName, |text| plain("node", text)
+);
+name!(
+    /// The agents that share a Redis and this name are one cluster.
+    ClusterName, |text| plain("cluster", text)
+);
+name!(
+    /// What stands after `watcher:` in a section's head. Case is kept; look-ups ignore it, as Circus's do.
+    WatcherName, |text: &str| match text {
+        "" => Err(BadName("a watcher name cannot be empty".into())),
+        _ if text.chars().any(char::is_control) =>
+            Err(BadName("a watcher name holds no control characters".into())),
+        _ => Ok(text.to_owned()),
+    }
+);
+
+impl WatcherName {
+    /// Whether a user who wrote `text` means this watcher.
+    pub fn matches(&self, text: &str) -> bool {
+        self.0.to_lowercase() == text.to_lowercase()
+    }
+}
+
+/// A promise of the whole cluster, named after the watcher it guards.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LeaseName {
+    /// Whose agents it binds.
+    pub cluster: ClusterName,
+    /// What it keeps alone.
+    pub watcher: WatcherName,
+}
+
+impl LeaseName {
+    /// The Redis key that names the holder: `circus:{CLUSTER/NAME}:lease` (SPEC §5.1).
+    pub fn lease_key(&self) -> String {
+        format!("circus:{{{self}}}:lease")
+    }
+
+    /// The Redis hash that remembers the lease beyond its end: `circus:{CLUSTER/NAME}:meta`.
+    pub fn meta_key(&self) -> String {
+        format!("circus:{{{self}}}:meta")
+    }
+
+    /// The channel on which a release announces itself: `circus:{CLUSTER/NAME}:free`.
+    pub fn free_channel(&self) -> String {
+        format!("circus:{{{self}}}:free")
+    }
+}
+
+impl fmt::Display for LeaseName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.cluster, self.watcher)
+    }
+}
+
+/// Who holds a lease: the node, and 128 bits drawn anew at each taking (SPEC §5.1).
+///
+/// Never host and pid: in containers those are the same on every node, and a stale holder would then
+/// refresh the new holder's lease.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Owner {
+    /// The holder's node.
+    pub node: NodeName,
+    /// What tells this taking from every other.
+    pub nonce: u128,
+}
+
+impl Owner {
+    /// The owner that a lease key's value names, or nothing when no agent wrote that value.
+    pub fn parse(text: &str) -> Option<Owner> {
+        let (node, nonce) = text.rsplit_once(':')?;
+        let nonce = (nonce.len() == 32).then(|| u128::from_str_radix(nonce, 16).ok()).flatten()?;
+        Some(Owner { node: NodeName::parse(node).ok()?, nonce })
+    }
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{:032x}", self.node, self.nonce)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_name_that_would_break_a_key_is_refused_with_the_character() {
+        let refused = NodeName::parse("web 1").unwrap_err();
+        assert!(refused.0.contains("' '"), "{refused}");
+        assert!(NodeName::parse("").is_err());
+        assert!(NodeName::parse(&"x".repeat(65)).is_err());
+        assert_eq!(NodeName::parse("web-1.example_a").unwrap().as_str(), "web-1.example_a");
+    }
+
+    #[test]
+    fn an_owner_reads_back_and_foreign_values_are_nobody() {
+        let owner = Owner { node: NodeName::parse("web-1").unwrap(), nonce: 7 };
+        assert_eq!(Owner::parse(&owner.to_string()), Some(owner));
+        assert_eq!(Owner::parse("localhost-1"), None);
+        assert_eq!(Owner::parse("web-1:7"), None);
+    }
+
+    #[test]
+    fn both_keys_of_a_lease_share_one_slot() {
+        let name =
+            LeaseName { cluster: ClusterName::parse("prod").unwrap(), watcher: WatcherName::parse("beat").unwrap() };
+        assert_eq!(name.lease_key(), "circus:{prod/beat}:lease");
+        assert_eq!(name.meta_key(), "circus:{prod/beat}:meta");
+    }
+}

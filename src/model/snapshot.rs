@@ -1,0 +1,161 @@
+//! What others may see of a node: values, counted from the moment they were taken.
+
+use std::time::Duration;
+
+use super::event::Exit;
+use super::names::{ClusterName, NodeName, WatcherName};
+
+/// A node at one moment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Snapshot {
+    /// Whose it is.
+    pub node: NodeName,
+    /// The node's cluster.
+    pub cluster: ClusterName,
+    /// What the agent is doing.
+    pub phase: Phase,
+    /// The lease store.
+    pub store: StoreView,
+    /// The watchers in start order.
+    pub watchers: Vec<WatcherView>,
+}
+
+/// What an agent is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Its watchers are being started.
+    Starting,
+    /// They have been.
+    Running,
+    /// They are being stopped, and then it ends.
+    Stopping,
+}
+
+/// How the lease store is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreView {
+    /// Not yet heard of.
+    Unknown,
+    /// Reached.
+    Up,
+    /// Not reached, for this reason.
+    Down { reason: String },
+}
+
+/// A watcher.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WatcherView {
+    /// Its name.
+    pub name: WatcherName,
+    /// How it is.
+    pub state: WatcherState,
+    /// Why it is so, where that is a question: `exit 1, again in 4 s`, `held by web-2`.
+    pub note: Option<String>,
+    /// How many processes are wanted.
+    pub numprocesses: u32,
+    /// Those there are, by slot.
+    pub processes: Vec<ProcessView>,
+    /// How many processes were replaced after they ended unasked.
+    pub restarts: u64,
+    /// How the last process ended, and how long ago.
+    pub last_exit: Option<(Exit, Duration)>,
+    /// Its lease, where it is a singleton.
+    pub lease: Option<LeaseView>,
+}
+
+/// How a watcher is: honest, so that "active" means that all wanted processes run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WatcherState {
+    /// It is not wanted, and nothing of it runs.
+    Stopped,
+    /// Some of its processes do not run yet.
+    Starting,
+    /// All of them run.
+    Active,
+    /// A process died lately and the next try is not yet due.
+    Backoff,
+    /// A singleton that another node runs, or that nobody may run yet.
+    Standby,
+    /// Processes are being ended.
+    Stopping,
+    /// It gave up; a start tries anew.
+    Failed,
+}
+
+impl WatcherState {
+    /// The word people see; Circus's where Circus has one.
+    pub fn word(self) -> &'static str {
+        match self {
+            WatcherState::Stopped => "stopped",
+            WatcherState::Starting => "starting",
+            WatcherState::Active => "active",
+            WatcherState::Backoff => "backoff",
+            WatcherState::Standby => "standby",
+            WatcherState::Stopping => "stopping",
+            WatcherState::Failed => "failed",
+        }
+    }
+}
+
+/// A process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProcessView {
+    /// Its slot.
+    pub wid: u32,
+    /// Its pid, once it has one.
+    pub pid: Option<u32>,
+    /// How it is: `starting`, `running`, `stopping`, `exited`.
+    pub state: &'static str,
+    /// How long it has run.
+    pub age: Duration,
+}
+
+/// A lease as one node sees it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LeaseView {
+    /// Its watcher.
+    pub watcher: WatcherName,
+    /// Its key in the store.
+    pub key: String,
+    /// This node's part in it.
+    pub role: LeaseRole,
+    /// The fencing token, where this node holds it.
+    pub token: Option<u64>,
+    /// How long a grant lasts.
+    pub ttl: Duration,
+    /// Until the child must be dead (holder), or until the next try (others).
+    pub left: Option<Duration>,
+    /// The node that holds it, as far as this one knows.
+    pub holder: Option<String>,
+    /// How long the last refresh took.
+    pub latency: Option<Duration>,
+    /// How long it has been held.
+    pub held_for: Option<Duration>,
+    /// Why this node does not hold it, or is about to lose it.
+    pub why: Option<String>,
+}
+
+/// A node's part in a lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LeaseRole {
+    /// It may run the child.
+    Holder,
+    /// It was, and is stopping the child.
+    Losing,
+    /// It would take it.
+    Standby,
+    /// It wants no part: stopped, or standing back after failures.
+    Aside,
+}
+
+impl LeaseRole {
+    /// The word people see.
+    pub fn word(self) -> &'static str {
+        match self {
+            LeaseRole::Holder => "holder",
+            LeaseRole::Losing => "losing",
+            LeaseRole::Standby => "standby",
+            LeaseRole::Aside => "aside",
+        }
+    }
+}

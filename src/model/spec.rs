@@ -1,0 +1,274 @@
+//! What should be: the configuration as the model reads it, checked and complete.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::names::{ClusterName, NodeName, WatcherName};
+
+/// Everything one agent was told to be.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AgentSpec {
+    /// This node's name.
+    pub node: NodeName,
+    /// The cluster it belongs to.
+    pub cluster: ClusterName,
+    /// Where the control socket goes; nothing: the default of SPEC §2.
+    pub control_socket: Option<PathBuf>,
+    /// Where state is kept; nothing: the default of SPEC §2.
+    pub state_dir: Option<PathBuf>,
+    /// Where the agent's pid is written.
+    pub pidfile: Option<PathBuf>,
+    /// The agent's umask, which its children inherit.
+    pub umask: Option<u32>,
+    /// How much the agent logs: `error`, `warning`, `info` or `debug`.
+    pub log_level: Option<LogLevel>,
+    /// Redis, or nothing: then this machine's agents are a cluster of their own (SPEC §5.6).
+    pub redis: Option<RedisSpec>,
+    /// The pause between the starts of two watchers.
+    pub warmup_delay: Duration,
+    /// The watchers in start order: by priority, highest first, then by name.
+    pub watchers: Vec<WatcherSpec>,
+}
+
+/// How much is logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogLevel {
+    /// Only what failed.
+    Error,
+    /// And what may fail next.
+    Warning,
+    /// And what happened.
+    Info,
+    /// And why.
+    Debug,
+}
+
+/// Where Redis is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RedisSpec {
+    /// `redis://…` or `unix://…`.
+    pub url: Secret,
+}
+
+/// A text that is never shown: its `Debug` and `Display` say so instead.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Keeps `text` from being shown.
+    pub fn new(text: String) -> Secret {
+        Secret(text)
+    }
+
+    /// The text itself, for the one place that needs it.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(secret)")
+    }
+}
+
+impl fmt::Display for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(secret)")
+    }
+}
+
+/// A command and how many processes of it there should be.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WatcherSpec {
+    /// Its name.
+    pub name: WatcherName,
+    /// What each process runs.
+    pub program: ProgramSpec,
+    /// How many processes there should be.
+    pub numprocesses: u32,
+    /// The pause after each process's start.
+    pub warmup_delay: Duration,
+    /// Higher starts first and stops last.
+    pub priority: i32,
+    /// Whether it starts with the agent.
+    pub autostart: bool,
+    /// Whether a process that ends is replaced.
+    pub respawn: bool,
+    /// How often in a row a start may fail before the watcher gives up; nothing: it never does.
+    pub max_retry: Option<u32>,
+    /// How long a stopped process may take before SIGKILL.
+    pub graceful_timeout: Duration,
+    /// The signal, by number, that asks a process to stop.
+    pub stop_signal: i32,
+    /// The lease's timings where at most one process may run in the whole cluster.
+    pub singleton: Option<LeaseTimings>,
+}
+
+/// What one process runs and in which surroundings.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ProgramSpec {
+    /// Program and arguments; the words may hold `$(circus.wid)`, which [`ProgramSpec::argv`] fills in.
+    pub words: Vec<String>,
+    /// Variables of `[env]` and `[env:…]`, in that order of precedence already merged.
+    pub env: BTreeMap<String, String>,
+    /// Whether the agent's own environment comes below `env`.
+    pub copy_env: bool,
+    /// Where it runs; nothing: where the agent does.
+    pub working_dir: Option<PathBuf>,
+    /// As whom it runs; nothing: as the agent.
+    pub user: Option<UserSpec>,
+    /// With which group it runs; nothing: the user's.
+    pub gid: Option<u32>,
+    /// Its file mode mask; nothing: the agent's.
+    pub umask: Option<u32>,
+    /// Its resource limits: soft and hard alike.
+    pub rlimits: Vec<Rlimit>,
+    /// Whether fd 0 is /dev/null rather than the agent's.
+    pub close_stdin: bool,
+    /// Where fd 1 goes.
+    pub stdout: Output,
+    /// Where fd 2 goes.
+    pub stderr: Output,
+}
+
+impl ProgramSpec {
+    /// Program and arguments of the process in slot `wid`.
+    pub fn argv(&self, wid: u32) -> Vec<String> {
+        self.words.iter().map(|word| word.replace(WID, &wid.to_string())).collect()
+    }
+}
+
+/// What stands for the slot number in [`ProgramSpec::words`].
+pub const WID: &str = "$(circus.wid)";
+
+/// A user as the system knows it, looked up when the file was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UserSpec {
+    /// The user's number.
+    pub uid: u32,
+    /// The user's own group.
+    pub gid: u32,
+    /// The name, for `initgroups`; a number without a passwd entry has none.
+    pub name: Option<String>,
+}
+
+/// One resource limit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rlimit {
+    /// The name as in `RLIMIT_<NAME>`, lower case: `nofile`.
+    pub name: String,
+    /// The number the kernel knows it by.
+    pub resource: u32,
+    /// Soft and hard limit; nothing: infinite.
+    pub limit: Option<u64>,
+}
+
+/// Where a process's output goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// Wherever the agent's own goes.
+    Inherit,
+    /// /dev/null.
+    Null,
+    /// To the end of a file, made when missing; the process writes it directly.
+    File(PathBuf),
+}
+
+/// How a lease keeps time (SPEC §5.2): a third to wait, a third to try, a third to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LeaseTimings {
+    /// How long a grant lasts.
+    pub ttl: Duration,
+    /// How long after a confirmed refresh the next one is sent.
+    pub refresh_interval: Duration,
+    /// How long a refresh may take before it has failed.
+    pub refresh_timeout: Duration,
+}
+
+impl LeaseTimings {
+    /// The shortest ttl that leaves time to kill: below it, scheduling alone can outlast the margin.
+    pub const MIN_TTL: Duration = Duration::from_millis(300);
+
+    /// A third of `ttl` for each part.
+    pub fn thirds(ttl: Duration) -> LeaseTimings {
+        LeaseTimings { ttl, refresh_interval: ttl / 3, refresh_timeout: ttl / 3 }
+    }
+
+    /// What is kept back from the end of a grant: 1 % for clocks that run at different rates, and 4 %
+    /// (20 to 300 ms) for the kill to be scheduled and carried out (leases.md §3.2: ρ and K).
+    pub fn margin(&self) -> Duration {
+        let kill = (self.ttl / 25).clamp(Duration::from_millis(20), Duration::from_millis(300));
+        self.ttl / 100 + kill
+    }
+
+    /// How long after it was asked for a grant may be used: everything is dead by then.
+    pub fn validity(&self) -> Duration {
+        self.ttl.saturating_sub(self.margin())
+    }
+
+    /// The latest that an orderly stop begins after a confirmed refresh was sent, jitter included.
+    pub fn patience(&self) -> Duration {
+        self.refresh_interval.mul_f64(1.0 + Self::JITTER) + self.refresh_timeout
+    }
+
+    /// How far a refresh may wander from its interval, as a fraction.
+    pub const JITTER: f64 = 0.1;
+
+    /// Refuses timings that cannot keep the promise, with the numbers.
+    pub fn check(&self) -> Result<(), String> {
+        let s = |d: Duration| format!("{} s", d.as_secs_f64());
+        if self.ttl < Self::MIN_TTL {
+            return Err(format!("lease_ttl is {}, the least is {}", s(self.ttl), s(Self::MIN_TTL)));
+        }
+        if self.refresh_interval.is_zero() || self.refresh_timeout.is_zero() {
+            return Err("refresh_interval and refresh_timeout must be above zero".into());
+        }
+        let stop = self.ttl / 10;
+        let needed = self.patience() + stop + self.margin();
+        if needed > self.ttl {
+            return Err(format!(
+                "refresh_interval {} (+10 %) + refresh_timeout {} + a tenth of the ttl to stop {} + margin {} = {}, \
+                 more than lease_ttl {}",
+                s(self.refresh_interval),
+                s(self.refresh_timeout),
+                s(stop),
+                s(self.margin()),
+                s(needed),
+                s(self.ttl)
+            ));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thirds_always_work() {
+        for ms in [300, 1_000, 3_000, 15_000, 3_600_000] {
+            LeaseTimings::thirds(Duration::from_millis(ms)).check().unwrap();
+        }
+    }
+
+    #[test]
+    fn timings_that_cannot_work_are_refused_with_the_numbers() {
+        let slow = LeaseTimings {
+            ttl: Duration::from_secs(10),
+            refresh_interval: Duration::from_secs(5),
+            refresh_timeout: Duration::from_secs(5),
+        };
+        let why = slow.check().unwrap_err();
+        assert!(why.contains("refresh_interval 5 s") && why.contains("lease_ttl 10 s"), "{why}");
+    }
+
+    #[test]
+    fn a_secret_is_not_shown() {
+        let url = Secret::new("redis://:pw@host".into());
+        assert_eq!(format!("{url} {url:?}"), "(secret) (secret)");
+    }
+}
