@@ -1,1 +1,3 @@
-//! (being built)
+//! How leases, the registry and the bus are done: over Redis, or on one machine alone.
+
+pub mod scripts;

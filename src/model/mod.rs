@@ -3,5 +3,7 @@ pub mod command;
 pub mod event;
 pub mod names;
 pub mod snapshot;
+
+pub mod lease;
 pub mod spec;
 pub mod time;

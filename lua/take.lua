@@ -1,0 +1,49 @@
+-- Takes a lease, if it may be taken.
+--
+-- KEYS[1] the lease   KEYS[2] its meta record (no expiry): state id until tok inc ttl to reserved
+-- ARGV[1] the owner   ARGV[2] its ttl, ms   ARGV[3] the longest ttl known of any node, ms   ARGV[4] the node
+-- Returns {'granted', token} | {'held', owner, ms left, ttl ms} | {'quarantined', ms left}
+--       | {'reserved', node, ms left}
+--
+-- Invariant: absence of the lease is never permission. It is granted only on an explicit 'free', or on a
+-- recorded end that has passed, either written by this very incarnation of the server. Otherwise one ttl
+-- is waited out, in which a living holder's next refresh re-asserts the lease.
+local owner, ttl = ARGV[1], num(ARGV[2])
+local meta = redis.call('HMGET', KEYS[2], 'state', 'until', 'tok', 'inc', 'ttl', 'to', 'reserved')
+local state, ends, token, seen, to, reserved = meta[1], num(meta[2]), num(meta[3]), meta[4], meta[6], num(meta[7])
+local longest = math.max(ttl, num(ARGV[3]), num(meta[5]))
+
+local holder = redis.call('GET', KEYS[1])
+if holder and holder ~= owner then
+  local left = redis.call('PTTL', KEYS[1])
+  if left < 0 then left = longest end
+  return {'held', holder, text(left), text(num(meta[5]))}
+end
+
+if not holder then
+  if not state then
+    redis.call('HSET', KEYS[2], 'state', 'quarantine', 'until', text(now + longest), 'inc', inc, 'ttl', text(longest))
+    return {'quarantined', text(longest)}
+  end
+  if seen ~= inc then
+    ends = math.max(ends, now + longest)
+    redis.call('HSET', KEYS[2], 'state', state == 'free' and 'quarantine' or state, 'until', text(ends), 'inc', inc)
+    return {'quarantined', text(ends - now)}
+  end
+  if state ~= 'free' and now < ends then
+    return {'quarantined', text(ends - now)}
+  end
+  if to and to ~= ARGV[4] and now < reserved then
+    return {'reserved', to, text(reserved - now)}
+  end
+end
+
+-- A question asked again whose first answer was lost is granted again, under the same token.
+if not holder or not state then
+  token = math.max(token + 1, now)
+end
+redis.call('SET', KEYS[1], owner, 'PX', ttl)
+redis.call('HSET', KEYS[2], 'state', 'held', 'id', owner, 'until', text(now + ttl), 'tok', text(token), 'inc', inc,
+  'ttl', text(ttl))
+redis.call('HDEL', KEYS[2], 'to', 'reserved')
+return {'granted', text(token)}

@@ -1,0 +1,105 @@
+//! The Lua scripts and what their answers mean. Pure: texts in, values out.
+//!
+//! The files under `lua/` are the only code that writes a lease; each says its invariant in its head. They answer
+//! with a flat list of texts, so that one function reads them wherever they ran.
+
+use std::time::Duration;
+
+use crate::model::event::{Ask, AskKind, LeaseAnswer};
+use crate::model::lease::RESERVATION;
+use crate::model::names::LeaseName;
+
+macro_rules! script {
+    ($file:literal) => {
+        concat!(include_str!("../../lua/prelude.lua"), "\n", include_str!(concat!("../../lua/", $file)))
+    };
+}
+
+/// Takes a lease.
+pub const TAKE: &str = script!("take.lua");
+/// Refreshes a lease.
+pub const REFRESH: &str = script!("refresh.lua");
+/// Releases a lease.
+pub const RELEASE: &str = script!("release.lua");
+/// Declares a lease free that nobody ever held.
+pub const INIT: &str = script!("init.lua");
+
+/// One call of a script: its text, `KEYS` and `ARGV`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Call {
+    /// The script's whole text.
+    pub script: &'static str,
+    /// `KEYS`, all in one slot.
+    pub keys: Vec<String>,
+    /// `ARGV`.
+    pub args: Vec<String>,
+}
+
+/// The call that puts `ask` to Redis.
+pub fn call(lease: &LeaseName, ask: &Ask) -> Call {
+    let owner = ask.owner.to_string();
+    let (script, args) = match &ask.kind {
+        AskKind::Take { ttl, longest } => {
+            (TAKE, vec![owner, millis(*ttl), millis(*longest), ask.owner.node.to_string()])
+        }
+        AskKind::Refresh { ttl, token } => (REFRESH, vec![owner, millis(*ttl), token.to_string()]),
+        AskKind::Release { to } => {
+            let to = to.as_ref().map(ToString::to_string).unwrap_or_default();
+            (RELEASE, vec![owner, to, millis(RESERVATION), lease.free_channel()])
+        }
+    };
+    Call { script, keys: vec![lease.lease_key(), lease.meta_key()], args }
+}
+
+/// The call that declares `lease` free.
+pub fn init_call(lease: &LeaseName) -> Call {
+    Call { script: INIT, keys: vec![lease.lease_key(), lease.meta_key()], args: vec![lease.free_channel()] }
+}
+
+fn millis(time: Duration) -> String {
+    time.as_millis().to_string()
+}
+
+/// What a lease script's answer means. One that no script of ours gives is a failure like any other: nothing is known.
+pub fn answer(words: &[String]) -> LeaseAnswer {
+    let word = |i: usize| words.get(i).map_or("", String::as_str);
+    let number = |i: usize| word(i).parse::<u64>().ok();
+    let time = |i: usize| number(i).map(Duration::from_millis);
+    let read = match word(0) {
+        "granted" => number(1).map(|token| LeaseAnswer::Granted { token }),
+        "held" => time(2).zip(time(3)).map(|(left, ttl)| LeaseAnswer::Held { by: word(1).to_owned(), left, ttl }),
+        "quarantined" => time(1).map(|left| LeaseAnswer::Quarantined { left }),
+        "reserved" => time(2).map(|left| LeaseAnswer::Reserved { node: word(1).to_owned(), left }),
+        "lost" => Some(LeaseAnswer::Lost { by: (!word(1).is_empty()).then(|| word(1).to_owned()) }),
+        "released" => Some(LeaseAnswer::Released),
+        _ => None,
+    };
+    read.unwrap_or_else(|| LeaseAnswer::Failed { reason: format!("Redis answered nonsense: {words:?}") })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(list: &[&str]) -> Vec<String> {
+        list.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn an_answer_that_no_script_gives_is_a_failure() {
+        for nonsense in [&[][..], &["granted"], &["granted", "-1"], &["held", "x"], &["what"]] {
+            assert!(matches!(answer(&words(nonsense)), LeaseAnswer::Failed { .. }), "{nonsense:?}");
+        }
+    }
+
+    #[test]
+    fn a_token_keeps_all_its_digits() {
+        let token = 9_007_199_254_740_991;
+        assert_eq!(answer(&words(&["granted", "9007199254740991"])), LeaseAnswer::Granted { token });
+    }
+
+    #[test]
+    fn a_lost_lease_may_have_nobody() {
+        assert_eq!(answer(&words(&["lost", ""])), LeaseAnswer::Lost { by: None });
+    }
+}
