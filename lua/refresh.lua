@@ -18,7 +18,7 @@ if holder then
 else
   local meta = redis.call('HMGET', KEYS[2], 'state', 'id', 'tok')
   local state, id, seen = meta[1], meta[2], num(meta[3])
-  local ours = (not state) or (state == 'quarantine' and seen <= token) or (state == 'held' and id == owner)
+  local ours = (not state) or (state == 'quarantine' and seen < token) or (state == 'held' and id == owner)
   if not ours then
     return {'lost', ''}
   end
