@@ -36,6 +36,8 @@ pub enum Event {
     RosterRead { request: RequestId, rows: Result<Vec<NodeRow>, String> },
     /// Another node answered what was relayed to it.
     Replied { request: RequestId, node: NodeName, text: String },
+    /// Nobody listens on the channel of the node that something was relayed to.
+    Unreachable { request: RequestId, node: NodeName },
     /// A door's lease-init came back.
     LeaseInitialised { request: RequestId, result: Result<(), String> },
     /// Processes were sampled for a request.
