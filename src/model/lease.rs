@@ -260,6 +260,8 @@ impl Lease {
                 (AskKind::Take { .. }, LeaseAnswer::Granted { .. }) => *next = now,
                 _ => {}
             },
+            // The take that made this tenure was asked twice, and here is the other answer.
+            (State::Held(held), AskKind::Take { .. }, LeaseAnswer::Granted { .. }) if held.owner == ask.owner => {}
             // Nobody waits for this any more, or it came after its end: it is not ours to keep.
             (_, AskKind::Take { .. } | AskKind::Refresh { .. }, LeaseAnswer::Granted { .. }) => {
                 let release = Ask { owner: ask.owner.clone(), sent: now, kind: AskKind::Release { to: None } };
