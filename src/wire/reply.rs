@@ -21,8 +21,8 @@ use crate::model::spec::{Output, WID, WatcherSpec};
 ///     age}]`; `last_exit` `{text, ago}` or null; `lease` LEASE or null
 ///   - the words: `stopped starting active backoff standby stopping failed`
 /// - `numwatchers`: `numwatchers`; `numprocesses`: `numprocesses`, with a name also `watcher_name`
-/// - `stats`: `infos` `{NAME: {"PID": INFO}}`; with a name `name` and `info` `{"PID": INFO}`; with a pid `process` and
-///   `info` INFO. INFO is Circus's object, or the text `No such process (stopped?)`.
+/// - `stats`: `infos` `{NAME: {"PID": INFO}}`; with a name `name` and `info` `{"PID": INFO}`; with a pid also
+///   `process`, and `info` INFO. INFO is Circus's object, or the text `No such process (stopped?)`.
 /// - `options`: `options`, Circus's keys of a watcher
 /// - `start` `restart`: `info` `{started, kept, stopped}`, lists of pids, where one watcher was waited for
 /// - `incr` `decr`: `numprocesses`, and `singleton: true` where there is one at most
@@ -291,9 +291,9 @@ fn stats(watcher: Option<&WatcherName>, pid: Option<u32>, samples: &[Sample]) ->
             let info: Object = samples.iter().map(|sample| (sample.pid.to_string(), info(sample))).collect();
             json!({"name": name.as_str(), "info": info})
         }
-        (Some(_), Some(pid)) => {
+        (Some(name), Some(pid)) => {
             let info = samples.iter().find(|sample| sample.pid == pid).map_or_else(vanished, info);
-            json!({"process": pid, "info": info})
+            json!({"name": name.as_str(), "process": pid, "info": info})
         }
     }
 }
