@@ -196,7 +196,8 @@ async fn the_other_process_of_these_tests() {
             }
             other => panic!("{other}"),
         };
-        println!("\n@ {said}");
+        // Not `println!`, which goes to the harness.
+        writeln!(std::io::stdout(), "\n@ {said}").unwrap();
     }
 }
 
@@ -499,7 +500,7 @@ async fn a_mutex_that_is_never_let_go_fails_the_question_with_the_reason() {
     mutex.lock().unwrap();
     match amy.refresh(LONG, first).await {
         LeaseAnswer::Failed { reason } => {
-            assert!(reason.contains("beat.mutex") && reason.contains("stopped"), "{reason}")
+            assert!(reason.contains("beat.mutex") && reason.contains("stopped"), "{reason}");
         }
         other => panic!("{other:?}"),
     }
