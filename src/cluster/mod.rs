@@ -1,4 +1,30 @@
 //! How leases, the registry and the bus are done: over Redis, or on one machine alone.
+//!
+//! [`Redis`] is an agent's door to the shared world; [`client::BusClient`] is circusctl's. Neither decides anything:
+//! they put questions, and every failure comes back as an event or a reason in words.
+//!
+//! ```text
+//! shared        what the agent calls, and the tasks behind it
+//!   scripts     Lua and what its answers mean      keys    every key and channel
+//!   link        one connection for commands, remade when in doubt
+//!   subscription  one connection for what is heard
+//!   registry    heartbeats and the list of nodes    bus    questions and answers between nodes
+//!   reason      errors in words
+//! client        the same registry and bus for one command of circusctl
+//! ```
 
 pub mod local;
 pub mod scripts;
+
+pub mod keys;
+
+pub mod client;
+pub mod shared;
+
+mod bus;
+mod link;
+mod reason;
+mod registry;
+mod subscription;
+
+pub use shared::{BusQuestion, Me, Redis, Standing};

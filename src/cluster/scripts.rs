@@ -24,6 +24,15 @@ pub const RELEASE: &str = script!("release.lua");
 /// Declares a lease free that nobody ever held.
 pub const INIT: &str = script!("init.lua");
 
+/// Says that a node is there.
+pub const BEAT: &str = include_str!("../../lua/beat.lua");
+/// Says that a node has left.
+pub const LEAVE: &str = include_str!("../../lua/leave.lua");
+/// Lists the nodes.
+pub const ROSTER: &str = include_str!("../../lua/roster.lua");
+/// All of them.
+pub const ALL: [&str; 7] = [TAKE, REFRESH, RELEASE, INIT, BEAT, LEAVE, ROSTER];
+
 /// One call of a script: its text, `KEYS` and `ARGV`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Call {
@@ -54,6 +63,21 @@ pub fn call(lease: &LeaseName, ask: &Ask) -> Call {
 /// The call that declares `lease` free.
 pub fn init_call(lease: &LeaseName) -> Call {
     Call { script: INIT, keys: vec![lease.lease_key(), lease.meta_key()], args: vec![lease.free_channel()] }
+}
+
+/// What [`init_call`]'s answer means.
+///
+/// # Errors
+/// The lease has a past, told in words.
+pub fn init_answer(lease: &LeaseName, words: &[String]) -> Result<(), String> {
+    match words.first().map(String::as_str) {
+        Some("free") => Ok(()),
+        Some("known") => {
+            let state = words.get(1).map_or("known", String::as_str);
+            Err(format!("{lease} has been held before (its record says {state}): it needs no init, and gets none"))
+        }
+        _ => Err(format!("Redis answered nonsense: {words:?}")),
+    }
 }
 
 fn millis(time: Duration) -> String {

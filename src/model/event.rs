@@ -36,8 +36,8 @@ pub enum Event {
     RosterRead { request: RequestId, rows: Result<Vec<NodeRow>, String> },
     /// Another node answered what was relayed to it.
     Replied { request: RequestId, node: NodeName, text: String },
-    /// Nobody listens on the channel of the node that something was relayed to.
-    Unreachable { request: RequestId, node: NodeName },
+    /// What was relayed to another node did not get there, or not back, and will not: nobody listens, or the bus failed.
+    Unreachable { request: RequestId, node: NodeName, reason: String },
     /// A door's lease-init came back.
     LeaseInitialised { request: RequestId, result: Result<(), String> },
     /// Processes were sampled for a request.

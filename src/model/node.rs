@@ -205,10 +205,7 @@ impl Node {
             Event::Asked { request, target, command } => self.asked(request, target, command, actions),
             Event::RosterRead { request, rows } => self.roster_read(request, rows, actions),
             Event::Replied { request, node, text } => self.part(request, &node, Part::Relayed(text), actions),
-            Event::Unreachable { request, node } => {
-                let part = Part::Silent(format!("{node} listens on no channel: it is not there"));
-                self.part(request, &node, part, actions);
-            }
+            Event::Unreachable { request, node, reason } => self.part(request, &node, Part::Silent(reason), actions),
             Event::LeaseInitialised { request, result } => {
                 let reply = match result {
                     Ok(()) => Reply::Done(Answer::Ok),

@@ -1,0 +1,63 @@
+//! Every key and channel of a cluster in Redis, but those of a lease, which [`LeaseName`] gives:
+//!
+//! | name | what | written by | ends |
+//! |---|---|---|---|
+//! | `circus:{CLUSTER/NAME}:lease` | string: the holder | take, refresh | with its ttl |
+//! | `circus:{CLUSTER/NAME}:meta` | hash: what is remembered of the lease | take, refresh, release, init | never |
+//! | `circus:{CLUSTER/NAME}:free` | channel: the lease was released | release, init | |
+//! | `circus:{CLUSTER}:nodes` | sorted set: names of nodes by when they were listed | beat, roster | 2 h after the last listing |
+//! | `circus:{CLUSTER}:node:NAME` | hash: instance, seen, state, about, listed | beat, leave | 1 h after the last beat |
+//! | `circus:{CLUSTER}:bus:NODE` | channel: questions to that node | anybody | |
+//! | `circus:{CLUSTER}:reply:ID` | channel: answers to one asker | nodes | |
+//!
+//! What stands in braces decides the slot of a Redis Cluster: a lease's two keys share one, and so do all rows.
+
+use crate::model::names::{ClusterName, NodeName};
+
+#[cfg(doc)]
+use crate::model::names::LeaseName;
+
+/// The set of all nodes' names.
+pub fn nodes(cluster: &ClusterName) -> String {
+    format!("circus:{{{cluster}}}:nodes")
+}
+
+/// What stands before a node's name in the key of its row.
+pub fn node_prefix(cluster: &ClusterName) -> String {
+    format!("circus:{{{cluster}}}:node:")
+}
+
+/// A node's row.
+pub fn node(cluster: &ClusterName, name: &NodeName) -> String {
+    format!("{}{name}", node_prefix(cluster))
+}
+
+/// The channel on which a node is asked.
+pub fn bus(cluster: &ClusterName, node: &NodeName) -> String {
+    format!("circus:{{{cluster}}}:bus:{node}")
+}
+
+/// What stands before the asker's id in a channel of answers.
+pub fn reply_prefix(cluster: &ClusterName) -> String {
+    format!("circus:{{{cluster}}}:reply:")
+}
+
+/// The channel on which one asker is answered. `id` is drawn anew by each asker.
+pub fn reply(cluster: &ClusterName, id: u128) -> String {
+    format!("{}{id:032x}", reply_prefix(cluster))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_rows_of_a_cluster_share_one_slot() {
+        let cluster = ClusterName::parse("prod").unwrap();
+        let web = NodeName::parse("web-1").unwrap();
+        assert_eq!(nodes(&cluster), "circus:{prod}:nodes");
+        assert_eq!(node(&cluster, &web), "circus:{prod}:node:web-1");
+        assert_eq!(bus(&cluster, &web), "circus:{prod}:bus:web-1");
+        assert_eq!(reply(&cluster, 7), "circus:{prod}:reply:00000000000000000000000000000007");
+    }
+}

@@ -1,0 +1,198 @@
+//! [`Redis`]: all that an agent does in the shared world. Each call returns at once; what comes of it is an [`Event`].
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+
+use super::bus::{self, Bus};
+use super::link::Link;
+use super::registry::{self, Name};
+use super::scripts;
+use super::subscription::{self, Heard};
+use crate::model::command::{NodeAbout, RequestId};
+use crate::model::event::{Ask, Event, LeaseAnswer};
+use crate::model::names::{ClusterName, LeaseName, NodeName, WatcherName};
+use crate::model::spec::Secret;
+
+/// How long reading the registry, and declaring a lease free, may take.
+const READ_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long leaving may take.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Who is to appear in the cluster.
+#[derive(Debug, Clone)]
+pub struct Me {
+    /// Where Redis is.
+    pub url: Secret,
+    /// The cluster.
+    pub cluster: ClusterName,
+    /// This node's name in it.
+    pub node: NodeName,
+    /// What tells this agent from another with the same name. It survives a restart of the agent on its machine, so
+    /// that a restarted agent need not wait for its own last beat to be forgotten.
+    pub instance: u128,
+    /// The singletons whose releases are listened for.
+    pub leases: Vec<WatcherName>,
+    /// What the node says of itself, kept current by the agent.
+    pub standing: watch::Receiver<Standing>,
+}
+
+/// What a node says of itself. [`NodeAbout::up`] is counted on from the moment it is told.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Standing {
+    /// The row's contents.
+    pub about: NodeAbout,
+    /// Whether it is stopping, and takes nothing new.
+    pub draining: bool,
+}
+
+/// What another node, or circusctl, asks of this one over the bus.
+#[derive(Debug)]
+pub struct BusQuestion {
+    /// A Circus message, as it arrived: JSON or not.
+    pub line: String,
+    /// Who asks, by their own account: a node's name, or `circusctl on db-1`.
+    pub from: String,
+    /// Where the reply goes, as text. Dropping it tells the asker that the agent ended.
+    pub answer: oneshot::Sender<String>,
+}
+
+/// The shared world through one Redis. Dropping it ends all of it without a word; [`Redis::leave`] says good-bye.
+pub struct Redis {
+    cluster: ClusterName,
+    node: NodeName,
+    instance: u128,
+    link: Link,
+    bus: Bus,
+    events: mpsc::Sender<Event>,
+    /// The link, the subscription and the heartbeat. They end with this value.
+    _tasks: JoinSet<()>,
+    heartbeat: tokio::task::AbortHandle,
+}
+
+impl Redis {
+    /// Joins the cluster, or goes on trying: a Redis that is not there is an [`Event::StoreDown`].
+    ///
+    /// Tells, unasked: `StoreUp`, `StoreDown`, `LeaseFreed` and `NameTaken`. `questions` should have room for as many
+    /// questions as the agent is willing to be behind with; beyond that askers are told to come back.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn start(me: Me, events: mpsc::Sender<Event>, questions: mpsc::Sender<BusQuestion>) -> Redis {
+        let Me { url, cluster, node, instance, leases, standing } = me;
+        let mut tasks = JoinSet::new();
+
+        let (link, keep_up) = Link::new(url.clone(), format!("circus-agent:{node}"), events.clone());
+        tasks.spawn(keep_up);
+
+        let (name, named) = watch::channel(Name::Unknown);
+        let identity = (cluster.clone(), node.clone(), instance);
+        let heartbeat = tasks.spawn(registry::beat(link.clone(), identity, standing, name, events.clone()));
+
+        // Without random bits the node's own instance is the next best thing that no other node has.
+        let reply_id = bus::new_id().unwrap_or(instance);
+        let bus = Bus::new((cluster.clone(), node.clone()), reply_id, link.clone(), named, questions);
+        tasks.spawn(listen(url, &cluster, leases, bus.clone(), events.clone()));
+
+        Redis { cluster, node, instance, link, bus, events, _tasks: tasks, heartbeat }
+    }
+
+    /// Puts `ask` to Redis. Exactly one [`Event::Lease`] answers it, within `timeout`, and at once while the link is
+    /// down. After [`LeaseAnswer::Failed`] it may still be carried out, now or later.
+    pub fn ask(&self, watcher: &WatcherName, ask: Ask, timeout: Duration) {
+        let lease = self.lease(watcher);
+        let link = self.link.clone();
+        self.tell(async move {
+            let answer = match link.call(&scripts::call(&lease, &ask), timeout).await {
+                Ok(words) => scripts::answer(&words),
+                Err(reason) => LeaseAnswer::Failed { reason },
+            };
+            Some(Event::Lease { watcher: lease.watcher, ask, answer })
+        });
+    }
+
+    /// Declares a lease free that nobody ever held; [`Event::LeaseInitialised`] says how that went.
+    pub fn init_lease(&self, request: RequestId, watcher: &WatcherName) {
+        let lease = self.lease(watcher);
+        let link = self.link.clone();
+        self.tell(async move {
+            let answer = link.call(&scripts::init_call(&lease), READ_TIMEOUT).await;
+            let result = answer.and_then(|words| scripts::init_answer(&lease, &words));
+            Some(Event::LeaseInitialised { request, result })
+        });
+    }
+
+    /// Lists the nodes of the cluster; [`Event::RosterRead`] brings them, sorted by name.
+    pub fn read_roster(&self, request: RequestId) {
+        let call = registry::roster_call(&self.cluster);
+        let link = self.link.clone();
+        self.tell(async move {
+            let rows = link.call(&call, READ_TIMEOUT).await.map(|words| registry::rows(&words));
+            Some(Event::RosterRead { request, rows })
+        });
+    }
+
+    /// Puts `message`, a Circus message, to another node. At most one event answers: [`Event::Replied`] with what it
+    /// said, or [`Event::Unreachable`] as soon as it is known that it will say nothing. Silence has no event.
+    pub fn relay(&self, request: RequestId, to: &NodeName, message: String) {
+        let (bus, to) = (self.bus.clone(), to.clone());
+        self.tell(async move { bus.relay(request, to, message).await });
+    }
+
+    /// Says in the registry that this node is gone, and ends. Takes a second at most; whether it could be said makes
+    /// no difference to who calls: the row tells by its age.
+    pub async fn leave(self) {
+        // No beat may follow.
+        self.heartbeat.abort();
+        let call = registry::leave_call(&self.cluster, &self.node, self.instance);
+        if let Err(reason) = self.link.call(&call, LEAVE_TIMEOUT).await {
+            tracing::debug!(%reason, "could not say in the registry that this node leaves");
+        }
+    }
+
+    fn lease(&self, watcher: &WatcherName) -> LeaseName {
+        LeaseName { cluster: self.cluster.clone(), watcher: watcher.clone() }
+    }
+
+    /// Does something bounded in the background and tells the agent what came of it. There are as many at once as the
+    /// agent has questions open, and its questions are bounded.
+    fn tell(&self, work: impl Future<Output = Option<Event>> + Send + 'static) {
+        let events = self.events.clone();
+        tokio::spawn(async move {
+            if let Some(event) = work.await {
+                // An agent that ended wants no answers.
+                let _ = events.send(event).await;
+            }
+        });
+    }
+}
+
+/// Hears releases, questions and answers.
+fn listen(
+    url: Secret,
+    cluster: &ClusterName,
+    leases: Vec<WatcherName>,
+    bus: Bus,
+    events: mpsc::Sender<Event>,
+) -> impl Future<Output = ()> + use<> {
+    let channel = |watcher: WatcherName| {
+        let lease = LeaseName { cluster: cluster.clone(), watcher };
+        (lease.free_channel(), lease.watcher)
+    };
+    let leases: HashMap<String, WatcherName> = leases.into_iter().map(channel).collect();
+    let [questions, answers] = bus.channels();
+    let channels = leases.keys().chain([&questions, &answers]).cloned().collect();
+    let freed = |watcher: &WatcherName| Event::LeaseFreed { watcher: watcher.clone() };
+    let take = move |heard: Heard<'_>| match heard {
+        Heard::Anew => leases.values().map(freed).collect(),
+        Heard::Message { channel, payload } if channel == questions => {
+            bus.asked(payload);
+            Vec::new()
+        }
+        Heard::Message { channel, payload } if channel == answers => bus.answered(payload).into_iter().collect(),
+        Heard::Message { channel, .. } => leases.get(channel).map(freed).into_iter().collect(),
+    };
+    subscription::listen(url, channels, take, events)
+}

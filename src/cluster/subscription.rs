@@ -1,0 +1,114 @@
+//! The connection on which a node hears: releases of leases, questions of others, answers to its own.
+//!
+//! Invariants:
+//! - Redis keeps no message for who is not there. Each time the subscription is made anew, [`Heard::Anew`] says so.
+//! - A server that hangs never closes a connection, so it is asked for a sign of life every few seconds.
+//! - What is heard waits in a bounded box for the agent; a full box drops, as a lost connection would.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use redis::Client;
+use redis::aio::{PubSubSink, PubSubStream};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+
+use super::link::{self, Backoff, CONNECT_TIMEOUT};
+use super::reason;
+use crate::model::event::Event;
+use crate::model::spec::Secret;
+
+/// How often the server is asked for a sign of life.
+const PING_EVERY: Duration = Duration::from_secs(5);
+/// How long it may take to give one.
+const PING_TIMEOUT: Duration = Duration::from_secs(2);
+/// How many events may wait for the agent.
+const OUTBOX: usize = 4096;
+
+/// What came over the subscription.
+pub(super) enum Heard<'a> {
+    /// It was made anew; anything may have been missed before.
+    Anew,
+    /// A message.
+    Message { channel: &'a str, payload: &'a [u8] },
+}
+
+/// Listens on `channels` for ever and passes on the events that `take` makes of what is heard.
+pub(super) async fn listen(
+    url: Secret,
+    channels: Vec<String>,
+    mut take: impl FnMut(Heard<'_>) -> Vec<Event>,
+    events: mpsc::Sender<Event>,
+) {
+    let mut backoff = Backoff::new();
+    loop {
+        let begun = Instant::now();
+        match subscribe(&url, &channels).await {
+            Ok((sink, stream)) => {
+                tracing::debug!("subscribed");
+                let reason = serve(sink, stream, &mut take, &events).await;
+                tracing::debug!(%reason, "subscription lost");
+                backoff.lived(begun.elapsed());
+            }
+            Err(reason) => tracing::debug!(%reason, "no subscription"),
+        }
+        if events.is_closed() {
+            return;
+        }
+        sleep_until(begun + backoff.next()).await;
+    }
+}
+
+/// A subscription to `channels`.
+///
+/// # Errors
+/// The reason, in words.
+pub(super) async fn subscribe(url: &Secret, channels: &[String]) -> Result<(PubSubSink, PubSubStream), String> {
+    let (client, address): (Client, _) = link::client(url)?;
+    let attempt = async {
+        let (mut sink, stream) = client.get_async_pubsub().await?.split();
+        sink.subscribe(channels).await?;
+        Ok((sink, stream))
+    };
+    match timeout(CONNECT_TIMEOUT, attempt).await {
+        Ok(subscribed) => subscribed.map_err(|error| reason::of(&error, &address)),
+        Err(_) => Err(reason::no_answer(CONNECT_TIMEOUT)),
+    }
+}
+
+async fn serve(
+    mut sink: PubSubSink,
+    mut stream: PubSubStream,
+    take: &mut impl FnMut(Heard<'_>) -> Vec<Event>,
+    events: &mpsc::Sender<Event>,
+) -> String {
+    let mut outbox: VecDeque<Event> = VecDeque::from(take(Heard::Anew));
+    let mut pings = interval(PING_EVERY);
+    pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            message = stream.next() => {
+                let Some(message) = message else { return "the server closed the connection".into() };
+                let heard =
+                    Heard::Message { channel: message.get_channel_name(), payload: message.get_payload_bytes() };
+                for event in take(heard) {
+                    if outbox.len() < OUTBOX {
+                        outbox.push_back(event);
+                    } else {
+                        tracing::warn!(?event, "the agent hears too much at once: dropped");
+                    }
+                }
+            }
+            permit = events.reserve(), if !outbox.is_empty() => match (permit, outbox.pop_front()) {
+                (Ok(permit), Some(event)) => permit.send(event),
+                _ => return "the agent has ended".into(),
+            },
+            _ = pings.tick() => match timeout(PING_TIMEOUT, sink.ping::<redis::Value>()).await {
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => return error.to_string(),
+                Err(_) => return reason::no_answer(PING_TIMEOUT),
+            },
+        }
+    }
+}
