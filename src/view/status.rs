@@ -41,6 +41,7 @@ fn vacant(parts: &Parts) -> Vec<String> {
         let name = word(watcher, "name");
         let views = || watchers(parts).filter(|(_, other)| other["name"] == watcher["name"]);
         if watcher["state"] == "standby"
+            && watcher["lease"].is_object()
             && views().all(|(_, other)| {
                 matches!(other["state"].as_str(), Some("standby" | "stopped")) && other["lease"]["holder"].is_null()
             })
