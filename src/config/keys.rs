@@ -294,9 +294,9 @@ impl Key {
             name => name.replace('*', "time_format"),
         };
         let setting = format!("{name} = {}", self.example);
-        let default = if self.default.is_empty() && self.status == Works { "; e.g." } else { ";" };
+        let example = if self.default.is_empty() { " (example)" } else { "" };
         let doc = self.doc;
-        format!("; {setting:<44}{default} {doc}\n")
+        format!("; {setting:<48} ; {doc}{example}\n")
     }
 }
 

@@ -85,6 +85,16 @@ pub fn read(path: &Path, around: &Surroundings) -> Result<Config, Vec<Problem>> 
         // Nothing more can be said of a file that cannot be read.
         return Err(problems.0);
     }
+    understand(doc, files, around, problems)
+}
+
+/// Lines that are read → what they mean.
+fn understand(
+    mut doc: Document,
+    files: Vec<PathBuf>,
+    around: &Surroundings,
+    mut problems: Problems,
+) -> Result<Config, Vec<Problem>> {
     take_environment(&mut doc, around, &mut problems);
     let spec = build::build(&doc, around, &mut problems);
 
@@ -247,4 +257,184 @@ fn hash(doc: &Document) -> String {
     }
     // Folded, so that every bit of it counts.
     format!("{:06x}", (hash ^ (hash >> 24) ^ (hash >> 48)) & 0x00ff_ffff)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::keys::{Section, Status};
+    use super::value::Kind;
+    use super::*;
+
+    const EXAMPLE: &str = include_str!("../../beatcop.ini.example");
+
+    fn around() -> Surroundings {
+        Surroundings { env: BTreeMap::from([("PATH".into(), "/usr/bin:/bin".into())]), hostname: "testhost".into() }
+    }
+
+    fn parse_around(text: &str, around: &Surroundings) -> Result<Config, Vec<Problem>> {
+        let (mut doc, mut problems) = (Document::default(), Problems::default());
+        doc.scan(Path::new("t.ini"), text, &mut problems);
+        understand(doc, vec!["t.ini".into()], around, problems)
+    }
+
+    fn parse(text: &str) -> Result<Config, Vec<Problem>> {
+        parse_around(text, &around())
+    }
+
+    /// The example with all its keys in force.
+    fn uncommented() -> String {
+        let bare = |line: &str| line.strip_prefix("; ").filter(|line| line.contains(" = ")).unwrap_or(line).to_owned();
+        EXAMPLE.lines().map(|line| bare(line).replace(";;; [", "[") + "\n").collect()
+    }
+
+    #[test]
+    fn every_key_that_works_changes_the_spec() {
+        let base =
+            "[circus]\nnode = n\n[redis]\nurl = redis://h\n[watcher:w]\ncmd = sleep 1\nsingleton = on\nshell = on\n";
+        let before = parse(base).expect("the base").spec;
+        for key in KEYS.iter().filter(|key| key.status == Status::Works) {
+            let name = key.name.replace('*', "nofile");
+            let sample = match key.kind {
+                Kind::Bool => {
+                    if key.default == "True" || base.contains(&format!("\n{name} =")) {
+                        "no"
+                    } else {
+                        "yes"
+                    }
+                }
+                Kind::Seconds => "4",
+                Kind::Count | Kind::Retries | Kind::Number => "0",
+                Kind::Signal => "INT",
+                Kind::Level => "debug",
+                Kind::Cluster => "other",
+                Kind::Url => "unix:///run/redis.sock",
+                _ => key.example,
+            };
+            let sample = if name == "priority" { "7" } else { sample };
+            let head = match key.section {
+                Section::Circus => "[circus]",
+                Section::Redis => "[redis]",
+                Section::Watcher => "[watcher:w]",
+            };
+            let others: String = base
+                .lines()
+                .filter(|line| !line.starts_with(&format!("{name} =")))
+                .map(|line| format!("{line}\n"))
+                .collect();
+            let file = if name.ends_with("_stream.class") {
+                format!("\n{}", name.replace("class", "filename = /x"))
+            } else {
+                String::new()
+            };
+            let text = others.replace(head, &format!("{head}\n{name} = {sample}{file}"));
+            let after = parse(&text).unwrap_or_else(|problems| panic!("{}", render(&problems, Path::new(&name)))).spec;
+            let elsewhere = matches!(&*name, "include" | "include_dir");
+            assert_eq!(before != after, !elsewhere, "{head} {name} = {sample}");
+        }
+    }
+
+    #[test]
+    fn every_key_of_circus_and_redis_can_come_from_the_environment_and_wins() {
+        let set = |name: &str, value: &str| {
+            let mut around = around();
+            around.env.insert(name.into(), value.into());
+            parse_around("[circus]\nnode = file\n", &around)
+        };
+        assert_eq!(set("CIRCUS_NODE", "env").expect("a name").spec.node.as_str(), "env");
+        assert_eq!(set("CIRCUS_NODE", "").expect("unset").spec.node.as_str(), "file");
+        let redis = set("CIRCUS_REDIS_URL", "redis://:pw@h").expect("a url").spec.redis.expect("redis");
+        assert_eq!(redis.url.reveal(), "redis://:pw@h");
+        assert_eq!(set("CIRCUS_REDIS_URL", "").expect("unset").spec.redis, None);
+        let problems = set("CIRCUS_REDIS_LEASE_TTL", "soon").expect_err("no time");
+        assert_eq!((problems[0].file.to_str(), problems[0].line), (Some("environment"), 0));
+        assert_eq!(problems[0].text, "CIRCUS_REDIS_LEASE_TTL=soon");
+        assert_eq!(set("CIRCUS_NOED", "x").expect("a warning").warnings[0].label, "did you mean CIRCUS_NODE?");
+        for ours in ["CIRCUS_WATCHER", "CIRCUS_WID", "CIRCUS_FENCING_TOKEN", "CIRCUS_LEASE_KEY", "CIRCUSCTL_ENDPOINT"] {
+            assert_eq!(set(ours, "x").expect("no matter").warnings, [], "{ours}");
+        }
+    }
+
+    #[test]
+    fn no_password_is_ever_shown() {
+        let urls = [
+            "redis://u:hunter2@h:x",
+            "redis://hunter2@h/x",
+            "http://:hunter2@h",
+            "redis:hunter2@h",
+            "redis://:hun#hunter2@h",
+            "rediss://:hunter2@h",
+            "unix:///s?pass=hunter2&db=x",
+            "redis://:a b hunter2@h:x",
+            "redis://:\"hunter2@h:x",
+            "//:hunter2@h",
+        ];
+        for url in urls {
+            for text in [
+                format!("[redis]\nurl = {url}\n"),
+                format!("[redis]\nurll = {url}\n"),
+                format!("[redis]\nurl {url}\n"),
+                format!("url = {url}\n"),
+                format!("[redis]\nurl =\n  {url}\n"),
+            ] {
+                let problems = parse(&text).expect_err(&text);
+                assert!(
+                    !render(&problems, Path::new("t.ini")).contains("hunter2"),
+                    "{}",
+                    render(&problems, Path::new("t.ini"))
+                );
+            }
+            let mut around = around();
+            around.env.insert("CIRCUS_REDIS_URL".into(), url.into());
+            let problems = parse_around("", &around).expect_err(url);
+            assert!(!format!("{problems:?}").contains("hunter2"), "{url}");
+        }
+    }
+
+    #[test]
+    fn the_hash_follows_what_is_meant_for_all_nodes_and_nothing_else() {
+        let hash = |text: &str| parse(text).expect(text).hash;
+        let base = hash("[circus]\nnode = a\n[watcher:w]\ncmd = sleep 1\n");
+        assert_eq!(base.len(), 6);
+        assert_eq!(base, hash("; moved\n[watcher:w]\ncmd: sleep 1 ; why\n[circus]\nnode = b\nstate_dir = /s\n"));
+        assert_ne!(base, hash("[circus]\nnode = a\n[watcher:w]\ncmd = sleep 2\n"));
+    }
+
+    #[test]
+    fn a_host_name_that_is_no_node_name_is_made_one() {
+        for (hostname, node) in [("web 1_é", "web-1_-"), ("", "localhost"), (&"x".repeat(99), &"x".repeat(64))] {
+            let around = Surroundings { hostname: hostname.into(), ..around() };
+            assert_eq!(parse_around("", &around).expect("fine").spec.node.as_str(), node);
+        }
+    }
+
+    #[test]
+    fn no_input_makes_the_reader_panic() {
+        let text = uncommented();
+        for end in (0..text.len()).filter(|end| text.is_char_boundary(*end)).step_by(7) {
+            let _ = parse(&text[..end]);
+        }
+        // A fixed xorshift: the same inputs on every run.
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut random = |below: usize| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state % below as u64) as usize
+        };
+        const NASTY: &[u8] = b"[]=:;#\"'\\$() \n\r\t\0-.*?@/%\x80\xff";
+        for _ in 0..1500 {
+            let mut bytes = text.clone().into_bytes();
+            for _ in 0..=random(12) {
+                let at = random(bytes.len());
+                match random(3) {
+                    0 => bytes[at] = NASTY[random(NASTY.len())],
+                    1 => bytes.insert(at, NASTY[random(NASTY.len())]),
+                    _ => drop(bytes.drain(at..(at + random(40)).min(text.len() / 2).max(at))),
+                }
+            }
+            if let Err(problems) = parse(&String::from_utf8_lossy(&bytes)) {
+                let _ = render(&problems, Path::new("t.ini"));
+            }
+        }
+    }
 }

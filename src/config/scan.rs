@@ -196,14 +196,15 @@ impl Scan<'_> {
     fn head(&mut self, text: &str) {
         // Whatever follows belongs to a section of its own, even where its head is broken.
         self.key = Open::None;
-        let line = self.plain(text, &[]);
+        let line = self.plain(text, &userinfos(text));
         let close = text.rfind(']').filter(|&close| close > 1);
         let Some(close) = close else {
             let spot = line.spot(&(0..text.trim_end().len()));
             self.problems
                 .error(code::HEAD, spot, "this section's head is broken")
                 .label("`[`, a name and `]` make a head");
-            self.section = Some(String::new());
+            // Its name is good enough to know what may be shown of its lines.
+            self.section = Some(text[1..].split([';', ']']).next().unwrap_or_default().trim().to_owned());
             return;
         };
         let after = text[close + 1..].trim();
@@ -226,7 +227,7 @@ impl Scan<'_> {
 
     fn option(&mut self, text: &str) {
         let Some(section) = self.section.clone() else {
-            let spot = self.plain(text, &whole(text)).spot(&(0..text.trim_end().len()));
+            let spot = self.plain(text, &loose_secrets("", text)).spot(&(0..text.trim_end().len()));
             self.problems
                 .error(code::LINE, spot, "this line stands before the first section")
                 .help("begin with `[circus]`");
@@ -235,8 +236,7 @@ impl Scan<'_> {
         let delimiter = text.find(['=', ':']).filter(|&at| at > 0);
         let Some(delimiter) = delimiter else {
             self.key = Open::None;
-            let secret = if is_env(&section) { whole(text) } else { Vec::new() };
-            let spot = self.plain(text, &secret).spot(&(0..text.trim_end().len()));
+            let spot = self.plain(text, &loose_secrets(&section, text)).spot(&(0..text.trim_end().len()));
             self.problems
                 .error(code::LINE, spot, "this line is no `key = value`")
                 .help("indent it if it continues the line above; begin it with `;` if it is a comment");
@@ -283,14 +283,15 @@ impl Scan<'_> {
             (_, Open::Repeated) => return,
             (Some(section), Open::Key(key)) => (section.clone(), key.clone()),
             _ => {
-                let spot = self.plain(text, &whole(text)).spot(&range);
+                let section = self.section.as_deref().unwrap_or_default();
+                let spot = self.plain(text, &loose_secrets(section, text)).spot(&range);
                 self.problems
                     .error(code::LINE, spot, "this line is indented, and there is no value above that it continues")
                     .help("begin keys, sections and comments in the first column");
                 return;
             }
         };
-        let secret = if is_secret(&section, &key) { whole(text) } else { userinfos(text) };
+        let secret = secrets(text, &section, &key, start);
         let line = Rc::new(self.plain(text, &secret));
         self.doubt(&section, &key, piece, line.spot(&range));
         let mut values = self.doc.section_mut(&section).iter_mut();
@@ -366,6 +367,11 @@ fn whole(text: &str) -> Vec<Range<usize>> {
     vec![start..text.trim_end().len()]
 }
 
+/// What nobody may see of a line that is no `key = value`.
+fn loose_secrets(section: &str, text: &str) -> Vec<Range<usize>> {
+    if is_secret(section, text) { whole(text) } else { any_userinfo(text, 0) }
+}
+
 fn is_env(section: &str) -> bool {
     section == "env" || section.starts_with("env:")
 }
@@ -379,14 +385,18 @@ fn is_secret(section: &str, key: &str) -> bool {
 
 /// What nobody may see of the line `text`, whose value begins at `start`.
 fn secrets(text: &str, section: &str, key: &str, start: usize) -> Vec<Range<usize>> {
-    let value = &text[start..];
     if is_secret(section, key) {
-        return if value.trim().is_empty() { Vec::new() } else { vec![start..text.trim_end().len()] };
+        return if text[start..].trim().is_empty() { Vec::new() } else { vec![start..text.trim_end().len()] };
     }
+    if section == "redis" { any_userinfo(text, start) } else { userinfos(text) }
+}
+
+/// [`userinfos`], and where none is found, all that stands before the last `@`: a URL so broken that its
+/// parts cannot be told apart may still hold a password.
+fn any_userinfo(text: &str, start: usize) -> Vec<Range<usize>> {
     let found = userinfos(text);
-    match value.rfind('@') {
-        // A URL so broken that its parts cannot be told apart may still hold a password.
-        Some(at) if found.is_empty() && section == "redis" => vec![start..start + at],
+    match text[start..].rfind('@') {
+        Some(at) if found.is_empty() && at > 0 => vec![start..start + at],
         _ => found,
     }
 }
