@@ -3,9 +3,9 @@
 //! This is the only place that sees both sides. It holds no policy: an `if` about a watcher here is a line that
 //! belongs to the model. The loop never waits inside [`Agent::perform`]; whatever takes time answers with an event.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -24,8 +24,8 @@ use crate::control::{self, ControlSocket, Question};
 use crate::host::Host;
 use crate::host::clock::{self, Alarm};
 use crate::model::command::{NodeAbout, Outcome, Reply, RequestId};
-use crate::model::event::{Action, Ask, Event, Haste, LeaseAnswer, Level, ProcessId};
-use crate::model::names::{LeaseName, NodeName, WatcherName};
+use crate::model::event::{Action, Ask, Event, Haste, Level};
+use crate::model::names::WatcherName;
 use crate::model::node::Node;
 use crate::model::random::Random;
 use crate::model::snapshot::{LeaseRole, Phase, Snapshot};
@@ -117,7 +117,7 @@ struct Agent {
 
 /// Where leases are kept.
 enum Store {
-    Redis(Redis),
+    Redis(Box<Redis>),
     Local(Local),
 }
 
@@ -148,13 +148,8 @@ impl Agent {
         let host = Host::new(events.clone()).map_err(step("cannot take charge of this machine's processes"))?;
         let (standing, standing_seen) = watch::channel(Standing { about: about(&spec, hash), draining: false });
         let store = Store::start(&spec, state_dir, identity, &events, asked_there, standing_seen)?;
-        let signals = SignalsInfo::<WithOrigin>::new([
-            libc::SIGTERM,
-            libc::SIGINT,
-            libc::SIGQUIT,
-            libc::SIGHUP,
-            libc::SIGUSR1,
-        ]);
+        let signals =
+            SignalsInfo::<WithOrigin>::new([libc::SIGTERM, libc::SIGINT, libc::SIGQUIT, libc::SIGHUP, libc::SIGUSR1]);
         let doors = Doors {
             events: event_queue,
             control,
@@ -368,7 +363,7 @@ impl Store {
             Some(redis) => {
                 let url = redis.url.clone();
                 let me = cluster::Me { url, cluster, node, instance: identity.instance, leases, standing };
-                Ok(Store::Redis(Redis::start(me, events.clone(), questions)))
+                Ok(Store::Redis(Box::new(Redis::start(me, events.clone(), questions))))
             }
             None => {
                 let me = local::Me { dir: state_dir.to_owned(), cluster, node, leases };
@@ -434,7 +429,8 @@ fn about(spec: &AgentSpec, config: String) -> NodeAbout {
 
 fn seed() -> Result<Random, StartError> {
     let mut bytes = [0u8; 32];
-    getrandom::fill(&mut bytes).map_err(|error| step("cannot draw random bits")(io::Error::other(error.to_string())))?;
+    getrandom::fill(&mut bytes)
+        .map_err(|error| step("cannot draw random bits")(io::Error::other(error.to_string())))?;
     let (words, _) = bytes.as_chunks::<8>();
     let mut seed = [0; 4];
     for (word, bytes) in seed.iter_mut().zip(words) {

@@ -4,6 +4,7 @@
 //! standard output can be piped anywhere, `head` included.
 
 mod ctl;
+mod daemon;
 mod log;
 
 use std::fmt::Display;
@@ -12,6 +13,7 @@ use std::path::PathBuf;
 use clap::Parser;
 
 pub use ctl::{CtlArgs, circusctl};
+pub use daemon::circus_agent;
 pub use log::{LogFormat, logging};
 
 /// What circusctl's exit code says.

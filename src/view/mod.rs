@@ -9,6 +9,7 @@ mod nodes;
 mod plain;
 mod stats;
 mod status;
+mod summary;
 mod table;
 mod words;
 
@@ -17,6 +18,7 @@ use serde_json::Value;
 use crate::model::command::Command;
 
 pub use status::problems;
+pub use summary::status_line;
 
 /// How text may look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -662,7 +662,7 @@ impl World {
             Ok(words) => scripts::answer(&words),
             Err(reason) => LeaseAnswer::Failed { reason },
         };
-        self.trace(host, || format!("Redis answers {:?} with {answer:?}", ask));
+        self.trace(host, || format!("Redis answers {ask:?} with {answer:?}"));
         assert!(
             !matches!(&answer, LeaseAnswer::Failed { reason } if !reason.starts_with("REPLICA")),
             "a script failed: {answer:?}"
