@@ -74,9 +74,14 @@ impl AgentArgs {
     pub fn read(args: impl IntoIterator<Item = impl Into<std::ffi::OsString> + Clone>) -> Result<AgentArgs, u8> {
         AgentArgs::try_parse_from(args).map_err(|error| {
             let _ = error.print();
-            if error.use_stderr() { agent_exit::USAGE } else { agent_exit::OK }
+            exit_code(&error)
         })
     }
+}
+
+/// Help and the version come as errors too, but asking for them is none.
+fn exit_code(error: &clap::Error) -> u8 {
+    if error.use_stderr() { agent_exit::USAGE } else { agent_exit::OK }
 }
 
 /// Prints `error: …` to standard error.
@@ -105,6 +110,7 @@ mod tests {
         AgentArgs::command().debug_assert();
         let args = AgentArgs::read(["circus-agent", "a.ini", "--check", "--log-format", "json"]).unwrap();
         assert_eq!(args, AgentArgs { config: Some("a.ini".into()), check: true, log_format: LogFormat::Json });
-        assert_eq!(AgentArgs::read(["circus-agent", "--chekc"]), Err(agent_exit::USAGE));
+        let code = |word| exit_code(&AgentArgs::try_parse_from(["circus-agent", word]).unwrap_err());
+        assert_eq!((code("--chekc"), code("--help"), code("--version")), (64, 0, 0));
     }
 }

@@ -552,4 +552,28 @@ mod tests {
         let (reply, _) = conversation(&quit, &[""]);
         assert_eq!(reply.unwrap()["status"], "ok");
     }
+
+    #[test]
+    fn a_question_goes_through_the_control_socket_and_its_answer_comes_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("web-1.sock");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let door = crate::control::ControlSocket::bind(&path).unwrap();
+            let (sender, mut questions) = tokio::sync::mpsc::channel(4);
+            let door = tokio::spawn(door.serve(sender));
+            let answering = tokio::spawn(async move {
+                let question = questions.recv().await.unwrap();
+                let request = wire::parse_request(&question.line).unwrap();
+                assert_eq!(request.command, Command::Version);
+                let outcome = Outcome::Own(Reply::Done(Answer::Version("1.2.3")));
+                question.answer.send(wire::reply_json(&outcome, &request.id, 1.0).to_string()).unwrap();
+            });
+            let endpoint = find_local(&Places::new(vec![dir.path().into()]), "x").unwrap();
+            let reply = ask(&endpoint, &call(Command::Version, Target::Here)).await.unwrap();
+            assert_eq!(reply["version"], "1.2.3");
+            answering.await.unwrap();
+            door.await.unwrap();
+        });
+    }
 }

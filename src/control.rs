@@ -258,6 +258,7 @@ async fn converse(mut client: UnixStream, questions: mpsc::Sender<Question>) {
     let mut reading = true;
     let mut overlong = false;
     let mut ended = false;
+    // Until when the client may take its time to read; once the agent has ended, until when the last word may take.
     let mut deadline = Instant::now();
 
     loop {
@@ -266,12 +267,12 @@ async fn converse(mut client: UnixStream, questions: mpsc::Sender<Question>) {
             match input.take(!reading) {
                 Some(Ok(line)) => next = Some(line),
                 Some(Err(BadLine::NotText)) => {
-                    say(&mut output, &mut deadline, &refused(Refusal::NotJson("not UTF-8".into())));
+                    say(&mut output, &mut deadline, ended, &refused(Refusal::NotJson("not UTF-8".into())));
                     continue;
                 }
                 Some(Err(BadLine::TooLong)) => {
                     let why = format!("a request has at most {MAX_LINE} bytes");
-                    say(&mut output, &mut deadline, &refused(Refusal::BadMessage(why)));
+                    say(&mut output, &mut deadline, ended, &refused(Refusal::BadMessage(why)));
                     (reading, overlong) = (false, true);
                     continue;
                 }
@@ -302,7 +303,7 @@ async fn converse(mut client: UnixStream, questions: mpsc::Sender<Question>) {
             Some(reply) = asked.next(), if !asked.is_empty() => {
                 // A dropped sender is a cast, or an agent that has ended: either way there is nothing to say.
                 if let Ok(line) = reply {
-                    say(&mut output, &mut deadline, &line);
+                    say(&mut output, &mut deadline, ended, &line);
                 }
             }
             written = writer.write(&output), if !output.is_empty() => match written {
@@ -330,9 +331,9 @@ async fn converse(mut client: UnixStream, questions: mpsc::Sender<Question>) {
 }
 
 /// Puts a line out. The client's patience is counted from the first byte that waits for it.
-fn say(output: &mut Vec<u8>, deadline: &mut Instant, line: &str) {
-    if output.is_empty() {
-        *deadline = (*deadline).max(Instant::now() + STALL);
+fn say(output: &mut Vec<u8>, deadline: &mut Instant, ended: bool, line: &str) {
+    if output.is_empty() && !ended {
+        *deadline = Instant::now() + STALL;
     }
     output.extend_from_slice(line.as_bytes());
     output.push(b'\n');

@@ -25,7 +25,7 @@ use crate::wire;
                   answer, 5 no agent or Redis reached."
 )]
 pub struct CtlArgs {
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Options of all commands")]
     global: Global,
     #[command(subcommand)]
     command: Option<Words>,
@@ -49,7 +49,7 @@ struct Global {
     #[arg(long, global = true)]
     all: bool,
     /// The cluster, where Redis is asked
-    #[arg(long, global = true, env = "CIRCUS_CLUSTER", default_value = "default", value_parser = cluster)]
+    #[arg(long, global = true, env = "CIRCUS_CLUSTER", hide_env_values = true, default_value = "default", value_parser = cluster)]
     cluster: ClusterName,
     /// Do not ask back
     #[arg(long, short, global = true)]
@@ -59,27 +59,44 @@ struct Global {
 #[derive(Debug, Subcommand)]
 enum Words {
     /// List the watchers, or the pids of one
-    List { name: Option<String> },
+    List {
+        /// A watcher
+        name: Option<String>,
+    },
     /// Show how the watchers are, or one of them in full
-    Status { name: Option<String> },
+    Status {
+        /// A watcher
+        name: Option<String>,
+    },
     /// Start the watchers that match, or all that start by themselves
-    Start(Chosen),
+    Start(Matching),
     /// Stop the watchers that match, or all
-    Stop(Chosen),
+    Stop(Matching),
     /// Stop and start the watchers that match, or all
-    Restart(Chosen),
+    Restart(Matching),
     /// Run more processes of a watcher
     Incr(Resize),
     /// Run fewer processes of a watcher
     Decr(Resize),
     /// Count the processes, of all watchers or of one
-    Numprocesses { name: Option<String> },
+    Numprocesses {
+        /// A watcher
+        name: Option<String>,
+    },
     /// Count the watchers
     Numwatchers,
     /// Show what the processes use
-    Stats { name: Option<String>, pid: Option<u32> },
+    Stats {
+        /// A watcher
+        name: Option<String>,
+        /// One of its processes
+        pid: Option<u32>,
+    },
     /// Show the options of a watcher
-    Options { name: String },
+    Options {
+        /// The watcher
+        name: String,
+    },
     /// End the agent and all it runs
     Quit {
         /// Reply when all is stopped
@@ -95,6 +112,7 @@ enum Words {
     Leases,
     /// Move a singleton to another node
     Failover {
+        /// Its watcher
         name: String,
         /// The node to move it to
         #[arg(long, value_name = "NODE", value_parser = node)]
@@ -114,11 +132,14 @@ enum Words {
 #[derive(Debug, Subcommand)]
 enum LeaseWords {
     /// Say that a lease nobody ever held is free, so that its first taking need not wait
-    Init { name: String },
+    Init {
+        /// Its watcher
+        name: String,
+    },
 }
 
 #[derive(Debug, Args)]
-struct Chosen {
+struct Matching {
     /// A watcher's name, or a pattern with * ? [ ]
     name: Option<String>,
     /// What the name is
@@ -215,7 +236,7 @@ impl Words {
     }
 }
 
-impl Chosen {
+impl Matching {
     fn pattern(self) -> Option<String> {
         match self.how {
             Match::Glob => self.name,
