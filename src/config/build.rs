@@ -248,7 +248,7 @@ impl<'a> Build<'a> {
         let others = [(Section::Circus, "[circus]"), (Section::Redis, "[redis]"), (Section::Watcher, "[watcher:NAME]")];
         let at_home = others.iter().find(|(other, _)| keys::find(*other, key).is_some()).map(|(_, home)| home);
         match (at_home, meant) {
-            (Some(home), _) => problem.label(format!("it belongs into {home}")),
+            (Some(home), _) => problem.label(format!("it belongs in {home}")),
             (None, Some(meant)) => problem.label(format!("did you mean `{meant}`?")),
             (None, None) => problem.help("take it out, or begin the line with `;`"),
         };
@@ -444,6 +444,7 @@ impl<'a> Build<'a> {
         let words = self.words(head, settings);
         let working_dir = settings.path("working_dir");
         if let (Some(directory), Some(set)) = (&working_dir, settings.get("working_dir"))
+            && vars::references(&set.text).is_empty()
             && !directory.is_dir()
         {
             self.missing_directory(set.entry.spot(), directory);
@@ -563,6 +564,9 @@ impl<'a> Build<'a> {
             return None;
         };
         let shell = settings.bool("shell");
+        for set in [Some(cmd), settings.get("args")].into_iter().flatten().filter(|_| shell) {
+            self.warn_of_cut(set);
+        }
         let cmd_line = self.fill(cmd, settings);
         let cmd_words = self.split(cmd, &cmd_line);
         let args = settings.get("args").map(|set| (set, self.fill(set, settings)));
@@ -592,6 +596,21 @@ impl<'a> Build<'a> {
         let line = [cmd_line, args.map_or(String::new(), |(_, line)| line)].join(" ").replace('\n', " ");
         let sh = ["/bin/sh".to_owned(), "-c".to_owned(), line.trim().to_owned()];
         Some(sh.into_iter().chain(shell_args).collect())
+    }
+
+    /// Warns of a shell's line that ends at a `;` which was perhaps meant for the shell.
+    fn warn_of_cut(&mut self, set: &Set<'_>) {
+        let Set { entry, .. } = set;
+        let quoted = words::split(entry.value).is_err();
+        if let (Some(uncut), false) = (&entry.place.uncut, quoted) {
+            let comment = uncut[entry.value.len().min(uncut.len())..].trim();
+            if !comment.trim_start_matches(';').trim().is_empty() {
+                self.problems
+                    .warn(code::QUOTES, entry.spot(), format!("the shell sees `{}` only up to its ` ;`", entry.key))
+                    .note("after a blank, the first `;` of a value begins a comment, as in Circus")
+                    .help("if it is the shell's, write it right after the word before it: `a; b`");
+            }
+        }
     }
 
     /// A command line with all its variables filled in but the slot number.

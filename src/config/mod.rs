@@ -49,7 +49,9 @@ pub struct Config {
 }
 
 /// What a file's meaning depends on besides its text.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+///
+/// It has no `Debug`: environments hold secrets.
+#[derive(Clone, Default)]
 pub struct Surroundings {
     /// The agent's environment: `CIRCUS_…`, `$(circus.env.…)`, `PATH`.
     pub env: BTreeMap<String, String>,
@@ -109,7 +111,7 @@ fn understand(
     }
 }
 
-/// More than any configuration needs, and little enough to read a device file by mistake.
+/// More than any configuration needs, and little enough to end at, where the path is a device's.
 const LARGEST: u64 = 16 << 20;
 
 /// Scans a file into `doc`; false when it cannot be read.
@@ -281,10 +283,14 @@ mod tests {
         parse_around(text, &around())
     }
 
-    /// The example with all its keys in force.
+    /// The example with all its keys in force, and without what explains them.
     fn uncommented() -> String {
-        let bare = |line: &str| line.strip_prefix("; ").filter(|line| line.contains(" = ")).unwrap_or(line).to_owned();
-        EXAMPLE.lines().map(|line| bare(line).replace(";;; [", "[") + "\n").collect()
+        let bare = |line: &str| {
+            let line = line.strip_prefix("; ").filter(|line| line.contains(" = ")).unwrap_or(line);
+            line.split(" ; ").next().unwrap_or_default().trim_end().replace(";;; [", "[")
+        };
+        let lines = EXAMPLE.lines().map(bare).filter(|line| !line.is_empty() && !line.starts_with(';'));
+        lines.map(|line| line + "\n").collect()
     }
 
     #[test]
@@ -410,7 +416,7 @@ mod tests {
     #[test]
     fn no_input_makes_the_reader_panic() {
         let text = uncommented();
-        for end in (0..text.len()).filter(|end| text.is_char_boundary(*end)).step_by(7) {
+        for end in (0..text.len()).filter(|end| text.is_char_boundary(*end)) {
             let _ = parse(&text[..end]);
         }
         // A fixed xorshift: the same inputs on every run.
@@ -422,7 +428,7 @@ mod tests {
             (state % below as u64) as usize
         };
         const NASTY: &[u8] = b"[]=:;#\"'\\$() \n\r\t\0-.*?@/%\x80\xff";
-        for _ in 0..1500 {
+        for _ in 0..400 {
             let mut bytes = text.clone().into_bytes();
             for _ in 0..=random(12) {
                 let at = random(bytes.len());

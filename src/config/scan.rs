@@ -362,9 +362,14 @@ impl Line {
     }
 }
 
+/// One secret, unless there is nothing in it.
+fn blot(secret: Range<usize>) -> Vec<Range<usize>> {
+    std::iter::once(secret).filter(|secret| !secret.is_empty()).collect()
+}
+
 fn whole(text: &str) -> Vec<Range<usize>> {
     let start = text.len() - text.trim_start().len();
-    vec![start..text.trim_end().len()]
+    blot(start..text.trim_end().len())
 }
 
 /// What nobody may see of a line that is no `key = value`.
@@ -386,7 +391,7 @@ fn is_secret(section: &str, key: &str) -> bool {
 /// What nobody may see of the line `text`, whose value begins at `start`.
 fn secrets(text: &str, section: &str, key: &str, start: usize) -> Vec<Range<usize>> {
     if is_secret(section, key) {
-        return if text[start..].trim().is_empty() { Vec::new() } else { vec![start..text.trim_end().len()] };
+        return blot(start..text.trim_end().len());
     }
     if section == "redis" { any_userinfo(text, start) } else { userinfos(text) }
 }
@@ -396,7 +401,7 @@ fn secrets(text: &str, section: &str, key: &str, start: usize) -> Vec<Range<usiz
 fn any_userinfo(text: &str, start: usize) -> Vec<Range<usize>> {
     let found = userinfos(text);
     match text[start..].rfind('@') {
-        Some(at) if found.is_empty() && at > 0 => vec![start..start + at],
+        Some(at) if found.is_empty() => blot(start..start + at),
         _ => found,
     }
 }

@@ -106,7 +106,7 @@ impl Kind {
     /// The value that `text` stands for.
     pub(super) fn parse(self, text: &str) -> Result<Value, Wrong> {
         let text = text.trim();
-        let whole = |min: i64, max: i64| whole_number(text, min, max).map(Value::Number);
+        let whole = |min: i64, max: i64, must: &str| whole_number(text, min, max, must).map(Value::Number);
         if text.is_empty() {
             return match self {
                 Kind::Bool | Kind::Count | Kind::Number | Kind::Port | Kind::Retries | Kind::Seconds => {
@@ -119,10 +119,10 @@ impl Kind {
         match self {
             Kind::Text | Kind::Path | Kind::Command => Ok(Value::Text(text.to_owned())),
             Kind::Bool => boolean(text).map(Value::Bool),
-            Kind::Count => whole(0, u32::MAX.into()),
-            Kind::Number => whole(i32::MIN.into(), i32::MAX.into()),
-            Kind::Port => whole(0, 65535),
-            Kind::Retries => whole(-1, u32::MAX.into()),
+            Kind::Count => whole(0, u32::MAX.into(), "must be a whole number from 0"),
+            Kind::Number => whole(i32::MIN.into(), i32::MAX.into(), "must be a whole number"),
+            Kind::Port => whole(0, 65535, "must be a port from 0 to 65535"),
+            Kind::Retries => whole(-1, u32::MAX.into(), "must be a whole number from 0, or -1 for no end"),
             Kind::Seconds => seconds(text).map(Value::Seconds),
             Kind::Octal => octal(text).map(Value::Number),
             Kind::User => user(text).map(Value::User),
@@ -155,7 +155,7 @@ fn boolean(text: &str) -> Result<bool, Wrong> {
     }
 }
 
-fn whole_number(text: &str, min: i64, max: i64) -> Result<i64, Wrong> {
+fn whole_number(text: &str, min: i64, max: i64, must: &str) -> Result<i64, Wrong> {
     let number = text.parse::<i64>().ok().filter(|number| (min..=max).contains(number));
     number.ok_or_else(|| {
         let label = match text.parse::<f64>() {
@@ -164,7 +164,7 @@ fn whole_number(text: &str, min: i64, max: i64) -> Result<i64, Wrong> {
             Ok(number) if number > max as f64 => "this is too large",
             _ => "this is no whole number",
         };
-        wrong(format!("must be a whole number from {min} to {max}")).label(label)
+        wrong(must).label(label)
     })
 }
 
