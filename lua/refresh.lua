@@ -5,8 +5,9 @@
 -- Returns {'granted', token} | {'lost', owner that has it, or ''}
 --
 -- Invariant: only the owner's own lease is prolonged. An absent one is re-asserted only where nobody else can
--- have had it since: the record names this owner and was not freed, or there is none, or a quarantine waits for
--- just this refresh. The caller asks only before its own deadline, and ignores an answer that comes after it.
+-- have had it since: the record names this owner and was not freed, or it has not seen this token. Tokens grow with
+-- each taking, so such a record is older than this one: lost and begun anew, or loaded or handed over from before.
+-- The caller asks only before its own deadline, and ignores an answer that comes after it.
 local owner, ttl, token = ARGV[1], num(ARGV[2]), num(ARGV[3])
 local holder = redis.call('GET', KEYS[1])
 if holder and holder ~= owner then
@@ -17,8 +18,7 @@ if holder then
   redis.call('PEXPIRE', KEYS[1], ttl)
 else
   local meta = redis.call('HMGET', KEYS[2], 'state', 'id', 'tok')
-  local state, id, seen = meta[1], meta[2], num(meta[3])
-  local ours = (not state) or (state == 'quarantine' and seen < token) or (state == 'held' and id == owner)
+  local ours = num(meta[3]) < token or (meta[1] == 'held' and meta[2] == owner)
   if not ours then
     return {'lost', ''}
   end

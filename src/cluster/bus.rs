@@ -232,6 +232,12 @@ impl Bus {
         [keys::bus(&self.cluster, &self.node), self.reply_to.to_string()]
     }
 
+    /// Waits until the answers that the agent gave are out. It should have dropped the questions it did not answer.
+    pub(super) async fn settled(&self) {
+        // An error is not possible: nobody closes the semaphore.
+        let _ = self.answering.acquire_many(MAX_OPEN as u32).await;
+    }
+
     /// Asks another node. `Unreachable` where that is known to be in vain, else its answer comes as `Replied`.
     pub(super) async fn relay(&self, request: RequestId, node: NodeName, message: String) -> Option<Event> {
         let unreachable = |reason| Some(Event::Unreachable { request, node: node.clone(), reason });

@@ -28,8 +28,6 @@ use super::scripts::{self, Call};
 use crate::model::event::Event;
 use crate::model::spec::Secret;
 
-/// How long a connection may take to be made and to answer.
-pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long the server may take to say that it is still there, after it left a question unanswered.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 /// So many questions in a row without an answer, and the connection is remade.
@@ -164,7 +162,7 @@ async fn keep_up(url: Secret, name: String, told: watch::Sender<State>, events: 
     let mut last_reason = None;
     loop {
         let begun = Instant::now();
-        let reason = match connect(&url, &name).await {
+        let reason = match backoff.attempt(connect(&url, &name)).await {
             Ok((connection, address)) => {
                 generation += 1;
                 tracing::debug!(%address, generation, "connected to Redis");
@@ -189,7 +187,8 @@ async fn keep_up(url: Secret, name: String, told: watch::Sender<State>, events: 
                 return;
             }
         }
-        // Counted from the beginning of the attempt: one that hung has waited already.
+        // Counted from the beginning of the attempt: one that hung has waited already, and a connection that lived is
+        // remade at once.
         sleep_until(begun + backoff.next()).await;
     }
 }
@@ -213,7 +212,8 @@ async fn serve(wire: &Wire, doubted: &mut mpsc::Receiver<Doubt>) -> String {
     }
 }
 
-/// A connection to a master that answers, and the server's address.
+/// A connection to a master that answers, and the server's address. Takes as long as it takes: three round trips, on
+/// a good day.
 ///
 /// # Errors
 /// The reason, in words.
@@ -224,26 +224,28 @@ pub(super) async fn connect(url: &Secret, name: &str) -> Result<(MultiplexedConn
         .set_response_timeout(None)
         .set_connection_timeout(None)
         .set_pipeline_buffer_size(QUEUE);
-    let attempt = async {
-        let fail = |error: RedisError| reason::of(&error, &address);
-        let mut connection = client.get_multiplexed_async_connection_with_config(&config).await.map_err(fail)?;
-        // So that CLIENT LIST tells an operator whose connection it is. Refused by some servers: no matter.
-        let named = redis::cmd("CLIENT").arg("SETNAME").arg(name).query_async::<Value>(&mut connection).await;
-        drop(named);
-        match redis::cmd("PING").query_async::<Value>(&mut connection).await.map_err(fail)? {
-            Value::SimpleString(pong) if pong == "PONG" => {}
-            other => return Err(reason::nonsense(other)),
-        }
-        let role: String = redis::cmd("INFO").arg("replication").query_async(&mut connection).await.map_err(fail)?;
-        if !role.contains("role:master") {
-            return Err(reason::REPLICA.to_owned());
-        }
-        Ok(connection)
+    let fail = |error: RedisError| reason::of(&error, &address);
+    let connection = client.get_multiplexed_async_connection_with_config(&config).await.map_err(fail)?;
+    let say = async |words: &[&str]| {
+        redis::cmd(words[0]).arg(&words[1..]).query_async::<Value>(&mut connection.clone()).await
     };
-    match timeout(CONNECT_TIMEOUT, attempt).await {
-        Ok(connected) => Ok((connected?, Arc::clone(&address))),
-        Err(_) => Err(reason::no_answer(CONNECT_TIMEOUT)),
+    let named = ["CLIENT", "SETNAME", name];
+    // All at once: with a server far away each round trip counts.
+    let (_named, pong, role) = tokio::join!(
+        // So that CLIENT LIST tells an operator whose connection it is. Refused by some servers: no matter.
+        say(&named),
+        say(&["PING"]),
+        say(&["INFO", "replication"]),
+    );
+    match pong.map_err(fail)? {
+        Value::SimpleString(pong) if pong == "PONG" => {}
+        other => return Err(reason::nonsense(other)),
     }
+    let role: String = redis::from_redis_value(role.map_err(fail)?).map_err(reason::nonsense)?;
+    if !role.contains("role:master") {
+        return Err(reason::REPLICA.to_owned());
+    }
+    Ok((connection, address))
 }
 
 /// What connects to `url`, and the address in it without its credentials. Looks no name up yet.
@@ -297,19 +299,39 @@ pub(super) fn words(value: Value) -> Result<Vec<String>, String> {
     items.into_iter().map(word).collect()
 }
 
-/// How long after the beginning of one attempt to connect the next one begins: 50 ms, doubling to 500 ms, ±25 %.
+/// How attempts to connect follow each other.
 ///
-/// No longer than that: what waits for Redis must go on within a second of its return.
+/// One begins 50 ms after the beginning of the one before it, then 100 ms, up to 500 ms, ±25 %: no longer than that,
+/// because what waits for Redis must go on within a second of its return. One may take 1 s; where that was too short,
+/// the next may take 2 s, then 4 s: with 300 ms to the server and back a connection takes a second.
 pub(super) struct Backoff {
     pause: Duration,
+    patience: Duration,
 }
 
 impl Backoff {
     const FIRST: Duration = Duration::from_millis(50);
     const LONGEST: Duration = Duration::from_millis(500);
+    const PATIENCE: Duration = Duration::from_secs(1);
+    const LONGEST_PATIENCE: Duration = Duration::from_secs(4);
 
     pub(super) fn new() -> Backoff {
-        Backoff { pause: Self::FIRST }
+        Backoff { pause: Self::FIRST, patience: Self::PATIENCE }
+    }
+
+    /// Makes one attempt, no longer than it may take.
+    pub(super) async fn attempt<T>(&mut self, connect: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+        match timeout(self.patience, connect).await {
+            Ok(ended) => {
+                self.patience = Self::PATIENCE;
+                ended
+            }
+            Err(_) => {
+                self.patience = (self.patience * 2).min(Self::LONGEST_PATIENCE);
+                // The same words each time: that it is tried for longer is no news.
+                Err(reason::no_answer(Self::PATIENCE))
+            }
+        }
     }
 
     /// A connection that lived for a while forgives the attempts before it; one that broke at once does not.
@@ -319,6 +341,7 @@ impl Backoff {
         }
     }
 
+    /// How long after the beginning of this attempt the next one begins.
     pub(super) fn next(&mut self) -> Duration {
         let pause = self.pause;
         self.pause = (pause * 2).min(Self::LONGEST);

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use super::bus::{self, Bus};
 use super::link::Link;
@@ -141,14 +142,19 @@ impl Redis {
         self.tell(async move { bus.relay(request, to, message).await });
     }
 
-    /// Says in the registry that this node is gone, and ends. Takes a second at most; whether it could be said makes
-    /// no difference to who calls: the row tells by its age.
+    /// Gets out what was answered to others last, says in the registry that this node is gone, and ends. Takes a second
+    /// at most; whether it could be said makes no difference to who calls: the row tells by its age.
     pub async fn leave(self) {
         // No beat may follow.
         self.heartbeat.abort();
         let call = registry::leave_call(&self.cluster, &self.node, self.instance);
-        if let Err(reason) = self.link.call(&call, LEAVE_TIMEOUT).await {
+        let (left, answered) =
+            tokio::join!(self.link.call(&call, LEAVE_TIMEOUT), timeout(LEAVE_TIMEOUT, self.bus.settled()));
+        if let Err(reason) = left {
             tracing::debug!(%reason, "could not say in the registry that this node leaves");
+        }
+        if answered.is_err() {
+            tracing::warn!("left before all questions of other nodes were answered");
         }
     }
 

@@ -14,7 +14,7 @@ use redis::aio::{PubSubSink, PubSubStream};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
-use super::link::{self, Backoff, CONNECT_TIMEOUT};
+use super::link::{self, Backoff};
 use super::reason;
 use crate::model::event::Event;
 use crate::model::spec::Secret;
@@ -44,7 +44,7 @@ pub(super) async fn listen(
     let mut backoff = Backoff::new();
     loop {
         let begun = Instant::now();
-        match subscribe(&url, &channels).await {
+        match backoff.attempt(subscribe(&url, &channels)).await {
             Ok((sink, stream)) => {
                 tracing::debug!("subscribed");
                 let reason = serve(sink, stream, &mut take, &events).await;
@@ -60,7 +60,7 @@ pub(super) async fn listen(
     }
 }
 
-/// A subscription to `channels`.
+/// A subscription to `channels`. Takes as long as it takes.
 ///
 /// # Errors
 /// The reason, in words.
@@ -71,10 +71,7 @@ pub(super) async fn subscribe(url: &Secret, channels: &[String]) -> Result<(PubS
         sink.subscribe(channels).await?;
         Ok((sink, stream))
     };
-    match timeout(CONNECT_TIMEOUT, attempt).await {
-        Ok(subscribed) => subscribed.map_err(|error| reason::of(&error, &address)),
-        Err(_) => Err(reason::no_answer(CONNECT_TIMEOUT)),
-    }
+    attempt.await.map_err(|error| reason::of(&error, &address))
 }
 
 async fn serve(

@@ -1,0 +1,761 @@
+//! The shared world over a real Redis: leases, what happens when Redis does not do its part, the registry, the bus.
+
+#[macro_use]
+#[path = "support/lease_cases.rs"]
+mod lease_cases;
+#[path = "support/redis.rs"]
+mod redis_server;
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use circus_agent::cluster::client::BusClient;
+use circus_agent::cluster::{BusQuestion, Me, Redis, Standing};
+use circus_agent::model::command::{NodeAbout, NodeRow, NodeState, RequestId};
+use circus_agent::model::event::{Ask, AskKind, Event, LeaseAnswer};
+use circus_agent::model::names::{ClusterName, LeaseName, NodeName, Owner, WatcherName};
+use circus_agent::model::spec::Secret;
+use circus_agent::model::time::Time;
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
+
+use lease_cases::{Disturbance, Store};
+use redis_server::RedisServer;
+
+/// Longer than anything here takes, shorter than anybody's patience.
+const PATIENCE: Duration = Duration::from_secs(20);
+const TTL: Duration = Duration::from_millis(600);
+/// How long one ask may take.
+const ASK: Duration = Duration::from_millis(500);
+
+fn cluster() -> ClusterName {
+    ClusterName::parse("prod").unwrap()
+}
+
+fn beat() -> WatcherName {
+    WatcherName::parse("beat").unwrap()
+}
+
+fn lease() -> LeaseName {
+    LeaseName { cluster: cluster(), watcher: beat() }
+}
+
+fn node(name: &str) -> NodeName {
+    NodeName::parse(name).unwrap()
+}
+
+fn owner(node: &str, nonce: u128) -> Owner {
+    Owner { node: NodeName::parse(node).unwrap(), nonce }
+}
+
+fn ask(owner: &Owner, kind: AskKind) -> Ask {
+    Ask { owner: owner.clone(), sent: Time::ZERO, kind }
+}
+
+fn take(owner: &Owner) -> Ask {
+    ask(owner, AskKind::Take { ttl: TTL, longest: TTL })
+}
+
+fn refresh(owner: &Owner, token: u64) -> Ask {
+    ask(owner, AskKind::Refresh { ttl: TTL, token })
+}
+
+fn release(owner: &Owner) -> Ask {
+    ask(owner, AskKind::Release { to: None })
+}
+
+/// An agent's end of the shared world.
+struct Agent {
+    redis: Redis,
+    events: mpsc::Receiver<Event>,
+    questions: mpsc::Receiver<BusQuestion>,
+    standing: watch::Sender<Standing>,
+}
+
+impl Agent {
+    fn start(url: &str, name: &str, instance: u128) -> Agent {
+        let (told, events) = mpsc::channel(256);
+        let (asked, questions) = mpsc::channel(16);
+        let about = NodeAbout { version: "0.1.0".into(), host: format!("host-{name}"), pid: 7, ..NodeAbout::default() };
+        let (standing, stands) = watch::channel(Standing { about, draining: false });
+        let me = Me {
+            url: Secret::new(url.into()),
+            cluster: cluster(),
+            node: node(name),
+            instance,
+            leases: vec![beat()],
+            standing: stands,
+        };
+        Agent { redis: Redis::start(me, told, asked), events, questions, standing }
+    }
+
+    /// One that has reached Redis and hears it.
+    async fn ready(url: &str, name: &str, instance: u128) -> Agent {
+        let mut agent = Agent::start(url, name, instance);
+        agent.up_and_heard().await;
+        agent
+    }
+
+    /// Waits for the link and the subscription, whichever comes first.
+    async fn up_and_heard(&mut self) {
+        let (mut up, mut hears) = (false, false);
+        while !(up && hears) {
+            match self.event().await {
+                Event::StoreUp => up = true,
+                Event::LeaseFreed { .. } => hears = true,
+                Event::StoreDown { .. } | Event::Lease { .. } => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    async fn event(&mut self) -> Event {
+        timeout(PATIENCE, self.events.recv()).await.expect("an event in time").expect("an event")
+    }
+
+    /// The first event of the kind that `pick` wants; those before it are passed over.
+    async fn next<T>(&mut self, mut pick: impl FnMut(Event) -> Option<T>) -> T {
+        loop {
+            if let Some(picked) = pick(self.event().await) {
+                return picked;
+            }
+        }
+    }
+
+    async fn up(&mut self) {
+        self.next(|event| (event == Event::StoreUp).then_some(())).await;
+    }
+
+    async fn down(&mut self) -> String {
+        let down = |event| if let Event::StoreDown { reason } = event { Some(reason) } else { None };
+        self.next(down).await
+    }
+
+    async fn freed(&mut self) {
+        let freed = Event::LeaseFreed { watcher: beat() };
+        self.next(|event| (event == freed).then_some(())).await;
+    }
+
+    async fn ask(&mut self, ask: &Ask) -> LeaseAnswer {
+        self.ask_within(ask, ASK).await
+    }
+
+    async fn ask_within(&mut self, ask: &Ask, patience: Duration) -> LeaseAnswer {
+        self.redis.ask(&beat(), ask.clone(), patience);
+        self.answer(ask).await
+    }
+
+    async fn answer(&mut self, wanted: &Ask) -> LeaseAnswer {
+        let answer = |event| match event {
+            Event::Lease { watcher, ask, answer } if watcher == beat() && ask == *wanted => Some(answer),
+            _ => None,
+        };
+        self.next(answer).await
+    }
+
+    async fn granted(&mut self, ask: &Ask) -> u64 {
+        match self.ask(ask).await {
+            LeaseAnswer::Granted { token } => token,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn failed(&mut self, ask: &Ask) -> String {
+        match self.ask(ask).await {
+            LeaseAnswer::Failed { reason } => reason,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn init(&mut self) -> Result<(), String> {
+        self.redis.init_lease(RequestId(1), &beat());
+        self.next(|event| match event {
+            Event::LeaseInitialised { request: RequestId(1), result } => Some(result),
+            _ => None,
+        })
+        .await
+    }
+
+    async fn roster(&mut self) -> Vec<NodeRow> {
+        self.redis.read_roster(RequestId(2));
+        self.next(|event| match event {
+            Event::RosterRead { request: RequestId(2), rows } => Some(rows.unwrap()),
+            _ => None,
+        })
+        .await
+    }
+
+    /// The registry, once it looks as wanted.
+    async fn roster_until(&mut self, wanted: impl Fn(&[NodeRow]) -> bool) -> Vec<NodeRow> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let rows = self.roster().await;
+            if wanted(&rows) {
+                return rows;
+            }
+            assert!(Instant::now() < deadline, "{rows:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Answers one question.
+    async fn reply(&mut self, text: &str) -> BusQuestionSeen {
+        let question = timeout(PATIENCE, self.questions.recv()).await.expect("a question in time").unwrap();
+        let BusQuestion { line, from, answer } = question;
+        answer.send(text.to_owned()).unwrap();
+        BusQuestionSeen { line, from }
+    }
+}
+
+#[derive(Debug, PartialEq)]
+struct BusQuestionSeen {
+    line: String,
+    from: String,
+}
+
+fn state_of(rows: &[NodeRow], name: &str) -> Option<NodeState> {
+    rows.iter().find(|row| row.name.as_str() == name).map(|row| row.state)
+}
+
+// ---- Leases, as any store must keep them ----
+
+/// A real Redis, asked as an agent asks it.
+struct RealStore {
+    runtime: tokio::runtime::Runtime,
+    agent: Agent,
+    server: RedisServer,
+}
+
+impl RealStore {
+    fn new() -> RealStore {
+        let server = RedisServer::start();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let agent = runtime.block_on(Agent::ready(&server.url(), "tester", 1));
+        RealStore { runtime, agent, server }
+    }
+}
+
+impl Store for RealStore {
+    fn ask(&mut self, lease: &LeaseName, ask: &Ask) -> LeaseAnswer {
+        assert_eq!(*lease, self::lease());
+        self.runtime.block_on(self.agent.ask_within(ask, PATIENCE))
+    }
+
+    fn init(&mut self, lease: &LeaseName) -> Result<(), String> {
+        assert_eq!(*lease, self::lease());
+        self.runtime.block_on(self.agent.init())
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.runtime.block_on(async { tokio::time::sleep(time).await });
+    }
+
+    fn disturb(&mut self, how: Disturbance) {
+        match how {
+            Disturbance::FlushAll => drop(self.server.command(&["FLUSHALL"])),
+            Disturbance::FlushScripts => drop(self.server.command(&["SCRIPT", "FLUSH"])),
+            Disturbance::Delete(key) => assert_eq!(self.server.number(&["DEL", &key]), 1),
+            Disturbance::Overwrite(key, value) => drop(self.server.command(&["SET", &key, &value])),
+            Disturbance::RestartEmpty => {
+                self.server.restart_empty();
+                self.runtime.block_on(self.agent.up_again());
+            }
+            Disturbance::Save => self.server.save(),
+            Disturbance::RestartWithSaved => {
+                self.server.restart_with_saved();
+                self.runtime.block_on(self.agent.up_again());
+            }
+        }
+    }
+}
+
+impl Agent {
+    /// Waits until a server that was restarted has been reached again. Asks, so that the loss is noticed at once.
+    async fn up_again(&mut self) {
+        let nothing = refresh(&owner("nobody", 0), 0);
+        self.redis.ask(&beat(), nothing.clone(), ASK);
+        loop {
+            match self.event().await {
+                Event::StoreUp => return,
+                Event::Lease { ask, answer: LeaseAnswer::Failed { .. }, .. } if ask == nothing => {}
+                Event::Lease { answer, .. } => panic!("the loss was not noticed: {answer:?}"),
+                _ => {}
+            }
+        }
+    }
+}
+
+fn run_lease_case(case: lease_cases::Case) {
+    case(&mut RealStore::new(), TTL);
+}
+
+lease_case_tests!();
+
+// ---- Leases, where Redis does not do its part ----
+
+#[tokio::test]
+async fn a_waiter_hears_of_a_release_and_takes_the_lease_within_milliseconds() {
+    let server = RedisServer::start();
+    let (a, b) = (owner("a", 1), owner("b", 2));
+    let mut holder = Agent::ready(&server.url(), "a", 1).await;
+    let mut waiter = Agent::ready(&server.url(), "b", 2).await;
+    holder.init().await.unwrap();
+    waiter.freed().await;
+    let mut best = Duration::MAX;
+    // The best of some, because other tests run on the same machine.
+    for _ in 0..10 {
+        let first = holder.granted(&take(&a)).await;
+        assert!(matches!(waiter.ask(&take(&b)).await, LeaseAnswer::Held { .. }));
+        let begun = Instant::now();
+        holder.redis.ask(&beat(), release(&a), ASK);
+        waiter.freed().await;
+        let second = waiter.granted(&take(&b)).await;
+        best = best.min(begun.elapsed());
+        assert!(second > first);
+        assert_eq!(holder.answer(&release(&a)).await, LeaseAnswer::Released);
+        assert_eq!(waiter.ask(&release(&b)).await, LeaseAnswer::Released);
+        waiter.freed().await;
+        holder.freed().await;
+    }
+    assert!(best < Duration::from_millis(20), "{best:?}");
+}
+
+#[tokio::test]
+async fn a_replica_says_nothing_about_leases() {
+    let mut server = RedisServer::start();
+    let mut agent = Agent::ready(&server.url(), "a", 1).await;
+    agent.init().await.unwrap();
+    let token = agent.granted(&take(&owner("a", 1))).await;
+    // The connection stays open when a master becomes a replica.
+    let master = RedisServer::start();
+    server.command(&["REPLICAOF", "127.0.0.1", &master.port().to_string()]);
+    agent.redis.ask(&beat(), refresh(&owner("a", 1), token), ASK);
+    loop {
+        match agent.event().await {
+            Event::StoreDown { reason } if reason == "the server is a replica" => break,
+            Event::Lease { answer: LeaseAnswer::Failed { .. }, .. } => {}
+            Event::Lease { answer, .. } => panic!("{answer:?}"),
+            _ => {}
+        }
+    }
+    assert_eq!(agent.failed(&refresh(&owner("a", 1), token)).await, "the server is a replica");
+    server.command(&["REPLICAOF", "NO", "ONE"]);
+    agent.up().await;
+    let again = agent.ask(&refresh(&owner("a", 1), token)).await;
+    assert_eq!(again, LeaseAnswer::Granted { token }, "the replica had lost it; the holder brings it back");
+    server.kill();
+}
+
+#[tokio::test]
+async fn a_server_out_of_memory_goes_on_refreshing_and_says_why_it_grants_nothing() {
+    let server = RedisServer::start();
+    let mut agent = Agent::ready(&server.url(), "a", 1).await;
+    agent.init().await.unwrap();
+    let token = agent.granted(&take(&owner("a", 1))).await;
+    server.command(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]);
+    server.command(&["CONFIG", "SET", "maxmemory", "1"]);
+    assert_eq!(agent.ask(&refresh(&owner("a", 1), token)).await, LeaseAnswer::Granted { token });
+    assert_eq!(agent.ask(&release(&owner("a", 1))).await, LeaseAnswer::Released);
+    let reason = agent.failed(&take(&owner("b", 2))).await;
+    assert_eq!(reason, "OOM command not allowed when used memory > 'maxmemory'");
+    let rows = agent.roster_until(|rows| state_of(rows, "a") == Some(NodeState::Up)).await;
+    assert_eq!(rows.len(), 1, "its rows are kept, too");
+    server.command(&["CONFIG", "SET", "maxmemory", "0"]);
+    agent.granted(&take(&owner("b", 2))).await;
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_said_and_never_shown() {
+    let server = RedisServer::start_with_password("right");
+    let mut agent = Agent::start(&format!("redis://:hunter2@127.0.0.1:{}", server.port()), "a", 1);
+    assert_eq!(agent.down().await, "wrong password (WRONGPASS)");
+    assert_eq!(agent.failed(&take(&owner("a", 1))).await, "wrong password (WRONGPASS)");
+    let mut agent = Agent::start(&format!("redis://127.0.0.1:{}", server.port()), "a", 1);
+    assert_eq!(agent.down().await, "the server wants a password, and the URL has none (NOAUTH)");
+    server.command(&["CONFIG", "SET", "requirepass", ""]);
+    agent.up().await;
+    let mut agent = Agent::start(&server.url().replace("right", "hunter2"), "b", 2);
+    server.try_command(&["PING"]).unwrap_err();
+    let reason = agent.down().await;
+    assert!(!reason.contains("hunter2"), "{reason}");
+}
+
+#[tokio::test]
+async fn a_frozen_server_is_given_up_in_time_and_found_again_after_the_thaw() {
+    let server = RedisServer::start();
+    let mut agent = Agent::ready(&server.url(), "a", 1).await;
+    agent.init().await.unwrap();
+    let token = agent.granted(&take(&owner("a", 1))).await;
+    server.freeze();
+    let begun = Instant::now();
+    assert_eq!(agent.failed(&refresh(&owner("a", 1), token)).await, "no answer within 0.5 s");
+    assert!(begun.elapsed() < ASK + Duration::from_millis(200), "{:?}", begun.elapsed());
+    let reason = agent.down().await;
+    assert!(reason.starts_with("no answer within"), "{reason}");
+    let begun = Instant::now();
+    agent.failed(&refresh(&owner("a", 1), token)).await;
+    assert!(begun.elapsed() < Duration::from_millis(200), "while the link is down nothing waits");
+    server.thaw();
+    let begun = Instant::now();
+    agent.up().await;
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert_eq!(agent.ask(&release(&owner("a", 1))).await, LeaseAnswer::Released);
+}
+
+#[tokio::test]
+async fn a_subscription_that_hangs_is_made_anew() {
+    let server = RedisServer::start();
+    let mut agent = Agent::ready(&server.url(), "a", 1).await;
+    let subscriptions = |server: &RedisServer| {
+        let list: String = redis::from_redis_value(server.command(&["CLIENT", "LIST", "TYPE", "PUBSUB"])).unwrap();
+        list.lines().filter_map(|line| line.split(' ').next()).map(ToOwned::to_owned).collect::<Vec<String>>()
+    };
+    let before = subscriptions(&server);
+    server.freeze();
+    // A sign of life is asked for every 5 s and given up after 2 s.
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    server.thaw();
+    agent.freed().await;
+    assert!(subscriptions(&server).iter().all(|id| !before.contains(id)), "the old connection is closed");
+}
+
+#[tokio::test]
+async fn a_killed_server_is_down_and_then_up() {
+    let mut server = RedisServer::start();
+    let mut agent = Agent::ready(&server.url(), "a", 1).await;
+    server.kill();
+    agent.redis.ask(&beat(), take(&owner("a", 1)), ASK);
+    let refused = format!("connection refused by 127.0.0.1:{}", server.port());
+    while agent.down().await != refused {}
+    assert_eq!(agent.failed(&take(&owner("a", 1))).await, refused);
+    server.restart();
+    let begun = Instant::now();
+    agent.up_and_heard().await;
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn the_same_reason_is_told_once() {
+    let port = redis_server::free_port();
+    let mut agent = Agent::start(&format!("redis://127.0.0.1:{port}"), "a", 1);
+    assert_eq!(agent.down().await, format!("connection refused by 127.0.0.1:{port}"));
+    assert!(timeout(Duration::from_secs(2), agent.events.recv()).await.is_err(), "there is nothing new to tell");
+}
+
+#[tokio::test]
+async fn a_server_of_another_kind_is_no_redis() {
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        loop {
+            let (mut peer, _) = listener.accept().await.unwrap();
+            let _ = tokio::io::AsyncWriteExt::write_all(&mut peer, b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+        }
+    });
+    let mut agent = Agent::start(&format!("redis://127.0.0.1:{port}"), "a", 1);
+    let reason = agent.down().await;
+    assert!(reason.contains("does not speak Redis's protocol") || reason.contains("closed"), "{reason}");
+}
+
+#[tokio::test]
+async fn what_was_given_up_may_still_be_done_and_is_granted_to_who_asks_again() {
+    let server = RedisServer::start();
+    let mut agent = Agent::ready(&server.url(), "a", 1).await;
+    agent.init().await.unwrap();
+    // Once undisturbed: a server that does not know the script answers a late question with NOSCRIPT alone.
+    let first = agent.granted(&take(&owner("b", 2))).await.to_string();
+    agent.ask(&release(&owner("b", 2))).await;
+    server.freeze();
+    agent.failed(&take(&owner("a", 1))).await;
+    server.thaw();
+    // It is carried out now, though nobody waits for it any more.
+    let deadline = Instant::now() + PATIENCE;
+    let tok = loop {
+        if let Some(tok) = server.text(&["HGET", &lease().meta_key(), "tok"])
+            && tok != first
+        {
+            break tok;
+        }
+        assert!(Instant::now() < deadline, "it was not carried out");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    };
+    let token = loop {
+        match agent.ask(&take(&owner("a", 1))).await {
+            LeaseAnswer::Granted { token } => break token,
+            LeaseAnswer::Failed { .. } => {}
+            other => panic!("{other:?}"),
+        }
+        assert!(Instant::now() < deadline);
+    };
+    assert_eq!(token.to_string(), tok, "one taking, one token");
+}
+
+#[tokio::test]
+async fn a_key_of_the_wrong_type_is_a_failure_with_the_servers_words() {
+    let server = RedisServer::start();
+    let mut agent = Agent::ready(&server.url(), "a", 1).await;
+    server.command(&["SET", &lease().meta_key(), "by hand"]);
+    let reason = agent.failed(&take(&owner("a", 1))).await;
+    assert_eq!(reason, "WRONGTYPE Operation against a key holding the wrong kind of value");
+    server.command(&["DEL", &lease().meta_key()]);
+    server.command(&["LPUSH", &lease().lease_key(), "by hand"]);
+    assert!(agent.failed(&refresh(&owner("a", 1), 1)).await.starts_with("WRONGTYPE"));
+}
+
+#[tokio::test]
+async fn asks_of_one_moment_go_out_together_and_each_has_its_answer() {
+    let server = RedisServer::start();
+    let mut agent = Agent::ready(&server.url(), "a", 1).await;
+    let names: Vec<WatcherName> = (0..200).map(|i| WatcherName::parse(&format!("w{i}")).unwrap()).collect();
+    for (i, name) in names.iter().enumerate() {
+        agent.redis.ask(name, take(&owner("a", i as u128)), PATIENCE);
+    }
+    let mut answers = BTreeMap::new();
+    while answers.len() < names.len() {
+        if let Event::Lease { watcher, ask, answer } = agent.event().await {
+            assert_eq!(answer, LeaseAnswer::Quarantined { left: TTL });
+            assert_eq!(names[usize::try_from(ask.owner.nonce).unwrap()], watcher);
+            assert!(answers.insert(watcher, answer).is_none(), "answered twice");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_announcement_missed_while_redis_hung_is_made_up_for() {
+    let server = RedisServer::start();
+    let mut agent = Agent::ready(&server.url(), "a", 1).await;
+    let kill = ["CLIENT", "KILL", "TYPE", "pubsub"];
+    assert_eq!(server.number(&kill), 1);
+    agent.freed().await;
+    server.command(&["PUBLISH", &lease().free_channel(), ""]);
+    agent.freed().await;
+}
+
+// ---- The registry ----
+
+#[tokio::test]
+async fn a_node_is_up_draining_and_gone_and_all_can_see_it() {
+    let server = RedisServer::start();
+    let mut a = Agent::ready(&server.url(), "a", 1).await;
+    let b = Agent::ready(&server.url(), "b", 2).await;
+    let rows = a.roster_until(|rows| state_of(rows, "b") == Some(NodeState::Up) && rows.len() == 2).await;
+    assert_eq!((rows[0].name.as_str(), rows[1].name.as_str()), ("a", "b"));
+    assert_eq!(rows[1].about.host, "host-b");
+    assert!(rows[1].seen < Duration::from_secs(3), "{rows:?}");
+
+    b.standing.send_modify(|standing| standing.draining = true);
+    let begun = Instant::now();
+    a.roster_until(|rows| state_of(rows, "b") == Some(NodeState::Draining)).await;
+    assert!(begun.elapsed() < Duration::from_millis(1_500), "a change is told soon: {:?}", begun.elapsed());
+
+    b.redis.leave().await;
+    assert_eq!(state_of(&a.roster().await, "b"), Some(NodeState::Gone));
+}
+
+#[tokio::test]
+async fn a_node_that_stops_beating_is_stale_then_gone_and_then_forgotten() {
+    let server = RedisServer::start();
+    let mut a = Agent::ready(&server.url(), "a", 1).await;
+    let b = Agent::ready(&server.url(), "b", 2).await;
+    a.roster_until(|rows| rows.len() == 2).await;
+    drop(b);
+    // Its last beat is made older than it is: nobody wants to wait for an hour.
+    let row = "circus:{prod}:node:b";
+    let seen: i64 = server.text(&["HGET", row, "seen"]).unwrap().parse().unwrap();
+    for (age, state) in [(7_000, NodeState::Stale), (61_000, NodeState::Gone)] {
+        server.command(&["HSET", row, "seen", &(seen - age).to_string()]);
+        assert_eq!(state_of(&a.roster().await, "b"), Some(state));
+    }
+    let left = server.number(&["PTTL", row]);
+    assert!(left > 3_500_000 && left <= 3_600_000, "{left} ms");
+    assert!(server.number(&["PTTL", "circus:{prod}:nodes"]) > 3_600_000);
+    server.command(&["DEL", row]);
+    assert_eq!(a.roster().await.len(), 1);
+    assert_eq!(server.text(&["ZSCORE", "circus:{prod}:nodes", "b"]), None, "its name is forgotten with it");
+}
+
+#[tokio::test]
+async fn a_second_agent_with_a_live_name_is_told_who_has_it_and_is_not_asked_in_its_place() {
+    let server = RedisServer::start();
+    let mut first = Agent::ready(&server.url(), "web", 1).await;
+    first.roster_until(|rows| rows.len() == 1).await;
+    let mut second = Agent::start(&server.url(), "web", 2);
+    let by = second.next(|event| if let Event::NameTaken { by } = event { Some(by) } else { None }).await;
+    assert_eq!(by, "circus-agent 0.1.0 on host-web, pid 7");
+
+    let mut asker = Agent::ready(&server.url(), "asker", 3).await;
+    asker.redis.relay(RequestId(5), &node("web"), "{}".into());
+    first.reply("from the first").await;
+    let replied = Event::Replied { request: RequestId(5), node: node("web"), text: "from the first".into() };
+    asker.next(|event| (event == replied).then_some(())).await;
+    assert!(second.questions.try_recv().is_err(), "a name has one voice");
+
+    first.redis.leave().await;
+    second.roster_until(|rows| state_of(rows, "web") == Some(NodeState::Up)).await;
+}
+
+#[tokio::test]
+async fn an_agent_that_restarts_on_its_machine_keeps_its_name() {
+    let server = RedisServer::start();
+    let mut first = Agent::ready(&server.url(), "web", 1).await;
+    first.roster_until(|rows| rows.len() == 1).await;
+    drop(first);
+    let mut again = Agent::ready(&server.url(), "web", 1).await;
+    again.standing.send_modify(|standing| standing.about.pid = 8);
+    again.roster_until(|rows| rows.first().is_some_and(|row| row.about.pid == 8)).await;
+}
+
+#[tokio::test]
+async fn rows_come_back_after_everything_was_lost() {
+    let server = RedisServer::start();
+    let mut agent = Agent::ready(&server.url(), "a", 1).await;
+    agent.roster_until(|rows| rows.len() == 1).await;
+    server.command(&["FLUSHALL"]);
+    agent.roster_until(|rows| rows.len() == 1).await;
+}
+
+#[tokio::test]
+async fn an_idle_node_costs_at_most_three_commands_a_second() {
+    let server = RedisServer::start();
+    let mut agent = Agent::ready(&server.url(), "a", 1).await;
+    agent.roster_until(|rows| rows.len() == 1).await;
+    let count = || {
+        let stats: String = redis::from_redis_value(server.command(&["INFO", "stats"])).unwrap();
+        let line = stats.lines().find_map(|line| line.strip_prefix("total_commands_processed:")).unwrap();
+        line.trim().parse::<f64>().unwrap()
+    };
+    let (begun, before) = (Instant::now(), count());
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    // The fixture's own: two commands to greet, and the one that asks.
+    let rate = (count() - before - 3.0) / begun.elapsed().as_secs_f64();
+    assert!(rate <= 3.0, "{rate} commands a second, those inside scripts included");
+}
+
+// ---- The bus ----
+
+#[tokio::test]
+async fn a_node_asks_another_and_is_answered() {
+    let server = RedisServer::start();
+    let mut a = Agent::ready(&server.url(), "a", 1).await;
+    let mut b = Agent::ready(&server.url(), "b", 2).await;
+    for i in 0..3 {
+        let message = format!(r#"{{"command":"status","id":{i}}}"#);
+        a.redis.relay(RequestId(i), &node("b"), message.clone());
+        let seen = b.reply(&format!("answer {i}")).await;
+        assert_eq!(seen, BusQuestionSeen { line: message, from: "a".into() });
+        let replied = Event::Replied { request: RequestId(i), node: node("b"), text: format!("answer {i}") };
+        a.next(|event| (event == replied).then_some(())).await;
+    }
+}
+
+/// Why what was relayed did not get there.
+async fn unreachable(agent: &mut Agent) -> String {
+    agent.next(|event| if let Event::Unreachable { reason, .. } = event { Some(reason) } else { None }).await
+}
+
+#[tokio::test]
+async fn it_is_known_at_once_that_nobody_is_there() {
+    let mut server = RedisServer::start();
+    let mut agent = Agent::ready(&server.url(), "a", 1).await;
+    agent.redis.relay(RequestId(1), &node("nobody"), "{}".into());
+    let begun = Instant::now();
+    assert_eq!(unreachable(&mut agent).await, "nobody listens on the bus under the name nobody");
+    assert!(begun.elapsed() < Duration::from_millis(500), "{:?}", begun.elapsed());
+    agent.redis.relay(RequestId(2), &node("a"), "x".repeat(1 << 20));
+    assert!(unreachable(&mut agent).await.contains("the most is 1048576"));
+    server.kill();
+    agent.redis.relay(RequestId(3), &node("b"), "{}".into());
+    let reason = unreachable(&mut agent).await;
+    assert!(reason.contains("127.0.0.1"), "{reason}");
+}
+
+#[tokio::test]
+async fn an_agent_that_drops_a_question_or_has_too_many_says_so() {
+    let server = RedisServer::start();
+    let mut a = Agent::ready(&server.url(), "a", 1).await;
+    let mut b = Agent::ready(&server.url(), "b", 2).await;
+    a.redis.relay(RequestId(1), &node("b"), "{}".into());
+    drop(timeout(PATIENCE, b.questions.recv()).await.unwrap().unwrap().answer);
+    assert_eq!(unreachable(&mut a).await, "the agent ended before it answered");
+    for i in 0..17 {
+        a.redis.relay(RequestId(i), &node("b"), "{}".into());
+    }
+    assert_eq!(unreachable(&mut a).await, "the agent is asked too much at once");
+}
+
+#[tokio::test]
+async fn malformed_messages_are_harmless_and_doubled_ones_are_asked_once() {
+    let server = RedisServer::start();
+    let mut a = Agent::ready(&server.url(), "a", 1).await;
+    let mut b = Agent::ready(&server.url(), "b", 2).await;
+    let (bus, long) = ("circus:{prod}:bus:b", "x".repeat((1 << 20) + 1));
+    let question = r#"{"v":1,"id":"7","from":"x","reply_to":"circus:{prod}:reply:0","message":"once"}"#;
+    let elsewhere = r#"{"v":1,"id":"8","from":"x","reply_to":"circus:{prod/beat}:free","message":"never"}"#;
+    for message in ["", "{", "null", "[]", r#"{"v":1}"#, long.as_str(), elsewhere, question, question] {
+        assert_eq!(server.number(&["PUBLISH", bus, message]), 1);
+    }
+    a.redis.relay(RequestId(1), &node("b"), "last".into());
+    assert_eq!(b.reply("x").await.line, "once");
+    assert_eq!(b.reply("y").await.line, "last");
+    let replied = Event::Replied { request: RequestId(1), node: node("b"), text: "y".into() };
+    a.next(|event| (event == replied).then_some(())).await;
+    assert!(b.questions.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn the_last_answers_are_out_before_a_node_leaves() {
+    let server = RedisServer::start();
+    let mut a = Agent::ready(&server.url(), "a", 1).await;
+    let mut b = Agent::ready(&server.url(), "b", 2).await;
+    a.redis.relay(RequestId(1), &node("b"), "quit".into());
+    b.reply("bye").await;
+    b.redis.leave().await;
+    let replied = Event::Replied { request: RequestId(1), node: node("b"), text: "bye".into() };
+    a.next(|event| (event == replied).then_some(())).await;
+    a.redis.relay(RequestId(2), &node("b"), "status".into());
+    assert!(unreachable(&mut a).await.starts_with("nobody listens"));
+}
+
+// ---- circusctl's own door ----
+
+#[tokio::test]
+async fn circusctl_reads_the_registry_and_asks_nodes_without_an_agent() {
+    let server = RedisServer::start_with_password("secret");
+    let mut a = Agent::ready(&server.url(), "a", 1).await;
+    let mut b = Agent::ready(&server.url(), "b", 2).await;
+    a.roster_until(|rows| rows.len() == 2).await;
+
+    let mut client = BusClient::connect(&server.url(), &cluster(), PATIENCE).await.unwrap();
+    let names: Vec<NodeName> = client.roster().await.unwrap().into_iter().map(|row| row.name).collect();
+    assert_eq!(names, [node("a"), node("b")]);
+
+    let nodes = [node("a"), node("b"), node("c"), node("a")];
+    let answered = async {
+        let seen = a.reply("from a").await;
+        assert!(seen.from.starts_with("circusctl on "), "{seen:?}");
+        b.reply("from b").await;
+    };
+    let (replies, ()) = tokio::join!(client.ask(&nodes, "{}", PATIENCE), answered);
+    let replies = replies.unwrap();
+    assert_eq!(replies[&node("a")], Ok("from a".into()));
+    assert_eq!(replies[&node("b")], Ok("from b".into()));
+    assert!(replies[&node("c")].as_ref().unwrap_err().contains("nobody listens"), "{replies:?}");
+
+    let silent = client.ask(&[node("a")], "{}", Duration::from_millis(300)).await.unwrap();
+    assert_eq!(silent[&node("a")], Err("no answer within 0.3 s".into()));
+    a.reply("too late").await;
+    let only_a = [node("a")];
+    let (replies, _) = tokio::join!(client.ask(&only_a, "{}", PATIENCE), a.reply("in time"));
+    assert_eq!(replies.unwrap()[&node("a")], Ok("in time".into()), "a late answer is not taken for another's");
+}
+
+#[tokio::test]
+async fn circusctl_is_told_why_redis_cannot_be_asked() {
+    let mut server = RedisServer::start_with_password("secret");
+    let why = async |url: String| BusClient::connect(&url, &cluster(), PATIENCE).await.err().unwrap();
+    assert_eq!(why(server.url().replace("secret", "guess")).await, "wrong password (WRONGPASS)");
+    let url = server.url();
+    server.kill();
+    assert_eq!(why(url).await, format!("connection refused by 127.0.0.1:{}", server.port()));
+    assert!(why("http://:secret@x".into()).await.starts_with("the Redis URL cannot be used"));
+}

@@ -1,0 +1,456 @@
+//! What a lease must do, whoever runs its scripts: the same cases for a real Redis and for a simulated one.
+//!
+//! Each case wants a store of its own and a ttl that suits it: a real one waits that long, a simulated one does not.
+
+#![allow(unreachable_pub)] // Included by several test files, each a crate of its own.
+
+use std::time::{Duration, Instant};
+
+use circus_agent::model::event::{Ask, AskKind, LeaseAnswer};
+use circus_agent::model::names::{ClusterName, LeaseName, NodeName, Owner, WatcherName};
+use circus_agent::model::time::Time;
+
+/// Something that keeps leases by the scripts.
+pub trait Store {
+    /// Puts one ask and gives the answer.
+    fn ask(&mut self, lease: &LeaseName, ask: &Ask) -> LeaseAnswer;
+    /// Declares a lease free.
+    fn init(&mut self, lease: &LeaseName) -> Result<(), String>;
+    /// Lets time pass.
+    fn pass(&mut self, time: Duration);
+    /// Does something to the store behind the agents' backs.
+    fn disturb(&mut self, how: Disturbance);
+}
+
+/// What can happen to a store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(dead_code)] // Each test file that includes this one uses a part of it.
+pub enum Disturbance {
+    /// `FLUSHALL`: all keys are gone, the server is the same.
+    FlushAll,
+    /// `SCRIPT FLUSH`: it knows no script any more.
+    FlushScripts,
+    /// `DEL` of one key.
+    Delete(String),
+    /// `SET` of one key to a value that no agent wrote, without an end.
+    Overwrite(String, String),
+    /// It was killed and started with nothing.
+    RestartEmpty,
+    /// It was killed and started with all it had at the last [`Disturbance::Save`].
+    RestartWithSaved,
+    /// What it has is written to disk.
+    Save,
+}
+
+/// Names the cases, and makes `lease_case_tests!()`, which makes a test of each. The caller has a
+/// `fn run_lease_case(case: lease_cases::Case)`.
+macro_rules! cases {
+    ($($name:ident)*) => {
+        /// One case: a store of its own, and the ttl to use.
+        pub type Case = fn(&mut dyn Store, Duration);
+
+        /// All cases, each named as the sentence it proves.
+        #[allow(dead_code)]
+        pub const CASES: &[(&str, Case)] = &[$((stringify!($name), $name)),*];
+
+        macro_rules! lease_case_tests {
+            () => {
+                $(#[test]
+                fn $name() {
+                    run_lease_case(lease_cases::$name);
+                })*
+            };
+        }
+    };
+}
+
+cases! {
+    the_first_taking_of_all_waits_one_ttl
+    init_skips_the_wait_of_the_first_taking
+    init_does_not_touch_a_lease_with_a_past
+    a_released_lease_is_granted_at_once
+    a_taken_lease_is_held_for_others_with_the_time_left
+    the_longer_ttl_of_another_node_is_waited_out
+    an_owner_that_asks_twice_is_granted_once
+    a_lease_that_is_not_refreshed_ends
+    a_refreshed_lease_outlives_its_ttl
+    a_refresh_of_anothers_lease_is_lost
+    a_refresh_after_the_release_is_lost
+    a_release_of_anothers_lease_changes_nothing
+    a_deleted_key_is_restored_by_its_holder_token_and_all
+    a_deleted_key_is_no_permission_for_a_waiter
+    an_overwritten_key_is_held_by_nobody_we_know
+    after_an_empty_restart_the_holder_restores_its_lease_before_a_waiter_may_have_it
+    after_an_empty_restart_without_a_holder_one_ttl_is_waited
+    a_restart_with_data_is_waited_out_too
+    a_restart_with_data_does_not_trust_a_freed_lease
+    a_holder_that_the_restored_data_never_saw_restores_its_lease
+    a_holder_that_the_restored_data_never_saw_restores_its_lease_also_after_a_waiter_asked
+    a_holder_that_the_restored_data_saw_leave_stays_gone
+    a_release_after_everything_was_lost_frees_nothing
+    tokens_only_grow_also_when_everything_is_lost
+    a_lease_kept_for_a_node_is_refused_to_others
+    a_reservation_ends_by_itself
+    forgotten_scripts_go_unnoticed
+}
+
+/// Time that an answer may take beyond what the store itself waits.
+const SLACK: Duration = Duration::from_millis(100);
+
+fn lease() -> LeaseName {
+    LeaseName { cluster: ClusterName::parse("prod").unwrap(), watcher: WatcherName::parse("beat").unwrap() }
+}
+
+fn owner(node: &str, nonce: u128) -> Owner {
+    Owner { node: NodeName::parse(node).unwrap(), nonce }
+}
+
+fn ask(owner: &Owner, kind: AskKind) -> Ask {
+    Ask { owner: owner.clone(), sent: Time::ZERO, kind }
+}
+
+fn take(store: &mut dyn Store, owner: &Owner, ttl: Duration) -> LeaseAnswer {
+    store.ask(&lease(), &ask(owner, AskKind::Take { ttl, longest: ttl }))
+}
+
+fn refresh(store: &mut dyn Store, owner: &Owner, ttl: Duration, token: u64) -> LeaseAnswer {
+    store.ask(&lease(), &ask(owner, AskKind::Refresh { ttl, token }))
+}
+
+fn release(store: &mut dyn Store, owner: &Owner) -> LeaseAnswer {
+    store.ask(&lease(), &ask(owner, AskKind::Release { to: None }))
+}
+
+/// Takes the lease as an agent does: asks, waits for as long as it is told, asks again. Gives the token and all the
+/// time it was told to wait.
+fn take_in_the_end(store: &mut dyn Store, owner: &Owner, ttl: Duration) -> (u64, Duration) {
+    let mut waited = Duration::ZERO;
+    // A real server is slow now and then; one that never grants is not waited for.
+    let deadline = Instant::now() + 20 * ttl + Duration::from_secs(10);
+    while Instant::now() < deadline && waited < 20 * ttl + Duration::from_secs(10) {
+        let left = match take(store, owner, ttl) {
+            LeaseAnswer::Granted { token } => return (token, waited),
+            LeaseAnswer::Held { left, .. } | LeaseAnswer::Quarantined { left } | LeaseAnswer::Reserved { left, .. } => {
+                left
+            }
+            other => panic!("{other:?}"),
+        };
+        let wait = left.max(Duration::from_millis(1));
+        waited += wait;
+        store.pass(wait);
+    }
+    panic!("not granted after {waited:?}");
+}
+
+/// A lease that `owner` holds, and its token.
+fn held(store: &mut dyn Store, owner: &Owner, ttl: Duration) -> u64 {
+    store.init(&lease()).expect("a lease without a past");
+    granted(&take(store, owner, ttl))
+}
+
+#[track_caller]
+fn granted(answer: &LeaseAnswer) -> u64 {
+    match answer {
+        LeaseAnswer::Granted { token } => *token,
+        other => panic!("not granted but {other:?}"),
+    }
+}
+
+#[track_caller]
+fn quarantined(answer: &LeaseAnswer) -> Duration {
+    match answer {
+        LeaseAnswer::Quarantined { left } => *left,
+        other => panic!("not quarantined but {other:?}"),
+    }
+}
+
+#[track_caller]
+fn held_by(answer: &LeaseAnswer, holder: &str) -> Duration {
+    match answer {
+        LeaseAnswer::Held { by, left, .. } if by == holder => *left,
+        other => panic!("not held by {holder} but {other:?}"),
+    }
+}
+
+fn restart_with_data(store: &mut dyn Store) {
+    store.disturb(Disturbance::Save);
+    store.disturb(Disturbance::RestartWithSaved);
+}
+
+/// Waits one ttl in which `owner` holds on, and stops short of its end.
+fn hold_on(store: &mut dyn Store, owner: &Owner, ttl: Duration, token: u64, times: u32) {
+    for _ in 0..times {
+        store.pass(ttl / 3);
+        assert_eq!(refresh(store, owner, ttl, token), LeaseAnswer::Granted { token });
+    }
+}
+
+pub fn the_first_taking_of_all_waits_one_ttl(store: &mut dyn Store, ttl: Duration) {
+    let a = owner("a", 1);
+    assert_eq!(quarantined(&take(store, &a, ttl)), ttl);
+    let left = quarantined(&take(store, &owner("b", 2), ttl));
+    assert!(left <= ttl, "a second asker does not begin the wait anew: {left:?}");
+    let (_, waited) = take_in_the_end(store, &a, ttl);
+    assert!(waited <= ttl + SLACK, "{waited:?}");
+}
+
+pub fn init_skips_the_wait_of_the_first_taking(store: &mut dyn Store, ttl: Duration) {
+    quarantined(&take(store, &owner("a", 1), ttl));
+    store.init(&lease()).unwrap();
+    granted(&take(store, &owner("a", 1), ttl));
+}
+
+pub fn init_does_not_touch_a_lease_with_a_past(store: &mut dyn Store, ttl: Duration) {
+    let a = owner("a", 1);
+    held(store, &a, ttl);
+    assert!(store.init(&lease()).is_err(), "it is held");
+    release(store, &a);
+    assert!(store.init(&lease()).is_err(), "it was held");
+}
+
+pub fn a_released_lease_is_granted_at_once(store: &mut dyn Store, ttl: Duration) {
+    let (a, b) = (owner("a", 1), owner("b", 2));
+    let first = held(store, &a, ttl);
+    assert_eq!(refresh(store, &a, ttl, first), LeaseAnswer::Granted { token: first });
+    assert_eq!(release(store, &a), LeaseAnswer::Released);
+    let second = granted(&take(store, &b, ttl));
+    assert!(second > first, "{second} after {first}");
+}
+
+pub fn a_taken_lease_is_held_for_others_with_the_time_left(store: &mut dyn Store, ttl: Duration) {
+    let a = owner("a", 1);
+    held(store, &a, ttl);
+    store.pass(ttl / 4);
+    let answer = take(store, &owner("b", 2), 2 * ttl);
+    let left = held_by(&answer, &a.to_string());
+    assert!(left <= ttl * 3 / 4 && left + SLACK > ttl / 2, "{left:?}");
+    assert!(matches!(answer, LeaseAnswer::Held { ttl: told, .. } if told == ttl), "the holder's ttl: {answer:?}");
+}
+
+pub fn the_longer_ttl_of_another_node_is_waited_out(store: &mut dyn Store, ttl: Duration) {
+    let longest = AskKind::Take { ttl, longest: 3 * ttl };
+    assert_eq!(quarantined(&store.ask(&lease(), &ask(&owner("a", 1), longest))), 3 * ttl);
+    assert!(quarantined(&take(store, &owner("b", 2), ttl)) > 2 * ttl);
+}
+
+pub fn an_owner_that_asks_twice_is_granted_once(store: &mut dyn Store, ttl: Duration) {
+    let a = owner("a", 1);
+    let first = held(store, &a, ttl);
+    assert_eq!(granted(&take(store, &a, ttl)), first, "an answer was lost, not the lease");
+    // Another taking by the same node is another owner.
+    held_by(&take(store, &owner("a", 9), ttl), &a.to_string());
+}
+
+pub fn a_lease_that_is_not_refreshed_ends(store: &mut dyn Store, ttl: Duration) {
+    let first = held(store, &owner("a", 1), ttl);
+    let (second, waited) = take_in_the_end(store, &owner("b", 2), ttl);
+    assert!(second > first && waited <= ttl + SLACK, "{first}, then {second} after {waited:?}");
+    assert_eq!(
+        refresh(store, &owner("a", 1), ttl, first),
+        LeaseAnswer::Lost { by: Some(owner("b", 2).to_string()) },
+        "who slept through its end is told who has it"
+    );
+}
+
+pub fn a_refreshed_lease_outlives_its_ttl(store: &mut dyn Store, ttl: Duration) {
+    let a = owner("a", 1);
+    let token = held(store, &a, ttl);
+    hold_on(store, &a, ttl, token, 6);
+    held_by(&take(store, &owner("b", 2), ttl), &a.to_string());
+}
+
+pub fn a_refresh_of_anothers_lease_is_lost(store: &mut dyn Store, ttl: Duration) {
+    let a = owner("a", 1);
+    let token = held(store, &a, ttl);
+    let lost = LeaseAnswer::Lost { by: Some(a.to_string()) };
+    assert_eq!(refresh(store, &owner("b", 2), ttl, token), lost);
+    assert_eq!(refresh(store, &owner("b", 2), ttl, token + 1), lost);
+}
+
+pub fn a_refresh_after_the_release_is_lost(store: &mut dyn Store, ttl: Duration) {
+    let a = owner("a", 1);
+    let token = held(store, &a, ttl);
+    release(store, &a);
+    assert_eq!(refresh(store, &a, ttl, token), LeaseAnswer::Lost { by: None });
+}
+
+pub fn a_release_of_anothers_lease_changes_nothing(store: &mut dyn Store, ttl: Duration) {
+    let a = owner("a", 1);
+    let token = held(store, &a, ttl);
+    assert_eq!(release(store, &owner("b", 2)), LeaseAnswer::Released);
+    assert_eq!(refresh(store, &a, ttl, token), LeaseAnswer::Granted { token });
+}
+
+pub fn a_deleted_key_is_restored_by_its_holder_token_and_all(store: &mut dyn Store, ttl: Duration) {
+    let a = owner("a", 1);
+    let token = held(store, &a, ttl);
+    store.disturb(Disturbance::Delete(lease().lease_key()));
+    assert_eq!(refresh(store, &a, ttl, token), LeaseAnswer::Granted { token });
+    held_by(&take(store, &owner("b", 2), ttl), &a.to_string());
+}
+
+pub fn a_deleted_key_is_no_permission_for_a_waiter(store: &mut dyn Store, ttl: Duration) {
+    let a = owner("a", 1);
+    let token = held(store, &a, ttl);
+    store.disturb(Disturbance::Delete(lease().lease_key()));
+    quarantined(&take(store, &owner("b", 2), ttl));
+    assert_eq!(refresh(store, &a, ttl, token), LeaseAnswer::Granted { token }, "the waiter's question harms nobody");
+}
+
+pub fn an_overwritten_key_is_held_by_nobody_we_know(store: &mut dyn Store, ttl: Duration) {
+    let a = owner("a", 1);
+    let token = held(store, &a, ttl);
+    store.disturb(Disturbance::Overwrite(lease().lease_key(), "me".into()));
+    assert_eq!(refresh(store, &a, ttl, token), LeaseAnswer::Lost { by: Some("me".into()) });
+    assert_eq!(held_by(&take(store, &owner("b", 2), ttl), "me"), ttl, "without an end it is asked again after a ttl");
+}
+
+pub fn after_an_empty_restart_the_holder_restores_its_lease_before_a_waiter_may_have_it(
+    store: &mut dyn Store,
+    ttl: Duration,
+) {
+    let (a, b) = (owner("a", 1), owner("b", 2));
+    let token = held(store, &a, ttl);
+    store.disturb(Disturbance::RestartEmpty);
+    assert_eq!(quarantined(&take(store, &b, ttl)), ttl);
+    assert_eq!(refresh(store, &a, ttl, token), LeaseAnswer::Granted { token });
+    held_by(&take(store, &b, ttl), &a.to_string());
+    hold_on(store, &a, ttl, token, 4);
+    release(store, &a);
+    assert!(granted(&take(store, &b, ttl)) > token);
+}
+
+pub fn after_an_empty_restart_without_a_holder_one_ttl_is_waited(store: &mut dyn Store, ttl: Duration) {
+    let first = held(store, &owner("a", 1), ttl);
+    store.disturb(Disturbance::RestartEmpty);
+    let b = owner("b", 2);
+    assert_eq!(quarantined(&take(store, &b, ttl)), ttl);
+    let (second, waited) = take_in_the_end(store, &b, ttl);
+    assert!(waited <= ttl + SLACK, "{waited:?}");
+    assert!(second > first, "{second} after {first}: the token comes from the clock");
+    let lost = LeaseAnswer::Lost { by: Some(b.to_string()) };
+    assert_eq!(refresh(store, &owner("a", 1), ttl, first), lost);
+}
+
+pub fn a_restart_with_data_is_waited_out_too(store: &mut dyn Store, ttl: Duration) {
+    let (a, b) = (owner("a", 1), owner("b", 2));
+    let token = held(store, &a, ttl);
+    // Its end has passed, and what was restored may be older than a refresh that was confirmed since.
+    store.pass(ttl + Duration::from_millis(1));
+    restart_with_data(store);
+    assert_eq!(quarantined(&take(store, &b, ttl)), ttl);
+    assert_eq!(refresh(store, &a, ttl, token), LeaseAnswer::Granted { token });
+    held_by(&take(store, &b, ttl), &a.to_string());
+}
+
+pub fn a_restart_with_data_does_not_trust_a_freed_lease(store: &mut dyn Store, ttl: Duration) {
+    let (a, b) = (owner("a", 1), owner("b", 2));
+    held(store, &a, ttl);
+    release(store, &a);
+    restart_with_data(store);
+    // Somebody may have taken it after what was restored had been written.
+    assert_eq!(quarantined(&take(store, &b, ttl)), ttl);
+    take_in_the_end(store, &b, ttl);
+}
+
+/// A store whose lease was free when it was saved and has a holder by now; the holder's token.
+fn taken_since_saved(store: &mut dyn Store, owner: &Owner, ttl: Duration) -> u64 {
+    let before = Owner { nonce: 99, ..owner.clone() };
+    held(store, &before, ttl);
+    release(store, &before);
+    store.disturb(Disturbance::Save);
+    granted(&take(store, owner, ttl))
+}
+
+pub fn a_holder_that_the_restored_data_never_saw_restores_its_lease(store: &mut dyn Store, ttl: Duration) {
+    let (a, b) = (owner("a", 1), owner("b", 2));
+    let token = taken_since_saved(store, &a, ttl);
+    store.disturb(Disturbance::RestartWithSaved);
+    assert_eq!(refresh(store, &a, ttl, token), LeaseAnswer::Granted { token });
+    held_by(&take(store, &b, ttl), &a.to_string());
+    release(store, &a);
+    assert!(granted(&take(store, &b, ttl)) > token);
+}
+
+pub fn a_holder_that_the_restored_data_never_saw_restores_its_lease_also_after_a_waiter_asked(
+    store: &mut dyn Store,
+    ttl: Duration,
+) {
+    let (a, b) = (owner("a", 1), owner("b", 2));
+    let token = taken_since_saved(store, &a, ttl);
+    store.disturb(Disturbance::RestartWithSaved);
+    assert_eq!(quarantined(&take(store, &b, ttl)), ttl);
+    assert_eq!(refresh(store, &a, ttl, token), LeaseAnswer::Granted { token });
+    held_by(&take(store, &b, ttl), &a.to_string());
+}
+
+pub fn a_holder_that_the_restored_data_saw_leave_stays_gone(store: &mut dyn Store, ttl: Duration) {
+    let a = owner("a", 1);
+    let token = held(store, &a, ttl);
+    release(store, &a);
+    restart_with_data(store);
+    assert_eq!(refresh(store, &a, ttl, token), LeaseAnswer::Lost { by: None });
+    quarantined(&take(store, &owner("b", 2), ttl));
+    assert_eq!(refresh(store, &a, ttl, token), LeaseAnswer::Lost { by: None });
+}
+
+pub fn a_release_after_everything_was_lost_frees_nothing(store: &mut dyn Store, ttl: Duration) {
+    let a = owner("a", 1);
+    held(store, &a, ttl);
+    store.disturb(Disturbance::FlushAll);
+    assert_eq!(release(store, &a), LeaseAnswer::Released);
+    quarantined(&take(store, &owner("b", 2), ttl));
+}
+
+pub fn tokens_only_grow_also_when_everything_is_lost(store: &mut dyn Store, ttl: Duration) {
+    let mut last = 0;
+    for (nonce, disturbance) in [
+        (1, None),
+        (2, Some(Disturbance::FlushAll)),
+        (3, None),
+        (4, Some(Disturbance::RestartEmpty)),
+        (5, Some(Disturbance::RestartWithSaved)),
+    ] {
+        if let Some(disturbance) = disturbance {
+            store.disturb(Disturbance::Save);
+            store.disturb(disturbance);
+        }
+        let owner = owner("a", nonce);
+        let (token, _) = take_in_the_end(store, &owner, ttl);
+        assert!(token > last, "{token} after {last}");
+        last = token;
+        assert_eq!(release(store, &owner), LeaseAnswer::Released);
+    }
+}
+
+pub fn a_lease_kept_for_a_node_is_refused_to_others(store: &mut dyn Store, ttl: Duration) {
+    let a = owner("a", 1);
+    held(store, &a, ttl);
+    let to = NodeName::parse("b").unwrap();
+    let released = store.ask(&lease(), &ask(&a, AskKind::Release { to: Some(to) }));
+    assert_eq!(released, LeaseAnswer::Released);
+    match take(store, &owner("c", 3), ttl) {
+        LeaseAnswer::Reserved { node, left } => assert!(node == "b" && left <= Duration::from_secs(2), "{left:?}"),
+        other => panic!("{other:?}"),
+    }
+    granted(&take(store, &owner("b", 2), ttl));
+    release(store, &owner("b", 2));
+    granted(&take(store, &owner("c", 3), ttl));
+}
+
+pub fn a_reservation_ends_by_itself(store: &mut dyn Store, ttl: Duration) {
+    let a = owner("a", 1);
+    held(store, &a, ttl);
+    store.ask(&lease(), &ask(&a, AskKind::Release { to: Some(NodeName::parse("dead").unwrap()) }));
+    let (_, waited) = take_in_the_end(store, &owner("c", 3), ttl);
+    assert!(waited >= Duration::from_secs(1) && waited <= Duration::from_secs(2) + SLACK, "{waited:?}");
+}
+
+pub fn forgotten_scripts_go_unnoticed(store: &mut dyn Store, ttl: Duration) {
+    let a = owner("a", 1);
+    let token = held(store, &a, ttl);
+    store.disturb(Disturbance::FlushScripts);
+    assert_eq!(refresh(store, &a, ttl, token), LeaseAnswer::Granted { token });
+    store.disturb(Disturbance::FlushScripts);
+    assert_eq!(release(store, &a), LeaseAnswer::Released);
+}
