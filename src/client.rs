@@ -12,13 +12,12 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
+use crate::cluster::client::BusClient;
 use crate::control::{Places, Probe};
 use crate::model::command::{Answer, Command, NodeRow, NodeState, Outcome, Part, Patience, Refusal, Reply, Target};
 use crate::model::names::{ClusterName, NodeName};
 use crate::model::spec::Secret;
 use crate::wire;
-
-use self::bus::BusClient;
 
 /// How long a reply may take.
 pub const PATIENCE: Duration = Duration::from_secs(5);
@@ -343,38 +342,6 @@ fn no_such_node(name: &NodeName, roster: &[NodeRow]) -> String {
     match alike {
         Some((_, alike)) => format!("no such node; did you mean {alike}?"),
         None => "no such node".into(),
-    }
-}
-
-/// The one place to connect: `crate::cluster::client::BusClient` has this shape, and replaces this module.
-mod bus {
-    use std::collections::BTreeMap;
-    use std::time::Duration;
-
-    use crate::model::command::NodeRow;
-    use crate::model::names::{ClusterName, NodeName};
-
-    pub(super) struct BusClient;
-
-    const NOT_YET: &str = "Redis endpoints are not supported yet";
-
-    impl BusClient {
-        pub(super) async fn connect(_: &str, _: &ClusterName, _: Duration) -> Result<BusClient, String> {
-            Err(NOT_YET.into())
-        }
-
-        pub(super) async fn roster(&mut self) -> Result<Vec<NodeRow>, String> {
-            Err(NOT_YET.into())
-        }
-
-        pub(super) async fn ask(
-            &mut self,
-            _: &[NodeName],
-            _: &str,
-            _: Duration,
-        ) -> Result<BTreeMap<NodeName, Result<String, String>>, String> {
-            Err(NOT_YET.into())
-        }
     }
 }
 
