@@ -893,9 +893,10 @@ struct LeaseMutex {
 }
 
 impl LeaseMutex {
-    /// Twice the time in which a busy machine may leave a question's few microseconds lying.
-    const TRIES: u32 = 60;
-    const PAUSE: Duration = Duration::from_millis(2);
+    /// Together long beside a question's microseconds, and short beside a third of the shortest ttl, after which the
+    /// other leases that this thread keeps would fail.
+    const TRIES: u32 = 40;
+    const PAUSE: Duration = Duration::from_millis(1);
 
     fn lock(path: &Path) -> io::Result<LeaseMutex> {
         for _ in 0..LeaseMutex::TRIES {
