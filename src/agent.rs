@@ -1,1 +1,458 @@
-//! (being built)
+//! Wires: builds the adapters, waits in one loop, decides in [`Node::step`], and carries out what it ordered.
+//!
+//! This is the only place that sees both sides. It holds no policy: an `if` about a watcher here is a line that
+//! belongs to the model. The loop never waits inside [`Agent::perform`]; whatever takes time answers with an event.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use futures_util::StreamExt;
+use nix::sys::stat::Mode;
+use serde_json::Value;
+use signal_hook::iterator::exfiltrator::WithOrigin;
+use signal_hook::low_level::siginfo::Origin;
+use signal_hook_tokio::SignalsInfo;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::cluster::local::{self, Identity, Local};
+use crate::cluster::{self, BusQuestion, Redis, Standing};
+use crate::config::{self, Config, Surroundings};
+use crate::control::{self, ControlSocket, Question};
+use crate::host::Host;
+use crate::host::clock::{self, Alarm};
+use crate::model::command::{NodeAbout, Outcome, Reply, RequestId};
+use crate::model::event::{Action, Ask, Event, Haste, Level};
+use crate::model::names::WatcherName;
+use crate::model::node::Node;
+use crate::model::random::Random;
+use crate::model::snapshot::{LeaseRole, Phase, Snapshot};
+use crate::model::spec::AgentSpec;
+use crate::model::time::Time;
+use crate::systemd::Notify;
+use crate::{view, wire};
+
+/// How many events may wait for the loop. Who has more to tell waits, and nobody waits for them.
+const EVENTS: usize = 1024;
+/// How many requests may wait for the loop, of each door.
+const QUESTIONS: usize = 256;
+
+/// Why an agent could not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Another agent has its name or its place.
+    #[error(transparent)]
+    Identity(#[from] local::IdentityError),
+    /// The control socket cannot be had.
+    #[error(transparent)]
+    Control(#[from] control::BindError),
+    /// A step failed.
+    #[error("{step}: {error}")]
+    Step {
+        /// What was tried, and with what.
+        step: String,
+        /// The system's answer.
+        error: io::Error,
+    },
+}
+
+fn step(step: impl Into<String>) -> impl FnOnce(io::Error) -> StartError {
+    let step = step.into();
+    move |error| StartError::Step { step, error }
+}
+
+/// Runs an agent to its end: its exit code.
+///
+/// `path` is the file that `config` was read from, to be checked again on SIGHUP. To be called on the main thread,
+/// before any other exists.
+pub fn run(path: &Path, config: Config) -> Result<i32, StartError> {
+    // SAFETY: the caller's promise: this is the only thread.
+    let notify = unsafe { Notify::from_env() }.unwrap_or_else(|error| {
+        tracing::warn!("systemd is not told how this agent is: {error}");
+        Notify::default()
+    });
+    if let Some(umask) = config.spec.umask {
+        nix::sys::stat::umask(Mode::from_bits_truncate(umask));
+    }
+    let state_dir = config.spec.state_dir.clone().unwrap_or_else(local::default_state_dir);
+    let identity = local::identity(&state_dir, &config.spec.node)?;
+    let _pidfile = config.spec.pidfile.as_deref().map(Pidfile::write).transpose()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(step("cannot start the asynchronous runtime"))?;
+    runtime.block_on(async {
+        let (agent, doors) = Agent::new(path, config, &state_dir, &identity, notify)?;
+        Ok(agent.live(doors).await)
+    })
+}
+
+/// What the loop listens to.
+struct Doors {
+    events: mpsc::Receiver<Event>,
+    control: mpsc::Receiver<Question>,
+    bus: mpsc::Receiver<BusQuestion>,
+    signals: SignalsInfo<WithOrigin>,
+    alarm: Alarm,
+    /// The control socket's task: ends once `control` is dropped and the last replies are written.
+    listening: tokio::task::JoinHandle<()>,
+}
+
+struct Agent {
+    node: Node,
+    host: Host,
+    store: Store,
+    events: mpsc::Sender<Event>,
+    requests: HashMap<RequestId, Pending>,
+    last_request: u64,
+    standing: watch::Sender<Standing>,
+    started: Time,
+    notify: Notify,
+    ready: bool,
+    path: PathBuf,
+    leaving: Option<i32>,
+}
+
+/// Where leases are kept.
+enum Store {
+    Redis(Box<Redis>),
+    Local(Local),
+}
+
+/// A request whose reply is awaited at a door.
+struct Pending {
+    id: Value,
+    cast: bool,
+    answer: oneshot::Sender<String>,
+}
+
+impl Agent {
+    fn new(
+        path: &Path,
+        config: Config,
+        state_dir: &Path,
+        identity: &Identity,
+        notify: Notify,
+    ) -> Result<(Agent, Doors), StartError> {
+        let Config { spec, hash, .. } = config;
+        let socket = spec.control_socket.clone().unwrap_or_else(|| control::default_path(&spec.node, state_dir));
+        let socket = ControlSocket::bind(&socket)?;
+        tracing::info!("circus-agent {} as node {} of cluster {}", env!("CARGO_PKG_VERSION"), spec.node, spec.cluster);
+        tracing::info!("control socket {}", socket.path().display());
+
+        let (events, event_queue) = mpsc::channel(EVENTS);
+        let (asked_here, control) = mpsc::channel(QUESTIONS);
+        let (asked_there, bus) = mpsc::channel(QUESTIONS);
+        let host = Host::new(events.clone()).map_err(step("cannot take charge of this machine's processes"))?;
+        let (standing, standing_seen) = watch::channel(Standing { about: about(&spec, hash), draining: false });
+        let store = Store::start(&spec, state_dir, identity, &events, asked_there, standing_seen)?;
+        let signals =
+            SignalsInfo::<WithOrigin>::new([libc::SIGTERM, libc::SIGINT, libc::SIGQUIT, libc::SIGHUP, libc::SIGUSR1]);
+        let doors = Doors {
+            events: event_queue,
+            control,
+            bus,
+            signals: signals.map_err(step("cannot listen for signals"))?,
+            alarm: Alarm::new().map_err(step("cannot make a timer"))?,
+            listening: tokio::spawn(socket.serve(asked_here)),
+        };
+        let now = clock::now();
+        let agent = Agent {
+            node: Node::new(spec, seed()?, now),
+            host,
+            store,
+            events,
+            requests: HashMap::new(),
+            last_request: 0,
+            standing,
+            started: now,
+            notify,
+            ready: false,
+            path: path.to_owned(),
+            leaving: None,
+        };
+        Ok((agent, doors))
+    }
+
+    /// The loop: wait, decide, act.
+    async fn live(mut self, mut doors: Doors) -> i32 {
+        let mut watchdog = self.notify.watchdog_interval().map(tokio::time::interval);
+        self.take(Event::Woke);
+        let code = loop {
+            if let Some(code) = self.leaving {
+                break code;
+            }
+            // A time that has passed rings at once.
+            if let Err(error) = doors.alarm.set(self.node.next_wakeup()) {
+                tracing::error!("cannot set the timer: {error}");
+            }
+            tokio::select! {
+                () = doors.alarm.rang() => self.take(Event::Woke),
+                Some(event) = doors.events.recv() => self.take(event),
+                Some(question) = doors.control.recv() => self.ask(&question.line, question.answer),
+                Some(question) = doors.bus.recv() => self.ask(&question.line, question.answer),
+                Some(signal) = doors.signals.next() => self.signalled(&signal),
+                // From this very loop: a loop that hangs is one that systemd should end.
+                () = tick(&mut watchdog) => self.notify.alive(),
+            }
+        };
+        // Each reply has been given to its door; now the doors close.
+        drop((doors.control, doors.bus, doors.events));
+        self.requests.clear();
+        if let Store::Redis(redis) = self.store {
+            redis.leave().await;
+        }
+        if doors.listening.await.is_err() {
+            tracing::warn!("the control socket ended by a panic");
+        }
+        code
+    }
+
+    /// One step of the model, and all that it orders.
+    fn take(&mut self, event: Event) {
+        let mut actions = Vec::new();
+        self.node.step(clock::now(), event, &mut actions);
+        if actions.is_empty() && self.ready {
+            return;
+        }
+        for action in actions {
+            self.perform(action);
+        }
+        self.show();
+    }
+
+    fn perform(&mut self, action: Action) {
+        match action {
+            Action::Spawn { process, launch } => {
+                let hold = launch.guard.and_then(|_| self.store.hold(&launch.watcher));
+                self.host.spawn(process, &launch, hold);
+            }
+            Action::Signal { process, signal } => self.host.signal(process, signal),
+            Action::Kill { process } => self.host.kill(process),
+            Action::Guard { process, deadline } => self.host.guard(process, deadline),
+            Action::AskLease { watcher, ask, timeout } => self.store.ask(watcher, ask, timeout),
+            Action::InitLease { request, watcher } => self.store.init_lease(request, watcher),
+            Action::Sample { request, processes } => self.host.sample(request, processes),
+            Action::ReadRoster { request } => match &self.store {
+                Store::Redis(redis) => redis.read_roster(request),
+                Store::Local(_) => self.tell(Event::RosterRead { request, rows: Err("there is none".into()) }),
+            },
+            Action::Relay { request, to, command } => match &self.store {
+                Store::Redis(redis) => redis.relay(request, &to, wire::command_json(&command).to_string()),
+                Store::Local(_) => {
+                    let reason = "this agent has no [redis] section".into();
+                    self.tell(Event::Unreachable { request, node: to, reason });
+                }
+            },
+            Action::Reply { request, outcome } => self.reply(request, &outcome),
+            Action::Log { level, text } => match level {
+                Level::Error => tracing::error!("{text}"),
+                Level::Warn => tracing::warn!("{text}"),
+                Level::Info => tracing::info!("{text}"),
+            },
+            Action::Leave { code } => self.leaving = Some(code),
+        }
+    }
+
+    /// Puts an event of our own into the queue, behind what is there.
+    fn tell(&self, event: Event) {
+        let events = self.events.clone();
+        tokio::spawn(async move { events.send(event).await });
+    }
+
+    /// A door was asked something.
+    fn ask(&mut self, line: &str, answer: oneshot::Sender<String>) {
+        match wire::parse_request(line) {
+            Ok(wire::Request { id, cast, target, command }) => {
+                self.last_request += 1;
+                let request = RequestId(self.last_request);
+                self.requests.insert(request, Pending { id, cast, answer });
+                self.take(Event::Asked { request, target, command });
+            }
+            Err(wire::BadRequest { id, cast, refusal }) => {
+                let outcome = Outcome::Own(Reply::Refused(refusal));
+                answer_with(Pending { id, cast, answer }, &outcome);
+            }
+        }
+    }
+
+    fn reply(&mut self, request: RequestId, outcome: &Outcome) {
+        if let Some(pending) = self.requests.remove(&request) {
+            answer_with(pending, outcome);
+        }
+    }
+
+    fn signalled(&mut self, origin: &Origin) {
+        let name = signal_hook::low_level::signal_name(origin.signal).unwrap_or("a signal");
+        let by = match &origin.process {
+            Some(process) if process.pid != 0 => format!("{name} from pid {} (uid {})", process.pid, process.uid),
+            _ => name.to_owned(),
+        };
+        match origin.signal {
+            libc::SIGTERM | libc::SIGINT => self.take(Event::StopAsked { haste: Haste::Graceful, by }),
+            libc::SIGQUIT => self.take(Event::StopAsked { haste: Haste::Fast, by }),
+            libc::SIGHUP => self.check_again(&by),
+            // Children write their files themselves, and so does whoever keeps this agent's output.
+            _ => tracing::info!("{by}: this agent has no log files to reopen"),
+        }
+    }
+
+    /// Reads the file again and says what is wrong with it.
+    fn check_again(&self, by: &str) {
+        self.notify.reloading();
+        match config::read(&self.path, &Surroundings::of_this_process()) {
+            Ok(_) => tracing::warn!(
+                "{by}: {} is sound, but this version cannot apply changes while it runs: restart the agent",
+                self.path.display()
+            ),
+            Err(problems) => {
+                tracing::error!("{by}: nothing is changed\n{}", config::render(&problems, &self.path));
+            }
+        }
+        self.notify.ready();
+    }
+
+    /// Shows others what the node has come to: the registry and systemd.
+    fn show(&mut self) {
+        let snapshot = self.node.snapshot();
+        if snapshot.phase == Phase::Running && !self.ready {
+            self.ready = true;
+            self.notify.ready();
+        }
+        self.notify.status(&view::status_line(&snapshot));
+        let draining = snapshot.phase == Phase::Stopping;
+        if draining {
+            self.notify.stopping();
+        }
+        let (holds, waits) = parts(&snapshot);
+        let up = clock::now().since(self.started);
+        self.standing.send_if_modified(|standing| {
+            let about = &mut standing.about;
+            if (&about.holds, &about.waits, standing.draining) == (&holds, &waits, draining) {
+                return false;
+            }
+            (about.holds, about.waits, about.up, standing.draining) = (holds, waits, up, draining);
+            true
+        });
+    }
+}
+
+/// The next tick of a watchdog; never where nobody watches.
+async fn tick(watchdog: &mut Option<tokio::time::Interval>) {
+    match watchdog {
+        Some(interval) => drop(interval.tick().await),
+        None => std::future::pending().await,
+    }
+}
+
+impl Store {
+    fn start(
+        spec: &AgentSpec,
+        state_dir: &Path,
+        identity: &Identity,
+        events: &mpsc::Sender<Event>,
+        questions: mpsc::Sender<BusQuestion>,
+        standing: watch::Receiver<Standing>,
+    ) -> Result<Store, StartError> {
+        let leases = spec.watchers.iter().filter(|watcher| watcher.singleton.is_some());
+        let leases = leases.map(|watcher| watcher.name.clone()).collect();
+        let (cluster, node) = (spec.cluster.clone(), spec.node.clone());
+        match &spec.redis {
+            Some(redis) => {
+                let url = redis.url.clone();
+                let me = cluster::Me { url, cluster, node, instance: identity.instance, leases, standing };
+                Ok(Store::Redis(Box::new(Redis::start(me, events.clone(), questions))))
+            }
+            None => {
+                let me = local::Me { dir: state_dir.to_owned(), cluster, node, leases };
+                let failed = step(format!("cannot keep leases in {}", state_dir.display()));
+                Local::start(me, events.clone()).map(Store::Local).map_err(failed)
+            }
+        }
+    }
+
+    fn ask(&mut self, watcher: WatcherName, ask: Ask, timeout: Duration) {
+        match self {
+            Store::Redis(redis) => redis.ask(&watcher, ask, timeout),
+            Store::Local(local) => local.ask(watcher, ask, timeout),
+        }
+    }
+
+    fn init_lease(&mut self, request: RequestId, watcher: WatcherName) {
+        match self {
+            Store::Redis(redis) => redis.init_lease(request, &watcher),
+            Store::Local(local) => local.init_lease(request, watcher),
+        }
+    }
+
+    /// What a child's guard has to keep open so that the lease lasts as long as the child.
+    fn hold(&self, watcher: &WatcherName) -> Option<OwnedFd> {
+        match self {
+            Store::Redis(_) => None,
+            Store::Local(local) => local.hold(watcher),
+        }
+    }
+}
+
+fn answer_with(pending: Pending, outcome: &Outcome) {
+    let Pending { id, cast, answer } = pending;
+    if !cast {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64());
+        // Who asked may have hung up.
+        let _ = answer.send(wire::reply_json(outcome, &id, now).to_string());
+    }
+}
+
+/// The singletons held here, and those waited for.
+fn parts(snapshot: &Snapshot) -> (Vec<String>, Vec<String>) {
+    let with = |wanted: LeaseRole| {
+        let leases = snapshot.watchers.iter().filter_map(|watcher| watcher.lease.as_ref());
+        leases.filter(|lease| lease.role == wanted).map(|lease| lease.watcher.to_string()).collect()
+    };
+    (with(LeaseRole::Holder), with(LeaseRole::Standby))
+}
+
+fn about(spec: &AgentSpec, config: String) -> NodeAbout {
+    NodeAbout {
+        version: env!("CARGO_PKG_VERSION").into(),
+        host: nix::unistd::gethostname().map_or_else(|_| String::new(), |name| name.to_string_lossy().into_owned()),
+        pid: std::process::id(),
+        up: Duration::ZERO,
+        config,
+        watchers: spec.watchers.iter().map(|watcher| watcher.name.to_string()).collect(),
+        holds: Vec::new(),
+        waits: Vec::new(),
+    }
+}
+
+fn seed() -> Result<Random, StartError> {
+    let mut bytes = [0u8; 32];
+    getrandom::fill(&mut bytes)
+        .map_err(|error| step("cannot draw random bits")(io::Error::other(error.to_string())))?;
+    let (words, _) = bytes.as_chunks::<8>();
+    let mut seed = [0; 4];
+    for (word, bytes) in seed.iter_mut().zip(words) {
+        *word = u64::from_ne_bytes(*bytes);
+    }
+    Ok(Random::new(seed))
+}
+
+/// A file with the agent's pid, gone with the agent.
+struct Pidfile(PathBuf);
+
+impl Pidfile {
+    fn write(path: &Path) -> Result<Pidfile, StartError> {
+        let text = format!("{}\n", std::process::id());
+        std::fs::write(path, text).map_err(step(format!("cannot write the pidfile {}", path.display())))?;
+        Ok(Pidfile(path.to_owned()))
+    }
+}
+
+impl Drop for Pidfile {
+    fn drop(&mut self) {
+        // Already gone is as good.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}

@@ -1,1 +1,116 @@
-//! (being built)
+//! Command lines, exit codes, the log's set-up, and how errors are printed.
+//!
+//! Invariants: an exit code tells the truth, whatever the output's form; errors go to standard error; what goes to
+//! standard output can be piped anywhere, `head` included.
+
+mod ctl;
+mod daemon;
+mod log;
+
+use std::fmt::Display;
+use std::path::PathBuf;
+
+use clap::Parser;
+
+pub use ctl::{CtlArgs, circusctl};
+pub use daemon::circus_agent;
+pub use log::{LogFormat, logging};
+
+/// What circusctl's exit code says.
+pub mod ctl_exit {
+    /// Done; for `status`: all is well.
+    pub const OK: u8 = 0;
+    /// The command failed.
+    pub const FAILED: u8 = 1;
+    /// It cannot be asked like this.
+    pub const USAGE: u8 = 2;
+    /// `status`: something wanted is neither active nor standby.
+    pub const NOT_WELL: u8 = 3;
+    /// Some nodes did not answer.
+    pub const PARTIAL: u8 = 4;
+    /// No agent or no Redis was reached.
+    pub const UNREACHED: u8 = 5;
+}
+
+/// What circus-agent's exit code says: the codes of sysexits.h.
+pub mod agent_exit {
+    /// Stopped on request; with `--check`: the configuration is good.
+    pub const OK: u8 = 0;
+    /// The command line is wrong.
+    pub const USAGE: u8 = 64;
+    /// Something it needs cannot be had: the control socket, the node's name in the cluster.
+    pub const UNAVAILABLE: u8 = 69;
+    /// A fault of its own.
+    pub const INTERNAL: u8 = 70;
+    /// The configuration has problems.
+    pub const CONFIG: u8 = 78;
+}
+
+/// circus-agent's command line.
+#[derive(Debug, Clone, PartialEq, Eq, Parser)]
+#[command(
+    name = "circus-agent",
+    version,
+    about = "Supervises processes, and keeps what must be alone in the cluster alone, over Redis",
+    after_help = "Signals: TERM and INT stop, HUP reloads, USR1 reopens logs.\n\
+                  Exit codes: 0 stopped on request, 64 usage, 69 something needed is not available, 70 internal \
+                  error, 78 problems in the configuration.\n\
+                  Environment: CIRCUS_CONFIG, CIRCUS_LOG (a filter such as info or circus_agent=debug), NO_COLOR."
+)]
+pub struct AgentArgs {
+    /// The configuration: circus.ini, or BeatCop's own
+    #[arg(env = "CIRCUS_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Print every problem of the configuration and exit: 0 where there is none, 78 otherwise
+    #[arg(long)]
+    pub check: bool,
+    /// How the log is written; text suits itself to a terminal, the journal or a file
+    #[arg(long, value_enum, default_value_t)]
+    pub log_format: LogFormat,
+}
+
+impl AgentArgs {
+    /// Reads the command line. Help, the version and mistakes are printed here; the error is then the exit code.
+    pub fn read(args: impl IntoIterator<Item = impl Into<std::ffi::OsString> + Clone>) -> Result<AgentArgs, u8> {
+        AgentArgs::try_parse_from(args).map_err(|error| {
+            let _ = error.print();
+            exit_code(&error)
+        })
+    }
+}
+
+/// Help and the version come as errors too, but asking for them is none.
+fn exit_code(error: &clap::Error) -> u8 {
+    if error.use_stderr() { agent_exit::USAGE } else { agent_exit::OK }
+}
+
+/// Prints `error: …` to standard error.
+pub fn print_error(error: impl Display) {
+    eprintln!("error: {error}");
+}
+
+/// Whether colours are wanted on a stream that is, or is not, a terminal: `NO_COLOR` forbids them, `CLICOLOR_FORCE`
+/// wants them in pipes too, and a dumb terminal has none.
+fn colours(is_terminal: bool) -> bool {
+    let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    if set("NO_COLOR") {
+        return false;
+    }
+    let forced = std::env::var_os("CLICOLOR_FORCE").is_some_and(|value| !value.is_empty() && value != "0");
+    forced || (is_terminal && std::env::var_os("TERM").is_none_or(|term| term != "dumb"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_agents_command_line_is_sound() {
+        use clap::CommandFactory;
+        AgentArgs::command().debug_assert();
+        let args = AgentArgs::read(["circus-agent", "a.ini", "--check", "--log-format", "json"]).unwrap();
+        assert_eq!(args, AgentArgs { config: Some("a.ini".into()), check: true, log_format: LogFormat::Json });
+        let code = |word| exit_code(&AgentArgs::try_parse_from(["circus-agent", word]).unwrap_err());
+        assert_eq!((code("--chekc"), code("--help"), code("--version")), (64, 0, 0));
+    }
+}

@@ -1,1 +1,546 @@
-//! (being built)
+//! What asks agents: over the control socket of this machine, or over Redis from anywhere.
+//!
+//! Invariants: every wait has an end; who did not answer is named; nothing is printed here.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+use crate::cluster::client::BusClient;
+use crate::control::{Places, Probe};
+use crate::model::command::{Answer, Command, NodeRow, NodeState, Outcome, Part, Patience, Refusal, Reply, Target};
+use crate::model::names::{ClusterName, NodeName};
+use crate::model::spec::Secret;
+use crate::wire;
+
+/// How long a reply may take.
+pub const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a reply may take that waits for processes to stop: their graceful time is theirs.
+pub const LONG_PATIENCE: Duration = Duration::from_secs(60);
+/// What an agent that asks others is given beyond its own patience with them, so that its reply, which names the
+/// silent ones, arrives before we give up on it.
+const GATHERING: Duration = Duration::from_secs(2);
+/// The longest reply taken, in bytes. Statistics of a thousand processes are a third of a megabyte.
+const MAX_REPLY: u64 = 64 << 20;
+
+/// Where to ask.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Endpoint {
+    /// An agent's control socket.
+    Unix(PathBuf),
+    /// The Redis that the agents share.
+    Redis(Secret),
+}
+
+impl Endpoint {
+    /// Reads `unix:///path`, a plain path, `redis://…` or a relative of it; the error says what is wrong.
+    pub fn parse(text: &str) -> Result<Endpoint, String> {
+        let (scheme, rest) = match text.split_once("://") {
+            Some(parts) => parts,
+            None if text.starts_with(['/', '.']) => ("unix", text),
+            None => return Err(format!("'{text}' is no endpoint: it is unix:///path or redis://host:port/db")),
+        };
+        match scheme {
+            "unix" if rest.is_empty() => Err("unix:// needs a path, as in unix:///run/circus/web-1.sock".into()),
+            "unix" => Ok(Endpoint::Unix(rest.into())),
+            "redis" | "rediss" | "redis+unix" | "redis+sentinel" | "redis+cluster" | "valkey" | "valkeys" => {
+                Ok(Endpoint::Redis(Secret::new(text.to_owned())))
+            }
+            "unix+redis" => Ok(Endpoint::Redis(Secret::new(format!("redis+unix://{rest}")))),
+            "tcp" | "ipc" => Err(format!("{scheme}:// (ZeroMQ) is not supported yet; use unix:// or redis://")),
+            _ => Err(format!("unknown endpoint '{scheme}://': it is unix:///path or redis://host:port/db")),
+        }
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Endpoint::Unix(path) => write!(f, "unix://{}", path.display()),
+            // Without what may be a password.
+            Endpoint::Redis(url) => {
+                let url = url.reveal();
+                let (scheme, rest) = url.split_once("://").unwrap_or(("redis", url));
+                write!(f, "{scheme}://{}", rest.rsplit_once('@').map_or(rest, |(_, host)| host))
+            }
+        }
+    }
+}
+
+/// Why there is no reply.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ClientError {
+    /// No agent, or no Redis, was reached.
+    #[error("{0}")]
+    Unreached(String),
+    /// It was reached and did not answer in time, or hung up.
+    #[error("{0}")]
+    Silent(String),
+    /// It cannot be asked this way: the asker has to say more.
+    #[error("{0}")]
+    Usage(String),
+}
+
+/// One question.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Call {
+    /// What is asked.
+    pub command: Command,
+    /// Of whom.
+    pub target: Target,
+    /// The cluster, where Redis is asked.
+    pub cluster: ClusterName,
+    /// How long each node may take.
+    pub patience: Duration,
+}
+
+/// How long a command may take unless the user says otherwise.
+pub fn usual_patience(command: &Command) -> Duration {
+    match command {
+        Command::Start { patience: Patience::Settled, .. }
+        | Command::Stop { patience: Patience::Settled, .. }
+        | Command::Restart { patience: Patience::Settled, .. }
+        | Command::Resize { patience: Patience::Settled, .. }
+        | Command::Quit { patience: Patience::Settled }
+        | Command::Failover { patience: Patience::Settled, .. } => LONG_PATIENCE,
+        _ => PATIENCE,
+    }
+}
+
+/// Asks, and gives back the reply as its JSON promises it ([`wire::reply_json`]).
+///
+/// Two questions are asked once more, in other words: leases of all nodes become this node's where there is no cluster,
+/// and a failover goes on to the holder where the node that was asked is not.
+pub async fn ask(endpoint: &Endpoint, call: &Call) -> Result<Value, ClientError> {
+    let reply = ask_once(endpoint, call).await?;
+    match (&call.command, &call.target, reply["code"].as_str()) {
+        (Command::Leases, Target::All, Some("no-cluster")) => {
+            ask_once(endpoint, &Call { target: Target::Here, ..call.clone() }).await
+        }
+        (Command::Failover { .. }, Target::Here, Some("not-holder")) => {
+            match reply["holder"].as_str().and_then(|holder| NodeName::parse(holder).ok()) {
+                Some(holder) => ask_once(endpoint, &Call { target: Target::Nodes(vec![holder]), ..call.clone() }).await,
+                None => Ok(reply),
+            }
+        }
+        _ => Ok(reply),
+    }
+}
+
+async fn ask_once(endpoint: &Endpoint, call: &Call) -> Result<Value, ClientError> {
+    match endpoint {
+        Endpoint::Unix(path) => over_unix(path, call).await,
+        Endpoint::Redis(url) => over_redis(url, call).await,
+    }
+}
+
+/// The name of the node behind a control socket, where it says so in time.
+pub async fn own_name(endpoint: &Endpoint, call: &Call) -> Option<String> {
+    let Endpoint::Unix(path) = endpoint else { return None };
+    let call = Call { command: Command::Status { watcher: None }, target: Target::Here, ..call.clone() };
+    let reply = over_unix(path, &call).await.ok()?;
+    Some(reply["node"].as_str()?.to_owned())
+}
+
+/// The control socket of this machine's agent: the only one that is live in the usual places, or the one that is
+/// named as the `host`.
+pub fn find_local(places: &Places, host: &str) -> Result<Endpoint, ClientError> {
+    let (mut live, mut closed) = (Vec::new(), Vec::new());
+    for (path, probe) in places.sockets() {
+        match probe {
+            Probe::Live => live.push(path),
+            Probe::Failed(error) => closed.push((path, error)),
+            Probe::Dead => {}
+        }
+    }
+    let own = live.iter().find(|path| path.file_stem().is_some_and(|name| name == host));
+    match (&live[..], own) {
+        ([only], _) => Ok(Endpoint::Unix(only.clone())),
+        (_, Some(own)) => Ok(Endpoint::Unix(own.clone())),
+        ([], None) => Err(ClientError::Unreached(match closed.first() {
+            Some((path, error)) => format!("an agent's socket is at {}, but cannot be opened: {error}", path.display()),
+            None => {
+                let looked: Vec<String> = places.dirs().iter().map(|dir| dir.display().to_string()).collect();
+                format!("no agent runs here (looked in {}); start one, or name one with --endpoint", looked.join(", "))
+            }
+        })),
+        (several, None) => {
+            let mut text = "several agents run here; name one:".to_owned();
+            for path in several {
+                text.push_str(&format!("\n  --endpoint unix://{}", path.display()));
+            }
+            Err(ClientError::Usage(text))
+        }
+    }
+}
+
+async fn over_unix(path: &Path, call: &Call) -> Result<Value, ClientError> {
+    let at = path.display();
+    let unreached = |error: io::Error| ClientError::Unreached(format!("no agent reached at {at}: {error}"));
+    let mut message = wire::command_json(&call.command);
+    // Told apart from every other reply, should the agent ever send one more.
+    let id = json!(std::process::id());
+    message["id"] = id.clone();
+    match &call.target {
+        Target::Here => {}
+        Target::All => message["properties"]["all"] = json!(true),
+        Target::Nodes(nodes) => {
+            message["properties"]["node"] = nodes.iter().map(NodeName::as_str).collect();
+        }
+    }
+    let patience = match call.target {
+        Target::Here => call.patience,
+        Target::All | Target::Nodes(_) => call.patience + GATHERING,
+    };
+    let started = Instant::now();
+    let mut agent = timeout(patience, UnixStream::connect(path))
+        .await
+        .map_err(|_| ClientError::Unreached(format!("the agent at {at} is too busy to be reached")))?
+        .map_err(unreached)?;
+    let conversation = async {
+        agent.write_all(format!("{message}\n").as_bytes()).await?;
+        let mut lines = BufReader::new(agent).take(MAX_REPLY);
+        let mut line = Vec::new();
+        while lines.read_until(b'\n', &mut line).await? > 0 {
+            match serde_json::from_slice::<Value>(&line) {
+                // An error about bytes that were no request has no id, and can only be about ours.
+                Ok(reply) if reply["id"] == id || reply["id"].is_null() => return Ok(Some(reply)),
+                Ok(_) => line.clear(),
+                Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error)),
+            }
+        }
+        Ok(None)
+    };
+    let left = patience.saturating_sub(started.elapsed());
+    match timeout(left, conversation).await {
+        Ok(Ok(Some(reply))) => Ok(reply),
+        // An agent that was told to quit may be gone before the reply is out: that is what was asked for.
+        Ok(gone)
+            if matches!(call.command, Command::Quit { .. })
+                && call.target == Target::Here
+                && !gone.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::InvalidData) =>
+        {
+            Ok(wire::reply_json(&Outcome::Own(Reply::Done(Answer::Ok)), &id, unix_time()))
+        }
+        Ok(Ok(None)) => Err(ClientError::Silent(format!("the agent at {at} hung up without a reply"))),
+        Ok(Err(error)) => Err(ClientError::Silent(format!("the agent at {at} broke off: {error}"))),
+        Err(_) => Err(ClientError::Silent(format!(
+            "the agent at {at} did not reply within {} s; it may still do what was asked (--timeout waits longer)",
+            patience.as_secs_f64()
+        ))),
+    }
+}
+
+fn unix_time() -> f64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}
+
+async fn over_redis(url: &Secret, call: &Call) -> Result<Value, ClientError> {
+    let mut bus =
+        BusClient::connect(url.reveal(), &call.cluster, call.patience).await.map_err(ClientError::Unreached)?;
+    let roster = bus.roster().await.map_err(ClientError::Unreached)?;
+    let done = |outcome: &Outcome| Ok(wire::reply_json(outcome, &Value::Null, unix_time()));
+    if call.command == Command::Nodes {
+        return done(&Outcome::Own(Reply::Done(Answer::Nodes(roster))));
+    }
+    let (ask, mut parts) = match choose(&roster, call)? {
+        Chosen::Nodes { ask, absent } => (ask, absent),
+        Chosen::Refused(refusal) => return done(&Outcome::Own(Reply::Refused(refusal))),
+    };
+    let message = wire::command_json(&call.command).to_string();
+    let mut answers = match ask.is_empty() {
+        true => Default::default(),
+        false => bus.ask(&ask, &message, call.patience).await.map_err(ClientError::Unreached)?,
+    };
+    for node in ask {
+        let part = match answers.remove(&node) {
+            Some(Ok(text)) => Part::Relayed(text),
+            Some(Err(reason)) => Part::Silent(reason),
+            None => Part::Silent(format!("no answer within {} s", call.patience.as_secs_f64())),
+        };
+        parts.push((node, part));
+    }
+    parts.sort_by(|(a, _), (b, _)| a.cmp(b));
+    done(&Outcome::Gathered(parts))
+}
+
+/// Which nodes a question over Redis goes to.
+#[derive(Debug, PartialEq)]
+enum Chosen {
+    /// These, while those were named and cannot be asked.
+    Nodes { ask: Vec<NodeName>, absent: Vec<(NodeName, Part)> },
+    /// None can be asked.
+    Refused(Refusal),
+}
+
+/// Over Redis there is no "here": reading asks everybody, a failover the holder, a lease-init anyone, and what acts
+/// on processes has to be told where.
+fn choose(roster: &[NodeRow], call: &Call) -> Result<Chosen, ClientError> {
+    let there = |row: &&NodeRow| row.state != NodeState::Gone;
+    let names = |rows: Vec<&NodeRow>| rows.into_iter().map(|row| row.name.clone()).collect::<Vec<_>>();
+    let only = |ask| Ok(Chosen::Nodes { ask, absent: Vec::new() });
+    let everybody = || names(roster.iter().filter(there).collect());
+    if let Target::Nodes(named) = &call.target {
+        let (mut ask, mut absent) = (Vec::new(), Vec::new());
+        for name in named {
+            match roster.iter().find(|row| row.name == *name) {
+                Some(row) if there(&row) => ask.push(name.clone()),
+                Some(row) => {
+                    let why = format!("gone, last heard of {} s ago", row.seen.as_secs());
+                    absent.push((name.clone(), Part::Silent(why)));
+                }
+                None => absent.push((name.clone(), Part::Silent(no_such_node(name, roster)))),
+            }
+        }
+        return Ok(Chosen::Nodes { ask, absent });
+    }
+    if everybody().is_empty() {
+        let why = format!("no agent of cluster {} is registered in this Redis", call.cluster);
+        return Err(ClientError::Unreached(why));
+    }
+    match (&call.command, &call.target) {
+        (_, Target::All) => only(everybody()),
+        (Command::Failover { watcher, .. }, _) => {
+            let holds =
+                |row: &&NodeRow| row.about.holds.iter().any(|held| held.to_lowercase() == watcher.to_lowercase());
+            match roster.iter().filter(there).find(holds) {
+                Some(row) => only(vec![row.name.clone()]),
+                None => Ok(Chosen::Refused(Refusal::NoCandidate(format!("no node is known to hold {watcher}")))),
+            }
+        }
+        (Command::LeaseInit { .. }, _) => {
+            let up = roster.iter().find(|row| row.state == NodeState::Up).or(roster.iter().find(there));
+            only(names(up.into_iter().collect()))
+        }
+        (
+            Command::Start { .. }
+            | Command::Stop { .. }
+            | Command::Restart { .. }
+            | Command::Resize { .. }
+            | Command::Quit { .. },
+            _,
+        ) => Err(ClientError::Usage(format!(
+            "over Redis, say where to {}: --node NAME, or --all",
+            wire::command_name(&call.command)
+        ))),
+        _ => only(everybody()),
+    }
+}
+
+fn no_such_node(name: &NodeName, roster: &[NodeRow]) -> String {
+    let alike = roster
+        .iter()
+        .map(|row| (strsim::jaro_winkler(name.as_str(), row.name.as_str()), &row.name))
+        .filter(|(likeness, _)| *likeness > 0.8)
+        .max_by(|(a, _), (b, _)| a.total_cmp(b));
+    match alike {
+        Some((_, alike)) => format!("no such node; did you mean {alike}?"),
+        None => "no such node".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::command::NodeAbout;
+    use std::os::unix::net::UnixListener;
+
+    fn node(name: &str) -> NodeName {
+        NodeName::parse(name).unwrap()
+    }
+
+    fn call(command: Command, target: Target) -> Call {
+        let cluster = ClusterName::parse("default").unwrap();
+        Call { command, target, cluster, patience: Duration::from_millis(200) }
+    }
+
+    fn row(name: &str, state: NodeState, holds: &[&str]) -> NodeRow {
+        let holds = holds.iter().map(ToString::to_string).collect();
+        NodeRow {
+            name: node(name),
+            state,
+            seen: Duration::from_secs(9),
+            about: NodeAbout { holds, ..NodeAbout::default() },
+        }
+    }
+
+    #[test]
+    fn endpoints_are_read_and_never_show_a_password() {
+        assert_eq!(Endpoint::parse("unix:///a/b"), Ok(Endpoint::Unix("/a/b".into())));
+        assert_eq!(Endpoint::parse("/a/b"), Ok(Endpoint::Unix("/a/b".into())));
+        let redis = Endpoint::parse("redis://user:pw@host:6379/0").unwrap();
+        assert_eq!(redis.to_string(), "redis://host:6379/0");
+        assert!(!format!("{redis:?}").contains("pw"));
+        assert!(Endpoint::parse("tcp://127.0.0.1:5555").unwrap_err().contains("not supported yet"));
+        for bad in ["", "web-1", "unix://", "http://x"] {
+            assert!(Endpoint::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_local_agent_is_the_only_live_one_or_the_hosts_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let places = Places::new(vec![dir.path().into()]);
+        let none = find_local(&places, "web-1").unwrap_err();
+        assert!(matches!(&none, ClientError::Unreached(why) if why.contains("no agent runs here")), "{none}");
+        let path = |name: &str| dir.path().join(name);
+        drop(UnixListener::bind(path("dead.sock")).unwrap());
+        let _a = UnixListener::bind(path("a.sock")).unwrap();
+        assert_eq!(find_local(&places, "web-1"), Ok(Endpoint::Unix(path("a.sock"))));
+        let _b = UnixListener::bind(path("b.sock")).unwrap();
+        assert_eq!(find_local(&places, "b"), Ok(Endpoint::Unix(path("b.sock"))));
+        let several = find_local(&places, "web-1").unwrap_err();
+        assert!(matches!(&several, ClientError::Usage(why) if why.contains("/b.sock")), "{several}");
+    }
+
+    #[test]
+    fn over_redis_reading_asks_all_and_acting_must_be_told_where() {
+        let roster =
+            [row("a", NodeState::Up, &[]), row("b", NodeState::Stale, &["Beat"]), row("c", NodeState::Gone, &[])];
+        let ask = |command, target| match choose(&roster, &call(command, target)).unwrap() {
+            Chosen::Nodes { ask, absent } => (ask, absent),
+            Chosen::Refused(refusal) => panic!("{refusal}"),
+        };
+        assert_eq!(ask(Command::Status { watcher: None }, Target::Here).0, [node("a"), node("b")]);
+        let stop = || Command::Stop { pattern: None, patience: Patience::Admitted };
+        assert!(matches!(choose(&roster, &call(stop(), Target::Here)), Err(ClientError::Usage(_))));
+        assert_eq!(ask(stop(), Target::All).0, [node("a"), node("b")]);
+        let failover =
+            |watcher: &str| Command::Failover { watcher: watcher.into(), to: None, patience: Patience::Settled };
+        assert_eq!(ask(failover("beat"), Target::Here).0, [node("b")]);
+        assert!(matches!(choose(&roster, &call(failover("x"), Target::Here)), Ok(Chosen::Refused(_))));
+        assert_eq!(ask(Command::LeaseInit { watcher: "beat".into() }, Target::Here).0, [node("a")]);
+    }
+
+    #[test]
+    fn a_node_that_is_not_there_is_named_with_a_hint() {
+        let roster = [row("web-1", NodeState::Up, &[]), row("web-9", NodeState::Gone, &[])];
+        let named = Target::Nodes(vec![node("wbe-1"), node("web-9"), node("web-1")]);
+        let Ok(Chosen::Nodes { ask, absent }) = choose(&roster, &call(Command::Version, named)) else { panic!() };
+        assert_eq!(ask, [node("web-1")]);
+        assert_eq!(absent[0].1, Part::Silent("no such node; did you mean web-1?".into()));
+        assert_eq!(absent[1].1, Part::Silent("gone, last heard of 9 s ago".into()));
+    }
+
+    #[test]
+    fn a_redis_without_agents_is_nobody_reached() {
+        let asked = choose(&[], &call(Command::Version, Target::Here));
+        assert!(matches!(asked, Err(ClientError::Unreached(_))), "{asked:?}");
+    }
+
+    /// Asks an agent that says `replies` to the requests in turn; what it was asked comes back too.
+    fn conversation(call: &Call, replies: &[&str]) -> (Result<Value, ClientError>, Vec<Value>) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.sock");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let listener = tokio::net::UnixListener::bind(&path).unwrap();
+            let mut asked = Vec::new();
+            let answering = async {
+                for reply in replies {
+                    let (client, _) = listener.accept().await.unwrap();
+                    let mut client = BufReader::new(client);
+                    let mut line = String::new();
+                    client.read_line(&mut line).await.unwrap();
+                    let request: Value = serde_json::from_str(&line).unwrap();
+                    let reply = reply.replace("ID", &request["id"].to_string());
+                    asked.push(request);
+                    client.write_all(reply.as_bytes()).await.unwrap();
+                }
+                std::future::pending::<()>().await;
+            };
+            let endpoint = Endpoint::Unix(path.clone());
+            let reply = tokio::select! {
+                reply = ask(&endpoint, call) => reply,
+                () = answering => unreachable!(),
+            };
+            (reply, asked)
+        })
+    }
+
+    #[test]
+    fn the_reply_with_our_id_is_ours() {
+        let (reply, asked) = conversation(
+            &call(Command::NumWatchers, Target::All),
+            &["{\"id\":\"other\",\"status\":\"ok\"}\n{\"id\":ID,\"status\":\"ok\",\"numwatchers\":3}\n"],
+        );
+        assert_eq!(reply.unwrap()["numwatchers"], 3);
+        assert_eq!(asked[0]["properties"], json!({"all": true}));
+    }
+
+    #[test]
+    fn silence_rubbish_and_a_hang_up_are_told_apart_from_no_agent() {
+        for reply in ["", "rubbish\n", "{\"id\":ID,", "{\"id\":\"other\"}\n"] {
+            let (reply, _) = conversation(&call(Command::NumWatchers, Target::Here), &[reply]);
+            assert!(matches!(reply, Err(ClientError::Silent(_))), "{reply:?}");
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let nobody = Endpoint::Unix("/nonexistent/a.sock".into());
+        let reply = runtime.block_on(ask(&nobody, &call(Command::NumWatchers, Target::Here)));
+        assert!(matches!(&reply, Err(ClientError::Unreached(why)) if why.contains("/nonexistent")), "{reply:?}");
+    }
+
+    #[test]
+    fn leases_of_a_node_without_a_cluster_are_its_own() {
+        let (reply, asked) = conversation(
+            &call(Command::Leases, Target::All),
+            &[
+                "{\"id\":ID,\"status\":\"error\",\"code\":\"no-cluster\"}\n",
+                "{\"id\":ID,\"status\":\"ok\",\"leases\":[]}\n",
+            ],
+        );
+        assert_eq!(reply.unwrap()["leases"], json!([]));
+        assert_eq!(asked[1]["properties"], json!({}));
+    }
+
+    #[test]
+    fn a_failover_is_taken_on_to_the_holder() {
+        let failover = Command::Failover { watcher: "beat".into(), to: None, patience: Patience::Settled };
+        let (reply, asked) = conversation(
+            &call(failover, Target::Here),
+            &[
+                "{\"id\":ID,\"status\":\"error\",\"code\":\"not-holder\",\"holder\":\"web-2\"}\n",
+                "{\"id\":ID,\"status\":\"ok\",\"nodes\":{}}\n",
+            ],
+        );
+        assert_eq!(reply.unwrap()["status"], "ok");
+        assert_eq!(asked[1]["properties"]["node"], json!(["web-2"]));
+    }
+
+    #[test]
+    fn an_agent_that_quits_before_it_replies_did_what_was_asked() {
+        let quit = call(Command::Quit { patience: Patience::Settled }, Target::Here);
+        let (reply, _) = conversation(&quit, &[""]);
+        assert_eq!(reply.unwrap()["status"], "ok");
+    }
+
+    #[test]
+    fn a_question_goes_through_the_control_socket_and_its_answer_comes_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("web-1.sock");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let door = crate::control::ControlSocket::bind(&path).unwrap();
+            let (sender, mut questions) = tokio::sync::mpsc::channel(4);
+            let door = tokio::spawn(door.serve(sender));
+            let answering = tokio::spawn(async move {
+                let question = questions.recv().await.unwrap();
+                let request = wire::parse_request(&question.line).unwrap();
+                assert_eq!(request.command, Command::Version);
+                let outcome = Outcome::Own(Reply::Done(Answer::Version("1.2.3")));
+                question.answer.send(wire::reply_json(&outcome, &request.id, 1.0).to_string()).unwrap();
+            });
+            let endpoint = find_local(&Places::new(vec![dir.path().into()]), "x").unwrap();
+            let reply = ask(&endpoint, &call(Command::Version, Target::Here)).await.unwrap();
+            assert_eq!(reply["version"], "1.2.3");
+            answering.await.unwrap();
+            door.await.unwrap();
+        });
+    }
+}

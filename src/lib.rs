@@ -10,6 +10,8 @@ pub mod control;
 pub mod host;
 pub mod view;
 
+pub mod systemd;
+
 pub mod agent;
 pub mod client;
 

@@ -1,1 +1,31 @@
-//! (being built)
+//! JSON promised to others ↔ model types. Pure: text in, values out, and no text makes it panic.
+//!
+//! The messages are Circus's, with its names, texts and error numbers, so that its clients are understood; what is
+//! ours comes as further commands, properties and fields. Invariants:
+//!
+//! - A text is a request, or a [`BadRequest`] that still has the `id` wherever one could be read.
+//! - What [`command_json`] writes, [`parse_request`] reads back as the same command.
+//! - A field once promised keeps its name, type and unit: times are seconds, sizes bytes, unless Circus has a text.
+//! - Absent on purpose: values of environment variables, which are secrets more often than not.
+//!
+//! # Requests
+//!
+//! ```json
+//! {"command": "stop", "properties": {"name": "web*", "waiting": true, "node": "web-1,web-2"}, "id": "any JSON"}
+//! ```
+//!
+//! `id` comes back as it was. `"msg_type": "cast"` asks for no answer at all. Any command takes `node` (a text with
+//! commas, or a list) or `all: true`; without them it is for the node that was asked. See [`parse_request`].
+//!
+//! # Replies
+//!
+//! `{"status": "ok", "time": unix seconds, …, "id": …}`, or `{"status": "error", "reason": text, "code": word, "errno":
+//! number, "tb": null, "time": …, "id": …}`. See [`reply_json`] for what each command adds.
+
+mod about;
+mod reply;
+mod request;
+
+pub use about::{about_json, parse_about};
+pub use reply::{error_code, reply_json};
+pub use request::{BadRequest, Request, command_json, command_name, escape_glob, parse_request};

@@ -13,6 +13,7 @@
 //! client        the same registry and bus for one command of circusctl
 //! ```
 
+pub mod local;
 pub mod scripts;
 
 pub mod keys;

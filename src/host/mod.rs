@@ -1,1 +1,191 @@
-//! (being built)
+//! How things are done on this machine: programs started and ended, their trees cleared, their use measured.
+//!
+//! The folder obeys and reports, and decides nothing: when a process is to start, stop or start again is the model's.
+//!
+//! Reading order: [`process`] (one task per process, reads like its life), [`guard`] (the parent of a singleton's
+//! child), [`tree`] (what a process left behind), `plan` and `spawn` (from a `Launch` to a running program),
+//! `spawner` (the threads that do it), `sample`, [`clock`], `frame`, `sys`.
+//!
+//! # Invariants
+//!
+//! - Each spawn ends in exactly one `SpawnFailed` or `Gone`, and after `Gone` nothing of its tree is alive.
+//! - A process is meant by its pidfd, never by a number that may have become another's.
+//! - An exit status is fetched by the one task that waits for it; adopted orphans are reaped apart from them.
+//! - An agent that is killed leaves nothing behind: the kernel sends its children their stop signal, and guards kill
+//!   theirs. Nothing here needs the agent to leave in good order.
+//! - Nothing blocks the loop: what may (`execve`, opening files, looking up names, /proc of many) has other threads.
+//!
+//! Needs Linux 5.11 (`close_range`, `pidfd`, `waitid` on it).
+
+pub mod clock;
+pub mod guard;
+
+mod frame;
+mod plan;
+mod process;
+mod sample;
+mod spawn;
+mod spawner;
+mod sys;
+mod tree;
+
+use std::collections::HashMap;
+use std::ffi::CString;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use futures_util::StreamExt;
+use nix::sys::prctl;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use signal_hook_tokio::Signals;
+use tokio::sync::mpsc;
+
+use self::plan::Surroundings;
+use self::process::{Life, Mailbox};
+use self::sample::Sampler;
+use self::spawn::{Limit, Plan};
+use self::spawner::Spawner;
+use crate::model::command::RequestId;
+use crate::model::event::{Deadline, Event, Launch, ProcessId};
+use crate::model::names::WatcherName;
+
+/// This machine's processes. One per agent, on the runtime of its main thread.
+#[derive(Debug)]
+pub struct Host {
+    events: mpsc::Sender<Event>,
+    spawner: Arc<Spawner>,
+    /// Where orders for a process go while it lives.
+    mailboxes: HashMap<ProcessId, Weak<Mailbox>>,
+    /// What the tags of all our processes begin with.
+    run: String,
+    /// The limit on open files as it was before we raised ours.
+    open_files: Option<Limit>,
+    guard_program: GuardProgram,
+    sampler: Arc<Mutex<Sampler>>,
+}
+
+impl Host {
+    /// Takes charge of this machine's processes and reports what happens to them to `events`.
+    ///
+    /// Makes this process adopt orphaned descendants, keeps the descriptors it was started with to itself, and raises
+    /// its soft limit on open files; its children start with the limit there was.
+    ///
+    /// Must be called on the *main thread*, within a `current_thread` runtime: the kernel gives orphans to that
+    /// thread, and only it can tell them from other children ([`tree`]).
+    pub fn new(events: mpsc::Sender<Event>) -> io::Result<Host> {
+        prctl::set_child_subreaper(true)?;
+        sys::close_on_exec_from(3)?;
+        tokio::spawn(reap_orphans(Signals::new([libc::SIGCHLD])?));
+        Ok(Host {
+            events,
+            spawner: Arc::new(Spawner::new()?),
+            mailboxes: HashMap::new(),
+            run: draw_run()?,
+            open_files: raise_open_files(),
+            guard_program: GuardProgram(c"/proc/self/exe".to_owned()),
+            sampler: Arc::default(),
+        })
+    }
+
+    /// Has guards run `program` instead of this very program: for a test, which is not the agent itself.
+    pub fn with_guard_program(mut self, program: &Path) -> io::Result<Host> {
+        self.guard_program = GuardProgram(CString::new(program.as_os_str().as_bytes())?);
+        Ok(self)
+    }
+
+    /// Starts a process. Comes back at once; what follows are events: `SpawnFailed`, or `Spawned`, `Exited` and `Gone`.
+    /// `hold` is kept open, by the guard too where there is one, until nothing of the process is left.
+    pub fn spawn(&mut self, process: ProcessId, launch: &Launch, hold: Option<OwnedFd>) {
+        let mailbox = Arc::new(Mailbox::default());
+        self.mailboxes.retain(|_, mailbox| mailbox.strong_count() > 0);
+        self.mailboxes.insert(process, Arc::downgrade(&mailbox));
+        let around = Surroundings { tag: format!("{}{}", self.run, process.0), open_files: self.open_files.clone() };
+        let (events, spawner) = (self.events.clone(), Arc::clone(&self.spawner));
+        let life = Life { process, events, mailbox, spawner, around, hold };
+        match launch.guard {
+            None => tokio::spawn(life.alone(launch.clone())),
+            Some(until) => tokio::spawn(life.guarded(launch.clone(), until, self.guard_program.clone())),
+        };
+    }
+
+    /// Sends a signal to the main process, as soon as it is there. One that has ended needs none.
+    pub fn signal(&mut self, process: ProcessId, signal: i32) {
+        self.order(process, |mailbox| mailbox.signal(signal));
+    }
+
+    /// Sends SIGKILL to the whole tree until nothing of it is left.
+    pub fn kill(&mut self, process: ProcessId) {
+        self.order(process, Mailbox::kill);
+    }
+
+    /// Moves the deadline of a guarded process.
+    pub fn guard(&mut self, process: ProcessId, deadline: Deadline) {
+        self.order(process, |mailbox| mailbox.deadline(deadline));
+    }
+
+    /// Measures processes on another thread; ends in [`Event::Sampled`].
+    pub fn sample(&self, request: RequestId, processes: Vec<(WatcherName, u32, u32)>) {
+        let (sampler, events) = (Arc::clone(&self.sampler), self.events.clone());
+        tokio::task::spawn_blocking(move || {
+            let samples = sampler.lock().unwrap_or_else(PoisonError::into_inner).sample(processes);
+            // Nobody listens to an agent that is leaving.
+            let _ = events.blocking_send(Event::Sampled { request, samples });
+        });
+    }
+
+    fn order(&self, process: ProcessId, give: impl FnOnce(&Mailbox)) {
+        if let Some(mailbox) = self.mailboxes.get(&process).and_then(Weak::upgrade) {
+            give(&mailbox);
+        }
+    }
+}
+
+/// Reaps orphans that end while nobody sweeps, for as long as the runtime lives.
+async fn reap_orphans(mut child_ended: Signals) {
+    while child_ended.next().await.is_some() {
+        tree::reap_orphans();
+    }
+}
+
+/// What marks the processes of this agent's run, and no other's, as its own.
+fn draw_run() -> io::Result<String> {
+    let run = getrandom::u64().map_err(|error| io::Error::other(error.to_string()))?;
+    let outer = std::env::var(tree::TAG).map(|outer| outer + "/").unwrap_or_default();
+    Ok(format!("{outer}{run:016x}-"))
+}
+
+/// Raises the soft limit on open files to the hard one, since each child takes a few; gives back what it was. Where
+/// it cannot be raised the agent carries on with what there is.
+fn raise_open_files() -> Option<Limit> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).ok()?;
+    Some(Limit { name: "nofile".into(), resource: Resource::RLIMIT_NOFILE as u32, soft, hard })
+}
+
+/// The program that guards: the agent's own, called by another name.
+#[derive(Debug, Clone)]
+struct GuardProgram(CString);
+
+impl GuardProgram {
+    /// How to start a guard of `launch`. Nothing of the child's environment is for the guard (think of LD_PRELOAD)
+    /// but its tag, so that its tree is known even without it.
+    fn plan(&self, launch: &Launch, around: &Surroundings) -> Plan {
+        let text = |text: String| CString::new(text.replace('\0', "?")).expect("no NUL is left");
+        Plan {
+            argv: vec![text(guard::NAME.into()), text(launch.watcher.to_string())],
+            env: vec![text(format!("{}={}", tree::TAG, around.tag))],
+            candidates: vec![self.0.clone()],
+            limits: Vec::new(),
+            umask: None,
+            groups: None,
+            gid: None,
+            uid: None,
+            user: String::new(),
+            dir: None,
+            death_signal: 0,
+        }
+    }
+}

@@ -1,5 +1,497 @@
-//! One cluster-wide promise (being built).
+//! One cluster-wide promise, as one node keeps it.
+//!
+//! ```text
+//!             due or freed           granted
+//!   Waiting ───────────────▶ Asking ─────────▶ Held ──────────────▶ Releasing ──▶ Waiting or Aside
+//!      ▲                        │               │   the tree is gone              (as is wanted then)
+//!      └────────────────────────┘               │
+//!         denied, or no answer                  └─ refused, unconfirmed or expired: *losing*. Still Held, so that
+//!                                                  nothing else starts, until the watcher's tree is gone.
+//!   Aside: not wanted, or standing back after failures
+//! ```
+//!
+//! Rules, each from the rule of thirds: a third of the ttl to wait, a third to try, a third to stop.
+//!
+//! - A grant is valid for its ttl less a margin, counted from when it was **asked for**: the store may have started
+//!   the ttl long before the answer arrives.
+//! - A refresh is due a third after the last confirmed one was sent. When it is not confirmed within another third,
+//!   the lease is *losing*: the child's stop begins, and the rest of the ttl is its time to end.
+//! - Refused because someone else has it: the child is killed at once.
+//! - No failure of the store is an answer. Only a grant prolongs, only a refusal ends, only time expires.
+//! - A grant that arrives when nobody waits for it, or after its end, is released.
+//! - A release is asked for only after the tree is gone, and an owner is never used for two tenures.
+
 use std::time::Duration;
+
+use super::event::{Ask, AskKind, Deadline, LeaseAnswer};
+use super::names::{LeaseName, NodeName, Owner};
+use super::random::Random;
+use super::snapshot::{LeaseRole, LeaseView};
+use super::spec::LeaseTimings;
+use super::time::Time;
 
 /// How long a released lease is kept for the node it was moved to.
 pub const RESERVATION: Duration = Duration::from_secs(2);
+
+/// Waiting nodes spread over this much when a lease ends, so that they do not ask all at once.
+const HERD: Duration = Duration::from_millis(50);
+
+/// A question to put to the store now, with the time it has.
+pub type Question = (Ask, Duration);
+
+/// One node's side of one lease.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Lease {
+    name: LeaseName,
+    node: NodeName,
+    timings: LeaseTimings,
+    random: Random,
+    state: State,
+    /// The longest ttl known of any node: what a quarantine has to wait out.
+    longest: Duration,
+    latency: Option<Duration>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum State {
+    Aside { until: Option<Time>, why: String },
+    Waiting { owner: Owner, next: Time, why: Why },
+    Asking { owner: Owner, sent: Time, freed: bool },
+    Held(Held),
+    Releasing { owner: Owner, to: Option<NodeName>, next: Time, since: Time, then: Then },
+}
+
+/// Why a node waits.
+#[derive(Debug, Clone, PartialEq)]
+enum Why {
+    NotAskedYet,
+    HeldBy(String),
+    Quarantine,
+    ReservedFor(String),
+    NoAnswer(String),
+}
+
+#[derive(Debug, Clone, PartialEq)]
+struct Held {
+    owner: Owner,
+    token: u64,
+    since: Time,
+    /// When the last confirmed question was sent: validity counts from here.
+    confirmed: Time,
+    /// When the refresh under way became due.
+    due: Time,
+    /// When the next question goes out.
+    next: Time,
+    /// When the unanswered question went out.
+    asked: Option<Time>,
+    trouble: Option<String>,
+    loss: Option<Loss>,
+}
+
+/// Why a lease is being lost.
+#[derive(Debug, Clone, PartialEq)]
+enum Loss {
+    Unconfirmed,
+    Taken { by: Option<String> },
+    Expired,
+}
+
+/// What follows a release.
+#[derive(Debug, Clone, PartialEq)]
+enum Then {
+    Wait,
+    Aside { until: Option<Time>, why: String },
+}
+
+/// Whether a child may run now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hold {
+    /// No.
+    No,
+    /// Yes, and it is stopped and killed at these times unless the lease is confirmed again.
+    Firm { token: u64, deadline: Deadline },
+    /// Not any more: no child starts, and what runs is to end by then; a time that has come means now.
+    Losing { kill: Time },
+}
+
+/// What this node does after it gave a lease away.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum After {
+    /// It stands back for a while, so that another may try, and then wants it again.
+    StandBack { pause: Duration, why: String },
+    /// It wants it again at once.
+    Stay,
+}
+
+impl Lease {
+    /// A lease that this node does not want yet.
+    pub fn new(name: LeaseName, node: NodeName, timings: LeaseTimings, random: Random) -> Lease {
+        let state = State::Aside { until: None, why: String::new() };
+        Lease { name, node, timings, random, state, longest: timings.ttl, latency: None }
+    }
+
+    /// This node would run the child. Ends a stand-back too.
+    pub fn want(&mut self, now: Time) {
+        match &mut self.state {
+            State::Aside { .. } => self.wait(now, Why::NotAskedYet),
+            State::Releasing { then, .. } => *then = Then::Wait,
+            State::Waiting { .. } | State::Asking { .. } | State::Held(_) => {}
+        }
+    }
+
+    /// This node wants no part in it and nothing of the child's runs. A lease that is held is released.
+    pub fn leave(&mut self, now: Time) {
+        self.give_up(now, None, Then::Aside { until: None, why: String::new() });
+    }
+
+    /// Releases a lease whose child's whole tree is gone, for `to` alone where it is named.
+    pub fn release(&mut self, now: Time, to: Option<NodeName>, after: After) {
+        let then = match after {
+            After::StandBack { pause, why } => Then::Aside { until: Some(now + pause), why },
+            After::Stay => Then::Wait,
+        };
+        self.give_up(now, to, then);
+    }
+
+    fn give_up(&mut self, now: Time, to: Option<NodeName>, then: Then) {
+        match &mut self.state {
+            State::Held(held) => {
+                // Someone else's lease is not ours to free; everything else may still be ours.
+                if let Some(Loss::Taken { .. }) = held.loss {
+                    self.rest(now, then);
+                } else {
+                    let owner = held.owner.clone();
+                    self.state = State::Releasing { owner, to, next: now, since: now, then };
+                }
+            }
+            // The question may yet be granted, by a store that heard it and whose answer was lost.
+            State::Asking { owner, .. } | State::Waiting { owner, why: Why::NoAnswer(_), .. } => {
+                let owner = owner.clone();
+                self.state = State::Releasing { owner, to, next: now, since: now, then };
+            }
+            State::Releasing { then: old, .. } => *old = then,
+            State::Waiting { .. } | State::Aside { .. } => self.rest(now, then),
+        }
+    }
+
+    fn rest(&mut self, now: Time, then: Then) {
+        match then {
+            Then::Wait => self.wait(now, Why::NotAskedYet),
+            Then::Aside { until, why } => self.state = State::Aside { until, why },
+        }
+    }
+
+    /// Waits for the next try, as a new owner.
+    fn wait(&mut self, next: Time, why: Why) {
+        let owner = Owner { node: self.node.clone(), nonce: self.random.nonce() };
+        self.state = State::Waiting { owner, next, why };
+    }
+
+    /// The lease may be free: ask at once.
+    pub fn freed(&mut self, now: Time) {
+        match &mut self.state {
+            State::Waiting { next, .. } => *next = (*next).min(now),
+            // The answer under way may have been given before the release.
+            State::Asking { freed, .. } => *freed = true,
+            State::Aside { .. } | State::Held(_) | State::Releasing { .. } => {}
+        }
+    }
+
+    /// The store answered `ask`, or failed to.
+    pub fn answered(&mut self, now: Time, ask: &Ask, answer: LeaseAnswer, questions: &mut Vec<Question>) {
+        let end = ask.sent + self.timings.validity();
+        if let LeaseAnswer::Held { ttl, .. } = &answer {
+            self.longest = self.longest.max(*ttl);
+        }
+        match (&mut self.state, &ask.kind, answer) {
+            (
+                State::Asking { owner, .. } | State::Waiting { owner, .. },
+                AskKind::Take { .. },
+                LeaseAnswer::Granted { token },
+            ) if *owner == ask.owner && now < end => {
+                let due = ask.sent + self.random.about(self.timings.refresh_interval, LeaseTimings::JITTER);
+                self.latency = Some(now.since(ask.sent));
+                self.state = State::Held(Held {
+                    owner: ask.owner.clone(),
+                    token,
+                    since: now,
+                    confirmed: ask.sent,
+                    due,
+                    next: due,
+                    asked: None,
+                    trouble: None,
+                    loss: None,
+                });
+            }
+            (State::Held(held), AskKind::Refresh { .. }, answer) if held.owner == ask.owner => {
+                if held.asked == Some(ask.sent) {
+                    held.asked = None;
+                    held.next = now + self.random.about(self.timings.refresh_timeout / 10, LeaseTimings::JITTER);
+                }
+                match answer {
+                    LeaseAnswer::Granted { .. } if now < end => {
+                        if held.confirmed < ask.sent {
+                            held.confirmed = ask.sent;
+                            held.due =
+                                ask.sent + self.random.about(self.timings.refresh_interval, LeaseTimings::JITTER);
+                            held.next = held.due.max(now);
+                            self.latency = Some(now.since(ask.sent));
+                            if held.loss.is_none() {
+                                held.trouble = None;
+                            }
+                        }
+                    }
+                    LeaseAnswer::Granted { .. } => {}
+                    LeaseAnswer::Lost { by } => {
+                        if !matches!(held.loss, Some(Loss::Taken { .. })) {
+                            held.loss = Some(Loss::Taken { by });
+                        }
+                    }
+                    LeaseAnswer::Failed { reason } => held.trouble = Some(reason),
+                    other => held.trouble = Some(format!("the store answered a refresh with {other:?}")),
+                }
+            }
+            (State::Releasing { owner, then, next, .. }, kind, answer) if *owner == ask.owner => match (kind, answer) {
+                (AskKind::Release { .. }, LeaseAnswer::Released) => {
+                    let then = then.clone();
+                    self.rest(now, then);
+                }
+                // Granted after all: the release that went before it freed nothing.
+                (AskKind::Take { .. }, LeaseAnswer::Granted { .. }) => *next = now,
+                _ => {}
+            },
+            // The take that made this tenure was asked twice, and here is the other answer.
+            (State::Held(held), AskKind::Take { .. }, LeaseAnswer::Granted { .. }) if held.owner == ask.owner => {}
+            // Nobody waits for this any more, or it came after its end: it is not ours to keep.
+            (_, AskKind::Take { .. } | AskKind::Refresh { .. }, LeaseAnswer::Granted { .. }) => {
+                let release = Ask { owner: ask.owner.clone(), sent: now, kind: AskKind::Release { to: None } };
+                questions.push((release, self.timings.refresh_timeout));
+                if let State::Asking { owner, .. } | State::Waiting { owner, .. } = &self.state
+                    && *owner == ask.owner
+                {
+                    let next = now + self.retry();
+                    self.wait(next, Why::NoAnswer("the grant came after its end".into()));
+                }
+            }
+            (State::Asking { owner, sent, freed }, AskKind::Take { .. }, answer)
+                if *owner == ask.owner && *sent == ask.sent =>
+            {
+                let (next, why) = match answer {
+                    LeaseAnswer::Held { by, left, .. } => (left + self.random.below(HERD), Why::HeldBy(by)),
+                    LeaseAnswer::Quarantined { left } => (left + self.random.below(HERD), Why::Quarantine),
+                    LeaseAnswer::Reserved { node, left } => (left + self.random.below(HERD), Why::ReservedFor(node)),
+                    LeaseAnswer::Failed { reason } => (self.retry(), Why::NoAnswer(reason)),
+                    other => (self.retry(), Why::NoAnswer(format!("the store answered {other:?}"))),
+                };
+                let State::Asking { owner, freed, .. } = &self.state else { return };
+                let next = if *freed { now } else { now + next };
+                // The same owner asks again: were the lost answer a grant, this one is the same grant.
+                self.state = State::Waiting { owner: owner.clone(), next, why };
+            }
+            _ => {}
+        }
+        self.advance(now, questions);
+    }
+
+    /// How long to wait after an answer that was none.
+    fn retry(&mut self) -> Duration {
+        let pause = (self.timings.ttl / 10).clamp(Duration::from_millis(50), Duration::from_secs(1));
+        self.random.about(pause, 0.2)
+    }
+
+    /// One question's time: several fit into a refresh's time-out.
+    fn attempt(&self) -> Duration {
+        self.timings.refresh_timeout / 3
+    }
+
+    /// Does what has come due.
+    pub fn advance(&mut self, now: Time, questions: &mut Vec<Question>) {
+        let attempt = self.attempt();
+        let LeaseTimings { ttl, refresh_timeout, .. } = self.timings;
+        let patience = attempt * 2;
+        if let State::Aside { until: Some(until), .. } = self.state
+            && until <= now
+        {
+            self.wait(now, Why::NotAskedYet);
+        }
+        match &mut self.state {
+            State::Aside { .. } => {}
+            State::Waiting { owner, next, .. } => {
+                if *next <= now {
+                    let kind = AskKind::Take { ttl, longest: self.longest };
+                    questions.push((Ask { owner: owner.clone(), sent: now, kind }, attempt));
+                    self.state = State::Asking { owner: owner.clone(), sent: now, freed: false };
+                }
+            }
+            State::Asking { owner, sent, .. } => {
+                // The adapter answers within the attempt; were it not to, asking again is what is left.
+                if *sent + patience <= now {
+                    let why = Why::NoAnswer("the question got lost".into());
+                    self.state = State::Waiting { owner: owner.clone(), next: now, why };
+                    self.advance(now, questions);
+                }
+            }
+            State::Held(held) => {
+                if held.confirmed + self.timings.validity() <= now && !matches!(held.loss, Some(Loss::Taken { .. })) {
+                    held.loss = Some(Loss::Expired);
+                }
+                if held.loss.is_none() && held.due + refresh_timeout <= now {
+                    held.loss = Some(Loss::Unconfirmed);
+                }
+                if matches!(held.loss, Some(Loss::Taken { .. } | Loss::Expired)) {
+                    return;
+                }
+                if held.asked.is_some_and(|sent| sent + patience <= now) {
+                    (held.asked, held.next) = (None, now);
+                }
+                if held.asked.is_none() && held.next <= now {
+                    held.asked = Some(now);
+                    let kind = AskKind::Refresh { ttl, token: held.token };
+                    questions.push((Ask { owner: held.owner.clone(), sent: now, kind }, attempt));
+                }
+            }
+            State::Releasing { owner, to, next, since, then } => {
+                if *since + ttl <= now {
+                    // Whatever was ours has ended by itself.
+                    let then = then.clone();
+                    self.rest(now, then);
+                    self.advance(now, questions);
+                } else if *next <= now {
+                    *next = now + attempt + Duration::from_millis(100);
+                    let kind = AskKind::Release { to: to.clone() };
+                    questions.push((Ask { owner: owner.clone(), sent: now, kind }, attempt));
+                }
+            }
+        }
+    }
+
+    /// The next deadline.
+    pub fn next_wakeup(&self) -> Option<Time> {
+        let patience = self.attempt() * 2;
+        match &self.state {
+            State::Aside { until, .. } => *until,
+            State::Waiting { next, .. } => Some(*next),
+            State::Asking { sent, .. } => Some(*sent + patience),
+            State::Held(held) => {
+                let question = held.asked.map_or(held.next, |sent| sent + patience);
+                let expiry = held.confirmed + self.timings.validity();
+                match held.loss {
+                    Some(Loss::Taken { .. } | Loss::Expired) => None,
+                    Some(Loss::Unconfirmed) => Some(question.min(expiry)),
+                    None => Some(question.min(expiry).min(held.due + self.timings.refresh_timeout)),
+                }
+            }
+            State::Releasing { next, since, .. } => Some((*next).min(*since + self.timings.ttl)),
+        }
+    }
+
+    /// Whether a child may run now.
+    pub fn hold(&self, now: Time) -> Hold {
+        let State::Held(held) = &self.state else { return Hold::No };
+        let kill = held.confirmed + self.timings.validity();
+        match held.loss {
+            None if now < kill => {
+                let stop = (held.due + self.timings.refresh_timeout).min(kill);
+                Hold::Firm { token: held.token, deadline: Deadline { stop, kill } }
+            }
+            None | Some(Loss::Unconfirmed) => Hold::Losing { kill },
+            Some(Loss::Taken { .. } | Loss::Expired) => Hold::Losing { kill: now },
+        }
+    }
+
+    /// Whether this node has given the lease back, or never had it. With an unreachable store that takes a ttl at
+    /// most; who cannot wait so long asks for [`Lease::releasing_since`].
+    pub fn is_clear(&self) -> bool {
+        matches!(self.state, State::Aside { .. } | State::Waiting { .. } | State::Asking { .. })
+    }
+
+    /// Since when a release has been asked for.
+    pub fn releasing_since(&self) -> Option<Time> {
+        match self.state {
+            State::Releasing { since, .. } => Some(since),
+            _ => None,
+        }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &LeaseName {
+        &self.name
+    }
+
+    /// How long a grant lasts.
+    pub fn ttl(&self) -> Duration {
+        self.timings.ttl
+    }
+
+    /// The node that has it, as far as this one knows; as text where no agent of ours wrote it.
+    pub fn holder(&self) -> Option<String> {
+        match &self.state {
+            State::Held(Held { loss: Some(Loss::Taken { by }), .. }) => by.as_deref().map(node_of),
+            State::Held(_) | State::Releasing { .. } => Some(self.node.to_string()),
+            State::Waiting { why: Why::HeldBy(by), .. } => Some(node_of(by)),
+            State::Waiting { .. } | State::Asking { .. } | State::Aside { .. } => None,
+        }
+    }
+
+    /// Why no child may run here, in words; nothing while one may.
+    pub fn why(&self) -> Option<String> {
+        match &self.state {
+            State::Aside { why, .. } => (!why.is_empty()).then(|| why.clone()),
+            State::Waiting { why, .. } => match why {
+                Why::NotAskedYet => None,
+                Why::HeldBy(by) => Some(format!("held by {}", node_of(by))),
+                Why::Quarantine => Some("a holder may still live: one ttl is waited out".into()),
+                Why::ReservedFor(node) => Some(format!("being moved to {node}")),
+                Why::NoAnswer(reason) => Some(reason.clone()),
+            },
+            State::Asking { .. } => Some("asking for the lease".into()),
+            State::Releasing { .. } => Some("releasing the lease".into()),
+            State::Held(held) => match &held.loss {
+                None => held.trouble.as_ref().map(|trouble| format!("refresh: {trouble}")),
+                Some(Loss::Taken { by: Some(by) }) => Some(format!("lease lost to {}", node_of(by))),
+                Some(Loss::Taken { by: None }) => Some("lease lost: the store knows of another tenure".into()),
+                Some(Loss::Expired) => Some(with("lease expired", held.trouble.as_deref())),
+                Some(Loss::Unconfirmed) => Some(with("refresh not confirmed in time", held.trouble.as_deref())),
+            },
+        }
+    }
+
+    /// What others may see of it.
+    pub fn view(&self, now: Time) -> LeaseView {
+        let (role, left) = match &self.state {
+            State::Aside { until, .. } => (LeaseRole::Aside, *until),
+            State::Waiting { next, .. } => (LeaseRole::Standby, Some(*next)),
+            State::Asking { .. } => (LeaseRole::Standby, None),
+            State::Held(held) => {
+                let role = if held.loss.is_some() { LeaseRole::Losing } else { LeaseRole::Holder };
+                (role, Some(held.confirmed + self.timings.validity()))
+            }
+            State::Releasing { .. } => (LeaseRole::Losing, None),
+        };
+        let held = match &self.state {
+            State::Held(held) => Some(held),
+            _ => None,
+        };
+        LeaseView {
+            watcher: self.name.watcher.clone(),
+            key: self.name.lease_key(),
+            role,
+            token: held.map(|held| held.token),
+            ttl: self.timings.ttl,
+            left: left.map(|time| now.until(time)),
+            holder: self.holder(),
+            latency: held.and(self.latency),
+            held_for: held.map(|held| now.since(held.since)),
+            why: self.why(),
+        }
+    }
+}
+
+fn with(what: &str, why: Option<&str>) -> String {
+    why.map_or_else(|| what.to_owned(), |why| format!("{what}: {why}"))
+}
+
+/// The node in a lease's value, or the whole value where no agent of ours wrote it.
+fn node_of(value: &str) -> String {
+    Owner::parse(value).map_or_else(|| value.to_owned(), |owner| owner.node.to_string())
+}

@@ -1,9 +1,32 @@
-//! What is decided. Only `std`, no clock, no I/O; it cannot fail.
+//! What is decided. Only `std`: no clock, no I/O, nothing that can fail.
+//!
+//! Invariants:
+//!
+//! - [`node::Node::step`] is total: any event in any state, however late or doubled, is handled or changes nothing.
+//! - Time only grows. After a step, `next_wakeup` lies ahead or there is none.
+//! - A singleton's child is started only under a lease that is valid *now*, is asked to stop a grace before its end,
+//!   and is killed, tree and all, at its end. Validity counts from when the lease was *asked for*, less a margin.
+//! - A lease is released only after the last of its child's tree is gone.
+//! - Each `Spawn` has exactly one end, each `Asked` exactly one `Reply`.
+//! - Nothing here can be serialised: what others are promised is the business of [`crate::wire`].
+
+pub mod names;
+pub mod time;
+
+pub mod spec;
+
 pub mod command;
 pub mod event;
-pub mod names;
 pub mod snapshot;
 
+pub mod random;
+pub mod restart;
+
+pub mod process;
+
 pub mod lease;
-pub mod spec;
-pub mod time;
+
+pub mod watcher;
+
+pub mod gather;
+pub mod node;

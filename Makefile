@@ -1,0 +1,34 @@
+# make test     installs what the tests need where it is missing, and runs all checks
+# make demo     two agents of this machine contend for one singleton; one is killed, the other takes over
+
+.PHONY: test fmt clippy tests setup demo clean
+
+test: setup fmt clippy tests
+
+fmt:
+	cargo fmt --all --check
+
+clippy:
+	cargo clippy --locked --all-targets -- --deny warnings
+
+tests: setup
+	@if cargo nextest --version >/dev/null 2>&1; \
+	then set -x; cargo nextest run --locked; \
+	else set -x; cargo test --locked; fi
+
+setup: .venv/ready
+	@scripts/setup
+
+# Made anew when the versions change; the stamp comes last, so that a broken one is made again.
+.venv/ready: tests/celery/requirements.txt
+	@scripts/setup
+	rm -rf .venv
+	python3 -m venv .venv
+	.venv/bin/pip install --quiet --disable-pip-version-check --requirement tests/celery/requirements.txt
+	@touch $@
+
+demo:
+	@scripts/demo
+
+clean:
+	rm -rf .venv target

@@ -1,0 +1,574 @@
+//! circusctl: from words to a [`Call`], and from the reply to text and an exit code.
+
+use std::io::{BufRead, IsTerminal, Write};
+use std::time::Duration;
+
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use serde_json::{Value, json};
+
+use super::{colours, ctl_exit};
+use crate::client::{self, Call, ClientError, Endpoint};
+use crate::control::Places;
+use crate::model::command::{Command, Patience, Target};
+use crate::model::names::{ClusterName, NodeName};
+use crate::view::{self, Style, Text};
+use crate::wire;
+
+/// circusctl's command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "circusctl",
+    version,
+    about = "Commands one agent, several, or all of them",
+    after_help = "Without --endpoint and CIRCUSCTL_ENDPOINT the agent of this machine is asked.\n\
+                  Exit codes: 0 ok, 1 the command failed, 2 usage, 3 not all is well (status), 4 some nodes did not \
+                  answer, 5 no agent or Redis reached."
+)]
+pub struct CtlArgs {
+    #[command(flatten, next_help_heading = "Options of all commands")]
+    global: Global,
+    #[command(subcommand)]
+    command: Option<Words>,
+}
+
+#[derive(Debug, Args)]
+struct Global {
+    /// Where to ask: unix:///run/circus/web-1.sock, or redis://host:6379/0
+    #[arg(long, global = true, env = "CIRCUSCTL_ENDPOINT", hide_env_values = true, value_parser = Endpoint::parse)]
+    endpoint: Option<Endpoint>,
+    /// How long to wait for each node: 5, 500ms, 2m [default: 5s, with --waiting 60s]
+    #[arg(long, global = true, value_name = "SECONDS", value_parser = span)]
+    timeout: Option<Duration>,
+    /// Print the reply as one line of JSON
+    #[arg(long, global = true)]
+    json: bool,
+    /// Ask these nodes, separated by commas
+    #[arg(long, global = true, value_name = "NODES", value_delimiter = ',', value_parser = node)]
+    node: Vec<NodeName>,
+    /// Ask all nodes of the cluster
+    #[arg(long, global = true)]
+    all: bool,
+    /// The cluster, where Redis is asked
+    #[arg(long, global = true, env = "CIRCUS_CLUSTER", hide_env_values = true, default_value = "default", value_parser = cluster)]
+    cluster: ClusterName,
+    /// Do not ask back
+    #[arg(long, short, global = true)]
+    yes: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Words {
+    /// List the watchers, or the pids of one
+    List {
+        /// A watcher
+        name: Option<String>,
+    },
+    /// Show how the watchers are, or one of them in full
+    Status {
+        /// A watcher
+        name: Option<String>,
+    },
+    /// Start the watchers that match, or all that start by themselves
+    Start(Matching),
+    /// Stop the watchers that match, or all
+    Stop(Matching),
+    /// Stop and start the watchers that match, or all
+    Restart(Matching),
+    /// Run more processes of a watcher
+    Incr(Resize),
+    /// Run fewer processes of a watcher
+    Decr(Resize),
+    /// Count the processes, of all watchers or of one
+    Numprocesses {
+        /// A watcher
+        name: Option<String>,
+    },
+    /// Count the watchers
+    Numwatchers,
+    /// Show what the processes use
+    Stats {
+        /// A watcher
+        name: Option<String>,
+        /// One of its processes
+        pid: Option<u32>,
+    },
+    /// Show the options of a watcher
+    Options {
+        /// The watcher
+        name: String,
+    },
+    /// End the agent and all it runs
+    Quit {
+        /// Reply when all is stopped
+        #[arg(long)]
+        waiting: bool,
+    },
+    /// Show the agent's version
+    Version,
+    /// Show the nodes of the cluster
+    Nodes,
+    /// Show who holds which lease
+    #[command(alias = "singletons")]
+    Leases,
+    /// Move a singleton to another node
+    Failover {
+        /// Its watcher
+        name: String,
+        /// The node to move it to
+        #[arg(long, value_name = "NODE", value_parser = node)]
+        to: Option<NodeName>,
+        /// Reply when it is under way, not when it is done
+        #[arg(long, conflicts_with = "waiting")]
+        no_waiting: bool,
+        /// Reply when it is done, which is the default
+        #[arg(long, hide = true)]
+        waiting: bool,
+    },
+    /// Act on a lease itself
+    #[command(subcommand)]
+    Lease(LeaseWords),
+}
+
+#[derive(Debug, Subcommand)]
+enum LeaseWords {
+    /// Say that a lease nobody ever held is free, so that its first taking need not wait
+    Init {
+        /// Its watcher
+        name: String,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Matching {
+    /// A watcher's name, or a pattern with * ? [ ]
+    name: Option<String>,
+    /// What the name is
+    #[arg(long = "match", value_enum, default_value_t)]
+    how: Match,
+    /// Reply when it is done
+    #[arg(long)]
+    waiting: bool,
+}
+
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+enum Match {
+    /// A pattern
+    #[default]
+    Glob,
+    /// A name, whatever characters it has
+    Simple,
+}
+
+#[derive(Debug, Args)]
+struct Resize {
+    /// The watcher
+    name: String,
+    /// How many processes
+    #[arg(value_name = "N", conflicts_with = "nb")]
+    count: Option<u32>,
+    /// The same as N
+    #[arg(long, value_name = "N")]
+    nb: Option<u32>,
+    /// Reply when it is done
+    #[arg(long)]
+    waiting: bool,
+}
+
+fn node(text: &str) -> Result<NodeName, String> {
+    NodeName::parse(text.trim()).map_err(|bad| bad.to_string())
+}
+
+fn cluster(text: &str) -> Result<ClusterName, String> {
+    ClusterName::parse(text).map_err(|bad| bad.to_string())
+}
+
+/// `5`, `0.5`, `500ms`, `15s`, `5m`; above zero, at most a day.
+fn span(text: &str) -> Result<Duration, String> {
+    let bad = || format!("'{text}' is no time: 5, 0.5, 500ms, 15s or 5m");
+    let (number, unit) = match text.find(|c: char| c.is_ascii_alphabetic()) {
+        Some(at) => text.split_at(at),
+        None => (text, "s"),
+    };
+    let number: f64 = number.trim().parse().map_err(|_| bad())?;
+    let seconds = match unit {
+        "ms" => number / 1_000.0,
+        "s" => number,
+        "m" => number * 60.0,
+        "h" => number * 3_600.0,
+        _ => return Err(bad()),
+    };
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(span) if span.is_zero() => Err("it must be above zero".into()),
+        Ok(span) if span > Duration::from_secs(86_400) => Err("it can be a day at most".into()),
+        Ok(span) => Ok(span),
+        Err(_) => Err(bad()),
+    }
+}
+
+fn patience(waiting: bool) -> Patience {
+    if waiting { Patience::Settled } else { Patience::Admitted }
+}
+
+impl Words {
+    fn command(self) -> Command {
+        match self {
+            Words::List { name } => Command::List { watcher: name },
+            Words::Status { name } => Command::Status { watcher: name },
+            Words::Start(some) => Command::Start { patience: patience(some.waiting), pattern: some.pattern() },
+            Words::Stop(some) => Command::Stop { patience: patience(some.waiting), pattern: some.pattern() },
+            Words::Restart(some) => Command::Restart { patience: patience(some.waiting), pattern: some.pattern() },
+            Words::Incr(resize) => resize.command(1),
+            Words::Decr(resize) => resize.command(-1),
+            Words::Numprocesses { name } => Command::NumProcesses { watcher: name },
+            Words::Numwatchers => Command::NumWatchers,
+            Words::Stats { name, pid } => Command::Stats { watcher: name, pid },
+            Words::Options { name } => Command::Options { watcher: name },
+            Words::Quit { waiting } => Command::Quit { patience: patience(waiting) },
+            Words::Version => Command::Version,
+            Words::Nodes => Command::Nodes,
+            Words::Leases => Command::Leases,
+            // Waited for by default: only then is there something to tell, and a move takes milliseconds and a stop.
+            Words::Failover { name, to, no_waiting, .. } => {
+                Command::Failover { watcher: name, to, patience: patience(!no_waiting) }
+            }
+            Words::Lease(LeaseWords::Init { name }) => Command::LeaseInit { watcher: name },
+        }
+    }
+}
+
+impl Matching {
+    fn pattern(self) -> Option<String> {
+        match self.how {
+            Match::Glob => self.name,
+            Match::Simple => self.name.map(|name| wire::escape_glob(&name)),
+        }
+    }
+}
+
+impl Resize {
+    fn command(self, sign: i64) -> Command {
+        let count = self.count.or(self.nb).unwrap_or(1);
+        Command::Resize { watcher: self.name, by: sign * i64::from(count), patience: patience(self.waiting) }
+    }
+}
+
+/// Runs circusctl with these arguments, its own name first; gives back the exit code ([`ctl_exit`]).
+pub fn circusctl(args: impl IntoIterator<Item = impl Into<std::ffi::OsString> + Clone>) -> u8 {
+    let args = match CtlArgs::try_parse_from(args) {
+        Ok(args) => args,
+        Err(error) => {
+            let text = error.render();
+            let code = if error.use_stderr() { ctl_exit::USAGE } else { ctl_exit::OK };
+            return match (code, colours(std::io::stderr().is_terminal())) {
+                (ctl_exit::OK, _) => finish(&text.to_string(), "", code),
+                (_, true) => finish("", &text.ansi().to_string(), code),
+                (_, false) => finish("", &text.to_string(), code),
+            };
+        }
+    };
+    let CtlArgs { global, command } = args;
+    let Some(words) = command else {
+        return finish("", &CtlArgs::command().render_help().to_string(), ctl_exit::USAGE);
+    };
+    let command = words.command();
+    match run(&global, command) {
+        Ok((text, code)) => finish(&text.out, &text.err, code),
+        Err(error) => {
+            let code = match error {
+                ClientError::Unreached(_) => ctl_exit::UNREACHED,
+                ClientError::Silent(_) => ctl_exit::PARTIAL,
+                ClientError::Usage(_) => ctl_exit::USAGE,
+            };
+            let out = match global.json {
+                true => format!("{}\n", json!({"status": "error", "reason": error.to_string()})),
+                false => String::new(),
+            };
+            finish(&out, &format!("error: {error}\n"), code)
+        }
+    }
+}
+
+fn run(global: &Global, command: Command) -> Result<(Text, u8), ClientError> {
+    let target = target(global, &command)?;
+    if let Some(what) = danger(&command, &target)
+        && !global.yes
+    {
+        confirm(&what)?;
+    }
+    let patience = global.timeout.unwrap_or_else(|| client::usual_patience(&command));
+    let call = Call { command, target, cluster: global.cluster.clone(), patience };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| ClientError::Unreached(format!("no event loop: {error}")))?;
+    let (reply, own) = runtime.block_on(async {
+        let endpoint = match &global.endpoint {
+            Some(endpoint) => endpoint.clone(),
+            None => client::find_local(&Places::from_env(), &host_name())?,
+        };
+        let reply = client::ask(&endpoint, &call).await?;
+        // These name the node that was asked, and their replies do not say which it is.
+        let nameless = reply["nodes"].is_null() && matches!(call.command, Command::Nodes | Command::Leases);
+        let own = if nameless && !global.json { client::own_name(&endpoint, &call).await } else { None };
+        Ok((reply, own))
+    })?;
+    let code = exit_code(&call.command, &reply);
+    let text = match global.json {
+        true => Text { out: format!("{reply}\n"), err: String::new() },
+        false => view::text(&call.command, &reply, own.as_deref(), style()),
+    };
+    Ok((text, code))
+}
+
+fn target(global: &Global, command: &Command) -> Result<Target, ClientError> {
+    match (global.all, &global.node[..]) {
+        (true, [_, ..]) => Err(ClientError::Usage("--all and --node exclude each other".into())),
+        (true, []) => Ok(Target::All),
+        (false, [_, ..]) => Ok(Target::Nodes(global.node.clone())),
+        // One node's view of a lease is half the story; put together, all nodes' views are the whole.
+        (false, []) if *command == Command::Leases => Ok(Target::All),
+        (false, []) => Ok(Target::Here),
+    }
+}
+
+/// What a command does that nobody should do to many nodes by accident; nothing where it is harmless.
+fn danger(command: &Command, target: &Target) -> Option<String> {
+    let where_ = match target {
+        Target::Here => return None,
+        Target::Nodes(nodes) if nodes.len() == 1 => return None,
+        Target::Nodes(nodes) => format!("{} nodes", nodes.len()),
+        Target::All => "all nodes".into(),
+    };
+    match command {
+        Command::Quit { .. } => Some(format!("quit ends the agents of {where_} and all they run")),
+        Command::Stop { pattern: None, .. } => Some(format!("stop without a name stops every watcher of {where_}")),
+        Command::Restart { pattern: None, .. } => {
+            Some(format!("restart without a name restarts every watcher of {where_}"))
+        }
+        _ => None,
+    }
+}
+
+fn confirm(what: &str) -> Result<(), ClientError> {
+    if !(std::io::stdin().is_terminal() && std::io::stderr().is_terminal()) {
+        return Err(ClientError::Usage(format!("{what}; add --yes if that is meant")));
+    }
+    eprint!("{what}. Go on? [y/N] ");
+    let mut answer = String::new();
+    let _ = std::io::stdin().lock().read_line(&mut answer);
+    match answer.trim().to_lowercase().as_str() {
+        "y" | "yes" => Ok(()),
+        _ => Err(ClientError::Usage("nothing was done".into())),
+    }
+}
+
+fn host_name() -> String {
+    nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+fn style() -> Style {
+    let is_terminal = std::io::stdout().is_terminal();
+    Style { colour: colours(is_terminal), width: is_terminal.then(terminal_width) }
+}
+
+/// At most a hundred columns: longer lines are hard to follow.
+fn terminal_width() -> usize {
+    let from_env = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+    let width = from_env.unwrap_or_else(|| {
+        // SAFETY: a winsize of zeroes is one, and the kernel writes one or nothing.
+        let size = unsafe {
+            let mut size: libc::winsize = std::mem::zeroed();
+            libc::ioctl(libc::STDOUT_FILENO, libc::TIOCGWINSZ, &raw mut size);
+            size
+        };
+        usize::from(size.ws_col)
+    });
+    if width == 0 { 100 } else { width.clamp(40, 100) }
+}
+
+/// What a reply means for the exit code. A failure weighs most, then silence, then a watcher that is not well.
+fn exit_code(command: &Command, reply: &Value) -> u8 {
+    let failed = |part: &Value| part["status"] == "error" && part["silent"] != true;
+    let silent = |part: &Value| part["status"] == "error" && part["silent"] == true;
+    let parts: Vec<&Value> = match reply["nodes"].as_object() {
+        Some(nodes) => nodes.values().collect(),
+        None => vec![reply],
+    };
+    if parts.iter().any(|part| failed(part)) {
+        ctl_exit::FAILED
+    } else if parts.iter().any(|part| silent(part)) {
+        ctl_exit::PARTIAL
+    } else if matches!(command, Command::Status { .. }) && !view::problems(reply).is_empty() {
+        ctl_exit::NOT_WELL
+    } else {
+        ctl_exit::OK
+    }
+}
+
+/// Writes the last words and passes the exit code on.
+fn finish(out: &str, err: &str, code: u8) -> u8 {
+    // Set only now, when nothing is left but to print: `circusctl … | head` is to end as other programs do, while a
+    // broken connection to an agent is an error to report.
+    // SAFETY: the default action is no code of ours that could be called at a bad moment.
+    unsafe {
+        let _ = nix::sys::signal::signal(nix::sys::signal::Signal::SIGPIPE, nix::sys::signal::SigHandler::SigDfl);
+    }
+    let mut stdout = std::io::stdout().lock();
+    let written = stdout.write_all(out.as_bytes()).and_then(|()| stdout.flush());
+    eprint!("{err}");
+    match written {
+        // A full disk must not look like success.
+        Err(error) if code == ctl_exit::OK => {
+            eprintln!("error: standard output: {error}");
+            ctl_exit::FAILED
+        }
+        _ => code,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(words: &str) -> Result<(Global, Command), String> {
+        let args = CtlArgs::try_parse_from(std::iter::once("circusctl").chain(words.split(' ')));
+        let args = args.map_err(|error| error.to_string())?;
+        Ok((args.global, args.command.expect("a command").command()))
+    }
+
+    fn command(words: &str) -> Command {
+        parse(words).unwrap_or_else(|error| panic!("{error}")).1
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        CtlArgs::command().debug_assert();
+    }
+
+    #[test]
+    fn words_become_commands() {
+        use Patience::{Admitted, Settled};
+        let web = || Some("web".to_owned());
+        let cases = [
+            ("list", Command::List { watcher: None }),
+            ("status web", Command::Status { watcher: web() }),
+            ("start", Command::Start { pattern: None, patience: Admitted }),
+            ("stop web* --waiting", Command::Stop { pattern: Some("web*".into()), patience: Settled }),
+            ("restart a*b --match simple", Command::Restart { pattern: Some("a[*]b".into()), patience: Admitted }),
+            ("incr web", Command::Resize { watcher: "web".into(), by: 1, patience: Admitted }),
+            ("incr web 3", Command::Resize { watcher: "web".into(), by: 3, patience: Admitted }),
+            ("decr --waiting --nb 2 web", Command::Resize { watcher: "web".into(), by: -2, patience: Settled }),
+            ("numprocesses web", Command::NumProcesses { watcher: web() }),
+            ("numwatchers", Command::NumWatchers),
+            ("stats web 12", Command::Stats { watcher: web(), pid: Some(12) }),
+            ("options web", Command::Options { watcher: "web".into() }),
+            ("quit --waiting", Command::Quit { patience: Settled }),
+            ("version", Command::Version),
+            ("nodes", Command::Nodes),
+            ("leases", Command::Leases),
+            ("singletons", Command::Leases),
+            ("failover web", Command::Failover { watcher: "web".into(), to: None, patience: Settled }),
+            ("failover web --no-waiting", Command::Failover { watcher: "web".into(), to: None, patience: Admitted }),
+            (
+                "failover web --to b --waiting",
+                Command::Failover { watcher: "web".into(), to: Some(node("b").unwrap()), patience: Settled },
+            ),
+            ("lease init web", Command::LeaseInit { watcher: "web".into() }),
+        ];
+        for (words, expected) in cases {
+            assert_eq!(command(words), expected, "{words}");
+        }
+    }
+
+    #[test]
+    fn global_options_stand_before_or_after_the_command() {
+        for words in ["--json --node a,b --timeout 2m status web", "status --json web --timeout 120 --node a --node b"]
+        {
+            let (global, _) = parse(words).unwrap();
+            assert!(global.json);
+            assert_eq!(global.timeout, Some(Duration::from_secs(120)));
+            assert_eq!(global.node, [node("a").unwrap(), node("b").unwrap()]);
+        }
+    }
+
+    #[test]
+    fn mistakes_are_refused_with_a_hint() {
+        assert!(parse("statsu").unwrap_err().contains("status"));
+        for words in [
+            "incr",
+            "incr web x",
+            "incr web 1 --nb 2",
+            "options",
+            "stop --match regex web",
+            "status --node web/1",
+            "status --timeout 0",
+            "status --timeout nan",
+            "status --endpoint tcp://127.0.0.1:5555",
+            "lease",
+        ] {
+            assert!(parse(words).is_err(), "{words}");
+        }
+        let (global, status) = parse("status --all --node a").unwrap();
+        assert!(matches!(target(&global, &status), Err(ClientError::Usage(_))));
+    }
+
+    #[test]
+    fn leases_are_asked_of_all_nodes_and_status_of_this_one() {
+        let target = |words: &str| {
+            let (global, command) = parse(words).unwrap();
+            target(&global, &command).unwrap()
+        };
+        assert_eq!(target("leases"), Target::All);
+        assert_eq!(target("leases --node a"), Target::Nodes(vec![node("a").unwrap()]));
+        assert_eq!(target("status"), Target::Here);
+        assert_eq!(target("status --all"), Target::All);
+    }
+
+    #[test]
+    fn only_what_hits_many_nodes_at_once_asks_back() {
+        let asks = |words: &str| {
+            let (global, command) = parse(words).unwrap();
+            danger(&command, &target(&global, &command).unwrap()).is_some()
+        };
+        for words in ["quit --all", "quit --node a,b", "stop --all", "restart --all"] {
+            assert!(asks(words), "{words}");
+        }
+        for words in ["quit", "quit --node a", "stop", "stop web --all", "start --all", "status --all"] {
+            assert!(!asks(words), "{words}");
+        }
+    }
+
+    #[test]
+    fn the_exit_code_tells_the_worst() {
+        let status = Command::Status { watcher: None };
+        let well = json!({"status": "ok", "watchers": [{"name": "a", "state": "standby"}]});
+        let ill = json!({"status": "ok", "watchers": [{"name": "a", "state": "backoff"}]});
+        let silent = json!({"status": "error", "silent": true});
+        let failed = json!({"status": "error"});
+        let nodes = |parts: &[&Value]| {
+            let nodes: serde_json::Map<String, Value> =
+                parts.iter().enumerate().map(|(at, part)| (at.to_string(), (*part).clone())).collect();
+            json!({"status": "ok", "nodes": nodes})
+        };
+        assert_eq!(exit_code(&status, &well), 0);
+        assert_eq!(exit_code(&status, &ill), 3);
+        assert_eq!(exit_code(&Command::Leases, &ill), 0);
+        assert_eq!(exit_code(&status, &failed), 1);
+        assert_eq!(exit_code(&status, &nodes(&[&well, &well])), 0);
+        assert_eq!(exit_code(&status, &nodes(&[&well, &ill])), 3);
+        assert_eq!(exit_code(&status, &nodes(&[&ill, &silent])), 4);
+        assert_eq!(exit_code(&status, &nodes(&[&silent, &failed])), 1);
+        let one = json!({"status": "backoff", "watchers": [{"name": "a", "state": "backoff"}]});
+        assert_eq!(exit_code(&Command::Status { watcher: Some("a".into()) }, &one), 3);
+    }
+
+    #[test]
+    fn times_are_read_with_their_units() {
+        assert_eq!(span("0.5"), Ok(Duration::from_millis(500)));
+        assert_eq!(span("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(span("2m"), Ok(Duration::from_secs(120)));
+        for bad in ["", "-1", "0", "inf", "1e9", "5x", "ms", "1d"] {
+            assert!(span(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,413 @@
+//! Texts → values of one type, or what is wrong with them.
+
+use std::time::Duration;
+
+use nix::unistd::{Gid, Group, Uid, User};
+use redis::IntoConnectionInfo;
+
+use super::keys::nearest;
+use super::problem::code;
+use crate::model::event::SIGNALS;
+use crate::model::names::{ClusterName, NodeName};
+use crate::model::spec::{LogLevel, UserSpec};
+
+/// The types that values have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Any text; empty: not set.
+    Text,
+    /// A path; empty: not set.
+    Path,
+    /// Words for a command line.
+    Command,
+    /// `yes true on 1`, `no false off 0`.
+    Bool,
+    /// A whole number from 0 to 2³²−1.
+    Count,
+    /// A whole number of 32 bits.
+    Number,
+    /// A port.
+    Port,
+    /// A whole number from 0, or -1 for none.
+    Retries,
+    /// Seconds with fractions, or with a unit: `500ms`, `15s`, `5m`, `1h`.
+    Seconds,
+    /// A file mode mask, octal.
+    Octal,
+    /// A user by name or number.
+    User,
+    /// A group by name or number.
+    Group,
+    /// A signal by name or number.
+    Signal,
+    /// How much is logged.
+    Level,
+    /// Where it is logged to.
+    LogOutput,
+    /// A Redis URL.
+    Url,
+    /// A resource limit; empty: infinite.
+    Limit,
+    /// A stream's class.
+    Stream,
+    /// A node's name.
+    Node,
+    /// A cluster's name.
+    Cluster,
+}
+
+/// A value of its type.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Value {
+    /// The key stands there with nothing in it, which is as good as absent.
+    Unset,
+    Text(String),
+    Bool(bool),
+    Number(i64),
+    Seconds(Duration),
+    User(UserSpec),
+    Level(LogLevel),
+    Limit(Option<u64>),
+}
+
+/// What is wrong with a text. None of it quotes the text: it may be a secret in the wrong place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Wrong {
+    pub(super) code: &'static str,
+    /// After "`key` ".
+    pub(super) message: String,
+    /// Beside the marked value.
+    pub(super) label: String,
+    pub(super) help: Option<String>,
+}
+
+fn wrong(message: impl Into<String>) -> Wrong {
+    Wrong { code: code::VALUE, message: message.into(), label: String::new(), help: None }
+}
+
+impl Wrong {
+    fn label(mut self, label: impl Into<String>) -> Wrong {
+        self.label = label.into();
+        self
+    }
+
+    fn help(mut self, help: impl Into<String>) -> Wrong {
+        self.help = Some(help.into());
+        self
+    }
+
+    fn code(mut self, code: &'static str) -> Wrong {
+        self.code = code;
+        self
+    }
+}
+
+impl Kind {
+    /// The value that `text` stands for.
+    pub(super) fn parse(self, text: &str) -> Result<Value, Wrong> {
+        let text = text.trim();
+        let whole = |min: i64, max: i64, must: &str| whole_number(text, min, max, must).map(Value::Number);
+        if text.is_empty() {
+            return match self {
+                Kind::Bool | Kind::Count | Kind::Number | Kind::Port | Kind::Retries | Kind::Seconds => {
+                    Err(wrong("has no value").help("write one, or take the line out"))
+                }
+                Kind::Limit => Ok(Value::Limit(None)),
+                _ => Ok(Value::Unset),
+            };
+        }
+        match self {
+            Kind::Text | Kind::Path | Kind::Command => Ok(Value::Text(text.to_owned())),
+            Kind::Bool => boolean(text).map(Value::Bool),
+            Kind::Count => whole(0, u32::MAX.into(), "must be a whole number from 0"),
+            Kind::Number => whole(i32::MIN.into(), i32::MAX.into(), "must be a whole number"),
+            Kind::Port => whole(0, 65535, "must be a port from 0 to 65535"),
+            Kind::Retries => whole(-1, u32::MAX.into(), "must be a whole number from 0, or -1 for no end"),
+            Kind::Seconds => seconds(text).map(Value::Seconds),
+            Kind::Octal => octal(text).map(Value::Number),
+            Kind::User => user(text).map(Value::User),
+            Kind::Group => group(text).map(Value::Number),
+            Kind::Signal => signal(text).map(Value::Number),
+            Kind::Level => level(text).map(Value::Level),
+            Kind::LogOutput => Ok(Value::Text(if text == "stdout" { "-".to_owned() } else { text.to_owned() })),
+            Kind::Url => url(text).map(|()| Value::Text(text.to_owned())),
+            Kind::Limit => limit(text).map(Value::Limit),
+            Kind::Stream => stream(text),
+            Kind::Node => {
+                NodeName::parse(text).map(|name| Value::Text(name.to_string())).map_err(|why| wrong_name(&why.0))
+            }
+            Kind::Cluster => {
+                ClusterName::parse(text).map(|name| Value::Text(name.to_string())).map_err(|why| wrong_name(&why.0))
+            }
+        }
+    }
+}
+
+fn wrong_name(why: &str) -> Wrong {
+    wrong("is no name that keys and channels can hold").label(why)
+}
+
+fn boolean(text: &str) -> Result<bool, Wrong> {
+    match text.to_lowercase().as_str() {
+        "yes" | "true" | "on" | "1" => Ok(true),
+        "no" | "false" | "off" | "0" => Ok(false),
+        _ => Err(wrong("must be true or false").label("neither yes, true, on, 1 nor no, false, off, 0")),
+    }
+}
+
+fn whole_number(text: &str, min: i64, max: i64, must: &str) -> Result<i64, Wrong> {
+    let number = text.parse::<i64>().ok().filter(|number| (min..=max).contains(number));
+    number.ok_or_else(|| {
+        let label = match text.parse::<f64>() {
+            Ok(number) if number.fract() != 0.0 => "this has a fraction",
+            Ok(number) if number < min as f64 => "this is too small",
+            Ok(number) if number > max as f64 => "this is too large",
+            _ => "this is no whole number",
+        };
+        wrong(must).label(label)
+    })
+}
+
+/// The longest time that can be asked for: a hundred years are for ever, and every sum of them fits.
+const LONGEST: f64 = 100.0 * 365.0 * 86_400.0;
+
+fn seconds(text: &str) -> Result<Duration, Wrong> {
+    let message = "must be a time: seconds, or a number with ms, s, m or h";
+    let digits = text.find(|c: char| !(c.is_ascii_digit() || c == '.' || c == '-' || c == '+')).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let unit = match unit.trim() {
+        "ms" => 0.001,
+        "" | "s" => 1.0,
+        "m" | "min" => 60.0,
+        "h" => 3600.0,
+        _ => return Err(wrong(message).label("this is none")),
+    };
+    match number.parse::<f64>().map(|number| number * unit) {
+        Err(_) => Err(wrong(message).label("this is none")),
+        Ok(seconds) if seconds < 0.0 => Err(wrong(message).label("this is less than nothing")),
+        Ok(seconds) if seconds > LONGEST => Err(wrong(message).label("this is more than a hundred years")),
+        // Rounded to microseconds, so that 0.1 s and 100 ms are one time.
+        Ok(seconds) => Ok(Duration::from_micros((seconds * 1e6).round() as u64)),
+    }
+}
+
+fn octal(text: &str) -> Result<i64, Wrong> {
+    let digits = text.strip_prefix("0o").unwrap_or(text);
+    let plain = digits.bytes().all(|digit| digit.is_ascii_digit());
+    match i64::from_str_radix(digits, 8) {
+        Ok(mask) if plain && mask <= 0o777 => Ok(mask),
+        _ => Err(wrong("must be an octal file mode mask").label("not between 000 and 777, octal")),
+    }
+}
+
+fn number(text: &str) -> Option<u32> {
+    text.bytes().all(|digit| digit.is_ascii_digit()).then(|| text.parse().ok()).flatten()
+}
+
+fn user(text: &str) -> Result<UserSpec, Wrong> {
+    let by_number = number(text);
+    let found = match by_number {
+        Some(uid) => User::from_uid(Uid::from_raw(uid)),
+        None => User::from_name(text),
+    };
+    match (found, by_number) {
+        (Ok(Some(user)), _) => Ok(UserSpec { uid: user.uid.as_raw(), gid: user.gid.as_raw(), name: Some(user.name) }),
+        // A number needs no passwd entry; its group then does not follow from it, and is the same number.
+        (Ok(None), Some(uid)) => Ok(UserSpec { uid, gid: uid, name: None }),
+        (Ok(None), None) => Err(wrong("names a user that this machine does not have")
+            .label("not in the user database")
+            .code(code::USER)),
+        (Err(errno), _) => Err(wrong(format!("cannot be looked up: {errno}")).code(code::USER)),
+    }
+}
+
+fn group(text: &str) -> Result<i64, Wrong> {
+    match (number(text), Group::from_name(text)) {
+        (Some(gid), _) => Ok(Gid::from_raw(gid).as_raw().into()),
+        (None, Ok(Some(group))) => Ok(group.gid.as_raw().into()),
+        (None, Ok(None)) => Err(wrong("names a group that this machine does not have")
+            .label("not in the group database")
+            .code(code::USER)),
+        (None, Err(errno)) => Err(wrong(format!("cannot be looked up: {errno}")).code(code::USER)),
+    }
+}
+
+fn signal(text: &str) -> Result<i64, Wrong> {
+    let max = libc::SIGRTMAX();
+    let upper = text.to_uppercase();
+    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
+    let real_time = |name: &str| {
+        let offset = |rest: &str| if rest.is_empty() { Some(0) } else { rest.parse::<i32>().ok() };
+        match (name.strip_prefix("RTMIN"), name.strip_prefix("RTMAX")) {
+            (Some(rest), _) => libc::SIGRTMIN().checked_add(offset(rest)?),
+            (_, Some(rest)) => max.checked_add(offset(rest)?),
+            _ => None,
+        }
+        .filter(|number| (libc::SIGRTMIN()..=max).contains(number))
+    };
+    let named = SIGNALS.iter().find(|(known, _)| *known == name).map(|(_, number)| *number);
+    let numbered = name.parse::<i32>().ok().filter(|number| (1..=max).contains(number));
+    named.or(numbered).or_else(|| real_time(name)).map(i64::from).ok_or_else(|| {
+        let wrong = wrong("must be a signal, by name or number");
+        match nearest(name, SIGNALS.iter().map(|(known, _)| *known)) {
+            Some(known) => wrong.label(format!("did you mean `{known}`?")),
+            None => wrong.label("no signal has this name or number").help("TERM, SIGINT, 2 and SIGRTMIN+1 are signals"),
+        }
+    })
+}
+
+fn level(text: &str) -> Result<LogLevel, Wrong> {
+    match text.to_lowercase().as_str() {
+        "critical" | "error" => Ok(LogLevel::Error),
+        "warning" => Ok(LogLevel::Warning),
+        "info" => Ok(LogLevel::Info),
+        "debug" => Ok(LogLevel::Debug),
+        _ => Err(wrong("must be critical, error, warning, info or debug").label("this is none of them")),
+    }
+}
+
+fn limit(text: &str) -> Result<Option<u64>, Wrong> {
+    match text.to_lowercase().as_str() {
+        "unlimited" | "infinity" | "-1" => Ok(None),
+        _ => text
+            .parse()
+            .map(Some)
+            .map_err(|_| wrong("must be a whole number, or empty for no limit").label("this is no whole number")),
+    }
+}
+
+fn stream(text: &str) -> Result<Value, Wrong> {
+    match text {
+        "FileStream" => Ok(Value::Text(text.to_owned())),
+        _ => Err(wrong("is not supported yet with this class")
+            .label("FileStream is, with a filename")
+            .help("without a stream, the output goes where the agent's own goes")
+            .code(code::NOT_YET)),
+    }
+}
+
+/// Schemes of Redis URLs that are known, and wait for a later version.
+const LATER: &[&str] = &["rediss", "redis+sentinel", "redis+cluster", "redis+majority"];
+
+fn url(text: &str) -> Result<(), Wrong> {
+    let Some((scheme, _)) = text.split_once("://") else {
+        return Err(wrong("must be a URL")
+            .label("this has no `redis://` or `unix://`")
+            .help("redis://:PASSWORD@HOST:PORT/DB"));
+    };
+    match scheme {
+        "redis" | "unix" | "redis+unix" => match redis::parse_redis_url(text) {
+            Some(url) if url.clone().into_connection_info().is_ok() => Ok(()),
+            _ => Err(wrong("cannot be read as a Redis URL")
+                .label("not of the form redis://:PASSWORD@HOST:PORT/DB or unix:///PATH")
+                .help("in a password, write `%40` for @, `%3A` for :, `%2F` for / and `%23` for #")),
+        },
+        _ if LATER.contains(&scheme) => Err(wrong(format!("is not supported yet with `{scheme}://`"))
+            .label("redis:// and unix:// are")
+            .code(code::NOT_YET)),
+        _ => Err(wrong("must be a redis:// or unix:// URL").label("this has another scheme")),
+    }
+}
+
+/// The resource limits of Linux, by their names in `RLIMIT_<NAME>`.
+pub(super) const RLIMITS: &[(&str, u32)] = &[
+    ("as", libc::RLIMIT_AS),
+    ("core", libc::RLIMIT_CORE),
+    ("cpu", libc::RLIMIT_CPU),
+    ("data", libc::RLIMIT_DATA),
+    ("fsize", libc::RLIMIT_FSIZE),
+    ("locks", libc::RLIMIT_LOCKS),
+    ("memlock", libc::RLIMIT_MEMLOCK),
+    ("msgqueue", libc::RLIMIT_MSGQUEUE),
+    ("nice", libc::RLIMIT_NICE),
+    ("nofile", libc::RLIMIT_NOFILE),
+    ("nproc", libc::RLIMIT_NPROC),
+    ("rss", libc::RLIMIT_RSS),
+    ("rtprio", libc::RLIMIT_RTPRIO),
+    ("rttime", libc::RLIMIT_RTTIME),
+    ("sigpending", libc::RLIMIT_SIGPENDING),
+    ("stack", libc::RLIMIT_STACK),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_come_in_every_unit() {
+        let table = [
+            ("15", 15_000),
+            ("1.5", 1_500),
+            (".5", 500),
+            ("500ms", 500),
+            ("15s", 15_000),
+            ("15 s", 15_000),
+            ("5m", 300_000),
+            ("1.5h", 5_400_000),
+            ("0", 0),
+        ];
+        for (text, ms) in table {
+            assert_eq!(Kind::Seconds.parse(text), Ok(Value::Seconds(Duration::from_millis(ms))), "{text}");
+        }
+        for text in ["", "s", "5 days", "-1", "1e9", "inf", "nan", "1.2.3", "99999999999", "5ss"] {
+            assert!(Kind::Seconds.parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn signals_have_names_numbers_and_distances() {
+        let rt = i64::from(libc::SIGRTMIN());
+        let table = [("TERM", 15), ("sigint", 2), ("9", 9), ("SIGRTMIN+1", rt + 1), ("RTMIN", rt), ("SIGRTMAX-1", 63)];
+        for (text, number) in table {
+            assert_eq!(Kind::Signal.parse(text), Ok(Value::Number(number)), "{text}");
+        }
+        for text in ["0", "65", "SIGRTMIN-1", "SIGRTMAX+1", "RTMIN+", "RTMIN+99999999999", "SIG"] {
+            assert!(Kind::Signal.parse(text).is_err(), "{text}");
+        }
+        assert_eq!(Kind::Signal.parse("SIGTREM").unwrap_err().label, "did you mean `TERM`?");
+    }
+
+    #[test]
+    fn numbers_say_what_is_wrong_with_them() {
+        let label = |text| Kind::Count.parse(text).unwrap_err().label;
+        assert_eq!(label("1.5"), "this has a fraction");
+        assert_eq!(label("-3"), "this is too small");
+        assert_eq!(label("99999999999"), "this is too large");
+        assert_eq!(label("two"), "this is no whole number");
+        assert_eq!(Kind::Retries.parse("-1"), Ok(Value::Number(-1)));
+    }
+
+    #[test]
+    fn masks_are_octal() {
+        assert_eq!(Kind::Octal.parse("022"), Ok(Value::Number(0o22)));
+        assert_eq!(Kind::Octal.parse("0o77"), Ok(Value::Number(0o77)));
+        for text in ["8", "+7", "1000", "-1", "x"] {
+            assert!(Kind::Octal.parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn only_urls_that_can_be_reached_are_taken() {
+        for text in ["redis://h", "redis://:p%40w@h:6380/3", "unix:///run/redis.sock?db=2", "redis+unix:///run/r.sock"]
+        {
+            assert!(Kind::Url.parse(text).is_ok(), "{text}");
+        }
+        for text in ["rediss://h", "redis+sentinel://a,b/m/0", "redis+cluster://a,b", "redis+majority://a,b,c"] {
+            assert_eq!(Kind::Url.parse(text).unwrap_err().code, code::NOT_YET, "{text}");
+        }
+        for text in ["h:6379", "http://h", "redis://", "redis://h/x", "redis://h:p", "redis://:p#w@h", "unix://"] {
+            let wrong = Kind::Url.parse(text).unwrap_err();
+            assert_eq!(wrong.code, code::VALUE, "{text}");
+        }
+    }
+
+    #[test]
+    fn users_and_groups_are_looked_up() {
+        let root = UserSpec { uid: 0, gid: 0, name: Some("root".into()) };
+        assert_eq!(Kind::User.parse("root"), Ok(Value::User(root.clone())));
+        assert_eq!(Kind::User.parse("0"), Ok(Value::User(root)));
+        assert_eq!(Kind::User.parse("no such user").unwrap_err().code, code::USER);
+        assert_eq!(Kind::Group.parse("root"), Ok(Value::Number(0)));
+        assert_eq!(Kind::Group.parse("12345678"), Ok(Value::Number(12_345_678)));
+    }
+}

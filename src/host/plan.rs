@@ -1,0 +1,218 @@
+//! From a `Launch` to what the kernel needs: environment, search path, groups, limits, files.
+//!
+//! All of this may block (names are looked up, files opened), so it is done on a spawner's thread.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::ffi::{CString, OsStr, OsString};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use nix::unistd::{Gid, getegid, geteuid, getgrouplist};
+
+use super::spawn::{Limit, Plan, failure};
+use super::tree;
+use crate::model::event::{Launch, SpawnFailure};
+use crate::model::spec::{Output, ProgramSpec, UserSpec};
+
+/// Where a program is looked for when its environment does not say.
+const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+
+/// What a child does not inherit from the agent even when it copies its environment. The agent's own settings hold
+/// passwords; the rest is systemd's talk with the agent, which a child would answer in its name. `INVOCATION_ID` and
+/// `JOURNAL_STREAM` stay: they are as true for the child as for the agent.
+fn is_private(name: &OsStr) -> bool {
+    let name = name.as_bytes();
+    name.starts_with(b"CIRCUS_")
+        || name.starts_with(b"WATCHDOG_")
+        || name.starts_with(b"LISTEN_")
+        || matches!(name, b"NOTIFY_SOCKET" | b"CREDENTIALS_DIRECTORY" | b"SYSTEMD_EXEC_PID")
+}
+
+/// What the agent knows and a launch does not.
+#[derive(Debug, Clone)]
+pub(super) struct Surroundings {
+    /// What marks the process and all it starts ([`tree::TAG`]).
+    pub(super) tag: String,
+    /// The limit on open files that the agent itself was started with.
+    pub(super) open_files: Option<Limit>,
+}
+
+impl Plan {
+    /// How to start what `launch` names, so that it gets `death_signal` when its parent ends.
+    pub(super) fn of(launch: &Launch, around: &Surroundings, death_signal: i32) -> Result<Plan, SpawnFailure> {
+        let program = &*launch.program;
+        let env = environment(launch, &around.tag);
+        let path = env.get(OsStr::new("PATH")).map_or(OsStr::new(DEFAULT_PATH), OsString::as_os_str);
+        let name = launch.argv.first().map_or("", String::as_str);
+        let candidates = candidates(name, path).into_iter().map(|at| c_string("exec", at.into_os_string()));
+        let (uid, gid, groups) = credentials(program)?;
+        Ok(Plan {
+            argv: launch.argv.iter().map(|word| c_string("exec", word.into())).collect::<Result<_, _>>()?,
+            candidates: candidates.collect::<Result<_, _>>()?,
+            env: env.into_iter().map(|(name, value)| variable(name, value)).collect::<Result<_, _>>()?,
+            limits: around.open_files.iter().cloned().chain(program.rlimits.iter().map(Limit::from)).collect(),
+            umask: program.umask,
+            groups,
+            gid,
+            uid,
+            user: program.user.as_ref().map(user_name).unwrap_or_default(),
+            dir: program.working_dir.as_ref().map(|dir| c_string("chdir", dir.into())).transpose()?,
+            death_signal,
+        })
+    }
+}
+
+impl From<&crate::model::spec::Rlimit> for Limit {
+    fn from(spec: &crate::model::spec::Rlimit) -> Limit {
+        let value = spec.limit.unwrap_or(libc::RLIM_INFINITY);
+        Limit { name: spec.name.clone(), resource: spec.resource, soft: value, hard: value }
+    }
+}
+
+/// The agent's own variables where they are wanted, below the program's, below ours.
+fn environment(launch: &Launch, tag: &str) -> BTreeMap<OsString, OsString> {
+    let mut env = BTreeMap::new();
+    if launch.program.copy_env {
+        env.extend(env::vars_os().filter(|(name, _)| !is_private(name)));
+    }
+    env.extend(launch.program.env.iter().map(|(name, value)| (name.into(), value.into())));
+    env.extend(launch.env.iter().map(|(name, value)| (name.into(), value.into())));
+    env.insert(tree::TAG.into(), tag.into());
+    env
+}
+
+/// Where the program `name` may be: a name without a slash is looked for along `path`, as a shell does.
+fn candidates(name: &str, path: &OsStr) -> Vec<PathBuf> {
+    if name.is_empty() || name.contains('/') {
+        return vec![name.into()];
+    }
+    // An empty entry is the current directory: joined to it, the name stands alone.
+    path.as_bytes().split(|&byte| byte == b':').map(|dir| Path::new(OsStr::from_bytes(dir)).join(name)).collect()
+}
+
+/// User, group and supplementary groups to take on; nothing each where they stay as they are.
+type Credentials = (Option<u32>, Option<u32>, Option<Vec<u32>>);
+
+fn credentials(program: &ProgramSpec) -> Result<Credentials, SpawnFailure> {
+    let Some(user) = &program.user else { return Ok((None, program.gid, None)) };
+    let gid = program.gid.unwrap_or(user.gid);
+    // Without privileges one can only become who one is already, and not even that by setgroups.
+    if !geteuid().is_root() && (user.uid, gid) == (geteuid().as_raw(), getegid().as_raw()) {
+        return Ok((None, None, None));
+    }
+    let groups = match &user.name {
+        None => vec![gid],
+        Some(name) => getgrouplist(&c_string("initgroups", name.into())?, Gid::from_raw(gid))
+            .map_err(|errno| failure(format!("initgroups({name:?})"), &errno.into()))?
+            .into_iter()
+            .map(Gid::as_raw)
+            .collect(),
+    };
+    Ok((Some(user.uid), Some(gid), Some(groups)))
+}
+
+fn user_name(user: &UserSpec) -> String {
+    user.name.clone().unwrap_or_else(|| user.uid.to_string())
+}
+
+fn variable(mut name: OsString, value: OsString) -> Result<CString, SpawnFailure> {
+    name.push("=");
+    name.push(value);
+    CString::new(name.into_vec()).map_err(|nul| {
+        // The value may be a secret.
+        let text = nul.into_vec();
+        let name = text.split(|&byte| byte == b'=').next().unwrap_or_default();
+        let stage = format!("env({:?})", String::from_utf8_lossy(name));
+        SpawnFailure { stage, error: "EINVAL: a variable cannot hold a NUL byte".into() }
+    })
+}
+
+fn c_string(stage: &str, text: OsString) -> Result<CString, SpawnFailure> {
+    CString::new(text.into_vec()).map_err(|nul| SpawnFailure {
+        stage: format!("{stage}({:?})", String::from_utf8_lossy(&nul.into_vec())),
+        error: "EINVAL: a text for the system cannot hold a NUL byte".into(),
+    })
+}
+
+/// A program's first three descriptors.
+#[derive(Debug)]
+pub(super) struct Stdio([Stream; 3]);
+
+#[derive(Debug)]
+enum Stream {
+    Inherited,
+    Opened(File),
+}
+
+impl Stdio {
+    /// Opens what the program is to read from and write to.
+    pub(super) fn open(program: &ProgramSpec) -> Result<Stdio, SpawnFailure> {
+        let stdin = match program.close_stdin {
+            true => open("/dev/null".as_ref(), File::options().read(true))?,
+            false => Stream::Inherited,
+        };
+        Ok(Stdio([stdin, output(&program.stdout)?, output(&program.stderr)?]))
+    }
+
+    /// The three in their order.
+    pub(super) fn fds(&self) -> [BorrowedFd<'_>; 3] {
+        let inherited = inherited();
+        std::array::from_fn(|number| match &self.0[number] {
+            Stream::Inherited => inherited[number],
+            Stream::Opened(file) => file.as_fd(),
+        })
+    }
+}
+
+/// The first three descriptors of this process itself. They are always open: std sees to that at the start.
+pub(super) fn inherited() -> [BorrowedFd<'static>; 3] {
+    // SAFETY: nobody here ever closes these three; a guard replaces what is behind them, not the numbers.
+    unsafe { [BorrowedFd::borrow_raw(0), BorrowedFd::borrow_raw(1), BorrowedFd::borrow_raw(2)] }
+}
+
+fn output(output: &Output) -> Result<Stream, SpawnFailure> {
+    match output {
+        Output::Inherit => Ok(Stream::Inherited),
+        Output::Null => open("/dev/null".as_ref(), File::options().write(true)),
+        Output::File(path) => open(path, File::options().append(true).create(true).mode(0o644)),
+    }
+}
+
+fn open(path: &Path, options: &std::fs::OpenOptions) -> Result<Stream, SpawnFailure> {
+    let opened: io::Result<File> = options.open(path);
+    opened.map(Stream::Opened).map_err(|error| failure(format!("open({path:?})"), &error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_looked_for_along_the_path_and_a_path_is_taken_as_it_is() {
+        let found = candidates("beat", OsStr::new("/opt/bin::/bin"));
+        assert_eq!(found, [Path::new("/opt/bin/beat"), Path::new("beat"), Path::new("/bin/beat")]);
+        assert_eq!(candidates("./beat", OsStr::new("/bin")), [Path::new("./beat")]);
+    }
+
+    #[test]
+    fn what_concerns_the_agent_alone_is_private() {
+        for name in ["CIRCUS_REDIS_URL", "NOTIFY_SOCKET", "WATCHDOG_USEC", "LISTEN_FDS", "CREDENTIALS_DIRECTORY"] {
+            assert!(is_private(OsStr::new(name)), "{name}");
+        }
+        for name in ["PATH", "INVOCATION_ID", "JOURNAL_STREAM", "HOME"] {
+            assert!(!is_private(OsStr::new(name)), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_bad_variable_is_named_without_its_value() {
+        let failed = variable("PASSWORD".into(), "se\0cret".into()).unwrap_err();
+        assert_eq!(failed.stage, "env(\"PASSWORD\")");
+        assert!(!failed.error.contains("cret"));
+    }
+}

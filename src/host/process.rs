@@ -1,0 +1,410 @@
+//! One process, from its spawn to the end of its tree: each is a task that reads like its life.
+//!
+//! ```text
+//! alone:    spawn ─▶ Spawned ─▶ (pidfd readable) ─▶ Exited ─▶ sweep ─▶ Gone
+//! guarded:  spawn guard ─▶ Launch ─▶ Spawned ─▶ Exited ─▶ (guard ended) ─▶ sweep ─▶ Gone
+//!                                        └──── (guard killed) ─▶ sweep ─▶ Exited(Lost) ─▶ Gone
+//! ```
+//!
+//! The sweep ends both, and is the proof for `Gone`: the agent looks for itself, whatever a guard has done. Where no
+//! orphans are adopted it is one system call.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream as Socket;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use std::future::pending;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::net::UnixStream;
+use tokio::select;
+use tokio::sync::{Notify, mpsc};
+use tokio::time::sleep;
+
+use super::frame::{Garbage, Inbox, Order, Report, encode};
+use super::plan::{Stdio, Surroundings};
+use super::spawn::{Child, Plan, failure, spawn};
+use super::spawner::Spawner;
+use super::tree::{self, Left, Main, Patience, Scope};
+use super::{GuardProgram, guard, sys};
+use crate::model::event::{Deadline, Event, Exit, Launch, ProcessEvent, ProcessId, SpawnFailure};
+
+/// What a process is yet to be sent. It stays small however long nobody fetches it: a signal that is there twice is
+/// there once (as in the kernel), a deadline replaces the one before, and a kill is a kill.
+#[derive(Debug, Default)]
+pub(super) struct Mailbox {
+    orders: Mutex<Orders>,
+    news: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Orders {
+    /// Signals as a set of bits.
+    signals: u64,
+    deadline: Option<Deadline>,
+    kill: bool,
+}
+
+impl Mailbox {
+    /// Adds a signal; one that cannot exist is none.
+    pub(super) fn signal(&self, signal: i32) {
+        if (1..=64).contains(&signal) {
+            self.orders().signals |= 1 << (signal - 1);
+            self.news.notify_one();
+        }
+    }
+
+    pub(super) fn deadline(&self, deadline: Deadline) {
+        self.orders().deadline = Some(deadline);
+        self.news.notify_one();
+    }
+
+    pub(super) fn kill(&self) {
+        self.orders().kill = true;
+        self.news.notify_one();
+    }
+
+    /// Waits for orders and takes them out.
+    async fn fetch(&self) -> Orders {
+        self.news.notified().await;
+        std::mem::take(&mut *self.orders())
+    }
+
+    fn orders(&self) -> MutexGuard<'_, Orders> {
+        self.orders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Orders {
+    fn signals(&self) -> impl Iterator<Item = i32> + use<> {
+        let signals = self.signals;
+        (1..=64).filter(move |signal| signals & (1 << (signal - 1)) != 0)
+    }
+}
+
+/// A process's task.
+pub(super) struct Life {
+    pub(super) process: ProcessId,
+    pub(super) events: mpsc::Sender<Event>,
+    pub(super) mailbox: Arc<Mailbox>,
+    pub(super) spawner: Arc<Spawner>,
+    pub(super) around: Surroundings,
+    /// For the process to keep open until its tree is gone.
+    pub(super) hold: Option<OwnedFd>,
+}
+
+impl Life {
+    /// A child of the agent itself.
+    pub(super) async fn alone(mut self, launch: Launch) {
+        let name = launch.watcher.to_string();
+        let around = self.around.clone();
+        let start = move || {
+            let plan = Plan::of(&launch, &around, launch.stop_signal)?;
+            let stdio = Stdio::open(&launch.program)?;
+            spawn(&plan, &stdio.fds())
+        };
+        let child = match self.start(start).await {
+            Ok(child) => child,
+            Err(failure) => return self.end([ProcessEvent::SpawnFailed(failure)]).await,
+        };
+        self.report(ProcessEvent::Spawned { pid: child.pid() }).await;
+        let exit = self.follow(&child, &name).await;
+        self.report(ProcessEvent::Exited(exit)).await;
+        self.sweep(Some(child.pid()), &name).await;
+        self.end([ProcessEvent::Gone]).await;
+    }
+
+    /// Carries out orders until the child has ended.
+    async fn follow(&self, child: &Watched, name: &str) -> Exit {
+        let scope = Scope::Process { pid: Some(child.pid()), main: Main::Running, tag: &self.around.tag };
+        let mut killing: Option<Patience> = None;
+        loop {
+            let pause = killing.as_mut().map(Patience::pause);
+            select! {
+                biased;
+                exit = child.ended() => return exit,
+                orders = self.mailbox.fetch() => {
+                    orders.signals().for_each(|signal| child.signal(signal));
+                    if orders.kill {
+                        killing.get_or_insert_default();
+                        tree::strike(scope);
+                    }
+                }
+                () = after(pause) => complain(name, killing.as_ref(), &tree::strike(scope)),
+            }
+        }
+    }
+
+    /// A child of a guard of its own.
+    pub(super) async fn guarded(mut self, launch: Launch, until: Deadline, program: GuardProgram) {
+        let name = launch.watcher.to_string();
+        let (guard, mut line, order) = match self.start_guard(launch, until, program).await {
+            Ok(started) => started,
+            Err(failure) => return self.end([ProcessEvent::SpawnFailed(failure)]).await,
+        };
+        line.send(&order);
+        drop(order);
+        let mut pid = None;
+        let mut end = GuardedEnd::NotStarted(None);
+        loop {
+            let sending = line.has_unsent();
+            select! {
+                biased;
+                report = line.receive() => match report {
+                    Ok(None) => {}
+                    Ok(Some(Report::Spawned { pid: spawned })) => {
+                        pid = Some(spawned);
+                        end = GuardedEnd::Running;
+                        self.report(ProcessEvent::Spawned { pid: spawned }).await;
+                    }
+                    Ok(Some(Report::SpawnFailed { stage, error })) => {
+                        end = GuardedEnd::NotStarted(Some(SpawnFailure { stage, error }));
+                    }
+                    Ok(Some(Report::Code(code))) => {
+                        end = GuardedEnd::Exited;
+                        self.report(ProcessEvent::Exited(Exit::Code(code))).await;
+                    }
+                    Ok(Some(Report::Signal(signal))) => {
+                        end = GuardedEnd::Exited;
+                        self.report(ProcessEvent::Exited(Exit::Signal(signal))).await;
+                    }
+                    Ok(Some(Report::Stuck(pids))) => warn_of_stuck(&name, &pids),
+                    // It has ended, or is not what we think it is.
+                    Err(Hangup) => break,
+                },
+                // One batch at a time: while the guard does not read, orders pile up where they cannot grow.
+                orders = self.mailbox.fetch(), if !sending => {
+                    if orders.kill || orders.signals != 0 {
+                        // Should somebody have stopped the guard.
+                        guard.signal(libc::SIGCONT);
+                    }
+                    orders.deadline.iter().for_each(|&deadline| line.send(&Order::Deadline(deadline.into())));
+                    orders.signals().for_each(|signal| line.send(&Order::Signal(signal)));
+                    if orders.kill {
+                        line.send(&Order::Kill);
+                    }
+                }
+            }
+        }
+        guard.signal(libc::SIGKILL);
+        let exit = guard.ended().await;
+        self.sweep(pid, &name).await;
+        match end {
+            GuardedEnd::Exited => self.end([ProcessEvent::Gone]).await,
+            GuardedEnd::Running => self.end([ProcessEvent::Exited(Exit::Lost), ProcessEvent::Gone]).await,
+            GuardedEnd::NotStarted(failure) => {
+                let ended_early = || SpawnFailure {
+                    stage: "guard".into(),
+                    error: format!("ECHILD: the guard ended before it started the program ({exit})"),
+                };
+                self.end([ProcessEvent::SpawnFailed(failure.unwrap_or_else(ended_early))]).await;
+            }
+        }
+    }
+
+    /// Starts the guard, and prepares what it is to be told.
+    async fn start_guard(
+        &self,
+        launch: Launch,
+        until: Deadline,
+        program: GuardProgram,
+    ) -> Result<(Watched, Line, Order), SpawnFailure> {
+        let (ours, theirs) = Socket::pair().map_err(|error| failure("guard socketpair", &error))?;
+        let line = Line::new(ours).map_err(|error| failure("guard socketpair", &error))?;
+        let hold = self.hold.as_ref().map(|hold| hold.try_clone()).transpose();
+        let hold = hold.map_err(|error| failure("guard dup", &error))?;
+        let around = self.around.clone();
+        let start = move || {
+            let plan = Plan::of(&launch, &around, libc::SIGKILL)?;
+            let stdio = Stdio::open(&launch.program)?;
+            let mut fds = stdio.fds().to_vec();
+            fds.push(theirs.as_fd());
+            debug_assert_eq!(fds.len() as i32 - 1, guard::SOCKET);
+            fds.extend(hold.as_ref().map(AsFd::as_fd));
+            let started = spawn(&program.plan(&launch, &around), &fds);
+            let child =
+                started.map_err(|failed| SpawnFailure { stage: format!("guard {}", failed.stage), ..failed })?;
+            Ok((child, Order::Launch { plan, stop_signal: launch.stop_signal, until: until.into() }))
+        };
+        let (child, order) = self.on_spawner(start).await?;
+        Ok((self.watch(child).await?, line, order))
+    }
+
+    /// Starts a child on a spawner's thread, and has its end noticed.
+    async fn start(
+        &self,
+        start: impl FnOnce() -> Result<Child, SpawnFailure> + Send + 'static,
+    ) -> Result<Watched, SpawnFailure> {
+        let child = self.on_spawner(start).await?;
+        self.watch(child).await
+    }
+
+    async fn on_spawner<T: Send + 'static>(
+        &self,
+        job: impl FnOnce() -> Result<T, SpawnFailure> + Send + 'static,
+    ) -> Result<T, SpawnFailure> {
+        self.spawner.run(job).await.unwrap_or_else(|| {
+            Err(SpawnFailure { stage: "spawner".into(), error: "a fault of circus-agent's own; see its log".into() })
+        })
+    }
+
+    async fn watch(&self, child: Child) -> Result<Watched, SpawnFailure> {
+        let pid = child.pid;
+        match sys::watch(child) {
+            Ok(watched) => Ok(Watched(watched)),
+            // A child whose end we would not notice must not be.
+            Err((child, error)) => {
+                child.signal(libc::SIGKILL);
+                let mut patience = Patience::default();
+                while child.try_reap().is_none() {
+                    sleep(patience.pause()).await;
+                }
+                self.sweep(Some(pid), "a process that could not be watched").await;
+                Err(failure("epoll", &error))
+            }
+        }
+    }
+
+    /// Kills what the process left behind, until nothing is left.
+    async fn sweep(&self, pid: Option<u32>, name: &str) {
+        let scope = Scope::Process { pid, main: Main::Reaped, tag: &self.around.tag };
+        let mut patience = Patience::default();
+        while tree::reap_orphans() {
+            let left = tree::strike(scope);
+            if patience.accepts(&left) {
+                return;
+            }
+            complain(name, Some(&patience), &left);
+            sleep(patience.pause()).await;
+        }
+    }
+
+    async fn report(&self, event: ProcessEvent) {
+        // Nobody listens to an agent that is leaving.
+        let _ = self.events.send(Event::Process(self.process, event)).await;
+    }
+
+    /// Lets go of what was held, then says the last words: whoever hears them may count on it.
+    async fn end<const N: usize>(&mut self, events: [ProcessEvent; N]) {
+        drop(self.hold.take());
+        for event in events {
+            self.report(event).await;
+        }
+    }
+}
+
+/// How a guarded process would end if its guard ended now.
+enum GuardedEnd {
+    NotStarted(Option<SpawnFailure>),
+    Running,
+    Exited,
+}
+
+/// Waits for `pause`, or for ever.
+async fn after(pause: Option<std::time::Duration>) {
+    match pause {
+        Some(pause) => sleep(pause).await,
+        None => pending().await,
+    }
+}
+
+/// Tells the operator, once, of a tree that does not die.
+fn complain(name: &str, patience: Option<&Patience>, left: &Left) {
+    if patience.is_some_and(Patience::is_exhausted) {
+        warn_of_stuck(name, &left.stuck());
+    }
+}
+
+fn warn_of_stuck(name: &str, pids: &[u32]) {
+    match pids {
+        [] => tracing::warn!("{name}: its processes take long to die; still killing them"),
+        pids => {
+            tracing::warn!("{name}: processes {pids:?} wait for a device (state D) and cannot be killed until then");
+        }
+    }
+}
+
+/// A child whose end wakes us.
+struct Watched(AsyncFd<Child>);
+
+impl Watched {
+    fn pid(&self) -> u32 {
+        self.0.get_ref().pid
+    }
+
+    fn signal(&self, signal: i32) {
+        self.0.get_ref().signal(signal);
+    }
+
+    /// Waits for its end and reaps it. Dropping the wait loses nothing.
+    async fn ended(&self) -> Exit {
+        loop {
+            // A runtime that is going down wakes nobody; it does not matter any more.
+            let Ok(mut ready) = self.0.readable().await else { return pending().await };
+            if let Some(exit) = ready.get_inner().try_reap() {
+                return exit;
+            }
+            ready.clear_ready();
+        }
+    }
+}
+
+/// The agent's end of a guard's socket. Neither direction ever blocks.
+struct Line {
+    socket: UnixStream,
+    inbox: Inbox,
+    unsent: Vec<u8>,
+}
+
+/// The guard has ended, or speaks no language of ours.
+struct Hangup;
+
+impl Line {
+    fn new(socket: Socket) -> io::Result<Line> {
+        socket.set_nonblocking(true)?;
+        Ok(Line { socket: UnixStream::from_std(socket)?, inbox: Inbox::default(), unsent: Vec::new() })
+    }
+
+    fn send(&mut self, order: &Order) {
+        self.unsent.extend(encode(order));
+    }
+
+    fn has_unsent(&self) -> bool {
+        !self.unsent.is_empty()
+    }
+
+    /// Waits for a report while sending what is unsent; gives none when the last of it is sent. Dropping the wait
+    /// loses nothing.
+    async fn receive(&mut self) -> Result<Option<Report>, Hangup> {
+        loop {
+            if let Some(report) = self.inbox.next().map_err(|Garbage| Hangup)? {
+                return Ok(Some(report));
+            }
+            let sending = self.has_unsent();
+            let interest = if sending { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
+            self.socket.ready(interest).await.map_err(|_| Hangup)?;
+            if sending && self.flush() {
+                return Ok(None);
+            }
+            let mut buffer = [0; 512];
+            match self.socket.try_read(&mut buffer) {
+                Ok(0) => return Err(Hangup),
+                Ok(length) => self.inbox.extend(&buffer[..length]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => return Err(Hangup),
+            }
+        }
+    }
+
+    /// Writes what the socket takes; whether that was all.
+    fn flush(&mut self) -> bool {
+        match self.socket.try_write(&self.unsent) {
+            Ok(written) => drop(self.unsent.drain(..written)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            // The guard has ended: what it last said is still to be read.
+            Err(_) => self.unsent.clear(),
+        }
+        self.unsent.is_empty()
+    }
+}

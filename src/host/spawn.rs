@@ -1,0 +1,321 @@
+//! From a [`Plan`] to a running program.
+//!
+//! The child is made by `clone(CLONE_VM | CLONE_VFORK)`: it borrows our memory until it executes its program, so a
+//! spawn costs the same at any size of ours, where `fork` copies the page tables first.
+//!
+//! # Invariants
+//!
+//! - Between `clone` and `execve` the child makes raw system calls only. It allocates nothing, takes no lock and
+//!   calls no wrapper that would speak to our other threads (glibc's `setuid` does): the memory is ours.
+//! - Whatever can be prepared is prepared before, so that a failure in the child is a failed system call and has a
+//!   step and an errno.
+//! - The program gets the descriptors it is given, under the numbers 0, 1, 2, …, and no other. The rest are closed
+//!   before `execve` rather than by it: a program on a hung file system would otherwise hold on to our sockets.
+
+use std::cell::Cell;
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr;
+
+use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
+use serde::{Deserialize, Serialize};
+
+use super::sys::{self, Waited, Whom};
+use crate::model::event::{Exit, SpawnFailure};
+
+/// Everything about a program that is about to run, looked up and ready for the kernel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Plan {
+    /// Program and arguments.
+    pub(super) argv: Vec<CString>,
+    /// The whole environment, each as `NAME=value`.
+    pub(super) env: Vec<CString>,
+    /// Where the program may be, in the order of trying.
+    pub(super) candidates: Vec<CString>,
+    /// Resource limits, in the order of setting.
+    pub(super) limits: Vec<Limit>,
+    /// The file mode mask; nothing: ours.
+    pub(super) umask: Option<u32>,
+    /// Supplementary groups; nothing: ours.
+    pub(super) groups: Option<Vec<u32>>,
+    /// The group; nothing: ours.
+    pub(super) gid: Option<u32>,
+    /// The user; nothing: ours.
+    pub(super) uid: Option<u32>,
+    /// The user as the operator wrote it, for messages.
+    pub(super) user: String,
+    /// The working directory; nothing: ours.
+    pub(super) dir: Option<CString>,
+    /// The signal the child gets when the thread that spawned it ends; 0: none.
+    pub(super) death_signal: i32,
+}
+
+/// A resource limit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Limit {
+    /// Its name, for messages.
+    pub(super) name: String,
+    /// The number the kernel knows it by.
+    pub(super) resource: u32,
+    pub(super) soft: u64,
+    pub(super) hard: u64,
+}
+
+/// A child of ours, not yet reaped.
+#[derive(Debug)]
+pub(super) struct Child {
+    pub(super) pid: u32,
+    /// Stands for this very child, whatever becomes of its number.
+    pub(super) pidfd: OwnedFd,
+}
+
+impl Child {
+    /// Sends it a signal. One that has ended needs none.
+    pub(super) fn signal(&self, signal: i32) {
+        let _ = sys::pidfd_signal(self.pidfd.as_fd(), signal);
+    }
+
+    /// How it ended, reaping it; nothing while it runs.
+    pub(super) fn try_reap(&self) -> Option<Exit> {
+        match sys::wait(Whom::Child(self.pidfd.as_fd())) {
+            Ok(Waited::Ended { exit, .. }) => Some(exit),
+            Ok(Waited::Alive) => None,
+            Ok(Waited::Nobody) | Err(_) => Some(Exit::Lost),
+        }
+    }
+}
+
+impl AsRawFd for Child {
+    fn as_raw_fd(&self) -> RawFd {
+        self.pidfd.as_raw_fd()
+    }
+}
+
+impl From<Child> for OwnedFd {
+    fn from(child: Child) -> OwnedFd {
+        child.pidfd
+    }
+}
+
+/// A failure of `stage`, which is also told what it was given.
+pub(super) fn failure(stage: impl Into<String>, error: &io::Error) -> SpawnFailure {
+    SpawnFailure { stage: stage.into(), error: sys::error_text(error) }
+}
+
+/// Starts the program, with `fds[0]` as its descriptor 0, `fds[1]` as 1, and so on. Returns once the program runs,
+/// or has been found not to; a program on a hung file system can make that long.
+pub(super) fn spawn(plan: &Plan, fds: &[BorrowedFd<'_>]) -> Result<Child, SpawnFailure> {
+    let fds: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+    let launch = Launchpad {
+        plan,
+        argv: pointers(&plan.argv),
+        env: pointers(&plan.env),
+        moved: fds.iter().map(|_| Cell::new(-1)).collect(),
+        fds,
+        parent: nix::unistd::getpid().as_raw(),
+        fault: Cell::new(None),
+    };
+    let mut stack: Vec<u128> = Vec::with_capacity(STACK / size_of::<u128>());
+    let mut pidfd: RawFd = -1;
+
+    // A signal handled in the child would run our handler on our memory.
+    let mut before = SigSet::empty();
+    pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut before)).expect("a valid mask");
+    // SAFETY: the stack is unused memory of STACK bytes that outlives the child's use of it, because CLONE_VFORK
+    // holds this thread until the child has executed or ended; its end is 16-byte aligned, as the type says. The
+    // child reads `launch` in that time only. `pidfd` is where CLONE_PIDFD stores the descriptor.
+    let pid = unsafe {
+        libc::clone(
+            child_main,
+            stack.spare_capacity_mut().as_mut_ptr_range().end.cast(),
+            libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD,
+            (&raw const launch).cast_mut().cast::<c_void>(),
+            &raw mut pidfd,
+        )
+    };
+    let error = io::Error::last_os_error();
+    pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&before), None).expect("a valid mask");
+    if pid < 0 {
+        return Err(failure("clone", &error));
+    }
+    // SAFETY: clone has made this descriptor for us; nobody else knows its number.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    let child = Child { pid: pid.unsigned_abs(), pidfd };
+    match launch.fault.get() {
+        None => Ok(child),
+        Some((step, errno)) => {
+            // It has nothing left to do but end.
+            while child.try_reap().is_none() {
+                std::thread::yield_now();
+            }
+            Err(failure(plan.stage(step), &io::Error::from_raw_os_error(errno)))
+        }
+    }
+}
+
+impl Plan {
+    /// What failed, with what it was given.
+    fn stage(&self, step: Step) -> String {
+        let text = |text: Option<&CString>| text.map(|text| text.to_string_lossy().into_owned()).unwrap_or_default();
+        match step {
+            Step::Session => "setsid".into(),
+            Step::Descriptor(number) => format!("dup2({number})"),
+            Step::Close => "close_range".into(),
+            Step::Limit(index) => format!("rlimit({})", self.limits[index].name),
+            Step::Groups => format!("setgroups({:?})", self.user),
+            Step::Gid => format!("setgid({})", self.gid.unwrap_or_default()),
+            Step::Uid => format!("setuid({:?})", self.user),
+            Step::Dir => format!("chdir({:?})", text(self.dir.as_ref())),
+            Step::Parent => "prctl(PR_SET_PDEATHSIG)".into(),
+            Step::Exec => format!("exec({:?})", text(self.argv.first())),
+        }
+    }
+}
+
+/// What a child can fail at, in its order.
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    Session,
+    Descriptor(usize),
+    Close,
+    Limit(usize),
+    Groups,
+    Gid,
+    Uid,
+    Dir,
+    Parent,
+    Exec,
+}
+
+/// Ample for a function that calls nothing but the kernel.
+const STACK: usize = 64 * 1024;
+
+/// What the child works from. It lives in the parent's frame, which waits.
+struct Launchpad<'a> {
+    plan: &'a Plan,
+    argv: Vec<*const c_char>,
+    env: Vec<*const c_char>,
+    fds: Vec<RawFd>,
+    /// Where each of `fds` has been put out of the way of the numbers to be filled.
+    moved: Vec<Cell<RawFd>>,
+    parent: libc::pid_t,
+    /// Left behind by a child that could not go on.
+    fault: Cell<Option<(Step, c_int)>>,
+}
+
+/// A list as `execve` wants it, ended by null.
+fn pointers(texts: &[CString]) -> Vec<*const c_char> {
+    texts.iter().map(|text| text.as_ptr()).chain([ptr::null()]).collect()
+}
+
+/// The child. It returns only when it could not become the program.
+extern "C" fn child_main(launch: *mut c_void) -> c_int {
+    // SAFETY: `spawn` passes a Launchpad that lives until this child has executed or ended.
+    let launch = unsafe { &*launch.cast_const().cast::<Launchpad<'_>>() };
+    let Err(fault) = launch.become_program();
+    launch.fault.set(Some(fault));
+    127
+}
+
+impl Launchpad<'_> {
+    fn become_program(&self) -> Result<std::convert::Infallible, (Step, c_int)> {
+        let plan = self.plan;
+        reset_signals();
+        // SAFETY: system calls on plain numbers, and on arrays and texts of `plan` and `self`, which outlive them. The
+        // child's table of descriptors is its own copy. Ids and groups are set by raw calls, since libc's wrappers
+        // would change them in all of our threads.
+        unsafe {
+            check(libc::setsid(), Step::Session)?;
+
+            // First out of the way, then into place: so that no descriptor is overwritten before its turn.
+            let count = self.fds.len() as RawFd;
+            for (number, (&fd, moved)) in self.fds.iter().zip(&self.moved).enumerate() {
+                let fd = check(libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, count), Step::Descriptor(number))?;
+                moved.set(fd);
+            }
+            for (number, moved) in self.moved.iter().enumerate() {
+                check(libc::dup2(moved.get(), number as RawFd), Step::Descriptor(number))?;
+            }
+            check_long(libc::syscall(libc::SYS_close_range, count, libc::c_uint::MAX, 0), Step::Close)?;
+
+            for (index, limit) in plan.limits.iter().enumerate() {
+                let value = libc::rlimit64 { rlim_cur: limit.soft, rlim_max: limit.hard };
+                let old = ptr::null_mut::<libc::rlimit64>();
+                let set = libc::syscall(libc::SYS_prlimit64, 0, limit.resource, &raw const value, old);
+                check_long(set, Step::Limit(index))?;
+            }
+            if let Some(umask) = plan.umask {
+                libc::umask(umask);
+            }
+            if let Some(groups) = &plan.groups {
+                check_long(libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()), Step::Groups)?;
+            }
+            if let Some(gid) = plan.gid {
+                check_long(libc::syscall(libc::SYS_setresgid, gid, gid, gid), Step::Gid)?;
+            }
+            if let Some(uid) = plan.uid {
+                check_long(libc::syscall(libc::SYS_setresuid, uid, uid, uid), Step::Uid)?;
+            }
+            if let Some(dir) = &plan.dir {
+                check(libc::chdir(dir.as_ptr()), Step::Dir)?;
+            }
+
+            // After the change of credentials, which clears it.
+            check(libc::prctl(libc::PR_SET_PDEATHSIG, plan.death_signal as libc::c_ulong), Step::Parent)?;
+            if libc::getppid() != self.parent {
+                // The parent died before the line above took effect, so nothing would end this child.
+                return Err((Step::Parent, libc::ESRCH));
+            }
+            Err((Step::Exec, self.execute(&plan.candidates)))
+        }
+    }
+
+    /// Tries one place after the other, and answers with the most telling error: not "there is nothing" while
+    /// somewhere there was a program that could not be run.
+    ///
+    /// # Safety
+    ///
+    /// `argv` and `env` must be lists that end with null, of texts that are alive.
+    unsafe fn execute(&self, candidates: &[CString]) -> c_int {
+        let mut telling = None;
+        let mut last = libc::ENOENT;
+        for program in candidates {
+            // SAFETY: the caller's promise; `program` is a C string.
+            unsafe { libc::execve(CStr::as_ptr(program), self.argv.as_ptr(), self.env.as_ptr()) };
+            last = errno();
+            if !matches!(last, libc::ENOENT | libc::ENOTDIR) {
+                telling = telling.or(Some(last));
+            }
+        }
+        telling.unwrap_or(last)
+    }
+}
+
+/// Lets every signal do what it does by default. An ignored signal stays ignored over `execve` (std ignores
+/// SIGPIPE), and so does a blocked one.
+fn reset_signals() {
+    // SAFETY: the child's table of handlers is its own copy; sigaction and sigset_t are plain data, for which all
+    // zeroes is a value, here SIG_DFL without flags. Numbers that cannot be set are refused, which is all right.
+    unsafe {
+        let default: libc::sigaction = std::mem::zeroed();
+        for signal in 1..=64 {
+            libc::sigaction(signal, &raw const default, ptr::null_mut());
+        }
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut());
+    }
+}
+
+fn errno() -> c_int {
+    nix::errno::Errno::last_raw()
+}
+
+fn check(result: c_int, step: Step) -> Result<c_int, (Step, c_int)> {
+    if result < 0 { Err((step, errno())) } else { Ok(result) }
+}
+
+fn check_long(result: libc::c_long, step: Step) -> Result<(), (Step, c_int)> {
+    if result < 0 { Err((step, errno())) } else { Ok(()) }
+}

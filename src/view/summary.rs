@@ -1,0 +1,30 @@
+//! A node in one line, as `systemctl status` shows it.
+
+use crate::model::snapshot::{LeaseRole, Phase, Snapshot, StoreView, WatcherState};
+
+/// `running: 2 of 3 watchers active; beat: holder, token 18; Redis: connection refused`.
+pub fn status_line(snapshot: &Snapshot) -> String {
+    let phase = match snapshot.phase {
+        Phase::Starting => "starting",
+        Phase::Running => "running",
+        Phase::Stopping => "stopping",
+    };
+    let plain = || snapshot.watchers.iter().filter(|watcher| watcher.lease.is_none());
+    let active = plain().filter(|watcher| watcher.state == WatcherState::Active).count();
+    let mut parts = Vec::new();
+    if plain().next().is_some() {
+        parts.push(format!("{active} of {} watchers active", plain().count()));
+    }
+    for lease in snapshot.watchers.iter().filter_map(|watcher| watcher.lease.as_ref()) {
+        let name = &lease.watcher;
+        parts.push(match (lease.role, lease.token, &lease.why) {
+            (LeaseRole::Holder, Some(token), _) => format!("{name}: holder, token {token}"),
+            (role, _, Some(why)) => format!("{name}: {} ({why})", role.word()),
+            (role, _, None) => format!("{name}: {}", role.word()),
+        });
+    }
+    if let StoreView::Down { reason } = &snapshot.store {
+        parts.push(format!("Redis: {reason}"));
+    }
+    if parts.is_empty() { phase.to_owned() } else { format!("{phase}: {}", parts.join("; ")) }
+}

@@ -1,0 +1,421 @@
+//! Golden texts: what people see, as they see it.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::model::command::{Answer, NodeAbout, NodeRow, NodeState, Outcome, Part, Refusal, Reply};
+use crate::model::event::Exit;
+use crate::model::names::{ClusterName, NodeName, WatcherName};
+use crate::model::snapshot::{
+    LeaseRole, LeaseView, Phase, ProcessView, Snapshot, StoreView, WatcherState, WatcherView,
+};
+use crate::wire::reply_json;
+
+/// 2026-11-21 22:08 UTC.
+const NOW: f64 = 1_795_298_934.0;
+
+fn node(name: &str) -> NodeName {
+    NodeName::parse(name).unwrap()
+}
+
+fn secs(seconds: f64) -> Duration {
+    Duration::from_secs_f64(seconds)
+}
+
+fn watcher(name: &str, state: WatcherState, wanted: u32, pids: &[(u32, u64)], note: Option<&str>) -> WatcherView {
+    WatcherView {
+        name: WatcherName::parse(name).unwrap(),
+        state,
+        note: note.map(str::to_owned),
+        numprocesses: wanted,
+        processes: (1..)
+            .zip(pids)
+            .map(|(wid, &(pid, age))| ProcessView { wid, pid: Some(pid), state: "running", age: secs(age as f64) })
+            .collect(),
+        restarts: 0,
+        last_exit: None,
+        lease: None,
+    }
+}
+
+fn lease(name: &str, role: LeaseRole, holder: Option<&str>) -> LeaseView {
+    let holds = matches!(role, LeaseRole::Holder | LeaseRole::Losing);
+    LeaseView {
+        watcher: WatcherName::parse(name).unwrap(),
+        key: format!("circus:{{prod/{name}}}:lease"),
+        role,
+        token: holds.then_some(17),
+        ttl: secs(5.0),
+        left: Some(secs(4.1)),
+        holder: holder.map(str::to_owned),
+        latency: holds.then_some(Duration::from_micros(2_130)),
+        held_for: holds.then_some(secs(275_000.0)),
+        why: None,
+    }
+}
+
+fn with_lease(mut watcher: WatcherView, lease: LeaseView) -> WatcherView {
+    watcher.lease = Some(lease);
+    watcher
+}
+
+fn snapshot(name: &str, watchers: Vec<WatcherView>) -> Snapshot {
+    Snapshot {
+        node: node(name),
+        cluster: ClusterName::parse("prod").unwrap(),
+        phase: Phase::Running,
+        store: StoreView::Up,
+        watchers,
+    }
+}
+
+fn status(snapshot: Snapshot) -> Reply {
+    Reply::Done(Answer::Status(Box::new(snapshot)))
+}
+
+fn own(reply: Reply) -> Value {
+    reply_json(&Outcome::Own(reply), &Value::Null, NOW)
+}
+
+fn gathered(parts: Vec<(&str, Part)>) -> Value {
+    let parts = parts.into_iter().map(|(name, part)| (node(name), part)).collect();
+    reply_json(&Outcome::Gathered(parts), &Value::Null, NOW)
+}
+
+fn shown(command: &Command, reply: &Value) -> String {
+    let text = text(command, reply, Some("web-1"), Style { colour: false, width: Some(100) });
+    for line in text.out.lines() {
+        assert!(line.chars().count() <= 100, "too long: {line}");
+    }
+    format!("{}{}", text.out, text.err)
+}
+
+fn golden(command: &Command, reply: &Value, expected: &str) {
+    let shown = shown(command, reply);
+    let expected: String = expected.lines().skip(1).map(|line| format!("{}\n", line.trim_start_matches('|'))).collect();
+    assert!(shown == expected, "shown:\n{shown}\nexpected:\n{expected}");
+}
+
+const STATUS: Command = Command::Status { watcher: None };
+
+fn web_1() -> Snapshot {
+    let mut worker = watcher("worker", WatcherState::Backoff, 2, &[(510, 720)], Some("exit 1, again in 4 s"));
+    worker.restarts = 3;
+    worker.last_exit = Some((Exit::Code(1), secs(2.0)));
+    let beat = watcher("beat", WatcherState::Active, 1, &[(48211, 275_000)], None);
+    let reaper = watcher("reaper", WatcherState::Standby, 1, &[], Some("held by web-2"));
+    snapshot(
+        "web-1",
+        vec![
+            watcher("web", WatcherState::Active, 6, &[(1, 60), (2, 61), (3, 62), (4, 63), (5, 64), (6, 65)], None),
+            worker,
+            with_lease(beat, lease("beat", LeaseRole::Holder, Some("web-1"))),
+            with_lease(reaper, lease("reaper", LeaseRole::Standby, Some("web-2"))),
+            watcher("off", WatcherState::Stopped, 1, &[], None),
+        ],
+    )
+}
+
+fn web_2() -> Snapshot {
+    let beat = watcher("beat", WatcherState::Standby, 1, &[], Some("held by web-1"));
+    let reaper = watcher("reaper", WatcherState::Failed, 1, &[], Some("exit 1, five times in a row"));
+    snapshot(
+        "web-2",
+        vec![
+            watcher("web", WatcherState::Active, 2, &[(7, 60), (8, 61)], None),
+            with_lease(beat, lease("beat", LeaseRole::Standby, Some("web-1"))),
+            with_lease(reaper, lease("reaper", LeaseRole::Holder, Some("web-2"))),
+        ],
+    )
+}
+
+#[test]
+fn status_of_one_node() {
+    golden(
+        &STATUS,
+        &own(status(web_1())),
+        "
+        |web-1   cluster prod   running   lease store up
+        |
+        |SINGLETON  STATE    PID    UP         LEASE  TOKEN  RESTARTS  NOTE
+        |beat       active   48211  3d 04h  4.1/5.0s     17         0
+        |reaper     standby  -      -              -      -         0  held by web-2
+        |
+        |WATCHER  STATE    READY  PID     UP       RESTARTS  NOTE
+        |web      active     6/6  1 2 +4  1m 00s          0
+        |worker   backoff    1/2  510     12m 00s         3  exit 1, again in 4 s
+        |off      stopped    0/1  -       -               0
+        |
+        |1 problem.   circusctl status worker"
+            .replace("\n        ", "\n")
+            .as_str(),
+    );
+}
+
+#[test]
+fn status_of_the_cluster() {
+    golden(
+        &STATUS,
+        &gathered(vec![
+            ("web-1", Part::Own(status(web_1()))),
+            ("web-2", Part::Relayed(own(status(web_2())).to_string())),
+            ("web-4", Part::Silent("no answer within 5 s".into())),
+        ]),
+        "
+        |prod   2 of 3 nodes answered
+        |
+        |SINGLETON  STATE   NODE   PID    UP         LEASE  TOKEN  RESTARTS  NOTE
+        |beat       active  web-1  48211  3d 04h  4.1/5.0s     17         0
+        |reaper     failed  web-2  -      -       4.1/5.0s     17         0  exit 1, five times in a row
+        |
+        |WATCHER  READY  web-1  web-2  RESTARTS  NOTE
+        |web        8/8    6/6    2/2         0
+        |worker     1/2    1/2      -         3  web-1 backoff: exit 1, again in 4 s
+        |off        0/1    0/1      -         0  web-1 stopped
+        |
+        |2 problems.   circusctl status worker --node web-1
+        |error: web-4: no answer within 5 s"
+            .replace("\n        ", "\n")
+            .as_str(),
+    );
+}
+
+#[test]
+fn a_singleton_that_nobody_holds_is_a_problem_of_the_cluster_only() {
+    let standby = |name: &str| {
+        let beat = watcher("beat", WatcherState::Standby, 1, &[], Some("waits out one ttl"));
+        snapshot(name, vec![with_lease(beat, lease("beat", LeaseRole::Standby, None))])
+    };
+    let alone = own(status(standby("web-1")));
+    assert!(problems(&alone).is_empty());
+    let all =
+        gathered(vec![("web-1", Part::Own(status(standby("web-1")))), ("web-2", Part::Own(status(standby("web-2"))))]);
+    assert_eq!(problems(&all), ["beat"]);
+    let text = shown(&STATUS, &all);
+    assert!(text.contains("beat       vacant  -"), "{text}");
+    assert!(text.ends_with("1 problem.   circusctl status beat --all   ·   circusctl leases\n"), "{text}");
+    // With a silent node it cannot be known.
+    let partial = gathered(vec![
+        ("web-1", Part::Own(status(standby("web-1")))),
+        ("web-2", Part::Silent("no answer within 5 s".into())),
+    ]);
+    assert!(problems(&partial).is_empty());
+}
+
+#[test]
+fn all_is_well_says_so_and_a_store_that_is_down_says_why() {
+    let mut good = snapshot("web-1", vec![watcher("web", WatcherState::Active, 1, &[(7, 3)], None)]);
+    assert!(problems(&own(status(good.clone()))).is_empty());
+    assert!(shown(&STATUS, &own(status(good.clone()))).ends_with("\nall is well\n"));
+    good.store = StoreView::Down { reason: "connection refused".into() };
+    assert!(shown(&STATUS, &own(status(good))).contains("lease store down: connection refused"));
+    let none = own(status(snapshot("web-1", vec![])));
+    assert!(shown(&STATUS, &none).contains("no watchers; add a [watcher:NAME]"));
+}
+
+#[test]
+fn the_page_of_one_watcher() {
+    let mut snapshot = web_1();
+    snapshot.watchers.retain(|watcher| watcher.name.as_str() == "beat");
+    snapshot.watchers[0].last_exit = Some((Exit::Signal(9), secs(275_010.0)));
+    let reply = own(Reply::Done(Answer::WatcherStatus(Box::new(snapshot))));
+    assert_eq!(reply["status"], "active");
+    golden(
+        &Command::Status { watcher: Some("beat".into()) },
+        &reply,
+        "
+        |beat   singleton, active on web-1
+        |  ready      1/1
+        |  process    #1 pid 48211, running, 3d 04h
+        |  lease      holder, token 17, 4.1/5.0s left, refreshed in 2.1 ms, held for 3d 04h
+        |  key        circus:{prod/beat}:lease
+        |  restarts   0
+        |  last exit  killed by SIGKILL, 3d 04h ago"
+            .replace("\n        ", "\n")
+            .as_str(),
+    );
+}
+
+#[test]
+fn leases_are_put_together_from_all_views() {
+    let views = |leases: Vec<LeaseView>| Part::Own(Reply::Done(Answer::Leases(leases)));
+    let mut aside = lease("beat", LeaseRole::Aside, Some("web-2"));
+    aside.why = Some("failed here, back in 40 s".into());
+    let mut free = lease("report", LeaseRole::Standby, None);
+    free.why = Some("first taking, free in 3 s".into());
+    golden(
+        &Command::Leases,
+        &gathered(vec![
+            ("web-1", views(vec![lease("beat", LeaseRole::Standby, Some("web-2")), free.clone()])),
+            ("web-2", views(vec![lease("beat", LeaseRole::Holder, Some("web-2")), free])),
+            ("web-3", views(vec![aside])),
+        ]),
+        "
+        |NAME    HOLDER  TOKEN     LEASE  REFRESH  SINCE              WAITING      NOTE
+        |beat    web-2      17  4.1/5.0s   2.1 ms  2026-11-18 17:45Z  web-1        web-3 stands aside: failed
+        |                                                                          here, back in 40 s
+        |report  vacant      -         -        -  -                  web-1 web-2  first taking, free in 3 s
+        |1 vacant: nobody is known to hold it.   circusctl status report --all"
+            .replace("\n        ", "\n")
+            .as_str(),
+    );
+}
+
+#[test]
+fn two_who_claim_a_lease_are_both_named() {
+    let views = |role, token| {
+        let mut lease = lease("beat", role, None);
+        lease.token = Some(token);
+        Part::Own(Reply::Done(Answer::Leases(vec![lease])))
+    };
+    let text = shown(
+        &Command::Leases,
+        &gathered(vec![("a", views(LeaseRole::Losing, 16)), ("b", views(LeaseRole::Holder, 17))]),
+    );
+    assert!(text.contains("beat  b          17"), "{text}");
+    let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(words.contains("a said it held it too, with token 16"), "{text}");
+}
+
+#[test]
+fn the_nodes_of_the_cluster() {
+    let row = |name: &str, state, seen: f64, config: &str, holds: &[&str]| NodeRow {
+        name: node(name),
+        state,
+        seen: secs(seen),
+        about: NodeAbout {
+            version: "0.1.0".into(),
+            host: format!("{name}.example"),
+            pid: 7,
+            up: secs(12.0 * 86_400.0),
+            config: config.into(),
+            watchers: vec!["web".into(), "beat".into()],
+            holds: holds.iter().map(ToString::to_string).collect(),
+            waits: vec![],
+        },
+    };
+    golden(
+        &Command::Nodes,
+        &own(Reply::Done(Answer::Nodes(vec![
+            row("web-1", NodeState::Up, 0.4, "7f3a2c", &["reaper"]),
+            row("web-2", NodeState::Up, 0.9, "7f3a2c", &["beat", "report"]),
+            row("web-3", NodeState::Draining, 0.2, "7f3a2c", &[]),
+            row("web-4", NodeState::Stale, 14.2, "6b11e0", &[]),
+            row("web-5", NodeState::Gone, 86_400.0, "6b11e0", &[]),
+        ]))),
+        "
+        |NODE     STATE       SEEN  AGENT  UP       WATCHERS  HOLDS        CONFIG
+        |web-1 *  up         0.4 s  0.1.0  12d 00h         2  reaper       7f3a2c
+        |web-2    up         0.9 s  0.1.0  12d 00h         2  beat report  7f3a2c
+        |web-3    draining   0.2 s  0.1.0  12d 00h         2  -            7f3a2c
+        |web-4    stale       14 s  0.1.0  12d 00h         2  -            6b11e0 (differs)
+        |web-5    gone      1d 00h  0.1.0  -               -  -            6b11e0 (differs)
+        |* this node"
+            .replace("\n        ", "\n")
+            .as_str(),
+    );
+}
+
+#[test]
+fn stats_show_each_process() {
+    let info = json!({
+        "mem_info1": "8.50M", "mem_info2": "12.22M", "cpu": 0.0, "mem": 0.035, "ctime": "0:00.10", "pid": 755,
+        "username": "root", "nice": 0, "cmdline": "python", "wid": 1,
+    });
+    let reply = json!({"status": "ok", "infos": {"web": {"755": info, "756": "No such process (stopped?)"}}});
+    golden(
+        &Command::Stats { watcher: None, pid: None },
+        &reply,
+        "
+        |WATCHER  WID  PID   CPU   MEM    RSS    VIRT     TIME  USER  PROGRAM
+        |web        -  756     -     -      -       -        -  -     No such process (stopped?)
+        |web        1  755  0.0%  0.0%  8.50M  12.22M  0:00.10  root  python"
+            .replace("\n        ", "\n")
+            .as_str(),
+    );
+}
+
+#[test]
+fn short_replies_are_circuss_own_lines() {
+    let list = Command::List { watcher: None };
+    assert_eq!(shown(&list, &json!({"status": "ok", "watchers": ["a", "b"]})), "a,b\n");
+    assert_eq!(shown(&list, &json!({"status": "ok", "pids": [1, 2]})), "1,2\n");
+    assert_eq!(shown(&Command::NumWatchers, &json!({"status": "ok", "numwatchers": 3})), "3\n");
+    let options = Command::Options { watcher: "web".into() };
+    let reply = json!({"status": "ok", "options": {"a": true, "b": null, "c": {}, "d": {"K": "V", "L": "W"}, "e": 3}});
+    assert_eq!(shown(&options, &reply), "a: True\nb: \nc: {}\nd: K=V,L=W\ne: 3\n");
+    let start = Command::Start { pattern: None, patience: crate::model::command::Patience::Settled };
+    assert_eq!(shown(&start, &json!({"status": "ok"})), "ok\n");
+    assert_eq!(
+        shown(&start, &json!({"status": "ok", "info": {"started": [4, 5], "kept": [3], "stopped": []}})),
+        "ok, started 4 5, kept 3\n"
+    );
+    let many = json!({"status": "ok", "nodes": {"a": {"status": "ok"}, "b": {"status": "ok"}}});
+    assert_eq!(shown(&start, &many), "a: ok\nb: ok\n");
+}
+
+#[test]
+fn an_error_is_one_line_with_its_reason() {
+    let refusal = Refusal::NoSuchWatcher { name: "wbe".into(), hint: Some(WatcherName::parse("web").unwrap()) };
+    assert_eq!(shown(&STATUS, &own(Reply::Refused(refusal))), "error: program wbe not found; did you mean web?\n");
+}
+
+#[test]
+fn a_long_note_is_wrapped_under_itself_on_a_terminal() {
+    let note = "spawn failed at exec(\"/srv/app/venv/bin/celery\"): ENOENT: No such file or directory; again in 4 s";
+    let reply = own(status(snapshot("web-1", vec![watcher("web", WatcherState::Backoff, 1, &[], Some(note))])));
+    let style = Style { colour: false, width: Some(100) };
+    let text = text(&STATUS, &reply, None, style).out;
+    assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
+    let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(words.contains(note), "{text}");
+}
+
+#[test]
+fn colours_come_only_when_asked_for_and_control_characters_never() {
+    let reply = own(status(snapshot("web-1", vec![watcher("web", WatcherState::Failed, 1, &[], Some("a\x1b[2Jb"))])));
+    let plain = text(&STATUS, &reply, None, Style::default()).out;
+    assert!(!plain.contains('\x1b'), "{plain:?}");
+    let coloured = text(&STATUS, &reply, None, Style { colour: true, width: None }).out;
+    assert!(coloured.contains("\x1b[31mfailed\x1b[0m"), "{coloured:?}");
+    assert!(!coloured.contains("\x1b[2J"), "{coloured:?}");
+}
+
+#[test]
+fn a_reply_of_unknown_shape_is_shown_and_never_panics() {
+    let commands = [
+        STATUS,
+        Command::Status { watcher: Some("x".into()) },
+        Command::Leases,
+        Command::Nodes,
+        Command::Stats { watcher: None, pid: None },
+        Command::Version,
+        Command::List { watcher: None },
+        Command::Options { watcher: "x".into() },
+        Command::Resize { watcher: "x".into(), by: 1, patience: crate::model::command::Patience::Admitted },
+    ];
+    let odd = [json!(null), json!({}), json!([]), json!(5), json!("x"), json!([{}]), json!({"x": {}}), json!(-1.5)];
+    let keys =
+        ["status", "nodes", "watchers", "leases", "roster", "infos", "info", "process", "options", "reason", "store"];
+    for command in &commands {
+        for value in &odd {
+            let _ = text(command, value, None, Style::default());
+            for key in keys {
+                let reply = json!({"status": "ok", key: value});
+                let _ = text(command, &reply, None, Style::default());
+                let _ = problems(&reply);
+                let _ = text(command, &json!({"status": "ok", "nodes": {"a": reply}}), None, Style::default());
+            }
+        }
+    }
+}
+
+#[test]
+fn days_become_dates() {
+    assert_eq!(civil(0), (1970, 1, 1));
+    assert_eq!(civil(-1), (1969, 12, 31));
+    assert_eq!(civil(11_016), (2000, 2, 29));
+    assert_eq!(civil(20_778), (2026, 11, 21));
+}

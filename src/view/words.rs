@@ -1,0 +1,44 @@
+//! Spans, shares and dates as people read them.
+
+use serde_json::Value;
+
+/// `0.4 s`, `12 s`, `4m 10s`, `6h 02m`, `3d 04h`.
+pub(super) fn span(seconds: f64) -> String {
+    let whole = seconds.max(0.0) as u64;
+    match whole {
+        0..10 => format!("{:.1} s", seconds.max(0.0)),
+        10..60 => format!("{whole} s"),
+        60..3_600 => format!("{}m {:02}s", whole / 60, whole % 60),
+        3_600..86_400 => format!("{}h {:02}m", whole / 3_600, whole / 60 % 60),
+        _ => format!("{}d {:02}h", whole / 86_400, whole / 3_600 % 24),
+    }
+}
+
+/// As [`span`], of a number that may be missing.
+pub(super) fn maybe_span(seconds: &Value) -> String {
+    seconds.as_f64().map_or_else(|| "-".into(), span)
+}
+
+/// `2.1 ms` below a second.
+pub(super) fn latency(seconds: &Value) -> String {
+    match seconds.as_f64() {
+        None => "-".into(),
+        Some(seconds) if seconds < 1.0 => format!("{:.1} ms", seconds * 1_000.0),
+        Some(seconds) => span(seconds),
+    }
+}
+
+/// What is left of a lease: `4.1/5.0s`.
+pub(super) fn left(lease: &Value) -> String {
+    match (lease["left"].as_f64(), lease["ttl"].as_f64()) {
+        (Some(left), Some(ttl)) => format!("{left:.1}/{ttl:.1}s"),
+        _ => "-".into(),
+    }
+}
+
+/// A moment of the Unix epoch in UTC: `2026-11-18 17:40Z`.
+pub(super) fn date(seconds: f64) -> String {
+    let minutes = (seconds.max(0.0) / 60.0) as i64;
+    let (year, month, day) = crate::view::civil(minutes.div_euclid(1_440));
+    format!("{year:04}-{month:02}-{day:02} {:02}:{:02}Z", minutes / 60 % 24, minutes % 60)
+}

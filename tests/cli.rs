@@ -1,0 +1,173 @@
+//! What needs the real circusctl: exit codes as a shell sees them, pipes, the agent of this machine.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixListener;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::thread;
+
+/// circusctl in a home of its own, with nobody's settings.
+fn circusctl(home: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_circusctl"));
+    command
+        .args(args)
+        .env_clear()
+        .env("HOME", home)
+        .env("XDG_RUNTIME_DIR", home.join("run"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+fn run(args: &[&str]) -> Output {
+    let home = tempfile::tempdir().unwrap();
+    circusctl(home.path(), args).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+/// An agent that says `reply` to everything, until the test ends.
+fn agent(path: &Path, reply: &'static str) {
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let listener = UnixListener::bind(path).unwrap();
+    thread::spawn(move || {
+        for client in listener.incoming() {
+            let mut client = client.unwrap();
+            let mut line = String::new();
+            BufReader::new(client.try_clone().unwrap()).read_line(&mut line).unwrap();
+            let Some(at) = line.find("\"id\":") else { continue };
+            let id: String = line[at + 5..].chars().take_while(char::is_ascii_digit).collect();
+            let _ = client.write_all(reply.replace("ID", &id).as_bytes());
+        }
+    });
+}
+
+#[test]
+fn help_lists_every_command_and_is_no_error() {
+    let help = run(&["--help"]);
+    assert_eq!(help.status.code(), Some(0));
+    for command in [
+        "list",
+        "status",
+        "start",
+        "stop",
+        "restart",
+        "incr",
+        "decr",
+        "numprocesses",
+        "numwatchers",
+        "stats",
+        "options",
+        "quit",
+        "version",
+        "nodes",
+        "leases",
+        "failover",
+        "lease",
+    ] {
+        assert!(text(&help.stdout).contains(&format!("\n  {command} ")), "{command}");
+    }
+}
+
+#[test]
+fn no_command_prints_the_help_and_is_a_usage_error() {
+    let nothing = run(&[]);
+    assert_eq!(nothing.status.code(), Some(2));
+    assert!(text(&nothing.stderr).contains("Commands:"));
+    assert!(nothing.stdout.is_empty());
+}
+
+#[test]
+fn a_usage_error_is_exit_2_with_a_hint() {
+    let typo = run(&["statsu"]);
+    assert_eq!(typo.status.code(), Some(2));
+    assert!(text(&typo.stderr).contains("status"), "{}", text(&typo.stderr));
+    assert_eq!(run(&["--endpoint", "tcp://127.0.0.1:5555", "list"]).status.code(), Some(2));
+}
+
+#[test]
+fn no_agent_is_exit_5_with_json_too() {
+    let endpoint = ["--endpoint", "unix:///nonexistent/a.sock", "status"];
+    let nobody = run(&endpoint);
+    assert_eq!(nobody.status.code(), Some(5));
+    assert!(text(&nobody.stderr).contains("/nonexistent/a.sock"), "{}", text(&nobody.stderr));
+    let json = run(&[&endpoint[..], &["--json"]].concat());
+    assert_eq!(json.status.code(), Some(5));
+    let reply: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(reply["status"], "error");
+}
+
+#[test]
+fn what_hits_all_nodes_needs_yes_where_nobody_can_be_asked() {
+    let quit = run(&["--endpoint", "unix:///nonexistent/a.sock", "quit", "--all"]);
+    assert_eq!(quit.status.code(), Some(2));
+    assert!(text(&quit.stderr).contains("--yes"), "{}", text(&quit.stderr));
+    assert_eq!(run(&["--endpoint", "/nonexistent/a.sock", "quit", "--all", "--yes"]).status.code(), Some(5));
+}
+
+#[test]
+fn the_endpoint_comes_from_the_environment_and_the_exit_code_from_the_reply() {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("a.sock");
+    agent(
+        &path,
+        "{\"id\":ID,\"status\":\"ok\",\"node\":\"a\",\"watchers\":[{\"name\":\"web\",\"state\":\"backoff\",\"note\":\"exit 1\"}]}\n",
+    );
+    for json in [&[][..], &["--json"]] {
+        let status = circusctl(home.path(), &["status"])
+            .args(json)
+            .env("CIRCUSCTL_ENDPOINT", format!("unix://{}", path.display()))
+            .output()
+            .unwrap();
+        assert_eq!(status.status.code(), Some(3), "{}", text(&status.stderr));
+        assert!(text(&status.stdout).contains("exit 1"));
+        assert!(!text(&status.stdout).contains('\x1b'), "no colours in a pipe");
+    }
+}
+
+#[test]
+fn the_agent_of_this_machine_is_found() {
+    let home = tempfile::tempdir().unwrap();
+    agent(&home.path().join("run/circus/only.sock"), "{\"id\":ID,\"status\":\"ok\",\"numwatchers\":3}\n");
+    let count = circusctl(home.path(), &["numwatchers"]).output().unwrap();
+    // Another agent may run on the machine that tests this; then they are all named.
+    match count.status.code() {
+        Some(0) => assert_eq!(text(&count.stdout), "3\n"),
+        Some(2) => assert!(text(&count.stderr).contains("only.sock"), "{}", text(&count.stderr)),
+        other => panic!("{other:?}: {}", text(&count.stderr)),
+    }
+}
+
+#[test]
+fn a_node_that_is_silent_is_named_and_is_exit_4() {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("a.sock");
+    agent(
+        &path,
+        "{\"id\":ID,\"status\":\"error\",\"nodes\":{\"a\":{\"status\":\"ok\"},\"b\":{\"status\":\"error\",\"reason\":\"no answer within 5 s\",\"silent\":true}}}\n",
+    );
+    let start =
+        circusctl(home.path(), &["start", "web", "--all", "--endpoint", path.to_str().unwrap()]).output().unwrap();
+    assert_eq!(start.status.code(), Some(4));
+    assert_eq!(text(&start.stdout), "a: ok\n");
+    assert_eq!(text(&start.stderr), "error: b: no answer within 5 s\n");
+}
+
+#[test]
+fn a_reader_that_stops_early_ends_it_quietly() {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("a.sock");
+    // Much more than a pipe holds.
+    let pids = (0..200_000).map(|pid: u32| pid.to_string()).collect::<Vec<_>>().join(",");
+    agent(&path, format!("{{\"id\":ID,\"status\":\"ok\",\"pids\":[{pids}]}}\n").leak());
+    let mut list = circusctl(home.path(), &["list", "web", "--endpoint", path.to_str().unwrap()]).spawn().unwrap();
+    let mut first = [0; 4];
+    list.stdout.take().unwrap().read_exact(&mut first).unwrap();
+    let ended = list.wait_with_output().unwrap();
+    assert_eq!(ended.status.signal(), Some(13), "{}", text(&ended.stderr));
+    assert!(ended.stderr.is_empty(), "{}", text(&ended.stderr));
+}

@@ -1,0 +1,1008 @@
+//! What `host` promises, proven on real children.
+//!
+//! A supervisor owns its whole process: it adopts orphans, reaps them on its main thread and raises limits. So each
+//! case runs in a process of its own, and the program that runs them checks after each that nothing is left behind.
+
+#![allow(clippy::print_stdout)]
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fs::{self, File};
+use std::future::Future;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use circus_agent::host::Host;
+use circus_agent::host::clock::{self, Alarm};
+use circus_agent::model::command::RequestId;
+use circus_agent::model::event::{Deadline, Event, Exit, Launch, ProcessEvent, ProcessId, SpawnFailure};
+use circus_agent::model::names::WatcherName;
+use circus_agent::model::spec::{Output, ProgramSpec, Rlimit, UserSpec};
+use circus_agent::model::time::Time;
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+use tokio::sync::mpsc;
+
+type Case = (&'static str, fn() -> Pin<Box<dyn Future<Output = ()>>>);
+
+macro_rules! cases {
+    ($($name:ident),* $(,)?) => { &[$((stringify!($name), || Box::pin($name()))),*] };
+}
+
+/// How long anything may take before it counts as never happening.
+const NEVER: Duration = Duration::from_secs(20);
+
+/// All of them, in the order of the host's own story.
+const CASES: &[Case] = cases![
+    a_program_that_is_not_there_fails_at_exec,
+    a_program_that_may_not_run_fails_with_eacces_though_later_places_have_none,
+    every_other_failure_names_its_stage_too,
+    without_privileges_another_user_or_group_is_a_failure_and_oneself_is_not,
+    setting_the_user_alone_fails_as_setuid,
+    a_child_sees_the_user_groups_limits_mask_and_directory_it_was_given,
+    a_child_gets_the_open_file_limit_that_the_agent_was_started_with,
+    a_child_finds_no_signal_blocked_or_ignored,
+    a_child_inherits_no_descriptor_but_its_first_three,
+    the_environment_is_the_agents_below_the_programs_below_ours_and_without_secrets,
+    output_goes_to_the_end_of_the_files_it_was_given,
+    exit_codes_and_signals_are_told_apart,
+    a_signal_goes_to_the_main_process_only,
+    a_kill_takes_grandchildren_sessions_of_their_own_and_daemons,
+    a_main_process_that_ends_takes_its_leftovers_along_before_gone,
+    a_forking_tree_is_outrun,
+    one_processs_end_leaves_the_daemons_of_another_alone,
+    orders_given_before_the_program_runs_are_carried_out_when_it_does,
+    a_thousand_short_children_are_each_reported_once,
+    a_dead_child_is_replaced_about_as_fast_as_a_program_starts,
+    adopted_orphans_do_not_stay_as_zombies,
+    a_guarded_child_is_killed_at_its_deadline_without_a_word_from_us,
+    a_guarded_child_is_asked_to_stop_once_at_the_stop_deadline,
+    a_moved_deadline_keeps_the_child_alive_and_one_that_passed_does_not_start_it,
+    a_deadline_that_comes_after_the_kill_changes_nothing,
+    a_guarded_childs_failure_to_start_is_told_like_any_other,
+    a_program_that_is_no_guard_is_a_failed_start,
+    a_killed_guard_takes_the_child_along_and_the_agent_its_orphans,
+    a_guard_hears_no_signal_but_kill,
+    a_stopped_guard_still_obeys_a_kill_and_does_not_hold_up_the_agent,
+    a_guard_keeps_nothing_open_and_stands_apart,
+    what_a_guard_holds_is_released_only_after_the_tree_is_gone,
+    an_agent_that_is_killed_leaves_nothing_behind,
+    a_guard_that_is_told_nothing_or_garbage_ends,
+    processes_are_sampled,
+    an_alarm_rings_when_it_is_set_to_and_at_once_when_that_has_passed,
+];
+
+// ---- the cases -----------------------------------------------------------------------------------------------------
+
+async fn a_program_that_is_not_there_fails_at_exec() {
+    let mut world = World::new();
+    let failed = world.fails(launch(["/bin/nosuch"])).await;
+    assert_eq!(failed.to_string(), r#"spawn failed at exec("/bin/nosuch"): ENOENT: No such file or directory"#);
+    let failed = world.fails(launch(["nosuch-on-any-path"])).await;
+    assert_eq!(failed.stage, r#"exec("nosuch-on-any-path")"#);
+}
+
+async fn a_program_that_may_not_run_fails_with_eacces_though_later_places_have_none() {
+    let mut world = World::new();
+    let file = world.path("tool");
+    fs::write(&file, "no program").unwrap();
+    let mut launch = launch(["tool"]);
+    let path = format!("/nosuch:{}:/bin", world.dir.path().display());
+    with(&mut launch, |program| drop(program.env.insert("PATH".into(), path)));
+    let failed = world.fails(launch).await;
+    assert_eq!((failed.stage.as_str(), failed.error.as_str()), (r#"exec("tool")"#, "EACCES: Permission denied"));
+}
+
+async fn every_other_failure_names_its_stage_too() {
+    let mut world = World::new();
+    let mut away = sh("true");
+    with(&mut away, |program| program.working_dir = Some("/nosuch/dir".into()));
+    let failed = world.fails(away).await;
+    assert_eq!(failed.stage, r#"chdir("/nosuch/dir")"#);
+    assert_eq!(failed.error, "ENOENT: No such file or directory");
+
+    let mut log = sh("true");
+    with(&mut log, |program| program.stdout = Output::File("/nosuch/log".into()));
+    assert_eq!(world.fails(log).await.stage, r#"open("/nosuch/log")"#);
+
+    assert_eq!(world.fails(launch(["a\0b"])).await.stage, r#"exec("a\0b")"#);
+
+    let mut variable = sh("true");
+    variable.env.push(("CIRCUS_NODE", "a\0b".into()));
+    assert_eq!(world.fails(variable).await.stage, r#"env("CIRCUS_NODE")"#);
+
+    let mut limit = sh("true");
+    let all = Rlimit { name: "nofile".into(), resource: libc::RLIMIT_NOFILE, limit: None };
+    with(&mut limit, |program| program.rlimits = vec![all]);
+    let failed = world.fails(limit).await;
+    assert_eq!((failed.stage.as_str(), failed.error.as_str()), ("rlimit(nofile)", "EPERM: Operation not permitted"));
+}
+
+async fn without_privileges_another_user_or_group_is_a_failure_and_oneself_is_not() {
+    nix::unistd::setgroups(&[]).unwrap();
+    nix::unistd::setgid(65534.into()).unwrap();
+    nix::unistd::setuid(65534.into()).unwrap();
+    let mut world = World::new();
+    let mut other = sh("true");
+    with(&mut other, |program| program.user = Some(user(33, 33, Some("www-data"))));
+    let failed = world.fails(other).await;
+    assert_eq!(failed.to_string(), r#"spawn failed at setgroups("www-data"): EPERM: Operation not permitted"#);
+    let mut group = sh("true");
+    with(&mut group, |program| program.gid = Some(33));
+    assert_eq!(world.fails(group).await.stage, "setgid(33)");
+    let mut myself = sh("exit 3");
+    with(&mut myself, |program| program.user = Some(user(65534, 65534, Some("nobody"))));
+    assert_eq!(world.runs(myself).await, Exit::Code(3));
+}
+
+async fn setting_the_user_alone_fails_as_setuid() {
+    // Before the host is made, since each thread has capabilities of its own, and hands them on to those it starts.
+    give_up_changing_users();
+    let mut world = World::new();
+    let mut other = sh("true");
+    with(&mut other, |program| program.user = Some(user(33, 33, None)));
+    let failed = world.fails(other).await;
+    assert_eq!(failed.to_string(), r#"spawn failed at setuid("33"): EPERM: Operation not permitted"#);
+}
+
+async fn a_child_sees_the_user_groups_limits_mask_and_directory_it_was_given() {
+    let mut world = World::new();
+    let mut launch = sh("id -u; id -g; id -G; umask; ulimit -Sn; ulimit -Hn; ulimit -Sc; pwd -P; \
+                         cut -d' ' -f6 /proc/$$/stat | grep -qx $$ && echo leads its session; \
+                         cut -d' ' -f5 /proc/$$/stat | grep -qx $$ && echo leads its group");
+    with(&mut launch, |program| {
+        program.user = Some(user(65534, 65534, Some("nobody")));
+        program.gid = Some(33);
+        program.umask = Some(0o027);
+        program.working_dir = Some("/usr".into());
+        program.rlimits = vec![
+            Rlimit { name: "nofile".into(), resource: libc::RLIMIT_NOFILE, limit: Some(321) },
+            Rlimit { name: "core".into(), resource: libc::RLIMIT_CORE, limit: Some(0) },
+        ];
+    });
+    let said = world.says(launch).await;
+    let expected = "65534 33 33 0027 321 321 0 /usr leads its session leads its group";
+    assert_eq!(said.split_whitespace().collect::<Vec<_>>().join(" "), expected);
+}
+
+async fn a_child_gets_the_open_file_limit_that_the_agent_was_started_with() {
+    let (_, hard) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).unwrap();
+    nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, 500, hard).unwrap();
+    let mut world = World::new();
+    for launch in [sh("ulimit -n"), guarded(sh("ulimit -n"), world.far())] {
+        assert_eq!(world.says(launch).await, "500\n");
+    }
+    let (soft, _) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).unwrap();
+    assert_eq!(soft, hard, "the agent's own is raised");
+}
+
+async fn a_child_finds_no_signal_blocked_or_ignored() {
+    let mut world = World::new();
+    // std ignores SIGPIPE, and a guard blocks all there are.
+    for launch in [
+        launch(["grep", "^Sig[BI]", "/proc/self/status"]),
+        guarded(launch(["grep", "^Sig[BI]", "/proc/self/status"]), world.far()),
+    ] {
+        let said = world.says(launch).await;
+        assert_eq!(said, "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n");
+    }
+}
+
+async fn a_child_inherits_no_descriptor_but_its_first_three() {
+    // SAFETY: plain numbers.
+    let before = unsafe { libc::fcntl(0, libc::F_DUPFD, 40) };
+    assert!(before >= 40);
+    let mut world = World::new();
+    // SAFETY: plain numbers.
+    let after = unsafe { libc::fcntl(0, libc::F_DUPFD, 50) };
+    assert!(after >= 50);
+    // The fourth is ls's own, on the directory.
+    assert_eq!(world.says(launch(["ls", "/proc/self/fd"])).await, "0\n1\n2\n3\n");
+    let lock = File::create(world.path("lock")).unwrap();
+    let launch = guarded(launch(["ls", "/proc/self/fd"]), world.far());
+    assert_eq!(world.says_holding(launch, Some(lock.into())).await, "0\n1\n2\n3\n");
+}
+
+async fn the_environment_is_the_agents_below_the_programs_below_ours_and_without_secrets() {
+    // SAFETY: nothing else runs in this process yet.
+    unsafe {
+        for name in
+            ["CIRCUS_REDIS_URL", "CIRCUS_WID", "NOTIFY_SOCKET", "WATCHDOG_USEC", "LISTEN_FDS", "CREDENTIALS_DIRECTORY"]
+        {
+            std::env::set_var(name, "secret");
+        }
+        std::env::set_var("FROM_AGENT", "agent");
+        std::env::set_var("FROM_BOTH", "agent");
+    }
+    let mut world = World::new();
+    for with_guard in [false, true] {
+        let mut launch = launch(["env"]);
+        with(&mut launch, |program| {
+            program.env =
+                [("FROM_BOTH", "program"), ("CIRCUS_NODE", "program")].map(|(n, v)| (n.into(), v.into())).into();
+        });
+        launch.env = vec![("CIRCUS_NODE", "web-1".into()), ("CIRCUS_WATCHER", "test".into())];
+        if with_guard {
+            launch.guard = Some(world.far());
+        }
+        let said = world.says(launch).await;
+        for line in ["FROM_AGENT=agent", "FROM_BOTH=program", "CIRCUS_NODE=web-1", "CIRCUS_WATCHER=test"] {
+            assert!(said.lines().any(|said| said == line), "{line} is not in {said}");
+        }
+        assert!(!said.contains("secret"), "{said}");
+    }
+    let mut alone = launch(["env"]);
+    with(&mut alone, |program| program.copy_env = false);
+    let said = world.says(alone).await;
+    let names: Vec<&str> = said.lines().filter_map(|line| line.split('=').next()).collect();
+    assert_eq!(names, ["CIRCUS_PROCESS"]);
+}
+
+async fn output_goes_to_the_end_of_the_files_it_was_given() {
+    let mut world = World::new();
+    let (out, err) = (world.path("out"), world.path("err"));
+    fs::write(&out, "before\n").unwrap();
+    for _ in 0..2 {
+        let mut launch = sh("echo out; echo err >&2; cat");
+        with(&mut launch, |program| {
+            program.stdout = Output::File(out.clone());
+            program.stderr = Output::File(err.clone());
+            program.close_stdin = true;
+        });
+        assert_eq!(world.runs(launch).await, Exit::Code(0));
+    }
+    assert_eq!(fs::read_to_string(out).unwrap(), "before\nout\nout\n");
+    assert_eq!(fs::read_to_string(err).unwrap(), "err\nerr\n");
+}
+
+async fn exit_codes_and_signals_are_told_apart() {
+    let mut world = World::new();
+    let far = world.far();
+    for wrap in BOTH {
+        assert_eq!(world.runs(wrap(sh("exit 7"), far)).await, Exit::Code(7));
+        assert_eq!(world.runs(wrap(sh("kill -TERM $$"), far)).await, Exit::Signal(15));
+        assert_eq!(world.runs(wrap(sh("kill -40 $$"), far)).await, Exit::Signal(40), "real-time signals too");
+    }
+}
+
+async fn a_signal_goes_to_the_main_process_only() {
+    let mut world = World::new();
+    let far = world.far();
+    for wrap in BOTH {
+        let note = world.path("note");
+        let script = format!(
+            "(trap 'echo child >>{0}; exit' USR1; touch {0}.a; while :; do sleep 0.01; done) & \
+                              trap 'echo main >>{0}' USR1; touch {0}.b; \
+                              while [ ! -s {0} ]; do sleep 0.01; done; sleep 0.05; exit 5",
+            note.display()
+        );
+        let process = world.spawn(wrap(sh(&script), far));
+        world.spawned(process).await;
+        eventually("both are ready", || note.with_extension("a").exists() && note.with_extension("b").exists()).await;
+        world.host.signal(process, libc::SIGUSR1);
+        assert_eq!(world.ends(process).await, Exit::Code(5));
+        assert_eq!(fs::read_to_string(&note).unwrap(), "main\n");
+        for file in [note.clone(), note.with_extension("a"), note.with_extension("b")] {
+            fs::remove_file(file).unwrap();
+        }
+    }
+}
+
+async fn a_kill_takes_grandchildren_sessions_of_their_own_and_daemons() {
+    let mut world = World::new();
+    let far = world.far();
+    for wrap in BOTH {
+        let mark = mark();
+        let process = world.spawn(wrap(sh(&brood(&mark, "wait")), far));
+        world.spawned(process).await;
+        eventually("all five sleep", || marked(&mark).len() == BROOD).await;
+        let killed = Instant::now();
+        world.host.kill(process);
+        assert_eq!(world.ends(process).await, Exit::Signal(9));
+        println!("a tree of seven was gone {:?} after the kill", killed.elapsed());
+        assert_eq!(marked(&mark), [0; 0], "Gone came before the tree was gone");
+    }
+}
+
+async fn a_main_process_that_ends_takes_its_leftovers_along_before_gone() {
+    let mut world = World::new();
+    let far = world.far();
+    // Again and again, because it is all about races: daemons in the middle of fork, setsid and exec.
+    for round in 0..40 {
+        for wrap in BOTH {
+            let mark = mark();
+            let process = world.spawn(wrap(sh(&brood(&mark, "exit 4")), far));
+            world.spawned(process).await;
+            assert_eq!(world.ends(process).await, Exit::Code(4));
+            assert_eq!(marked(&mark), [0; 0], "Gone came before the tree was gone, in round {round}");
+        }
+    }
+}
+
+async fn a_forking_tree_is_outrun() {
+    let mut world = World::new();
+    let far = world.far();
+    for wrap in BOTH {
+        let mark = mark();
+        // Each process forks its successor, setsid and all, and ends at once.
+        let script = "import os, sys\nfor i in range(100000):\n    if os.fork(): os._exit(0)\n    os.setsid()";
+        let process = world.spawn(wrap(launch(["python3", "-c", script, &mark]), far));
+        world.spawned(process).await;
+        assert_eq!(world.ends(process).await, Exit::Code(0));
+        assert_eq!(marked(&mark), [0; 0]);
+    }
+}
+
+async fn one_processs_end_leaves_the_daemons_of_another_alone() {
+    let mut world = World::new();
+    let (mine, others) = (mark(), mark());
+    let other = world.spawn(sh(&brood(&others, "wait")));
+    world.spawned(other).await;
+    eventually("the other's are there", || marked(&others).len() == BROOD).await;
+    let process = world.spawn(sh(&brood(&mine, "exit")));
+    world.spawned(process).await;
+    world.ends(process).await;
+    assert_eq!(marked(&mine), [0; 0]);
+    assert_eq!(marked(&others).len(), BROOD);
+    world.host.kill(other);
+    world.ends(other).await;
+    assert_eq!(marked(&others), [0; 0]);
+}
+
+async fn orders_given_before_the_program_runs_are_carried_out_when_it_does() {
+    let mut world = World::new();
+    let far = world.far();
+    for wrap in BOTH {
+        let process = world.spawn(wrap(launch(["sleep", "1000"]), far));
+        world.host.signal(process, libc::SIGINT);
+        world.spawned(process).await;
+        assert_eq!(world.ends(process).await, Exit::Signal(2));
+        let process = world.spawn(wrap(launch(["sleep", "1000"]), far));
+        world.host.kill(process);
+        world.spawned(process).await;
+        assert_eq!(world.ends(process).await, Exit::Signal(9));
+    }
+}
+
+async fn a_thousand_short_children_are_each_reported_once() {
+    let mut world = World::new();
+    let start = Instant::now();
+    let processes: Vec<ProcessId> = (0..1000).map(|code| world.spawn(sh(&format!("exit {}", code % 200)))).collect();
+    let mut told: BTreeMap<ProcessId, Vec<ProcessEvent>> = BTreeMap::new();
+    while told.values().filter(|told| told.last() == Some(&ProcessEvent::Gone)).count() < processes.len() {
+        let (process, event) = world.next().await;
+        told.entry(process).or_default().push(event);
+    }
+    println!("1000 children came and went in {:?}", start.elapsed());
+    for (code, process) in processes.iter().enumerate() {
+        let told = &told[process];
+        assert!(matches!(told[0], ProcessEvent::Spawned { .. }), "{told:?}");
+        assert_eq!(told[1..], [ProcessEvent::Exited(Exit::Code(code as i32 % 200)), ProcessEvent::Gone]);
+    }
+    assert!(world.events.try_recv().is_err());
+}
+
+async fn a_dead_child_is_replaced_about_as_fast_as_a_program_starts() {
+    let mut world = World::new();
+    let far = world.far();
+    for (name, wrap) in ["alone", "guarded"].into_iter().zip(BOTH) {
+        let mut times = Vec::new();
+        for _ in 0..100 {
+            let start = Instant::now();
+            let process = world.spawn(wrap(launch(["sleep", "1000"]), far));
+            world.spawned(process).await;
+            let running = start.elapsed();
+            world.host.kill(process);
+            world.ends(process).await;
+            times.push((running, start.elapsed() - running));
+        }
+        times.sort();
+        println!("{name}: spawn to Spawned, then kill to Gone: median {:?}, slowest {:?}", times[50], times[99]);
+    }
+}
+
+async fn adopted_orphans_do_not_stay_as_zombies() {
+    let mut world = World::new();
+    let mark = mark();
+    let process = world.spawn(sh(&format!("(setsid sh -c 'sleep 0.05 {mark}; :' &) ; exec sleep 1000")));
+    let pid = world.spawned(process).await;
+    eventually("the orphan was adopted, ended and was reaped", || {
+        marked(&mark).is_empty() && children_of(std::process::id()) == [pid]
+    })
+    .await;
+    world.host.kill(process);
+    world.ends(process).await;
+}
+
+async fn a_guarded_child_is_killed_at_its_deadline_without_a_word_from_us() {
+    let mut world = World::new();
+    let mark = mark();
+    let kill = clock::now() + Duration::from_millis(300);
+    let deadline = Deadline { stop: kill - Duration::from_millis(100), kill };
+    let script = format!("trap : TERM; {}", brood(&mark, "while :; do sleep 0.01; done"));
+    let process = world.spawn(guarded(sh(&script), deadline));
+    // This agent is stopped from here on: it only listens.
+    world.spawned(process).await;
+    eventually("its tree is there", || marked(&mark).len() >= BROOD).await;
+    assert_eq!(world.ends(process).await, Exit::Signal(9));
+    let late = clock::now().since(kill);
+    println!("gone {late:?} after the deadline");
+    assert!(clock::now() >= kill, "not before it");
+    assert_eq!(marked(&mark), [0; 0]);
+}
+
+async fn a_guarded_child_is_asked_to_stop_once_at_the_stop_deadline() {
+    let mut world = World::new();
+    let note = world.path("note");
+    let stop = clock::now() + Duration::from_millis(200);
+    let script = format!(
+        "trap 'echo asked >>{}; [ $n = 2 ] && exit 6' USR2; n=1; touch {1}; \
+                          while :; do sleep 0.01; done",
+        note.display(),
+        world.path("ready").display()
+    );
+    let mut asked = sh(&script);
+    asked.stop_signal = libc::SIGUSR2;
+    let process = world.spawn(guarded(asked, Deadline { stop, kill: stop + Duration::from_millis(300) }));
+    world.spawned(process).await;
+    assert_eq!(world.ends(process).await, Exit::Signal(9), "it did not obey, so it was killed");
+    assert_eq!(fs::read_to_string(note).unwrap(), "asked\n");
+}
+
+async fn a_moved_deadline_keeps_the_child_alive_and_one_that_passed_does_not_start_it() {
+    let mut world = World::new();
+    let step = Duration::from_millis(150);
+    let until = |now: Time| Deadline { stop: now + step, kill: now + step * 2 };
+    let process = world.spawn(guarded(launch(["sleep", "1000"]), until(clock::now())));
+    world.spawned(process).await;
+    let start = clock::now();
+    let mut alarm = Alarm::new().unwrap();
+    let mut last = until(start);
+    while clock::now().since(start) < step * 6 {
+        last = until(clock::now());
+        world.host.guard(process, last);
+        alarm.set(Some(clock::now() + step / 5)).unwrap();
+        alarm.rang().await;
+        assert!(world.events.try_recv().is_err(), "it ended early");
+    }
+    assert_eq!(world.ends(process).await, Exit::Signal(15));
+    assert!(clock::now() >= last.stop);
+
+    let failed = world.fails(guarded(sh("true"), Deadline { stop: start, kill: start })).await;
+    assert_eq!(failed.to_string(), "spawn failed at guard: ETIME: the lease ended before the start");
+}
+
+async fn a_deadline_that_comes_after_the_kill_changes_nothing() {
+    let mut world = World::new();
+    let process = world.spawn(guarded(launch(["sleep", "1000"]), world.far()));
+    world.spawned(process).await;
+    world.host.kill(process);
+    world.host.guard(process, world.far());
+    assert_eq!(world.ends(process).await, Exit::Signal(9));
+}
+
+async fn a_guarded_childs_failure_to_start_is_told_like_any_other() {
+    let mut world = World::new();
+    let far = world.far();
+    let failed = world.fails(guarded(launch(["/bin/nosuch"]), far)).await;
+    assert_eq!(failed.to_string(), r#"spawn failed at exec("/bin/nosuch"): ENOENT: No such file or directory"#);
+    let mut away = guarded(sh("true"), far);
+    with(&mut away, |program| program.working_dir = Some("/nosuch".into()));
+    assert_eq!(world.fails(away).await.stage, r#"chdir("/nosuch")"#);
+
+    let mut world = World::guarded_by("/nosuch/agent");
+    assert_eq!(world.fails(guarded(sh("true"), far)).await.stage, r#"guard exec("/nosuch/agent")"#);
+}
+
+async fn a_program_that_is_no_guard_is_a_failed_start() {
+    let mut world = World::guarded_by("/bin/true");
+    let failed = world.fails(guarded(sh("true"), world.far())).await;
+    assert_eq!(
+        failed.to_string(),
+        "spawn failed at guard: ECHILD: the guard ended before it started the program (exit 0)"
+    );
+}
+
+async fn a_killed_guard_takes_the_child_along_and_the_agent_its_orphans() {
+    let mut world = World::new();
+    for _ in 0..10 {
+        let mark = mark();
+        let process = world.spawn(guarded(sh(&brood(&mark, "wait")), world.far()));
+        let pid = world.spawned(process).await;
+        eventually("its tree is there", || marked(&mark).len() == BROOD).await;
+        send(parent_of(pid), Signal::SIGKILL);
+        assert_eq!(world.ends(process).await, Exit::Lost);
+        assert!(!exists(pid));
+        assert_eq!(marked(&mark), [0; 0]);
+    }
+}
+
+async fn a_guard_hears_no_signal_but_kill() {
+    let mut world = World::new();
+    let process = world.spawn(guarded(launch(["sleep", "1000"]), world.far()));
+    let pid = world.spawned(process).await;
+    let guard = parent_of(pid);
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGTSTP] {
+        send(guard, signal);
+    }
+    world.host.signal(process, libc::SIGHUP);
+    assert_eq!(world.ends(process).await, Exit::Signal(1), "it was still there to pass this on");
+}
+
+async fn a_stopped_guard_still_obeys_a_kill_and_does_not_hold_up_the_agent() {
+    let mut world = World::new();
+    let process = world.spawn(guarded(launch(["sleep", "1000"]), world.far()));
+    let guard = parent_of(world.spawned(process).await);
+    send(guard, Signal::SIGSTOP);
+    eventually("the guard is stopped", || stat(guard, 3).as_deref() == Some("T")).await;
+    for _ in 0..50_000 {
+        world.host.guard(process, world.far());
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(world.runs(sh("exit 2")).await, Exit::Code(2));
+    world.host.kill(process);
+    assert_eq!(world.ends(process).await, Exit::Signal(9));
+}
+
+async fn a_guard_keeps_nothing_open_and_stands_apart() {
+    let mut world = World::new();
+    let mut sleeper = launch(["sleep", "1000"]);
+    with(&mut sleeper, |program| program.stdout = Output::File("/dev/full".into()));
+    let process = world.spawn(guarded(sleeper, world.far()));
+    let pid = world.spawned(process).await;
+    let guard = parent_of(pid);
+    eventually("it has let go of its surroundings", || {
+        (0..3).all(|fd| fs::read_link(format!("/proc/{guard}/fd/{fd}")).unwrap() == Path::new("/dev/null"))
+            && fs::read_link(format!("/proc/{guard}/cwd")).unwrap() == Path::new("/")
+    })
+    .await;
+    assert_eq!(fs::read_to_string(format!("/proc/{guard}/comm")).unwrap(), "circus-guard\n");
+    assert_eq!(fs::read(format!("/proc/{guard}/cmdline")).unwrap(), b"circus-guard\0test\0");
+    assert_eq!(stat(guard, 6).unwrap(), guard.to_string());
+    eventually("it is the last to be taken when memory is short", || {
+        fs::read_to_string(format!("/proc/{guard}/oom_score_adj")).unwrap() == "-1000\n"
+    })
+    .await;
+    assert_ne!(fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap(), "-1000\n", "but not its child");
+    assert_eq!(fs::read_dir(format!("/proc/{guard}/task")).unwrap().count(), 1, "it has one thread");
+    world.host.kill(process);
+    world.ends(process).await;
+}
+
+async fn what_a_guard_holds_is_released_only_after_the_tree_is_gone() {
+    let mut world = World::new();
+    let file = world.path("lock");
+    File::create(&file).unwrap();
+    let free = || File::open(&file).unwrap().try_lock().is_ok();
+    for kill_guard in [false, true] {
+        let mark = mark();
+        let lock = File::open(&file).unwrap();
+        lock.lock().unwrap();
+        let launch = guarded(sh(&brood(&mark, "wait")), world.far());
+        let process = world.spawn_holding(launch, Some(lock.into()));
+        let pid = world.spawned(process).await;
+        eventually("its tree is there", || marked(&mark).len() == BROOD).await;
+        assert!(!free());
+        match kill_guard {
+            false => world.host.kill(process),
+            true => send(parent_of(pid), Signal::SIGKILL),
+        }
+        while !free() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(marked(&mark), [0; 0], "the lock was free before the tree was gone");
+        world.ends(process).await;
+    }
+}
+
+async fn an_agent_that_is_killed_leaves_nothing_behind() {
+    let world = World::new();
+    for (role, guard) in [("agent-guarded", true), ("agent-alone", false)] {
+        let mark = mark();
+        let mut agent = Command::new(std::env::current_exe().unwrap())
+            .args([ROLE, role, &mark])
+            .env("TMPDIR", world.dir.path())
+            .spawn()
+            .unwrap();
+        eventually("its child's tree is there", || marked(&mark).len() >= if guard { BROOD } else { 1 }).await;
+        let guards = children_of(agent.id());
+        assert_eq!(guards.len(), 1);
+        agent.kill().unwrap();
+        let killed = Instant::now();
+        eventually("all are gone", || marked(&mark).is_empty()).await;
+        println!("{role}: the tree was gone {:?} after its agent was killed", killed.elapsed());
+        agent.wait().unwrap();
+        eventually("and so is the guard or child itself", || !exists(guards[0])).await;
+    }
+    drop(world);
+}
+
+async fn a_guard_that_is_told_nothing_or_garbage_ends() {
+    // A shell puts the socket, its standard input, where a guard looks for it.
+    let script = "exec -a circus-guard \"$0\" test 3<&0";
+    for words in [&b""[..], b"\0\0\0\x02{]", b"\xff\xff\xff\xff"] {
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        let guard = Command::new("bash")
+            .args(["-c", script, env!("CARGO_BIN_EXE_circus-agent")])
+            .stdin(OwnedFd::from(theirs))
+            .spawn();
+        ours.write_all(words).unwrap();
+        ours.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut said = Vec::new();
+        ours.read_to_end(&mut said).unwrap();
+        assert_eq!(said, b"");
+        assert!(guard.unwrap().wait().unwrap().success());
+    }
+}
+
+async fn processes_are_sampled() {
+    let mut world = World::new();
+    let process = world.spawn(launch(["python3", "-c", "while True: pass"]));
+    let pid = world.spawned(process).await;
+    let name = || WatcherName::parse("test").unwrap();
+    let mut usage = None;
+    let start = Instant::now();
+    while usage.as_ref().is_none_or(|usage: &circus_agent::model::command::Usage| usage.cpu_percent < 10.0) {
+        assert!(start.elapsed() < NEVER, "no use of the processor was seen: {usage:?}");
+        world.host.sample(RequestId(1), vec![(name(), 3, pid), (name(), 4, u32::MAX)]);
+        let Some(Event::Sampled { request, samples }) = world.events.recv().await else { panic!("no samples") };
+        assert_eq!(request, RequestId(1));
+        assert_eq!((samples[0].wid, samples[0].pid, samples[1].pid), (3, pid, u32::MAX));
+        assert_eq!(samples[1].usage, None);
+        usage.clone_from(&samples[0].usage);
+    }
+    let usage = usage.unwrap();
+    assert!(usage.program.starts_with("python3"), "{usage:?}");
+    assert_eq!(usage.user, "root");
+    assert!(usage.resident > 1 << 20 && usage.memory_percent > 0.0 && usage.age < NEVER, "{usage:?}");
+    world.host.kill(process);
+    world.ends(process).await;
+}
+
+async fn an_alarm_rings_when_it_is_set_to_and_at_once_when_that_has_passed() {
+    let mut alarm = Alarm::new().unwrap();
+    let at = clock::now() + Duration::from_millis(30);
+    alarm.set(Some(clock::now() + Duration::from_millis(5))).unwrap();
+    alarm.set(Some(at)).unwrap();
+    alarm.rang().await;
+    assert!(clock::now() >= at);
+    alarm.set(Some(Time::ZERO)).unwrap();
+    alarm.rang().await;
+    alarm.set(Some(Time::ZERO)).unwrap();
+    alarm.set(None).unwrap();
+    let silent = tokio::time::timeout(Duration::from_millis(30), alarm.rang()).await;
+    assert!(silent.is_err(), "it was switched off");
+}
+
+// ---- what the cases are told with ----------------------------------------------------------------------------------
+
+/// A host, what it has told, and a directory for files.
+struct World {
+    host: Host,
+    events: mpsc::Receiver<Event>,
+    /// Told, but not yet asked about.
+    told: VecDeque<(ProcessId, ProcessEvent)>,
+    dir: TempDir,
+    spawned: u64,
+}
+
+impl World {
+    fn new() -> World {
+        World::guarded_by(env!("CARGO_BIN_EXE_circus-agent"))
+    }
+
+    fn guarded_by(program: &str) -> World {
+        let (sender, events) = mpsc::channel(64);
+        let host = Host::new(sender).unwrap().with_guard_program(program.as_ref()).unwrap();
+        World { host, events, told: VecDeque::new(), dir: TempDir::new().unwrap(), spawned: 0 }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// A deadline that does not matter.
+    fn far(&self) -> Deadline {
+        let far = clock::now() + Duration::from_secs(1000);
+        Deadline { stop: far, kill: far }
+    }
+
+    fn spawn(&mut self, launch: Launch) -> ProcessId {
+        self.spawn_holding(launch, None)
+    }
+
+    fn spawn_holding(&mut self, launch: Launch, hold: Option<OwnedFd>) -> ProcessId {
+        self.spawned += 1;
+        let process = ProcessId(self.spawned);
+        self.host.spawn(process, &launch, hold);
+        process
+    }
+
+    /// What happens next to any process.
+    async fn next(&mut self) -> (ProcessId, ProcessEvent) {
+        match self.events.recv().await {
+            Some(Event::Process(process, event)) => (process, event),
+            other => panic!("not of a process: {other:?}"),
+        }
+    }
+
+    /// What happens next to this process.
+    async fn next_of(&mut self, process: ProcessId) -> ProcessEvent {
+        if let Some(at) = self.told.iter().position(|(of, _)| *of == process) {
+            return self.told.remove(at).unwrap().1;
+        }
+        loop {
+            match self.next().await {
+                (of, event) if of == process => return event,
+                other => self.told.push_back(other),
+            }
+        }
+    }
+
+    async fn spawned(&mut self, process: ProcessId) -> u32 {
+        match self.next_of(process).await {
+            ProcessEvent::Spawned { pid } => pid,
+            other => panic!("not spawned: {other:?}"),
+        }
+    }
+
+    /// Waits for the end of the main process and then of its tree.
+    async fn ends(&mut self, process: ProcessId) -> Exit {
+        match (self.next_of(process).await, self.next_of(process).await) {
+            (ProcessEvent::Exited(exit), ProcessEvent::Gone) => exit,
+            other => panic!("not the end of a process: {other:?}"),
+        }
+    }
+
+    async fn runs(&mut self, launch: Launch) -> Exit {
+        let process = self.spawn(launch);
+        self.spawned(process).await;
+        self.ends(process).await
+    }
+
+    async fn fails(&mut self, launch: Launch) -> SpawnFailure {
+        let process = self.spawn(launch);
+        match self.next_of(process).await {
+            ProcessEvent::SpawnFailed(failed) => failed,
+            other => panic!("not a failure: {other:?}"),
+        }
+    }
+
+    /// What it writes to its standard output.
+    async fn says(&mut self, launch: Launch) -> String {
+        self.says_holding(launch, None).await
+    }
+
+    async fn says_holding(&mut self, mut launch: Launch, hold: Option<OwnedFd>) -> String {
+        let file = self.path("said");
+        with(&mut launch, |program| program.stdout = Output::File(file.clone()));
+        let process = self.spawn_holding(launch, hold);
+        self.spawned(process).await;
+        self.ends(process).await;
+        let said = fs::read_to_string(&file).unwrap();
+        fs::remove_file(file).unwrap();
+        said
+    }
+}
+
+/// A child of the agent's own, and one with a guard: most promises hold for both.
+const BOTH: [fn(Launch, Deadline) -> Launch; 2] = [|launch, _| launch, guarded];
+
+fn guarded(mut launch: Launch, until: Deadline) -> Launch {
+    launch.guard = Some(until);
+    launch
+}
+
+fn sh(script: &str) -> Launch {
+    launch(["sh", "-c", script])
+}
+
+fn launch<const N: usize>(argv: [&str; N]) -> Launch {
+    let program = ProgramSpec {
+        words: Vec::new(),
+        env: BTreeMap::new(),
+        copy_env: true,
+        working_dir: None,
+        user: None,
+        gid: None,
+        umask: None,
+        rlimits: Vec::new(),
+        close_stdin: false,
+        stdout: Output::Inherit,
+        stderr: Output::Inherit,
+    };
+    Launch {
+        watcher: WatcherName::parse("test").unwrap(),
+        wid: 1,
+        argv: argv.map(String::from).into(),
+        program: Arc::new(program),
+        env: Vec::new(),
+        stop_signal: libc::SIGTERM,
+        guard: None,
+    }
+}
+
+fn with(launch: &mut Launch, change: impl FnOnce(&mut ProgramSpec)) {
+    change(Arc::make_mut(&mut launch.program));
+}
+
+fn user(uid: u32, gid: u32, name: Option<&str>) -> UserSpec {
+    UserSpec { uid, gid, name: name.map(String::from) }
+}
+
+/// A word to know the processes of one case by, which `sleep` takes for a very short time.
+fn mark() -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    format!("0.000000{:08}{:04}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// A script that starts a child, a grandchild, one in a session of its own and a double-forked daemon with a child:
+/// [`BROOD`] marked processes; and goes on with `then`.
+fn brood(mark: &str, then: &str) -> String {
+    format!(
+        "sleep 1000 {mark} & sh -c 'sleep 1000 {mark} & wait' & setsid sleep 1000 {mark} & \
+         (setsid sh -c 'sleep 1000 {mark} & exec sleep 1000 {mark}' &); {then}"
+    )
+}
+
+const BROOD: usize = 5;
+
+/// The processes that have `mark` as an argument. One that has ended has no arguments.
+fn marked(mark: &str) -> Vec<u32> {
+    let pids = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let is_marked = |pid: &u32| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.split(|&byte| byte == 0).any(|word| word == mark.as_bytes())
+    };
+    pids.filter(is_marked).collect()
+}
+
+/// A field of `/proc/PID/stat`, by its number in the manual, from 3 on.
+fn stat(pid: u32, field: usize) -> Option<String> {
+    let line = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    line.rsplit_once(')')?.1.split_whitespace().nth(field - 3).map(String::from)
+}
+
+fn parent_of(pid: u32) -> u32 {
+    stat(pid, 4).unwrap().parse().unwrap()
+}
+
+fn children_of(pid: u32) -> Vec<u32> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten();
+    let lists = threads.filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("children")).ok());
+    lists.flat_map(|list| list.split_whitespace().map(|pid| pid.parse().unwrap()).collect::<Vec<_>>()).collect()
+}
+
+fn exists(pid: u32) -> bool {
+    stat(pid, 3).is_some_and(|state| state != "Z")
+}
+
+fn send(pid: u32, signal: Signal) {
+    kill(Pid::from_raw(pid.cast_signed()), signal).unwrap();
+}
+
+async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < NEVER, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// Drops CAP_SETUID from this thread, leaving root with all other rights.
+fn give_up_changing_users() {
+    const VERSION_3: u32 = 0x2008_0522;
+    const CAP_SETUID: u32 = 7;
+    let header = [VERSION_3, 0];
+    // Effective, permitted and inheritable, the lower and then the upper 32.
+    let mut sets = [0_u32; 6];
+    // SAFETY: both are arrays of the size that version 3 asks for.
+    let read = unsafe { libc::syscall(libc::SYS_capget, header.as_ptr(), sets.as_mut_ptr()) };
+    assert_eq!(read, 0);
+    sets[0] &= !(1 << CAP_SETUID);
+    sets[1] &= !(1 << CAP_SETUID);
+    // SAFETY: as above.
+    let written = unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), sets.as_ptr()) };
+    assert_eq!(written, 0);
+}
+
+// ---- how the cases are run -----------------------------------------------------------------------------------------
+
+/// Says that the arguments are not a filter but a part to play.
+const ROLE: &str = "--role";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [ROLE, "case", name] => {
+            let (_, case) = CASES.iter().find(|(known, _)| *known == name).expect("a case of that name");
+            play(async { tokio::time::timeout(NEVER * 3, case()).await.expect("it never ended") });
+            ExitCode::SUCCESS
+        }
+        [ROLE, "agent-guarded", mark] => play(async {
+            let mut world = World::new();
+            world.spawn(guarded(sh(&brood(mark, "wait")), world.far()));
+            while world.events.recv().await.is_some() {}
+            ExitCode::FAILURE
+        }),
+        [ROLE, "agent-alone", mark] => play(async {
+            let mut world = World::new();
+            world.spawn(launch(["sleep", "1000", mark]));
+            while world.events.recv().await.is_some() {}
+            ExitCode::FAILURE
+        }),
+        _ if args.iter().any(|arg| arg == "--list") => {
+            say(CASES.iter().map(|(name, _)| format!("{name}: test\n")).collect());
+            ExitCode::SUCCESS
+        }
+        _ => run_cases(&args),
+    }
+}
+
+/// On the main thread, as the agent does.
+fn play<T>(part: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(part)
+}
+
+/// Runs the cases whose names hold one of the words given, each in a process of its own.
+fn run_cases(args: &[String]) -> ExitCode {
+    let words: Vec<&String> = args.iter().filter(|arg| !arg.starts_with('-')).collect();
+    let talkative = args.iter().any(|arg| arg == "--nocapture");
+    nix::sys::prctl::set_child_subreaper(true).unwrap();
+    let mut failed = Vec::new();
+    for (name, _) in CASES.iter().filter(|(name, _)| words.is_empty() || words.iter().any(|word| name.contains(*word)))
+    {
+        let mut case = Command::new(std::env::current_exe().unwrap());
+        let done = case.args([ROLE, "case", name]).stdin(Stdio::null()).stderr(Stdio::piped()).stdout(Stdio::piped());
+        let start = Instant::now();
+        let done = done.output().unwrap();
+        let left = left_behind();
+        let well = done.status.success() && left.is_empty();
+        say(format!("test {name} ... {} ({:?})\n", if well { "ok" } else { "FAILED" }, start.elapsed()));
+        if !well || talkative {
+            say(String::from_utf8_lossy(&done.stdout).into_owned() + &String::from_utf8_lossy(&done.stderr));
+        }
+        if !left.is_empty() {
+            say(format!("left behind: {left:?}\n"));
+        }
+        if !well {
+            failed.push(name);
+        }
+    }
+    say(format!("\n{} failed: {failed:?}\n", failed.len()));
+    if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// What the last case started and did not end: it is ours by now. Ended here, so that the next case is alone.
+fn left_behind() -> Vec<String> {
+    let mut left = Vec::new();
+    loop {
+        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            Err(Errno::ECHILD) => return left,
+            Ok(WaitStatus::StillAlive) => {
+                for pid in children_of(std::process::id()) {
+                    left.push(
+                        fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default().replace('\0', " "),
+                    );
+                    let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
+                }
+                let _ = waitpid(None, None);
+            }
+            _ => {}
+        }
+    }
+}
+
+fn say(text: String) {
+    use std::io::stdout;
+    stdout().write_all(text.as_bytes()).unwrap();
+}

@@ -1,0 +1,628 @@
+//! Leases without Redis: real locks, between this process and real other ones.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use circus_agent::cluster::local::{IdentityError, Local, Me, identity};
+use circus_agent::model::command::RequestId;
+use circus_agent::model::event::{Ask, AskKind, Event, LeaseAnswer};
+use circus_agent::model::names::{ClusterName, NodeName, Owner, WatcherName};
+use circus_agent::model::time::Time;
+use nix::sys::signal::{Signal, kill};
+use nix::time::{ClockId, clock_gettime};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+use tokio::sync::mpsc::Receiver;
+use tokio::time::timeout;
+
+/// Longer than any of these tests takes.
+const LONG: Duration = Duration::from_secs(600);
+/// Long enough for an answer on a slow machine, and far below `LONG`: what comes within it did not wait for a ttl.
+const SOON: Duration = Duration::from_secs(20);
+
+fn now() -> Time {
+    Time::ZERO + Duration::from(clock_gettime(ClockId::CLOCK_BOOTTIME).unwrap())
+}
+
+fn beat() -> WatcherName {
+    WatcherName::parse("beat").unwrap()
+}
+
+fn owner(node: &str, nonce: u128) -> Owner {
+    Owner { node: NodeName::parse(node).unwrap(), nonce }
+}
+
+/// An agent's lease store in this process.
+struct Agent {
+    local: Local,
+    events: Receiver<Event>,
+    owner: Owner,
+}
+
+impl Agent {
+    fn start(dir: &Path, node: &str) -> Agent {
+        let (sender, events) = tokio::sync::mpsc::channel(64);
+        let me = Me {
+            dir: dir.to_owned(),
+            cluster: ClusterName::parse("default").unwrap(),
+            node: NodeName::parse(node).unwrap(),
+            leases: vec![beat()],
+        };
+        Agent { local: Local::start(me, sender).unwrap(), events, owner: owner(node, 7) }
+    }
+
+    async fn ask(&mut self, watcher: WatcherName, kind: AskKind) -> LeaseAnswer {
+        let ask = Ask { owner: self.owner.clone(), sent: now(), kind };
+        self.local.ask(watcher.clone(), ask.clone(), SOON);
+        loop {
+            match self.next().await {
+                Event::Lease { watcher: of, ask: brought_back, answer } => {
+                    assert_eq!((of, brought_back), (watcher, ask));
+                    return answer;
+                }
+                Event::StoreUp | Event::StoreDown { .. } | Event::LeaseFreed { .. } => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    async fn take(&mut self, ttl: Duration) -> LeaseAnswer {
+        self.ask(beat(), AskKind::Take { ttl, longest: ttl }).await
+    }
+
+    async fn refresh(&mut self, ttl: Duration, token: u64) -> LeaseAnswer {
+        self.ask(beat(), AskKind::Refresh { ttl, token }).await
+    }
+
+    async fn release(&mut self, to: Option<&str>) -> LeaseAnswer {
+        let to = to.map(|node| NodeName::parse(node).unwrap());
+        self.ask(beat(), AskKind::Release { to }).await
+    }
+
+    async fn next(&mut self) -> Event {
+        timeout(SOON, self.events.recv()).await.expect("no event").expect("the store ended")
+    }
+
+    /// Waits for the news that the lease may be free.
+    async fn freed(&mut self) {
+        while self.next().await != (Event::LeaseFreed { watcher: beat() }) {}
+    }
+
+    /// No news within a while in which a wrong one would have come.
+    async fn hears_nothing(&mut self) {
+        let heard = timeout(Duration::from_millis(700), async {
+            while self.next().await != (Event::LeaseFreed { watcher: beat() }) {}
+        });
+        assert!(heard.await.is_err(), "was told that a held lease is free");
+    }
+}
+
+fn token(answer: LeaseAnswer) -> u64 {
+    match answer {
+        LeaseAnswer::Granted { token } => token,
+        other => panic!("not granted: {other:?}"),
+    }
+}
+
+fn lease_file(dir: &Path) -> PathBuf {
+    dir.join("leases/default/beat.lease")
+}
+
+// ---------------------------------------------------------------------------------------------- the other process
+
+/// An agent's lease store in a process of its own: this very test program, told by its environment to be one.
+struct Other {
+    child: Child,
+    stdin: ChildStdin,
+    lines: mpsc::Receiver<String>,
+}
+
+impl Other {
+    fn start(dir: &Path, node: &str, ttl: Duration) -> Other {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "the_other_process_of_these_tests", "--nocapture"])
+            .env("LOCAL_TEST_DIR", dir)
+            .env("LOCAL_TEST_NODE", node)
+            .env("LOCAL_TEST_TTL_MS", ttl.as_millis().to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stdin = child.stdin.take().unwrap();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let (sender, lines) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in stdout.lines().map_while(Result::ok) {
+                // The test harness has its own lines, and starts one that ours is then the rest of.
+                if let Some((_, line)) = line.split_once("@ ") {
+                    let _ = sender.send(line.to_owned());
+                }
+            }
+        });
+        Other { child, stdin, lines }
+    }
+
+    /// Tells it to do something; returns what it says.
+    fn tell(&mut self, what: &str) -> String {
+        writeln!(self.stdin, "{what}").unwrap();
+        self.lines.recv_timeout(SOON).expect("the other process says nothing")
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id().cast_signed()), signal).unwrap();
+    }
+}
+
+impl Drop for Other {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// No test of its own: what `Other` runs.
+#[tokio::test]
+async fn the_other_process_of_these_tests() {
+    let Ok(dir) = std::env::var("LOCAL_TEST_DIR") else { return };
+    let node = std::env::var("LOCAL_TEST_NODE").unwrap();
+    let ttl = Duration::from_millis(std::env::var("LOCAL_TEST_TTL_MS").unwrap().parse().unwrap());
+    let mut agent = Agent::start(Path::new(&dir), &node);
+    let mut granted = 0;
+    let mut lines = std::io::stdin().lines();
+    while let Some(Ok(line)) = lines.next() {
+        let said = match line.as_str() {
+            "take" => match agent.take(ttl).await {
+                LeaseAnswer::Granted { token } => {
+                    granted = token;
+                    format!("granted {token}")
+                }
+                other => format!("{other:?}"),
+            },
+            "refresh" => format!("{:?}", agent.refresh(ttl, granted).await),
+            "identity" => {
+                let mine = identity(Path::new(&dir), &agent.owner.node).unwrap();
+                let said = format!("{:032x}", mine.instance);
+                std::mem::forget(mine.lock);
+                said
+            }
+            // The stand-in for the guard: a process that has the lease's file open, as its standard input.
+            "guard" => {
+                let hold = agent.local.hold(&beat()).expect("no hold");
+                Command::new("sleep").arg("600").stdin(hold).stdout(Stdio::null()).spawn().unwrap().id().to_string()
+            }
+            other => panic!("{other}"),
+        };
+        // Not `println!`, which goes to the harness.
+        writeln!(std::io::stdout(), "\n@ {said}").unwrap();
+    }
+}
+
+/// Ends with the test, however that ends.
+struct Guard(Pid);
+
+impl Guard {
+    fn of(other: &mut Other) -> Guard {
+        Guard(Pid::from_raw(other.tell("guard").parse().unwrap()))
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let _ = kill(self.0, Signal::SIGKILL);
+    }
+}
+
+// ------------------------------------------------------------------------------------------------------- the tests
+
+#[tokio::test]
+async fn a_free_lease_is_granted_at_once_and_a_second_asker_hears_who_has_it() {
+    let dir = TempDir::new().unwrap();
+    let (mut amy, mut ben) = (Agent::start(dir.path(), "amy"), Agent::start(dir.path(), "ben"));
+    token(amy.take(LONG).await);
+    match ben.take(LONG).await {
+        LeaseAnswer::Held { by, left, ttl } => {
+            assert_eq!(by, amy.owner.to_string());
+            assert!(left > LONG / 2 && left <= LONG, "{left:?}");
+            assert_eq!(ttl, LONG);
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn the_store_says_that_it_is_there() {
+    let dir = TempDir::new().unwrap();
+    assert_eq!(Agent::start(dir.path(), "amy").next().await, Event::StoreUp);
+}
+
+#[tokio::test]
+async fn the_same_question_asked_again_is_granted_under_the_same_token() {
+    let dir = TempDir::new().unwrap();
+    let mut amy = Agent::start(dir.path(), "amy");
+    let first = token(amy.take(LONG).await);
+    assert_eq!(token(amy.take(LONG).await), first);
+    assert_eq!(token(amy.refresh(LONG, first).await), first);
+}
+
+#[tokio::test]
+async fn a_release_wakes_the_waiter() {
+    let dir = TempDir::new().unwrap();
+    let (mut amy, mut ben) = (Agent::start(dir.path(), "amy"), Agent::start(dir.path(), "ben"));
+    let first = token(amy.take(LONG).await);
+    assert!(matches!(ben.take(LONG).await, LeaseAnswer::Held { .. }));
+    assert_eq!(amy.release(None).await, LeaseAnswer::Released);
+    ben.freed().await;
+    assert!(token(ben.take(LONG).await) > first);
+    assert_eq!(amy.refresh(LONG, first).await, LeaseAnswer::Lost { by: Some(ben.owner.to_string()) });
+    assert_eq!(amy.release(None).await, LeaseAnswer::Released, "also where there is nothing to release");
+    assert!(matches!(amy.take(LONG).await, LeaseAnswer::Held { .. }));
+}
+
+#[tokio::test]
+async fn a_waiter_is_not_woken_by_what_the_holder_and_others_do() {
+    let dir = TempDir::new().unwrap();
+    let (mut amy, mut ben) = (Agent::start(dir.path(), "amy"), Agent::start(dir.path(), "ben"));
+    let mut eve = Agent::start(dir.path(), "eve");
+    let first = token(amy.take(LONG).await);
+    assert!(matches!(ben.take(LONG).await, LeaseAnswer::Held { .. }));
+    token(amy.refresh(LONG, first).await);
+    assert!(matches!(eve.take(LONG).await, LeaseAnswer::Held { .. }));
+    ben.hears_nothing().await;
+}
+
+#[tokio::test]
+async fn the_kernel_frees_the_lease_of_a_killed_holder_and_wakes_the_waiter() {
+    let dir = TempDir::new().unwrap();
+    let mut other = Other::start(dir.path(), "amy", LONG);
+    assert!(other.tell("take").starts_with("granted"));
+    let mut ben = Agent::start(dir.path(), "ben");
+    assert!(matches!(ben.take(LONG).await, LeaseAnswer::Held { .. }));
+    other.signal(Signal::SIGKILL);
+    ben.freed().await;
+    token(ben.take(LONG).await);
+}
+
+#[tokio::test]
+async fn a_lease_stays_held_while_the_guard_of_a_killed_holder_lives() {
+    let dir = TempDir::new().unwrap();
+    let mut other = Other::start(dir.path(), "amy", LONG);
+    assert!(other.tell("take").starts_with("granted"));
+    let guard = Guard::of(&mut other);
+    let mut ben = Agent::start(dir.path(), "ben");
+    drop(other);
+    assert!(matches!(ben.take(LONG).await, LeaseAnswer::Held { .. }));
+    ben.hears_nothing().await;
+    drop(guard);
+    ben.freed().await;
+    token(ben.take(LONG).await);
+}
+
+#[tokio::test]
+async fn a_stopped_holder_is_replaced_when_its_time_is_over_and_hears_that_it_lost() {
+    let dir = TempDir::new().unwrap();
+    let ttl = Duration::from_millis(600);
+    let mut other = Other::start(dir.path(), "amy", ttl);
+    let first = other.tell("take");
+    let first: u64 = first.strip_prefix("granted ").unwrap().parse().unwrap();
+    let granted = now();
+    other.signal(Signal::SIGSTOP);
+    let mut ben = Agent::start(dir.path(), "ben");
+    let second = loop {
+        match ben.take(ttl).await {
+            LeaseAnswer::Held { left, .. } => tokio::time::sleep(left).await,
+            answer => break token(answer),
+        }
+    };
+    // The grant was asked for before we heard of it, so a little less than a ttl ago at the least.
+    assert!(now().since(granted) > ttl / 2);
+    assert!(second > first);
+    other.signal(Signal::SIGCONT);
+    let lost = other.tell("refresh");
+    assert!(lost.starts_with("Lost") && lost.contains("ben"), "{lost}");
+    token(ben.refresh(ttl, second).await);
+}
+
+#[tokio::test]
+async fn a_lease_released_to_a_node_is_kept_for_it_for_a_moment() {
+    let dir = TempDir::new().unwrap();
+    let (mut amy, mut ben) = (Agent::start(dir.path(), "amy"), Agent::start(dir.path(), "ben"));
+    let mut eve = Agent::start(dir.path(), "eve");
+    token(amy.take(LONG).await);
+    amy.release(Some("ben")).await;
+    match eve.take(LONG).await {
+        LeaseAnswer::Reserved { node, left } => {
+            assert_eq!(node, "ben");
+            assert!(left <= circus_agent::model::lease::RESERVATION);
+        }
+        other => panic!("{other:?}"),
+    }
+    token(ben.take(LONG).await);
+    ben.release(Some("amy")).await;
+    // amy does not come for it.
+    let eves = loop {
+        match eve.take(LONG).await {
+            LeaseAnswer::Reserved { left, .. } => tokio::time::sleep(left).await,
+            answer => break token(answer),
+        }
+    };
+    assert!(eves > 0);
+}
+
+#[tokio::test]
+async fn tokens_grow_over_restarts_and_over_the_removal_of_all_files() {
+    let dir = TempDir::new().unwrap();
+    let mut last = 0;
+    for _ in 0..3 {
+        let mut amy = Agent::start(dir.path(), "amy");
+        let next = token(amy.take(LONG).await);
+        assert!(next > last, "{next} after {last}");
+        last = next;
+        amy.release(None).await;
+    }
+    std::fs::remove_dir_all(dir.path().join("leases")).unwrap();
+    assert!(token(Agent::start(dir.path(), "amy").take(LONG).await) > last);
+}
+
+#[tokio::test]
+async fn a_token_grows_although_the_clock_was_set_back() {
+    let dir = TempDir::new().unwrap();
+    let mut amy = Agent::start(dir.path(), "amy");
+    token(amy.take(LONG).await);
+    amy.release(None).await;
+    let future = 9_000_000_000_000_u64;
+    std::fs::write(dir.path().join("leases/default/beat.mutex"), format!("{future}\n")).unwrap();
+    assert_eq!(token(amy.take(LONG).await), future + 1);
+}
+
+#[tokio::test]
+async fn a_lease_whose_file_was_removed_is_lost_to_its_holder_before_anybody_else_gets_it() {
+    let dir = TempDir::new().unwrap();
+    let ttl = Duration::from_millis(600);
+    let (mut amy, mut ben) = (Agent::start(dir.path(), "amy"), Agent::start(dir.path(), "ben"));
+    let first = token(amy.take(ttl).await);
+    assert!(matches!(ben.take(ttl).await, LeaseAnswer::Held { .. }));
+    std::fs::remove_file(lease_file(dir.path())).unwrap();
+    ben.freed().await;
+    let LeaseAnswer::Quarantined { left } = ben.take(ttl).await else { panic!("two could run") };
+    assert_eq!(amy.refresh(ttl, first).await, LeaseAnswer::Lost { by: None });
+    tokio::time::sleep(left).await;
+    assert!(token(ben.take(ttl).await) > first);
+}
+
+#[tokio::test]
+async fn a_removed_directory_is_made_anew_and_listened_to() {
+    let dir = TempDir::new().unwrap();
+    let ttl = Duration::from_millis(300);
+    let (mut amy, mut ben) = (Agent::start(dir.path(), "amy"), Agent::start(dir.path(), "ben"));
+    let first = token(amy.take(ttl).await);
+    assert!(matches!(ben.take(ttl).await, LeaseAnswer::Held { .. }));
+    std::fs::remove_dir_all(dir.path().join("leases")).unwrap();
+    ben.freed().await;
+    let second = loop {
+        match ben.take(ttl).await {
+            LeaseAnswer::Quarantined { left } => tokio::time::sleep(left).await,
+            // It may be asked before it has noticed that the directory is another one.
+            LeaseAnswer::Failed { .. } => {}
+            answer => break token(answer),
+        }
+    };
+    assert!(second > first);
+    assert!(matches!(amy.refresh(ttl, first).await, LeaseAnswer::Lost { .. }));
+    while !matches!(amy.take(LONG).await, LeaseAnswer::Held { .. }) {}
+    ben.release(None).await;
+    amy.freed().await;
+}
+
+#[tokio::test]
+async fn garbage_in_the_file_costs_one_ttl_and_never_a_panic() {
+    let dir = TempDir::new().unwrap();
+    let ttl = Duration::from_millis(300);
+    let mut amy = Agent::start(dir.path(), "amy");
+    let mut last = token(amy.take(ttl).await);
+    amy.release(None).await;
+    let good = std::fs::read(lease_file(dir.path())).unwrap();
+    let mut spoilt: Vec<Vec<u8>> = vec![vec![], b"\0\xff\xfe".to_vec(), b"{}\n".to_vec(), vec![b'['; 100_000]];
+    spoilt.extend([1, good.len() / 2, good.len() - 3].map(|end| good[..end].to_vec()));
+    for garbage in spoilt {
+        std::fs::write(lease_file(dir.path()), &garbage).unwrap();
+        let LeaseAnswer::Quarantined { left } = amy.take(ttl).await else { panic!("a holder may be alive") };
+        assert!(left <= ttl);
+        tokio::time::sleep(left).await;
+        let next = token(amy.take(ttl).await);
+        assert!(next > last, "{next} after {last}");
+        last = next;
+        amy.release(None).await;
+    }
+}
+
+#[tokio::test]
+async fn a_copy_put_in_the_place_of_a_held_lease_makes_no_second_holder() {
+    let dir = TempDir::new().unwrap();
+    let (mut amy, mut ben) = (Agent::start(dir.path(), "amy"), Agent::start(dir.path(), "ben"));
+    let first = token(amy.take(LONG).await);
+    let copy = dir.path().join("copy");
+    std::fs::copy(lease_file(dir.path()), &copy).unwrap();
+    std::fs::rename(&copy, lease_file(dir.path())).unwrap();
+    assert!(matches!(ben.take(LONG).await, LeaseAnswer::Quarantined { .. }));
+    assert_eq!(amy.refresh(LONG, first).await, LeaseAnswer::Lost { by: None });
+}
+
+#[tokio::test]
+async fn garbage_written_over_a_held_lease_is_healed_by_its_holder() {
+    let dir = TempDir::new().unwrap();
+    let (mut amy, mut ben) = (Agent::start(dir.path(), "amy"), Agent::start(dir.path(), "ben"));
+    let first = token(amy.take(LONG).await);
+    std::fs::write(lease_file(dir.path()), "garbage").unwrap();
+    assert!(matches!(ben.take(LONG).await, LeaseAnswer::Held { .. }));
+    token(amy.refresh(LONG, first).await);
+    match ben.take(LONG).await {
+        LeaseAnswer::Held { by, .. } => assert_eq!(by, amy.owner.to_string()),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn the_record_of_another_boot_holds_nobody_up() {
+    let dir = TempDir::new().unwrap();
+    let mut other = Other::start(dir.path(), "amy", LONG);
+    other.tell("take");
+    let text = std::fs::read_to_string(lease_file(dir.path())).unwrap();
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    std::fs::write(lease_file(dir.path()), text.replace(boot.trim(), "00000000-aaaa")).unwrap();
+    let mut ben = Agent::start(dir.path(), "ben");
+    assert!(matches!(ben.take(LONG).await, LeaseAnswer::Held { .. }), "its lock is not free");
+    other.signal(Signal::SIGKILL);
+    ben.freed().await;
+    token(ben.take(LONG).await);
+}
+
+#[tokio::test]
+async fn a_state_directory_that_cannot_be_written_fails_with_the_reason() {
+    // Nobody can write there, root included.
+    let mut amy = Agent::start(Path::new("/proc/circus"), "amy");
+    assert!(matches!(amy.next().await, Event::StoreDown { reason } if reason.contains("/proc/circus")));
+    match amy.take(LONG).await {
+        LeaseAnswer::Failed { reason } => assert!(reason.contains("/proc/circus/leases/default"), "{reason}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_mutex_that_is_never_let_go_fails_the_question_with_the_reason() {
+    let dir = TempDir::new().unwrap();
+    let mut amy = Agent::start(dir.path(), "amy");
+    let first = token(amy.take(LONG).await);
+    let mutex = std::fs::File::open(dir.path().join("leases/default/beat.mutex")).unwrap();
+    mutex.lock().unwrap();
+    match amy.refresh(LONG, first).await {
+        LeaseAnswer::Failed { reason } => {
+            assert!(reason.contains("beat.mutex") && reason.contains("stopped"), "{reason}");
+        }
+        other => panic!("{other:?}"),
+    }
+    drop(mutex);
+    token(amy.refresh(LONG, first).await);
+}
+
+#[tokio::test]
+async fn names_that_are_no_file_names_have_leases_of_their_own() {
+    let dir = TempDir::new().unwrap();
+    let (mut amy, mut ben) = (Agent::start(dir.path(), "amy"), Agent::start(dir.path(), "ben"));
+    for name in ["..", "a/../../b", "a b", "a%20b", "straße", "beat.mutex", "beat"] {
+        let lease = WatcherName::parse(name).unwrap();
+        let kind = AskKind::Take { ttl: LONG, longest: LONG };
+        token(amy.ask(lease.clone(), kind.clone()).await);
+        assert!(matches!(ben.ask(lease.clone(), kind).await, LeaseAnswer::Held { .. }), "{name}");
+        amy.ask(lease.clone(), AskKind::Release { to: None }).await;
+        while ben.next().await != (Event::LeaseFreed { watcher: lease.clone() }) {}
+    }
+    let above: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(above, ["leases"]);
+}
+
+#[tokio::test]
+async fn every_question_gets_one_answer_however_many_there_are() {
+    let dir = TempDir::new().unwrap();
+    let mut amy = Agent::start(dir.path(), "amy");
+    const QUESTIONS: u128 = 2000;
+    for nonce in 0..QUESTIONS {
+        let ask = Ask { owner: owner("amy", nonce), sent: now(), kind: AskKind::Take { ttl: LONG, longest: LONG } };
+        amy.local.ask(beat(), ask, SOON);
+    }
+    let mut answered = std::collections::HashSet::new();
+    let mut granted = 0;
+    while answered.len() < QUESTIONS as usize {
+        if let Event::Lease { ask, answer, .. } = amy.next().await {
+            assert!(answered.insert(ask.owner.nonce), "answered twice");
+            granted += usize::from(matches!(answer, LeaseAnswer::Granted { .. }));
+        }
+    }
+    assert_eq!(granted, 1);
+}
+
+#[tokio::test]
+async fn of_many_agents_that_want_one_lease_one_has_it_at_a_time() {
+    let dir = TempDir::new().unwrap();
+    let marker = dir.path().join("running");
+    let turns = (0..8).map(|i| {
+        let (dir, marker) = (dir.path().to_owned(), marker.clone());
+        async move {
+            let mut agent = Agent::start(&dir, &format!("node-{i}"));
+            let mut tokens = Vec::new();
+            while tokens.len() < 5 {
+                match agent.take(LONG).await {
+                    LeaseAnswer::Granted { token } => {
+                        std::fs::OpenOptions::new().write(true).create_new(true).open(&marker).expect("two at once");
+                        tokens.push(token);
+                        tokio::task::yield_now().await;
+                        std::fs::remove_file(&marker).unwrap();
+                        agent.release(None).await;
+                    }
+                    // A waiter may be told of a release that somebody else was quicker to use.
+                    LeaseAnswer::Held { .. } => agent.freed().await,
+                    LeaseAnswer::Failed { reason } => assert!(reason.contains("locked"), "{reason}"),
+                    other => panic!("{other:?}"),
+                }
+            }
+            tokens
+        }
+    });
+    let mut tokens: Vec<u64> = futures_util::future::join_all(turns).await.concat();
+    tokens.sort_unstable();
+    tokens.dedup();
+    assert_eq!(tokens.len(), 40, "each tenure has a token of its own");
+}
+
+#[tokio::test]
+async fn a_lease_without_a_past_can_be_initialised_and_one_with_a_past_cannot() {
+    let dir = TempDir::new().unwrap();
+    let mut amy = Agent::start(dir.path(), "amy");
+    assert_eq!(amy.next().await, Event::StoreUp);
+    amy.local.init_lease(RequestId(1), beat());
+    amy.freed().await;
+    assert_eq!(amy.next().await, Event::LeaseInitialised { request: RequestId(1), result: Ok(()) });
+    token(amy.take(LONG).await);
+    amy.local.init_lease(RequestId(2), beat());
+    match amy.next().await {
+        Event::LeaseInitialised { request: RequestId(2), result: Err(why) } => assert!(why.contains("amy:"), "{why}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_restarted_agent_is_itself_and_a_second_one_of_its_name_is_refused_with_the_pid() {
+    let dir = TempDir::new().unwrap();
+    let mut other = Other::start(dir.path(), "amy", LONG);
+    let instance = other.tell("identity");
+    let amy = NodeName::parse("amy").unwrap();
+    match identity(dir.path(), &amy) {
+        Err(refused @ IdentityError::Taken { .. }) => {
+            let text = refused.to_string();
+            assert!(text.contains(&format!("pid {}", other.child.id())), "{text}");
+            assert!(text.contains("amy") && text.contains(&dir.path().display().to_string()), "{text}");
+        }
+        taken => panic!("{taken:?}"),
+    }
+    let ben = identity(dir.path(), &NodeName::parse("ben").unwrap()).unwrap();
+    assert_ne!(format!("{:032x}", ben.instance), instance);
+    drop(other);
+    assert_eq!(format!("{:032x}", identity(dir.path(), &amy).unwrap().instance), instance);
+    std::fs::write(dir.path().join("amy.id"), "garbage\n").unwrap();
+    assert_ne!(format!("{:032x}", identity(dir.path(), &amy).unwrap().instance), instance);
+}
+
+#[tokio::test]
+async fn nobody_else_can_open_the_files() {
+    let dir = TempDir::new().unwrap();
+    let mut amy = Agent::start(dir.path(), "amy");
+    token(amy.take(LONG).await);
+    let _identity = identity(dir.path(), &amy.owner.node).unwrap();
+    for file in ["leases/default/beat.lease", "leases/default/beat.mutex", "amy.id"] {
+        let mode = std::fs::metadata(dir.path().join(file)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{file}: {mode:o}");
+    }
+}

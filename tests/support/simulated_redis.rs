@@ -1,0 +1,188 @@
+//! A Redis in memory that runs the shipped Lua scripts: as much of the server as they call, and its clock a number.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
+
+use circus_agent::cluster::scripts::Call;
+use mlua::{Function, Lua, MultiValue, Table, Value};
+
+/// The server.
+pub struct SimulatedRedis {
+    lua: Lua,
+    data: Rc<RefCell<Data>>,
+    scripts: HashMap<String, Function>,
+    /// Rewrites a script before it is compiled: where a test plants a bug.
+    plant: fn(&str) -> String,
+}
+
+#[derive(Default)]
+struct Data {
+    now_ms: u64,
+    incarnation: u64,
+    replica: bool,
+    strings: BTreeMap<String, (String, Option<u64>)>,
+    hashes: BTreeMap<String, BTreeMap<String, String>>,
+    published: Vec<String>,
+}
+
+impl SimulatedRedis {
+    /// An empty server.
+    pub fn new() -> SimulatedRedis {
+        SimulatedRedis::with_plant(str::to_owned)
+    }
+
+    /// An empty server whose scripts `plant` rewrites.
+    pub fn with_plant(plant: fn(&str) -> String) -> SimulatedRedis {
+        let lua = Lua::new();
+        let data = Rc::new(RefCell::new(Data::default()));
+        let redis = lua.create_table().unwrap();
+        let keys = Rc::clone(&data);
+        let call = lua
+            .create_function(move |lua, words: MultiValue| {
+                let words: Vec<String> = words.iter().map(|word| word.to_string().unwrap()).collect();
+                keys.borrow_mut().call(lua, &words)
+            })
+            .unwrap();
+        let error_reply = lua
+            .create_function(|lua, text: String| {
+                let table = lua.create_table()?;
+                table.set("err", text)?;
+                Ok(table)
+            })
+            .unwrap();
+        redis.set("call", call).unwrap();
+        redis.set("error_reply", error_reply).unwrap();
+        lua.globals().set("redis", redis).unwrap();
+        SimulatedRedis { lua, data, scripts: HashMap::new(), plant }
+    }
+
+    /// Runs a script at `now_ms` by the server's clock: its flat list of texts, or the error it returned.
+    pub fn eval(&mut self, now_ms: u64, call: &Call) -> Result<Vec<String>, String> {
+        self.data.borrow_mut().now_ms = now_ms;
+        let globals = self.lua.globals();
+        globals.set("KEYS", call.keys.clone()).unwrap();
+        globals.set("ARGV", call.args.clone()).unwrap();
+        let script = self.scripts.entry(call.script.to_owned()).or_insert_with(|| {
+            let text = (self.plant)(call.script);
+            self.lua.load(text).into_function().expect("a script that compiles")
+        });
+        let answer: Table = script.call(()).map_err(|error| error.to_string())?;
+        match answer.get::<Option<String>>("err").unwrap() {
+            Some(error) => Err(error),
+            None => Ok(answer.sequence_values::<String>().map(Result::unwrap).collect()),
+        }
+    }
+
+    /// What was published since the last time, as channels.
+    pub fn take_published(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.data.borrow_mut().published)
+    }
+
+    /// A new process over the same data, or over none.
+    pub fn restart(&mut self, keep_data: bool) {
+        let mut data = self.data.borrow_mut();
+        data.incarnation += 1;
+        if !keep_data {
+            data.flush();
+        }
+    }
+
+    /// FLUSHALL.
+    pub fn flush(&mut self) {
+        self.data.borrow_mut().flush();
+    }
+
+    /// DEL of one key.
+    pub fn delete(&mut self, key: &str) {
+        self.data.borrow_mut().strings.remove(key);
+    }
+
+    /// Makes it a replica, or a master again.
+    pub fn set_replica(&mut self, replica: bool) {
+        self.data.borrow_mut().replica = replica;
+    }
+}
+
+impl Data {
+    fn flush(&mut self) {
+        self.strings.clear();
+        self.hashes.clear();
+    }
+
+    fn live(&mut self, key: &str) -> Option<&mut (String, Option<u64>)> {
+        let now = self.now_ms;
+        if self.strings.get(key).is_some_and(|(_, end)| end.is_some_and(|end| end <= now)) {
+            self.strings.remove(key);
+        }
+        self.strings.get_mut(key)
+    }
+
+    fn call(&mut self, lua: &Lua, words: &[String]) -> mlua::Result<Value> {
+        let text = |text: &str| Ok(Value::String(lua.create_string(text)?));
+        let list = |items: Vec<Value>| Ok(Value::Table(lua.create_sequence_from(items)?));
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        match words.as_slice() {
+            ["TIME"] => {
+                let (secs, micros) = (self.now_ms / 1000, self.now_ms % 1000 * 1000);
+                list(vec![text(&secs.to_string())?, text(&micros.to_string())?])
+            }
+            ["INFO", "replication"] => {
+                let role = if self.replica { "slave" } else { "master" };
+                text(&format!("# Replication\r\nrole:{role}\r\nmaster_replid:{:040x}\r\n", self.incarnation))
+            }
+            ["INFO", "server"] => text(&format!("# Server\r\nrun_id:{:040x}\r\n", self.incarnation)),
+            ["GET", key] => match self.live(key) {
+                Some((value, _)) => text(value),
+                None => Ok(Value::Boolean(false)),
+            },
+            ["EXISTS", key] => Ok(Value::Integer(i64::from(self.live(key).is_some()))),
+            ["PTTL", key] => {
+                let now = self.now_ms;
+                Ok(Value::Integer(match self.live(key) {
+                    None => -2,
+                    Some((_, None)) => -1,
+                    Some((_, Some(end))) => i64::try_from(*end - now).unwrap(),
+                }))
+            }
+            ["SET", key, value, "PX", ttl] => {
+                let end = self.now_ms + ttl.parse::<f64>().expect("a ttl") as u64;
+                self.strings.insert((*key).to_owned(), ((*value).to_owned(), Some(end)));
+                text("OK")
+            }
+            ["PEXPIRE", key, ttl] => {
+                let end = self.now_ms + ttl.parse::<f64>().expect("a ttl") as u64;
+                if let Some((_, expiry)) = self.live(key) {
+                    *expiry = Some(end);
+                }
+                Ok(Value::Integer(1))
+            }
+            ["DEL", key] => Ok(Value::Integer(i64::from(self.strings.remove(*key).is_some()))),
+            ["HMGET", key, fields @ ..] => {
+                let hash = self.hashes.get(*key);
+                let field = |field: &&str| match hash.and_then(|hash| hash.get(*field)) {
+                    Some(value) => text(value),
+                    None => Ok(Value::Boolean(false)),
+                };
+                list(fields.iter().map(field).collect::<mlua::Result<_>>()?)
+            }
+            ["HSET", key, pairs @ ..] => {
+                let hash = self.hashes.entry((*key).to_owned()).or_default();
+                for pair in pairs.chunks(2) {
+                    hash.insert(pair[0].to_owned(), pair[1].to_owned());
+                }
+                Ok(Value::Integer(1))
+            }
+            ["HDEL", key, fields @ ..] => {
+                let hash = self.hashes.entry((*key).to_owned()).or_default();
+                fields.iter().for_each(|field| drop(hash.remove(*field)));
+                Ok(Value::Integer(1))
+            }
+            ["PUBLISH", channel, _] => {
+                self.published.push((*channel).to_owned());
+                Ok(Value::Integer(1))
+            }
+            other => Err(mlua::Error::runtime(format!("the simulated Redis knows no {other:?}"))),
+        }
+    }
+}

@@ -1,0 +1,307 @@
+//! Recorded conversations: what Circus's own clients send and read, byte for byte, and what ours adds.
+//!
+//! The other side is not rebuilt with us: a change that breaks one of these breaks somebody's script.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use circus_agent::model::command::{Answer, Command, NodeRow, NodeState, Outcome, Refusal, Reply, Sample, Usage};
+use circus_agent::model::event::Exit;
+use circus_agent::model::names::{ClusterName, NodeName, WatcherName};
+use circus_agent::model::snapshot::{
+    LeaseRole, LeaseView, Phase, ProcessView, Snapshot, StoreView, WatcherState, WatcherView,
+};
+use circus_agent::model::spec::{Output, ProgramSpec, UserSpec, WatcherSpec};
+use circus_agent::wire::{parse_request, reply_json};
+use serde_json::{Value, json};
+
+const TIME: f64 = 1_795_298_080.94;
+
+fn name(text: &str) -> WatcherName {
+    WatcherName::parse(text).unwrap()
+}
+
+/// One exchange: the client's bytes, what they ask, what the agent has to tell, and the bytes' meaning that come back.
+fn exchange(request: &str, asks: &Command, answer: Answer, mut reply: Value) {
+    let request = parse_request(request).unwrap_or_else(|bad| panic!("{request}: {bad:?}"));
+    assert_eq!(request.command, *asks);
+    reply["time"] = json!(TIME);
+    reply["id"] = request.id.clone();
+    assert_eq!(reply_json(&Outcome::Own(Reply::Done(answer)), &request.id, TIME), reply);
+}
+
+fn refused(request: &str, refusal: Option<Refusal>, errno: i64, reason: &str, id: &Value) {
+    let (found, refusal) = match parse_request(request) {
+        Ok(request) => (request.id, refusal.expect("the request is good")),
+        Err(bad) => (bad.id, bad.refusal),
+    };
+    let reply = reply_json(&Outcome::Own(Reply::Refused(refusal)), &found, TIME);
+    assert_eq!(reply["status"], "error");
+    assert_eq!((&reply["errno"], &reply["reason"]), (&json!(errno), &json!(reason)), "{request}");
+    assert_eq!((&reply["tb"], &reply["time"], &reply["id"]), (&Value::Null, &json!(TIME), id));
+}
+
+fn snapshot(watchers: Vec<WatcherView>) -> Box<Snapshot> {
+    Box::new(Snapshot {
+        node: NodeName::parse("web-1").unwrap(),
+        cluster: ClusterName::parse("prod").unwrap(),
+        phase: Phase::Running,
+        store: StoreView::Down { reason: "connection refused".into() },
+        watchers,
+    })
+}
+
+fn sleeper() -> WatcherView {
+    WatcherView {
+        name: name("Sleep Two"),
+        state: WatcherState::Backoff,
+        note: Some("exit 1, again in 4 s".into()),
+        numprocesses: 2,
+        processes: vec![ProcessView { wid: 1, pid: Some(20755), state: "running", age: Duration::from_millis(1_500) }],
+        restarts: 3,
+        last_exit: Some((Exit::Code(1), Duration::from_secs(2))),
+        lease: None,
+    }
+}
+
+#[test]
+fn circuss_circusctl_lists_and_asks_for_status() {
+    exchange(
+        r#"{"command": "list", "properties": {}, "id": "5a2fa2f4b0d04ed7b4a0a1c5b8a8f0ee"}"#,
+        &Command::List { watcher: None },
+        Answer::Watchers(vec![name("Sleep Two"), name("dummy")]),
+        json!({"status": "ok", "watchers": ["dummy", "sleep two"]}),
+    );
+    exchange(
+        r#"{"command": "list", "properties": {"name": "dummy"}, "id": 1}"#,
+        &Command::List { watcher: Some("dummy".into()) },
+        Answer::Pids(vec![7, 8]),
+        json!({"status": "ok", "pids": [7, 8]}),
+    );
+    let watchers = json!([{
+        "name": "Sleep Two", "state": "backoff", "note": "exit 1, again in 4 s", "numprocesses": 2,
+        "processes": [{"wid": 1, "pid": 20755, "state": "running", "age": 1.5}],
+        "restarts": 3, "last_exit": {"text": "exit 1", "ago": 2.0}, "lease": null,
+    }]);
+    let store = json!({"state": "down", "reason": "connection refused"});
+    exchange(
+        r#"{"command": "status", "properties": {}, "id": 2}"#,
+        &Command::Status { watcher: None },
+        Answer::Status(snapshot(vec![sleeper()])),
+        json!({
+            "status": "ok", "statuses": {"Sleep Two": "backoff"}, "node": "web-1", "cluster": "prod",
+            "phase": "running", "store": store, "watchers": watchers,
+        }),
+    );
+    // Circus puts the word where "ok" would be.
+    exchange(
+        r#"{"command": "status", "properties": {"name": "sleep two"}, "id": 3}"#,
+        &Command::Status { watcher: Some("sleep two".into()) },
+        Answer::WatcherStatus(snapshot(vec![sleeper()])),
+        json!({
+            "status": "backoff", "node": "web-1", "cluster": "prod", "phase": "running", "store": store,
+            "watchers": watchers,
+        }),
+    );
+}
+
+#[test]
+fn a_plugin_counts_and_casts() {
+    exchange(
+        r#"{"command": "numwatchers", "properties": {}}"#,
+        &Command::NumWatchers,
+        Answer::NumWatchers(5),
+        json!({"status": "ok", "numwatchers": 5}),
+    );
+    exchange(
+        r#"{"command": "numprocesses", "properties": {"name": "dummy"}}"#,
+        &Command::NumProcesses { watcher: Some("dummy".into()) },
+        Answer::NumProcesses { watcher: Some(name("dummy")), count: 2 },
+        json!({"status": "ok", "numprocesses": 2, "watcher_name": "dummy"}),
+    );
+    let cast = parse_request(r#"{"command": "stop", "msg_type": "cast", "properties": {"name": "dummy"}}"#).unwrap();
+    assert!(cast.cast);
+}
+
+#[test]
+fn a_start_that_waits_says_which_processes() {
+    exchange(
+        r#"{"command": "start", "properties": {"name": "dummy", "waiting": true, "match": "glob"}, "id": 4}"#,
+        &Command::Start { pattern: Some("dummy".into()), patience: circus_agent::model::command::Patience::Settled },
+        Answer::Started { started: vec![9], kept: vec![7], stopped: vec![] },
+        json!({"status": "ok", "info": {"started": [9], "kept": [7], "stopped": []}}),
+    );
+    exchange(
+        r#"{"command": "incr", "properties": {"name": "beat", "nb": 2, "waiting": true}, "id": 5}"#,
+        &Command::Resize { watcher: "beat".into(), by: 2, patience: circus_agent::model::command::Patience::Settled },
+        Answer::Resized { numprocesses: 1, singleton: true },
+        json!({"status": "ok", "numprocesses": 1, "singleton": true}),
+    );
+}
+
+#[test]
+fn stats_have_circuss_units() {
+    let usage = Usage {
+        program: "python".into(),
+        user: "root".into(),
+        nice: 0,
+        resident: 8_912_896,
+        virtual_size: 12_813_599,
+        memory_percent: 0.034_96,
+        cpu_percent: 0.0,
+        cpu_time: Duration::from_millis(105),
+        age: Duration::from_millis(64_123),
+        started: 1_795_298_081.579,
+    };
+    let sample = |pid, usage| Sample { watcher: name("dummy"), wid: 1, pid, usage };
+    let info = json!({
+        "mem_info1": "8.50M", "mem_info2": "12.22M", "cpu": 0.0, "mem": 0.035, "ctime": "0:00.10", "pid": 20755,
+        "username": "root", "nice": 0, "create_time": 1_795_298_081.58, "age": 64.12, "cmdline": "python",
+        "children": [], "started": 1_795_298_081.58, "wid": 1,
+    });
+    let vanished = json!("No such process (stopped?)");
+    let samples = vec![sample(20755, Some(usage)), sample(20756, None)];
+    let both = json!({"20755": info, "20756": vanished});
+    let stats = |watcher: Option<&str>, pid| Command::Stats { watcher: watcher.map(str::to_owned), pid };
+    exchange(
+        r#"{"command": "stats", "properties": {}, "id": 6}"#,
+        &stats(None, None),
+        Answer::Stats { watcher: None, pid: None, samples: samples.clone() },
+        json!({"status": "ok", "infos": {"dummy": both}}),
+    );
+    exchange(
+        r#"{"command": "stats", "properties": {"name": "dummy", "extended": true}, "id": 7}"#,
+        &stats(Some("dummy"), None),
+        Answer::Stats { watcher: Some(name("dummy")), pid: None, samples: samples.clone() },
+        json!({"status": "ok", "name": "dummy", "info": both}),
+    );
+    exchange(
+        r#"{"command": "stats", "properties": {"name": "dummy", "process": 20755}, "id": 8}"#,
+        &stats(Some("dummy"), Some(20755)),
+        Answer::Stats { watcher: Some(name("dummy")), pid: Some(20755), samples },
+        json!({"status": "ok", "name": "dummy", "process": 20755, "info": info}),
+    );
+}
+
+#[test]
+fn options_have_circuss_keys_and_types_and_no_secrets() {
+    let spec = WatcherSpec {
+        name: name("dummy"),
+        program: ProgramSpec {
+            words: vec!["sh".into(), "-c".into(), "sleep 10".into()],
+            env: BTreeMap::from([("PASSWORD".to_owned(), "hunter2".to_owned())]),
+            copy_env: true,
+            working_dir: Some(PathBuf::from("/srv")),
+            user: Some(UserSpec { uid: 33, gid: 33, name: Some("www-data".into()) }),
+            gid: None,
+            umask: None,
+            rlimits: vec![],
+            close_stdin: true,
+            stdout: Output::File("/var/log/dummy.log".into()),
+            stderr: Output::Null,
+        },
+        numprocesses: 1,
+        warmup_delay: Duration::ZERO,
+        priority: 3,
+        autostart: true,
+        respawn: true,
+        max_retry: None,
+        graceful_timeout: Duration::from_millis(2_500),
+        stop_signal: 15,
+        singleton: None,
+    };
+    let options = json!({
+        "__name__": "dummy", "args": "", "close_child_stderr": true, "close_child_stdin": true,
+        "close_child_stdout": false, "cmd": "sh -c 'sleep 10'", "copy_env": true, "env": {"PASSWORD": "********"},
+        "executable": null, "gid": null, "graceful_timeout": 2.5, "max_age": 0, "max_age_variance": 30,
+        "max_retry": -1, "numprocesses": 4, "on_demand": false, "priority": 3, "respawn": true, "send_hup": false,
+        "shell": false, "shell_args": null, "singleton": false, "stderr_stream_conf": {},
+        "stdout_stream_conf": {"filename": "/var/log/dummy.log"}, "stop_children": false, "stop_signal": 15,
+        "uid": "www-data", "use_sockets": false, "warmup_delay": 0, "working_dir": "/srv",
+    });
+    exchange(
+        r#"{"command": "options", "properties": {"name": "dummy"}, "id": 9}"#,
+        &Command::Options { watcher: "dummy".into() },
+        Answer::Options { spec: Box::new(spec), numprocesses: 4 },
+        json!({"status": "ok", "options": options}),
+    );
+}
+
+#[test]
+fn our_own_commands() {
+    exchange(
+        r#"{"command": "version", "id": 10}"#,
+        &Command::Version,
+        Answer::Version("0.1.0"),
+        json!({"status": "ok", "version": "0.1.0"}),
+    );
+    let lease = LeaseView {
+        watcher: name("beat"),
+        key: "circus:{prod/beat}:lease".into(),
+        role: LeaseRole::Holder,
+        token: Some(17),
+        ttl: Duration::from_secs(15),
+        left: Some(Duration::from_millis(12_345)),
+        holder: Some("web-1".into()),
+        latency: Some(Duration::from_micros(2_130)),
+        held_for: Some(Duration::from_secs(60)),
+        why: None,
+    };
+    exchange(
+        r#"{"command": "leases", "properties": {"all": true}, "id": 11}"#,
+        &Command::Leases,
+        Answer::Leases(vec![lease]),
+        json!({"status": "ok", "leases": [{
+            "name": "beat", "key": "circus:{prod/beat}:lease", "role": "holder", "token": 17, "ttl": 15.0,
+            "left": 12.345, "holder": "web-1", "latency": 0.00213, "held_for": 60.0, "why": null,
+        }]}),
+    );
+    let row = NodeRow {
+        name: NodeName::parse("web-2").unwrap(),
+        state: NodeState::Draining,
+        seen: Duration::from_millis(400),
+        about: circus_agent::wire::parse_about(r#"{"version": "0.1.0", "up": 3.5, "holds": ["beat"]}"#).unwrap(),
+    };
+    exchange(
+        r#"{"command": "nodes", "id": 12}"#,
+        &Command::Nodes,
+        Answer::Nodes(vec![row]),
+        json!({"status": "ok", "roster": [{
+            "name": "web-2", "state": "draining", "seen": 0.4, "version": "0.1.0", "host": "", "pid": 0, "up": 3.5,
+            "config": "", "watchers": [], "holds": ["beat"], "waits": [],
+        }]}),
+    );
+    exchange(
+        r#"{"command": "failover", "properties": {"name": "beat", "to": "web-2", "waiting": true}, "id": 13}"#,
+        &Command::Failover {
+            watcher: "beat".into(),
+            to: Some(NodeName::parse("web-2").unwrap()),
+            patience: circus_agent::model::command::Patience::Settled,
+        },
+        Answer::Moved { from: NodeName::parse("web-1").unwrap(), to: None, token: 17 },
+        json!({"status": "ok", "from": "web-1", "to": null, "token": 17}),
+    );
+}
+
+#[test]
+fn mistakes_are_answered_in_circuss_words() {
+    refused("", None, 1, "json invalid", &Value::Null);
+    refused("[1]", None, 1, "json invalid", &Value::Null);
+    refused(r#"{"command": "frob", "id": "x"}"#, None, 2, "unknown command: 'frob'", &json!("x"));
+    refused(r#"{"command": "incr", "id": 1}"#, None, 3, "message invalid 'name' is missing", &json!(1));
+    refused(
+        r#"{"command": "stats", "properties": {"name": "nope"}}"#,
+        Some(Refusal::NoSuchWatcher { name: "nope".into(), hint: None }),
+        3,
+        "program nope not found",
+        &Value::Null,
+    );
+    refused(
+        r#"{"command": "stats", "properties": {"name": "dummy", "process": 1}, "id": [1]}"#,
+        Some(Refusal::NoSuchProcess { watcher: name("dummy"), pid: 1 }),
+        3,
+        "process 1 not found in 'dummy'",
+        &json!([1]),
+    );
+}
