@@ -433,6 +433,14 @@ impl Lease {
         }
     }
 
+    /// Why this node waits, once the store has said so or could not be asked.
+    pub fn waits_because(&self) -> Option<String> {
+        match &self.state {
+            State::Waiting { .. } | State::Aside { .. } => self.why(),
+            State::Asking { .. } | State::Held(_) | State::Releasing { .. } => None,
+        }
+    }
+
     /// Why no child may run here, in words; nothing while one may.
     pub fn why(&self) -> Option<String> {
         match &self.state {

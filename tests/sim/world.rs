@@ -24,14 +24,14 @@ use circus_agent::model::time::Time;
 use crate::simulated_redis::SimulatedRedis;
 
 /// True time, in nanoseconds.
-pub type Instant = u64;
+pub(crate) type Instant = u64;
 
 const MS: Instant = 1_000_000;
 const SEC: Instant = 1_000 * MS;
 
 /// A defect of the world that the checks must see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Plant {
+pub(crate) enum Plant {
     /// None.
     Nothing,
     /// Validity counts from the answer, not from the question.
@@ -46,13 +46,13 @@ pub enum Plant {
 
 /// How a run went.
 #[derive(Debug, Default)]
-pub struct Report {
+pub(crate) struct Report {
     /// Steps that the nodes took.
-    pub steps: u64,
+    pub(crate) steps: u64,
     /// Children that were started.
-    pub children: u64,
+    pub(crate) children: u64,
     /// Promises that were broken.
-    pub broken: Vec<String>,
+    pub(crate) broken: Vec<String>,
 }
 
 /// What the witness holds against the promises.
@@ -217,7 +217,7 @@ impl Ord for Due {
 }
 
 /// The whole.
-pub struct World {
+pub(crate) struct World {
     now: Instant,
     random: Random,
     queue: BinaryHeap<Reverse<Due>>,
@@ -241,7 +241,7 @@ pub struct World {
 
 impl World {
     /// A world that this seed makes.
-    pub fn new(seed: u64, plant: Plant) -> World {
+    pub(crate) fn new(seed: u64, plant: Plant) -> World {
         let mut random = Random::from_number(seed);
         let ttl = Duration::from_millis([600, 1_500, 3_000, 15_000][(random.number() % 4) as usize]);
         let timings = LeaseTimings::thirds(ttl);
@@ -295,7 +295,7 @@ impl World {
     }
 
     /// Lives through faults for `faults` ttls, then in peace until the promise of "soon one again" is due.
-    pub fn run(mut self, faults: u32) -> Report {
+    pub(crate) fn run(mut self, faults: u32) -> Report {
         let ttl = self.timings.ttl.as_nanos() as u64;
         self.faults_end = self.now + ttl * u64::from(faults);
         self.at(ttl, What::Fault);

@@ -1,5 +1,8 @@
 //! A Redis in memory that runs the shipped Lua scripts: as much of the server as they call, and its clock a number.
 
+// Several test programs share this file, and none of them uses all of it.
+#![allow(dead_code, unreachable_pub)]
+
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
