@@ -19,13 +19,20 @@ pub struct SimulatedRedis {
     plant: fn(&str) -> String,
 }
 
+type Strings = BTreeMap<String, (String, Option<u64>)>;
+type Hashes = BTreeMap<String, BTreeMap<String, String>>;
+
+/// What a server held at one moment.
+#[derive(Clone, Default)]
+pub struct Snapshot(Strings, Hashes);
+
 #[derive(Default)]
 struct Data {
     now_ms: u64,
     incarnation: u64,
     replica: bool,
-    strings: BTreeMap<String, (String, Option<u64>)>,
-    hashes: BTreeMap<String, BTreeMap<String, String>>,
+    strings: Strings,
+    hashes: Hashes,
     published: Vec<String>,
 }
 
@@ -89,6 +96,20 @@ impl SimulatedRedis {
         if !keep_data {
             data.flush();
         }
+    }
+
+    /// What it holds now, as a replica or a snapshot file would keep it.
+    pub fn snapshot(&self) -> Snapshot {
+        let data = self.data.borrow();
+        Snapshot(data.strings.clone(), data.hashes.clone())
+    }
+
+    /// A new process over older data: a restart from a snapshot file, or a replica that missed what came after.
+    pub fn restore(&mut self, snapshot: &Snapshot) {
+        self.restart(false);
+        let mut data = self.data.borrow_mut();
+        data.strings = snapshot.0.clone();
+        data.hashes = snapshot.1.clone();
     }
 
     /// FLUSHALL.
