@@ -568,11 +568,14 @@ async fn a_guard_keeps_nothing_open_and_stands_apart() {
     assert_eq!(fs::read_to_string(format!("/proc/{guard}/comm")).unwrap(), "circus-guard\n");
     assert_eq!(fs::read(format!("/proc/{guard}/cmdline")).unwrap(), b"circus-guard\0test\0");
     assert_eq!(stat(guard, 6).unwrap(), guard.to_string());
+    // Not everybody may: then it stays as it was.
+    let ours = fs::read_to_string("/proc/self/oom_score_adj").unwrap();
+    let may = fs::write("/proc/self/oom_score_adj", "-1000").is_ok();
     eventually("it is the last to be taken when memory is short", || {
-        fs::read_to_string(format!("/proc/{guard}/oom_score_adj")).unwrap() == "-1000\n"
+        !may || fs::read_to_string(format!("/proc/{guard}/oom_score_adj")).unwrap() == "-1000\n"
     })
     .await;
-    assert_ne!(fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap(), "-1000\n", "but not its child");
+    assert_eq!(fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap(), ours, "but its child is not");
     assert_eq!(fs::read_dir(format!("/proc/{guard}/task")).unwrap().count(), 1, "it has one thread");
     world.host.kill(process);
     world.ends(process).await;
@@ -588,7 +591,7 @@ async fn what_a_guard_holds_is_released_only_after_the_tree_is_gone() {
         let lock = File::open(&file).unwrap();
         lock.lock().unwrap();
         let launch = guarded(sh(&brood(&mark, "wait")), world.far());
-        let process = world.spawn_holding(launch, Some(lock.into()));
+        let process = world.spawn_holding(&launch, Some(lock.into()));
         let pid = world.spawned(process).await;
         eventually("its tree is there", || marked(&mark).len() == BROOD).await;
         assert!(!free());
@@ -620,7 +623,8 @@ async fn an_agent_that_is_killed_leaves_nothing_behind() {
         let killed = Instant::now();
         eventually("all are gone", || marked(&mark).is_empty()).await;
         println!("{role}: the tree was gone {:?} after its agent was killed", killed.elapsed());
-        agent.wait().unwrap();
+        // The host reaps whatever else its main thread has for children, and may have been quicker.
+        let _ = agent.wait();
         eventually("and so is the guard or child itself", || !exists(guards[0])).await;
     }
     drop(world);
@@ -716,14 +720,15 @@ impl World {
         Deadline { stop: far, kill: far }
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "most are made in the call")]
     fn spawn(&mut self, launch: Launch) -> ProcessId {
-        self.spawn_holding(launch, None)
+        self.spawn_holding(&launch, None)
     }
 
-    fn spawn_holding(&mut self, launch: Launch, hold: Option<OwnedFd>) -> ProcessId {
+    fn spawn_holding(&mut self, launch: &Launch, hold: Option<OwnedFd>) -> ProcessId {
         self.spawned += 1;
         let process = ProcessId(self.spawned);
-        self.host.spawn(process, &launch, hold);
+        self.host.spawn(process, launch, hold);
         process
     }
 
@@ -785,7 +790,7 @@ impl World {
     async fn says_holding(&mut self, mut launch: Launch, hold: Option<OwnedFd>) -> String {
         let file = self.path("said");
         with(&mut launch, |program| program.stdout = Output::File(file.clone()));
-        let process = self.spawn_holding(launch, hold);
+        let process = self.spawn_holding(&launch, hold);
         self.spawned(process).await;
         self.ends(process).await;
         let said = fs::read_to_string(&file).unwrap();
@@ -941,7 +946,7 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }),
         _ if args.iter().any(|arg| arg == "--list") => {
-            say(CASES.iter().map(|(name, _)| format!("{name}: test\n")).collect());
+            CASES.iter().for_each(|(name, _)| say(&format!("{name}: test\n")));
             ExitCode::SUCCESS
         }
         _ => run_cases(&args),
@@ -958,27 +963,31 @@ fn run_cases(args: &[String]) -> ExitCode {
     let words: Vec<&String> = args.iter().filter(|arg| !arg.starts_with('-')).collect();
     let talkative = args.iter().any(|arg| arg == "--nocapture");
     nix::sys::prctl::set_child_subreaper(true).unwrap();
+    let dir = TempDir::new().unwrap();
     let mut failed = Vec::new();
     for (name, _) in CASES.iter().filter(|(name, _)| words.is_empty() || words.iter().any(|word| name.contains(*word)))
     {
+        let said = dir.path().join(name);
         let mut case = Command::new(std::env::current_exe().unwrap());
-        let done = case.args([ROLE, "case", name]).stdin(Stdio::null()).stderr(Stdio::piped()).stdout(Stdio::piped());
+        // Into a file: what is left behind would keep a pipe open.
+        let output = || File::options().create(true).append(true).open(&said).unwrap();
+        let case = case.args([ROLE, "case", name]).stdin(Stdio::null()).stdout(output()).stderr(output());
         let start = Instant::now();
-        let done = done.output().unwrap();
+        let done = case.status().unwrap();
         let left = left_behind();
-        let well = done.status.success() && left.is_empty();
-        say(format!("test {name} ... {} ({:?})\n", if well { "ok" } else { "FAILED" }, start.elapsed()));
+        let well = done.success() && left.is_empty();
+        say(&format!("test {name} ... {} ({:?})\n", if well { "ok" } else { "FAILED" }, start.elapsed()));
         if !well || talkative {
-            say(String::from_utf8_lossy(&done.stdout).into_owned() + &String::from_utf8_lossy(&done.stderr));
+            say(&fs::read_to_string(&said).unwrap_or_default());
         }
         if !left.is_empty() {
-            say(format!("left behind: {left:?}\n"));
+            say(&format!("left behind: {left:?}\n"));
         }
         if !well {
             failed.push(name);
         }
     }
-    say(format!("\n{} failed: {failed:?}\n", failed.len()));
+    say(&format!("\n{} failed: {failed:?}\n", failed.len()));
     if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
@@ -1002,7 +1011,7 @@ fn left_behind() -> Vec<String> {
     }
 }
 
-fn say(text: String) {
+fn say(text: &str) {
     use std::io::stdout;
     stdout().write_all(text.as_bytes()).unwrap();
 }
