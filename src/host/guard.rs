@@ -19,7 +19,8 @@
 //! - The guard ends when no descendant is left, and the end of its process is its only word for that. What it
 //!   inherited beyond its socket, such as the lock on a lease's file, stays open until then.
 //! - No signal but SIGKILL and SIGSTOP reaches it: what systemd or a terminal sends to all, the child is to hear from
-//!   its agent. SIGKILL takes the child along (`PR_SET_PDEATHSIG`); SIGSTOP is undone by the agent's next order.
+//!   its agent. SIGKILL takes the child along (`PR_SET_PDEATHSIG`); SIGSTOP is undone by the agent's
+//!   next order, and by its end.
 //! - One thread: the end of the thread that spawned the child would end the child.
 
 use std::fs::{self, File};

@@ -185,7 +185,8 @@ impl GuardProgram {
             uid: None,
             user: String::new(),
             dir: None,
-            death_signal: 0,
+            // Should somebody have stopped the guard, it wakes to see that the agent is gone; else this does nothing.
+            death_signal: libc::SIGCONT,
         }
     }
 }
