@@ -9,12 +9,12 @@
 //! The sweep ends both, and is the proof for `Gone`: the agent looks for itself, whatever a guard has done. Where no
 //! orphans are adopted it is one system call.
 
+use std::future::pending;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream as Socket;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use std::future::pending;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
