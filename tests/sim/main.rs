@@ -7,6 +7,8 @@
 mod lease_cases;
 #[path = "../support/simulated_redis.rs"]
 mod simulated_redis;
+#[path = "../support/specs.rs"]
+mod specs;
 
 mod cases;
 mod world;
