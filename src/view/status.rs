@@ -9,20 +9,21 @@ use super::{Parts, Style, list, word};
 /// More nodes than this do not get a column each.
 const MAX_COLUMNS: usize = 6;
 
-/// Watchers that are wanted and are neither active nor standby, as `NODE/WATCHER`; and singletons that several nodes
-/// stand by for and none has. Sorted as the reply has them. For a status reply of one node or several.
+/// Watchers that are wanted and are neither active nor standby, or stand by for a lease that they cannot even ask for,
+/// as `NODE/WATCHER`; and singletons that several nodes stand by for and none has. Sorted as the reply has them. For a
+/// status reply of one node or several.
 pub fn problems(reply: &Value) -> Vec<String> {
     let parts = Parts::of(reply, None);
     let mut found: Vec<String> = Vec::new();
     for (node, part) in &parts.good {
         for watcher in list(part, "watchers") {
-            if !is_well(watcher) {
+            if is_problem(part, watcher) {
                 found.push(format!("{node}/{}", word(watcher, "name")));
             }
         }
     }
     // Only the whole cluster can tell: a node that is silent, or was not asked, may be the holder.
-    if parts.many && parts.bad.is_empty() {
+    if parts.many && parts.is_whole() {
         for name in vacant(&parts) {
             found.push(name);
         }
@@ -32,6 +33,11 @@ pub fn problems(reply: &Value) -> Vec<String> {
 
 fn is_well(watcher: &Value) -> bool {
     matches!(watcher["state"].as_str(), Some("active" | "standby" | "stopped"))
+}
+
+/// Whether something is the matter with it, or it stands by where it could not hear that the lease is free.
+fn is_problem(part: &Value, watcher: &Value) -> bool {
+    !is_well(watcher) || (watcher["state"] == "standby" && part["store"]["state"] == "down")
 }
 
 /// Singletons that every node stands by for, and of whose holder no node knows.
@@ -67,10 +73,12 @@ pub(super) fn overview(parts: &Parts, style: Style) -> String {
         false => node_line(parts.good[0].1, style),
     };
     let mut bad: Vec<(String, String)> = Vec::new();
-    for (node, watcher) in watchers(parts).filter(|(_, watcher)| !is_well(watcher)) {
-        bad.push((word(watcher, "name").to_owned(), node.to_owned()));
+    for (node, part) in &parts.good {
+        for watcher in list(part, "watchers").iter().filter(|watcher| is_problem(part, watcher)) {
+            bad.push((word(watcher, "name").to_owned(), node.clone()));
+        }
     }
-    if parts.many && parts.bad.is_empty() {
+    if parts.many && parts.is_whole() {
         bad.extend(vacant(parts).into_iter().map(|name| (name, String::new())));
     }
     for table in [singletons(parts), if parts.many { shared(parts) } else { own(parts.good[0].1) }] {
@@ -85,7 +93,7 @@ pub(super) fn overview(parts: &Parts, style: Style) -> String {
         None if watchers(parts).next().is_none() => {
             text.push_str("no watchers; add a [watcher:NAME] to the configuration\n");
         }
-        None if parts.bad.is_empty() => text.push_str("all is well\n"),
+        None if parts.is_whole() => text.push_str("all is well\n"),
         None => text.push_str("all who answered are well\n"),
         Some((name, node)) => {
             let s = if problems == 1 { "" } else { "s" };
@@ -124,7 +132,10 @@ fn node_line(part: &Value, style: Style) -> String {
 fn cluster_line(parts: &Parts) -> String {
     let cluster = parts.good.first().map_or("-", |(_, part)| word(part, "cluster"));
     let all = parts.good.len() + parts.bad.len();
-    let mut line = format!("{cluster}   {} of {all} nodes answered", parts.good.len());
+    let mut line = match parts.missing {
+        None => format!("{cluster}   {} of {all} nodes answered", parts.good.len()),
+        Some(_) => format!("{cluster}   {} of an unknown number of nodes answered", parts.good.len()),
+    };
     for (node, part) in &parts.good {
         if part["store"]["state"] == "down" {
             line.push_str(&format!("   {node}: lease store down"));
@@ -210,7 +221,7 @@ fn singletons(parts: &Parts) -> Table {
     }
     heads.extend(["PID", "UP", ">LEASE", ">TOKEN", ">RESTARTS", "NOTE"]);
     let mut table = Table::new(&heads);
-    let vacant = if parts.many && parts.bad.is_empty() { vacant(parts) } else { Vec::new() };
+    let vacant = if parts.many && parts.is_whole() { vacant(parts) } else { Vec::new() };
     for views in by_name(parts, |watcher| watcher["lease"].is_object()) {
         let (node, watcher) = telling(&views);
         let lease = &watcher["lease"];
