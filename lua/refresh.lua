@@ -10,6 +10,8 @@
 -- The caller asks only before its own deadline, and ignores an answer that comes after it.
 local owner, ttl, token = ARGV[1], num(ARGV[2]), num(ARGV[3])
 local holder = redis.call('GET', KEYS[1])
+-- Not even an older owner's key is overwritten: were the clock set back and the data lost, a late question would
+-- take a newer owner for an older one. The child stops, which costs seconds; two would cost data.
 if holder and holder ~= owner then
   return {'lost', holder}
 end

@@ -1,4 +1,91 @@
-//! circus-agent.
+//! circus-agent supervises processes, and keeps what must be alone in the cluster alone.
+//!
+//! This page is the map of the code. It is read from the top down, and so is the code.
+//!
+//! # The one idea
+//!
+//! **What is decided is kept apart from what is done.** One pure function decides,
+//! [`Node::step`](model::node::Node::step); one loop feeds it, [`agent`]; adapters obey.
+//!
+//! ```text
+//!      doors (control socket, Redis bus, signals)      kernel (exits)        Redis or file locks (grants)
+//!                       \                                  |                         /
+//!                        \______________ Event ___________ | _______________________/
+//!                                                          v
+//!                              Node::step(now, event, &mut actions)      pure; owns all policy state
+//!                                                          |
+//!                         _______________ Action _________ | _______________________
+//!                        /                                 v                        \
+//!                 Reply, Relay                   Spawn, Signal, Kill, Guard       AskLease
+//! ```
+//!
+//! Six words carry the product: **Spec** (what should be), **Event** (what happened), **Command** (what someone asks;
+//! it arrives as an Event), **Action** (what to do about it), **Snapshot** (what others may see), and the
+//! **machines** that turn one into the other: Process ⊂ Watcher ⊂ Node, and Lease ⊂ Watcher.
+//!
+//! # Layers
+//!
+//! Imports point down only, and modules of one line do not know each other (`tests/tidy.rs` draws the arrows):
+//!
+//! ```text
+//!   bin → cli → agent, client → cluster | config | control | host | systemd | view → wire → model → std
+//! ```
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`model`] | what is decided: pure, total, std only; time is an argument |
+//! | [`wire`] | JSON promised to others ↔ the model's types |
+//! | [`config`] | an ini file → a Spec, or every problem with its line |
+//! | [`host`] | this machine: programs started, watched, guarded, ended, measured |
+//! | [`cluster`] | the shared world: leases, the registry and the bus over Redis, or leases by file locks |
+//! | [`control`] | the control socket: lines in, lines out |
+//! | [`systemd`] | what the service manager is told |
+//! | [`view`] | Replies → tables and lines for people: pure |
+//! | [`agent`] | wires it all: wait in one `select!`, decide in `step`, act in `perform` |
+//! | [`client`] | what circusctl does: find an agent, or Redis, and ask |
+//! | [`cli`] | command lines, exit codes, the log |
+//!
+//! Beside them, `lua/` holds the scripts that alone write leases and the registry; each says its invariant in its head.
+//!
+//! # Reading order
+//!
+//! 1. [`model::spec`], [`model::event`], [`model::command`]: the vocabulary.
+//! 2. [`model::process`], [`model::restart`], [`model::lease`], [`model::watcher`], [`model::node`]: the decisions.
+//! 3. `lua/take.lua`, `lua/refresh.lua`, `lua/release.lua`: who may have a lease.
+//! 4. [`host::guard`]: why a killed or frozen agent leaves no child behind.
+//! 5. [`agent`]: how the two sides meet.
+//!
+//! # Who owns what
+//!
+//! | state | owner | how others see it |
+//! |---|---|---|
+//! | wanted and actual processes, leases, open requests, deadlines | [`model::node::Node`], on the agent's loop | a Snapshot |
+//! | pids, pidfds, guards | [`host::Host`] and its tasks | events |
+//! | the Redis connections and their time-outs | [`cluster::Redis`] and its tasks | events |
+//! | a singleton's child and its deadline | its guard, a process of its own | events |
+//! | leases, the registry | Redis, only through `lua/`; or the state directory | everybody |
+//!
+//! # What is kept true
+//!
+//! - A singleton's child runs only under a lease that is valid now. Validity counts from when the lease was asked for,
+//!   on `CLOCK_BOOTTIME`, less a margin; at its end the guard kills the child's whole tree, whatever the agent does.
+//! - A lease is released only after nothing of the child's tree is left; the next holder may start at that moment.
+//! - An absent lease is never permission to start ([`cluster::scripts`]).
+//! - What is no singleton depends on neither Redis, nor another node, nor a neighbour's fault.
+//! - Nothing waits inside the loop. Every queue has a bound, every wait an end.
+//! - Each request has one reply, each spawn one end.
+//!
+//! # How it is proven
+//!
+//! | part | test |
+//! |---|---|
+//! | each machine | plays: beside the code, and `tests/plays.rs` |
+//! | many nodes, faults | `tests/sim`: seeded simulation around the shipped Lua scripts, with planted bugs that it must see |
+//! | scripts and link | `tests/cluster.rs`: a real redis-server, and the lease cases on the simulated one too |
+//! | this machine | `tests/host.rs`, `tests/local.rs`: real children, guards, locks |
+//! | all of it | `tests/agent.rs`: real agents; `tests/celery.rs`: a real Celery beat |
+//! | words and bytes | `tests/config.rs`, `tests/wire.rs`, `tests/cli.rs`, `tests/systemd.rs`, `tests/packaging.rs` |
+//! | the architecture | `tests/tidy.rs` |
 
 pub mod model;
 
@@ -8,9 +95,8 @@ pub mod cluster;
 pub mod config;
 pub mod control;
 pub mod host;
-pub mod view;
-
 pub mod systemd;
+pub mod view;
 
 pub mod agent;
 pub mod client;

@@ -28,7 +28,7 @@ use circus_agent::model::time::Time;
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, User, geteuid};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 
@@ -128,6 +128,9 @@ async fn every_other_failure_names_its_stage_too() {
 }
 
 async fn without_privileges_another_user_or_group_is_a_failure_and_oneself_is_not() {
+    if !geteuid().is_root() {
+        return println!("needs root");
+    }
     nix::unistd::setgroups(&[]).unwrap();
     nix::unistd::setgid(65534.into()).unwrap();
     nix::unistd::setuid(65534.into()).unwrap();
@@ -145,6 +148,9 @@ async fn without_privileges_another_user_or_group_is_a_failure_and_oneself_is_no
 }
 
 async fn setting_the_user_alone_fails_as_setuid() {
+    if !geteuid().is_root() {
+        return println!("needs root");
+    }
     // Before the host is made, since each thread has capabilities of its own, and hands them on to those it starts.
     give_up_changing_users();
     let mut world = World::new();
@@ -155,6 +161,9 @@ async fn setting_the_user_alone_fails_as_setuid() {
 }
 
 async fn a_child_sees_the_user_groups_limits_mask_and_directory_it_was_given() {
+    if !geteuid().is_root() {
+        return println!("needs root");
+    }
     let mut world = World::new();
     let mut launch = sh("id -u; id -g; id -G; umask; ulimit -Sn; ulimit -Hn; ulimit -Sc; pwd -P; \
                          cut -d' ' -f6 /proc/$$/stat | grep -qx $$ && echo leads its session; \
@@ -331,7 +340,7 @@ async fn a_main_process_that_ends_takes_its_leftovers_along_before_gone() {
 async fn a_forking_tree_is_outrun() {
     let mut world = World::new();
     let far = world.far();
-    for wrap in BOTH {
+    for wrap in BOTH.repeat(5) {
         let mark = mark();
         // Each process forks its successor, setsid and all, and ends at once.
         let script = "import os, sys\nfor i in range(100000):\n    if os.fork(): os._exit(0)\n    os.setsid()";
@@ -568,11 +577,14 @@ async fn a_guard_keeps_nothing_open_and_stands_apart() {
     assert_eq!(fs::read_to_string(format!("/proc/{guard}/comm")).unwrap(), "circus-guard\n");
     assert_eq!(fs::read(format!("/proc/{guard}/cmdline")).unwrap(), b"circus-guard\0test\0");
     assert_eq!(stat(guard, 6).unwrap(), guard.to_string());
+    // Not everybody may: then it stays as it was.
+    let ours = fs::read_to_string("/proc/self/oom_score_adj").unwrap();
+    let may = fs::write("/proc/self/oom_score_adj", "-1000").is_ok();
     eventually("it is the last to be taken when memory is short", || {
-        fs::read_to_string(format!("/proc/{guard}/oom_score_adj")).unwrap() == "-1000\n"
+        !may || fs::read_to_string(format!("/proc/{guard}/oom_score_adj")).unwrap() == "-1000\n"
     })
     .await;
-    assert_ne!(fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap(), "-1000\n", "but not its child");
+    assert_eq!(fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap(), ours, "but its child is not");
     assert_eq!(fs::read_dir(format!("/proc/{guard}/task")).unwrap().count(), 1, "it has one thread");
     world.host.kill(process);
     world.ends(process).await;
@@ -588,7 +600,7 @@ async fn what_a_guard_holds_is_released_only_after_the_tree_is_gone() {
         let lock = File::open(&file).unwrap();
         lock.lock().unwrap();
         let launch = guarded(sh(&brood(&mark, "wait")), world.far());
-        let process = world.spawn_holding(launch, Some(lock.into()));
+        let process = world.spawn_holding(&launch, Some(lock.into()));
         let pid = world.spawned(process).await;
         eventually("its tree is there", || marked(&mark).len() == BROOD).await;
         assert!(!free());
@@ -606,22 +618,31 @@ async fn what_a_guard_holds_is_released_only_after_the_tree_is_gone() {
 
 async fn an_agent_that_is_killed_leaves_nothing_behind() {
     let world = World::new();
-    for (role, guard) in [("agent-guarded", true), ("agent-alone", false)] {
+    for (role, processes, stop_guard) in
+        [("agent-guarded", BROOD, false), ("agent-guarded", BROOD, true), ("agent-alone", 1, false)]
+    {
         let mark = mark();
         let mut agent = Command::new(std::env::current_exe().unwrap())
-            .args([ROLE, role, &mark])
+            .args([ROLE, role])
+            .env("MARK", &mark)
             .env("TMPDIR", world.dir.path())
             .spawn()
             .unwrap();
-        eventually("its child's tree is there", || marked(&mark).len() >= if guard { BROOD } else { 1 }).await;
-        let guards = children_of(agent.id());
-        assert_eq!(guards.len(), 1);
+        eventually("its child's tree is there", || marked(&mark).len() == processes).await;
+        // The guard, or the child itself.
+        let children = children_of(agent.id());
+        assert_eq!(children.len(), 1);
+        if stop_guard {
+            send(children[0], Signal::SIGSTOP);
+            eventually("the guard is stopped", || stat(children[0], 3).as_deref() == Some("T")).await;
+        }
         agent.kill().unwrap();
         let killed = Instant::now();
         eventually("all are gone", || marked(&mark).is_empty()).await;
         println!("{role}: the tree was gone {:?} after its agent was killed", killed.elapsed());
-        agent.wait().unwrap();
-        eventually("and so is the guard or child itself", || !exists(guards[0])).await;
+        // The host reaps whatever else its main thread has for children, and may have been quicker.
+        let _ = agent.wait();
+        eventually("and so is the guard", || !exists(children[0])).await;
     }
     drop(world);
 }
@@ -662,7 +683,7 @@ async fn processes_are_sampled() {
     }
     let usage = usage.unwrap();
     assert!(usage.program.starts_with("python3"), "{usage:?}");
-    assert_eq!(usage.user, "root");
+    assert_eq!(usage.user, User::from_uid(geteuid()).unwrap().map_or_else(|| geteuid().to_string(), |user| user.name));
     assert!(usage.resident > 1 << 20 && usage.memory_percent > 0.0 && usage.age < NEVER, "{usage:?}");
     world.host.kill(process);
     world.ends(process).await;
@@ -716,14 +737,15 @@ impl World {
         Deadline { stop: far, kill: far }
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "most are made in the call")]
     fn spawn(&mut self, launch: Launch) -> ProcessId {
-        self.spawn_holding(launch, None)
+        self.spawn_holding(&launch, None)
     }
 
-    fn spawn_holding(&mut self, launch: Launch, hold: Option<OwnedFd>) -> ProcessId {
+    fn spawn_holding(&mut self, launch: &Launch, hold: Option<OwnedFd>) -> ProcessId {
         self.spawned += 1;
         let process = ProcessId(self.spawned);
-        self.host.spawn(process, &launch, hold);
+        self.host.spawn(process, launch, hold);
         process
     }
 
@@ -785,7 +807,7 @@ impl World {
     async fn says_holding(&mut self, mut launch: Launch, hold: Option<OwnedFd>) -> String {
         let file = self.path("said");
         with(&mut launch, |program| program.stdout = Output::File(file.clone()));
-        let process = self.spawn_holding(launch, hold);
+        let process = self.spawn_holding(&launch, hold);
         self.spawned(process).await;
         self.ends(process).await;
         let said = fs::read_to_string(&file).unwrap();
@@ -843,6 +865,11 @@ fn user(uid: u32, gid: u32, name: Option<&str>) -> UserSpec {
 fn mark() -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     format!("0.000000{:08}{:04}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// The mark that a process of ours was started with; not as an argument, or it would count as marked itself.
+fn given_mark() -> String {
+    std::env::var("MARK").unwrap()
 }
 
 /// A script that starts a child, a grandchild, one in a session of its own and a double-forked daemon with a child:
@@ -928,20 +955,20 @@ fn main() -> ExitCode {
             play(async { tokio::time::timeout(NEVER * 3, case()).await.expect("it never ended") });
             ExitCode::SUCCESS
         }
-        [ROLE, "agent-guarded", mark] => play(async {
+        [ROLE, "agent-guarded"] => play(async {
             let mut world = World::new();
-            world.spawn(guarded(sh(&brood(mark, "wait")), world.far()));
+            world.spawn(guarded(sh(&brood(&given_mark(), "wait")), world.far()));
             while world.events.recv().await.is_some() {}
             ExitCode::FAILURE
         }),
-        [ROLE, "agent-alone", mark] => play(async {
+        [ROLE, "agent-alone"] => play(async {
             let mut world = World::new();
-            world.spawn(launch(["sleep", "1000", mark]));
+            world.spawn(launch(["sleep", "1000", &given_mark()]));
             while world.events.recv().await.is_some() {}
             ExitCode::FAILURE
         }),
         _ if args.iter().any(|arg| arg == "--list") => {
-            say(CASES.iter().map(|(name, _)| format!("{name}: test\n")).collect());
+            CASES.iter().for_each(|(name, _)| say(&format!("{name}: test\n")));
             ExitCode::SUCCESS
         }
         _ => run_cases(&args),
@@ -958,27 +985,31 @@ fn run_cases(args: &[String]) -> ExitCode {
     let words: Vec<&String> = args.iter().filter(|arg| !arg.starts_with('-')).collect();
     let talkative = args.iter().any(|arg| arg == "--nocapture");
     nix::sys::prctl::set_child_subreaper(true).unwrap();
+    let dir = TempDir::new().unwrap();
     let mut failed = Vec::new();
     for (name, _) in CASES.iter().filter(|(name, _)| words.is_empty() || words.iter().any(|word| name.contains(*word)))
     {
+        let said = dir.path().join(name);
         let mut case = Command::new(std::env::current_exe().unwrap());
-        let done = case.args([ROLE, "case", name]).stdin(Stdio::null()).stderr(Stdio::piped()).stdout(Stdio::piped());
+        // Into a file: what is left behind would keep a pipe open.
+        let output = || File::options().create(true).append(true).open(&said).unwrap();
+        let case = case.args([ROLE, "case", name]).stdin(Stdio::null()).stdout(output()).stderr(output());
         let start = Instant::now();
-        let done = done.output().unwrap();
+        let done = case.status().unwrap();
         let left = left_behind();
-        let well = done.status.success() && left.is_empty();
-        say(format!("test {name} ... {} ({:?})\n", if well { "ok" } else { "FAILED" }, start.elapsed()));
+        let well = done.success() && left.is_empty();
+        say(&format!("test {name} ... {} ({:?})\n", if well { "ok" } else { "FAILED" }, start.elapsed()));
         if !well || talkative {
-            say(String::from_utf8_lossy(&done.stdout).into_owned() + &String::from_utf8_lossy(&done.stderr));
+            say(&fs::read_to_string(&said).unwrap_or_default());
         }
         if !left.is_empty() {
-            say(format!("left behind: {left:?}\n"));
+            say(&format!("left behind: {left:?}\n"));
         }
         if !well {
             failed.push(name);
         }
     }
-    say(format!("\n{} failed: {failed:?}\n", failed.len()));
+    say(&format!("\n{} failed: {failed:?}\n", failed.len()));
     if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
@@ -1002,7 +1033,7 @@ fn left_behind() -> Vec<String> {
     }
 }
 
-fn say(text: String) {
+fn say(text: &str) {
     use std::io::stdout;
     stdout().write_all(text.as_bytes()).unwrap();
 }

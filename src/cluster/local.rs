@@ -423,7 +423,7 @@ impl Worker {
             Job::Ask { watcher, ask, reply } => {
                 let answer = self.transact(&watcher, |worker, paths, mutex| match &ask.kind {
                     AskKind::Take { ttl, longest } => worker.take(&watcher, paths, mutex, &ask, *ttl, *longest),
-                    AskKind::Refresh { ttl, token } => worker.refresh(&watcher, paths, &ask, *ttl, *token),
+                    AskKind::Refresh { ttl, .. } => worker.refresh(&watcher, paths, &ask, *ttl),
                     AskKind::Release { to } => Ok(worker.release(&watcher, paths, &ask, to.as_ref())),
                 });
                 let _ = reply.send(answer.unwrap_or_else(|reason| LeaseAnswer::Failed { reason }));
@@ -481,14 +481,15 @@ impl Worker {
                 mutex.remember(token)?;
                 let owner = ask.owner.clone();
                 let record = self.record(State::Held, owner.to_string(), token, ask.sent + ttl, ttl);
-                let file = put(paths, record, Lock::Taken)?;
+                let file = draft(paths, record, Lock::Taken)?;
+                publish(paths)?;
                 self.tokens.insert(watcher.clone(), token);
                 lock(&self.holds).insert(watcher.clone(), Hold { owner, token, file: Arc::new(file) });
                 Ok(LeaseAnswer::Granted { token })
             }
             Verdict::Quarantine => {
                 let record = self.record(State::Quarantine, String::new(), last, now + longest, longest);
-                put(paths, record, Lock::Free)?;
+                publish_free(paths, record)?;
                 Ok(LeaseAnswer::Quarantined { left: longest })
             }
             Verdict::Bound => {
@@ -501,18 +502,11 @@ impl Worker {
         }
     }
 
-    fn refresh(
-        &mut self,
-        watcher: &WatcherName,
-        paths: &Paths,
-        ask: &Ask,
-        ttl: Duration,
-        token: u64,
-    ) -> io::Result<LeaseAnswer> {
+    fn refresh(&mut self, watcher: &WatcherName, paths: &Paths, ask: &Ask, ttl: Duration) -> io::Result<LeaseAnswer> {
         match self.held(watcher, paths, &ask.owner) {
             Some(hold) => {
                 self.prolong(&hold, ask, ttl).map_err(at(&paths.lease))?;
-                Ok(LeaseAnswer::Granted { token: token.max(hold.token) })
+                Ok(LeaseAnswer::Granted { token: hold.token })
             }
             None => {
                 let by = match find(paths, 0)? {
@@ -535,7 +529,7 @@ impl Worker {
             ..self.record(State::Free, hold.owner.to_string(), hold.token, now, Duration::ZERO)
         };
         // Where nothing can be written the lock alone tells that the lease is free.
-        let _ = put(paths, free, Lock::Free);
+        let _ = publish_free(paths, free);
         lock(&self.holds).remove(watcher);
         // Not left to the closing: a guard that is just ending may have the file open a moment longer.
         let _ = hold.file.unlock();
@@ -555,7 +549,7 @@ impl Worker {
         if let Some(past) = past {
             return Ok(Err(format!("{watcher} needs no initialising: {past}")));
         }
-        put(paths, self.record(State::Free, String::new(), last, boottime(), Duration::ZERO), Lock::Free)?;
+        publish_free(paths, self.record(State::Free, String::new(), last, boottime(), Duration::ZERO))?;
         Ok(Ok(()))
     }
 
@@ -622,7 +616,9 @@ impl Worker {
             | AddWatchFlags::IN_DELETE
             | AddWatchFlags::IN_DELETE_SELF
             | AddWatchFlags::IN_MOVE_SELF
-            | AddWatchFlags::IN_ONLYDIR;
+            | AddWatchFlags::IN_ONLYDIR
+            // The file of an earlier tenure, which a guard may close late, is no news.
+            | AddWatchFlags::from_bits_retain(libc::IN_EXCL_UNLINK);
         self.inotify.add_watch(&self.dir, what).map_err(|errno| named(errno.into()))?;
         Ok(())
     }
@@ -835,8 +831,8 @@ enum Lock {
     Free,
 }
 
-/// Puts a new file with this record at the lease's path, locked before it gets there or not at all.
-fn put(paths: &Paths, record: Record, lock: Lock) -> io::Result<File> {
+/// A new file with this record, locked or not, that does not have the lease's path yet.
+fn draft(paths: &Paths, record: Record, lock: Lock) -> io::Result<File> {
     let named = at(&paths.new);
     // One that an agent left behind when it was killed may be open in its guard: never write into it.
     match std::fs::remove_file(&paths.new) {
@@ -848,12 +844,20 @@ fn put(paths: &Paths, record: Record, lock: Lock) -> io::Result<File> {
         Lock::Taken => file.try_lock().map_err(|error| named(error.into()))?,
         Lock::Free => {}
     }
-    let done = write_record(&file, record).and_then(|()| std::fs::rename(&paths.new, &paths.lease));
-    done.map_err(|error| {
-        let _ = std::fs::remove_file(&paths.new);
-        named(error)
-    })?;
+    write_record(&file, record).map_err(&named)?;
     Ok(file)
+}
+
+/// Puts the draft in the lease's place.
+fn publish(paths: &Paths) -> io::Result<()> {
+    std::fs::rename(&paths.new, &paths.lease).map_err(at(&paths.lease))
+}
+
+/// Puts a record in the lease's place that nobody's lock is on.
+fn publish_free(paths: &Paths, record: Record) -> io::Result<()> {
+    // Closed before it has the lease's name, so that waiting agents hear of it once: of the rename.
+    drop(draft(paths, record, Lock::Free)?);
+    publish(paths)
 }
 
 /// Writes the record's line over the one before. Readers take the first line only, so that a longer one that an agent
@@ -889,9 +893,10 @@ struct LeaseMutex {
 }
 
 impl LeaseMutex {
-    /// Twice the time in which a busy machine may leave a question's few microseconds lying.
-    const TRIES: u32 = 60;
-    const PAUSE: Duration = Duration::from_millis(2);
+    /// Together long beside a question's microseconds, and short beside a third of the shortest ttl, after which the
+    /// other leases that this thread keeps would fail.
+    const TRIES: u32 = 40;
+    const PAUSE: Duration = Duration::from_millis(1);
 
     fn lock(path: &Path) -> io::Result<LeaseMutex> {
         for _ in 0..LeaseMutex::TRIES {
@@ -983,4 +988,94 @@ fn wall_clock_ms() -> u64 {
 
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+    const TTL: Duration = Duration::from_secs(15);
+
+    fn record(state: State, clock: &str, until: u64) -> Record {
+        let owner = "amy:00000000000000000000000000000007".to_owned();
+        Record { state, owner, token: 7, until, ttl: 15_000, clock: clock.into(), inode: 1, to: None, reserved: 0 }
+    }
+
+    fn at_second_100(found: &Found) -> Verdict {
+        verdict(found, &NodeName::parse("ben").unwrap(), "this boot", Time::from_nanos(100 * SECOND), TTL)
+    }
+
+    fn held(left: u64) -> Verdict {
+        let (left, by) = (Duration::from_secs(left), "amy:00000000000000000000000000000007".to_owned());
+        Verdict::Answer(LeaseAnswer::Held { by, left, ttl: TTL })
+    }
+
+    #[test]
+    fn a_free_lock_is_permission_whatever_the_time_and_a_taken_one_until_it_ends_on_this_clock() {
+        for clock in ["this boot", "another boot"] {
+            for until in [99, 101] {
+                let record = record(State::Held, clock, until * SECOND);
+                assert_eq!(at_second_100(&Found::Held { record, locked: false }), Verdict::Grant);
+            }
+        }
+        let locked = |clock, until| Found::Held { record: record(State::Held, clock, until), locked: true };
+        assert_eq!(at_second_100(&locked("this boot", 101 * SECOND)), held(1));
+        assert_eq!(at_second_100(&locked("this boot", 100 * SECOND + 1)), {
+            let Verdict::Answer(LeaseAnswer::Held { by, ttl, .. }) = held(0) else { unreachable!() };
+            Verdict::Answer(LeaseAnswer::Held { by, left: Duration::from_nanos(1), ttl })
+        });
+        assert_eq!(at_second_100(&locked("this boot", 100 * SECOND)), Verdict::Grant);
+        assert_eq!(at_second_100(&locked("another boot", 0)), held(15));
+    }
+
+    #[test]
+    fn what_somebody_did_to_the_file_is_no_permission() {
+        assert_eq!(at_second_100(&Found::Nothing), Verdict::Grant);
+        assert_eq!(at_second_100(&Found::Spoilt { locked: false, why: "" }), Verdict::Quarantine);
+        assert_eq!(at_second_100(&Found::Spoilt { locked: true, why: "" }), Verdict::Bound);
+    }
+
+    #[test]
+    fn a_quarantine_ends_with_its_time_or_with_the_boot() {
+        let quarantine = |clock, until| at_second_100(&Found::Quarantine(record(State::Quarantine, clock, until)));
+        let left = Duration::from_secs(1);
+        assert_eq!(quarantine("this boot", 101 * SECOND), Verdict::Answer(LeaseAnswer::Quarantined { left }));
+        assert_eq!(quarantine("this boot", 100 * SECOND), Verdict::Grant);
+        assert_eq!(quarantine("another boot", 101 * SECOND), Verdict::Grant);
+    }
+
+    #[test]
+    fn a_reservation_binds_others_for_its_time_on_this_boot() {
+        let free = |clock, to: &str, reserved| {
+            let to = Some(to.to_owned());
+            at_second_100(&Found::Free(Record { to, reserved, ..record(State::Free, clock, 99 * SECOND) }))
+        };
+        let (node, left) = ("eve".to_owned(), Duration::from_secs(2));
+        assert_eq!(free("this boot", "eve", 102 * SECOND), Verdict::Answer(LeaseAnswer::Reserved { node, left }));
+        assert_eq!(free("this boot", "ben", 102 * SECOND), Verdict::Grant);
+        assert_eq!(free("this boot", "eve", 100 * SECOND), Verdict::Grant);
+        assert_eq!(free("another boot", "eve", 102 * SECOND), Verdict::Grant);
+    }
+
+    #[test]
+    fn different_names_are_different_files_of_one_directory() {
+        let names = ["a", "A", "a.b", "..", ".", "a/b", "a%2Fb", "%", "ä", "a b", "a_b"];
+        let files: std::collections::HashSet<String> = names.iter().map(|name| file_name(name)).collect();
+        assert_eq!(files.len(), names.len());
+        assert!(files.iter().all(|file| !file.contains('/') && !file.starts_with('.')), "{files:?}");
+    }
+
+    #[test]
+    fn state_goes_to_the_first_place_that_can_be_written() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let good = dir.path().join("var");
+        let path = |text: &str| Some(PathBuf::from(text));
+        assert_eq!(choose_state_dir(&good, path("/xdg"), path("/home/me")), good);
+        assert!(good.is_dir());
+        let bad = Path::new("/proc/circus");
+        assert_eq!(choose_state_dir(bad, path("/xdg"), path("/home/me")), Path::new("/xdg/circus"));
+        assert_eq!(choose_state_dir(bad, path("xdg"), path("/home/me")), Path::new("/home/me/.local/state/circus"));
+        assert_eq!(choose_state_dir(bad, None, path("")), bad);
+    }
 }

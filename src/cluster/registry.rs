@@ -7,7 +7,6 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep};
 
@@ -17,6 +16,7 @@ use super::{Standing, keys};
 use crate::model::command::{NodeAbout, NodeRow, NodeState};
 use crate::model::event::Event;
 use crate::model::names::{ClusterName, NodeName};
+use crate::wire::{about_json, parse_about};
 
 /// How often a node beats.
 const BEAT_EVERY: Duration = Duration::from_secs(2);
@@ -72,7 +72,7 @@ pub(super) fn rows(words: &[String]) -> Vec<NodeRow> {
             state: state(seen, said),
             seen,
             // A later version may say it in another way, and is there all the same.
-            about: about_from_text(about).unwrap_or_default(),
+            about: parse_about(about).unwrap_or_default(),
         };
         (seen < FORGOTTEN).then_some(row)
     };
@@ -110,7 +110,7 @@ pub(super) async fn beat(
         let mut said = standing.borrow_and_update().clone();
         said.about.up += changed.elapsed();
         let state = if said.draining { "draining" } else { "up" };
-        let call = beat_call(&cluster, &node, instance, state, about_to_text(&said.about));
+        let call = beat_call(&cluster, &node, instance, state, about_json(&said.about));
         match link.call(&call, BEAT_TIMEOUT).await {
             Ok(words) if words.first().is_some_and(|word| word == "taken") => {
                 name.send_replace(Name::Taken);
@@ -164,37 +164,10 @@ async fn another(standing: &mut watch::Receiver<Standing>, said: &Standing, chan
 
 /// Who has the name, for people.
 fn rival_text(about: &str) -> String {
-    match about_from_text(about) {
-        Some(about) => format!("circus-agent {} on {}, pid {}", about.version, about.host, about.pid),
-        None => "another agent".to_owned(),
+    match parse_about(about) {
+        Ok(about) => format!("circus-agent {} on {}, pid {}", about.version, about.host, about.pid),
+        Err(_) => "another agent".to_owned(),
     }
-}
-
-/// What a node says of itself, as it stands in its row: a JSON object. Fields are only ever added.
-#[derive(Serialize, Deserialize)]
-struct AboutText {
-    version: String,
-    host: String,
-    pid: u32,
-    /// Seconds.
-    up: f64,
-    config: String,
-    watchers: Vec<String>,
-    holds: Vec<String>,
-    waits: Vec<String>,
-}
-
-fn about_to_text(about: &NodeAbout) -> String {
-    let NodeAbout { version, host, pid, up, config, watchers, holds, waits } = about.clone();
-    let up = up.as_millis() as f64 / 1000.0;
-    let text = AboutText { version, host, pid, up, config, watchers, holds, waits };
-    serde_json::to_string(&text).expect("texts and numbers are JSON")
-}
-
-fn about_from_text(text: &str) -> Option<NodeAbout> {
-    let AboutText { version, host, pid, up, config, watchers, holds, waits } = serde_json::from_str(text).ok()?;
-    let up = Duration::try_from_secs_f64(up).ok()?;
-    Some(NodeAbout { version, host, pid, up, config, watchers, holds, waits })
 }
 
 #[cfg(test)]
@@ -230,21 +203,5 @@ mod tests {
         let names: Vec<&str> = rows.iter().map(|row| row.name.as_str()).collect();
         assert_eq!(names, ["web-1", "web-2"]);
         assert_eq!(rows[0].state, NodeState::Stale);
-    }
-
-    #[test]
-    fn what_a_node_says_of_itself_reads_back() {
-        let about = NodeAbout {
-            version: "0.1.0".into(),
-            host: "db \"1\"".into(),
-            pid: 7,
-            up: Duration::from_millis(1_500),
-            config: "abc".into(),
-            watchers: vec!["web".into(), "größe".into()],
-            holds: vec![],
-            waits: vec!["beat".into()],
-        };
-        assert_eq!(about_from_text(&about_to_text(&about)), Some(about));
-        assert_eq!(about_from_text(r#"{"up":-1}"#), None);
     }
 }

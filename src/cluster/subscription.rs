@@ -42,12 +42,17 @@ pub(super) async fn listen(
     events: mpsc::Sender<Event>,
 ) {
     let mut backoff = Backoff::new();
+    // Outlives each connection: what was heard was heard.
+    let mut outbox = VecDeque::new();
     loop {
         let begun = Instant::now();
         match backoff.attempt(subscribe(&url, &channels)).await {
             Ok((sink, stream)) => {
                 tracing::debug!("subscribed");
-                let reason = serve(sink, stream, &mut take, &events).await;
+                // Those of the connection before say no more than these.
+                outbox.retain(|event| !matches!(event, Event::LeaseFreed { .. }));
+                outbox.extend(take(Heard::Anew));
+                let reason = serve(sink, stream, &mut outbox, &mut take, &events).await;
                 tracing::debug!(%reason, "subscription lost");
                 backoff.lived(begun.elapsed());
             }
@@ -77,10 +82,10 @@ pub(super) async fn subscribe(url: &Secret, channels: &[String]) -> Result<(PubS
 async fn serve(
     mut sink: PubSubSink,
     mut stream: PubSubStream,
+    outbox: &mut VecDeque<Event>,
     take: &mut impl FnMut(Heard<'_>) -> Vec<Event>,
     events: &mpsc::Sender<Event>,
 ) -> String {
-    let mut outbox: VecDeque<Event> = VecDeque::from(take(Heard::Anew));
     let mut pings = interval(PING_EVERY);
     pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {

@@ -19,7 +19,8 @@
 //! - The guard ends when no descendant is left, and the end of its process is its only word for that. What it
 //!   inherited beyond its socket, such as the lock on a lease's file, stays open until then.
 //! - No signal but SIGKILL and SIGSTOP reaches it: what systemd or a terminal sends to all, the child is to hear from
-//!   its agent. SIGKILL takes the child along (`PR_SET_PDEATHSIG`); SIGSTOP is undone by the agent's next order.
+//!   its agent. SIGKILL takes the child along (`PR_SET_PDEATHSIG`); SIGSTOP is undone by the agent's
+//!   next order, and by its end.
 //! - One thread: the end of the thread that spawned the child would end the child.
 
 use std::fs::{self, File};
@@ -152,6 +153,8 @@ struct Guard {
 
 impl Guard {
     fn run(mut self) -> io::Result<()> {
+        // What came together with the launch.
+        self.obey();
         while self.reap()? {
             self.keep_time()?;
             let pause = self.strike();
@@ -223,31 +226,32 @@ impl Guard {
         };
         let spoken = fds.get(2).is_some_and(|fd| fd.any().unwrap_or(true));
         while let Ok(Some(_)) = self.child_ended.read_signal() {}
-        if spoken { self.listen() } else { Ok(()) }
+        if spoken {
+            self.listen();
+        }
+        Ok(())
     }
 
-    fn listen(&mut self) -> io::Result<()> {
+    fn listen(&mut self) {
         let mut buffer = [0; 4096];
         match self.socket.read(&mut buffer) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return,
             // The agent is gone.
-            Ok(0) | Err(_) => {
-                self.clear();
-                return Ok(());
-            }
+            Ok(0) | Err(_) => return self.clear(),
             Ok(length) => self.inbox.extend(&buffer[..length]),
         }
+        self.obey();
+    }
+
+    fn obey(&mut self) {
         loop {
             match self.inbox.next() {
-                Ok(None) => return Ok(()),
+                Ok(None) => return,
                 Ok(Some(Order::Deadline(until))) => self.deadline = until.into(),
                 Ok(Some(Order::Signal(signal))) => self.child.signal(signal),
                 Ok(Some(Order::Kill)) => self.clear(),
                 // A second launch, or no frame at all: this is not the agent as we know it.
-                Ok(Some(Order::Launch { .. })) | Err(Garbage) => {
-                    self.clear();
-                    return Ok(());
-                }
+                Ok(Some(Order::Launch { .. })) | Err(Garbage) => return self.clear(),
             }
         }
     }

@@ -2,8 +2,8 @@
 //!
 //! The folder obeys and reports, and decides nothing: when a process is to start, stop or start again is the model's.
 //!
-//! Reading order: [`process`] (one task per process, reads like its life), [`guard`] (the parent of a singleton's
-//! child), [`tree`] (what a process left behind), `plan` and `spawn` (from a `Launch` to a running program),
+//! Reading order: `process` (one task per process, reads like its life), [`guard`] (the parent of a singleton's
+//! child), `tree` (what a process left behind), `plan` and `spawn` (from a `Launch` to a running program),
 //! `spawner` (the threads that do it), `sample`, [`clock`], `frame`, `sys`.
 //!
 //! # Invariants
@@ -40,6 +40,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use futures_util::StreamExt;
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::unistd::{getpid, gettid};
 use signal_hook_tokio::Signals;
 use tokio::sync::mpsc;
 
@@ -74,8 +75,11 @@ impl Host {
     /// its soft limit on open files; its children start with the limit there was.
     ///
     /// Must be called on the *main thread*, within a `current_thread` runtime: the kernel gives orphans to that
-    /// thread, and only it can tell them from other children ([`tree`]).
+    /// thread, and only it can tell them from other children. Anywhere else it is an error.
     pub fn new(events: mpsc::Sender<Event>) -> io::Result<Host> {
+        if gettid() != getpid() {
+            return Err(io::Error::other("the host belongs on the main thread"));
+        }
         prctl::set_child_subreaper(true)?;
         sys::close_on_exec_from(3)?;
         tokio::spawn(reap_orphans(Signals::new([libc::SIGCHLD])?));
@@ -185,7 +189,8 @@ impl GuardProgram {
             uid: None,
             user: String::new(),
             dir: None,
-            death_signal: 0,
+            // Should somebody have stopped the guard, it wakes to see that the agent is gone; else this does nothing.
+            death_signal: libc::SIGCONT,
         }
     }
 }

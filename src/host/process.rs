@@ -9,12 +9,12 @@
 //! The sweep ends both, and is the proof for `Gone`: the agent looks for itself, whatever a guard has done. Where no
 //! orphans are adopted it is one system call.
 
+use std::future::pending;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream as Socket;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use std::future::pending;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
@@ -38,7 +38,7 @@ pub(super) struct Mailbox {
     news: Notify,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone, Copy)]
 struct Orders {
     /// Signals as a set of bits.
     signals: u64,
@@ -77,6 +77,12 @@ impl Mailbox {
 }
 
 impl Orders {
+    fn add(&mut self, later: Orders) {
+        self.signals |= later.signals;
+        self.deadline = later.deadline.or(self.deadline);
+        self.kill |= later.kill;
+    }
+
     fn signals(&self) -> impl Iterator<Item = i32> + use<> {
         let signals = self.signals;
         (1..=64).filter(move |signal| signals & (1 << (signal - 1)) != 0)
@@ -147,8 +153,12 @@ impl Life {
         drop(order);
         let mut pid = None;
         let mut end = GuardedEnd::NotStarted(None);
+        let mut waiting = Orders::default();
         loop {
-            let sending = line.has_unsent();
+            // One batch at a time: while the guard does not read, orders pile up where they cannot grow.
+            if !line.has_unsent() {
+                line.send_all(std::mem::take(&mut waiting));
+            }
             select! {
                 biased;
                 report = line.receive() => match report {
@@ -173,17 +183,12 @@ impl Life {
                     // It has ended, or is not what we think it is.
                     Err(Hangup) => break,
                 },
-                // One batch at a time: while the guard does not read, orders pile up where they cannot grow.
-                orders = self.mailbox.fetch(), if !sending => {
+                orders = self.mailbox.fetch() => {
                     if orders.kill || orders.signals != 0 {
                         // Should somebody have stopped the guard.
                         guard.signal(libc::SIGCONT);
                     }
-                    orders.deadline.iter().for_each(|&deadline| line.send(&Order::Deadline(deadline.into())));
-                    orders.signals().for_each(|signal| line.send(&Order::Signal(signal)));
-                    if orders.kill {
-                        line.send(&Order::Kill);
-                    }
+                    waiting.add(orders);
                 }
             }
         }
@@ -368,6 +373,14 @@ impl Line {
 
     fn send(&mut self, order: &Order) {
         self.unsent.extend(encode(order));
+    }
+
+    fn send_all(&mut self, orders: Orders) {
+        orders.deadline.iter().for_each(|&deadline| self.send(&Order::Deadline(deadline.into())));
+        orders.signals().for_each(|signal| self.send(&Order::Signal(signal)));
+        if orders.kill {
+            self.send(&Order::Kill);
+        }
     }
 
     fn has_unsent(&self) -> bool {

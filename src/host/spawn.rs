@@ -168,7 +168,11 @@ impl Plan {
             Step::Uid => format!("setuid({:?})", self.user),
             Step::Dir => format!("chdir({:?})", text(self.dir.as_ref())),
             Step::Parent => "prctl(PR_SET_PDEATHSIG)".into(),
-            Step::Exec => format!("exec({:?})", text(self.argv.first())),
+            // Looked for in many places it has the name it was looked for by; in one, that is the place.
+            Step::Exec => format!(
+                "exec({:?})",
+                text(if let [only] = &self.candidates[..] { Some(only) } else { self.argv.first() })
+            ),
         }
     }
 }
@@ -295,16 +299,18 @@ impl Launchpad<'_> {
 /// Lets every signal do what it does by default. An ignored signal stays ignored over `execve` (std ignores
 /// SIGPIPE), and so does a blocked one.
 fn reset_signals() {
-    // SAFETY: the child's table of handlers is its own copy; sigaction and sigset_t are plain data, for which all
-    // zeroes is a value, here SIG_DFL without flags. Numbers that cannot be set are refused, which is all right.
+    // Larger than any architecture's `struct sigaction` of the kernel: SIG_DFL, no flags, empty mask. And an empty set.
+    let default = [0_u64; 8];
+    let none = 0_u64;
+    let (no_old, size) = (ptr::null_mut::<c_void>(), size_of_val(&none));
+    // SAFETY: the child's table of handlers is its own copy, and the kernel only reads from the two given. Raw calls,
+    // because libc's refuse the signals it uses itself, which may have been inherited as ignored. SIGKILL and SIGSTOP
+    // cannot be set, and need not be.
     unsafe {
-        let default: libc::sigaction = std::mem::zeroed();
         for signal in 1..=64 {
-            libc::sigaction(signal, &raw const default, ptr::null_mut());
+            libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), no_old, size);
         }
-        let mut none: libc::sigset_t = std::mem::zeroed();
-        libc::sigemptyset(&raw mut none);
-        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut());
+        libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const none, no_old, size);
     }
 }
 

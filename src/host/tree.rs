@@ -56,6 +56,9 @@ pub(super) struct Left {
     pub(super) members: Vec<Stat>,
     /// Orphans caught in the middle of `execve`, when they have no environment to be known by.
     pub(super) unclear: usize,
+    /// Processes that ended between being listed and being looked at. Each may have left a child that was not there
+    /// to be listed, so a look that met one proves nothing.
+    pub(super) ended: usize,
 }
 
 impl Left {
@@ -88,11 +91,11 @@ pub(super) fn strike(scope: Scope<'_>) -> Left {
         ahead.push((pid, me));
     }
     while let Some((pid, parent)) = ahead.pop() {
-        let Some(member) = Member::hold(pid) else { continue };
-        // One that has ended has handed its children on: they are listed elsewhere.
-        if member.stat.parent != parent || member.stat.is_dead() {
+        let held = Member::hold(pid).filter(|member| member.stat.parent == parent && !member.stat.is_dead());
+        let Some(member) = held else {
+            left.ended += 1;
             continue;
-        }
+        };
         match if parent == me { kinship(&member.stat, scope) } else { Kin::Ours } {
             Kin::Foreign => continue,
             Kin::Unclear => {
@@ -131,7 +134,7 @@ impl Patience {
     /// Whether what was found is all gone. An orphan that stays unclear has no environment at all, rather than none
     /// yet, and is not ours.
     pub(super) fn accepts(&self, left: &Left) -> bool {
-        left.members.is_empty() && (left.unclear == 0 || self.looks > 6)
+        left.members.is_empty() && left.ended == 0 && (left.unclear == 0 || self.looks > 6)
     }
 
     /// Whether this takes so long (a second) that the operator should know; true once.

@@ -433,6 +433,14 @@ impl Lease {
         }
     }
 
+    /// Why this node waits, once the store has said so or could not be asked.
+    pub fn waits_because(&self) -> Option<String> {
+        match &self.state {
+            State::Waiting { .. } | State::Aside { .. } => self.why(),
+            State::Asking { .. } | State::Held(_) | State::Releasing { .. } => None,
+        }
+    }
+
     /// Why no child may run here, in words; nothing while one may.
     pub fn why(&self) -> Option<String> {
         match &self.state {
@@ -494,4 +502,212 @@ fn with(what: &str, why: Option<&str>) -> String {
 /// The node in a lease's value, or the whole value where no agent of ours wrote it.
 fn node_of(value: &str) -> String {
     Owner::parse(value).map_or_else(|| value.to_owned(), |owner| owner.node.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::names::{ClusterName, WatcherName};
+
+    const TTL: Duration = Duration::from_secs(15);
+
+    fn at(secs: f64) -> Time {
+        Time::ZERO + Duration::from_secs(1_000) + Duration::from_secs_f64(secs)
+    }
+
+    /// A lease and what it asked last.
+    struct Play {
+        lease: Lease,
+        asked: Vec<Question>,
+    }
+
+    impl Play {
+        fn new() -> Play {
+            let name = LeaseName {
+                cluster: ClusterName::parse("test").unwrap(),
+                watcher: WatcherName::parse("beat").unwrap(),
+            };
+            let node = NodeName::parse("a").unwrap();
+            let lease = Lease::new(name, node, LeaseTimings::thirds(TTL), Random::from_number(1));
+            Play { lease, asked: Vec::new() }
+        }
+
+        /// One that was asked for at 0 and granted at `answered`.
+        fn held(answered: f64) -> Play {
+            let mut play = Play::new();
+            play.lease.want(at(0.0));
+            let ask = play.advance(0.0);
+            play.answer(answered, &ask, LeaseAnswer::Granted { token: 7 });
+            play
+        }
+
+        /// Lets it do what is due; what it asked.
+        fn advance(&mut self, secs: f64) -> Ask {
+            self.asked.clear();
+            self.lease.advance(at(secs), &mut self.asked);
+            self.asked.first().expect("a question").0.clone()
+        }
+
+        fn idle(&mut self, secs: f64) {
+            self.asked.clear();
+            self.lease.advance(at(secs), &mut self.asked);
+            assert_eq!(self.asked, []);
+        }
+
+        fn answer(&mut self, secs: f64, ask: &Ask, answer: LeaseAnswer) {
+            self.asked.clear();
+            self.lease.answered(at(secs), ask, answer, &mut self.asked);
+        }
+
+        fn kill(&self, secs: f64) -> Time {
+            match self.lease.hold(at(secs)) {
+                Hold::Firm { deadline, .. } => deadline.kill,
+                other => panic!("not firm: {other:?}"),
+            }
+        }
+    }
+
+    fn failed() -> LeaseAnswer {
+        LeaseAnswer::Failed { reason: "no answer".into() }
+    }
+
+    #[test]
+    fn validity_counts_from_the_question_not_from_the_answer() {
+        let play = Play::held(1.2);
+        assert_eq!(play.kill(1.2), at(0.0) + LeaseTimings::thirds(TTL).validity());
+        assert!(play.kill(1.2) < at(15.0));
+    }
+
+    #[test]
+    fn an_unconfirmed_refresh_begins_the_stop_after_two_thirds_and_ends_before_the_ttl() {
+        let mut play = Play::held(0.0);
+        let Hold::Firm { deadline, .. } = play.lease.hold(at(0.0)) else { panic!() };
+        assert!(deadline.stop >= at(9.5) && deadline.stop <= at(10.5), "{deadline:?}");
+        let mut secs = 4.0;
+        while secs < 11.0 {
+            play.asked.clear();
+            play.lease.advance(at(secs), &mut play.asked);
+            if let Some((ask, _)) = play.asked.first().cloned() {
+                play.answer(secs, &ask, failed());
+            }
+            secs += 0.1;
+        }
+        let Hold::Losing { kill } = play.lease.hold(at(11.0)) else { panic!("{:?}", play.lease) };
+        assert_eq!(kill, deadline.kill);
+        assert!(play.lease.why().unwrap().contains("no answer"));
+    }
+
+    #[test]
+    fn a_late_confirmation_puts_the_kill_off_but_does_not_call_the_stop_back() {
+        let mut play = Play::held(0.0);
+        play.advance(5.6);
+        let ask = play.advance(10.6);
+        assert!(matches!(play.lease.hold(at(10.6)), Hold::Losing { .. }));
+        play.answer(10.7, &ask, LeaseAnswer::Granted { token: 7 });
+        assert_eq!(play.lease.hold(at(10.7)), Hold::Losing { kill: at(10.6) + LeaseTimings::thirds(TTL).validity() });
+    }
+
+    #[test]
+    fn a_refusal_kills_at_once_and_there_is_nothing_to_release() {
+        let mut play = Play::held(0.0);
+        let ask = play.advance(5.6);
+        play.answer(5.7, &ask, LeaseAnswer::Lost { by: Some("b:x".into()) });
+        assert_eq!(play.lease.hold(at(5.7)), Hold::Losing { kill: at(5.7) });
+        play.lease.release(at(5.8), None, After::Stay);
+        let ask = play.advance(5.8);
+        assert!(matches!(ask.kind, AskKind::Take { .. }));
+    }
+
+    #[test]
+    fn a_grant_that_comes_after_its_end_is_released() {
+        let mut play = Play::new();
+        play.lease.want(at(0.0));
+        let ask = play.advance(0.0);
+        play.answer(14.8, &ask, LeaseAnswer::Granted { token: 7 });
+        assert_eq!(play.lease.hold(at(14.8)), Hold::No);
+        assert!(matches!(&play.asked[0].0, Ask { owner, kind: AskKind::Release { .. }, .. } if *owner == ask.owner));
+    }
+
+    #[test]
+    fn a_grant_that_nobody_waits_for_any_more_is_released() {
+        let mut play = Play::new();
+        play.lease.want(at(0.0));
+        let ask = play.advance(0.0);
+        play.lease.leave(at(0.1));
+        let release = play.advance(0.1);
+        play.answer(0.2, &release, LeaseAnswer::Released);
+        play.answer(0.3, &ask, LeaseAnswer::Granted { token: 7 });
+        assert!(matches!(play.asked[0].0.kind, AskKind::Release { .. }));
+        assert_eq!(play.lease.hold(at(0.3)), Hold::No);
+    }
+
+    #[test]
+    fn a_second_grant_of_the_same_taking_changes_nothing() {
+        let mut play = Play::new();
+        play.lease.want(at(0.0));
+        let first = play.advance(0.0);
+        play.answer(1.0, &first, failed());
+        let second = play.advance(3.0);
+        assert_eq!(first.owner, second.owner, "a question asked again is the same taking");
+        play.answer(3.1, &second, LeaseAnswer::Granted { token: 7 });
+        play.answer(3.2, &first, LeaseAnswer::Granted { token: 7 });
+        assert_eq!(play.asked, []);
+        assert!(matches!(play.lease.hold(at(3.2)), Hold::Firm { .. }));
+    }
+
+    #[test]
+    fn a_waiting_node_sleeps_until_the_lease_ends_or_is_freed() {
+        let mut play = Play::new();
+        play.lease.want(at(0.0));
+        let ask = play.advance(0.0);
+        let held = LeaseAnswer::Held { by: "b:x".into(), left: Duration::from_secs(9), ttl: TTL };
+        play.answer(0.1, &ask, held);
+        assert!(play.lease.next_wakeup().unwrap() >= at(9.1));
+        play.idle(9.0);
+        play.lease.freed(at(9.05));
+        play.advance(9.05);
+    }
+
+    #[test]
+    fn a_release_announced_while_the_answer_was_under_way_is_not_missed() {
+        let mut play = Play::new();
+        play.lease.want(at(0.0));
+        let ask = play.advance(0.0);
+        play.lease.freed(at(0.1));
+        play.answer(0.2, &ask, LeaseAnswer::Held { by: "b:x".into(), left: TTL, ttl: TTL });
+        assert!(matches!(play.asked[0].0.kind, AskKind::Take { .. }));
+    }
+
+    #[test]
+    fn no_owner_is_used_for_two_tenures() {
+        let mut play = Play::held(0.0);
+        let refresh = play.advance(5.6);
+        play.lease.release(at(6.0), None, After::Stay);
+        let release = play.advance(6.0);
+        play.answer(6.1, &release, LeaseAnswer::Released);
+        let take = &play.asked[0].0;
+        assert_ne!(take.owner, refresh.owner);
+    }
+
+    #[test]
+    fn a_quarantine_waits_out_the_longest_ttl_that_any_node_has() {
+        let mut play = Play::new();
+        play.lease.want(at(0.0));
+        let ask = play.advance(0.0);
+        let longer = Duration::from_secs(40);
+        play.answer(0.1, &ask, LeaseAnswer::Held { by: "b:x".into(), left: Duration::from_secs(1), ttl: longer });
+        let ask = play.advance(2.0);
+        assert_eq!(ask.kind, AskKind::Take { ttl: TTL, longest: longer });
+    }
+
+    #[test]
+    fn an_unreachable_store_is_not_waited_for_longer_than_a_ttl() {
+        let mut play = Play::held(0.0);
+        play.lease.leave(at(1.0));
+        let ask = play.advance(1.0);
+        play.answer(2.0, &ask, failed());
+        assert!(!play.lease.is_clear());
+        play.idle(16.0);
+        assert!(play.lease.is_clear());
+    }
 }

@@ -47,7 +47,7 @@ pub struct Watcher {
     /// What the guards were last told.
     fed: Option<Deadline>,
     /// What the log last said of the lease, so that it says each thing once.
-    said: Option<String>,
+    said: Option<Said>,
     restarts: u64,
     last_end: Option<(End, Time)>,
 }
@@ -66,6 +66,15 @@ enum Cause {
     Asked,
     Ended(String),
     Failed(String),
+}
+
+/// What the log said of the lease.
+#[derive(Debug, Clone, PartialEq)]
+enum Said {
+    Held { token: u64 },
+    Losing { why: String },
+    Standby { why: String },
+    Released,
 }
 
 /// How a process ended, or why it never began.
@@ -403,20 +412,28 @@ impl Watcher {
     /// Says in the log what became of the lease, each thing once.
     fn report_lease(&mut self, now: Time, actions: &mut Vec<Action>) {
         let Some(lease) = &self.lease else { return };
-        let (level, text) = match lease.hold(now) {
-            Hold::Firm { token, .. } => (Level::Info, format!("lease held, token {token}")),
-            Hold::Losing { .. } => (Level::Warn, format!("{}; stopping", lease.why().unwrap_or_default())),
-            Hold::No => match (lease.is_clear(), self.goal == Goal::Run, lease.why()) {
-                // What lasts for a moment only is not worth a line.
-                (true, true, Some(why)) if why != "asking for the lease" => (Level::Info, format!("standby: {why}")),
-                (true, false, _) if self.said.is_some() => (Level::Info, "lease released".into()),
+        let had = matches!(self.said, Some(Said::Held { .. } | Said::Losing { .. }));
+        let said = match lease.hold(now) {
+            Hold::Firm { token, .. } => Said::Held { token },
+            Hold::Losing { .. } => Said::Losing { why: lease.why().unwrap_or_default() },
+            Hold::No if !lease.is_clear() => return,
+            Hold::No => match (self.goal == Goal::Run, lease.waits_because()) {
+                (true, Some(why)) => Said::Standby { why },
+                (false, _) if had => Said::Released,
                 _ => return,
             },
         };
-        if self.said.as_ref() != Some(&text) {
-            self.say(actions, level, None, &text);
-            self.said = Some(text);
+        if self.said.as_ref() == Some(&said) {
+            return;
         }
+        let (level, text) = match &said {
+            Said::Held { token } => (Level::Info, format!("lease held, token {token}")),
+            Said::Losing { why } => (Level::Warn, format!("{why}; stopping")),
+            Said::Standby { why } => (Level::Info, format!("standby: {why}")),
+            Said::Released => (Level::Info, "lease released".into()),
+        };
+        self.say(actions, level, None, &text);
+        self.said = Some(said);
     }
 
     fn say(&self, actions: &mut Vec<Action>, level: Level, wid: Option<u32>, text: &str) {

@@ -21,17 +21,17 @@ use circus_agent::model::random::Random;
 use circus_agent::model::spec::{AgentSpec, LeaseTimings, Output, ProgramSpec, RedisSpec, Secret, WatcherSpec};
 use circus_agent::model::time::Time;
 
-use crate::simulated_redis::SimulatedRedis;
+use crate::simulated_redis::{SimulatedRedis, Snapshot};
 
 /// True time, in nanoseconds.
-pub type Instant = u64;
+pub(crate) type Instant = u64;
 
 const MS: Instant = 1_000_000;
 const SEC: Instant = 1_000 * MS;
 
 /// A defect of the world that the checks must see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Plant {
+pub(crate) enum Plant {
     /// None.
     Nothing,
     /// Validity counts from the answer, not from the question.
@@ -46,13 +46,13 @@ pub enum Plant {
 
 /// How a run went.
 #[derive(Debug, Default)]
-pub struct Report {
+pub(crate) struct Report {
     /// Steps that the nodes took.
-    pub steps: u64,
+    pub(crate) steps: u64,
     /// Children that were started.
-    pub children: u64,
+    pub(crate) children: u64,
     /// Promises that were broken.
-    pub broken: Vec<String>,
+    pub(crate) broken: Vec<String>,
 }
 
 /// What the witness holds against the promises.
@@ -116,11 +116,16 @@ struct Child {
     killed: bool,
 }
 
-/// A host's way to Redis.
+/// A host's way to Redis, and back.
 #[derive(Clone, Copy)]
 struct Link {
-    latency: Duration,
+    there: Duration,
+    back: Duration,
     loss: f64,
+}
+
+impl Link {
+    const GOOD: Link = Link { there: Duration::from_micros(300), back: Duration::from_micros(300), loss: 0.0 };
 }
 
 #[derive(PartialEq, Eq, Clone, Copy)]
@@ -128,6 +133,19 @@ enum Server {
     Up,
     Down,
     Frozen,
+}
+
+/// What a server has when it is back.
+#[derive(Clone, Copy)]
+enum Data {
+    /// It was only frozen.
+    Untouched,
+    /// All of it, in a new process.
+    Kept,
+    /// Some of it: what a replica or a snapshot file had at the time of the fault before.
+    Old,
+    /// None.
+    Lost,
 }
 
 enum What {
@@ -186,9 +204,11 @@ enum What {
     Heal {
         host: usize,
     },
+    Cut {
+        host: usize,
+    },
     ServerBack {
-        keep_data: bool,
-        thaw: bool,
+        data: Data,
     },
     Fault,
 }
@@ -217,7 +237,7 @@ impl Ord for Due {
 }
 
 /// The whole.
-pub struct World {
+pub(crate) struct World {
     now: Instant,
     random: Random,
     queue: BinaryHeap<Reverse<Due>>,
@@ -226,6 +246,7 @@ pub struct World {
     server: Server,
     server_rate: f64,
     redis: SimulatedRedis,
+    snapshot: Snapshot,
     held_back: Vec<(usize, u64, WatcherName, Ask)>,
     open: BTreeMap<(usize, u64, Time, u128), ()>,
     timings: LeaseTimings,
@@ -241,7 +262,7 @@ pub struct World {
 
 impl World {
     /// A world that this seed makes.
-    pub fn new(seed: u64, plant: Plant) -> World {
+    pub(crate) fn new(seed: u64, plant: Plant) -> World {
         let mut random = Random::from_number(seed);
         let ttl = Duration::from_millis([600, 1_500, 3_000, 15_000][(random.number() % 4) as usize]);
         let timings = LeaseTimings::thirds(ttl);
@@ -257,7 +278,7 @@ impl World {
                 agent: None,
                 children: BTreeMap::new(),
                 reachable: true,
-                link: Link { latency: Duration::from_micros(300), loss: 0.0 },
+                link: Link::GOOD,
                 life: 0,
             })
             .collect();
@@ -275,6 +296,7 @@ impl World {
             server: Server::Up,
             server_rate,
             redis,
+            snapshot: Snapshot::default(),
             held_back: Vec::new(),
             open: BTreeMap::new(),
             timings,
@@ -295,7 +317,7 @@ impl World {
     }
 
     /// Lives through faults for `faults` ttls, then in peace until the promise of "soon one again" is due.
-    pub fn run(mut self, faults: u32) -> Report {
+    pub(crate) fn run(mut self, faults: u32) -> Report {
         let ttl = self.timings.ttl.as_nanos() as u64;
         self.faults_end = self.now + ttl * u64::from(faults);
         self.at(ttl, What::Fault);
@@ -426,14 +448,25 @@ impl World {
                     self.tell(host, Event::Woke);
                 }
             }
+            What::Cut { host } => {
+                self.hosts[host].reachable = self.now >= self.faults_end;
+                let pause = self.pause(4.0);
+                self.after(pause, What::Heal { host });
+            }
             What::Heal { host } => {
                 self.hosts[host].reachable = true;
-                self.hosts[host].link = Link { latency: Duration::from_micros(300), loss: 0.0 };
+                self.hosts[host].link = Link::GOOD;
                 self.report(host, Event::StoreUp);
             }
-            What::ServerBack { keep_data, thaw } => {
-                if !thaw {
-                    self.redis.restart(keep_data);
+            What::ServerBack { data } => {
+                if self.server == Server::Up {
+                    return;
+                }
+                match data {
+                    Data::Untouched => {}
+                    Data::Kept => self.redis.restart(true),
+                    Data::Old => self.redis.restore(&self.snapshot),
+                    Data::Lost => self.redis.restart(false),
                 }
                 self.server = Server::Up;
                 for (host, life, watcher, ask) in std::mem::take(&mut self.held_back) {
@@ -548,7 +581,7 @@ impl World {
                 let token =
                     launch.env.iter().find(|(key, _)| *key == "CIRCUS_FENCING_TOKEN").unwrap().1.parse().unwrap();
                 let deadline = launch.guard.expect("a singleton's child has a guard");
-                let stubborn = self.random.fraction() < 0.15;
+                let stubborn = self.random.fraction() < 0.3;
                 let takes = self.random.below(self.graceful.mul_f64(0.5));
                 let leftovers_last = match self.random.number() % 3 {
                     0 => self.random.below(Duration::from_millis(300)),
@@ -648,7 +681,7 @@ impl World {
     fn send(&mut self, host: usize, life: u64, watcher: WatcherName, ask: Ask, timeout: Duration) {
         self.open.insert((host, life, ask.sent, ask.owner.nonce), ());
         let link = self.hosts[host].link;
-        let delay = link.latency.mul_f64(0.5 + self.random.fraction());
+        let delay = link.there.mul_f64(0.8 + 0.4 * self.random.fraction());
         if self.hosts[host].reachable && self.random.fraction() >= link.loss {
             self.after(delay, What::Arrive { host, life, watcher: watcher.clone(), ask: ask.clone() });
         }
@@ -671,7 +704,7 @@ impl World {
             for other in 0..self.hosts.len() {
                 if self.hosts[other].reachable && self.random.fraction() >= self.hosts[other].link.loss {
                     let life = self.hosts[other].life;
-                    let delay = self.hosts[other].link.latency.mul_f64(0.5 + self.random.fraction());
+                    let delay = self.hosts[other].link.back.mul_f64(0.8 + 0.4 * self.random.fraction());
                     self.after(
                         delay,
                         What::Tell { host: other, life, event: Event::LeaseFreed { watcher: watcher.clone() } },
@@ -681,7 +714,7 @@ impl World {
         }
         let link = self.hosts[host].link;
         if self.hosts[host].reachable && self.random.fraction() >= link.loss {
-            let delay = link.latency.mul_f64(0.5 + self.random.fraction());
+            let delay = link.back.mul_f64(0.8 + 0.4 * self.random.fraction());
             self.after(delay, What::Return { host, life, watcher, ask: ask.clone(), answer });
         }
     }
@@ -718,23 +751,24 @@ impl World {
                     self.after(pause, What::Thaw { host });
                 }
             }
-            5 | 6 => {
-                self.hosts[host].reachable = false;
-                let pause = self.pause(4.0);
-                self.after(pause, What::Heal { host });
-            }
+            5 | 6 => self.happen(What::Cut { host }),
             7 => {
-                let latency = self.timings.ttl.mul_f64(0.3 * self.random.fraction());
-                let loss = 0.5 * self.random.fraction();
-                self.hosts[host].link = Link { latency, loss };
+                // Slow one way or both, up to beyond what the adapter waits for; often followed by nothing at all.
+                let mut slow = || self.timings.ttl.mul_f64(0.13 * self.random.fraction());
+                let (there, back) = (slow(), slow());
+                let loss = if self.random.fraction() < 0.5 { 0.0 } else { 0.5 * self.random.fraction() };
+                let there = if self.random.fraction() < 0.5 { Link::GOOD.there } else { there };
+                self.hosts[host].link = Link { there, back, loss };
                 let pause = self.pause(6.0);
-                self.after(pause, What::Heal { host });
+                let next = if self.random.fraction() < 0.5 { What::Cut { host } } else { What::Heal { host } };
+                self.after(pause, next);
             }
-            8 | 9 => {
-                let keep_data = self.random.number().is_multiple_of(2);
-                self.stop_server(Server::Down, keep_data);
+            8 => {
+                let data = [Data::Kept, Data::Lost][(self.random.number() % 2) as usize];
+                self.stop_server(Server::Down, data);
             }
-            10 => self.stop_server(Server::Frozen, true),
+            9 => self.stop_server(Server::Down, Data::Old),
+            10 => self.stop_server(Server::Frozen, Data::Untouched),
             11 => self.redis.flush(),
             12 => self.redis.delete("circus:{sim/beat}:lease"),
             13 => {
@@ -754,6 +788,9 @@ impl World {
                 self.command(host, |patience| Command::Start { pattern: None, patience });
             }
         }
+        if self.random.fraction() < 0.3 {
+            self.snapshot = self.redis.snapshot();
+        }
         let pause = self.pause(2.0);
         self.after(pause, What::Fault);
     }
@@ -772,12 +809,12 @@ impl World {
         self.after(pause.max(Duration::from_millis(10)), What::Boot { host });
     }
 
-    fn stop_server(&mut self, state: Server, keep_data: bool) {
+    fn stop_server(&mut self, state: Server, data: Data) {
         if self.server == Server::Up {
             self.server = state;
             let long = if self.random.number().is_multiple_of(2) { 0.3 } else { 3.0 };
             let pause = self.pause(long);
-            self.after(pause, What::ServerBack { keep_data, thaw: state == Server::Frozen });
+            self.after(pause, What::ServerBack { data });
         }
     }
 
@@ -791,7 +828,8 @@ impl World {
     /// Ends all faults: what is broken is whole, who is away is back.
     fn make_peace(&mut self) {
         if self.server != Server::Up {
-            self.happen(What::ServerBack { keep_data: true, thaw: self.server == Server::Frozen });
+            let data = if self.server == Server::Frozen { Data::Untouched } else { Data::Kept };
+            self.happen(What::ServerBack { data });
         }
         for host in 0..self.hosts.len() {
             self.happen(What::Heal { host });

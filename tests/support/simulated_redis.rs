@@ -1,5 +1,8 @@
 //! A Redis in memory that runs the shipped Lua scripts: as much of the server as they call, and its clock a number.
 
+// Several test programs share this file, and none of them uses all of it.
+#![allow(dead_code, unreachable_pub)]
+
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
@@ -16,13 +19,20 @@ pub struct SimulatedRedis {
     plant: fn(&str) -> String,
 }
 
+type Strings = BTreeMap<String, (String, Option<u64>)>;
+type Hashes = BTreeMap<String, BTreeMap<String, String>>;
+
+/// What a server held at one moment.
+#[derive(Clone, Default)]
+pub struct Snapshot(Strings, Hashes);
+
 #[derive(Default)]
 struct Data {
     now_ms: u64,
     incarnation: u64,
     replica: bool,
-    strings: BTreeMap<String, (String, Option<u64>)>,
-    hashes: BTreeMap<String, BTreeMap<String, String>>,
+    strings: Strings,
+    hashes: Hashes,
     published: Vec<String>,
 }
 
@@ -86,6 +96,20 @@ impl SimulatedRedis {
         if !keep_data {
             data.flush();
         }
+    }
+
+    /// What it holds now, as a replica or a snapshot file would keep it.
+    pub fn snapshot(&self) -> Snapshot {
+        let data = self.data.borrow();
+        Snapshot(data.strings.clone(), data.hashes.clone())
+    }
+
+    /// A new process over older data: a restart from a snapshot file, or a replica that missed what came after.
+    pub fn restore(&mut self, snapshot: &Snapshot) {
+        self.restart(false);
+        let mut data = self.data.borrow_mut();
+        data.strings = snapshot.0.clone();
+        data.hashes = snapshot.1.clone();
     }
 
     /// FLUSHALL.
