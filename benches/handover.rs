@@ -98,10 +98,10 @@ fn ini(redis: &RedisServer, log: &Path, cluster: &str, ttl: Duration) -> String 
     )
 }
 
-/// `circusctl failover`, from the last word of the old child to the first one of the new. Four agents, since one that
-/// gave the lease away stands back for two seconds.
+/// `circusctl failover`, from the last word of the old child to the first one of the new. Takes four minutes: who gave
+/// a lease away stands back for two seconds, and more agents than two would get in each other's way on one machine.
 fn moves(redis: &RedisServer, dir: &Path) {
-    let (agents, log) = agents(redis, dir, "moves", &["a", "b", "c", "d"], Duration::from_secs(15));
+    let (agents, log) = agents(redis, dir, "moves", &["a", "b"], Duration::from_secs(15));
     let mut holder = wait_for(&log, "somebody starts", |lines| lines.first().map(|line| line.node.clone()));
     let (mut gaps, mut whole) = (Vec::new(), Vec::new());
     while gaps.len() < MOVES {

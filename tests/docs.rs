@@ -1,11 +1,16 @@
 //! The manual against the program: what it shows is read, compared and tried.
 
+#[path = "support/redis.rs"]
+mod redis_server;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use circus_agent::config::{self, Surroundings};
+use redis_server::RedisServer;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -102,16 +107,12 @@ fn every_command_shown_is_one_of_circusctl_and_every_one_of_them_is_shown() {
     assert!(known.contains(&"leases"), "{known:?}");
     for page in pages() {
         let text = read(&page);
-        for rest in text.split("circusctl ").skip(1) {
-            let word: String = rest.chars().take_while(|c| c.is_ascii_lowercase()).collect();
-            // Prose goes on in words of its own; commands stand in code.
-            let in_code = rest.split(['`', '\n']).next().is_some_and(|_| rest.len() > word.len());
-            let is_prose = ["is", "and", "asks", "on", "from", "with", "speaks", "needs", "does", "finds", "prints"];
-            assert!(
-                !in_code || word.is_empty() || is_prose.contains(&word.as_str()) || known.contains(&word.as_str()),
-                "{}: circusctl {word}",
-                page.display()
-            );
+        // In code: after a prompt, in backquotes, or as a container's command.
+        for start in ["`circusctl ", "$ circusctl ", "web-1 circusctl "] {
+            for rest in text.split(start).skip(1) {
+                let word: String = rest.chars().take_while(char::is_ascii_lowercase).collect();
+                assert!(word.is_empty() || known.contains(&&*word), "{}: circusctl {word}", page.display());
+            }
         }
     }
     let manual = read(&root().join("docs/circusctl.md"));
@@ -127,4 +128,62 @@ fn every_script_has_its_place_in_the_page_on_redis() {
         let name = script.expect("a script").file_name().into_string().expect("a name");
         assert!(page.contains(&format!("`{name}`")), "docs/redis.md does not tell of {name}");
     }
+}
+
+/// Ends with the test.
+struct Agent(Child);
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn the_rights_in_the_manual_are_enough() {
+    let page = read(&root().join("docs/redis.md"));
+    let line = page.lines().find(|line| line.starts_with("ACL SETUSER circus ")).expect("the line");
+    let redis = RedisServer::start();
+    redis.command(&line.split(' ').collect::<Vec<_>>());
+    let dir = tempfile::tempdir().expect("a directory");
+    let socket = |node: &str| format!("unix://{}", dir.path().join(format!("{node}.sock")).display());
+    let start = |node: &str| {
+        let file = dir.path().join(format!("{node}.ini"));
+        let text = format!(
+            "[circus]\nnode = {node}\ncluster = prod\nstate_dir = {dir}\ncontrol_socket = {dir}/{node}.sock\n[redis]\n\
+             url = redis://circus:CHANGE-ME@127.0.0.1:{port}\nlease_ttl = 3\n\
+             [watcher:beat]\ncmd = sleep 1000\nsingleton = true\n",
+            dir = dir.path().display(),
+            port = redis.port()
+        );
+        fs::write(&file, text).expect("a file");
+        let mut agent = Command::new(env!("CARGO_BIN_EXE_circus-agent"));
+        Agent(agent.arg(&file).stdin(Stdio::null()).stderr(Stdio::null()).spawn().expect("circus-agent"))
+    };
+    let _agents = [start("a"), start("b")];
+    let ctl = |node: &str, words: &[&str]| {
+        let mut ctl = Command::new(env!("CARGO_BIN_EXE_circusctl"));
+        ctl.args(["--json", "--endpoint", &socket(node)]).args(words).output().expect("circusctl")
+    };
+    let until = |what: &str, done: &dyn Fn() -> bool| {
+        let begun = Instant::now();
+        while !done() {
+            assert!(begun.elapsed() < Duration::from_secs(30), "{what}; {:?}", redis.command(&["ACL", "LOG"]));
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    };
+    let says = |node: &str, words: &[&str], text: &str| {
+        let answer = ctl(node, words);
+        answer.status.success() && String::from_utf8_lossy(&answer.stdout).contains(text)
+    };
+    until("both are listed", &|| says("a", &["nodes"], r#""name":"b""#));
+    let _ = ctl("a", &["lease", "init", "beat"]);
+    until("one of them holds", &|| says("a", &["leases"], r#""role":"holder""#));
+    until("it moves", &|| ctl("a", &["failover", "beat"]).status.success());
+    until("the other one holds", &|| says("b", &["leases"], r#""role":"holder""#));
+    let redis::Value::Array(refused) = redis.command(&["ACL", "LOG"]) else { panic!("no log") };
+    // Naming a connection is no need, and what the client library tells of itself even less.
+    let refused: Vec<String> = refused.iter().map(|entry| format!("{entry:?}")).collect();
+    assert!(refused.iter().all(|entry| entry.contains("client|")), "{refused:#?}");
 }
