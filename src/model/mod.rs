@@ -11,6 +11,7 @@
 //! - Nothing here can be serialised: what others are promised is the business of [`crate::wire`].
 
 pub mod names;
+pub mod pattern;
 pub mod time;
 
 pub mod spec;

@@ -17,7 +17,7 @@ use super::command::{Answer, Command, NodeRow, NodeState, Outcome, Part, Patienc
 use super::event::{Action, Event, Haste, Level, ProcessId};
 use super::gather::Gather;
 use super::lease::Hold;
-use super::names::{ClusterName, NodeName, WatcherName, glob};
+use super::names::{ClusterName, NodeName, WatcherName};
 use super::random::Random;
 use super::snapshot::{Phase, Snapshot, StoreView, WatcherState};
 use super::spec::AgentSpec;
@@ -845,7 +845,7 @@ impl Node {
         let all = 0..self.watchers.len();
         let matching: Vec<usize> = match pattern {
             None => all.collect(),
-            Some(pattern) => all.filter(|index| glob(pattern, self.watchers[*index].spec().name.as_str())).collect(),
+            Some(pattern) => all.filter(|index| self.watchers[*index].spec().name.fits(pattern)).collect(),
         };
         match (matching.as_slice(), pattern) {
             ([], Some(pattern)) => Err(self.no_such(pattern)),

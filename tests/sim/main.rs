@@ -2,8 +2,15 @@
 //!
 //! `CIRCUS_SEEDS=N` runs N seeds, `CIRCUS_SEED=N` just that one. A seed that fails is printed; it fails again the same way.
 
+#[path = "../support/lease_cases.rs"]
+#[macro_use]
+mod lease_cases;
 #[path = "../support/simulated_redis.rs"]
 mod simulated_redis;
+#[path = "../support/specs.rs"]
+mod specs;
+
+mod cases;
 mod world;
 
 use std::sync::Mutex;

@@ -18,10 +18,11 @@ use circus_agent::model::event::{
 use circus_agent::model::names::{ClusterName, LeaseName, NodeName, WatcherName};
 use circus_agent::model::node::Node;
 use circus_agent::model::random::Random;
-use circus_agent::model::spec::{AgentSpec, LeaseTimings, Output, ProgramSpec, RedisSpec, Secret, WatcherSpec};
+use circus_agent::model::spec::{AgentSpec, LeaseTimings, RedisSpec, Secret, WatcherSpec};
 use circus_agent::model::time::Time;
 
 use crate::simulated_redis::{SimulatedRedis, Snapshot};
+use crate::specs;
 
 /// True time, in nanoseconds.
 pub(crate) type Instant = u64;
@@ -495,42 +496,10 @@ impl World {
     }
 
     fn spec(&self, host: usize) -> AgentSpec {
-        AgentSpec {
-            node: self.hosts[host].name.clone(),
-            cluster: ClusterName::parse("sim").unwrap(),
-            control_socket: None,
-            state_dir: None,
-            pidfile: None,
-            umask: None,
-            log_level: None,
-            redis: Some(RedisSpec { url: Secret::new("redis://simulated".into()) }),
-            warmup_delay: Duration::ZERO,
-            watchers: vec![WatcherSpec {
-                name: WatcherName::parse("beat").unwrap(),
-                program: ProgramSpec {
-                    words: vec!["beat".into()],
-                    env: BTreeMap::new(),
-                    copy_env: false,
-                    working_dir: None,
-                    user: None,
-                    gid: None,
-                    umask: None,
-                    rlimits: Vec::new(),
-                    close_stdin: true,
-                    stdout: Output::Inherit,
-                    stderr: Output::Inherit,
-                },
-                numprocesses: 1,
-                warmup_delay: Duration::ZERO,
-                priority: 0,
-                autostart: true,
-                respawn: true,
-                max_retry: Some(5),
-                graceful_timeout: self.graceful,
-                stop_signal: 15,
-                singleton: Some(self.timings),
-            }],
-        }
+        let beat =
+            WatcherSpec { graceful_timeout: self.graceful, singleton: Some(self.timings), ..specs::watcher("beat") };
+        let redis = Some(RedisSpec { url: Secret::new("redis://simulated".into()) });
+        AgentSpec { redis, ..specs::agent(&self.hosts[host].name, vec![beat]) }
     }
 
     /// Something reaches an agent through its kernel: at once, or when it is thawed.
@@ -689,7 +658,7 @@ impl World {
     }
 
     fn serve(&mut self, host: usize, life: u64, watcher: WatcherName, ask: &Ask) {
-        let name = LeaseName { cluster: ClusterName::parse("sim").unwrap(), watcher: watcher.clone() };
+        let name = LeaseName { cluster: ClusterName::parse("test").unwrap(), watcher: watcher.clone() };
         let ms = self.server_ms();
         let answer = match self.redis.eval(ms, &scripts::call(&name, ask)) {
             Ok(words) => scripts::answer(&words),
@@ -770,7 +739,7 @@ impl World {
             9 => self.stop_server(Server::Down, Data::Old),
             10 => self.stop_server(Server::Frozen, Data::Untouched),
             11 => self.redis.flush(),
-            12 => self.redis.delete("circus:{sim/beat}:lease"),
+            12 => self.redis.delete("circus:{test/beat}:lease"),
             13 => {
                 self.crashes = true;
                 let children: Vec<_> = self.hosts[host].children.keys().copied().collect();

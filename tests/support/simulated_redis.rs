@@ -1,8 +1,5 @@
 //! A Redis in memory that runs the shipped Lua scripts: as much of the server as they call, and its clock a number.
 
-// Several test programs share this file, and none of them uses all of it.
-#![allow(dead_code, unreachable_pub)]
-
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
@@ -11,7 +8,7 @@ use circus_agent::cluster::scripts::Call;
 use mlua::{Function, Lua, MultiValue, Table, Value};
 
 /// The server.
-pub struct SimulatedRedis {
+pub(crate) struct SimulatedRedis {
     lua: Lua,
     data: Rc<RefCell<Data>>,
     scripts: HashMap<String, Function>,
@@ -24,26 +21,20 @@ type Hashes = BTreeMap<String, BTreeMap<String, String>>;
 
 /// What a server held at one moment.
 #[derive(Clone, Default)]
-pub struct Snapshot(Strings, Hashes);
+pub(crate) struct Snapshot(Strings, Hashes);
 
 #[derive(Default)]
 struct Data {
     now_ms: u64,
     incarnation: u64,
-    replica: bool,
     strings: Strings,
     hashes: Hashes,
     published: Vec<String>,
 }
 
 impl SimulatedRedis {
-    /// An empty server.
-    pub fn new() -> SimulatedRedis {
-        SimulatedRedis::with_plant(str::to_owned)
-    }
-
     /// An empty server whose scripts `plant` rewrites.
-    pub fn with_plant(plant: fn(&str) -> String) -> SimulatedRedis {
+    pub(crate) fn with_plant(plant: fn(&str) -> String) -> SimulatedRedis {
         let lua = Lua::new();
         let data = Rc::new(RefCell::new(Data::default()));
         let redis = lua.create_table().unwrap();
@@ -68,7 +59,7 @@ impl SimulatedRedis {
     }
 
     /// Runs a script at `now_ms` by the server's clock: its flat list of texts, or the error it returned.
-    pub fn eval(&mut self, now_ms: u64, call: &Call) -> Result<Vec<String>, String> {
+    pub(crate) fn eval(&mut self, now_ms: u64, call: &Call) -> Result<Vec<String>, String> {
         self.data.borrow_mut().now_ms = now_ms;
         let globals = self.lua.globals();
         globals.set("KEYS", call.keys.clone()).unwrap();
@@ -85,12 +76,12 @@ impl SimulatedRedis {
     }
 
     /// What was published since the last time, as channels.
-    pub fn take_published(&mut self) -> Vec<String> {
+    pub(crate) fn take_published(&mut self) -> Vec<String> {
         std::mem::take(&mut self.data.borrow_mut().published)
     }
 
     /// A new process over the same data, or over none.
-    pub fn restart(&mut self, keep_data: bool) {
+    pub(crate) fn restart(&mut self, keep_data: bool) {
         let mut data = self.data.borrow_mut();
         data.incarnation += 1;
         if !keep_data {
@@ -99,13 +90,13 @@ impl SimulatedRedis {
     }
 
     /// What it holds now, as a replica or a snapshot file would keep it.
-    pub fn snapshot(&self) -> Snapshot {
+    pub(crate) fn snapshot(&self) -> Snapshot {
         let data = self.data.borrow();
         Snapshot(data.strings.clone(), data.hashes.clone())
     }
 
     /// A new process over older data: a restart from a snapshot file, or a replica that missed what came after.
-    pub fn restore(&mut self, snapshot: &Snapshot) {
+    pub(crate) fn restore(&mut self, snapshot: &Snapshot) {
         self.restart(false);
         let mut data = self.data.borrow_mut();
         data.strings = snapshot.0.clone();
@@ -113,18 +104,18 @@ impl SimulatedRedis {
     }
 
     /// FLUSHALL.
-    pub fn flush(&mut self) {
+    pub(crate) fn flush(&mut self) {
         self.data.borrow_mut().flush();
     }
 
     /// DEL of one key.
-    pub fn delete(&mut self, key: &str) {
+    pub(crate) fn delete(&mut self, key: &str) {
         self.data.borrow_mut().strings.remove(key);
     }
 
-    /// Makes it a replica, or a master again.
-    pub fn set_replica(&mut self, replica: bool) {
-        self.data.borrow_mut().replica = replica;
+    /// SET of one key, without an end.
+    pub(crate) fn overwrite(&mut self, key: &str, value: &str) {
+        self.data.borrow_mut().strings.insert(key.to_owned(), (value.to_owned(), None));
     }
 }
 
@@ -152,8 +143,7 @@ impl Data {
                 list(vec![text(&secs.to_string())?, text(&micros.to_string())?])
             }
             ["INFO", "replication"] => {
-                let role = if self.replica { "slave" } else { "master" };
-                text(&format!("# Replication\r\nrole:{role}\r\nmaster_replid:{:040x}\r\n", self.incarnation))
+                text(&format!("# Replication\r\nrole:master\r\nmaster_replid:{:040x}\r\n", self.incarnation))
             }
             ["INFO", "server"] => text(&format!("# Server\r\nrun_id:{:040x}\r\n", self.incarnation)),
             ["GET", key] => match self.live(key) {

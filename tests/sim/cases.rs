@@ -1,0 +1,61 @@
+//! The cases that a real Redis passes (`tests/cluster.rs`), on the simulated one: it may stand for the other.
+
+use std::time::Duration;
+
+use circus_agent::cluster::scripts;
+use circus_agent::model::event::{Ask, LeaseAnswer};
+use circus_agent::model::names::LeaseName;
+
+use crate::lease_cases::{self, Disturbance, Store};
+use crate::simulated_redis::{SimulatedRedis, Snapshot};
+
+struct SimulatedStore {
+    redis: SimulatedRedis,
+    now: Duration,
+    saved: Snapshot,
+}
+
+impl SimulatedStore {
+    fn run(&mut self, call: &scripts::Call) -> Result<Vec<String>, String> {
+        self.redis.eval(1_700_000_000_000 + self.now.as_millis() as u64, call)
+    }
+}
+
+impl Store for SimulatedStore {
+    fn ask(&mut self, lease: &LeaseName, ask: &Ask) -> LeaseAnswer {
+        match self.run(&scripts::call(lease, ask)) {
+            Ok(words) => scripts::answer(&words),
+            Err(reason) => LeaseAnswer::Failed { reason },
+        }
+    }
+
+    fn init(&mut self, lease: &LeaseName) -> Result<(), String> {
+        let words = self.run(&scripts::init_call(lease))?;
+        scripts::init_answer(lease, &words)
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now += time;
+    }
+
+    fn disturb(&mut self, how: Disturbance) {
+        match how {
+            Disturbance::FlushAll => self.redis.flush(),
+            // It compiles each script it is given, every time.
+            Disturbance::FlushScripts => {}
+            Disturbance::Delete(key) => self.redis.delete(&key),
+            Disturbance::Overwrite(key, value) => self.redis.overwrite(&key, &value),
+            Disturbance::RestartEmpty => self.redis.restart(false),
+            Disturbance::Save => self.saved = self.redis.snapshot(),
+            Disturbance::RestartWithSaved => self.redis.restore(&self.saved),
+        }
+    }
+}
+
+fn run_lease_case(case: lease_cases::Case) {
+    let redis = SimulatedRedis::with_plant(str::to_owned);
+    let mut store = SimulatedStore { redis, now: Duration::ZERO, saved: Snapshot::default() };
+    case(&mut store, Duration::from_secs(15));
+}
+
+lease_case_tests!();

@@ -1,0 +1,52 @@
+//! Specs for tests of the model.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use circus_agent::model::names::{ClusterName, NodeName, WatcherName};
+use circus_agent::model::spec::{AgentSpec, Output, ProgramSpec, WatcherSpec};
+
+/// A node of the cluster `test` without Redis, with these watchers.
+pub(crate) fn agent(node: &NodeName, watchers: Vec<WatcherSpec>) -> AgentSpec {
+    AgentSpec {
+        node: node.clone(),
+        cluster: ClusterName::parse("test").unwrap(),
+        control_socket: None,
+        state_dir: None,
+        pidfile: None,
+        umask: None,
+        log_level: None,
+        redis: None,
+        warmup_delay: Duration::ZERO,
+        watchers,
+    }
+}
+
+/// A watcher with Circus's defaults, which runs a program of its own name.
+pub(crate) fn watcher(name: &str) -> WatcherSpec {
+    WatcherSpec {
+        name: WatcherName::parse(name).unwrap(),
+        program: ProgramSpec {
+            words: vec![name.into(), "--wid=$(circus.wid)".into()],
+            env: BTreeMap::new(),
+            copy_env: false,
+            working_dir: None,
+            user: None,
+            gid: None,
+            umask: None,
+            rlimits: Vec::new(),
+            close_stdin: true,
+            stdout: Output::Inherit,
+            stderr: Output::Inherit,
+        },
+        numprocesses: 1,
+        warmup_delay: Duration::ZERO,
+        priority: 0,
+        autostart: true,
+        respawn: true,
+        max_retry: Some(5),
+        graceful_timeout: Duration::from_secs(30),
+        stop_signal: 15,
+        singleton: None,
+    }
+}
