@@ -27,6 +27,7 @@ fn main() {
     // `cargo bench --bench handover -- kills` runs that part alone.
     let named: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
     let wanted = |part: &str| named.is_empty() || named.iter().any(|name| name == part);
+    support::print_load();
     let redis = RedisServer::start();
     let dir = tempfile::tempdir().expect("a directory");
     baseline(&redis, dir.path());

@@ -17,6 +17,7 @@ const PROCESSES: usize = 100;
 
 fn main() {
     support::be_the_child_if_called_so();
+    support::print_load();
     let dir = tempfile::tempdir().expect("a directory");
     let (bare, agent) = (bare(dir.path()), agent(dir.path()));
     print("baseline: wait, fork and exec, no agent", &bare);

@@ -162,6 +162,14 @@ impl Drop for Agent {
     }
 }
 
+/// Prints how busy the machine is: figures of a busy one say little.
+#[allow(clippy::print_stdout)]
+pub fn print_load() {
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    println!("load before: {} on {cores} cores", load.split(' ').next().unwrap_or("?"));
+}
+
 /// Prints a line of figures.
 #[allow(clippy::print_stdout)]
 pub fn print(what: &str, times: &[Duration]) {
