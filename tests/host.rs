@@ -463,6 +463,9 @@ async fn a_guarded_child_is_asked_to_stop_once_at_the_stop_deadline() {
     asked.stop_signal = libc::SIGUSR2;
     let process = world.spawn(guarded(asked, Deadline { stop, kill: stop + Duration::from_millis(300) }));
     world.spawned(process).await;
+    // An agent that sees the same deadline sends the same signal.
+    eventually("it was asked", || note.exists()).await;
+    world.host.signal(process, libc::SIGUSR2);
     assert_eq!(world.ends(process).await, Exit::Signal(9), "it did not obey, so it was killed");
     assert_eq!(fs::read_to_string(note).unwrap(), "asked\n");
 }

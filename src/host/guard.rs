@@ -145,7 +145,7 @@ struct Guard {
     ended: bool,
     stop_signal: i32,
     deadline: Deadline,
-    /// Whether the child was asked to stop because of the deadline, which is done once.
+    /// Whether the child was asked to stop, by the agent or the deadline; once is enough.
     asked: bool,
     /// Since when, so to speak, the tree is being killed.
     clearing: Option<Patience>,
@@ -192,11 +192,17 @@ impl Guard {
         if self.clearing.is_some() {
             return self.timer.set(None);
         }
-        if now >= self.deadline.stop && !self.asked {
+        if now >= self.deadline.stop {
+            self.ask_to_stop();
+        }
+        self.timer.set(Some(if self.asked { self.deadline.kill } else { self.deadline.stop.min(self.deadline.kill) }))
+    }
+
+    fn ask_to_stop(&mut self) {
+        if !self.asked {
             self.asked = true;
             self.child.signal(self.stop_signal);
         }
-        self.timer.set(Some(if self.asked { self.deadline.kill } else { self.deadline.stop.min(self.deadline.kill) }))
     }
 
     /// While clearing, kills all there is, and says how soon to look again.
@@ -248,6 +254,8 @@ impl Guard {
             match self.inbox.next() {
                 Ok(None) => return,
                 Ok(Some(Order::Deadline(until))) => self.deadline = until.into(),
+                // The deadline's own signal and the agent's are one: to many programs a second one means "at once".
+                Ok(Some(Order::Signal(signal))) if signal == self.stop_signal => self.ask_to_stop(),
                 Ok(Some(Order::Signal(signal))) => self.child.signal(signal),
                 Ok(Some(Order::Kill)) => self.clear(),
                 // A second launch, or no frame at all: this is not the agent as we know it.

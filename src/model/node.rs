@@ -186,7 +186,7 @@ impl Node {
             }
             Event::StoreUp => {
                 if matches!(self.store, StoreView::Down { .. }) {
-                    log(actions, Level::Info, "Redis answers again".into());
+                    log(actions, Level::Info, format!("{}: reached again", self.store_name()));
                 }
                 self.store = StoreView::Up;
                 self.reminder = None;
@@ -194,7 +194,7 @@ impl Node {
                 self.watchers.iter_mut().for_each(|watcher| watcher.lease_freed(now));
             }
             Event::StoreDown { reason } => {
-                self.store = StoreView::Down { reason };
+                self.store = StoreView::Down { reason: format!("{}: {reason}", self.store_name()) };
                 self.remind(actions);
             }
             Event::NameTaken { by } => {
@@ -246,6 +246,11 @@ impl Node {
         }
     }
 
+    /// Where leases are kept, in a word.
+    fn store_name(&self) -> &'static str {
+        if self.clustered { "Redis" } else { "lease files" }
+    }
+
     fn remind(&mut self, actions: &mut Vec<Action>) {
         let StoreView::Down { reason } = &self.store else { return };
         let singletons = self.watchers.iter().filter(|watcher| watcher.lease().is_some()).count();
@@ -254,7 +259,7 @@ impl Node {
             1 => "; 1 singleton waits for it".into(),
             n => format!("; {n} singletons wait for it"),
         };
-        log(actions, Level::Warn, format!("Redis: {reason}{waiting}; everything else runs on"));
+        log(actions, Level::Warn, format!("{reason}{waiting}; everything else runs on"));
         self.reminder = Some(self.now + REMINDER);
     }
 

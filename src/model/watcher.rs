@@ -148,9 +148,7 @@ impl Watcher {
 
     /// Wants it not to run.
     pub fn stop(&mut self) {
-        if self.goal == Goal::Run || matches!(self.goal, Goal::Rest(Cause::NotStarted)) {
-            self.goal = Goal::Rest(Cause::Asked);
-        }
+        self.goal = Goal::Rest(Cause::Asked);
     }
 
     /// Kills what runs, without grace.

@@ -24,7 +24,7 @@ pub fn status_line(snapshot: &Snapshot) -> String {
         });
     }
     if let StoreView::Down { reason } = &snapshot.store {
-        parts.push(format!("Redis: {reason}"));
+        parts.push(reason.clone());
     }
     if parts.is_empty() { phase.to_owned() } else { format!("{phase}: {}", parts.join("; ")) }
 }
