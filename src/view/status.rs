@@ -362,7 +362,9 @@ fn lease_line(lease: &Value) -> String {
             }
         }
     }
-    if let Some(why) = lease["why"].as_str() {
+    if let Some(why) = lease["why"].as_str()
+        && !facts.iter().any(|fact| fact == why)
+    {
         facts.push(why.to_owned());
     }
     facts.join(", ")
