@@ -168,11 +168,15 @@ fn kinship(stat: &Stat, scope: Scope<'_>) -> Kin {
     if pid.is_some_and(|pid| stat.session == pid || stat.group == pid) {
         return Kin::Ours;
     }
-    match fs::read(format!("/proc/{}/environ", stat.pid)) {
+    let environ = fs::read(format!("/proc/{}/environ", stat.pid));
+    if environ.as_ref().is_ok_and(|environ| is_tagged(environ, tag)) {
+        return Kin::Ours;
+    }
+    // One that is ending shows less and less of it, and may just have left a child.
+    let lives = Stat::read(stat.pid).is_some_and(|now| !now.is_dead() && !now.exiting);
+    match environ {
+        _ if !lives => Kin::Ended,
         Ok(environ) if environ.is_empty() => Kin::Unclear,
-        Ok(environ) if is_tagged(&environ, tag) => Kin::Ours,
-        // It has no memory any more: it is ending, and may just have left a child.
-        Err(error) if matches!(error.raw_os_error(), Some(libc::ESRCH | libc::ENOENT)) => Kin::Ended,
         Ok(_) | Err(_) => Kin::Foreign,
     }
 }
@@ -244,6 +248,8 @@ pub(super) struct Stat {
     pub(super) parent: u32,
     pub(super) group: u32,
     pub(super) session: u32,
+    /// Whether it is on its way out, its memory perhaps gone already.
+    pub(super) exiting: bool,
     /// Processor time in ticks, user and system.
     pub(super) ticks: u64,
     pub(super) nice: i64,
@@ -251,6 +257,9 @@ pub(super) struct Stat {
     /// When it started, in ticks since boot.
     pub(super) started: u64,
 }
+
+/// The kernel's flag of a task in `do_exit` (include/linux/sched.h).
+const PF_EXITING: u64 = 4;
 
 impl Stat {
     /// Reads what the kernel has of `pid`; nothing where there is no such process.
@@ -279,6 +288,7 @@ impl Stat {
             parent: id(4)?,
             group: id(5)?,
             session: id(6)?,
+            exiting: number(9)? & PF_EXITING != 0,
             ticks: number(14)? + number(15)?,
             nice: field(19)?.parse().ok()?,
             threads: id(20)?,
