@@ -1,7 +1,8 @@
 # make test     installs what the tests need where it is missing, and runs all checks
 # make demo     two agents of this machine contend for one singleton; one is killed, the other takes over
+# make bench    figures of the release build, each beside a baseline; takes some minutes
 
-.PHONY: test fmt clippy tests setup demo clean
+.PHONY: test fmt clippy tests setup demo bench clean
 
 test: setup fmt clippy tests
 
@@ -29,6 +30,9 @@ setup: .venv/ready
 
 demo:
 	@scripts/demo
+
+bench: setup
+	cargo bench --locked --bench restart --bench handover
 
 clean:
 	rm -rf .venv target

@@ -52,13 +52,13 @@ pub mod agent_exit {
     name = "circus-agent",
     version,
     about = "Supervises processes, and keeps what must be alone in the cluster alone, over Redis",
-    after_help = "Signals: TERM and INT stop, HUP reloads, USR1 reopens logs.\n\
+    after_help = "Signals: TERM and INT stop, QUIT kills what runs and stops, HUP checks the configuration again.\n\
                   Exit codes: 0 stopped on request, 64 usage, 69 something needed is not available, 70 internal \
                   error, 78 problems in the configuration.\n\
                   Environment: CIRCUS_CONFIG, CIRCUS_LOG (a filter such as info or circus_agent=debug), NO_COLOR."
 )]
 pub struct AgentArgs {
-    /// The configuration: circus.ini, or BeatCop's own
+    /// The configuration, an ini file
     #[arg(env = "CIRCUS_CONFIG")]
     pub config: Option<PathBuf>,
     /// Print every problem of the configuration and exit: 0 where there is none, 78 otherwise

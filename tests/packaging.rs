@@ -113,6 +113,20 @@ fn the_image_is_built_from_files_that_are_there_and_that_the_build_may_see() {
 }
 
 #[test]
+fn cargo_finds_its_way_among_the_files_that_the_image_is_built_from() {
+    let dir = tempfile::tempdir().unwrap();
+    for part in ["Cargo.toml", "Cargo.lock", "src", "lua"] {
+        let copied = run(Command::new("cp").arg("-r").arg(root().join(part)).arg(dir.path()));
+        assert!(copied.status.success(), "{}", text(&copied));
+    }
+    // Without their paths, cargo looks for tests and benches that are not there, and builds nothing.
+    let read = run(Command::new(env!("CARGO"))
+        .args(["metadata", "--no-deps", "--format-version=1", "--offline"])
+        .current_dir(dir.path()));
+    assert!(read.status.success(), "{}", text(&read));
+}
+
+#[test]
 fn the_demos_celery_application_is_one() {
     let mut celery = python();
     celery.args(["-m", "celery", "--app", "tasks", "report"]).current_dir(root().join("packaging/docker"));

@@ -226,7 +226,7 @@ fn a_crash_loop_slows_down_and_delays_no_other_watcher() {
 
 #[test]
 fn a_program_that_cannot_be_started_is_given_up_after_max_retry_and_a_start_tries_anew() {
-    let mut stage = Stage::new(vec![WatcherSpec { max_retry: Some(2), ..watcher("bad") }]);
+    let mut stage = Stage::new(vec![WatcherSpec { max_retry: Some(3), ..watcher("bad") }]);
     let failure = SpawnFailure { stage: "exec(\"bad\")".into(), error: "ENOENT: No such file or directory".into() };
     for _ in 0..3 {
         let id = stage.spawns()[0].0;

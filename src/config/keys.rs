@@ -301,7 +301,40 @@ pub fn reference() -> String {
     text
 }
 
+/// Every key as tables in Markdown: `docs/configuration.md` ends with this text.
+pub fn reference_tables() -> String {
+    let mut text = String::new();
+    type Wanted = fn(Status) -> bool;
+    let groups: [(&str, Wanted); 3] = [
+        ("", |status| matches!(status, Works | Idle)),
+        (": not supported yet", |status| status == NotYet),
+        (": accepted, without effect", |status| matches!(status, Dead(_))),
+    ];
+    for (section, head) in [(Circus, "[circus]"), (Redis, "[redis]"), (Watcher, "[watcher:NAME]")] {
+        for (title, wanted) in groups {
+            let rows = KEYS.iter().filter(|key| key.section == section && wanted(key.status));
+            let rows: Vec<String> = rows.map(Key::row).collect();
+            if !rows.is_empty() {
+                let rows = rows.concat();
+                text.push_str(&format!(
+                    "\n### `{head}`{title}\n\n| key | type | default | |\n|---|---|---|---|\n{rows}"
+                ));
+            }
+        }
+    }
+    text
+}
+
 impl Key {
+    /// This key's row of [`reference_tables()`].
+    fn row(&self) -> String {
+        let default = match (self.default, self.example) {
+            ("", example) => format!("none (e.g. `{example}`)"),
+            (default, _) => format!("`{default}`"),
+        };
+        format!("| `{}` | {} | {default} | {} |\n", self.name, self.kind.word(), self.doc.replace('|', "\\|"))
+    }
+
     /// This key's line of [`reference()`].
     fn line(&self) -> String {
         let name = match self.name {

@@ -25,7 +25,7 @@ use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-pub use keys::reference;
+pub use keys::{reference, reference_tables};
 pub use problem::{Problem, Severity, code, render};
 
 use crate::model::spec::AgentSpec;

@@ -103,6 +103,32 @@ impl Wrong {
 }
 
 impl Kind {
+    /// The type in a few words, for the manual.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Kind::Text => "text",
+            Kind::Path => "path",
+            Kind::Command => "words, quoted as in a shell",
+            Kind::Bool => "`yes true on 1` or `no false off 0`",
+            Kind::Count => "whole number from 0",
+            Kind::Number => "whole number",
+            Kind::Port => "port",
+            Kind::Retries => "whole number from 0, or -1",
+            Kind::Seconds => "time",
+            Kind::Octal => "octal number",
+            Kind::User => "user, by name or number",
+            Kind::Group => "group, by name or number",
+            Kind::Signal => "signal, by name or number",
+            Kind::Level => "level",
+            Kind::LogOutput => "`-` or a path",
+            Kind::Url => "Redis URL",
+            Kind::Limit => "whole number; empty: infinite",
+            Kind::Stream => "name of a class",
+            Kind::Node => "name of a node",
+            Kind::Cluster => "name of a cluster",
+        }
+    }
+
     /// The value that `text` stands for.
     pub(super) fn parse(self, text: &str) -> Result<Value, Wrong> {
         let text = text.trim();

@@ -142,7 +142,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// Circus's error number (reference: circus.md §b.0).
+    /// Circus's error number.
     pub fn errno(&self) -> i64 {
         match self {
             Refusal::NotJson(_) => 1,
@@ -208,7 +208,7 @@ pub enum Part {
     Silent(String),
 }
 
-/// One row of the registry (SPEC §7).
+/// One row of the registry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeRow {
     /// The node.

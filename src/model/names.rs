@@ -97,7 +97,7 @@ pub struct LeaseName {
 }
 
 impl LeaseName {
-    /// The Redis key that names the holder: `circus:{CLUSTER/NAME}:lease` (SPEC §5.1).
+    /// The Redis key that names the holder: `circus:{CLUSTER/NAME}:lease`.
     pub fn lease_key(&self) -> String {
         format!("circus:{{{self}}}:lease")
     }
@@ -119,7 +119,7 @@ impl fmt::Display for LeaseName {
     }
 }
 
-/// Who holds a lease: the node, and 128 bits drawn anew at each taking (SPEC §5.1).
+/// Who holds a lease: the node, and 128 bits drawn anew at each taking.
 ///
 /// Never host and pid: in containers those are the same on every node, and a stale holder would then
 /// refresh the new holder's lease.

@@ -370,6 +370,7 @@ impl Node {
         let unconfirmed = self.watchers.iter().filter(|watcher| watcher.releasing_since().is_some()).count();
         let text = match unconfirmed {
             0 => "all watchers are stopped; leaving".to_owned(),
+            1 => "all watchers are stopped; a release was not confirmed, that lease ends by itself".into(),
             n => format!("all watchers are stopped; {n} releases were not confirmed, those leases end by themselves"),
         };
         log(actions, Level::Info, text);

@@ -14,9 +14,9 @@ pub struct AgentSpec {
     pub node: NodeName,
     /// The cluster it belongs to.
     pub cluster: ClusterName,
-    /// Where the control socket goes; nothing: the default of SPEC §2.
+    /// Where the control socket goes; nothing: the default.
     pub control_socket: Option<PathBuf>,
-    /// Where state is kept; nothing: the default of SPEC §2.
+    /// Where state is kept; nothing: the default.
     pub state_dir: Option<PathBuf>,
     /// Where the agent's pid is written.
     pub pidfile: Option<PathBuf>,
@@ -24,7 +24,7 @@ pub struct AgentSpec {
     pub umask: Option<u32>,
     /// How much the agent logs: `error`, `warning`, `info` or `debug`.
     pub log_level: Option<LogLevel>,
-    /// Redis, or nothing: then this machine's agents are a cluster of their own (SPEC §5.6).
+    /// Redis, or nothing: then this machine's agents are a cluster of their own.
     pub redis: Option<RedisSpec>,
     /// The pause between the starts of two watchers.
     pub warmup_delay: Duration,
@@ -177,7 +177,7 @@ pub enum Output {
     File(PathBuf),
 }
 
-/// How a lease keeps time (SPEC §5.2): a third to wait, a third to try, a third to stop.
+/// How a lease keeps time: a third to wait, a third to try, a third to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LeaseTimings {
     /// How long a grant lasts.
@@ -198,7 +198,7 @@ impl LeaseTimings {
     }
 
     /// What is kept back from the end of a grant: 1 % for clocks that run at different rates, and 4 %
-    /// (20 to 300 ms) for the kill to be scheduled and carried out (leases.md §3.2: ρ and K).
+    /// (20 to 300 ms) for the kill to be scheduled and carried out.
     pub fn margin(&self) -> Duration {
         let kill = (self.ttl / 25).clamp(Duration::from_millis(20), Duration::from_millis(300));
         self.ttl / 100 + kill

@@ -6,7 +6,7 @@ use std::time::Duration;
 /// An instant on this machine's `CLOCK_BOOTTIME`, in nanoseconds since boot.
 ///
 /// Boot time goes on while the machine is suspended; `std::time::Instant` does not, and a lease that
-/// slept through its own end would be two children (SPEC §5.2).
+/// slept through its own end would be two children.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Time(u64);
 

@@ -218,7 +218,7 @@ impl Watcher {
         let never_began = matches!(end, End::NoStart(_));
         // A plain watcher's crashing program is tried for ever, ever more slowly. One that cannot even be started
         // is given up, and a singleton that cannot run here, for whichever reason, is left to another node.
-        let spent = self.spec.max_retry.is_some_and(|most| failures > most) && (never_began || self.lease.is_some());
+        let spent = self.spec.max_retry.is_some_and(|most| failures >= most) && (never_began || self.lease.is_some());
         if !self.spec.respawn && !never_began {
             self.say(actions, Level::Info, Some(wid), &format!("ended: {end}; it is not replaced (respawn is off)"));
             self.retired.insert(wid);

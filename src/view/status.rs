@@ -13,36 +13,47 @@ const MAX_COLUMNS: usize = 6;
 /// as `NODE/WATCHER`; and singletons that several nodes stand by for and none has. Sorted as the reply has them. For a
 /// status reply of one node or several.
 pub fn problems(reply: &Value) -> Vec<String> {
+    let name = |(node, watcher): (&str, &str)| match node {
+        "" => watcher.to_owned(),
+        node => format!("{node}/{watcher}"),
+    };
     let parts = Parts::of(reply, None);
-    let mut found: Vec<String> = Vec::new();
+    unwell(&parts).into_iter().map(name).collect()
+}
+
+/// The same as pairs of node and watcher; a singleton that nobody has is no node's.
+fn unwell<'a>(parts: &'a Parts) -> Vec<(&'a str, &'a str)> {
+    let mut found = Vec::new();
     for (node, part) in &parts.good {
-        for watcher in list(part, "watchers") {
-            if is_problem(part, watcher) {
-                found.push(format!("{node}/{}", word(watcher, "name")));
-            }
-        }
+        let store = if part["store"]["state"] == "down" { Store::Down } else { Store::Up };
+        let watchers = list(part, "watchers").iter().filter(|watcher| !is_well(watcher, store));
+        found.extend(watchers.map(|watcher| (node.as_str(), word(watcher, "name"))));
     }
     // Only the whole cluster can tell: a node that is silent, or was not asked, may be the holder.
     if parts.many && parts.is_whole() {
-        for name in vacant(&parts) {
-            found.push(name);
-        }
+        found.extend(vacant(parts).into_iter().map(|name| ("", name)));
     }
     found
 }
 
-fn is_well(watcher: &Value) -> bool {
-    matches!(watcher["state"].as_str(), Some("active" | "standby" | "stopped"))
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Store {
+    Up,
+    Down,
 }
 
-/// Whether something is the matter with it, or it stands by where it could not hear that the lease is free.
-fn is_problem(part: &Value, watcher: &Value) -> bool {
-    !is_well(watcher) || (watcher["state"] == "standby" && part["store"]["state"] == "down")
+/// Whether a watcher is as it should be. Who cannot reach the store cannot know that another node has the lease.
+fn is_well(watcher: &Value, store: Store) -> bool {
+    match watcher["state"].as_str() {
+        Some("active" | "stopped") => true,
+        Some("standby") => store == Store::Up,
+        _ => false,
+    }
 }
 
 /// Singletons that every node stands by for, and of whose holder no node knows.
-fn vacant(parts: &Parts) -> Vec<String> {
-    let mut names: Vec<String> = Vec::new();
+fn vacant<'a>(parts: &'a Parts) -> Vec<&'a str> {
+    let mut names: Vec<&str> = Vec::new();
     for (_, watcher) in watchers(parts) {
         let name = word(watcher, "name");
         let views = || watchers(parts).filter(|(_, other)| other["name"] == watcher["name"]);
@@ -51,9 +62,9 @@ fn vacant(parts: &Parts) -> Vec<String> {
             && views().all(|(_, other)| {
                 matches!(other["state"].as_str(), Some("standby" | "stopped")) && other["lease"]["holder"].is_null()
             })
-            && !names.iter().any(|known| known == name)
+            && !names.contains(&name)
         {
-            names.push(name.to_owned());
+            names.push(name);
         }
     }
     names
@@ -72,15 +83,7 @@ pub(super) fn overview(parts: &Parts, style: Style) -> String {
         true => cluster_line(parts),
         false => node_line(parts.good[0].1, style),
     };
-    let mut bad: Vec<(String, String)> = Vec::new();
-    for (node, part) in &parts.good {
-        for watcher in list(part, "watchers").iter().filter(|watcher| is_problem(part, watcher)) {
-            bad.push((word(watcher, "name").to_owned(), node.clone()));
-        }
-    }
-    if parts.many && parts.is_whole() {
-        bad.extend(vacant(parts).into_iter().map(|name| (name, String::new())));
-    }
+    let bad = unwell(parts);
     for table in [singletons(parts), if parts.many { shared(parts) } else { own(parts.good[0].1) }] {
         if !table.is_empty() {
             text.push('\n');
@@ -95,7 +98,7 @@ pub(super) fn overview(parts: &Parts, style: Style) -> String {
         }
         None if parts.is_whole() => text.push_str("all is well\n"),
         None => text.push_str("all who answered are well\n"),
-        Some((name, node)) => {
+        Some((node, name)) => {
             let s = if problems == 1 { "" } else { "s" };
             text.push_str(&format!("{problems} problem{s}.   circusctl status {}", quoted(name)));
             match parts.many {
@@ -195,7 +198,7 @@ fn telling<'a>(views: &[(&'a str, &'a Value)]) -> (&'a str, &'a Value) {
     let rank = |watcher: &Value| match watcher["lease"]["role"].as_str() {
         Some("holder") => 0,
         Some("losing") => 1,
-        _ if !is_well(watcher) => 2,
+        _ if !is_well(watcher, Store::Up) => 2,
         _ if watcher["state"] == "standby" => 3,
         _ => 4,
     };
@@ -359,7 +362,9 @@ fn lease_line(lease: &Value) -> String {
             }
         }
     }
-    if let Some(why) = lease["why"].as_str() {
+    if let Some(why) = lease["why"].as_str()
+        && !facts.iter().any(|fact| fact == why)
+    {
         facts.push(why.to_owned());
     }
     facts.join(", ")

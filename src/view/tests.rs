@@ -210,7 +210,8 @@ fn all_is_well_says_so_and_a_store_that_is_down_says_why() {
     assert!(problems(&own(status(good.clone()))).is_empty());
     assert!(shown(&STATUS, &own(status(good.clone()))).ends_with("\nall is well\n"));
     good.store = StoreView::Down { reason: "connection refused".into() };
-    assert!(shown(&STATUS, &own(status(good))).contains("lease store down: connection refused"));
+    assert!(shown(&STATUS, &own(status(good.clone()))).contains("lease store down: connection refused"));
+    assert!(problems(&own(status(good))).is_empty(), "what is no singleton does not need the store");
     let none = own(status(snapshot("web-1", vec![])));
     assert!(shown(&STATUS, &none).contains("no watchers; add a [watcher:NAME]"));
 }
