@@ -464,6 +464,20 @@ fn a_command_for_all_gathers_and_names_the_silent() {
 }
 
 #[test]
+fn a_process_that_is_being_started_stops_when_its_priority_has_its_turn() {
+    let mut stage = Stage::new(vec![watcher("early"), WatcherSpec { priority: 9, ..watcher("late") }]);
+    let spawns = stage.spawns();
+    let [(early, _), (late, _)] = &spawns[..] else { panic!("{spawns:?}") };
+    stage.process(*early, ProcessEvent::Spawned { pid: 10 });
+    stage.tell(Event::StopAsked { haste: Haste::Graceful, by: "SIGTERM".into() });
+    stage.process(*late, ProcessEvent::Spawned { pid: 11 });
+    let orders = stage.orders();
+    assert!(signalled(&orders, *early) && !signalled(&orders, *late), "{orders:?}");
+    stage.end(*early, Exit::Code(0));
+    assert!(signalled(&stage.orders(), *late));
+}
+
+#[test]
 fn the_asker_says_how_long_each_node_may_take() {
     let mut stage = Stage::new(vec![watcher("web")]);
     let request = stage.ask_within(Some(Duration::from_millis(500)), Target::All, Command::NumWatchers);
@@ -472,6 +486,26 @@ fn the_asker_says_how_long_each_node_may_take() {
     stage.wait(Duration::from_millis(500));
     let Some(Outcome::Gathered { parts, .. }) = stage.outcome(request) else { panic!() };
     assert_eq!(parts[1], (name("b"), Part::Silent("no answer within 0.5 s".into())));
+}
+
+#[test]
+fn who_asked_all_to_quit_hears_of_each_before_this_node_leaves_but_not_for_long() {
+    for answers in [true, false] {
+        let mut stage = Stage::new(vec![]);
+        let request = stage.ask(Target::All, Command::Quit { patience: Patience::Admitted });
+        let rows = vec![row("a", NodeState::Up, &[]), row("b", NodeState::Up, &[])];
+        stage.tell(Event::RosterRead { request, rows: Ok(rows) });
+        let leaves = |stage: &Stage| stage.orders.iter().any(|action| matches!(action, Action::Leave { .. }));
+        assert!(!leaves(&stage));
+        if answers {
+            stage.tell(Event::Replied { request, node: name("b"), text: "{}".into() });
+        } else {
+            stage.wait(Duration::from_millis(1_000));
+        }
+        assert!(leaves(&stage));
+        let Some(Outcome::Gathered { parts, .. }) = stage.outcome(request) else { panic!() };
+        assert_eq!(matches!(parts[1].1, Part::Relayed(_)), answers, "{parts:?}");
+    }
 }
 
 #[test]

@@ -32,6 +32,8 @@ pub const RELAY_PATIENCE: Duration = Duration::from_secs(60);
 const LONGEST_PATIENCE: Duration = Duration::from_secs(86_400);
 /// How long an ending agent waits for the store to hear of its releases.
 const LAST_RELEASE: Duration = Duration::from_secs(1);
+/// And for other nodes' answers that somebody waits for.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
 /// How often the log repeats that the store is away and what that means.
 const REMINDER: Duration = Duration::from_secs(60);
 
@@ -62,9 +64,17 @@ pub struct Node {
 
 #[derive(Debug)]
 enum State {
-    Starting { queue: VecDeque<usize>, next: Time },
+    Starting {
+        queue: VecDeque<usize>,
+        next: Time,
+    },
     Running,
-    Stopping { haste: Haste, code: i32 },
+    /// `down` is since when all watchers are.
+    Stopping {
+        haste: Haste,
+        code: i32,
+        down: Option<Time>,
+    },
     Left,
 }
 
@@ -156,7 +166,8 @@ impl Node {
         });
         let phase = match &self.phase {
             State::Starting { next, .. } => Some(*next),
-            State::Stopping { .. } => {
+            State::Stopping { down: Some(since), .. } => Some(*since + LAST_ANSWERS),
+            State::Stopping { down: None, .. } => {
                 self.watchers.iter().filter_map(Watcher::releasing_since).map(|since| since + LAST_RELEASE).min()
             }
             State::Running => None,
@@ -253,13 +264,13 @@ impl Node {
     fn end(&mut self, haste: Haste, code: i32) {
         match &mut self.phase {
             State::Left => {}
-            State::Stopping { haste: old, code: first } => {
+            State::Stopping { haste: old, code: first, .. } => {
                 if haste == Haste::Fast {
                     *old = Haste::Fast;
                 }
                 *first = (*first).max(code);
             }
-            State::Starting { .. } | State::Running => self.phase = State::Stopping { haste, code },
+            State::Starting { .. } | State::Running => self.phase = State::Stopping { haste, code, down: None },
         }
     }
 
@@ -319,7 +330,7 @@ impl Node {
         let Some(lowest) = up.map(|watcher| watcher.spec().priority).min() else { return };
         for watcher in &mut self.watchers {
             // What has not started never will; the rest waits for its turn, unless there is haste.
-            if watcher.spec().priority <= lowest || watcher.pids().is_empty() || haste == Haste::Fast {
+            if watcher.spec().priority <= lowest || watcher.ids().is_empty() || haste == Haste::Fast {
                 watcher.stop();
             }
             if haste == Haste::Fast {
@@ -329,9 +340,18 @@ impl Node {
     }
 
     fn leave_when_down(&mut self, actions: &mut Vec<Action>) {
-        let State::Stopping { code, .. } = self.phase else { return };
+        let State::Stopping { code, down, .. } = &mut self.phase else { return };
         let now = self.now;
         if !self.watchers.iter().all(|watcher| is_settled_down(watcher, now)) {
+            return;
+        }
+        let (code, since) = (*code, *down.get_or_insert(now));
+        // Who asked all nodes to quit wants to hear of each, and this one may be the first that is done.
+        let awaits = |errand: &Errand| match errand {
+            Errand::Gather { parts, .. } => parts.silent().any(|node| *node != self.name),
+            Errand::Find { .. } | Errand::Roster { .. } | Errand::Pass { .. } => false,
+        };
+        if now < since + LAST_ANSWERS && self.errands.values().any(awaits) {
             return;
         }
         self.phase = State::Left;
