@@ -265,11 +265,11 @@ impl Agent {
     /// A door was asked something.
     fn ask(&mut self, line: &str, answer: oneshot::Sender<String>) {
         match wire::parse_request(line) {
-            Ok(wire::Request { id, cast, target, command }) => {
+            Ok(wire::Request { id, cast, target, command, limit }) => {
                 self.last_request += 1;
                 let request = RequestId(self.last_request);
                 self.requests.insert(request, Pending { id, cast, answer });
-                self.take(Event::Asked { request, target, command });
+                self.take(Event::Asked { request, target, command, limit });
             }
             Err(wire::BadRequest { id, cast, refusal }) => {
                 let outcome = Outcome::Own(Reply::Refused(refusal));

@@ -194,6 +194,9 @@ async fn over_unix(path: &Path, call: &Call) -> Result<Value, ClientError> {
             message["properties"]["node"] = nodes.iter().map(NodeName::as_str).collect();
         }
     }
+    if call.target != Target::Here {
+        message["properties"]["timeout"] = json!(call.patience.as_secs_f64());
+    }
     let patience = match call.target {
         Target::Here => call.patience,
         Target::All | Target::Nodes(_) => call.patience + GATHERING,
@@ -267,7 +270,7 @@ async fn over_redis(url: &Secret, call: &Call) -> Result<Value, ClientError> {
         parts.push((node, part));
     }
     parts.sort_by(|(a, _), (b, _)| a.cmp(b));
-    done(&Outcome::Gathered(parts))
+    done(&Outcome::Gathered { parts, missing: None })
 }
 
 /// Which nodes a question over Redis goes to.
@@ -471,7 +474,7 @@ mod tests {
             &["{\"id\":\"other\",\"status\":\"ok\"}\n{\"id\":ID,\"status\":\"ok\",\"numwatchers\":3}\n"],
         );
         assert_eq!(reply.unwrap()["numwatchers"], 3);
-        assert_eq!(asked[0]["properties"], json!({"all": true}));
+        assert_eq!(asked[0]["properties"], json!({"all": true, "timeout": 0.2}));
     }
 
     #[test]

@@ -102,9 +102,13 @@ impl Stage {
     }
 
     fn ask(&mut self, target: Target, command: Command) -> RequestId {
+        self.ask_within(None, target, command)
+    }
+
+    fn ask_within(&mut self, limit: Option<Duration>, target: Target, command: Command) -> RequestId {
         self.requests += 1;
         let request = RequestId(self.requests);
-        self.tell(Event::Asked { request, target, command });
+        self.tell(Event::Asked { request, target, command, limit });
         request
     }
 
@@ -453,10 +457,31 @@ fn a_command_for_all_gathers_and_names_the_silent() {
     stage.tell(Event::Replied { request, node: name("b"), text: "{}".into() });
     assert_eq!(stage.orders.iter().filter(|action| matches!(action, Action::Reply { .. })).count(), 0);
     stage.wait(Duration::from_secs(5));
-    let Some(Outcome::Gathered(parts)) = stage.outcome(request) else { panic!() };
+    let Some(Outcome::Gathered { parts, .. }) = stage.outcome(request) else { panic!() };
     let own = Part::Own(Reply::Done(Answer::NumWatchers(1)));
     let silent = Part::Silent("no answer within 5 s".into());
     assert_eq!(parts, [(name("a"), own), (name("b"), Part::Relayed("{}".into())), (name("c"), silent)]);
+}
+
+#[test]
+fn the_asker_says_how_long_each_node_may_take() {
+    let mut stage = Stage::new(vec![watcher("web")]);
+    let request = stage.ask_within(Some(Duration::from_millis(500)), Target::All, Command::NumWatchers);
+    let rows = vec![row("a", NodeState::Up, &[]), row("b", NodeState::Up, &[])];
+    stage.tell(Event::RosterRead { request, rows: Ok(rows) });
+    stage.wait(Duration::from_millis(500));
+    let Some(Outcome::Gathered { parts, .. }) = stage.outcome(request) else { panic!() };
+    assert_eq!(parts[1], (name("b"), Part::Silent("no answer within 0.5 s".into())));
+}
+
+#[test]
+fn without_the_registry_a_command_for_all_says_that_others_are_not_known() {
+    let mut stage = Stage::new(vec![watcher("web")]);
+    let request = stage.ask(Target::All, Command::NumWatchers);
+    stage.tell(Event::RosterRead { request, rows: Err("connection refused".into()) });
+    let parts = vec![(name("a"), Part::Own(Reply::Done(Answer::NumWatchers(1))))];
+    let missing = Some("Redis: connection refused".into());
+    assert_eq!(stage.outcome(request), Some(Outcome::Gathered { parts, missing }));
 }
 
 #[test]
@@ -464,7 +489,7 @@ fn a_node_that_is_not_registered_is_named_at_once() {
     let mut stage = Stage::new(vec![watcher("web")]);
     let request = stage.ask(Target::Nodes(vec![name("x")]), Command::Version);
     stage.tell(Event::RosterRead { request, rows: Ok(vec![row("a", NodeState::Up, &[])]) });
-    let Some(Outcome::Gathered(parts)) = stage.outcome(request) else { panic!() };
+    let Some(Outcome::Gathered { parts, .. }) = stage.outcome(request) else { panic!() };
     assert!(matches!(&parts[0].1, Part::Silent(why) if why.contains("no node x is registered")), "{parts:?}");
 }
 
@@ -528,9 +553,24 @@ fn any_event_in_any_state_is_survived() {
                 Event::Lease { watcher, ask, answer }
             }
             7 => Event::LeaseFreed { watcher: WatcherName::parse("beat").unwrap() },
-            8 => Event::Asked { request, target: Target::All, command: Command::Restart { pattern, patience } },
-            9 => Event::Asked { request, target: Target::Here, command: Command::Start { pattern, patience } },
-            10 => Event::Asked { request, target: Target::Here, command: Command::Stop { pattern, patience } },
+            8 => Event::Asked {
+                request,
+                target: Target::All,
+                command: Command::Restart { pattern, patience },
+                limit: None,
+            },
+            9 => Event::Asked {
+                request,
+                target: Target::Here,
+                command: Command::Start { pattern, patience },
+                limit: None,
+            },
+            10 => Event::Asked {
+                request,
+                target: Target::Here,
+                command: Command::Stop { pattern, patience },
+                limit: None,
+            },
             11 => Event::RosterRead { request, rows: Ok(vec![row("a", NodeState::Up, &["beat"])]) },
             12 => Event::Replied { request, node: name("b"), text: String::new() },
             13 => Event::Sampled { request, samples: vec![] },

@@ -396,7 +396,7 @@ fn exit_code(command: &Command, reply: &Value) -> u8 {
     };
     if parts.iter().any(|part| failed(part)) {
         ctl_exit::FAILED
-    } else if parts.iter().any(|part| silent(part)) {
+    } else if parts.iter().any(|part| silent(part)) || reply["missing"].is_string() {
         ctl_exit::PARTIAL
     } else if matches!(command, Command::Status { .. }) && !view::problems(reply).is_empty() {
         ctl_exit::NOT_WELL
@@ -558,6 +558,12 @@ mod tests {
         assert_eq!(exit_code(&status, &nodes(&[&well, &ill])), 3);
         assert_eq!(exit_code(&status, &nodes(&[&ill, &silent])), 4);
         assert_eq!(exit_code(&status, &nodes(&[&silent, &failed])), 1);
+        let mut alone = nodes(&[&well]);
+        alone["missing"] = json!("Redis: connection refused");
+        assert_eq!(exit_code(&status, &alone), 4);
+        let mut cut_off = well.clone();
+        cut_off["store"] = json!({"state": "down", "reason": "connection refused"});
+        assert_eq!(exit_code(&status, &cut_off), 3);
         let one = json!({"status": "backoff", "watchers": [{"name": "a", "state": "backoff"}]});
         assert_eq!(exit_code(&Command::Status { watcher: Some("a".into()) }, &one), 3);
     }

@@ -304,7 +304,8 @@ pub fn reference() -> String {
 /// Every key as tables in Markdown: `docs/configuration.md` ends with this text.
 pub fn reference_tables() -> String {
     let mut text = String::new();
-    let groups: [(&str, fn(Status) -> bool); 3] = [
+    type Wanted = fn(Status) -> bool;
+    let groups: [(&str, Wanted); 3] = [
         ("", |status| matches!(status, Works | Idle)),
         (": not supported yet", |status| status == NotYet),
         (": accepted, without effect", |status| matches!(status, Dead(_))),

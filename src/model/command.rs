@@ -189,7 +189,12 @@ pub enum Outcome {
     /// What another node replied, as it arrived: the model passes it on unread.
     Relayed(String),
     /// Each node's part, sorted by node.
-    Gathered(Vec<(NodeName, Part)>),
+    Gathered {
+        /// Of the nodes that are known.
+        parts: Vec<(NodeName, Part)>,
+        /// Why there may be more nodes than those.
+        missing: Option<String>,
+    },
 }
 
 /// One node's part in a gathered reply.

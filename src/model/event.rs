@@ -31,7 +31,8 @@ pub enum Event {
     /// Another live agent has this node's name, and says this of itself.
     NameTaken { by: String },
     /// A door was asked.
-    Asked { request: RequestId, target: Target, command: Command },
+    /// `limit` is how long each of several nodes may take, where the asker says so.
+    Asked { request: RequestId, target: Target, command: Command, limit: Option<Duration> },
     /// The registry was read for a request, or could not be.
     RosterRead { request: RequestId, rows: Result<Vec<NodeRow>, String> },
     /// Another node answered what was relayed to it.

@@ -28,6 +28,8 @@ use super::watcher::Watcher;
 pub const RELAY_TIMEOUT: Duration = Duration::from_secs(5);
 /// And one whose answer comes when it is done.
 pub const RELAY_PATIENCE: Duration = Duration::from_secs(60);
+/// And at most, whatever the asker says: every wait has an end.
+const LONGEST_PATIENCE: Duration = Duration::from_secs(86_400);
 /// How long an ending agent waits for the store to hear of its releases.
 const LAST_RELEASE: Duration = Duration::from_secs(1);
 /// How often the log repeats that the store is away and what that means.
@@ -88,13 +90,26 @@ enum Goal {
 #[derive(Debug)]
 enum Errand {
     /// The registry is being read for the nodes it is for.
-    Find { target: Target, command: Command },
+    Find { target: Target, command: Command, patience: Duration },
     /// The registry is being read for the command itself.
     Roster { command: Command },
     /// The nodes' answers are being gathered.
-    Gather { parts: Gather<Part>, deadline: Time, patience: Duration },
+    Gather { parts: Gather<Part>, missing: Option<String>, deadline: Time, patience: Duration },
     /// Another node's answer is passed on.
     Pass { to: NodeName, deadline: Time },
+}
+
+/// The nodes that a command is for.
+struct Addressees {
+    nodes: Vec<NodeName>,
+    /// Why there may be more of them.
+    missing: Option<String>,
+}
+
+impl From<Vec<NodeName>> for Addressees {
+    fn from(nodes: Vec<NodeName>) -> Addressees {
+        Addressees { nodes, missing: None }
+    }
 }
 
 impl Node {
@@ -202,7 +217,9 @@ impl Node {
                 log(actions, Level::Error, text);
                 self.end(Haste::Graceful, exit::NAME_TAKEN);
             }
-            Event::Asked { request, target, command } => self.asked(request, target, command, actions),
+            Event::Asked { request, target, command, limit } => {
+                self.asked(request, target, command, limit, actions);
+            }
             Event::RosterRead { request, rows } => self.roster_read(request, rows, actions),
             Event::Replied { request, node, text } => self.part(request, &node, Part::Relayed(text), actions),
             Event::Unreachable { request, node, reason } => self.part(request, &node, Part::Silent(reason), actions),
@@ -342,17 +359,26 @@ impl Node {
 
     // ---- commands ----
 
-    fn asked(&mut self, request: RequestId, target: Target, command: Command, actions: &mut Vec<Action>) {
+    fn asked(
+        &mut self,
+        request: RequestId,
+        target: Target,
+        command: Command,
+        limit: Option<Duration>,
+        actions: &mut Vec<Action>,
+    ) {
+        let patience = limit.map_or_else(|| relay_patience(&command), |limit| limit.min(LONGEST_PATIENCE));
         match target {
             Target::Here => self.execute(request, command, actions),
             Target::Nodes(nodes) if !self.clustered => {
-                self.gather(request, nodes, command, |_| Some("this agent has no [redis] section".into()), actions);
+                let absent = |_: &NodeName| Some("this agent has no [redis] section".into());
+                self.gather(request, nodes.into(), command, patience, absent, actions);
             }
             Target::All if !self.clustered => {
-                self.gather(request, vec![self.name.clone()], command, |_| None, actions);
+                self.gather(request, vec![self.name.clone()].into(), command, patience, |_| None, actions);
             }
             target @ (Target::Nodes(_) | Target::All) => {
-                self.errands.insert(request, Errand::Find { target, command });
+                self.errands.insert(request, Errand::Find { target, command, patience });
                 actions.push(Action::ReadRoster { request });
             }
         }
@@ -360,7 +386,9 @@ impl Node {
 
     fn roster_read(&mut self, request: RequestId, rows: Result<Vec<NodeRow>, String>, actions: &mut Vec<Action>) {
         match self.errands.remove(&request) {
-            Some(Errand::Find { target, command }) => self.send_out(request, target, command, rows, actions),
+            Some(Errand::Find { target, command, patience }) => {
+                self.send_out(request, target, command, patience, rows, actions);
+            }
             Some(Errand::Roster { command }) => match (command, rows) {
                 (_, Err(why)) => {
                     self.reply(request, Reply::Refused(Refusal::Unavailable(format!("Redis: {why}"))), actions);
@@ -383,6 +411,7 @@ impl Node {
         request: RequestId,
         target: Target,
         command: Command,
+        patience: Duration,
         rows: Result<Vec<NodeRow>, String>,
         actions: &mut Vec<Action>,
     ) {
@@ -395,32 +424,40 @@ impl Node {
                     Some(row) if row.state == NodeState::Gone => Some(format!("{node} is gone")),
                     Some(_) => None,
                 };
-                self.gather(request, nodes, command, absent, actions);
+                self.gather(request, nodes.into(), command, patience, absent, actions);
             }
             (Target::All | Target::Here, Ok(rows)) => {
                 let live = rows.into_iter().filter(|row| row.state != NodeState::Gone).map(|row| row.name);
-                self.gather(request, live.chain([here]), command, |_| None, actions);
+                self.gather(
+                    request,
+                    live.chain([here]).collect::<Vec<_>>().into(),
+                    command,
+                    patience,
+                    |_| None,
+                    actions,
+                );
             }
-            (target, Err(why)) => {
-                let mut nodes = vec![here];
-                if let Target::Nodes(named) = target {
-                    nodes = named;
-                }
-                self.gather(request, nodes, command, |_| Some(format!("Redis: {why}")), actions);
+            (Target::Nodes(nodes), Err(why)) => {
+                let absent = |_: &NodeName| Some(format!("Redis: {why}"));
+                self.gather(request, nodes.into(), command, patience, absent, actions);
+            }
+            (Target::All | Target::Here, Err(why)) => {
+                let asked = Addressees { nodes: vec![here], missing: Some(format!("Redis: {why}")) };
+                self.gather(request, asked, command, patience, |_| None, actions);
             }
         }
     }
 
-    /// Asks `nodes`, this one included where it is among them; `absent` says of one why asking is in vain.
+    /// Asks some nodes, this one included where it is among them; `absent` says of one why asking is in vain.
     fn gather(
         &mut self,
         request: RequestId,
-        nodes: impl IntoIterator<Item = NodeName>,
+        Addressees { nodes, missing }: Addressees,
         command: Command,
+        patience: Duration,
         absent: impl Fn(&NodeName) -> Option<String>,
         actions: &mut Vec<Action>,
     ) {
-        let patience = relay_patience(&command);
         let mut parts = Gather::new(nodes);
         let mut here = false;
         let asked: Vec<NodeName> = parts.silent().cloned().collect();
@@ -433,7 +470,7 @@ impl Node {
                 actions.push(Action::Relay { request, to: node, command: command.clone() });
             }
         }
-        self.errands.insert(request, Errand::Gather { parts, deadline: self.now + patience, patience });
+        self.errands.insert(request, Errand::Gather { parts, missing, deadline: self.now + patience, patience });
         if here {
             self.execute(request, command, actions);
         }
@@ -471,9 +508,10 @@ impl Node {
     /// Ends an errand with what there is; `why` stands for what is missing.
     fn abandon(&mut self, request: RequestId, why: &str, actions: &mut Vec<Action>) {
         let outcome = match self.errands.remove(&request) {
-            Some(Errand::Gather { parts, .. }) => {
+            Some(Errand::Gather { parts, missing, .. }) => {
                 let parts = parts.finish(why).into_iter();
-                Outcome::Gathered(parts.map(|(node, part)| (node, part.unwrap_or_else(Part::Silent))).collect())
+                let parts = parts.map(|(node, part)| (node, part.unwrap_or_else(Part::Silent))).collect();
+                Outcome::Gathered { parts, missing }
             }
             Some(Errand::Find { .. } | Errand::Roster { .. } | Errand::Pass { .. }) => {
                 Outcome::Own(Reply::Refused(Refusal::Unavailable(why.to_owned())))
@@ -490,7 +528,7 @@ impl Node {
             .iter()
             .filter_map(|(request, errand)| match errand {
                 Errand::Gather { deadline, patience, .. } if *deadline <= now => {
-                    Some((*request, format!("no answer within {} s", patience.as_secs())))
+                    Some((*request, format!("no answer within {} s", patience.as_secs_f64())))
                 }
                 Errand::Pass { to, deadline } if *deadline <= now => {
                     Some((*request, format!("{to}, which holds the lease, did not answer")))

@@ -63,6 +63,9 @@ pub fn text(command: &Command, reply: &Value, own: Option<&str>, style: Style) -
             err.push_str(&format!("  {detail}\n"));
         }
     }
+    if let Some(why) = parts.missing {
+        err.push_str(&format!("error: the other nodes are not known: {why}\n"));
+    }
     Text { out, err }
 }
 
@@ -72,11 +75,14 @@ struct Parts<'a> {
     many: bool,
     good: Vec<(String, &'a Value)>,
     bad: Vec<(Option<&'a str>, &'a Value)>,
+    /// Why there may be more nodes than those.
+    missing: Option<&'a str>,
 }
 
 impl<'a> Parts<'a> {
     fn of(reply: &'a Value, own: Option<&str>) -> Parts<'a> {
-        let mut parts = Parts { many: false, good: Vec::new(), bad: Vec::new() };
+        let missing = reply["missing"].as_str();
+        let mut parts = Parts { many: false, good: Vec::new(), bad: Vec::new(), missing };
         match reply["nodes"].as_object() {
             Some(nodes) => {
                 parts.many = true;
@@ -94,6 +100,13 @@ impl<'a> Parts<'a> {
             }
         }
         parts
+    }
+}
+
+impl Parts<'_> {
+    /// Whether all nodes that there are have told something.
+    fn is_whole(&self) -> bool {
+        self.bad.is_empty() && self.missing.is_none()
     }
 }
 

@@ -9,9 +9,9 @@ use super::{Parts, Style, list, word};
 /// More nodes than this do not get a column each.
 const MAX_COLUMNS: usize = 6;
 
-/// Watchers that are wanted and are neither active nor, with a store that can be reached, standby, as `NODE/WATCHER`;
-/// and singletons that several nodes
-/// stand by for and none has. Sorted as the reply has them. For a status reply of one node or several.
+/// Watchers that are wanted and are neither active nor standby, or stand by for a lease that they cannot even ask for,
+/// as `NODE/WATCHER`; and singletons that several nodes stand by for and none has. Sorted as the reply has them. For a
+/// status reply of one node or several.
 pub fn problems(reply: &Value) -> Vec<String> {
     let name = |(node, watcher): (&str, &str)| match node {
         "" => watcher.to_owned(),
@@ -30,7 +30,7 @@ fn unwell<'a>(parts: &'a Parts) -> Vec<(&'a str, &'a str)> {
         found.extend(watchers.map(|watcher| (node.as_str(), word(watcher, "name"))));
     }
     // Only the whole cluster can tell: a node that is silent, or was not asked, may be the holder.
-    if parts.many && parts.bad.is_empty() {
+    if parts.many && parts.is_whole() {
         found.extend(vacant(parts).into_iter().map(|name| ("", name)));
     }
     found
@@ -96,7 +96,7 @@ pub(super) fn overview(parts: &Parts, style: Style) -> String {
         None if watchers(parts).next().is_none() => {
             text.push_str("no watchers; add a [watcher:NAME] to the configuration\n");
         }
-        None if parts.bad.is_empty() => text.push_str("all is well\n"),
+        None if parts.is_whole() => text.push_str("all is well\n"),
         None => text.push_str("all who answered are well\n"),
         Some((node, name)) => {
             let s = if problems == 1 { "" } else { "s" };
@@ -135,7 +135,10 @@ fn node_line(part: &Value, style: Style) -> String {
 fn cluster_line(parts: &Parts) -> String {
     let cluster = parts.good.first().map_or("-", |(_, part)| word(part, "cluster"));
     let all = parts.good.len() + parts.bad.len();
-    let mut line = format!("{cluster}   {} of {all} nodes answered", parts.good.len());
+    let mut line = match parts.missing {
+        None => format!("{cluster}   {} of {all} nodes answered", parts.good.len()),
+        Some(_) => format!("{cluster}   {} of an unknown number of nodes answered", parts.good.len()),
+    };
     for (node, part) in &parts.good {
         if part["store"]["state"] == "down" {
             line.push_str(&format!("   {node}: lease store down"));
@@ -221,7 +224,7 @@ fn singletons(parts: &Parts) -> Table {
     }
     heads.extend(["PID", "UP", ">LEASE", ">TOKEN", ">RESTARTS", "NOTE"]);
     let mut table = Table::new(&heads);
-    let vacant = if parts.many && parts.bad.is_empty() { vacant(parts) } else { Vec::new() };
+    let vacant = if parts.many && parts.is_whole() { vacant(parts) } else { Vec::new() };
     for views in by_name(parts, |watcher| watcher["lease"].is_object()) {
         let (node, watcher) = telling(&views);
         let lease = &watcher["lease"];

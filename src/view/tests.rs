@@ -81,7 +81,7 @@ fn own(reply: Reply) -> Value {
 
 fn gathered(parts: Vec<(&str, Part)>) -> Value {
     let parts = parts.into_iter().map(|(name, part)| (node(name), part)).collect();
-    reply_json(&Outcome::Gathered(parts), &Value::Null, NOW)
+    reply_json(&Outcome::Gathered { parts, missing: None }, &Value::Null, NOW)
 }
 
 fn shown(command: &Command, reply: &Value) -> String {

@@ -35,14 +35,15 @@ use crate::model::spec::{Output, WID, WatcherSpec};
 /// the one that is not there) or `holder` (the node to ask instead).
 ///
 /// For several nodes: `nodes` `{NODE: reply without id}`; a node that did not answer has an error with `silent: true`.
-/// `status` is then `error`, with a `reason` that names them, unless every node's is none.
+/// `status` is then `error`, with a `reason` that names them, unless every node's is none. Where the nodes are not all
+/// known, `missing` says why, and `status` is `error` too.
 ///
 /// Ages, times and the like are seconds, with a fraction.
 pub fn reply_json(outcome: &Outcome, id: &Value, time: f64) -> Value {
     let mut reply = match outcome {
         Outcome::Own(reply) => own(reply),
         Outcome::Relayed(text) => relayed(text),
-        Outcome::Gathered(parts) => gathered(parts, time),
+        Outcome::Gathered { parts, missing } => gathered(parts, missing.as_deref(), time),
     };
     reply.entry("time").or_insert_with(|| json!(time));
     reply.insert("id".into(), id.clone());
@@ -74,7 +75,7 @@ fn relayed(text: &str) -> Object {
     }
 }
 
-fn gathered(parts: &[(NodeName, Part)], time: f64) -> Object {
+fn gathered(parts: &[(NodeName, Part)], missing: Option<&str>, time: f64) -> Object {
     let mut nodes = Object::new();
     let mut failures = Vec::new();
     let mut errno = 0;
@@ -99,11 +100,17 @@ fn gathered(parts: &[(NodeName, Part)], time: f64) -> Object {
         }
         nodes.insert(node.to_string(), Value::Object(reply));
     }
+    if let Some(why) = missing {
+        failures.push(format!("the other nodes are not known: {why}"));
+    }
     let mut reply = match failures.is_empty() {
         true => object(json!({"status": "ok"})),
         false => object(json!({"status": "error", "reason": failures.join("; "), "tb": null, "errno": errno})),
     };
     reply.insert("nodes".into(), Value::Object(nodes));
+    if let Some(why) = missing {
+        reply.insert("missing".into(), json!(why));
+    }
     reply
 }
 
@@ -456,6 +463,17 @@ mod tests {
     }
 
     #[test]
+    fn a_gathered_reply_says_that_there_may_be_more_nodes() {
+        let parts = vec![(NodeName::parse("a").unwrap(), Part::Own(Reply::Done(Answer::Ok)))];
+        let missing = Some("Redis: connection refused".into());
+        let reply = reply_json(&Outcome::Gathered { parts, missing }, &Value::Null, 1.0);
+        assert_eq!(reply["status"], "error");
+        assert_eq!(reply["reason"], "the other nodes are not known: Redis: connection refused");
+        assert_eq!(reply["missing"], "Redis: connection refused");
+        assert_eq!(reply["nodes"]["a"]["status"], "ok");
+    }
+
+    #[test]
     fn a_gathered_reply_names_the_silent_and_the_failed() {
         let node = |name: &str| NodeName::parse(name).unwrap();
         let parts = vec![
@@ -463,14 +481,14 @@ mod tests {
             (node("b"), Part::Relayed(r#"{"status": "active", "time": 2.0, "id": 5}"#.into())),
         ];
         assert_eq!(
-            reply_json(&Outcome::Gathered(parts.clone()), &Value::Null, 1.0),
+            reply_json(&Outcome::Gathered { parts: parts.clone(), missing: None }, &Value::Null, 1.0),
             json!({
                 "status": "ok", "time": 1.0, "id": null,
                 "nodes": {"a": {"status": "ok", "time": 1.0}, "b": {"status": "active", "time": 2.0}},
             })
         );
         let parts = [parts, vec![(node("c"), Part::Silent("no answer within 5 s".into()))]].concat();
-        let reply = reply_json(&Outcome::Gathered(parts), &Value::Null, 1.0);
+        let reply = reply_json(&Outcome::Gathered { parts, missing: None }, &Value::Null, 1.0);
         assert_eq!(reply["status"], "error");
         assert_eq!(reply["reason"], "c: no answer within 5 s");
         assert_eq!(reply["nodes"]["c"]["silent"], true);

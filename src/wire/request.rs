@@ -1,5 +1,7 @@
 //! Requests: from text to [`Request`], and a command back to JSON.
 
+use std::time::Duration;
+
 use serde_json::{Map, Value, json};
 
 use crate::model::command::{Command, Patience, Refusal, Target};
@@ -16,6 +18,8 @@ pub struct Request {
     pub target: Target,
     /// What is asked of each.
     pub command: Command,
+    /// How long each of several nodes may take, where the asker says so.
+    pub limit: Option<Duration>,
 }
 
 /// A request that was not.
@@ -43,6 +47,9 @@ pub struct BadRequest {
 /// | `failover` | **`name`**, `to` (a node), `waiting` |
 /// | `lease-init` | **`name`** |
 ///
+/// Every command takes `node` (a name, several with commas, or a list) or `all`, and then `timeout`, the seconds that
+/// each node may take.
+///
 /// Command names ignore case. A property that is `null` counts as absent, an unknown one is ignored, and one of the
 /// wrong type is refused by name.
 pub fn parse_request(text: &str) -> Result<Request, BadRequest> {
@@ -55,12 +62,12 @@ pub fn parse_request(text: &str) -> Result<Request, BadRequest> {
     let id = message.remove("id").unwrap_or(Value::Null);
     let cast = message.get("msg_type").and_then(Value::as_str) == Some("cast");
     match understand(&message) {
-        Ok((target, command)) => Ok(Request { id, cast, target, command }),
+        Ok((target, command, limit)) => Ok(Request { id, cast, target, command, limit }),
         Err(refusal) => Err(refused(id, cast, refusal)),
     }
 }
 
-fn understand(message: &Map<String, Value>) -> Result<(Target, Command), Refusal> {
+fn understand(message: &Map<String, Value>) -> Result<(Target, Command, Option<Duration>), Refusal> {
     let Some(name) = Properties(Some(message)).text("command")? else { return Err(missing("command")) };
     let properties = match message.get("properties") {
         Some(Value::Object(properties)) => Properties(Some(properties)),
@@ -70,7 +77,7 @@ fn understand(message: &Map<String, Value>) -> Result<(Target, Command), Refusal
         Some(_) => return Err(wrong("properties", "an object")),
     };
     let command = properties.command(&name)?;
-    Ok((properties.target()?, command))
+    Ok((properties.target()?, command, properties.limit()?))
 }
 
 fn missing(property: &str) -> Refusal {
@@ -158,6 +165,12 @@ impl Properties<'_> {
                 }
             }
         }
+    }
+
+    fn limit(&self) -> Result<Option<Duration>, Refusal> {
+        let Some(value) = self.get("timeout") else { return Ok(None) };
+        let limit = value.as_f64().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+        limit.map(Some).ok_or_else(|| wrong("timeout", "a number of seconds"))
     }
 
     fn pattern(&self) -> Result<Option<String>, Refusal> {
@@ -317,6 +330,17 @@ mod tests {
             }
         }
         commands
+    }
+
+    #[test]
+    fn the_time_for_each_node_is_any_number_of_seconds() {
+        let limit = |timeout: Value| parse(&json!({"command": "version", "properties": {"timeout": timeout}}));
+        assert_eq!(limit(json!(0.5)).unwrap().limit, Some(Duration::from_millis(500)));
+        assert_eq!(limit(json!(7)).unwrap().limit, Some(Duration::from_secs(7)));
+        assert_eq!(limit(Value::Null).unwrap().limit, None);
+        for bad in [json!(-1), json!("5"), json!(1e300)] {
+            assert!(limit(bad.clone()).unwrap_err().refusal.to_string().contains("'timeout'"), "{bad}");
+        }
     }
 
     #[test]
