@@ -1,0 +1,298 @@
+//! Requests that need other nodes: who is asked, whose answers are gathered, what is passed on.
+//!
+//! The registry says which nodes there are. Each is asked over the bus, and its answer passed on unread; silence is
+//! noticed here, by a deadline.
+
+use std::time::Duration;
+
+use super::Node;
+use crate::model::command::{
+    Answer, Command, NodeRow, NodeState, Outcome, Part, Patience, Refusal, Reply, RequestId, Target,
+};
+use crate::model::event::Action;
+use crate::model::gather::Gather;
+use crate::model::names::NodeName;
+use crate::model::time::Time;
+
+/// How long another node has to answer a command that is answered at once.
+const RELAY_TIMEOUT: Duration = Duration::from_secs(5);
+/// And one whose answer comes when it is done.
+const RELAY_PATIENCE: Duration = Duration::from_secs(60);
+/// And at most, whatever the asker says: every wait has an end.
+const LONGEST_PATIENCE: Duration = Duration::from_secs(86_400);
+/// A request that needs other nodes.
+#[derive(Debug)]
+pub(super) enum Errand {
+    /// The registry is being read for the nodes it is for.
+    Find { target: Target, command: Command, patience: Duration },
+    /// The registry is being read for the command itself.
+    Roster { command: Command },
+    /// The nodes' answers are being gathered.
+    Gather { parts: Gather<Part>, missing: Option<String>, deadline: Time, patience: Duration },
+    /// Another node's answer is passed on.
+    Pass { to: NodeName, deadline: Time },
+}
+
+/// The nodes that a command is for.
+pub(super) struct Addressees {
+    nodes: Vec<NodeName>,
+    /// Why there may be more of them.
+    missing: Option<String>,
+}
+
+impl From<Vec<NodeName>> for Addressees {
+    fn from(nodes: Vec<NodeName>) -> Addressees {
+        Addressees { nodes, missing: None }
+    }
+}
+
+impl Errand {
+    /// When it ends without an answer; nothing where an adapter answers for sure.
+    pub(super) fn deadline(&self) -> Option<Time> {
+        match self {
+            Errand::Gather { deadline, .. } | Errand::Pass { deadline, .. } => Some(*deadline),
+            Errand::Find { .. } | Errand::Roster { .. } => None,
+        }
+    }
+
+    /// Whether nodes other than `me` have not answered yet.
+    pub(super) fn awaits_others_than(&self, me: &NodeName) -> bool {
+        match self {
+            Errand::Gather { parts, .. } => parts.silent().any(|node| node != me),
+            Errand::Find { .. } | Errand::Roster { .. } | Errand::Pass { .. } => false,
+        }
+    }
+}
+
+impl Node {
+    pub(super) fn asked(
+        &mut self,
+        request: RequestId,
+        target: Target,
+        command: Command,
+        limit: Option<Duration>,
+        actions: &mut Vec<Action>,
+    ) {
+        let patience = limit.map_or_else(|| relay_patience(&command), |limit| limit.min(LONGEST_PATIENCE));
+        match target {
+            Target::Here => self.execute(request, command, actions),
+            Target::Nodes(nodes) if !self.clustered => {
+                let absent = |_: &NodeName| Some("this agent has no [redis] section".into());
+                self.gather(request, nodes.into(), command, patience, absent, actions);
+            }
+            Target::All if !self.clustered => {
+                self.gather(request, vec![self.name.clone()].into(), command, patience, |_| None, actions);
+            }
+            target @ (Target::Nodes(_) | Target::All) => {
+                self.errands.insert(request, Errand::Find { target, command, patience });
+                actions.push(Action::ReadRoster { request });
+            }
+        }
+    }
+
+    pub(super) fn roster_read(
+        &mut self,
+        request: RequestId,
+        rows: Result<Vec<NodeRow>, String>,
+        actions: &mut Vec<Action>,
+    ) {
+        match self.errands.remove(&request) {
+            Some(Errand::Find { target, command, patience }) => {
+                self.send_out(request, target, command, patience, rows, actions);
+            }
+            Some(Errand::Roster { command }) => match (command, rows) {
+                (_, Err(why)) => {
+                    self.reply(request, Reply::Refused(Refusal::Unavailable(format!("Redis: {why}"))), actions);
+                }
+                (Command::Failover { watcher, to, patience }, Ok(rows)) => {
+                    self.fail_over(request, &watcher, to, patience, Some(&rows), actions);
+                }
+                (_, Ok(rows)) => self.reply(request, Reply::Done(Answer::Nodes(rows)), actions),
+            },
+            Some(errand @ (Errand::Gather { .. } | Errand::Pass { .. })) => {
+                self.errands.insert(request, errand);
+            }
+            None => {}
+        }
+    }
+
+    /// Sends a command to the nodes it is for, which the registry names.
+    pub(super) fn send_out(
+        &mut self,
+        request: RequestId,
+        target: Target,
+        command: Command,
+        patience: Duration,
+        rows: Result<Vec<NodeRow>, String>,
+        actions: &mut Vec<Action>,
+    ) {
+        let here = self.name.clone();
+        match (target, rows) {
+            (Target::Nodes(nodes), Ok(rows)) => {
+                let absent = |node: &NodeName| match rows.iter().find(|row| row.name == *node) {
+                    _ if *node == here => None,
+                    None => Some(format!("no node {node} is registered in this cluster")),
+                    Some(row) if row.state == NodeState::Gone => Some(format!("{node} is gone")),
+                    Some(_) => None,
+                };
+                self.gather(request, nodes.into(), command, patience, absent, actions);
+            }
+            (Target::All | Target::Here, Ok(rows)) => {
+                let live = rows.into_iter().filter(|row| row.state != NodeState::Gone).map(|row| row.name);
+                self.gather(
+                    request,
+                    live.chain([here]).collect::<Vec<_>>().into(),
+                    command,
+                    patience,
+                    |_| None,
+                    actions,
+                );
+            }
+            (Target::Nodes(nodes), Err(why)) => {
+                let absent = |_: &NodeName| Some(format!("Redis: {why}"));
+                self.gather(request, nodes.into(), command, patience, absent, actions);
+            }
+            (Target::All | Target::Here, Err(why)) => {
+                let asked = Addressees { nodes: vec![here], missing: Some(format!("Redis: {why}")) };
+                self.gather(request, asked, command, patience, |_| None, actions);
+            }
+        }
+    }
+
+    /// Asks some nodes, this one included where it is among them; `absent` says of one why asking is in vain.
+    pub(super) fn gather(
+        &mut self,
+        request: RequestId,
+        Addressees { nodes, missing }: Addressees,
+        command: Command,
+        patience: Duration,
+        absent: impl Fn(&NodeName) -> Option<String>,
+        actions: &mut Vec<Action>,
+    ) {
+        let mut parts = Gather::new(nodes);
+        let mut here = false;
+        let asked: Vec<NodeName> = parts.silent().cloned().collect();
+        for node in asked {
+            if node == self.name {
+                here = true;
+            } else if let Some(why) = absent(&node) {
+                parts.answer(&node, Part::Silent(why));
+            } else {
+                actions.push(Action::Relay { request, to: node, command: command.clone() });
+            }
+        }
+        self.errands.insert(request, Errand::Gather { parts, missing, deadline: self.now + patience, patience });
+        if here {
+            self.execute(request, command, actions);
+        }
+        self.finish_gather(request, actions);
+    }
+
+    /// Takes in one node's part of an answer.
+    pub(super) fn part(&mut self, request: RequestId, node: &NodeName, part: Part, actions: &mut Vec<Action>) {
+        match self.errands.get_mut(&request) {
+            Some(Errand::Gather { parts, .. }) => {
+                parts.answer(node, part);
+                self.finish_gather(request, actions);
+            }
+            Some(Errand::Pass { to, .. }) if to == node => {
+                self.errands.remove(&request);
+                let outcome = match part {
+                    Part::Relayed(text) => Outcome::Relayed(text),
+                    Part::Own(reply) => Outcome::Own(reply),
+                    Part::Silent(why) => Outcome::Own(Reply::Refused(Refusal::Unavailable(why))),
+                };
+                self.deliver(request, outcome, actions);
+            }
+            Some(Errand::Pass { .. } | Errand::Find { .. } | Errand::Roster { .. }) | None => {}
+        }
+    }
+
+    pub(super) fn finish_gather(&mut self, request: RequestId, actions: &mut Vec<Action>) {
+        if let Some(Errand::Gather { parts, .. }) = self.errands.get(&request)
+            && parts.is_complete()
+        {
+            self.abandon(request, "", actions);
+        }
+    }
+
+    /// Ends an errand with what there is; `why` stands for what is missing.
+    pub(super) fn abandon(&mut self, request: RequestId, why: &str, actions: &mut Vec<Action>) {
+        let outcome = match self.errands.remove(&request) {
+            Some(Errand::Gather { parts, missing, .. }) => {
+                let parts = parts.finish(why).into_iter();
+                let parts = parts.map(|(node, part)| (node, part.unwrap_or_else(Part::Silent))).collect();
+                Outcome::Gathered { parts, missing }
+            }
+            Some(Errand::Find { .. } | Errand::Roster { .. } | Errand::Pass { .. }) => {
+                Outcome::Own(Reply::Refused(Refusal::Unavailable(why.to_owned())))
+            }
+            None => return,
+        };
+        self.deliver(request, outcome, actions);
+    }
+
+    pub(super) fn expire_errands(&mut self, actions: &mut Vec<Action>) {
+        let now = self.now;
+        let expired: Vec<_> = self
+            .errands
+            .iter()
+            .filter_map(|(request, errand)| match errand {
+                Errand::Gather { deadline, patience, .. } if *deadline <= now => {
+                    Some((*request, format!("no answer within {} s", patience.as_secs_f64())))
+                }
+                Errand::Pass { to, deadline } if *deadline <= now => {
+                    Some((*request, format!("{to}, which holds the lease, did not answer")))
+                }
+                _ => None,
+            })
+            .collect();
+        for (request, why) in expired {
+            // What was begun here for a request that ends without it has nobody to report to.
+            self.forget(request);
+            self.abandon(request, &why, actions);
+        }
+    }
+
+    /// Answers a request for this node, or this node's part of one for several.
+    pub(super) fn reply(&mut self, request: RequestId, reply: Reply, actions: &mut Vec<Action>) {
+        match self.errands.get(&request) {
+            Some(Errand::Gather { .. }) => {
+                let here = self.name.clone();
+                self.part(request, &here, Part::Own(reply), actions);
+            }
+            _ => {
+                self.errands.remove(&request);
+                self.deliver(request, Outcome::Own(reply), actions);
+            }
+        }
+    }
+
+    pub(super) fn deliver(&self, request: RequestId, outcome: Outcome, actions: &mut Vec<Action>) {
+        actions.push(Action::Reply { request, outcome });
+    }
+}
+
+pub(super) fn relay_patience(command: &Command) -> Duration {
+    match command {
+        Command::Start { patience, .. }
+        | Command::Stop { patience, .. }
+        | Command::Restart { patience, .. }
+        | Command::Resize { patience, .. }
+        | Command::Quit { patience }
+        | Command::Failover { patience, .. } => match patience {
+            Patience::Settled => RELAY_PATIENCE,
+            Patience::Admitted => RELAY_TIMEOUT,
+        },
+        Command::List { .. }
+        | Command::Status { .. }
+        | Command::NumWatchers
+        | Command::NumProcesses { .. }
+        | Command::Stats { .. }
+        | Command::Options { .. }
+        | Command::Version
+        | Command::Nodes
+        | Command::Leases
+        | Command::LeaseInit { .. } => RELAY_TIMEOUT,
+    }
+}
