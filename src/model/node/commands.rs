@@ -18,8 +18,9 @@ pub(super) struct Wait {
     goal: Goal,
 }
 
+/// What it waits for.
 #[derive(Debug)]
-pub(super) enum Goal {
+enum Goal {
     Up { before: Vec<ProcessId>, pids: Vec<u32>, replace: bool },
     Down,
     Resized,
@@ -39,7 +40,7 @@ impl Node {
     }
 
     /// The reply, or nothing where it comes later.
-    pub(super) fn admit(
+    fn admit(
         &mut self,
         request: RequestId,
         command: Command,
@@ -152,7 +153,7 @@ impl Node {
         Ok(Some(Reply::Done(answer)))
     }
 
-    pub(super) fn ask_roster(&mut self, request: RequestId, command: Command, actions: &mut Vec<Action>) {
+    fn ask_roster(&mut self, request: RequestId, command: Command, actions: &mut Vec<Action>) {
         // As one part of a gathered request the registry would answer for a request that is something else by now.
         if self.errands.contains_key(&request) {
             let refusal = Refusal::BadMessage("ask one node for this: each knows the same".into());
@@ -164,7 +165,7 @@ impl Node {
     }
 
     /// A failover is the holder's to do: passes it on to the node that is known to hold the lease.
-    pub(super) fn admit_failover(
+    fn admit_failover(
         &mut self,
         request: RequestId,
         watcher: String,
@@ -225,7 +226,7 @@ impl Node {
         }
     }
 
-    pub(super) fn begin_move(
+    fn begin_move(
         &mut self,
         watcher: &str,
         to: Option<NodeName>,
@@ -264,7 +265,7 @@ impl Node {
     }
 
     /// The reply where it is due now; else it is kept for when its watchers have settled.
-    pub(super) fn wait_or(
+    fn wait_or(
         &mut self,
         patience: Patience,
         request: RequestId,
@@ -281,7 +282,7 @@ impl Node {
     }
 
     /// What the processes are before they are started or replaced.
-    pub(super) fn up_goal(&self, pattern: Option<&str>, replace: bool) -> Result<Goal, Refusal> {
+    fn up_goal(&self, pattern: Option<&str>, replace: bool) -> Result<Goal, Refusal> {
         let found = self.select(pattern, true)?;
         let before = found.iter().flat_map(|index| self.watchers[*index].ids()).collect();
         let pids = found.iter().flat_map(|index| self.watchers[*index].pids()).map(|(_, pid)| pid).collect();
@@ -331,7 +332,7 @@ impl Node {
         }
     }
 
-    pub(super) fn settled(&self, wait: &Wait) -> Option<Reply> {
+    fn settled(&self, wait: &Wait) -> Option<Reply> {
         let now = self.now;
         let of = |name: &WatcherName| self.watchers.iter().find(|watcher| watcher.spec().name == *name);
         let watchers: Vec<&Watcher> = wait.watchers.iter().filter_map(of).collect();

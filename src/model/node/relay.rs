@@ -20,6 +20,7 @@ const RELAY_TIMEOUT: Duration = Duration::from_secs(5);
 const RELAY_PATIENCE: Duration = Duration::from_secs(60);
 /// And at most, whatever the asker says: every wait has an end.
 const LONGEST_PATIENCE: Duration = Duration::from_secs(86_400);
+
 /// A request that needs other nodes.
 #[derive(Debug)]
 pub(super) enum Errand {
@@ -34,7 +35,7 @@ pub(super) enum Errand {
 }
 
 /// The nodes that a command is for.
-pub(super) struct Addressees {
+struct Addressees {
     nodes: Vec<NodeName>,
     /// Why there may be more of them.
     missing: Option<String>,
@@ -117,7 +118,7 @@ impl Node {
     }
 
     /// Sends a command to the nodes it is for, which the registry names.
-    pub(super) fn send_out(
+    fn send_out(
         &mut self,
         request: RequestId,
         target: Target,
@@ -160,7 +161,7 @@ impl Node {
     }
 
     /// Asks some nodes, this one included where it is among them; `absent` says of one why asking is in vain.
-    pub(super) fn gather(
+    fn gather(
         &mut self,
         request: RequestId,
         Addressees { nodes, missing }: Addressees,
@@ -208,7 +209,7 @@ impl Node {
         }
     }
 
-    pub(super) fn finish_gather(&mut self, request: RequestId, actions: &mut Vec<Action>) {
+    fn finish_gather(&mut self, request: RequestId, actions: &mut Vec<Action>) {
         if let Some(Errand::Gather { parts, .. }) = self.errands.get(&request)
             && parts.is_complete()
         {
@@ -268,7 +269,7 @@ impl Node {
         }
     }
 
-    pub(super) fn deliver(&self, request: RequestId, outcome: Outcome, actions: &mut Vec<Action>) {
+    fn deliver(&self, request: RequestId, outcome: Outcome, actions: &mut Vec<Action>) {
         actions.push(Action::Reply { request, outcome });
     }
 }
