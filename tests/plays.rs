@@ -430,6 +430,30 @@ fn a_failover_checks_its_target_before_it_touches_anything() {
 }
 
 #[test]
+fn a_failover_without_a_target_goes_to_the_node_heard_of_last_and_is_known_to_be_there() {
+    let mut stage = Stage::new(vec![singleton("beat")]);
+    stage.grant(1);
+    let id = stage.start()[0];
+    let failover = || Command::Failover { watcher: "beat".into(), to: None, patience: Patience::Settled };
+    let request = stage.asks_for(failover());
+    let seen = |secs, node| NodeRow { seen: Duration::from_secs(secs), ..row(node, NodeState::Up, &["beat"]) };
+    stage.tell(Event::RosterRead { request, rows: Ok(vec![seen(3, "b"), seen(1, "c"), seen(2, "d")]) });
+    stage.end(id, Exit::Code(0));
+    let moved = Answer::Moved { from: name("a"), to: Some(name("c")), token: 1 };
+    let release = stage.orders.iter().find_map(|action| match action {
+        Action::AskLease { watcher, ask, .. } if ask.kind == AskKind::Release { to: Some(name("c")) } => {
+            Some((watcher.clone(), ask.clone()))
+        }
+        _ => None,
+    });
+    assert_eq!(stage.outcome(request), Some(Outcome::Own(Reply::Done(moved))));
+    let (watcher, ask) = release.expect("a release for c");
+    stage.tell(Event::Lease { watcher, ask, answer: LeaseAnswer::Released });
+    let request = stage.asks_for(failover());
+    assert_eq!(stage.orders(), [Action::Relay { request, to: name("c"), command: failover() }]);
+}
+
+#[test]
 fn a_failover_is_passed_on_to_the_holder() {
     let mut stage = Stage::new(vec![singleton("beat")]);
     let asked = stage.orders().into_iter().find_map(|action| match action {

@@ -54,7 +54,7 @@ pub struct Lease {
 
 #[derive(Debug, Clone, PartialEq)]
 enum State {
-    Aside { until: Option<Time>, why: String },
+    Aside { until: Option<Time>, why: String, given_to: Option<NodeName> },
     Waiting { owner: Owner, next: Time, why: Why },
     Asking { owner: Owner, sent: Time, freed: bool },
     Held(Held),
@@ -126,7 +126,7 @@ pub enum After {
 impl Lease {
     /// A lease that this node does not want yet.
     pub fn new(name: LeaseName, node: NodeName, timings: LeaseTimings, random: Random) -> Lease {
-        let state = State::Aside { until: None, why: String::new() };
+        let state = State::Aside { until: None, why: String::new(), given_to: None };
         Lease { name, node, timings, random, state, longest: timings.ttl, latency: None }
     }
 
@@ -158,7 +158,7 @@ impl Lease {
             State::Held(held) => {
                 // Someone else's lease is not ours to free; everything else may still be ours.
                 if let Some(Loss::Taken { .. }) = held.loss {
-                    self.rest(now, then);
+                    self.rest(now, then, None);
                 } else {
                     let owner = held.owner.clone();
                     self.state = State::Releasing { owner, to, next: now, since: now, then };
@@ -170,14 +170,14 @@ impl Lease {
                 self.state = State::Releasing { owner, to, next: now, since: now, then };
             }
             State::Releasing { then: old, .. } => *old = then,
-            State::Waiting { .. } | State::Aside { .. } => self.rest(now, then),
+            State::Waiting { .. } | State::Aside { .. } => self.rest(now, then, None),
         }
     }
 
-    fn rest(&mut self, now: Time, then: Then) {
+    fn rest(&mut self, now: Time, then: Then, given_to: Option<NodeName>) {
         match then {
             Then::Wait => self.wait(now, Why::NotAskedYet),
-            Then::Aside { until, why } => self.state = State::Aside { until, why },
+            Then::Aside { until, why } => self.state = State::Aside { until, why, given_to },
         }
     }
 
@@ -251,15 +251,17 @@ impl Lease {
                     other => held.trouble = Some(format!("the store answered a refresh with {other:?}")),
                 }
             }
-            (State::Releasing { owner, then, next, .. }, kind, answer) if *owner == ask.owner => match (kind, answer) {
-                (AskKind::Release { .. }, LeaseAnswer::Released) => {
-                    let then = then.clone();
-                    self.rest(now, then);
+            (State::Releasing { owner, to, then, next, .. }, kind, answer) if *owner == ask.owner => {
+                match (kind, answer) {
+                    (AskKind::Release { .. }, LeaseAnswer::Released) => {
+                        let (then, to) = (then.clone(), to.clone());
+                        self.rest(now, then, to);
+                    }
+                    // Granted after all: the release that went before it freed nothing.
+                    (AskKind::Take { .. }, LeaseAnswer::Granted { .. }) => *next = now,
+                    _ => {}
                 }
-                // Granted after all: the release that went before it freed nothing.
-                (AskKind::Take { .. }, LeaseAnswer::Granted { .. }) => *next = now,
-                _ => {}
-            },
+            }
             // The take that made this tenure was asked twice, and here is the other answer.
             (State::Held(held), AskKind::Take { .. }, LeaseAnswer::Granted { .. }) if held.owner == ask.owner => {}
             // Nobody waits for this any more, or it came after its end: it is not ours to keep.
@@ -354,7 +356,7 @@ impl Lease {
                 if *since + ttl <= now {
                     // Whatever was ours has ended by itself.
                     let then = then.clone();
-                    self.rest(now, then);
+                    self.rest(now, then, None);
                     self.advance(now, questions);
                 } else if *next <= now {
                     *next = now + attempt + Duration::from_millis(100);
@@ -429,7 +431,8 @@ impl Lease {
             State::Held(Held { loss: Some(Loss::Taken { by }), .. }) => by.as_deref().map(node_of),
             State::Held(_) | State::Releasing { .. } => Some(self.node.to_string()),
             State::Waiting { why: Why::HeldBy(by), .. } => Some(node_of(by)),
-            State::Waiting { .. } | State::Asking { .. } | State::Aside { .. } => None,
+            State::Aside { given_to, .. } => given_to.as_ref().map(ToString::to_string),
+            State::Waiting { .. } | State::Asking { .. } => None,
         }
     }
 

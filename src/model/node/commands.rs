@@ -209,15 +209,15 @@ impl Node {
         rows: Option<&[NodeRow]>,
         actions: &mut Vec<Action>,
     ) {
-        let reply = match self.begin_move(watcher, to.clone(), rows) {
+        let reply = match self.begin_move(watcher, to, rows) {
             Err(refusal) => Some(Reply::Refused(refusal)),
-            Ok((name, token)) => {
+            Ok(Move { watcher, to, token }) => {
                 let whom = to.as_ref().map_or_else(|| "another node".into(), ToString::to_string);
-                log(actions, Level::Info, format!("{name}: moving to {whom}, as asked"));
+                log(actions, Level::Info, format!("{watcher}: moving to {whom}, as asked"));
                 let from = self.name.clone();
                 match patience {
                     Patience::Admitted => Some(Reply::Done(Answer::Moved { from, to, token })),
-                    Patience::Settled => self.wait_or(patience, request, vec![name], Goal::Moved { to, token }),
+                    Patience::Settled => self.wait_or(patience, request, vec![watcher], Goal::Moved { to, token }),
                 }
             }
         };
@@ -226,42 +226,21 @@ impl Node {
         }
     }
 
-    fn begin_move(
-        &mut self,
-        watcher: &str,
-        to: Option<NodeName>,
-        rows: Option<&[NodeRow]>,
-    ) -> Result<(WatcherName, u64), Refusal> {
+    fn begin_move(&mut self, watcher: &str, to: Option<NodeName>, rows: Option<&[NodeRow]>) -> Result<Move, Refusal> {
         let now = self.now;
         let index = self.find(watcher)?;
-        let name = self.watchers[index].spec().name.clone();
+        let watcher = self.watchers[index].spec().name.clone();
         let hold = self.watchers[index].lease().map(|lease| lease.hold(now));
         let Some(Hold::Firm { token, .. }) = hold else {
-            return Err(Refusal::NotHolder { watcher: name, holder: None });
+            return Err(Refusal::NotHolder { watcher, holder: None });
         };
-        if let Some(rows) = rows {
-            let waits = |row: &&NodeRow| row.about.waits.iter().any(|waiting| name.matches(waiting));
-            let able: Vec<&NodeRow> = rows.iter().filter(|row| row.state == NodeState::Up).filter(waits).collect();
-            let candidates = able.iter().map(|row| row.name.as_str()).collect::<Vec<_>>().join(", ");
-            let hint =
-                if able.is_empty() { "no node waits for it".into() } else { format!("candidates: {candidates}") };
-            match &to {
-                Some(node) if !able.iter().any(|row| row.name == *node) => {
-                    let why = match rows.iter().find(|row| row.name == *node) {
-                        None => "no such node is registered".to_owned(),
-                        Some(row) if row.state == NodeState::Up => "it does not wait for it".to_owned(),
-                        Some(row) => format!("it is {} (last seen {} s ago)", row.state.word(), row.seen.as_secs()),
-                    };
-                    return Err(Refusal::NoCandidate(format!("{node} cannot take {name}: {why}; {hint}")));
-                }
-                None if able.is_empty() => {
-                    return Err(Refusal::NoCandidate(format!("{name} stays: {hint}")));
-                }
-                Some(_) | None => {}
-            }
-        }
-        self.watchers[index].part(to);
-        Ok((name, token))
+        // Without a registry there is nobody to choose from: whoever waits for the lease will have it.
+        let to = match rows {
+            Some(rows) => Some(successor(&watcher, to, rows).map_err(Refusal::NoCandidate)?),
+            None => to,
+        };
+        self.watchers[index].part(to.clone());
+        Ok(Move { watcher, to, token })
     }
 
     /// The reply where it is due now; else it is kept for when its watchers have settled.
@@ -425,6 +404,34 @@ impl Node {
         }
         Ok(processes)
     }
+}
+
+/// A move that has begun.
+struct Move {
+    watcher: WatcherName,
+    to: Option<NodeName>,
+    token: u64,
+}
+
+/// The node that takes a singleton over: the one asked for, if it can, or of those that can the one heard of last.
+fn successor(watcher: &WatcherName, to: Option<NodeName>, rows: &[NodeRow]) -> Result<NodeName, String> {
+    let waits = |row: &&NodeRow| row.about.waits.iter().any(|waiting| watcher.matches(waiting));
+    let able: Vec<&NodeRow> = rows.iter().filter(|row| row.state == NodeState::Up).filter(waits).collect();
+    let names = able.iter().map(|row| row.name.as_str()).collect::<Vec<_>>().join(", ");
+    let hint = if able.is_empty() { "no node waits for it".into() } else { format!("candidates: {names}") };
+    let Some(to) = to else {
+        let latest = able.iter().min_by_key(|row| row.seen);
+        return latest.map(|row| row.name.clone()).ok_or_else(|| format!("{watcher} stays: {hint}"));
+    };
+    if able.iter().any(|row| row.name == to) {
+        return Ok(to);
+    }
+    let why = match rows.iter().find(|row| row.name == to) {
+        None => "no such node is registered".to_owned(),
+        Some(row) if row.state == NodeState::Up => "it does not wait for it".to_owned(),
+        Some(row) => format!("it is {} (last seen {} s ago)", row.state.word(), row.seen.as_secs()),
+    };
+    Err(format!("{to} cannot take {watcher}: {why}; {hint}"))
 }
 
 /// Why a watcher that was to come up does not.
