@@ -1,8 +1,9 @@
 # make test     installs what the tests need where it is missing, and runs all checks
 # make demo     two agents of this machine contend for one singleton; one is killed, the other takes over
+# make release  both programs, optimised and linked statically, in target/static
 # make bench    figures of the release build, each beside a baseline; takes some minutes
 
-.PHONY: test fmt clippy tests setup demo bench clean
+.PHONY: test fmt clippy tests setup demo release bench clean
 
 test: setup fmt clippy tests
 
@@ -30,6 +31,12 @@ setup: .venv/ready
 
 demo:
 	@scripts/demo
+
+# With a target of its own, so that what is compiled for the build itself stays as it is.
+release: host = $(shell rustc -vV | sed -n 's/^host: //p')
+release:
+	RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --release --bins --target $(host)
+	install -D -t target/static target/$(host)/release/circus-agent target/$(host)/release/circusctl
 
 bench: setup
 	cargo bench --locked --bench restart --bench handover

@@ -323,7 +323,7 @@ impl Agent {
         }
         self.notify.status(&view::status_line(&snapshot));
         let draining = snapshot.phase == Phase::Stopping;
-        if draining {
+        if draining && !self.standing.borrow().draining {
             self.notify.stopping();
         }
         let (holds, waits) = parts(&snapshot);

@@ -98,12 +98,6 @@ impl Notify {
         self.send(&[NotifyState::Watchdog]);
     }
 
-    /// Starting, reloading or stopping goes on, and will have come further within `time` from now.
-    pub fn extend_timeout(&self, time: Duration) {
-        let micros = u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
-        self.send(&[NotifyState::ExtendTimeoutUsec(micros)]);
-    }
-
     fn send(&self, states: &[NotifyState<'_>]) {
         let Some((socket, address)) = &self.line else { return };
         let mut message = String::new();
@@ -157,8 +151,6 @@ mod tests {
             assert_eq!(manager.heard().unwrap(), "STOPPING=1\n");
             notify.alive();
             assert_eq!(manager.heard().unwrap(), "WATCHDOG=1\n");
-            notify.extend_timeout(Duration::from_secs(30));
-            assert_eq!(manager.heard().unwrap(), "EXTEND_TIMEOUT_USEC=30000000\n");
             notify.status("beat: holder\nREADY=1");
             assert_eq!(manager.heard().unwrap(), "STATUS=beat: holder READY=1\n");
             assert_eq!(notify.watchdog_interval(), Some(Duration::from_secs(10)));
