@@ -8,7 +8,8 @@
 //! ```
 //!
 //! Invariants:
-//! - Every question ends within its own time-out, and at once while the link is down: nothing queues.
+//! - Every question ends within its own time-out, and at once while the link is down: nothing queues, but for the
+//!   questions that come before the first attempt to connect has ended.
 //! - A connection that may be out of step is never used again. Each has a generation.
 //! - A question given up may still be carried out by the server, now or later: only the asker can tell what that means.
 
@@ -21,7 +22,7 @@ use redis::aio::MultiplexedConnection;
 use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
 use redis::{AsyncConnectionConfig, Client, Cmd, IntoConnectionInfo, RedisError, RedisResult, Value};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::reason;
 use super::scripts::{self, Call};
@@ -45,6 +46,8 @@ pub(super) struct Link {
 
 #[derive(Clone)]
 enum State {
+    /// The first connection is being made.
+    Begun,
     Down(Arc<str>),
     Up(Arc<Wire>),
 }
@@ -69,7 +72,7 @@ enum Doubt {
 impl Link {
     /// A link to the server at `url`, and the task that keeps it up. The task tells `StoreUp` and `StoreDown`.
     pub(super) fn new(url: Secret, name: String, events: mpsc::Sender<Event>) -> (Link, impl Future<Output = ()>) {
-        let (told, state) = watch::channel(State::Down("not connected yet".into()));
+        let (told, state) = watch::channel(State::Begun);
         (Link { state }, keep_up(url, name, told, events))
     }
 
@@ -106,17 +109,30 @@ impl Link {
         std::future::pending().await
     }
 
+    /// How the link is, once the first attempt to connect has ended or `end` has come: what is asked in an agent's
+    /// first milliseconds need not fail.
+    async fn settled(&self, end: Instant) -> State {
+        let mut state = self.state.clone();
+        let settled = timeout_at(end, state.wait_for(|state| !matches!(state, State::Begun))).await;
+        match settled {
+            Ok(Ok(state)) => state.clone(),
+            // Too late, or the link has ended.
+            Ok(Err(_)) | Err(_) => State::Begun,
+        }
+    }
+
     async fn ask<T>(
         &self,
         patience: Duration,
         run: impl AsyncFnOnce(MultiplexedConnection) -> RedisResult<T>,
     ) -> Result<T, String> {
-        let state = self.state.borrow().clone();
-        let wire = match state {
+        let end = Instant::now() + patience;
+        let wire = match self.settled(end).await {
             State::Up(wire) => wire,
             State::Down(reason) => return Err(reason.to_string()),
+            State::Begun => return Err(format!("still connecting after {} s", patience.as_secs_f64())),
         };
-        match timeout(patience, run(wire.connection.clone())).await {
+        match timeout_at(end, run(wire.connection.clone())).await {
             Ok(Ok(answer)) => {
                 wire.answered();
                 Ok(answer)
