@@ -294,11 +294,12 @@ impl Node {
         }
         self.phase = State::Left;
         self.dismiss(actions);
-        let unconfirmed = self.watchers.iter().filter(|watcher| watcher.releasing_since().is_some()).count();
-        let text = match unconfirmed {
-            0 => "all watchers are stopped; leaving".to_owned(),
-            1 => "all watchers are stopped; a release was not confirmed, that lease ends by itself".into(),
-            n => format!("all watchers are stopped; {n} releases were not confirmed, those leases end by themselves"),
+        let text = match self.watchers.iter().any(|watcher| watcher.releasing_since().is_some()) {
+            false => "all watchers are stopped; leaving".to_owned(),
+            true => format!(
+                "all watchers are stopped; {} did not answer the last question: a lease that was left ends by itself",
+                self.store_name()
+            ),
         };
         log(actions, Level::Info, text);
         actions.push(Action::Leave { code });
