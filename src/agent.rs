@@ -17,7 +17,8 @@ use signal_hook::low_level::siginfo::Origin;
 use signal_hook_tokio::SignalsInfo;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::cluster::local::{self, Identity, Local};
+use crate::cluster::identity::{Identity, IdentityError, default_state_dir, identity};
+use crate::cluster::local::{self, Local};
 use crate::cluster::{self, BusQuestion, Redis, Standing};
 use crate::config::{self, Config, Surroundings};
 use crate::control::{self, ControlSocket, Question};
@@ -44,7 +45,7 @@ const QUESTIONS: usize = 256;
 pub enum StartError {
     /// Another agent has its name or its place.
     #[error(transparent)]
-    Identity(#[from] local::IdentityError),
+    Identity(#[from] IdentityError),
     /// The control socket cannot be had.
     #[error(transparent)]
     Control(#[from] control::BindError),
@@ -76,8 +77,8 @@ pub fn run(path: &Path, config: Config) -> Result<i32, StartError> {
     if let Some(umask) = config.spec.umask {
         nix::sys::stat::umask(Mode::from_bits_truncate(umask));
     }
-    let state_dir = config.spec.state_dir.clone().unwrap_or_else(local::default_state_dir);
-    let identity = local::identity(&state_dir, &config.spec.node)?;
+    let state_dir = config.spec.state_dir.clone().unwrap_or_else(default_state_dir);
+    let identity = identity(&state_dir, &config.spec.node)?;
     let _pidfile = config.spec.pidfile.as_deref().map(Pidfile::write).transpose()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -7,7 +7,8 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use circus_agent::cluster::local::{IdentityError, Local, Me, identity};
+use circus_agent::cluster::identity::{IdentityError, identity};
+use circus_agent::cluster::local::{Local, Me};
 use circus_agent::model::command::RequestId;
 use circus_agent::model::event::{Ask, AskKind, Event, LeaseAnswer};
 use circus_agent::model::names::{ClusterName, NodeName, Owner, WatcherName};

@@ -11,14 +11,15 @@
 //!   registry    heartbeats and the list of nodes    bus    questions and answers between nodes
 //!   reason      errors in words
 //! client        the same registry and bus for one command of circusctl
+//!
+//! local         the same leases on one machine, by file locks
+//! identity      who an agent is over its restarts
 //! ```
 
-pub mod local;
 pub mod scripts;
 
 pub mod keys;
 
-pub mod client;
 pub mod shared;
 
 mod bus;
@@ -26,5 +27,10 @@ mod link;
 mod reason;
 mod registry;
 mod subscription;
+
+pub mod client;
+
+pub mod identity;
+pub mod local;
 
 pub use shared::{BusQuestion, Me, Redis, Standing};
