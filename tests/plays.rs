@@ -437,7 +437,8 @@ fn a_failover_without_a_target_goes_to_the_node_heard_of_last_and_is_known_to_be
     let failover = || Command::Failover { watcher: "beat".into(), to: None, patience: Patience::Settled };
     let request = stage.asks_for(failover());
     let seen = |secs, node| NodeRow { seen: Duration::from_secs(secs), ..row(node, NodeState::Up, &["beat"]) };
-    stage.tell(Event::RosterRead { request, rows: Ok(vec![seen(3, "b"), seen(1, "c"), seen(2, "d")]) });
+    let rows = vec![seen(0, "a"), seen(3, "b"), seen(1, "c"), seen(2, "d")];
+    stage.tell(Event::RosterRead { request, rows: Ok(rows) });
     stage.end(id, Exit::Code(0));
     let moved = Answer::Moved { from: name("a"), to: Some(name("c")), token: 1 };
     let release = stage.orders.iter().find_map(|action| match action {

@@ -236,7 +236,7 @@ impl Node {
         };
         // Without a registry there is nobody to choose from: whoever waits for the lease will have it.
         let to = match rows {
-            Some(rows) => Some(successor(&watcher, to, rows).map_err(Refusal::NoCandidate)?),
+            Some(rows) => Some(successor(&watcher, &self.name, to, rows).map_err(Refusal::NoCandidate)?),
             None => to,
         };
         self.watchers[index].part(to.clone());
@@ -414,9 +414,16 @@ struct Move {
 }
 
 /// The node that takes a singleton over: the one asked for, if it can, or of those that can the one heard of last.
-fn successor(watcher: &WatcherName, to: Option<NodeName>, rows: &[NodeRow]) -> Result<NodeName, String> {
-    let waits = |row: &&NodeRow| row.about.waits.iter().any(|waiting| watcher.matches(waiting));
-    let able: Vec<&NodeRow> = rows.iter().filter(|row| row.state == NodeState::Up).filter(waits).collect();
+fn successor(
+    watcher: &WatcherName,
+    holder: &NodeName,
+    to: Option<NodeName>,
+    rows: &[NodeRow],
+) -> Result<NodeName, String> {
+    let waits = |row: &NodeRow| row.about.waits.iter().any(|waiting| watcher.matches(waiting));
+    // The holder's own row may be from a moment ago, when it waited too.
+    let can = |row: &&NodeRow| row.state == NodeState::Up && waits(row) && row.name != *holder;
+    let able: Vec<&NodeRow> = rows.iter().filter(can).collect();
     let names = able.iter().map(|row| row.name.as_str()).collect::<Vec<_>>().join(", ");
     let hint = if able.is_empty() { "no node waits for it".into() } else { format!("candidates: {names}") };
     let Some(to) = to else {
