@@ -111,7 +111,7 @@ impl Node {
             Command::Start { pattern, patience } => {
                 let goal = self.up_goal(pattern.as_deref(), false)?;
                 let found = self.select(pattern.as_deref(), true)?;
-                found.iter().for_each(|index| self.watchers[*index].start(now));
+                found.iter().for_each(|index| self.watchers.stir(*index).start(now));
                 return Ok(self.wait_or(patience, request, self.names(&found), goal));
             }
             Command::Stop { pattern, patience } => {
@@ -119,18 +119,18 @@ impl Node {
                 if let State::Starting { queue, .. } = &mut self.phase {
                     queue.retain(|index| !found.contains(index));
                 }
-                found.iter().for_each(|index| self.watchers[*index].stop());
+                found.iter().for_each(|index| self.watchers.stir(*index).stop());
                 return Ok(self.wait_or(patience, request, self.names(&found), Goal::Down));
             }
             Command::Restart { pattern, patience } => {
                 let goal = self.up_goal(pattern.as_deref(), true)?;
                 let found = self.select(pattern.as_deref(), true)?;
-                found.iter().for_each(|index| self.watchers[*index].restart(now, actions));
+                found.iter().for_each(|index| self.watchers.stir(*index).restart(now, actions));
                 return Ok(self.wait_or(patience, request, self.names(&found), goal));
             }
             Command::Resize { watcher, by, patience } => {
                 let index = self.find(&watcher)?;
-                let numprocesses = self.watchers[index].resize(by);
+                let numprocesses = self.watchers.stir(index).resize(by);
                 let singleton = self.watchers[index].lease().is_some();
                 if patience == Patience::Settled && !singleton {
                     return Ok(self.wait_or(patience, request, self.names(&[index]), Goal::Resized));
@@ -239,7 +239,7 @@ impl Node {
             Some(rows) => Some(successor(&watcher, &self.name, to, rows).map_err(Refusal::NoCandidate)?),
             None => to,
         };
-        self.watchers[index].part(to.clone());
+        self.watchers.stir(index).part(to.clone());
         Ok(Move { watcher, to, token })
     }
 

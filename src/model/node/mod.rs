@@ -12,15 +12,17 @@
 
 mod commands;
 mod relay;
+mod watchers;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use self::commands::Wait;
 use self::relay::Errand;
+use self::watchers::Watchers;
 use super::command::{Answer, Part, Refusal, Reply, RequestId};
 use super::event::{Action, Event, Haste, Level};
-use super::names::{ClusterName, NodeName, WatcherName};
+use super::names::{ClusterName, NodeName};
 use super::random::Random;
 use super::snapshot::{Phase, Snapshot, StoreView};
 use super::spec::AgentSpec;
@@ -49,7 +51,7 @@ pub struct Node {
     cluster: ClusterName,
     clustered: bool,
     warmup: Duration,
-    watchers: Vec<Watcher>,
+    watchers: Watchers,
     phase: State,
     store: StoreView,
     reminder: Option<Time>,
@@ -87,7 +89,7 @@ impl Node {
             cluster,
             clustered: redis.is_some(),
             warmup: warmup_delay,
-            watchers,
+            watchers: Watchers::new(watchers),
             phase: State::Starting { queue, next: now },
             store: StoreView::Unknown,
             reminder: None,
@@ -112,7 +114,6 @@ impl Node {
 
     /// When to come back at the latest, or never by itself.
     pub fn next_wakeup(&self) -> Option<Time> {
-        let watchers = self.watchers.iter().filter_map(|watcher| watcher.next_wakeup(self.now));
         let errands = self.errands.values().filter_map(Errand::deadline);
         let phase = match &self.phase {
             State::Starting { next, .. } => Some(*next),
@@ -123,7 +124,7 @@ impl Node {
             State::Running => None,
             State::Left => return None,
         };
-        watchers.chain(errands).chain(phase).chain(self.reminder).min()
+        errands.chain(phase).chain(self.reminder).chain(self.watchers.next_wakeup()).min()
     }
 
     /// What others may see.
@@ -146,17 +147,15 @@ impl Node {
         match event {
             Event::Woke => {}
             Event::Process(id, event) => {
-                for watcher in &mut self.watchers {
-                    watcher.process_changed(now, id, event.clone(), actions);
-                }
+                self.watchers.process_changed(now, id, event, actions);
             }
             Event::Lease { watcher, ask, answer } => {
-                if let Some(watcher) = self.watcher(&watcher) {
+                if let Some(watcher) = self.watchers.stir_named(&watcher) {
                     watcher.lease_answered(now, &ask, answer, actions);
                 }
             }
             Event::LeaseFreed { watcher } => {
-                if let Some(watcher) = self.watcher(&watcher) {
+                if let Some(watcher) = self.watchers.stir_named(&watcher) {
                     watcher.lease_freed(now);
                 }
             }
@@ -167,7 +166,7 @@ impl Node {
                 self.store = StoreView::Up;
                 self.reminder = None;
                 // Who waited out an error need not wait any longer.
-                self.watchers.iter_mut().for_each(|watcher| watcher.lease_freed(now));
+                (0..self.watchers.len()).for_each(|index| self.watchers.stir(index).lease_freed(now));
             }
             Event::StoreDown { reason } => {
                 self.store = StoreView::Down { reason: format!("{}: {reason}", self.store_name()) };
@@ -241,9 +240,7 @@ impl Node {
         }
         self.start_queued();
         self.stop_next(actions);
-        for watcher in &mut self.watchers {
-            watcher.settle(now, &mut self.last_id, actions);
-        }
+        self.watchers.settle(now, &mut self.last_id, actions);
         self.expire_errands(actions);
         self.answer_settled(actions);
         self.leave_when_down(actions);
@@ -258,7 +255,7 @@ impl Node {
                 self.phase = State::Running;
                 return;
             };
-            let watcher = &mut self.watchers[index];
+            let watcher = self.watchers.stir(index);
             watcher.start(now);
             *next = now + self.warmup + watcher.spec().warmup_delay * watcher.numprocesses();
         }
@@ -270,13 +267,15 @@ impl Node {
         let now = self.now;
         let up = self.watchers.iter().filter(|watcher| !is_settled_down(watcher, now));
         let Some(lowest) = up.map(|watcher| watcher.spec().priority).min() else { return };
-        for watcher in &mut self.watchers {
+        for index in 0..self.watchers.len() {
+            let watcher = &self.watchers[index];
             // What has not started never will; the rest waits for its turn, unless there is haste.
-            if watcher.spec().priority <= lowest || watcher.ids().is_empty() || haste == Haste::Fast {
-                watcher.stop();
+            let turn = watcher.spec().priority <= lowest || watcher.ids().is_empty() || haste == Haste::Fast;
+            if turn && !watcher.is_at_rest() {
+                self.watchers.stir(index).stop();
             }
-            if haste == Haste::Fast {
-                watcher.kill(now, actions);
+            if haste == Haste::Fast && !self.watchers[index].ids().is_empty() {
+                self.watchers.stir(index).kill(now, actions);
             }
         }
     }
@@ -303,10 +302,6 @@ impl Node {
         };
         log(actions, Level::Info, text);
         actions.push(Action::Leave { code });
-    }
-
-    fn watcher(&mut self, name: &WatcherName) -> Option<&mut Watcher> {
-        self.watchers.iter_mut().find(|watcher| watcher.spec().name == *name)
     }
 }
 
