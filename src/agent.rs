@@ -112,6 +112,8 @@ struct Agent {
     started: Time,
     notify: Notify,
     ready: bool,
+    /// Whether there may be something new to show.
+    changed: bool,
     path: PathBuf,
     leaving: Option<i32>,
 }
@@ -171,6 +173,7 @@ impl Agent {
             started: now,
             notify,
             ready: false,
+            changed: true,
             path: path.to_owned(),
             leaving: None,
         };
@@ -182,6 +185,9 @@ impl Agent {
         let mut watchdog = self.notify.watchdog_interval().map(tokio::time::interval);
         self.take(Event::Woke);
         let code = loop {
+            if std::mem::take(&mut self.changed) {
+                self.show();
+            }
             if let Some(code) = self.leaving {
                 break code;
             }
@@ -191,7 +197,12 @@ impl Agent {
             }
             tokio::select! {
                 () = doors.alarm.rang() => self.take(Event::Woke),
-                Some(event) = doors.events.recv() => self.take(event),
+                Some(event) = doors.events.recv() => {
+                    self.take(event);
+                    // What came together is shown together; no more than a queue of it, for the sake of the doors.
+                    let together = std::iter::from_fn(|| doors.events.try_recv().ok());
+                    together.take(EVENTS).for_each(|event| self.take(event));
+                }
                 Some(question) = doors.control.recv() => self.ask(&question.line, question.answer),
                 Some(question) = doors.bus.recv() => self.ask(&question.line, question.answer),
                 Some(signal) = doors.signals.next() => self.signalled(&signal),
@@ -215,13 +226,10 @@ impl Agent {
     fn take(&mut self, event: Event) {
         let mut actions = Vec::new();
         self.node.step(clock::now(), event, &mut actions);
-        if actions.is_empty() && self.ready {
-            return;
-        }
+        self.changed |= !actions.is_empty() || !self.ready;
         for action in actions {
             self.perform(action);
         }
-        self.show();
     }
 
     fn perform(&mut self, action: Action) {
