@@ -153,17 +153,13 @@ impl Watcher {
 
     /// Kills what runs, without grace.
     pub fn kill(&mut self, now: Time, actions: &mut Vec<Action>) {
-        for process in &mut self.processes {
-            process.stop(now, self.spec.stop_signal, now, actions);
-        }
+        self.stop_all(now, now, actions);
     }
 
     /// Replaces the processes there are: each stops, and its slot starts anew.
     pub fn restart(&mut self, now: Time, actions: &mut Vec<Action>) {
         self.start(now);
-        for process in &mut self.processes {
-            process.stop(now, self.spec.stop_signal, now + self.spec.graceful_timeout, actions);
-        }
+        self.stop_all(now, now + self.spec.graceful_timeout, actions);
     }
 
     /// Wants `by` more or fewer processes, never below none. A singleton's number stays.
@@ -266,24 +262,18 @@ impl Watcher {
     /// Orders what brings the actual nearer to the wanted.
     pub fn settle(&mut self, now: Time, ids: &mut u64, actions: &mut Vec<Action>) {
         self.advance_lease(now, actions);
-        let token = match self.hold(now) {
-            None => None,
-            Some(Hold::Firm { token, deadline }) => {
-                self.feed(deadline, actions);
-                Some((token, deadline))
+        let hold = self.hold(now);
+        if let Some(Hold::Firm { deadline, .. }) = hold {
+            self.feed(deadline, actions);
+        }
+        match hold {
+            Some(Hold::Losing { kill }) => self.wind_down(now, kill, actions),
+            _ if self.goal != Goal::Run || self.parting.is_some() => {
+                self.wind_down(now, now + self.spec.graceful_timeout, actions);
             }
-            Some(Hold::No) => None,
-            Some(Hold::Losing { kill }) => {
-                self.lose(now, kill, actions);
-                None
-            }
-        };
-        let firm = self.lease.is_none() || token.is_some();
-        if self.goal != Goal::Run || self.parting.is_some() {
-            self.wind_down(now, actions);
-        } else if firm {
-            self.shrink(now, actions);
-            self.grow(now, token, ids, actions);
+            None => self.fill(now, None, ids, actions),
+            Some(Hold::Firm { token, deadline }) => self.fill(now, Some((token, deadline)), ids, actions),
+            Some(Hold::No) => {}
         }
         for process in &mut self.processes {
             process.wake(now, actions);
@@ -313,12 +303,9 @@ impl Watcher {
         }
     }
 
-    /// The lease is being lost: everything ends by `kill`, and then the lease goes.
-    fn lose(&mut self, now: Time, kill: Time, actions: &mut Vec<Action>) {
-        let kill = kill.min(now + self.spec.graceful_timeout);
-        for process in &mut self.processes {
-            process.stop(now, self.spec.stop_signal, kill, actions);
-        }
+    /// Stops everything in good order, but by `kill` at the latest, and gives the lease away when nothing is left.
+    fn wind_down(&mut self, now: Time, kill: Time, actions: &mut Vec<Action>) {
+        self.stop_all(now, kill.min(now + self.spec.graceful_timeout), actions);
         if self.processes.is_empty()
             && let Some(lease) = &mut self.lease
         {
@@ -331,20 +318,16 @@ impl Watcher {
         }
     }
 
-    /// Stops everything in good order, and gives the lease back when nothing is left.
-    fn wind_down(&mut self, now: Time, actions: &mut Vec<Action>) {
+    fn stop_all(&mut self, now: Time, kill: Time, actions: &mut Vec<Action>) {
         for process in &mut self.processes {
-            process.stop(now, self.spec.stop_signal, now + self.spec.graceful_timeout, actions);
+            process.stop(now, self.spec.stop_signal, kill, actions);
         }
-        if self.processes.is_empty()
-            && let Some(lease) = &mut self.lease
-        {
-            self.fed = None;
-            match self.parting.take() {
-                Some((to, after)) if self.goal == Goal::Run => lease.release(now, to, after),
-                _ => lease.leave(now),
-            }
-        }
+    }
+
+    /// Brings the number of processes to what is wanted.
+    fn fill(&mut self, now: Time, hold: Option<(u64, Deadline)>, ids: &mut u64, actions: &mut Vec<Action>) {
+        self.shrink(now, actions);
+        self.grow(now, hold, ids, actions);
     }
 
     /// Stops the oldest of too many.
@@ -458,6 +441,11 @@ impl Watcher {
     /// Whether nothing of it runs and no lease is held: what a stop comes to.
     pub fn is_down(&self) -> bool {
         self.processes.is_empty() && self.lease.as_ref().is_none_or(Lease::is_clear)
+    }
+
+    /// Whether the lease is being given away, in an orderly move or after failures.
+    pub fn is_parting(&self) -> bool {
+        self.parting.is_some()
     }
 
     /// Whether nothing of it is wanted.
