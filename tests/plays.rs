@@ -269,6 +269,30 @@ fn a_stopped_process_that_stays_is_killed_when_its_grace_is_over() {
 }
 
 #[test]
+fn who_waits_for_a_stop_or_a_move_hears_when_it_is_called_back() {
+    let again = || Command::Start { pattern: None, patience: Patience::Admitted };
+    let refused = |outcome| matches!(outcome, Some(Outcome::Own(Reply::Refused(Refusal::Failed(_)))));
+
+    let mut stage = Stage::new(vec![watcher("web")]);
+    stage.start();
+    let stop = stage.asks_for(Command::Stop { pattern: Some("web".into()), patience: Patience::Settled });
+    assert_eq!(stage.outcome(stop), None);
+    stage.asks_for(again());
+    assert!(refused(stage.outcome(stop)));
+
+    let mut stage = Stage::new(vec![singleton("beat")]);
+    stage.grant(1);
+    stage.start();
+    let to = Some(name("b"));
+    let failover = stage.asks_for(Command::Failover { watcher: "beat".into(), to, patience: Patience::Settled });
+    let rows = Ok(vec![row("b", NodeState::Up, &["beat"])]);
+    stage.tell(Event::RosterRead { request: failover, rows });
+    assert_eq!(stage.outcome(failover), None);
+    stage.asks_for(again());
+    assert!(refused(stage.outcome(failover)));
+}
+
+#[test]
 fn priorities_stop_from_the_lowest_up_and_a_second_request_hurries() {
     let specs = vec![WatcherSpec { priority: 9, ..watcher("db") }, watcher("web")];
     let mut stage = Stage::new(specs);

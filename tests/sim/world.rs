@@ -7,7 +7,7 @@
 //! A [`Witness`] outside sees the children themselves and nothing of what anybody believes.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::time::Duration;
 
 use circus_agent::cluster::scripts;
@@ -249,7 +249,7 @@ pub(crate) struct World {
     redis: SimulatedRedis,
     snapshot: Snapshot,
     held_back: Vec<(usize, u64, WatcherName, Ask)>,
-    open: BTreeMap<(usize, u64, Time, u128), ()>,
+    open: BTreeSet<(usize, u64, Time, u128)>,
     timings: LeaseTimings,
     graceful: Duration,
     plant: Plant,
@@ -299,7 +299,7 @@ impl World {
             redis,
             snapshot: Snapshot::default(),
             held_back: Vec::new(),
-            open: BTreeMap::new(),
+            open: BTreeSet::new(),
             timings,
             graceful,
             plant,
@@ -410,7 +410,7 @@ impl World {
             What::Return { host, life, watcher, ask, answer } => {
                 // An answer after the adapter gave up is dropped; now and then one slips through all the same.
                 if self.random.fraction() < 0.1 {
-                    self.open.insert((host, life, ask.sent, ask.owner.nonce), ());
+                    self.open.insert((host, life, ask.sent, ask.owner.nonce));
                 }
                 self.answer(host, life, watcher, ask, answer);
             }
@@ -648,7 +648,7 @@ impl World {
     // ---- Redis and the way there ----
 
     fn send(&mut self, host: usize, life: u64, watcher: WatcherName, ask: Ask, timeout: Duration) {
-        self.open.insert((host, life, ask.sent, ask.owner.nonce), ());
+        self.open.insert((host, life, ask.sent, ask.owner.nonce));
         let link = self.hosts[host].link;
         let delay = link.there.mul_f64(0.8 + 0.4 * self.random.fraction());
         if self.hosts[host].reachable && self.random.fraction() >= link.loss {
@@ -689,7 +689,7 @@ impl World {
     }
 
     fn answer(&mut self, host: usize, life: u64, watcher: WatcherName, ask: Ask, answer: LeaseAnswer) {
-        if self.open.remove(&(host, life, ask.sent, ask.owner.nonce)).is_some() && self.hosts[host].life == life {
+        if self.open.remove(&(host, life, ask.sent, ask.owner.nonce)) && self.hosts[host].life == life {
             self.tell(host, Event::Lease { watcher, ask, answer });
         }
     }

@@ -317,7 +317,10 @@ impl Node {
         let watchers: Vec<&Watcher> = wait.watchers.iter().filter_map(of).collect();
         match &wait.goal {
             Goal::Left | Goal::Sampled { .. } => None,
-            Goal::Down => watchers.iter().all(|watcher| watcher.is_down()).then_some(Reply::Done(Answer::Ok)),
+            Goal::Down => match watchers.iter().find(|watcher| !watcher.is_at_rest()) {
+                Some(watcher) => Some(called_back(watcher)),
+                None => watchers.iter().all(|watcher| watcher.is_down()).then_some(Reply::Done(Answer::Ok)),
+            },
             Goal::Resized => {
                 let watcher = watchers.first()?;
                 let numprocesses = watcher.numprocesses();
@@ -328,6 +331,10 @@ impl Node {
             }
             Goal::Moved { to, token } => {
                 let watcher = watchers.first()?;
+                let held = watcher.lease().is_some_and(|lease| matches!(lease.hold(now), Hold::Firm { .. }));
+                if held && !watcher.is_parting() && !watcher.is_at_rest() {
+                    return Some(called_back(watcher));
+                }
                 let clear = watcher.is_down() || watcher.lease().is_some_and(|lease| lease.releasing_since().is_some());
                 let answer = Answer::Moved { from: self.name.clone(), to: to.clone(), token: *token };
                 (clear && watcher.ids().is_empty()).then_some(Reply::Done(answer))
@@ -441,6 +448,11 @@ fn successor(
     Err(format!("{to} cannot take {watcher}: {why}; {hint}"))
 }
 
+/// What is said to who waits for a watcher to go, when someone has started it again meanwhile.
+fn called_back(watcher: &Watcher) -> Reply {
+    Reply::Refused(Refusal::Failed(format!("{} was started again meanwhile", watcher.spec().name)))
+}
+
 /// Why a watcher that was to come up does not.
 fn failure(watcher: &Watcher, now: Time) -> Option<Reply> {
     matches!(watcher.state(now), WatcherState::Failed | WatcherState::Backoff).then(|| {
@@ -449,7 +461,7 @@ fn failure(watcher: &Watcher, now: Time) -> Option<Reply> {
     })
 }
 
-/// Levenshtein's: how many characters to change, add or drop.
+/// Levenshtein's: how many characters to change, add or drop. The model has only std, so it is spelled out here.
 fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();

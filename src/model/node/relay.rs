@@ -66,6 +66,8 @@ impl Errand {
 }
 
 impl Node {
+    /// A door was asked: carries the command out here, or finds the nodes it is for. `limit` is how long each of several
+    /// nodes may take, where the asker says so.
     pub(super) fn asked(
         &mut self,
         request: RequestId,
@@ -91,6 +93,7 @@ impl Node {
         }
     }
 
+    /// The registry was read for a request, or could not be.
     pub(super) fn roster_read(
         &mut self,
         request: RequestId,
@@ -233,6 +236,7 @@ impl Node {
         self.deliver(request, outcome, actions);
     }
 
+    /// Ends the errands whose patience is over, and names the silent.
     pub(super) fn expire_errands(&mut self, actions: &mut Vec<Action>) {
         let now = self.now;
         let expired: Vec<_> = self
@@ -274,6 +278,7 @@ impl Node {
     }
 }
 
+/// How long another node has for a command, where the asker does not say.
 pub(super) fn relay_patience(command: &Command) -> Duration {
     match command {
         Command::Start { patience, .. }
