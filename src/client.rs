@@ -14,15 +14,11 @@ use tokio::time::timeout;
 
 use crate::cluster::client::BusClient;
 use crate::control::{Places, Probe};
-use crate::model::command::{Answer, Command, NodeRow, NodeState, Outcome, Part, Patience, Refusal, Reply, Target};
+use crate::model::command::{Answer, Command, NodeRow, NodeState, Outcome, Part, Refusal, Reply, Target};
 use crate::model::names::{ClusterName, NodeName};
 use crate::model::spec::Secret;
 use crate::wire;
 
-/// How long a reply may take.
-pub const PATIENCE: Duration = Duration::from_secs(5);
-/// How long a reply may take that waits for processes to stop: their graceful time is theirs.
-pub const LONG_PATIENCE: Duration = Duration::from_secs(60);
 /// What an agent that asks others is given beyond its own patience with them, so that its reply, which names the
 /// silent ones, arrives before we give up on it.
 const GATHERING: Duration = Duration::from_secs(2);
@@ -98,19 +94,6 @@ pub struct Call {
     pub cluster: ClusterName,
     /// How long each node may take.
     pub patience: Duration,
-}
-
-/// How long a command may take unless the user says otherwise.
-pub fn usual_patience(command: &Command) -> Duration {
-    match command {
-        Command::Start { patience: Patience::Settled, .. }
-        | Command::Stop { patience: Patience::Settled, .. }
-        | Command::Restart { patience: Patience::Settled, .. }
-        | Command::Resize { patience: Patience::Settled, .. }
-        | Command::Quit { patience: Patience::Settled }
-        | Command::Failover { patience: Patience::Settled, .. } => LONG_PATIENCE,
-        _ => PATIENCE,
-    }
 }
 
 /// Asks, and gives back the reply as its JSON promises it ([`wire::reply_json`]).
@@ -351,7 +334,7 @@ fn no_such_node(name: &NodeName, roster: &[NodeRow]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::command::NodeAbout;
+    use crate::model::command::{NodeAbout, Patience};
     use std::os::unix::net::UnixListener;
 
     fn node(name: &str) -> NodeName {

@@ -295,7 +295,7 @@ fn run(global: &Global, command: Command) -> Result<(Text, u8), ClientError> {
     {
         confirm(&what)?;
     }
-    let patience = global.timeout.unwrap_or_else(|| client::usual_patience(&command));
+    let patience = global.timeout.unwrap_or(command.usual_time());
     let call = Call { command, target, cluster: global.cluster.clone(), patience };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

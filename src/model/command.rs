@@ -68,6 +68,35 @@ pub enum Command {
     LeaseInit { watcher: String },
 }
 
+impl Command {
+    /// How long a node may take to answer it, unless the asker says otherwise: 5 s, or 60 s where the answer comes when
+    /// it is done.
+    pub fn usual_time(&self) -> Duration {
+        let patience = match self {
+            Command::Start { patience, .. }
+            | Command::Stop { patience, .. }
+            | Command::Restart { patience, .. }
+            | Command::Resize { patience, .. }
+            | Command::Quit { patience }
+            | Command::Failover { patience, .. } => *patience,
+            Command::List { .. }
+            | Command::Status { .. }
+            | Command::NumWatchers
+            | Command::NumProcesses { .. }
+            | Command::Stats { .. }
+            | Command::Options { .. }
+            | Command::Version
+            | Command::Nodes
+            | Command::Leases
+            | Command::LeaseInit { .. } => Patience::Admitted,
+        };
+        match patience {
+            Patience::Admitted => Duration::from_secs(5),
+            Patience::Settled => Duration::from_secs(60),
+        }
+    }
+}
+
 /// What one node says to one command.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Reply {

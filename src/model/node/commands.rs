@@ -1,6 +1,6 @@
 //! Commands, carried out on this node: at once, or answered when what was asked for is done.
 
-use super::relay::{Errand, relay_patience};
+use super::relay::Errand;
 use super::{Node, State, exit, log};
 use crate::model::command::{Answer, Command, NodeRow, NodeState, Patience, Refusal, Reply, RequestId, Sample};
 use crate::model::event::{Action, Haste, Level, ProcessId};
@@ -186,7 +186,7 @@ impl Node {
                 return Err(Refusal::NotHolder { watcher: name, holder });
             }
             let command = Command::Failover { watcher, to, patience };
-            let deadline = self.now + relay_patience(&command);
+            let deadline = self.now + command.usual_time();
             actions.push(Action::Relay { request, to: node.clone(), command });
             self.errands.insert(request, Errand::Pass { to: node, deadline });
         } else if to.as_ref() == Some(&self.name) {

@@ -6,19 +6,13 @@
 use std::time::Duration;
 
 use super::Node;
-use crate::model::command::{
-    Answer, Command, NodeRow, NodeState, Outcome, Part, Patience, Refusal, Reply, RequestId, Target,
-};
+use crate::model::command::{Answer, Command, NodeRow, NodeState, Outcome, Part, Refusal, Reply, RequestId, Target};
 use crate::model::event::Action;
 use crate::model::gather::Gather;
 use crate::model::names::NodeName;
 use crate::model::time::Time;
 
-/// How long another node has to answer a command that is answered at once.
-const RELAY_TIMEOUT: Duration = Duration::from_secs(5);
-/// And one whose answer comes when it is done.
-const RELAY_PATIENCE: Duration = Duration::from_secs(60);
-/// And at most, whatever the asker says: every wait has an end.
+/// How long another node has at most, whatever the asker says: every wait has an end.
 const LONGEST_PATIENCE: Duration = Duration::from_secs(86_400);
 
 /// A request that needs other nodes.
@@ -76,7 +70,7 @@ impl Node {
         limit: Option<Duration>,
         actions: &mut Vec<Action>,
     ) {
-        let patience = limit.map_or_else(|| relay_patience(&command), |limit| limit.min(LONGEST_PATIENCE));
+        let patience = limit.map_or_else(|| command.usual_time(), |limit| limit.min(LONGEST_PATIENCE));
         match target {
             Target::Here => self.execute(request, command, actions),
             Target::Nodes(nodes) if !self.clustered => {
@@ -275,30 +269,5 @@ impl Node {
 
     fn deliver(&self, request: RequestId, outcome: Outcome, actions: &mut Vec<Action>) {
         actions.push(Action::Reply { request, outcome });
-    }
-}
-
-/// How long another node has for a command, where the asker does not say.
-pub(super) fn relay_patience(command: &Command) -> Duration {
-    match command {
-        Command::Start { patience, .. }
-        | Command::Stop { patience, .. }
-        | Command::Restart { patience, .. }
-        | Command::Resize { patience, .. }
-        | Command::Quit { patience }
-        | Command::Failover { patience, .. } => match patience {
-            Patience::Settled => RELAY_PATIENCE,
-            Patience::Admitted => RELAY_TIMEOUT,
-        },
-        Command::List { .. }
-        | Command::Status { .. }
-        | Command::NumWatchers
-        | Command::NumProcesses { .. }
-        | Command::Stats { .. }
-        | Command::Options { .. }
-        | Command::Version
-        | Command::Nodes
-        | Command::Leases
-        | Command::LeaseInit { .. } => RELAY_TIMEOUT,
     }
 }
