@@ -55,6 +55,7 @@ fn describe(config: &Config) -> String {
         redis,
         warmup_delay,
         watchers,
+        ..
     } = &config.spec;
     let mut out = format!("node {node}, cluster {cluster}\n");
     let mut fact = |text: String| writeln!(out, "{text}").expect("a line");

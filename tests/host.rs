@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use circus_agent::host::Host;
 use circus_agent::host::clock::{self, Alarm};
 use circus_agent::model::command::RequestId;
-use circus_agent::model::event::{Deadline, Event, Exit, Launch, ProcessEvent, ProcessId, SpawnFailure};
+use circus_agent::model::event::{Deadline, Event, Exit, Launch, ProcessEvent, ProcessId, Signs, SpawnFailure};
 use circus_agent::model::names::WatcherName;
 use circus_agent::model::spec::{Output, ProgramSpec, Rlimit, UserSpec};
 use circus_agent::model::time::Time;
@@ -111,7 +111,7 @@ async fn every_other_failure_names_its_stage_too() {
     assert_eq!(failed.error, "ENOENT: No such file or directory");
 
     let mut log = sh("true");
-    with(&mut log, |program| program.stdout = Output::File("/nosuch/log".into()));
+    with(&mut log, |program| program.stdout = Output::file("/nosuch/log"));
     assert_eq!(world.fails(log).await.stage, r#"open("/nosuch/log")"#);
 
     assert_eq!(world.fails(launch(["a\0b"])).await.stage, r#"exec("a\0b")"#);
@@ -263,8 +263,8 @@ async fn output_goes_to_the_end_of_the_files_it_was_given() {
     for _ in 0..2 {
         let mut launch = sh("echo out; echo err >&2; cat");
         with(&mut launch, |program| {
-            program.stdout = Output::File(out.clone());
-            program.stderr = Output::File(err.clone());
+            program.stdout = Output::file(out.clone());
+            program.stderr = Output::file(err.clone());
             program.close_stdin = true;
         });
         assert_eq!(world.runs(launch).await, Exit::Code(0));
@@ -568,7 +568,7 @@ async fn a_stopped_guard_still_obeys_a_kill_and_does_not_hold_up_the_agent() {
 async fn a_guard_keeps_nothing_open_and_stands_apart() {
     let mut world = World::new();
     let mut sleeper = launch(["sleep", "1000"]);
-    with(&mut sleeper, |program| program.stdout = Output::File("/dev/full".into()));
+    with(&mut sleeper, |program| program.stdout = Output::file("/dev/full"));
     let process = world.spawn(guarded(sleeper, world.far()));
     let pid = world.spawned(process).await;
     let guard = parent_of(pid);
@@ -809,7 +809,7 @@ impl World {
 
     async fn says_holding(&mut self, mut launch: Launch, hold: Option<OwnedFd>) -> String {
         let file = self.path("said");
-        with(&mut launch, |program| program.stdout = Output::File(file.clone()));
+        with(&mut launch, |program| program.stdout = Output::file(file.clone()));
         let process = self.spawn_holding(&launch, hold);
         self.spawned(process).await;
         self.ends(process).await;
@@ -853,6 +853,7 @@ fn launch<const N: usize>(argv: [&str; N]) -> Launch {
         env: Vec::new(),
         stop_signal: libc::SIGTERM,
         guard: None,
+        signs: Signs::default(),
     }
 }
 

@@ -9,10 +9,11 @@ use circus_agent::model::command::{
     Answer, Command, NodeAbout, NodeRow, NodeState, Outcome, Part, Patience, Refusal, Reply, RequestId, Target,
 };
 use circus_agent::model::event::{
-    Action, AskKind, Event, Exit, Haste, LeaseAnswer, ProcessEvent, ProcessId, SpawnFailure,
+    Action, AskKind, Event, Exit, Haste, LeaseAnswer, ProcessEvent, ProcessId, Reach, SpawnFailure,
 };
 use circus_agent::model::names::{NodeName, WatcherName};
 use circus_agent::model::node::Node;
+use circus_agent::model::pattern::Pattern;
 use circus_agent::model::random::Random;
 use circus_agent::model::snapshot::WatcherState;
 use circus_agent::model::spec::{AgentSpec, LeaseTimings, RedisSpec, Secret, WatcherSpec};
@@ -155,7 +156,7 @@ fn killed(orders: &[Action], id: ProcessId) -> bool {
 }
 
 fn signalled(orders: &[Action], id: ProcessId) -> bool {
-    orders.contains(&Action::Signal { process: id, signal: TERM })
+    orders.contains(&Action::Signal { process: id, signal: TERM, reach: Reach::Main })
 }
 
 fn releases(orders: &[Action]) -> usize {
@@ -236,7 +237,7 @@ fn a_program_that_cannot_be_started_is_given_up_after_max_retry_and_a_start_trie
     assert_eq!(stage.spawns(), []);
     assert_eq!(stage.state("bad"), WatcherState::Failed);
     assert!(stage.note("bad").contains("exec(\"bad\"): ENOENT"), "{}", stage.note("bad"));
-    stage.asks_for(Command::Start { pattern: Some("bad".into()), patience: Patience::Admitted });
+    stage.asks_for(Command::Start { pattern: Some(Pattern::Glob("bad".into())), patience: Patience::Admitted });
     assert_eq!(stage.spawns().len(), 1);
 }
 
@@ -255,7 +256,8 @@ fn without_respawn_the_last_end_is_the_watchers() {
 fn a_stopped_process_that_stays_is_killed_when_its_grace_is_over() {
     let mut stage = Stage::new(vec![watcher("web")]);
     let id = stage.start()[0];
-    let request = stage.asks_for(Command::Stop { pattern: Some("web".into()), patience: Patience::Settled });
+    let request =
+        stage.asks_for(Command::Stop { pattern: Some(Pattern::Glob("web".into())), patience: Patience::Settled });
     let orders = stage.orders();
     assert!(signalled(&orders, id) && !killed(&orders, id));
     stage.wait(GRACE - Duration::from_millis(1));
@@ -275,7 +277,8 @@ fn who_waits_for_a_stop_or_a_move_hears_when_it_is_called_back() {
 
     let mut stage = Stage::new(vec![watcher("web")]);
     stage.start();
-    let stop = stage.asks_for(Command::Stop { pattern: Some("web".into()), patience: Patience::Settled });
+    let stop =
+        stage.asks_for(Command::Stop { pattern: Some(Pattern::Glob("web".into())), patience: Patience::Settled });
     assert_eq!(stage.outcome(stop), None);
     stage.asks_for(again());
     assert!(refused(stage.outcome(stop)));
@@ -323,7 +326,8 @@ fn incr_adds_and_decr_takes_the_oldest() {
 #[test]
 fn an_unknown_watcher_is_refused_with_one_like_it() {
     let mut stage = Stage::new(vec![watcher("worker")]);
-    let request = stage.asks_for(Command::Stop { pattern: Some("wroker".into()), patience: Patience::Admitted });
+    let request =
+        stage.asks_for(Command::Stop { pattern: Some(Pattern::Glob("wroker".into())), patience: Patience::Admitted });
     let hint = Some(WatcherName::parse("worker").unwrap());
     let refusal = Refusal::NoSuchWatcher { name: "wroker".into(), hint };
     assert_eq!(stage.outcome(request), Some(Outcome::Own(Reply::Refused(refusal))));
@@ -615,7 +619,7 @@ fn any_event_in_any_state_is_survived() {
         asks.truncate(50);
         let id = ProcessId(random.number() % 60);
         let patience = if random.number().is_multiple_of(2) { Patience::Settled } else { Patience::Admitted };
-        let pattern = Some("*e*".into());
+        let pattern = Some(Pattern::Glob("*e*".into()));
         let request = RequestId(random.number() % 1_000);
         let event = match random.number() % 16 {
             0 => Event::Process(id, ProcessEvent::Spawned { pid: 5 }),

@@ -19,6 +19,8 @@ const EDGES: &[(&str, &[&str])] = &[
     ("clap", &["cli"]),
     ("serde_json", &["agent", "client", "cli", "cluster", "control", "host", "view", "wire"]),
     ("sd_notify", &["systemd"]),
+    ("jiff", &["host", "view", "cli"]),
+    ("regex", &["config", "host", "model", "plugins"]),
     ("libc", &["agent", "cli", "cluster", "config", "control", "host"]),
     ("tokio", &["agent", "client", "cli", "cluster", "control", "host"]),
 ];

@@ -11,8 +11,8 @@ use crate::client::{self, Call, ClientError, Endpoint};
 use crate::control::Places;
 use crate::model::command::{Command, Patience, Target};
 use crate::model::names::{ClusterName, NodeName};
+use crate::model::pattern::Pattern;
 use crate::view::{self, Style, Text};
-use crate::wire;
 
 /// circusctl's command line.
 #[derive(Debug, Parser)]
@@ -221,8 +221,8 @@ impl Words {
             Words::Decr(resize) => resize.command(-1),
             Words::Numprocesses { name } => Command::NumProcesses { watcher: name },
             Words::Numwatchers => Command::NumWatchers,
-            Words::Stats { name, pid } => Command::Stats { watcher: name, pid },
-            Words::Options { name } => Command::Options { watcher: name },
+            Words::Stats { name, pid } => Command::Stats { watcher: name, pid, extended: false },
+            Words::Options { name } => Command::Options { watcher: name, keys: None },
             Words::Quit { waiting } => Command::Quit { patience: patience(waiting) },
             Words::Version => Command::Version,
             Words::Nodes => Command::Nodes,
@@ -237,11 +237,11 @@ impl Words {
 }
 
 impl Matching {
-    fn pattern(self) -> Option<String> {
-        match self.how {
-            Match::Glob => self.name,
-            Match::Simple => self.name.map(|name| wire::escape_glob(&name)),
-        }
+    fn pattern(self) -> Option<Pattern> {
+        self.name.map(|name| match self.how {
+            Match::Glob => Pattern::Glob(name),
+            Match::Simple => Pattern::Name(name),
+        })
     }
 }
 
@@ -453,15 +453,18 @@ mod tests {
             ("list", Command::List { watcher: None }),
             ("status web", Command::Status { watcher: web() }),
             ("start", Command::Start { pattern: None, patience: Admitted }),
-            ("stop web* --waiting", Command::Stop { pattern: Some("web*".into()), patience: Settled }),
-            ("restart a*b --match simple", Command::Restart { pattern: Some("a[*]b".into()), patience: Admitted }),
+            ("stop web* --waiting", Command::Stop { pattern: Some(Pattern::Glob("web*".into())), patience: Settled }),
+            (
+                "restart a*b --match simple",
+                Command::Restart { pattern: Some(Pattern::Name("a*b".into())), patience: Admitted },
+            ),
             ("incr web", Command::Resize { watcher: "web".into(), by: 1, patience: Admitted }),
             ("incr web 3", Command::Resize { watcher: "web".into(), by: 3, patience: Admitted }),
             ("decr --waiting --nb 2 web", Command::Resize { watcher: "web".into(), by: -2, patience: Settled }),
             ("numprocesses web", Command::NumProcesses { watcher: web() }),
             ("numwatchers", Command::NumWatchers),
-            ("stats web 12", Command::Stats { watcher: web(), pid: Some(12) }),
-            ("options web", Command::Options { watcher: "web".into() }),
+            ("stats web 12", Command::Stats { watcher: web(), pid: Some(12), extended: false }),
+            ("options web", Command::Options { watcher: "web".into(), keys: None }),
             ("quit --waiting", Command::Quit { patience: Settled }),
             ("version", Command::Version),
             ("nodes", Command::Nodes),

@@ -16,7 +16,8 @@ use super::words;
 use crate::model::names::{ClusterName, NodeName, WatcherName};
 use crate::model::pattern;
 use crate::model::spec::{
-    AgentSpec, LeaseTimings, LogLevel, Output, ProgramSpec, RedisSpec, Rlimit, Secret, UserSpec, WID, WatcherSpec,
+    AgentSpec, LeaseTimings, LogLevel, LogOutput, Output, ProgramSpec, RedisSpec, Rlimit, Secret, UserSpec, WID,
+    WatcherSpec,
 };
 
 /// What to search for programs where a process has no `PATH`, as Circus's children do.
@@ -49,6 +50,9 @@ pub(super) fn build(doc: &Document, around: &Surroundings, problems: &mut Proble
         pidfile: circus.path("pidfile"),
         umask: circus.number("umask"),
         log_level: circus.level("loglevel"),
+        log_output: LogOutput::Stderr,
+        python: None,
+        global_options: BTreeMap::new(),
         redis: url.map(|url| RedisSpec { url: Secret::new(url) }),
         warmup_delay: circus.seconds("warmup_delay"),
         watchers,
@@ -507,7 +511,17 @@ impl<'a> Build<'a> {
             max_retry: settings.number("max_retry"),
             graceful_timeout: settings.seconds("graceful_timeout"),
             stop_signal: settings.number("stop_signal").unwrap_or(libc::SIGTERM),
+            stop_children: false,
+            send_hup: false,
+            max_age: None,
+            max_age_variance: Duration::from_secs(30),
+            ready: None,
+            health: None,
+            after: Vec::new(),
+            hooks: BTreeMap::new(),
+            hook_timeout: Duration::from_secs(30),
             singleton,
+            settings: BTreeMap::new(),
         })
     }
 
@@ -529,7 +543,7 @@ impl<'a> Build<'a> {
                 Output::Null
             }
             (true, None) => Output::Null,
-            (false, Some(path)) => Output::File(path),
+            (false, Some(path)) => Output::file(path),
             (false, None) => {
                 if let Some(set) = class.filter(|set| set.value != Value::Unset) {
                     self.problems

@@ -17,7 +17,7 @@ use nix::unistd::{Gid, getegid, geteuid, getgrouplist};
 use super::spawn::{Limit, Plan, failure};
 use super::tree;
 use crate::model::event::{Launch, SpawnFailure};
-use crate::model::spec::{Output, ProgramSpec, UserSpec};
+use crate::model::spec::{Output, ProgramSpec, Sink, StreamSpec, UserSpec};
 
 /// Where a program is looked for when its environment does not say.
 const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
@@ -179,7 +179,10 @@ fn output(output: &Output) -> Result<Stream, SpawnFailure> {
     match output {
         Output::Inherit => Ok(Stream::Inherited),
         Output::Null => open("/dev/null".as_ref(), File::options().write(true)),
-        Output::File(path) => open(path, File::options().append(true).create(true).mode(0o644)),
+        Output::Stream(StreamSpec { sink: Sink::File { path, .. }, .. }) => {
+            open(path, File::options().append(true).create(true).mode(0o644))
+        }
+        Output::Stream(_) => Ok(Stream::Inherited),
     }
 }
 

@@ -57,7 +57,14 @@ impl Sampler {
     pub(super) fn sample(&mut self, processes: Vec<(WatcherName, u32, u32)>) -> Vec<Sample> {
         let now = clock::now();
         self.before.retain(|_, measured| now.since(measured.at) < MEMORY);
-        let measure = |(watcher, wid, pid)| Sample { watcher, wid, pid, usage: self.usage(pid, now) };
+        let measure = |(watcher, wid, pid)| Sample {
+            watcher,
+            wid,
+            pid,
+            usage: self.usage(pid, now),
+            children: Vec::new(),
+            extra: None,
+        };
         processes.into_iter().map(measure).collect()
     }
 

@@ -1,9 +1,13 @@
 //! What someone asks, and what they are told. All doors make the same [`Command`] and get the same [`Reply`].
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+use super::event::{Changes, Reach};
 use super::names::{NodeName, WatcherName};
+use super::pattern::Pattern;
+use super::plan::Plan;
 use super::snapshot::{LeaseView, Snapshot};
 use super::spec::WatcherSpec;
 
@@ -42,18 +46,40 @@ pub enum Command {
     NumWatchers,
     /// How many processes run, in all or of one watcher.
     NumProcesses { watcher: Option<String> },
-    /// What the processes use.
-    Stats { watcher: Option<String>, pid: Option<u32> },
-    /// One watcher's options.
-    Options { watcher: String },
+    /// What the processes use; `extended`: with their children and what hooks add, of one watcher.
+    Stats { watcher: Option<String>, pid: Option<u32>, extended: bool },
+    /// What the agent itself uses.
+    AgentStats,
+    /// One watcher's options; only `keys` where they are named.
+    Options { watcher: String, keys: Option<Vec<String>> },
+    /// The agent's options; only one where it is named.
+    GlobalOptions { option: Option<String> },
+    /// The sockets that are shared.
+    ListSockets,
     /// Wants the watchers that match to run; without a pattern all that start by themselves.
-    Start { pattern: Option<String>, patience: Patience },
+    Start { pattern: Option<Pattern>, patience: Patience },
     /// Wants them not to run.
-    Stop { pattern: Option<String>, patience: Patience },
-    /// Replaces their processes.
-    Restart { pattern: Option<String>, patience: Patience },
+    Stop { pattern: Option<Pattern>, patience: Patience },
+    /// Replaces their processes: all stop, then all start.
+    Restart { pattern: Option<Pattern>, patience: Patience },
+    /// Replaces the processes of a watcher, or of all, one at a time.
+    Reload { watcher: Option<String>, way: ReloadWay, patience: Patience },
+    /// Applies what has changed in the configuration file.
+    ReloadConfig { patience: Patience },
+    /// What `ReloadConfig` would do.
+    Plan,
     /// Wants `by` more processes, or fewer where it is negative; never below none.
     Resize { watcher: String, by: i64, patience: Patience },
+    /// Changes settings of a watcher.
+    Set { watcher: String, changes: Changes, patience: Patience },
+    /// Adds a watcher, until the agent ends.
+    Add { name: String, changes: Changes, start: bool, patience: Patience },
+    /// Removes a watcher. With [`Leave::Processes`] what it runs goes on running, supervised by nobody.
+    Remove { watcher: String, leave: Leave, patience: Patience },
+    /// Sends a signal to a watcher's processes, or one of them.
+    Signal { watcher: String, pid: Option<u32>, signal: i32, reach: Reach },
+    /// Stops a watcher's processes, or one of them, with this signal and time; they are replaced.
+    Kill { watcher: String, pid: Option<u32>, signal: Option<i32>, grace: Option<Duration>, patience: Patience },
     /// Ends the agent and all it runs.
     Quit { patience: Patience },
     /// Which program answers.
@@ -68,6 +94,26 @@ pub enum Command {
     LeaseInit { watcher: String },
 }
 
+/// How a reload goes about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReloadWay {
+    /// One new process is up before one old one goes.
+    Rolling,
+    /// One old one goes before its successor comes.
+    Sequential,
+    /// All stop, then all start.
+    Restart,
+}
+
+/// What a removed watcher leaves behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leave {
+    /// Its processes are stopped first.
+    Nothing,
+    /// Its processes run on.
+    Processes,
+}
+
 impl Command {
     /// How long a node may take to answer it, unless the asker says otherwise: 5 s, or 60 s where the answer comes when
     /// it is done.
@@ -76,7 +122,13 @@ impl Command {
             Command::Start { patience, .. }
             | Command::Stop { patience, .. }
             | Command::Restart { patience, .. }
+            | Command::Reload { patience, .. }
+            | Command::ReloadConfig { patience }
             | Command::Resize { patience, .. }
+            | Command::Set { patience, .. }
+            | Command::Add { patience, .. }
+            | Command::Remove { patience, .. }
+            | Command::Kill { patience, .. }
             | Command::Quit { patience }
             | Command::Failover { patience, .. } => *patience,
             Command::List { .. }
@@ -84,7 +136,12 @@ impl Command {
             | Command::NumWatchers
             | Command::NumProcesses { .. }
             | Command::Stats { .. }
+            | Command::AgentStats
             | Command::Options { .. }
+            | Command::GlobalOptions { .. }
+            | Command::ListSockets
+            | Command::Plan
+            | Command::Signal { .. }
             | Command::Version
             | Command::Nodes
             | Command::Leases
@@ -125,8 +182,18 @@ pub enum Answer {
     NumProcesses { watcher: Option<WatcherName>, count: usize },
     /// What processes use.
     Stats { watcher: Option<WatcherName>, pid: Option<u32>, samples: Vec<Sample> },
-    /// One watcher's options, with the number of processes wanted now.
-    Options { spec: Box<WatcherSpec>, numprocesses: u32 },
+    /// What the agent itself uses.
+    AgentStats(Sample),
+    /// One watcher's options, with the number of processes wanted now; of them the `keys` that were asked for.
+    Options { spec: Box<WatcherSpec>, numprocesses: u32, keys: Option<Vec<String>> },
+    /// The agent's options.
+    GlobalOptions(BTreeMap<String, String>),
+    /// The sockets that are shared: none, yet.
+    Sockets,
+    /// What a reload of the configuration would do, or did.
+    Plan(Plan),
+    /// What the start of an added watcher led to: pids.
+    Added { started: Vec<u32> },
     /// What a start or restart led to, of one watcher: pids.
     Started { started: Vec<u32>, kept: Vec<u32>, stopped: Vec<u32> },
     /// The new number of processes of a watcher.
@@ -168,6 +235,10 @@ pub enum Refusal {
     Unavailable(String),
     /// What was waited for cannot come true.
     Failed(String),
+    /// There is a watcher of that name already.
+    Exists(WatcherName),
+    /// The configuration cannot be read, or says what cannot be: all of it.
+    BadConfig(String),
 }
 
 impl Refusal {
@@ -181,7 +252,8 @@ impl Refusal {
             | Refusal::NoSuchProcess { .. }
             | Refusal::NotSingleton(_) => 3,
             Refusal::NotHolder { .. } | Refusal::NoCandidate(_) | Refusal::Stopping | Refusal::NoCluster => 5,
-            Refusal::Unavailable(_) | Refusal::Failed(_) => 6,
+            Refusal::Exists(_) => 5,
+            Refusal::Unavailable(_) | Refusal::Failed(_) | Refusal::BadConfig(_) => 6,
         }
     }
 }
@@ -205,7 +277,8 @@ impl fmt::Display for Refusal {
             Refusal::NoCandidate(why) => f.write_str(why),
             Refusal::Stopping => f.write_str("the agent is stopping"),
             Refusal::NoCluster => f.write_str("this agent has no [redis] section, so it knows no other node"),
-            Refusal::Unavailable(why) | Refusal::Failed(why) => f.write_str(why),
+            Refusal::Exists(name) => write!(f, "'{name}' already exist"),
+            Refusal::Unavailable(why) | Refusal::Failed(why) | Refusal::BadConfig(why) => f.write_str(why),
         }
     }
 }
@@ -307,6 +380,21 @@ pub struct Sample {
     pub pid: u32,
     /// What it uses, or nothing where it vanished meanwhile.
     pub usage: Option<Usage>,
+    /// Its children, each with theirs: pid and use.
+    pub children: Vec<ChildSample>,
+    /// What its watcher's `extended_stats` hook made of it: a JSON object.
+    pub extra: Option<String>,
+}
+
+/// What a child of a process uses.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ChildSample {
+    /// Its pid.
+    pub pid: u32,
+    /// What it uses.
+    pub usage: Usage,
+    /// Its own children.
+    pub children: Vec<ChildSample>,
 }
 
 /// A process's use of the machine.

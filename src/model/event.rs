@@ -5,13 +5,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::command::{Command, NodeRow, Outcome, RequestId, Sample, Target};
-use super::names::{NodeName, Owner, WatcherName};
-use super::spec::ProgramSpec;
+use super::names::{ClusterName, NodeName, Owner, WatcherName};
+use super::snapshot::ProcessView;
+use super::spec::{AgentSpec, Check, HookPoint, HookProgram, ProgramSpec, Purpose, WatcherSpec};
 use super::time::Time;
 
 /// One process of one watcher, from its spawn to the end of its tree. Never used twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ProcessId(pub u64);
+
+/// One call of one hook. Never used twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HookId(pub u64);
 
 /// What happened.
 #[derive(Debug, Clone, PartialEq)]
@@ -43,6 +48,14 @@ pub enum Event {
     LeaseInitialised { request: RequestId, result: Result<(), String> },
     /// Processes were sampled for a request.
     Sampled { request: RequestId, samples: Vec<Sample> },
+    /// A hook came back, or did not in time.
+    HookEnded { hook: HookId, end: HookEnd },
+    /// The configuration was read again, or all that is wrong with it.
+    SpecRead { request: Option<RequestId>, spec: Result<Box<AgentSpec>, String> },
+    /// A watcher's changed or new settings were understood, or what is wrong with them.
+    Amended { request: RequestId, spec: Result<Box<WatcherSpec>, String> },
+    /// The agent was told to apply its configuration file's changes (SIGHUP), by whom.
+    ReloadAsked { by: String },
     /// The agent was told to end.
     StopAsked { haste: Haste, by: String },
 }
@@ -63,10 +76,40 @@ pub enum ProcessEvent {
     Spawned { pid: u32 },
     /// It never ran: the end of this process.
     SpawnFailed(SpawnFailure),
+    /// A check that was ordered came out, or could not be made.
+    Checked { purpose: Purpose, result: Result<(), String> },
+    /// A line of its output matched the pattern of a check.
+    Matched(Purpose),
+    /// It said something over its `NOTIFY_SOCKET`.
+    Notified(Notification),
     /// Its main process ended. What is left of its tree is being killed.
     Exited(Exit),
     /// Nothing of its tree is left: the end of this process.
     Gone,
+}
+
+/// What a process can say over its `NOTIFY_SOCKET` (sd_notify(3)).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notification {
+    /// `READY=1`
+    Ready,
+    /// `STOPPING=1`
+    Stopping,
+    /// `WATCHDOG=1`
+    Alive,
+    /// `WATCHDOG=trigger`
+    Trigger,
+    /// `STATUS=…`
+    Status(String),
+}
+
+/// How a hook ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HookEnd {
+    /// It came back: with its truth, and with what it printed or (extended_stats) returned, a JSON object.
+    Returned { truth: bool, output: String },
+    /// It could not run, raised, or took too long: why.
+    Failed(String),
 }
 
 /// Why a program could not be started: at which stage, and the system's error.
@@ -196,8 +239,8 @@ pub enum LeaseAnswer {
 pub enum Action {
     /// Start a process. Ends in `Spawned` … `Gone`, or in `SpawnFailed`.
     Spawn { process: ProcessId, launch: Launch },
-    /// Send a signal to the main process.
-    Signal { process: ProcessId, signal: i32 },
+    /// Send a signal to the main process, or to what `reach` says.
+    Signal { process: ProcessId, signal: i32, reach: Reach },
     /// SIGKILL the whole tree until nothing is left of it.
     Kill { process: ProcessId },
     /// Move the deadline of a guarded process.
@@ -212,6 +255,18 @@ pub enum Action {
     Relay { request: RequestId, to: NodeName, command: Command },
     /// Sample processes: watcher, slot and pid of each.
     Sample { request: RequestId, processes: Vec<(WatcherName, u32, u32)> },
+    /// Sample the agent itself.
+    SampleAgent { request: RequestId },
+    /// Make a check of a running process (`Tcp`, `Http`, `Command`); ends in `Checked` within `timeout`.
+    Check { process: ProcessId, purpose: Purpose, check: Check, timeout: Duration },
+    /// Call a hook; ends in `HookEnded` within `timeout`.
+    Hook { hook: HookId, call: Box<HookCall>, timeout: Duration },
+    /// Read the configuration file again; ends in `SpecRead`.
+    ReadSpec { request: Option<RequestId> },
+    /// Work out a watcher from `base` with changed settings; ends in `Amended`.
+    Amend { request: RequestId, base: AmendBase, changes: Changes },
+    /// Tell whoever listens.
+    Publish(Notice),
     /// Answer a request, once and for all.
     Reply { request: RequestId, outcome: Outcome },
     /// Write a line to the log.
@@ -248,6 +303,151 @@ pub struct Launch {
     pub stop_signal: i32,
     /// Where a lease is behind it: when its guard stops and kills it unless told otherwise.
     pub guard: Option<Deadline>,
+    /// What it is listened to for.
+    pub signs: Signs,
+}
+
+/// The signs of life that a process is listened to for.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Signs {
+    /// It gets a `NOTIFY_SOCKET`.
+    pub notify: bool,
+    /// And `WATCHDOG_USEC`: it is to say `WATCHDOG=1` at least so often.
+    pub watchdog: Option<Duration>,
+    /// Regular expressions whose first match (ready) or each match (health) in a line of output is reported.
+    pub log: Vec<(Purpose, String)>,
+}
+
+/// Whom a signal reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// The main process.
+    Main,
+    /// Its children, and not itself.
+    Children,
+    /// Its children, then itself: the order in which no child can lose its parent unsignalled.
+    MainAndChildren,
+    /// All its descendants, then itself.
+    Tree,
+    /// This child of it; nobody where it is none.
+    Child(u32),
+}
+
+/// From what a watcher is worked out.
+#[derive(Debug, Clone, PartialEq)]
+pub enum AmendBase {
+    /// A watcher that there is.
+    Watcher(Box<WatcherSpec>),
+    /// Nothing yet but a name.
+    New(String),
+}
+
+/// Settings to change, as a file would have them.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Changes {
+    /// Keys and their new values; nothing: the key goes.
+    pub settings: Vec<(String, Option<String>)>,
+    /// All of its environment, in place of what it has.
+    pub env: Option<Vec<(String, String)>>,
+}
+
+/// All it takes to call a hook.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HookCall {
+    /// At which point.
+    pub point: HookPoint,
+    /// What runs.
+    pub program: HookProgram,
+    /// The watcher, and what a hook may know of it.
+    pub about: HookAbout,
+    /// In which surroundings: a hook gets its watcher's environment, and runs as the agent.
+    pub surroundings: Arc<ProgramSpec>,
+    /// The process it is about.
+    pub pid: Option<u32>,
+    /// Its slot.
+    pub wid: Option<u32>,
+    /// The signal it is about.
+    pub signal: Option<i32>,
+    /// The end it is about.
+    pub exit: Option<Exit>,
+    /// The statistics it may add to.
+    pub stats: Option<Sample>,
+    /// The fencing token under which the watcher runs, where it is a singleton.
+    pub token: Option<u64>,
+}
+
+/// What a hook may know of its watcher: Python's get it as the `watcher` argument.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HookAbout {
+    /// Its name.
+    pub watcher: WatcherName,
+    /// This node.
+    pub node: NodeName,
+    /// And its cluster.
+    pub cluster: ClusterName,
+    /// How it is, in Circus's words.
+    pub status: &'static str,
+    /// How many processes are wanted.
+    pub numprocesses: u32,
+    /// Those there are.
+    pub processes: Vec<ProcessView>,
+    /// Its settings, free-form ones included.
+    pub settings: Arc<std::collections::BTreeMap<String, String>>,
+}
+
+/// Something that others may want to know of, in Circus's words.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Notice {
+    /// Of which watcher.
+    pub watcher: WatcherName,
+    /// What.
+    pub news: News,
+}
+
+/// Circus's events (reference: its documentation, "Events").
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum News {
+    /// A process runs.
+    Spawn { pid: u32 },
+    /// A process ended by itself, or in a stop or restart.
+    Reap { pid: u32, exit: Exit },
+    /// A process was sent its stop signal, or SIGKILL.
+    Kill { pid: u32 },
+    /// The watcher became active.
+    Start,
+    /// Nothing of it runs any more.
+    Stop,
+    /// Its processes were reloaded.
+    Reload,
+    /// An option was changed by `set`.
+    Updated,
+    /// It was added.
+    Add,
+    /// It was removed.
+    Remove,
+    /// A hook came back.
+    HookSuccess { hook: HookPoint },
+    /// A hook failed.
+    HookFailure { hook: HookPoint, error: String },
+}
+
+impl News {
+    /// Circus's word: the last part of the topic `watcher.NAME.WORD`.
+    pub fn word(&self) -> &'static str {
+        match self {
+            News::Spawn { .. } => "spawn",
+            News::Reap { .. } => "reap",
+            News::Kill { .. } => "kill",
+            News::Start => "start",
+            News::Stop => "stop",
+            News::Reload => "reload",
+            News::Updated => "updated",
+            News::Add => "add",
+            News::Remove => "remove",
+            News::HookSuccess { .. } => "hook_success",
+            News::HookFailure { .. } => "hook_failure",
+        }
+    }
 }
 
 /// When a guarded process ends if nothing is heard of its lease: asked to at `stop`, killed at `kill`.

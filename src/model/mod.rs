@@ -18,6 +18,7 @@ pub mod spec;
 
 pub mod command;
 pub mod event;
+pub mod plan;
 pub mod snapshot;
 
 pub mod random;

@@ -2,8 +2,6 @@
 
 use std::fmt;
 
-use super::pattern;
-
 /// Why a text is not a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BadName(pub String);
@@ -79,11 +77,6 @@ impl WatcherName {
     /// Whether a user who wrote `text` means this watcher.
     pub fn matches(&self, text: &str) -> bool {
         self.0.to_lowercase() == text.to_lowercase()
-    }
-
-    /// Whether the shell pattern `text`, in whatever case, means this watcher.
-    pub fn fits(&self, text: &str) -> bool {
-        pattern::fits(&text.to_lowercase(), &self.0.to_lowercase())
     }
 }
 

@@ -1,6 +1,60 @@
-//! Shell patterns: `*`, `?`, `[abc]`, `[a-z]` and `[!a]`, as Python's `fnmatch` has them.
+//! Names that are meant by a pattern: Circus's `match`.
 //!
-//! There is no escape but a class of one, `[*]`, and a `[` that never closes is just a character.
+//! Shell patterns are `*`, `?`, `[abc]`, `[a-z]` and `[!a]`, as Python's `fnmatch` has them. There is no escape but a
+//! class of one, `[*]`, and a `[` that never closes is just a character. Regular expressions are the one thing in the
+//! model that is not std's: the crate is as pure as the model itself.
+
+use std::fmt;
+
+/// Which watchers are meant. Case never counts.
+#[derive(Debug, Clone)]
+pub enum Pattern {
+    /// Those that fit a shell pattern.
+    Glob(String),
+    /// The one of this name.
+    Name(String),
+    /// Those whose name begins with a match, as with Python's `re.match`.
+    Regex(regex::Regex),
+}
+
+impl Pattern {
+    /// A regular expression, or what is wrong with it.
+    pub fn regex(text: &str) -> Result<Pattern, String> {
+        regex::Regex::new(&format!("^(?i:{text})")).map(Pattern::Regex).map_err(|error| error.to_string())
+    }
+
+    /// Whether `name` is meant.
+    pub fn fits(&self, name: &str) -> bool {
+        match self {
+            Pattern::Glob(glob) => fits(&glob.to_lowercase(), &name.to_lowercase()),
+            Pattern::Name(only) => only.to_lowercase() == name.to_lowercase(),
+            Pattern::Regex(regex) => regex.is_match(name),
+        }
+    }
+
+    /// What the user wrote.
+    pub fn text(&self) -> &str {
+        match self {
+            Pattern::Glob(text) | Pattern::Name(text) => text,
+            Pattern::Regex(regex) => {
+                let text = regex.as_str();
+                text.strip_prefix("^(?i:").and_then(|text| text.strip_suffix(')')).unwrap_or(text)
+            }
+        }
+    }
+}
+
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Pattern) -> bool {
+        std::mem::discriminant(self) == std::mem::discriminant(other) && self.text() == other.text()
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.text())
+    }
+}
 
 /// Whether `name` fits `pattern`; case counts.
 pub fn fits(pattern: &str, name: &str) -> bool {
@@ -59,6 +113,22 @@ fn class(pattern: &[char], open: usize, c: char) -> Option<(usize, bool)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_is_meant_by_glob_name_or_regular_expression_in_any_case() {
+        let regex = |text| Pattern::regex(text).unwrap();
+        for (pattern, fit) in [
+            (Pattern::Glob("WEB*".into()), true),
+            (Pattern::Name("web*".into()), false),
+            (Pattern::Name("Web-1".into()), true),
+            (regex("w.b-\\d"), true),
+            (regex("eb"), false),
+        ] {
+            assert_eq!(pattern.fits("web-1"), fit, "{pattern}");
+        }
+        assert!(Pattern::regex("(").is_err());
+        assert_eq!(regex("a|b").text(), "a|b");
+    }
 
     #[test]
     fn patterns_fit_as_pythons_fnmatch_does() {

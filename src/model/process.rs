@@ -11,7 +11,7 @@
 
 use std::time::Duration;
 
-use super::event::{Action, Deadline, Exit, ProcessId};
+use super::event::{Action, Deadline, Exit, ProcessId, Reach};
 use super::snapshot::ProcessView;
 use super::time::Time;
 
@@ -87,7 +87,7 @@ impl Process {
             && !stop.killed
         {
             stop.signalled = true;
-            actions.push(Action::Signal { process: self.id, signal: stop.signal });
+            actions.push(Action::Signal { process: self.id, signal: stop.signal, reach: Reach::Main });
         }
     }
 
@@ -148,7 +148,7 @@ mod tests {
         process.stop(at(1), TERM, at(100), &mut actions);
         assert_eq!(actions, []);
         process.spawned(at(2), 7, &mut actions);
-        assert_eq!(actions, [Action::Signal { process: ProcessId(1), signal: TERM }]);
+        assert_eq!(actions, [Action::Signal { process: ProcessId(1), signal: TERM, reach: Reach::Main }]);
     }
 
     #[test]

@@ -159,3 +159,20 @@ impl LeaseRole {
         }
     }
 }
+
+/// A line of a process's output.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LogLine {
+    /// Its watcher.
+    pub watcher: WatcherName,
+    /// Its slot.
+    pub wid: u32,
+    /// Its pid.
+    pub pid: u32,
+    /// `stdout` or `stderr`.
+    pub stream: &'static str,
+    /// When it was read: seconds of the Unix epoch.
+    pub time: f64,
+    /// The line without its end; a very long one comes in parts.
+    pub bytes: Vec<u8>,
+}

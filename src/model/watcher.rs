@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::event::{Action, Ask, Deadline, Exit, Launch, LeaseAnswer, Level, ProcessEvent, ProcessId};
+use super::event::{Action, Ask, Deadline, Exit, Launch, LeaseAnswer, Level, ProcessEvent, ProcessId, Signs};
 use super::lease::{After, Hold, Lease, RESERVATION};
 use super::names::{ClusterName, LeaseName, NodeName};
 use super::process::Process;
@@ -191,6 +191,7 @@ impl Watcher {
                 self.processes.remove(index);
                 self.ended(now, wid, &End::NoStart(failure.to_string()), Duration::ZERO, expected, actions);
             }
+            ProcessEvent::Checked { .. } | ProcessEvent::Matched(_) | ProcessEvent::Notified(_) => {}
             ProcessEvent::Exited(exit) => {
                 let ran = self.processes[index].exited(now, exit);
                 self.ended(now, wid, &End::Exit(exit), ran, expected, actions);
@@ -387,6 +388,7 @@ impl Watcher {
             env,
             stop_signal: self.spec.stop_signal,
             guard: hold.map(|(_, deadline)| deadline),
+            signs: Signs::default(),
         }
     }
 

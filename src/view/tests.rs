@@ -327,7 +327,7 @@ fn stats_show_each_process() {
     });
     let reply = json!({"status": "ok", "infos": {"web": {"755": info, "756": "No such process (stopped?)"}}});
     golden(
-        &Command::Stats { watcher: None, pid: None },
+        &Command::Stats { watcher: None, pid: None, extended: false },
         &reply,
         "
         |WATCHER  WID  PID   CPU   MEM    RSS    VIRT     TIME  USER  PROGRAM
@@ -344,7 +344,7 @@ fn short_replies_are_circuss_own_lines() {
     assert_eq!(shown(&list, &json!({"status": "ok", "watchers": ["a", "b"]})), "a,b\n");
     assert_eq!(shown(&list, &json!({"status": "ok", "pids": [1, 2]})), "1,2\n");
     assert_eq!(shown(&Command::NumWatchers, &json!({"status": "ok", "numwatchers": 3})), "3\n");
-    let options = Command::Options { watcher: "web".into() };
+    let options = Command::Options { watcher: "web".into(), keys: None };
     let reply = json!({"status": "ok", "options": {"a": true, "b": null, "c": {}, "d": {"K": "V", "L": "W"}, "e": 3}});
     assert_eq!(shown(&options, &reply), "a: True\nb: \nc: {}\nd: K=V,L=W\ne: 3\n");
     let start = Command::Start { pattern: None, patience: crate::model::command::Patience::Settled };
@@ -391,10 +391,10 @@ fn a_reply_of_unknown_shape_is_shown_and_never_panics() {
         Command::Status { watcher: Some("x".into()) },
         Command::Leases,
         Command::Nodes,
-        Command::Stats { watcher: None, pid: None },
+        Command::Stats { watcher: None, pid: None, extended: false },
         Command::Version,
         Command::List { watcher: None },
-        Command::Options { watcher: "x".into() },
+        Command::Options { watcher: "x".into(), keys: None },
         Command::Resize { watcher: "x".into(), by: 1, patience: crate::model::command::Patience::Admitted },
     ];
     let odd = [json!(null), json!({}), json!([]), json!(5), json!("x"), json!([{}]), json!({"x": {}}), json!(-1.5)];

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use crate::model::command::{Answer, NodeRow, Outcome, Part, Refusal, Reply, Sample, Usage};
 use crate::model::names::{NodeName, WatcherName};
 use crate::model::snapshot::{LeaseView, Phase, ProcessView, Snapshot, StoreView, WatcherView};
-use crate::model::spec::{Output, WID, WatcherSpec};
+use crate::model::spec::{Output, Sink, StreamSpec, WID, WatcherSpec};
 
 /// The reply to a request; `time` in seconds of the Unix epoch.
 ///
@@ -129,6 +129,8 @@ pub fn error_code(refusal: &Refusal) -> &'static str {
         Refusal::NoCluster => "no-cluster",
         Refusal::Unavailable(_) => "unavailable",
         Refusal::Failed(_) => "failed",
+        Refusal::Exists(_) => "exists",
+        Refusal::BadConfig(_) => "bad-config",
     }
 }
 
@@ -189,7 +191,10 @@ fn done(answer: &Answer) -> Object {
             ok(json!({"numprocesses": count, "watcher_name": watcher.as_str()}))
         }
         Answer::Stats { watcher, pid, samples } => ok(stats(watcher.as_ref(), *pid, samples)),
-        Answer::Options { spec, numprocesses } => ok(json!({"options": options(spec, *numprocesses)})),
+        Answer::AgentStats(_) | Answer::GlobalOptions(_) | Answer::Sockets | Answer::Plan(_) | Answer::Added { .. } => {
+            ok(json!({}))
+        }
+        Answer::Options { spec, numprocesses, .. } => ok(json!({"options": options(spec, *numprocesses)})),
         Answer::Started { started, kept, stopped } => {
             ok(json!({"info": {"started": started, "kept": kept, "stopped": stopped}}))
         }
@@ -365,8 +370,8 @@ fn options(spec: &WatcherSpec, numprocesses: u32) -> Value {
         _ => json!(seconds(duration)),
     };
     let stream = |output: &Output| match output {
-        Output::File(path) => json!({"filename": path.to_string_lossy()}),
-        Output::Inherit | Output::Null => json!({}),
+        Output::Stream(StreamSpec { sink: Sink::File { path, .. }, .. }) => json!({"filename": path.to_string_lossy()}),
+        Output::Stream(_) | Output::Inherit | Output::Null => json!({}),
     };
     let env: Object = program.env.keys().map(|name| (name.clone(), json!("********"))).collect();
     let uid = program.user.as_ref().map(|user| user.name.as_ref().map_or_else(|| json!(user.uid), |name| json!(name)));

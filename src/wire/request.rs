@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use crate::model::command::{Command, Patience, Refusal, Target};
 use crate::model::names::NodeName;
+use crate::model::pattern::Pattern;
 
 /// A request that was understood.
 #[derive(Debug, Clone, PartialEq)]
@@ -101,7 +102,7 @@ impl Properties<'_> {
             "numwatchers" => Command::NumWatchers,
             "numprocesses" => Command::NumProcesses { watcher: watcher()? },
             "stats" => self.stats()?,
-            "options" => Command::Options { watcher: needed()? },
+            "options" => Command::Options { watcher: needed()?, keys: None },
             "start" => Command::Start { pattern: self.pattern()?, patience: self.patience()? },
             "stop" => Command::Stop { pattern: self.pattern()?, patience: self.patience()? },
             "restart" => Command::Restart { pattern: self.pattern()?, patience: self.patience()? },
@@ -133,7 +134,7 @@ impl Properties<'_> {
         if pid.is_some() && watcher.is_none() {
             return Err(missing("name"));
         }
-        Ok(Command::Stats { watcher, pid })
+        Ok(Command::Stats { watcher, pid, extended: false })
     }
 
     fn target(&self) -> Result<Target, Refusal> {
@@ -173,13 +174,15 @@ impl Properties<'_> {
         limit.map(Some).ok_or_else(|| wrong("timeout", "a number of seconds"))
     }
 
-    fn pattern(&self) -> Result<Option<String>, Refusal> {
-        let name = self.text("name")?;
+    fn pattern(&self) -> Result<Option<Pattern>, Refusal> {
+        let Some(name) = self.text("name")? else { return Ok(None) };
         match self.text("match")?.as_deref() {
-            None | Some("glob") => Ok(name),
-            Some("simple") => Ok(name.map(|name| escape_glob(&name))),
-            Some("regex") => Err(Refusal::BadMessage("'match': regex is not supported yet; use glob or simple".into())),
-            Some(other) => Err(Refusal::BadMessage(format!("'match' is glob or simple, not '{other}'"))),
+            None | Some("glob") => Ok(Some(Pattern::Glob(name))),
+            Some("simple") => Ok(Some(Pattern::Name(name))),
+            Some("regex") => Pattern::regex(&name)
+                .map(Some)
+                .map_err(|why| Refusal::BadMessage(format!("'name' is no regular expression: {why}"))),
+            Some(other) => Err(Refusal::BadMessage(format!("'match' is glob, simple or regex, not '{other}'"))),
         }
     }
 
@@ -254,6 +257,17 @@ pub fn command_name(command: &Command) -> &'static str {
         Command::Leases => "leases",
         Command::Failover { .. } => "failover",
         Command::LeaseInit { .. } => "lease-init",
+        Command::AgentStats => "dstats",
+        Command::GlobalOptions { .. } => "globaloptions",
+        Command::ListSockets => "listsockets",
+        Command::Reload { .. } => "reload",
+        Command::ReloadConfig { .. } => "reloadconfig",
+        Command::Plan => "plan",
+        Command::Set { .. } => "set",
+        Command::Add { .. } => "add",
+        Command::Remove { .. } => "rm",
+        Command::Signal { .. } => "signal",
+        Command::Kill { .. } => "kill",
     }
 }
 
@@ -262,14 +276,33 @@ pub fn command_json(command: &Command) -> Value {
     let waiting = |patience: &Patience| *patience == Patience::Settled;
     let mut properties = match command {
         Command::NumWatchers | Command::Version | Command::Nodes | Command::Leases => json!({}),
+        Command::AgentStats
+        | Command::GlobalOptions { .. }
+        | Command::ListSockets
+        | Command::Reload { .. }
+        | Command::ReloadConfig { .. }
+        | Command::Plan
+        | Command::Set { .. }
+        | Command::Add { .. }
+        | Command::Remove { .. }
+        | Command::Signal { .. }
+        | Command::Kill { .. } => json!({}),
         Command::List { watcher } | Command::Status { watcher } | Command::NumProcesses { watcher } => {
             json!({"name": watcher})
         }
-        Command::Stats { watcher, pid } => json!({"name": watcher, "process": pid}),
-        Command::Options { watcher } | Command::LeaseInit { watcher } => json!({"name": watcher}),
+        Command::Stats { watcher, pid, .. } => json!({"name": watcher, "process": pid}),
+        Command::Options { watcher, .. } | Command::LeaseInit { watcher } => json!({"name": watcher}),
         Command::Start { pattern, patience }
         | Command::Stop { pattern, patience }
-        | Command::Restart { pattern, patience } => json!({"name": pattern, "waiting": waiting(patience)}),
+        | Command::Restart { pattern, patience } => {
+            let (name, kind) = match pattern {
+                None => (None, None),
+                Some(Pattern::Glob(text)) => (Some(text.as_str()), None),
+                Some(Pattern::Name(text)) => (Some(text.as_str()), Some("simple")),
+                Some(regex @ Pattern::Regex(_)) => (Some(regex.text()), Some("regex")),
+            };
+            json!({"name": name, "match": kind, "waiting": waiting(patience)})
+        }
         Command::Resize { watcher, by, patience } => {
             let nb = if command_name(command) == "decr" { -by } else { *by };
             json!({"name": watcher, "nb": nb, "waiting": waiting(patience)})
@@ -307,16 +340,16 @@ mod tests {
             Command::NumWatchers,
             Command::NumProcesses { watcher: None },
             Command::NumProcesses { watcher: name() },
-            Command::Stats { watcher: None, pid: None },
-            Command::Stats { watcher: name(), pid: Some(7) },
-            Command::Options { watcher: "web".into() },
+            Command::Stats { watcher: None, pid: None, extended: false },
+            Command::Stats { watcher: name(), pid: Some(7), extended: false },
+            Command::Options { watcher: "web".into(), keys: None },
             Command::Version,
             Command::Nodes,
             Command::Leases,
             Command::LeaseInit { watcher: "beat".into() },
         ];
         for patience in [Patience::Admitted, Patience::Settled] {
-            for pattern in [None, name()] {
+            for pattern in [None, name().map(Pattern::Glob), name().map(Pattern::Name), Pattern::regex("w.b").ok()] {
                 commands.push(Command::Start { pattern: pattern.clone(), patience });
                 commands.push(Command::Stop { pattern: pattern.clone(), patience });
                 commands.push(Command::Restart { pattern, patience });
@@ -433,7 +466,7 @@ mod tests {
         let request = parse(&json!({"command": "stop", "properties": {"name": "a*b?[c]", "match": "simple"}})).unwrap();
         assert_eq!(
             request.command,
-            Command::Stop { pattern: Some("a[*]b[?][[]c]".into()), patience: Patience::Admitted }
+            Command::Stop { pattern: Some(Pattern::Name("a*b?[c]".into())), patience: Patience::Admitted }
         );
     }
 

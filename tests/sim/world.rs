@@ -591,6 +591,12 @@ impl World {
                 self.report(host, Event::RosterRead { request, rows });
             }
             Action::Log { .. }
+            | Action::Publish(_)
+            | Action::SampleAgent { .. }
+            | Action::Check { .. }
+            | Action::Hook { .. }
+            | Action::ReadSpec { .. }
+            | Action::Amend { .. }
             | Action::Reply { .. }
             | Action::Relay { .. }
             | Action::Sample { .. }

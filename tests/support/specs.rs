@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use circus_agent::model::names::{ClusterName, NodeName, WatcherName};
-use circus_agent::model::spec::{AgentSpec, Output, ProgramSpec, WatcherSpec};
+use circus_agent::model::spec::{AgentSpec, LogOutput, Output, ProgramSpec, WatcherSpec};
 
 /// A node of the cluster `test` without Redis, with these watchers.
 pub(crate) fn agent(node: &NodeName, watchers: Vec<WatcherSpec>) -> AgentSpec {
@@ -16,6 +16,9 @@ pub(crate) fn agent(node: &NodeName, watchers: Vec<WatcherSpec>) -> AgentSpec {
         pidfile: None,
         umask: None,
         log_level: None,
+        log_output: LogOutput::Stderr,
+        python: None,
+        global_options: BTreeMap::new(),
         redis: None,
         warmup_delay: Duration::ZERO,
         watchers,
@@ -47,6 +50,16 @@ pub(crate) fn watcher(name: &str) -> WatcherSpec {
         max_retry: Some(5),
         graceful_timeout: Duration::from_secs(30),
         stop_signal: 15,
+        stop_children: false,
+        send_hup: false,
+        max_age: None,
+        max_age_variance: Duration::from_secs(30),
+        ready: None,
+        health: None,
+        after: Vec::new(),
+        hooks: BTreeMap::new(),
+        hook_timeout: Duration::from_secs(30),
         singleton: None,
+        settings: BTreeMap::new(),
     }
 }

@@ -6,6 +6,7 @@ use crate::model::command::{Answer, Command, NodeRow, NodeState, Patience, Refus
 use crate::model::event::{Action, Haste, Level, ProcessId};
 use crate::model::lease::Hold;
 use crate::model::names::{NodeName, WatcherName};
+use crate::model::pattern::Pattern;
 use crate::model::snapshot::{Snapshot, WatcherState};
 use crate::model::time::Time;
 use crate::model::watcher::Watcher;
@@ -75,15 +76,15 @@ impl Node {
                 let watcher = &self.watchers[self.find(&name)?];
                 Answer::NumProcesses { watcher: Some(watcher.spec().name.clone()), count: watcher.pids().len() }
             }
-            Command::Stats { watcher, pid } => {
+            Command::Stats { watcher, pid, .. } => {
                 let processes = self.processes_of(watcher.as_deref(), pid)?;
                 actions.push(Action::Sample { request, processes });
                 let named = watcher.and_then(|text| self.find(&text).ok()).into_iter().collect::<Vec<_>>();
                 return Ok(self.wait_or(Patience::Settled, request, self.names(&named), Goal::Sampled { pid }));
             }
-            Command::Options { watcher } => {
+            Command::Options { watcher, keys } => {
                 let watcher = &self.watchers[self.find(&watcher)?];
-                Answer::Options { spec: Box::new(watcher.spec().clone()), numprocesses: watcher.numprocesses() }
+                Answer::Options { spec: Box::new(watcher.spec().clone()), numprocesses: watcher.numprocesses(), keys }
             }
             Command::Version => Answer::Version(env!("CARGO_PKG_VERSION")),
             Command::Leases => {
@@ -109,13 +110,13 @@ impl Node {
                 return Err(Refusal::Stopping);
             }
             Command::Start { pattern, patience } => {
-                let goal = self.up_goal(pattern.as_deref(), false)?;
-                let found = self.select(pattern.as_deref(), true)?;
+                let goal = self.up_goal(pattern.as_ref(), false)?;
+                let found = self.select(pattern.as_ref(), true)?;
                 found.iter().for_each(|index| self.watchers.stir(*index).start(now));
                 return Ok(self.wait_or(patience, request, self.names(&found), goal));
             }
             Command::Stop { pattern, patience } => {
-                let found = self.select(pattern.as_deref(), false)?;
+                let found = self.select(pattern.as_ref(), false)?;
                 if let State::Starting { queue, .. } = &mut self.phase {
                     queue.retain(|index| !found.contains(index));
                 }
@@ -123,8 +124,8 @@ impl Node {
                 return Ok(self.wait_or(patience, request, self.names(&found), Goal::Down));
             }
             Command::Restart { pattern, patience } => {
-                let goal = self.up_goal(pattern.as_deref(), true)?;
-                let found = self.select(pattern.as_deref(), true)?;
+                let goal = self.up_goal(pattern.as_ref(), true)?;
+                let found = self.select(pattern.as_ref(), true)?;
                 found.iter().for_each(|index| self.watchers.stir(*index).restart(now, actions));
                 return Ok(self.wait_or(patience, request, self.names(&found), goal));
             }
@@ -140,6 +141,17 @@ impl Node {
             Command::Failover { watcher, to, patience } => {
                 return self.admit_failover(request, watcher, to, patience, actions).map(|()| None);
             }
+            command @ (Command::AgentStats
+            | Command::GlobalOptions { .. }
+            | Command::ListSockets
+            | Command::Reload { .. }
+            | Command::ReloadConfig { .. }
+            | Command::Plan
+            | Command::Set { .. }
+            | Command::Add { .. }
+            | Command::Remove { .. }
+            | Command::Signal { .. }
+            | Command::Kill { .. }) => return Err(Refusal::Failed(format!("{command:?}"))),
             Command::LeaseInit { watcher } => {
                 let index = self.find(&watcher)?;
                 let name = self.watchers[index].spec().name.clone();
@@ -261,7 +273,7 @@ impl Node {
     }
 
     /// What the processes are before they are started or replaced.
-    fn up_goal(&self, pattern: Option<&str>, replace: bool) -> Result<Goal, Refusal> {
+    fn up_goal(&self, pattern: Option<&Pattern>, replace: bool) -> Result<Goal, Refusal> {
         let found = self.select(pattern, true)?;
         let before = found.iter().flat_map(|index| self.watchers[*index].ids()).collect();
         let pids = found.iter().flat_map(|index| self.watchers[*index].pids()).map(|(_, pid)| pid).collect();
@@ -368,14 +380,14 @@ impl Node {
 
     /// The watchers a pattern means; without one all, of which `starting` leaves out those that do not start by
     /// themselves. One that is named alone is always meant.
-    fn select(&self, pattern: Option<&str>, starting: bool) -> Result<Vec<usize>, Refusal> {
+    fn select(&self, pattern: Option<&Pattern>, starting: bool) -> Result<Vec<usize>, Refusal> {
         let all = 0..self.watchers.len();
         let matching: Vec<usize> = match pattern {
             None => all.collect(),
-            Some(pattern) => all.filter(|index| self.watchers[*index].spec().name.fits(pattern)).collect(),
+            Some(pattern) => all.filter(|index| pattern.fits(self.watchers[*index].spec().name.as_str())).collect(),
         };
         match (matching.as_slice(), pattern) {
-            ([], Some(pattern)) => Err(self.no_such(pattern)),
+            ([], Some(pattern)) => Err(self.no_such(pattern.text())),
             ([_], Some(_)) => Ok(matching),
             _ => Ok(matching.into_iter().filter(|i| !starting || self.watchers[*i].spec().autostart).collect()),
         }

@@ -191,6 +191,7 @@ impl Node {
                 self.reply(request, reply, actions);
             }
             Event::Sampled { request, samples } => self.sampled(request, samples, actions),
+            Event::HookEnded { .. } | Event::SpecRead { .. } | Event::Amended { .. } | Event::ReloadAsked { .. } => {}
             Event::StopAsked { haste, by } => {
                 let hurry = matches!(self.phase, State::Stopping { .. });
                 let haste = if hurry { Haste::Fast } else { haste };

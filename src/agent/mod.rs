@@ -238,7 +238,7 @@ impl Agent {
                 let hold = launch.guard.and_then(|_| self.store.hold(&launch.watcher));
                 self.host.spawn(process, &launch, hold);
             }
-            Action::Signal { process, signal } => self.host.signal(process, signal),
+            Action::Signal { process, signal, .. } => self.host.signal(process, signal),
             Action::Kill { process } => self.host.kill(process),
             Action::Guard { process, deadline } => self.host.guard(process, deadline),
             Action::AskLease { watcher, ask, timeout } => self.store.ask(watcher, ask, timeout),
@@ -261,6 +261,12 @@ impl Agent {
                 Level::Warn => tracing::warn!("{text}"),
                 Level::Info => tracing::info!("{text}"),
             },
+            Action::SampleAgent { .. }
+            | Action::Check { .. }
+            | Action::Hook { .. }
+            | Action::ReadSpec { .. }
+            | Action::Amend { .. }
+            | Action::Publish(_) => {}
             Action::Leave { code } => self.leaving = Some(code),
         }
     }

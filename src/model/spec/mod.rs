@@ -1,9 +1,17 @@
 //! What should be: the configuration as the model reads it, checked and complete.
 
+mod check;
+mod hook;
+mod output;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
+
+pub use check::{Check, HealthAction, HealthSpec, Purpose, ReadySpec, Url};
+pub use hook::{HookPoint, HookProgram, HookSpec};
+pub use output::{Output, Rollover, Rotation, Sink, StreamSpec, Syslog, SyslogAddress};
 
 use super::names::{ClusterName, NodeName, WatcherName};
 
@@ -24,6 +32,12 @@ pub struct AgentSpec {
     pub umask: Option<u32>,
     /// How much the agent logs: `error`, `warning`, `info` or `debug`.
     pub log_level: Option<LogLevel>,
+    /// Where the agent logs to.
+    pub log_output: LogOutput,
+    /// The interpreter for hooks and streams written in Python; nothing: the first that is found.
+    pub python: Option<PathBuf>,
+    /// What `globaloptions` answers: Circus's endpoints and `check_delay`, as the file has them.
+    pub global_options: BTreeMap<String, String>,
     /// Redis, or nothing: then this machine's agents are a cluster of their own.
     pub redis: Option<RedisSpec>,
     /// The pause between the starts of two watchers.
@@ -43,6 +57,18 @@ pub enum LogLevel {
     Info,
     /// And why.
     Debug,
+}
+
+/// Where the agent's own log goes.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum LogOutput {
+    /// To stderr.
+    #[default]
+    Stderr,
+    /// To the end of a file, opened anew when it was moved, and on SIGUSR1.
+    File(PathBuf),
+    /// To a syslog server.
+    Syslog(Syslog),
 }
 
 /// Where Redis is.
@@ -103,8 +129,29 @@ pub struct WatcherSpec {
     pub graceful_timeout: Duration,
     /// The signal, by number, that asks a process to stop.
     pub stop_signal: i32,
+    /// Whether the stop signal goes to the process's children too.
+    pub stop_children: bool,
+    /// Whether a reload sends SIGHUP instead of replacing the processes.
+    pub send_hup: bool,
+    /// A process is replaced at this age; nothing: at none.
+    pub max_age: Option<Duration>,
+    /// And up to so much later, drawn for each.
+    pub max_age_variance: Duration,
+    /// How a process shows that it is ready; nothing: by running.
+    pub ready: Option<ReadySpec>,
+    /// How it shows that it is well; nothing: by running.
+    pub health: Option<HealthSpec>,
+    /// The watchers that are up before this one starts, and that stop after it.
+    pub after: Vec<WatcherName>,
+    /// What runs at points of its life.
+    pub hooks: BTreeMap<HookPoint, HookSpec>,
+    /// How long a hook may take.
+    pub hook_timeout: Duration,
     /// The lease's timings where at most one process may run in the whole cluster.
     pub singleton: Option<LeaseTimings>,
+    /// All keys as they were given, variables replaced, free-form ones and inherited lease timings included: what `set`
+    /// changes one of.
+    pub settings: BTreeMap<String, String>,
 }
 
 /// What one process runs and in which surroundings.
@@ -164,17 +211,6 @@ pub struct Rlimit {
     pub resource: u32,
     /// Soft and hard limit; nothing: infinite.
     pub limit: Option<u64>,
-}
-
-/// Where a process's output goes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Output {
-    /// Wherever the agent's own goes.
-    Inherit,
-    /// /dev/null.
-    Null,
-    /// To the end of a file, made when missing; the process writes it directly.
-    File(PathBuf),
 }
 
 /// How a lease keeps time: a third to wait, a third to try, a third to stop.
