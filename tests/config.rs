@@ -71,8 +71,20 @@ fn describe(config: &Config) -> String {
     for watcher in watchers {
         let WatcherSpec { name, program, numprocesses, warmup_delay, priority, autostart, respawn, max_retry, .. } =
             watcher;
-        let ProgramSpec { words, env, copy_env, working_dir, user, gid, umask, rlimits, close_stdin, stdout, stderr } =
-            program;
+        let ProgramSpec {
+            words,
+            executable: _,
+            env,
+            copy_env,
+            working_dir,
+            user,
+            gid,
+            umask,
+            rlimits,
+            close_stdin,
+            stdout,
+            stderr,
+        } = program;
         fact(format!("\n{name}: {numprocesses} of {words:?}"));
         fact(format!("  priority {priority}, autostart {autostart}, respawn {respawn}, max_retry {max_retry:?}"));
         let (signal, grace) = (watcher.stop_signal, watcher.graceful_timeout);

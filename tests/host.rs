@@ -834,6 +834,7 @@ fn sh(script: &str) -> Launch {
 fn launch<const N: usize>(argv: [&str; N]) -> Launch {
     let program = ProgramSpec {
         words: Vec::new(),
+        executable: None,
         env: BTreeMap::new(),
         copy_env: true,
         working_dir: None,

@@ -9,6 +9,7 @@ use std::time::Duration;
 use circus_agent::model::command::{Answer, Command, NodeRow, NodeState, Outcome, Refusal, Reply, Sample, Usage};
 use circus_agent::model::event::Exit;
 use circus_agent::model::names::{ClusterName, NodeName, WatcherName};
+use circus_agent::model::pattern::Pattern;
 use circus_agent::model::snapshot::{
     LeaseRole, LeaseView, Phase, ProcessView, Snapshot, StoreView, WatcherState, WatcherView,
 };
@@ -128,7 +129,10 @@ fn a_plugin_counts_and_casts() {
 fn a_start_that_waits_says_which_processes() {
     exchange(
         r#"{"command": "start", "properties": {"name": "dummy", "waiting": true, "match": "glob"}, "id": 4}"#,
-        &Command::Start { pattern: Some("dummy".into()), patience: circus_agent::model::command::Patience::Settled },
+        &Command::Start {
+            pattern: Some(Pattern::Name("dummy".into())),
+            patience: circus_agent::model::command::Patience::Settled,
+        },
         Answer::Started { started: vec![9], kept: vec![7], stopped: vec![] },
         json!({"status": "ok", "info": {"started": [9], "kept": [7], "stopped": []}}),
     );
@@ -154,7 +158,7 @@ fn stats_have_circuss_units() {
         age: Duration::from_millis(64_123),
         started: 1_795_298_081.579,
     };
-    let sample = |pid, usage| Sample { watcher: name("dummy"), wid: 1, pid, usage };
+    let sample = |pid, usage| Sample { watcher: name("dummy"), wid: 1, pid, usage, children: vec![], extra: None };
     let info = json!({
         "mem_info1": "8.50M", "mem_info2": "12.22M", "cpu": 0.0, "mem": 0.035, "ctime": "0:00.10", "pid": 20755,
         "username": "root", "nice": 0, "create_time": 1_795_298_081.58, "age": 64.12, "cmdline": "python",
@@ -163,7 +167,8 @@ fn stats_have_circuss_units() {
     let vanished = json!("No such process (stopped?)");
     let samples = vec![sample(20755, Some(usage)), sample(20756, None)];
     let both = json!({"20755": info, "20756": vanished});
-    let stats = |watcher: Option<&str>, pid| Command::Stats { watcher: watcher.map(str::to_owned), pid };
+    let stats =
+        |watcher: Option<&str>, pid| Command::Stats { watcher: watcher.map(str::to_owned), pid, extended: false };
     exchange(
         r#"{"command": "stats", "properties": {}, "id": 6}"#,
         &stats(None, None),
@@ -190,6 +195,7 @@ fn options_have_circuss_keys_and_types_and_no_secrets() {
         name: name("dummy"),
         program: ProgramSpec {
             words: vec!["sh".into(), "-c".into(), "sleep 10".into()],
+            executable: None,
             env: BTreeMap::from([("PASSWORD".to_owned(), "hunter2".to_owned())]),
             copy_env: true,
             working_dir: Some(PathBuf::from("/srv")),
@@ -232,8 +238,8 @@ fn options_have_circuss_keys_and_types_and_no_secrets() {
     });
     exchange(
         r#"{"command": "options", "properties": {"name": "dummy"}, "id": 9}"#,
-        &Command::Options { watcher: "dummy".into() },
-        Answer::Options { spec: Box::new(spec), numprocesses: 4 },
+        &Command::Options { watcher: "dummy".into(), keys: None },
+        Answer::Options { spec: Box::new(spec), numprocesses: 4, keys: None },
         json!({"status": "ok", "options": options}),
     );
 }

@@ -487,6 +487,7 @@ impl<'a> Build<'a> {
             );
         }
         let program = ProgramSpec {
+            executable: None,
             words: words?,
             env,
             copy_env: settings.bool("copy_env"),

@@ -49,7 +49,8 @@ impl Plan {
         let env = environment(launch, &around.tag);
         let path = env.get(OsStr::new("PATH")).map_or(OsStr::new(DEFAULT_PATH), OsString::as_os_str);
         let name = launch.argv.first().map_or("", String::as_str);
-        let candidates = candidates(name, path).into_iter().map(|at| c_string("exec", at.into_os_string()));
+        let found = program.executable.clone().map_or_else(|| candidates(name, path), |file| vec![file]);
+        let candidates = found.into_iter().map(|at| c_string("exec", at.into_os_string()));
         let (uid, gid, groups) = credentials(program)?;
         Ok(Plan {
             argv: launch.argv.iter().map(|word| c_string("exec", word.into())).collect::<Result<_, _>>()?,

@@ -31,6 +31,7 @@ pub(crate) fn watcher(name: &str) -> WatcherSpec {
         name: WatcherName::parse(name).unwrap(),
         program: ProgramSpec {
             words: vec![name.into(), "--wid=$(circus.wid)".into()],
+            executable: None,
             env: BTreeMap::new(),
             copy_env: false,
             working_dir: None,

@@ -159,6 +159,8 @@ pub struct WatcherSpec {
 pub struct ProgramSpec {
     /// Program and arguments; the words may hold `$(circus.wid)`, which [`ProgramSpec::argv`] fills in.
     pub words: Vec<String>,
+    /// The file that is executed in place of the first word, which then only names it.
+    pub executable: Option<PathBuf>,
     /// Variables of `[env]` and `[env:…]`, in that order of precedence already merged.
     pub env: BTreeMap<String, String>,
     /// Whether the agent's own environment comes below `env`.
