@@ -408,11 +408,11 @@ pub struct Notice {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum News {
     /// A process runs.
-    Spawn { pid: u32 },
+    Spawn { wid: u32, pid: u32 },
     /// A process ended by itself, or in a stop or restart.
-    Reap { pid: u32, exit: Exit },
+    Reap { wid: u32, pid: u32, exit: Exit },
     /// A process was sent its stop signal, or SIGKILL.
-    Kill { pid: u32 },
+    Kill { wid: u32, pid: u32 },
     /// The watcher became active.
     Start,
     /// Nothing of it runs any more.
