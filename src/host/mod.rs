@@ -4,7 +4,7 @@
 //!
 //! Reading order: `process` (one task per process, reads like its life), [`guard`] (the parent of a singleton's
 //! child), `tree` (what a process left behind), `plan` and `spawn` (from a `Launch` to a running program),
-//! `spawner` (the threads that do it), `sample`, [`clock`], `frame`, `sys`.
+//! `spawner` (the threads that do it), `job` (processes on the side), `sample`, [`clock`], `frame`, `sys`.
 //!
 //! # Invariants
 //!
@@ -21,6 +21,7 @@ pub mod clock;
 pub mod guard;
 
 mod frame;
+mod job;
 mod plan;
 mod process;
 mod sample;
@@ -44,6 +45,7 @@ use nix::unistd::{getpid, gettid};
 use signal_hook_tokio::Signals;
 use tokio::sync::mpsc;
 
+use self::job::Jobs;
 use self::plan::Surroundings;
 use self::process::{Life, Mailbox};
 use self::sample::Sampler;
@@ -66,6 +68,8 @@ pub struct Host {
     open_files: Option<Limit>,
     guard_program: GuardProgram,
     sampler: Arc<Mutex<Sampler>>,
+    /// Where hooks and checks are started from.
+    jobs: Jobs,
 }
 
 impl Host {
@@ -83,12 +87,14 @@ impl Host {
         prctl::set_child_subreaper(true)?;
         sys::close_on_exec_from(3)?;
         tokio::spawn(reap_orphans(Signals::new([libc::SIGCHLD])?));
+        let (spawner, run, open_files) = (Arc::new(Spawner::new()?), draw_run()?, raise_open_files());
         Ok(Host {
             events,
-            spawner: Arc::new(Spawner::new()?),
+            jobs: Jobs::new(Arc::clone(&spawner), &run, open_files.clone()),
+            spawner,
             mailboxes: HashMap::new(),
-            run: draw_run()?,
-            open_files: raise_open_files(),
+            run,
+            open_files,
             guard_program: GuardProgram(c"/proc/self/exe".to_owned()),
             sampler: Arc::default(),
         })
