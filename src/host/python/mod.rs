@@ -135,7 +135,7 @@ impl Python {
         self.helpers.retain(|_, helper| !helper.is_closed());
         let helper = self.helpers.entry(watcher.clone()).or_insert_with(|| {
             let (calls, to_make) = mpsc::channel(MOST_WAITING);
-            tokio::spawn(serve(watcher.clone(), interpreter.to_owned(), self.jobs.clone(), to_make));
+            tokio::spawn(serve(watcher.clone(), interpreter.to_owned(), self.jobs.clone(), to_make, IDLE));
             calls
         });
         helper.try_send(call).map_err(|_| format!("{MOST_WAITING} hooks of this watcher wait for their turn already"))
@@ -146,11 +146,17 @@ fn known<'a>(interpreter: Option<&'a Path>, dotted: &str) -> Result<&'a Path, St
     interpreter.ok_or_else(|| format!("{dotted} needs Python, and none was found; set `python =` in [circus]"))
 }
 
-/// The task of one watcher's helper, until no hook has come for long, or the host is gone.
-async fn serve(watcher: WatcherName, interpreter: PathBuf, jobs: Jobs, mut calls: mpsc::Receiver<Call>) {
+/// The task of one watcher's helper, until no hook has come for `idle`, or the host is gone.
+async fn serve(
+    watcher: WatcherName,
+    interpreter: PathBuf,
+    jobs: Jobs,
+    mut calls: mpsc::Receiver<Call>,
+    idle: Duration,
+) {
     let mut helper: Option<Helper> = None;
     loop {
-        let Call { request, around, begun, mut answer } = match timeout(IDLE, calls.recv()).await {
+        let Call { request, around, begun, mut answer } = match timeout(idle, calls.recv()).await {
             Ok(Some(call)) => call,
             Ok(None) => break,
             Err(_) => {
@@ -356,5 +362,117 @@ impl Line {
     fn part(self, patience: Duration) {
         drop(self.stdin);
         tokio::spawn(self.leash.part(patience));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::super::spawner::Spawner;
+    use super::*;
+    use crate::model::spec::Output;
+
+    fn jobs() -> Jobs {
+        Jobs::new(Arc::new(Spawner::new().unwrap()), "test-", None)
+    }
+
+    fn web() -> WatcherName {
+        WatcherName::parse("web").unwrap()
+    }
+
+    fn around(dir: &Path) -> ProgramSpec {
+        ProgramSpec {
+            words: Vec::new(),
+            executable: None,
+            env: BTreeMap::new(),
+            copy_env: true,
+            working_dir: Some(dir.to_owned()),
+            user: None,
+            gid: None,
+            umask: None,
+            rlimits: Vec::new(),
+            close_stdin: true,
+            stdout: Output::Inherit,
+            stderr: Output::Inherit,
+        }
+    }
+
+    /// Waits for a file to hold this.
+    async fn holds(file: &Path, bytes: &[u8]) {
+        let is_so = async {
+            while fs::read(file).unwrap_or_default() != bytes {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let in_time = timeout(Duration::from_secs(20), is_so).await.is_ok();
+        assert!(in_time, "{:?}", fs::read(file));
+    }
+
+    #[tokio::test]
+    async fn a_stream_class_gets_each_chunk_survives_its_errors_and_is_closed() {
+        const CLASS: &str = "class Stream:\n    \
+                 def __init__(self, path, mark): self.file, self.mark = open(path, 'ab', 0), mark.encode()\n    \
+                 def __call__(self, data):\n        \
+                     print('not for the file')\n        \
+                     if data['data'] == b'bad': raise ValueError('bad')\n        \
+                     self.file.write(b'%d %s %s%s' % (data['pid'], data['name'].encode(), data['data'], self.mark))\n    \
+                 def close(self): self.file.write(b'closed')\n";
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("own.py"), CLASS).unwrap();
+        let out = dir.path().join("out");
+        let options = [("path", out.to_str().unwrap()), ("mark", ";")];
+        let options = options.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        let (jobs, python) = (jobs(), find_python());
+        let (web, around) = (web(), around(dir.path()));
+        let stream = stream_helper(&jobs, python.as_deref(), &web, &around, "own.Stream", &options).await;
+        let mut stream = stream.unwrap();
+        for (name, data) in [("stdout", &b"{one}\n"[..]), ("stdout", b"bad"), ("stderr", b""), ("stderr", &[255, 0])] {
+            stream.write(7, name, data).await.unwrap();
+        }
+        stream.finish(Duration::from_secs(20));
+        holds(&out, b"7 stdout {one}\n;7 stderr ;7 stderr \xff\0;closed").await;
+    }
+
+    #[tokio::test]
+    async fn a_stream_class_that_cannot_be_made_says_why() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("own.py"), "class Stream:\n    def __init__(self): raise OSError(28, 'full')\n")
+            .unwrap();
+        let (jobs, python, around) = (jobs(), find_python(), around(dir.path()));
+        let (web, options) = (web(), BTreeMap::new());
+        let start = |python, class| stream_helper(&jobs, python, &web, &around, class, &options);
+        let why = start(python.as_deref(), "own.Stream").await.unwrap_err();
+        assert!(
+            why.starts_with("cannot set up own.Stream with /") && why.ends_with("OSError: [Errno 28] full"),
+            "{why}"
+        );
+        let why = start(python.as_deref(), "own.Nothing").await.unwrap_err();
+        assert!(why.ends_with("AttributeError: own has no 'Nothing'"), "{why}");
+        let why = start(None, "own.Stream").await.unwrap_err();
+        assert_eq!(why, "own.Stream needs Python, and none was found; set `python =` in [circus]");
+    }
+
+    #[tokio::test]
+    async fn an_idle_helper_ends_by_itself_once_its_threads_have() {
+        const HOOK: &str = "import atexit, threading, time\n\
+             def late():\n    time.sleep(0.2)\n    open('said', 'a').write('thread ')\n\
+             def hook(*args):\n    threading.Thread(target=late).start()\n    \
+                 atexit.register(lambda: open('said', 'a').write('end'))\n    return True\n";
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("own.py"), HOOK).unwrap();
+        let (calls, to_make) = mpsc::channel(MOST_WAITING);
+        let serving = serve(web(), find_python().unwrap(), jobs(), to_make, Duration::from_millis(20));
+        let (answer, answered) = oneshot::channel();
+        let watcher = serde_json::json!({"name": "web", "status": "active", "numprocesses": 1, "words": [],
+            "working_dir": null, "uid": null, "gid": null, "processes": [], "settings": {}});
+        let request =
+            Request { callable: "own.hook".into(), hook: "before_start", watcher, arguments: serde_json::json!({}) };
+        let call = Call { request, around: Arc::new(around(dir.path())), begun: Arc::default(), answer };
+        calls.try_send(call).unwrap();
+        serving.await;
+        assert_eq!(answered.await, Ok(HookEnd::Returned { truth: true, output: "{}".into() }));
+        assert!(calls.is_closed(), "the next hook gets a task of its own");
+        holds(&dir.path().join("said"), b"thread end").await;
     }
 }
