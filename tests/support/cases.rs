@@ -104,9 +104,8 @@ fn left_behind() -> Vec<String> {
             Err(Errno::ECHILD) => return left,
             Ok(WaitStatus::StillAlive) => {
                 for pid in children_of(std::process::id()) {
-                    left.push(
-                        fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default().replace('\0', " "),
-                    );
+                    let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+                    left.push(line.replace('\0', " ").chars().take(100).collect());
                     let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
                 }
                 let _ = waitpid(None, None);
