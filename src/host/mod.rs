@@ -4,8 +4,8 @@
 //!
 //! Reading order: `process` (one task per process, reads like its life), [`guard`] (the parent of a singleton's
 //! child), `tree` (what a process left behind), `plan` and `spawn` (from a `Launch` to a running program),
-//! `spawner` (the threads that do it), [`output`] (what processes write), `job` (processes on the side), `sample`,
-//! [`clock`], `frame`, `sys`.
+//! `spawner` (the threads that do it), [`output`] (what processes write), `job` (processes on the side), `hook` and
+//! `python` (what runs at points of a watcher's life), `sample`, [`clock`], `frame`, `sys`.
 //!
 //! # Invariants
 //!
@@ -24,9 +24,11 @@ pub mod guard;
 pub mod output;
 
 mod frame;
+mod hook;
 mod job;
 mod plan;
 mod process;
+mod python;
 mod sample;
 mod spawn;
 mod spawner;
@@ -38,8 +40,9 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use nix::sys::prctl;
@@ -48,15 +51,17 @@ use nix::unistd::{getpid, gettid};
 use signal_hook_tokio::Signals;
 use tokio::sync::mpsc;
 
+use self::hook::Hooks;
 use self::job::Jobs;
 use self::output::{Hub, Outputs};
 use self::plan::Surroundings;
 use self::process::{Life, Mailbox};
+pub use self::python::find_python;
 use self::sample::Sampler;
 use self::spawn::{Limit, Plan};
 use self::spawner::Spawner;
 use crate::model::command::RequestId;
-use crate::model::event::{Deadline, Event, Launch, ProcessId};
+use crate::model::event::{Deadline, Event, HookCall, HookId, Launch, ProcessId};
 use crate::model::names::WatcherName;
 
 /// This machine's processes. One per agent, on the runtime of its main thread.
@@ -75,6 +80,7 @@ pub struct Host {
     outputs: Arc<Outputs>,
     /// Where hooks and checks are started from.
     jobs: Jobs,
+    hooks: Hooks,
 }
 
 impl Host {
@@ -93,9 +99,11 @@ impl Host {
         sys::close_on_exec_from(3)?;
         tokio::spawn(reap_orphans(Signals::new([libc::SIGCHLD])?));
         let (spawner, run, open_files) = (Arc::new(Spawner::new()?), draw_run()?, raise_open_files());
+        let jobs = Jobs::new(Arc::clone(&spawner), &run, open_files.clone());
         Ok(Host {
             events,
-            jobs: Jobs::new(Arc::clone(&spawner), &run, open_files.clone()),
+            hooks: Hooks::new(jobs.clone(), None),
+            jobs,
             spawner,
             mailboxes: HashMap::new(),
             run,
@@ -110,6 +118,12 @@ impl Host {
     pub fn with_guard_program(mut self, program: &Path) -> io::Result<Host> {
         self.guard_program = GuardProgram(CString::new(program.as_os_str().as_bytes())?);
         Ok(self)
+    }
+
+    /// Has hooks and streams written in Python run by this interpreter; without one they fail. See [`find_python`].
+    pub fn with_python(mut self, interpreter: Option<PathBuf>) -> Host {
+        self.hooks = Hooks::new(self.jobs.clone(), interpreter);
+        self
     }
 
     /// Starts a process. Comes back at once; what follows are events: `SpawnFailed`, or `Spawned`, `Exited` and `Gone`.
@@ -160,6 +174,19 @@ impl Host {
     /// Has each log file opened anew before the next write to it: it may have been moved.
     pub fn reopen_output(&self) {
         self.outputs.reopen();
+    }
+
+    /// Calls a hook; ends in exactly one [`Event::HookEnded`] within `timeout`.
+    ///
+    /// One that takes longer has failed, and all it started is killed. One that ends in time may leave things running
+    /// in the background; they go on, and are reaped as orphans.
+    pub fn hook(&mut self, hook: HookId, call: Box<HookCall>, timeout: Duration) {
+        let (events, end) = (self.events.clone(), self.hooks.call(call, timeout));
+        tokio::spawn(async move {
+            let end = end.await;
+            // Nobody listens to an agent that is leaving.
+            let _ = events.send(Event::HookEnded { hook, end }).await;
+        });
     }
 
     fn order(&self, process: ProcessId, give: impl FnOnce(&Mailbox)) {
