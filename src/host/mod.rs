@@ -103,6 +103,7 @@ impl Host {
         Ok(Host {
             events,
             hooks: Hooks::new(jobs.clone(), None),
+            outputs: Arc::new(Outputs::new(jobs.clone())?),
             jobs,
             spawner,
             mailboxes: HashMap::new(),
@@ -110,7 +111,6 @@ impl Host {
             open_files,
             guard_program: GuardProgram(c"/proc/self/exe".to_owned()),
             sampler: Arc::default(),
-            outputs: Arc::new(Outputs::new()?),
         })
     }
 
@@ -122,6 +122,7 @@ impl Host {
 
     /// Has hooks and streams written in Python run by this interpreter; without one they fail. See [`find_python`].
     pub fn with_python(mut self, interpreter: Option<PathBuf>) -> Host {
+        self.outputs.set_python(interpreter.clone());
         self.hooks = Hooks::new(self.jobs.clone(), interpreter);
         self
     }
