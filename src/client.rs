@@ -520,7 +520,7 @@ mod tests {
                 let request = wire::parse_request(&question.line).unwrap();
                 assert_eq!(request.command, Command::Version);
                 let outcome = Outcome::Own(Reply::Done(Answer::Version("1.2.3")));
-                question.answer.send(wire::reply_json(&outcome, &request.id, 1.0).to_string()).unwrap();
+                question.answer.send(wire::reply_json(&outcome, &request.id, 1.0).to_string().into()).unwrap();
             });
             let endpoint = find_local(&Places::new(vec![dir.path().into()]), "x").unwrap();
             let reply = ask(&endpoint, &call(Command::Version, Target::Here)).await.unwrap();

@@ -218,9 +218,7 @@ impl<'a> Properties<'a> {
         let texts = match self.get(property) {
             None => Some(Vec::new()),
             Some(Value::String(text)) => Some(vec![text.clone()]),
-            Some(Value::Array(texts)) => {
-                texts.iter().map(|text| text.as_str().map(ToOwned::to_owned)).collect()
-            }
+            Some(Value::Array(texts)) => texts.iter().map(|text| text.as_str().map(ToOwned::to_owned)).collect(),
             Some(_) => None,
         };
         texts.ok_or_else(|| wrong(property, "a string or a list of strings"))
