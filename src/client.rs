@@ -2,6 +2,8 @@
 //!
 //! Invariants: every wait has an end; who did not answer is named; nothing is printed here.
 
+pub mod follow;
+
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -81,6 +83,9 @@ pub enum ClientError {
     /// It cannot be asked this way: the asker has to say more.
     #[error("{0}")]
     Usage(String),
+    /// It was asked for a stream, and refused.
+    #[error("{0}")]
+    Refused(String),
 }
 
 /// One question.
