@@ -36,5 +36,6 @@ mod request;
 pub use about::{about_json, parse_about};
 pub use event::{log_line_json, notice_json};
 pub use follow::{Follow, Subject, follow_json, parse_follow};
+pub(crate) use reply::info as info_json;
 pub use reply::{error_code, reply_json};
 pub use request::{BadRequest, Request, command_json, command_name, escape_glob, parse_request};

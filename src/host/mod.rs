@@ -4,7 +4,8 @@
 //!
 //! Reading order: `process` (one task per process, reads like its life), [`guard`] (the parent of a singleton's
 //! child), `tree` (what a process left behind), `plan` and `spawn` (from a `Launch` to a running program),
-//! `spawner` (the threads that do it), `sample`, [`clock`], `frame`, `sys`.
+//! `spawner` (the threads that do it), `job` (processes on the side), `hook` and `python`
+//! (what runs at points of a watcher's life), `sample`, [`clock`], `frame`, `sys`.
 //!
 //! # Invariants
 //!
@@ -21,8 +22,11 @@ pub mod clock;
 pub mod guard;
 
 mod frame;
+mod hook;
+mod job;
 mod plan;
 mod process;
+mod python;
 mod sample;
 mod spawn;
 mod spawner;
@@ -34,8 +38,9 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use nix::sys::prctl;
@@ -44,13 +49,16 @@ use nix::unistd::{getpid, gettid};
 use signal_hook_tokio::Signals;
 use tokio::sync::mpsc;
 
+use self::hook::Hooks;
+use self::job::Jobs;
 use self::plan::Surroundings;
 use self::process::{Life, Mailbox};
+pub use self::python::find_python;
 use self::sample::Sampler;
 use self::spawn::{Limit, Plan};
 use self::spawner::Spawner;
 use crate::model::command::RequestId;
-use crate::model::event::{Deadline, Event, Launch, ProcessId};
+use crate::model::event::{Deadline, Event, HookCall, HookId, Launch, ProcessId};
 use crate::model::names::WatcherName;
 
 /// This machine's processes. One per agent, on the runtime of its main thread.
@@ -66,6 +74,9 @@ pub struct Host {
     open_files: Option<Limit>,
     guard_program: GuardProgram,
     sampler: Arc<Mutex<Sampler>>,
+    /// Where hooks and checks are started from.
+    jobs: Jobs,
+    hooks: Hooks,
 }
 
 impl Host {
@@ -83,12 +94,16 @@ impl Host {
         prctl::set_child_subreaper(true)?;
         sys::close_on_exec_from(3)?;
         tokio::spawn(reap_orphans(Signals::new([libc::SIGCHLD])?));
+        let (spawner, run, open_files) = (Arc::new(Spawner::new()?), draw_run()?, raise_open_files());
+        let jobs = Jobs::new(Arc::clone(&spawner), &run, open_files.clone());
         Ok(Host {
             events,
-            spawner: Arc::new(Spawner::new()?),
+            hooks: Hooks::new(jobs.clone(), None),
+            jobs,
+            spawner,
             mailboxes: HashMap::new(),
-            run: draw_run()?,
-            open_files: raise_open_files(),
+            run,
+            open_files,
             guard_program: GuardProgram(c"/proc/self/exe".to_owned()),
             sampler: Arc::default(),
         })
@@ -98,6 +113,12 @@ impl Host {
     pub fn with_guard_program(mut self, program: &Path) -> io::Result<Host> {
         self.guard_program = GuardProgram(CString::new(program.as_os_str().as_bytes())?);
         Ok(self)
+    }
+
+    /// Has hooks and streams written in Python run by this interpreter; without one they fail. See [`find_python`].
+    pub fn with_python(mut self, interpreter: Option<PathBuf>) -> Host {
+        self.hooks = Hooks::new(self.jobs.clone(), interpreter);
+        self
     }
 
     /// Starts a process. Comes back at once; what follows are events: `SpawnFailed`, or `Spawned`, `Exited` and `Gone`.
@@ -137,6 +158,19 @@ impl Host {
             let samples = sampler.lock().unwrap_or_else(PoisonError::into_inner).sample(processes);
             // Nobody listens to an agent that is leaving.
             let _ = events.blocking_send(Event::Sampled { request, samples });
+        });
+    }
+
+    /// Calls a hook; ends in exactly one [`Event::HookEnded`] within `timeout`.
+    ///
+    /// One that takes longer has failed, and all it started is killed. One that ends in time may leave things running
+    /// in the background; they go on, and are reaped as orphans.
+    pub fn hook(&mut self, hook: HookId, call: Box<HookCall>, timeout: Duration) {
+        let (events, end) = (self.events.clone(), self.hooks.call(call, timeout));
+        tokio::spawn(async move {
+            let end = end.await;
+            // Nobody listens to an agent that is leaving.
+            let _ = events.send(Event::HookEnded { hook, end }).await;
         });
     }
 

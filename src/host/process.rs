@@ -110,14 +110,14 @@ impl Life {
             let stdio = Stdio::open(&launch.program)?;
             spawn(&plan, &stdio.fds())
         };
-        let child = match self.start(start).await {
+        let child = match self::start(&self.spawner, &self.around.tag, start).await {
             Ok(child) => child,
             Err(failure) => return self.end([ProcessEvent::SpawnFailed(failure)]).await,
         };
         self.report(ProcessEvent::Spawned { pid: child.pid() }).await;
         let exit = self.follow(&child, &name).await;
         self.report(ProcessEvent::Exited(exit)).await;
-        self.sweep(Some(child.pid()), &name).await;
+        sweep(Some(child.pid()), &self.around.tag, &name).await;
         self.end([ProcessEvent::Gone]).await;
     }
 
@@ -194,7 +194,7 @@ impl Life {
         }
         guard.signal(libc::SIGKILL);
         let exit = guard.ended().await;
-        self.sweep(pid, &name).await;
+        sweep(pid, &self.around.tag, &name).await;
         match end {
             GuardedEnd::Exited => self.end([ProcessEvent::Gone]).await,
             GuardedEnd::Running => self.end([ProcessEvent::Exited(Exit::Lost), ProcessEvent::Gone]).await,
@@ -232,57 +232,8 @@ impl Life {
                 started.map_err(|failed| SpawnFailure { stage: format!("guard {}", failed.stage), ..failed })?;
             Ok((child, Order::Launch { plan, stop_signal: launch.stop_signal, until: until.into() }))
         };
-        let (child, order) = self.on_spawner(start).await?;
-        Ok((self.watch(child).await?, line, order))
-    }
-
-    /// Starts a child on a spawner's thread, and has its end noticed.
-    async fn start(
-        &self,
-        start: impl FnOnce() -> Result<Child, SpawnFailure> + Send + 'static,
-    ) -> Result<Watched, SpawnFailure> {
-        let child = self.on_spawner(start).await?;
-        self.watch(child).await
-    }
-
-    async fn on_spawner<T: Send + 'static>(
-        &self,
-        job: impl FnOnce() -> Result<T, SpawnFailure> + Send + 'static,
-    ) -> Result<T, SpawnFailure> {
-        self.spawner.run(job).await.unwrap_or_else(|| {
-            Err(SpawnFailure { stage: "spawner".into(), error: "a fault of circus-agent's own; see its log".into() })
-        })
-    }
-
-    async fn watch(&self, child: Child) -> Result<Watched, SpawnFailure> {
-        let pid = child.pid;
-        match sys::watch(child) {
-            Ok(watched) => Ok(Watched(watched)),
-            // A child whose end we would not notice must not be.
-            Err((child, error)) => {
-                child.signal(libc::SIGKILL);
-                let mut patience = Patience::default();
-                while child.try_reap().is_none() {
-                    sleep(patience.pause()).await;
-                }
-                self.sweep(Some(pid), "a process that could not be watched").await;
-                Err(failure("epoll", &error))
-            }
-        }
-    }
-
-    /// Kills what the process left behind, until nothing is left.
-    async fn sweep(&self, pid: Option<u32>, name: &str) {
-        let scope = Scope::Process { pid, main: Main::Reaped, tag: &self.around.tag };
-        let mut patience = Patience::default();
-        while tree::reap_orphans() {
-            let left = tree::strike(scope);
-            if patience.accepts(&left) {
-                return;
-            }
-            complain(name, Some(&patience), &left);
-            sleep(patience.pause()).await;
-        }
+        let (child, order) = on_spawner(&self.spawner, start).await?;
+        Ok((watch(child, &self.around.tag).await?, line, order))
     }
 
     async fn report(&self, event: ProcessEvent) {
@@ -304,6 +255,71 @@ enum GuardedEnd {
     NotStarted(Option<SpawnFailure>),
     Running,
     Exited,
+}
+
+/// Starts a child on a spawner's thread, and has its end noticed.
+pub(super) async fn start(
+    spawner: &Spawner,
+    tag: &str,
+    start: impl FnOnce() -> Result<Child, SpawnFailure> + Send + 'static,
+) -> Result<Watched, SpawnFailure> {
+    watch(on_spawner(spawner, start).await?, tag).await
+}
+
+async fn on_spawner<T: Send + 'static>(
+    spawner: &Spawner,
+    job: impl FnOnce() -> Result<T, SpawnFailure> + Send + 'static,
+) -> Result<T, SpawnFailure> {
+    spawner.run(job).await.unwrap_or_else(|| {
+        Err(SpawnFailure { stage: "spawner".into(), error: "a fault of circus-agent's own; see its log".into() })
+    })
+}
+
+async fn watch(child: Child, tag: &str) -> Result<Watched, SpawnFailure> {
+    let pid = child.pid;
+    match sys::watch(child) {
+        Ok(watched) => Ok(Watched(watched)),
+        // A child whose end we would not notice must not be.
+        Err((child, error)) => {
+            child.signal(libc::SIGKILL);
+            let mut patience = Patience::default();
+            while child.try_reap().is_none() {
+                sleep(patience.pause()).await;
+            }
+            sweep(Some(pid), tag, "a process that could not be watched").await;
+            Err(failure("epoll", &error))
+        }
+    }
+}
+
+/// Kills a child and all it started, until nothing is left.
+pub(super) async fn kill(child: &Watched, tag: &str, name: &str) -> Exit {
+    let scope = Scope::Process { pid: Some(child.pid()), main: Main::Running, tag };
+    let mut patience = Patience::default();
+    let exit = loop {
+        complain(name, Some(&patience), &tree::strike(scope));
+        select! {
+            biased;
+            exit = child.ended() => break exit,
+            () = sleep(patience.pause()) => {}
+        }
+    };
+    sweep(Some(child.pid()), tag, name).await;
+    exit
+}
+
+/// Kills what a process left behind, until nothing is left.
+async fn sweep(pid: Option<u32>, tag: &str, name: &str) {
+    let scope = Scope::Process { pid, main: Main::Reaped, tag };
+    let mut patience = Patience::default();
+    while tree::reap_orphans() {
+        let left = tree::strike(scope);
+        if patience.accepts(&left) {
+            return;
+        }
+        complain(name, Some(&patience), &left);
+        sleep(patience.pause()).await;
+    }
 }
 
 /// Waits for `pause`, or for ever.
@@ -331,10 +347,10 @@ fn warn_of_stuck(name: &str, pids: &[u32]) {
 }
 
 /// A child whose end wakes us.
-struct Watched(AsyncFd<Child>);
+pub(super) struct Watched(AsyncFd<Child>);
 
 impl Watched {
-    fn pid(&self) -> u32 {
+    pub(super) fn pid(&self) -> u32 {
         self.0.get_ref().pid
     }
 
@@ -343,7 +359,7 @@ impl Watched {
     }
 
     /// Waits for its end and reaps it. Dropping the wait loses nothing.
-    async fn ended(&self) -> Exit {
+    pub(super) async fn ended(&self) -> Exit {
         loop {
             // A runtime that is going down wakes nobody; it does not matter any more.
             let Ok(mut ready) = self.0.readable().await else { return pending().await };
