@@ -4,8 +4,8 @@
 //!
 //! Reading order: `process` (one task per process, reads like its life), [`guard`] (the parent of a singleton's
 //! child), `tree` (what a process left behind), `plan` and `spawn` (from a `Launch` to a running program),
-//! `spawner` (the threads that do it), `job` (processes on the side), `hook` and `python`
-//! (what runs at points of a watcher's life), `sample`, [`clock`], `frame`, `sys`.
+//! `spawner` (the threads that do it), [`output`] (what processes write), `job` (processes on the side), `hook` and
+//! `python` (what runs at points of a watcher's life), `sample`, [`clock`], `frame`, `sys`.
 //!
 //! # Invariants
 //!
@@ -14,12 +14,14 @@
 //! - An exit status is fetched by the one task that waits for it; adopted orphans are reaped apart from them.
 //! - An agent that is killed leaves nothing behind: the kernel sends its children their stop signal, and guards kill
 //!   theirs. Nothing here needs the agent to leave in good order.
-//! - Nothing blocks the loop: what may (`execve`, opening files, looking up names, /proc of many) has other threads.
+//! - Nothing blocks the loop: what may (`execve`, files and their names, /proc of many, a place where output ends) has
+//!   other threads.
 //!
 //! Needs Linux 5.11 (`close_range`, `pidfd`, `waitid` on it).
 
 pub mod clock;
 pub mod guard;
+pub mod output;
 
 mod frame;
 mod hook;
@@ -51,6 +53,7 @@ use tokio::sync::mpsc;
 
 use self::hook::Hooks;
 use self::job::Jobs;
+use self::output::{Hub, Outputs};
 use self::plan::Surroundings;
 use self::process::{Life, Mailbox};
 pub use self::python::find_python;
@@ -74,6 +77,7 @@ pub struct Host {
     open_files: Option<Limit>,
     guard_program: GuardProgram,
     sampler: Arc<Mutex<Sampler>>,
+    outputs: Arc<Outputs>,
     /// Where hooks and checks are started from.
     jobs: Jobs,
     hooks: Hooks,
@@ -106,6 +110,7 @@ impl Host {
             open_files,
             guard_program: GuardProgram(c"/proc/self/exe".to_owned()),
             sampler: Arc::default(),
+            outputs: Arc::new(Outputs::new()?),
         })
     }
 
@@ -128,8 +133,8 @@ impl Host {
         self.mailboxes.retain(|_, mailbox| mailbox.strong_count() > 0);
         self.mailboxes.insert(process, Arc::downgrade(&mailbox));
         let around = Surroundings { tag: format!("{}{}", self.run, process.0), open_files: self.open_files.clone() };
-        let (events, spawner) = (self.events.clone(), Arc::clone(&self.spawner));
-        let life = Life { process, events, mailbox, spawner, around, hold };
+        let (events, spawner, outputs) = (self.events.clone(), Arc::clone(&self.spawner), Arc::clone(&self.outputs));
+        let life = Life { process, events, mailbox, spawner, outputs, around, hold };
         match launch.guard {
             None => tokio::spawn(life.alone(launch.clone())),
             Some(until) => tokio::spawn(life.guarded(launch.clone(), until, self.guard_program.clone())),
@@ -159,6 +164,16 @@ impl Host {
             // Nobody listens to an agent that is leaving.
             let _ = events.blocking_send(Event::Sampled { request, samples });
         });
+    }
+
+    /// The lines that processes wrote lately, and those they will.
+    pub fn output(&self) -> &Hub {
+        self.outputs.hub()
+    }
+
+    /// Has each log file opened anew before the next write to it: it may have been moved.
+    pub fn reopen_output(&self) {
+        self.outputs.reopen();
     }
 
     /// Calls a hook; ends in exactly one [`Event::HookEnded`] within `timeout`.

@@ -1,13 +1,13 @@
 //! One process, from its spawn to the end of its tree: each is a task that reads like its life.
 //!
 //! ```text
-//! alone:    spawn ─▶ Spawned ─▶ (pidfd readable) ─▶ Exited ─▶ sweep ─▶ Gone
-//! guarded:  spawn guard ─▶ Launch ─▶ Spawned ─▶ Exited ─▶ (guard ended) ─▶ sweep ─▶ Gone
-//!                                        └──── (guard killed) ─▶ sweep ─▶ Exited(Lost) ─▶ Gone
+//! alone:    spawn ─▶ Spawned ─▶ (pidfd readable) ─▶ Exited ─▶ sweep ─▶ last words ─▶ Gone
+//! guarded:  spawn guard ─▶ Launch ─▶ Spawned ─▶ Exited ─▶ (guard ended) ─▶ sweep ─▶ last words ─▶ Gone
+//!                                        └──── (guard killed) ─▶ sweep ─▶ last words ─▶ Exited(Lost) ─▶ Gone
 //! ```
 //!
 //! The sweep ends both, and is the proof for `Gone`: the agent looks for itself, whatever a guard has done. Where no
-//! orphans are adopted it is one system call.
+//! orphans are adopted it is one system call. After it nothing can write any more, so what is read then is all.
 
 use std::future::pending;
 use std::io;
@@ -23,6 +23,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::sleep;
 
 use super::frame::{Garbage, Inbox, Order, Report, encode};
+use super::output::{Intake, Outputs, Reading};
 use super::plan::{Stdio, Surroundings};
 use super::spawn::{Child, Plan, failure, spawn};
 use super::spawner::Spawner;
@@ -95,6 +96,7 @@ pub(super) struct Life {
     pub(super) events: mpsc::Sender<Event>,
     pub(super) mailbox: Arc<Mailbox>,
     pub(super) spawner: Arc<Spawner>,
+    pub(super) outputs: Arc<Outputs>,
     pub(super) around: Surroundings,
     /// For the process to keep open until its tree is gone.
     pub(super) hold: Option<OwnedFd>,
@@ -107,17 +109,19 @@ impl Life {
         let around = self.around.clone();
         let start = move || {
             let plan = Plan::of(&launch, &around, launch.stop_signal)?;
-            let stdio = Stdio::open(&launch.program)?;
-            spawn(&plan, &stdio.fds())
+            let (stdio, intake) = Stdio::open(&launch)?;
+            spawn(&plan, &stdio.fds()).map(|child| (child, intake))
         };
-        let child = match self::start(&self.spawner, &self.around.tag, start).await {
-            Ok(child) => child,
+        let (child, intake) = match start_with(&self.spawner, &self.around.tag, start).await {
+            Ok(started) => started,
             Err(failure) => return self.end([ProcessEvent::SpawnFailed(failure)]).await,
         };
         self.report(ProcessEvent::Spawned { pid: child.pid() }).await;
+        let reading = self.read(intake, child.pid());
         let exit = self.follow(&child, &name).await;
         self.report(ProcessEvent::Exited(exit)).await;
         sweep(Some(child.pid()), &self.around.tag, &name).await;
+        reading.finish().await;
         self.end([ProcessEvent::Gone]).await;
     }
 
@@ -145,13 +149,15 @@ impl Life {
     /// A child of a guard of its own.
     pub(super) async fn guarded(mut self, launch: Launch, until: Deadline, program: GuardProgram) {
         let name = launch.watcher.to_string();
-        let (guard, mut line, order) = match self.start_guard(launch, until, program).await {
+        let (guard, intake, mut line, order) = match self.start_guard(launch, until, program).await {
             Ok(started) => started,
             Err(failure) => return self.end([ProcessEvent::SpawnFailed(failure)]).await,
         };
         line.send(&order);
         drop(order);
         let mut pid = None;
+        let mut intake = Some(intake);
+        let mut reading = None;
         let mut end = GuardedEnd::NotStarted(None);
         let mut waiting = Orders::default();
         loop {
@@ -167,6 +173,7 @@ impl Life {
                         pid = Some(spawned);
                         end = GuardedEnd::Running;
                         self.report(ProcessEvent::Spawned { pid: spawned }).await;
+                        reading = intake.take().map(|intake| self.read(intake, spawned));
                     }
                     Ok(Some(Report::SpawnFailed { stage, error })) => {
                         end = GuardedEnd::NotStarted(Some(SpawnFailure { stage, error }));
@@ -195,6 +202,9 @@ impl Life {
         guard.signal(libc::SIGKILL);
         let exit = guard.ended().await;
         sweep(pid, &self.around.tag, &name).await;
+        if let Some(reading) = reading {
+            reading.finish().await;
+        }
         match end {
             GuardedEnd::Exited => self.end([ProcessEvent::Gone]).await,
             GuardedEnd::Running => self.end([ProcessEvent::Exited(Exit::Lost), ProcessEvent::Gone]).await,
@@ -214,7 +224,7 @@ impl Life {
         launch: Launch,
         until: Deadline,
         program: GuardProgram,
-    ) -> Result<(Watched, Line, Order), SpawnFailure> {
+    ) -> Result<(Watched, Intake, Line, Order), SpawnFailure> {
         let (ours, theirs) = Socket::pair().map_err(|error| failure("guard socketpair", &error))?;
         let line = Line::new(ours).map_err(|error| failure("guard socketpair", &error))?;
         let hold = self.hold.as_ref().map(|hold| hold.try_clone()).transpose();
@@ -222,7 +232,7 @@ impl Life {
         let around = self.around.clone();
         let start = move || {
             let plan = Plan::of(&launch, &around, libc::SIGKILL)?;
-            let stdio = Stdio::open(&launch.program)?;
+            let (stdio, intake) = Stdio::open(&launch)?;
             let mut fds = stdio.fds().to_vec();
             fds.push(theirs.as_fd());
             debug_assert_eq!(fds.len() as i32 - 1, guard::SOCKET);
@@ -230,10 +240,16 @@ impl Life {
             let started = spawn(&program.plan(&launch, &around), &fds);
             let child =
                 started.map_err(|failed| SpawnFailure { stage: format!("guard {}", failed.stage), ..failed })?;
-            Ok((child, Order::Launch { plan, stop_signal: launch.stop_signal, until: until.into() }))
+            let order = Order::Launch { plan, stop_signal: launch.stop_signal, until: until.into() };
+            Ok((child, (intake, order)))
         };
-        let (child, order) = on_spawner(&self.spawner, start).await?;
-        Ok((watch(child, &self.around.tag).await?, line, order))
+        let (guard, (intake, order)) = start_with(&self.spawner, &self.around.tag, start).await?;
+        Ok((guard, intake, line, order))
+    }
+
+    /// Reads what the process writes, now that `Spawned` is told.
+    fn read(&self, intake: Intake, pid: u32) -> Reading {
+        self.outputs.read(intake, self.process, pid, &self.events)
     }
 
     async fn report(&self, event: ProcessEvent) {
@@ -263,7 +279,18 @@ pub(super) async fn start(
     tag: &str,
     start: impl FnOnce() -> Result<Child, SpawnFailure> + Send + 'static,
 ) -> Result<Watched, SpawnFailure> {
-    watch(on_spawner(spawner, start).await?, tag).await
+    let (child, ()) = start_with(spawner, tag, || start().map(|child| (child, ()))).await?;
+    Ok(child)
+}
+
+/// The same, with what else comes of the start.
+async fn start_with<T: Send + 'static>(
+    spawner: &Spawner,
+    tag: &str,
+    start: impl FnOnce() -> Result<(Child, T), SpawnFailure> + Send + 'static,
+) -> Result<(Watched, T), SpawnFailure> {
+    let (child, beside) = on_spawner(spawner, start).await?;
+    Ok((watch(child, tag).await?, beside))
 }
 
 async fn on_spawner<T: Send + 'static>(
