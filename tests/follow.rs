@@ -25,7 +25,7 @@ use circus_agent::wire;
 use serde_json::{Value, json};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
-use agent::{PATIENCE, send, wait_for};
+use agent::{Home, PATIENCE, send, wait_for};
 use redis_server::RedisServer;
 
 fn watcher(name: &str) -> WatcherName {
@@ -329,6 +329,49 @@ fn nobody_there_is_exit_5_and_a_stream_of_many_nodes_is_a_usage_error() {
         let output = circusctl("redis://127.0.0.1:1", words).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{words} over Redis: {output:?}");
     }
+}
+
+// ------------------------------------------------------------------------------------------------- a whole agent
+
+#[test]
+fn a_real_agents_output_and_events_are_followed_through_restarts_to_its_end() {
+    let home = Home::new();
+    let print = home.script("print", "echo ready $$; echo trouble >&2; exec sleep 1000");
+    let config = format!(
+        "[watcher:web]\ncmd = {print}\nstdout_stream.class = QueueStream\nstderr_stream.class = QueueStream\n\
+         [watcher:mute]\ncmd = sleep 1000\n"
+    );
+    let mut agent = home.agent("web-1", &config);
+    let endpoint = format!("unix://{}", agent.socket.display());
+    let logs = Ctl::start(&endpoint, "logs -f");
+    let events = Ctl::start(&endpoint, "events -f web");
+    assert!(logs.warns().starts_with("note: mute writes"));
+    let pid = |logs: &Ctl| {
+        let mut lines = [logs.says(), logs.says()];
+        lines.sort();
+        assert_eq!(lines[0], "web#1 ! trouble");
+        lines[1].strip_prefix("web#1 | ready ").expect("its pid").to_owned()
+    };
+    let says = |text: &str| {
+        let line = events.says();
+        assert!(line.ends_with(text), "{line}, not {text}");
+    };
+    let first = pid(&logs);
+    says(&format!(" web-1 web#1 spawn pid {first}"));
+    says(" web-1 web start");
+    send(first.parse().unwrap(), libc::SIGKILL);
+    let second = pid(&logs);
+    assert_ne!(first, second);
+    says(&format!(" web-1 web#1 reap pid {first}, killed by SIGKILL"));
+    says(&format!(" web-1 web#1 spawn pid {second}"));
+    agent.signal(libc::SIGTERM);
+    agent.exits(0);
+    says(&format!(" web-1 web#1 kill pid {second}"));
+    says(&format!(" web-1 web#1 reap pid {second}, killed by SIGTERM"));
+    says(" web-1 web stop");
+    let _agent = home.agent("web-1", &config);
+    let third = pid(&logs);
+    says(&format!(" web-1 web#1 spawn pid {third}"));
 }
 
 // ------------------------------------------------------------------------------------------------- a cluster's events

@@ -17,10 +17,9 @@ use serde_json::Value;
 use signal_hook::iterator::exfiltrator::WithOrigin;
 use signal_hook::low_level::siginfo::Origin;
 use signal_hook_tokio::SignalsInfo;
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use self::follow::{Followers, Output};
-
 use crate::cluster::identity::{Identity, IdentityError, default_state_dir, identity};
 use crate::cluster::local::{self, Local};
 use crate::cluster::{self, BusQuestion, Redis, Standing};
@@ -34,9 +33,10 @@ use crate::model::names::{NodeName, WatcherName};
 use crate::model::node::Node;
 use crate::model::random::Random;
 use crate::model::snapshot::{LeaseRole, Phase, Snapshot};
-use crate::model::spec::AgentSpec;
+use crate::model::spec::{self, AgentSpec};
 use crate::model::time::Time;
 use crate::systemd::Notify;
+use crate::wire::Follow;
 use crate::{view, wire};
 
 /// How many events may wait for the loop. Who has more to tell waits, and nobody waits for them.
@@ -313,7 +313,7 @@ impl Agent {
             }
             Err(wire::BadRequest { id, cast, refusal }) => match (wire::parse_follow(line), door) {
                 (Some((id, Ok(follow))), Door::Control(answer)) => {
-                    self.followers.answer(id, follow, |_| no_output(), answer);
+                    self.followers.answer(id, follow, |follow| self.output(follow), answer);
                 }
                 (follow, door) => {
                     let refusal = match follow {
@@ -324,6 +324,17 @@ impl Agent {
                     answer_with(Pending { id, cast, door }, &Outcome::Own(Reply::Refused(refusal)));
                 }
             },
+        }
+    }
+
+    /// The output that somebody wants to follow.
+    fn output(&self, follow: &Follow) -> Output {
+        let hidden = |output: &spec::Output| !matches!(output, spec::Output::Stream(_));
+        let unseen = self.node.specs().filter(|spec| hidden(&spec.program.stdout) && hidden(&spec.program.stderr));
+        Output {
+            recent: self.host.output().recent(|watcher| follow.fits(watcher), follow.lines),
+            live: self.host.output().subscribe(),
+            unseen: unseen.map(|spec| spec.name.clone()).filter(|watcher| follow.fits(watcher)).collect(),
         }
     }
 
@@ -464,11 +475,6 @@ fn answer_with(pending: Pending, outcome: &Outcome) {
 /// Seconds of the Unix epoch.
 fn unix_time() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64())
-}
-
-/// Children write to their files themselves, and so nothing of it is seen here.
-fn no_output() -> Output {
-    Output { recent: Vec::new(), live: broadcast::Sender::new(1).subscribe(), unseen: Vec::new() }
 }
 
 /// The singletons held here, and those waited for.
