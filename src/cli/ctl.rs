@@ -269,7 +269,7 @@ impl Resize {
 pub fn circusctl(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> u8 {
     let args: Vec<OsString> = args.into_iter().map(Into::into).collect();
     match CtlArgs::try_parse_from(&args) {
-        Ok(CtlArgs { global, command: None }) => shell::run(&args, global),
+        Ok(CtlArgs { global, command: None }) => shell::run(&args, &global),
         Ok(words) => {
             let (text, code) = carry_out(words, Asker::Caller);
             finish(&text, code)

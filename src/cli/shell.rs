@@ -38,9 +38,9 @@ const REMEMBERED: usize = 1000;
 
 /// Reads and carries out commands until there are no more: the exit code. `args` are the words that circusctl was
 /// started with: its name and `global` options.
-pub(super) fn run(args: &[OsString], global: Global) -> u8 {
+pub(super) fn run(args: &[OsString], global: &Global) -> u8 {
     match io::stdin().is_terminal() {
-        true => Shell { args, asker: Asker::Shell }.converse(&global),
+        true => Shell { args, asker: Asker::Shell }.converse(global),
         false => Shell { args, asker: Asker::Caller }.read(io::stdin().lock()),
     }
 }
