@@ -28,11 +28,14 @@
 //! ([`log_line_json`]).
 
 mod about;
+mod command;
 mod event;
 mod reply;
 mod request;
+mod settings;
 
 pub use about::{about_json, parse_about};
+pub use command::{command_json, command_name};
 pub use event::{log_line_json, notice_json};
 pub use reply::{error_code, reply_json};
-pub use request::{BadRequest, Request, command_json, command_name, escape_glob, parse_request};
+pub use request::{BadRequest, Request, parse_request};
