@@ -30,9 +30,11 @@
 mod about;
 mod command;
 mod event;
+mod options;
 mod reply;
 mod request;
 mod settings;
+mod stats;
 
 pub use about::{about_json, parse_about};
 pub use command::{command_json, command_name};
