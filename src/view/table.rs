@@ -100,20 +100,23 @@ impl Table {
     }
 }
 
-/// `text` in lines of at most `room` characters where its words allow it.
+/// `text` in lines of at most `room` characters where its words allow it. What indents it stays.
 fn wrap(text: &str, room: Option<usize>) -> Vec<String> {
     let Some(room) = room else { return vec![text.to_owned()] };
-    let mut lines = vec![String::new()];
-    for word in text.split(' ') {
+    let words = text.trim_start();
+    let mut lines = vec![text[..text.len() - words.len()].to_owned()];
+    let mut begun = false;
+    for word in words.split(' ') {
         let line = lines.last_mut().expect("there is always a line");
-        if !line.is_empty() && line.chars().count() + 1 + word.chars().count() > room {
+        if begun && line.chars().count() + 1 + word.chars().count() > room {
             lines.push(word.to_owned());
         } else {
-            if !line.is_empty() {
+            if begun {
                 line.push(' ');
             }
             line.push_str(word);
         }
+        begun = true;
     }
     lines
 }
