@@ -157,7 +157,8 @@ impl<'a> Build<'a> {
                         problem.label(format!("did you mean `[{known}:NAME]`?"))
                     }
                     (Some(known), None) => problem.label(format!("did you mean `[{known}]`?")),
-                    (None, _) => problem.help("sections are [circus], [redis], [watcher:NAME], [plugin:NAME], [env] and [env:NAMES]"),
+                    (None, _) => problem
+                        .help("sections are [circus], [redis], [watcher:NAME], [plugin:NAME], [env] and [env:NAMES]"),
                 };
             }
         }
@@ -489,10 +490,9 @@ impl<'a> Build<'a> {
         settings: &Settings<'_>,
         logs: &mut BTreeMap<PathBuf, (WatcherName, Spot)>,
     ) {
-        for (key, output) in [
-            ("stdout_stream.filename", &watcher.program.stdout),
-            ("stderr_stream.filename", &watcher.program.stderr),
-        ] {
+        for (key, output) in
+            [("stdout_stream.filename", &watcher.program.stdout), ("stderr_stream.filename", &watcher.program.stderr)]
+        {
             let (Some(set), Some(path)) = (settings.get(key), file_of(output)) else { continue };
             let spot = set.entry.spot();
             match logs.get(path) {

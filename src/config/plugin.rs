@@ -115,7 +115,8 @@ impl Build<'_> {
         if let (Native::ResourceWatcher, None, None) = (native, settings.get("watcher"), settings.get("service")) {
             self.missing(settings.head, format!("[{}] has no `watcher`", settings.head)).label("nothing to look after");
         }
-        let own = settings.all().filter(|set| matches!(set.key.section, Section::Plugin(those) if those != Native::ALL));
+        let own =
+            settings.all().filter(|set| matches!(set.key.section, Section::Plugin(those) if those != Native::ALL));
         // Times become seconds, signals numbers: a plugin reads what Circus's did.
         let options: BTreeMap<&str, String> =
             own.filter_map(|set| Some((set.entry.key, settings.variable(set.entry.key)?))).collect();

@@ -365,7 +365,10 @@ fn spot_of(set: &Set<'_>, part: &str) -> Spot {
 }
 
 /// The shortest way from a watcher back to itself, both ends included.
-fn cycle<'a>(from: &'a WatcherName, edges: &BTreeMap<&'a WatcherName, &'a [WatcherName]>) -> Option<Vec<&'a WatcherName>> {
+fn cycle<'a>(
+    from: &'a WatcherName,
+    edges: &BTreeMap<&'a WatcherName, &'a [WatcherName]>,
+) -> Option<Vec<&'a WatcherName>> {
     let mut came_from: BTreeMap<&WatcherName, &WatcherName> = BTreeMap::new();
     let mut reached = vec![from];
     let mut at = 0;
