@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use circus_agent::host::Host;
 use circus_agent::host::clock::{self, Alarm};
 use circus_agent::model::command::RequestId;
-use circus_agent::model::event::{Deadline, Event, Exit, Launch, ProcessEvent, ProcessId, Signs, SpawnFailure};
+use circus_agent::model::event::{Deadline, Event, Exit, Launch, ProcessEvent, ProcessId, Reach, Signs, SpawnFailure};
 use circus_agent::model::names::WatcherName;
 use circus_agent::model::spec::{Output, ProgramSpec, Rlimit, UserSpec};
 use circus_agent::model::time::Time;
@@ -77,6 +77,9 @@ const CASES: &[Case] = cases![
     what_a_guard_holds_is_released_only_after_the_tree_is_gone,
     an_agent_that_is_killed_leaves_nothing_behind,
     a_guard_that_is_told_nothing_or_garbage_ends,
+    a_signal_reaches_whom_it_is_meant_for_and_nobody_else,
+    children_hear_of_a_stop_though_their_parent_ends_at_once,
+    a_guarded_childs_children_hear_of_a_stop_that_its_deadline_has_asked_it_for,
     processes_are_sampled,
     an_alarm_rings_when_it_is_set_to_and_at_once_when_that_has_passed,
 ];
@@ -297,7 +300,7 @@ async fn a_signal_goes_to_the_main_process_only() {
         let process = world.spawn(wrap(sh(&script), far));
         world.spawned(process).await;
         eventually("both are ready", || note.with_extension("a").exists() && note.with_extension("b").exists()).await;
-        world.host.signal(process, libc::SIGUSR1);
+        world.host.signal(process, libc::SIGUSR1, Reach::Main);
         assert_eq!(world.ends(process).await, Exit::Code(5));
         assert_eq!(fs::read_to_string(&note).unwrap(), "main\n");
         for file in [note.clone(), note.with_extension("a"), note.with_extension("b")] {
@@ -372,7 +375,7 @@ async fn orders_given_before_the_program_runs_are_carried_out_when_it_does() {
     let far = world.far();
     for wrap in BOTH {
         let process = world.spawn(wrap(launch(["sleep", "1000"]), far));
-        world.host.signal(process, libc::SIGINT);
+        world.host.signal(process, libc::SIGINT, Reach::Main);
         world.spawned(process).await;
         assert_eq!(world.ends(process).await, Exit::Signal(2));
         let process = world.spawn(wrap(launch(["sleep", "1000"]), far));
@@ -465,7 +468,7 @@ async fn a_guarded_child_is_asked_to_stop_once_at_the_stop_deadline() {
     world.spawned(process).await;
     // An agent that sees the same deadline sends the same signal.
     eventually("it was asked", || note.exists()).await;
-    world.host.signal(process, libc::SIGUSR2);
+    world.host.signal(process, libc::SIGUSR2, Reach::Main);
     assert_eq!(world.ends(process).await, Exit::Signal(9), "it did not obey, so it was killed");
     assert_eq!(fs::read_to_string(note).unwrap(), "asked\n");
 }
@@ -546,7 +549,7 @@ async fn a_guard_hears_no_signal_but_kill() {
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGTSTP] {
         send(guard, signal);
     }
-    world.host.signal(process, libc::SIGHUP);
+    world.host.signal(process, libc::SIGHUP, Reach::Main);
     assert_eq!(world.ends(process).await, Exit::Signal(1), "it was still there to pass this on");
 }
 
@@ -668,6 +671,106 @@ async fn a_guard_that_is_told_nothing_or_garbage_ends() {
     }
 }
 
+async fn a_signal_reaches_whom_it_is_meant_for_and_nobody_else() {
+    let mut world = World::new();
+    let far = world.far();
+    for wrap in BOTH {
+        let note = world.path("note");
+        let script = "
+import os, signal, sys
+def tell(*words):
+    with open(sys.argv[1], 'a') as note: note.write(' '.join(map(str, words)) + '\\n')
+def become(name, *children):
+    for child in children:
+        if os.fork() == 0: become(*child)
+    for number in (signal.SIGUSR1, signal.SIGUSR2): signal.signal(number, lambda number, _: tell(name, number))
+    tell(name, os.getpid())
+    while True: signal.pause()
+become('main', ('a', ('a1',)), ('b',))";
+        let process = world.spawn(wrap(launch(["python3", "-c", script, note.to_str().unwrap()]), far));
+        world.spawned(process).await;
+        let lines = || fs::read_to_string(&note).unwrap_or_default().lines().map(String::from).collect::<Vec<_>>();
+        eventually("all four are there", || lines().len() == 4).await;
+        let pid = |name: &str| {
+            let line = lines().into_iter().find(|line| line.split(' ').next() == Some(name));
+            line.unwrap().rsplit(' ').next().unwrap().parse::<u32>().unwrap()
+        };
+        let (a, a1) = (pid("a"), pid("a1"));
+        for (reach, reached) in [
+            (Reach::Main, &["main"][..]),
+            (Reach::Children, &["a", "b"]),
+            (Reach::MainAndChildren, &["a", "b", "main"]),
+            (Reach::Tree, &["a", "a1", "b", "main"]),
+            (Reach::Child(a), &["a"]),
+            (Reach::Child(a1), &[]),
+            (Reach::Child(std::process::id()), &[]),
+            (Reach::Child(u32::MAX), &[]),
+        ] {
+            fs::write(&note, "").unwrap();
+            world.host.signal(process, 0, Reach::Tree);
+            world.host.signal(process, libc::SIGUSR1, reach);
+            // A second one for all: who got the first has seen to it by then.
+            world.host.signal(process, libc::SIGUSR2, Reach::Tree);
+            let of = |signal: i32| {
+                let told =
+                    lines().into_iter().filter_map(move |line| Some(line.strip_suffix(&format!(" {signal}"))?.into()));
+                told.collect::<std::collections::BTreeSet<String>>()
+            };
+            eventually("all have seen the second", || of(libc::SIGUSR2).len() == 4).await;
+            assert_eq!(Vec::from_iter(of(libc::SIGUSR1)), reached, "{reach:?}");
+        }
+        world.host.signal(process, libc::SIGTERM, Reach::Main);
+        assert_eq!(world.ends(process).await, Exit::Signal(15));
+        fs::remove_file(note).unwrap();
+    }
+}
+
+async fn children_hear_of_a_stop_though_their_parent_ends_at_once() {
+    let mut world = World::new();
+    for reach in [Reach::MainAndChildren, Reach::Tree] {
+        let note = world.path("note");
+        // The child is known by nothing but its parent, and so is out of reach of whoever comes after the parent's end.
+        let script = format!(
+            "env -i PATH=\"$PATH\" setsid sh -c 'trap \"echo heard >>{0}; exit\" TERM; touch {0}; \
+             while :; do sleep 0.01; done' & wait",
+            note.display()
+        );
+        for _ in 0..10 {
+            let process = world.spawn(sh(&script));
+            world.spawned(process).await;
+            eventually("the child listens", || note.exists()).await;
+            world.host.signal(process, libc::SIGTERM, reach);
+            assert_eq!(world.ends(process).await, Exit::Signal(15));
+            eventually("the child heard of it", || fs::read_to_string(&note).unwrap() == "heard\n").await;
+            fs::remove_file(&note).unwrap();
+        }
+    }
+}
+
+async fn a_guarded_childs_children_hear_of_a_stop_that_its_deadline_has_asked_it_for() {
+    let mut world = World::new();
+    let note = world.path("note");
+    let stop = clock::now() + Duration::from_millis(200);
+    let trap = |name: &str| format!("trap 'echo {name} >>{}' USR2", note.display());
+    let script = format!(
+        "({}; while :; do sleep 0.01; done) & {}; touch {}; while :; do sleep 0.01; done",
+        trap("child"),
+        trap("main"),
+        world.path("ready").display()
+    );
+    let mut asked = sh(&script);
+    asked.stop_signal = libc::SIGUSR2;
+    let process = world.spawn(guarded(asked, Deadline { stop, kill: stop + Duration::from_secs(1000) }));
+    world.spawned(process).await;
+    let told = || fs::read_to_string(&note).unwrap_or_default();
+    eventually("the deadline has asked it", || told() == "main\n").await;
+    world.host.signal(process, libc::SIGUSR2, Reach::MainAndChildren);
+    eventually("its child was asked, and itself not again", || told() == "main\nchild\n").await;
+    world.host.kill(process);
+    world.ends(process).await;
+    assert_eq!(told(), "main\nchild\n");
+}
+
 async fn processes_are_sampled() {
     let mut world = World::new();
     let process = world.spawn(launch(["python3", "-c", "while True: pass"]));
@@ -726,8 +829,9 @@ impl World {
 
     fn guarded_by(program: &str) -> World {
         let (sender, events) = mpsc::channel(64);
+        let dir = TempDir::new().unwrap();
         let host = Host::new(sender).unwrap().with_guard_program(program.as_ref()).unwrap();
-        World { host, events, told: VecDeque::new(), dir: TempDir::new().unwrap(), spawned: 0 }
+        World { host, events, told: VecDeque::new(), dir, spawned: 0 }
     }
 
     fn path(&self, name: &str) -> PathBuf {

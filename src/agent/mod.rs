@@ -238,7 +238,7 @@ impl Agent {
                 let hold = launch.guard.and_then(|_| self.store.hold(&launch.watcher));
                 self.host.spawn(process, &launch, hold);
             }
-            Action::Signal { process, signal, .. } => self.host.signal(process, signal),
+            Action::Signal { process, signal, reach } => self.host.signal(process, signal, reach),
             Action::Kill { process } => self.host.kill(process),
             Action::Guard { process, deadline } => self.host.guard(process, deadline),
             Action::AskLease { watcher, ask, timeout } => self.store.ask(watcher, ask, timeout),

@@ -52,7 +52,7 @@ use self::sample::Sampler;
 use self::spawn::{Limit, Plan};
 use self::spawner::Spawner;
 use crate::model::command::RequestId;
-use crate::model::event::{Deadline, Event, Launch, ProcessId};
+use crate::model::event::{Deadline, Event, Launch, ProcessId, Reach};
 use crate::model::names::WatcherName;
 
 /// This machine's processes. One per agent, on the runtime of its main thread.
@@ -121,9 +121,10 @@ impl Host {
         };
     }
 
-    /// Sends a signal to the main process, as soon as it is there. One that has ended needs none.
-    pub fn signal(&mut self, process: ProcessId, signal: i32) {
-        self.order(process, |mailbox| mailbox.signal(signal));
+    /// Sends a signal to whom `reach` means, as soon as the main process is there. Those below it get theirs first, the
+    /// deepest before all. Who has ended needs none, and a signal that is not from 1 to 64 is none.
+    pub fn signal(&mut self, process: ProcessId, signal: i32, reach: Reach) {
+        self.order(process, |mailbox| mailbox.signal(signal, reach));
     }
 
     /// Sends SIGKILL to the whole tree until nothing of it is left.

@@ -28,7 +28,7 @@ use super::spawn::{Child, Plan, failure, spawn};
 use super::spawner::Spawner;
 use super::tree::{self, Left, Main, Patience, Scope};
 use super::{GuardProgram, guard, sys};
-use crate::model::event::{Deadline, Event, Exit, Launch, ProcessEvent, ProcessId, SpawnFailure};
+use crate::model::event::{Deadline, Event, Exit, Launch, ProcessEvent, ProcessId, Reach, SpawnFailure};
 
 /// What a process is yet to be sent. It stays small however long nobody fetches it: a signal that is there twice is
 /// there once (as in the kernel), a deadline replaces the one before, and a kill is a kill.
@@ -38,19 +38,23 @@ pub(super) struct Mailbox {
     news: Notify,
 }
 
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Default)]
 struct Orders {
-    /// Signals as a set of bits.
-    signals: u64,
+    /// Each once, in the order in which they were given.
+    signals: Vec<(i32, Reach)>,
     deadline: Option<Deadline>,
     kill: bool,
 }
 
+/// How many signals may wait in all before more of those to single children are forgotten: there are some hundred
+/// others at most.
+const MOST_SIGNALS: usize = 1000;
+
 impl Mailbox {
     /// Adds a signal; one that cannot exist is none.
-    pub(super) fn signal(&self, signal: i32) {
+    pub(super) fn signal(&self, signal: i32, reach: Reach) {
         if (1..=64).contains(&signal) {
-            self.orders().signals |= 1 << (signal - 1);
+            self.orders().add_signal(signal, reach);
             self.news.notify_one();
         }
     }
@@ -77,15 +81,17 @@ impl Mailbox {
 }
 
 impl Orders {
-    fn add(&mut self, later: Orders) {
-        self.signals |= later.signals;
-        self.deadline = later.deadline.or(self.deadline);
-        self.kill |= later.kill;
+    fn add_signal(&mut self, signal: i32, reach: Reach) {
+        let too_many = matches!(reach, Reach::Child(_)) && self.signals.len() >= MOST_SIGNALS;
+        if !too_many && !self.signals.contains(&(signal, reach)) {
+            self.signals.push((signal, reach));
+        }
     }
 
-    fn signals(&self) -> impl Iterator<Item = i32> + use<> {
-        let signals = self.signals;
-        (1..=64).filter(move |signal| signals & (1 << (signal - 1)) != 0)
+    fn add(&mut self, later: Orders) {
+        later.signals.into_iter().for_each(|(signal, reach)| self.add_signal(signal, reach));
+        self.deadline = later.deadline.or(self.deadline);
+        self.kill |= later.kill;
     }
 }
 
@@ -131,7 +137,12 @@ impl Life {
                 biased;
                 exit = child.ended() => return exit,
                 orders = self.mailbox.fetch() => {
-                    orders.signals().for_each(|signal| child.signal(signal));
+                    for (signal, reach) in orders.signals {
+                        tree::signal_below(child.pid(), signal, reach);
+                        if tree::reaches_main(reach) {
+                            child.signal(signal);
+                        }
+                    }
                     if orders.kill {
                         killing.get_or_insert_default();
                         tree::strike(scope);
@@ -184,7 +195,7 @@ impl Life {
                     Err(Hangup) => break,
                 },
                 orders = self.mailbox.fetch() => {
-                    if orders.kill || orders.signals != 0 {
+                    if orders.kill || !orders.signals.is_empty() {
                         // Should somebody have stopped the guard.
                         guard.signal(libc::SIGCONT);
                     }
@@ -393,7 +404,7 @@ impl Line {
 
     fn send_all(&mut self, orders: Orders) {
         orders.deadline.iter().for_each(|&deadline| self.send(&Order::Deadline(deadline.into())));
-        orders.signals().for_each(|signal| self.send(&Order::Signal(signal)));
+        orders.signals.iter().for_each(|&(signal, reach)| self.send(&Order::Signal { signal, reach }));
         if orders.kill {
             self.send(&Order::Kill);
         }
