@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use circus_agent::host::Host;
 use circus_agent::host::clock::{self, Alarm};
-use circus_agent::model::command::RequestId;
+use circus_agent::model::command::{RequestId, Sample};
 use circus_agent::model::event::{Deadline, Event, Exit, Launch, ProcessEvent, ProcessId, Reach, Signs, SpawnFailure};
 use circus_agent::model::names::WatcherName;
 use circus_agent::model::spec::{Output, ProgramSpec, Rlimit, UserSpec};
@@ -81,6 +81,8 @@ const CASES: &[Case] = cases![
     children_hear_of_a_stop_though_their_parent_ends_at_once,
     a_guarded_childs_children_hear_of_a_stop_that_its_deadline_has_asked_it_for,
     processes_are_sampled,
+    samples_show_children_and_theirs_where_that_is_asked_for,
+    the_agent_itself_is_sampled,
     an_alarm_rings_when_it_is_set_to_and_at_once_when_that_has_passed,
 ];
 
@@ -780,17 +782,51 @@ async fn processes_are_sampled() {
     let start = Instant::now();
     while usage.as_ref().is_none_or(|usage: &circus_agent::model::command::Usage| usage.cpu_percent < 10.0) {
         assert!(start.elapsed() < NEVER, "no use of the processor was seen: {usage:?}");
-        world.host.sample(RequestId(1), vec![(name(), 3, pid), (name(), 4, u32::MAX)]);
+        world.host.sample(RequestId(1), vec![(name(), 3, pid), (name(), 4, u32::MAX)], false);
         let Some(Event::Sampled { request, samples }) = world.events.recv().await else { panic!("no samples") };
         assert_eq!(request, RequestId(1));
         assert_eq!((samples[0].wid, samples[0].pid, samples[1].pid), (3, pid, u32::MAX));
         assert_eq!(samples[1].usage, None);
+        assert!(samples[0].children.is_empty());
         usage.clone_from(&samples[0].usage);
     }
     let usage = usage.unwrap();
     assert!(usage.program.starts_with("python3"), "{usage:?}");
     assert_eq!(usage.user, User::from_uid(geteuid()).unwrap().map_or_else(|| geteuid().to_string(), |user| user.name));
     assert!(usage.resident > 1 << 20 && usage.memory_percent > 0.0 && usage.age < NEVER, "{usage:?}");
+    world.host.kill(process);
+    world.ends(process).await;
+}
+
+async fn samples_show_children_and_theirs_where_that_is_asked_for() {
+    let mut world = World::new();
+    let mark = mark();
+    let process = world.spawn(sh(&format!("sleep 1000 {mark} & sh -c 'sleep 1000 {mark} & wait' & wait")));
+    let pid = world.spawned(process).await;
+    eventually("all are there", || marked(&mark).len() == 2).await;
+    world.host.sample(RequestId(1), vec![(WatcherName::parse("test").unwrap(), 1, pid)], true);
+    let [sample] = &world.sampled().await[..] else { panic!("not one sample") };
+    assert_eq!(sample.usage.as_ref().unwrap().program, "sh");
+    let mut children: Vec<_> = sample.children.iter().map(|child| (child.usage.program.as_str(), child)).collect();
+    children.sort_by_key(|(program, _)| *program);
+    let [("sh", shell), ("sleep", sleeper)] = children[..] else { panic!("{sample:?}") };
+    assert!(sleeper.children.is_empty());
+    assert_eq!(children_of(pid).len(), 2);
+    assert_eq!(shell.children.iter().map(|child| child.pid).collect::<Vec<_>>(), children_of(shell.pid));
+    assert_eq!((shell.usage.cpu_percent, shell.children[0].usage.cpu_percent), (0.0, 0.0), "the first time");
+    world.host.kill(process);
+    world.ends(process).await;
+}
+
+async fn the_agent_itself_is_sampled() {
+    let mut world = World::new();
+    let process = world.spawn(launch(["sleep", "1000"]));
+    let pid = world.spawned(process).await;
+    world.host.sample_agent(RequestId(1));
+    let [sample] = &world.sampled().await[..] else { panic!("not one sample") };
+    assert_eq!((sample.watcher.as_str(), sample.wid, sample.pid), ("circus", 0, std::process::id()));
+    assert!(sample.usage.as_ref().unwrap().program.starts_with("host-"), "{sample:?}");
+    assert_eq!(sample.children.iter().map(|child| child.pid).collect::<Vec<_>>(), [pid]);
     world.host.kill(process);
     world.ends(process).await;
 }
@@ -874,6 +910,13 @@ impl World {
                 (of, event) if of == process => return event,
                 other => self.told.push_back(other),
             }
+        }
+    }
+
+    async fn sampled(&mut self) -> Vec<Sample> {
+        match self.events.recv().await {
+            Some(Event::Sampled { samples, .. }) => samples,
+            other => panic!("no samples: {other:?}"),
         }
     }
 

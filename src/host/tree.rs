@@ -286,7 +286,8 @@ fn children(pid: u32) -> Vec<u32> {
     lists.iter().flat_map(|list| list.split_ascii_whitespace()).filter_map(|pid| pid.parse().ok()).collect()
 }
 
-fn every_process() -> impl Iterator<Item = Stat> {
+/// Every process of this machine, by pid.
+pub(super) fn every_process() -> impl Iterator<Item = Stat> {
     names(Path::new("/proc")).filter_map(|name| name.parse().ok()).filter_map(Stat::read)
 }
 
