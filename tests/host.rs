@@ -10,6 +10,7 @@ use std::fs::{self, File};
 use std::future::Future;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -21,7 +22,9 @@ use std::time::{Duration, Instant};
 use circus_agent::host::Host;
 use circus_agent::host::clock::{self, Alarm};
 use circus_agent::model::command::{RequestId, Sample};
-use circus_agent::model::event::{Deadline, Event, Exit, Launch, ProcessEvent, ProcessId, Reach, Signs, SpawnFailure};
+use circus_agent::model::event::{
+    Deadline, Event, Exit, Launch, Notification, ProcessEvent, ProcessId, Reach, Signs, SpawnFailure,
+};
 use circus_agent::model::names::WatcherName;
 use circus_agent::model::spec::{Output, ProgramSpec, Rlimit, UserSpec};
 use circus_agent::model::time::Time;
@@ -80,6 +83,14 @@ const CASES: &[Case] = cases![
     a_signal_reaches_whom_it_is_meant_for_and_nobody_else,
     children_hear_of_a_stop_though_their_parent_ends_at_once,
     a_guarded_childs_children_hear_of_a_stop_that_its_deadline_has_asked_it_for,
+    systemd_notify_says_that_a_process_is_ready_and_comes_back_at_once,
+    what_a_process_says_is_reported_and_what_makes_no_sense_is_not,
+    descriptors_sent_with_a_message_are_closed,
+    a_process_that_floods_its_socket_is_alone_in_waiting,
+    the_last_words_of_a_process_come_before_its_end,
+    only_who_is_listened_to_gets_a_socket_and_nothing_is_left_of_it,
+    a_child_that_is_another_user_may_speak_too,
+    a_directory_of_another_user_or_too_long_a_path_fails_the_start,
     processes_are_sampled,
     samples_show_children_and_theirs_where_that_is_asked_for,
     the_agent_itself_is_sampled,
@@ -773,6 +784,187 @@ async fn a_guarded_childs_children_hear_of_a_stop_that_its_deadline_has_asked_it
     assert_eq!(told(), "main\nchild\n");
 }
 
+async fn systemd_notify_says_that_a_process_is_ready_and_comes_back_at_once() {
+    let mut world = World::new();
+    let far = world.far();
+    for wrap in BOTH {
+        let back = world.path("back");
+        // It fails where its barrier is not answered within five seconds.
+        let script = format!("systemd-notify --ready --status='all is well' && touch {}; sleep 1000", back.display());
+        let process = world.spawn(wrap(heard(sh(&script)), far));
+        world.spawned(process).await;
+        assert_eq!(world.notified(process).await, Notification::Ready);
+        assert_eq!(world.notified(process).await, Notification::Status("all is well".into()));
+        let start = Instant::now();
+        eventually("it came back", || back.exists()).await;
+        println!("systemd-notify came back {:?} after its word", start.elapsed());
+        fs::remove_file(back).unwrap();
+        world.host.kill(process);
+        world.ends(process).await;
+    }
+}
+
+async fn what_a_process_says_is_reported_and_what_makes_no_sense_is_not() {
+    let mut world = World::new();
+    let far = world.far();
+    let script = format!(
+        "{SAY}
+for message in (b'READY=1', b'', b'\\xff\\n\\n=', b'READY=2', b'X' * 5000 + b'\\nSTOPPING=1', b'STATUS=' + b'x' * 900):
+    say(message)
+# A grandchild speaks for it as well.
+if os.fork() == 0:
+    say(b'WATCHDOG=trigger\\nMAINPID=1\\nSTOPPING=1')
+    os._exit(0)
+os.wait()
+say(b'STATUS=a\\tb\\nWATCHDOG=1')"
+    );
+    for wrap in BOTH {
+        let process = world.spawn(wrap(heard(python(&script)), far));
+        world.spawned(process).await;
+        let mut said = Vec::new();
+        let end = loop {
+            match world.next_of(process).await {
+                ProcessEvent::Notified(word) => said.push(word),
+                end => break end,
+            }
+        };
+        assert_eq!(end, ProcessEvent::Exited(Exit::Code(0)));
+        assert_eq!(world.next_of(process).await, ProcessEvent::Gone);
+        // Of statuses that were read together, the last counts.
+        said.retain(|word| *word != Notification::Status("x".repeat(200)));
+        let status = Notification::Status("a b".into());
+        let all = [Notification::Ready, Notification::Trigger, Notification::Stopping, status, Notification::Alive];
+        assert_eq!(said, all);
+    }
+}
+
+async fn descriptors_sent_with_a_message_are_closed() {
+    let mut world = World::new();
+    let script = format!(
+        "{SAY}
+import array
+ours, theirs = socket.socketpair()
+for message in (b'FDSTORE=1\\nFDNAME=x', b'BARRIER=1', b'nonsense'):
+    fds = array.array('i', [theirs.fileno()] * 3)
+    line.sendmsg([message], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
+theirs.close()
+# Comes back when nobody holds the other end any more.
+ours.recv(1)
+say(b'READY=1')
+ours.recv(1)
+import time; time.sleep(1000)"
+    );
+    let process = world.spawn(heard(python(&script)));
+    world.spawned(process).await;
+    let descriptors = || fs::read_dir("/proc/self/fd").unwrap().count();
+    let before = descriptors();
+    assert_eq!(world.notified(process).await, Notification::Ready);
+    assert_eq!(descriptors(), before);
+    world.host.kill(process);
+    world.ends(process).await;
+}
+
+async fn a_process_that_floods_its_socket_is_alone_in_waiting() {
+    let mut world = World::new();
+    let process = world.spawn(heard(python(&format!("{SAY}while True: say(b'WATCHDOG=1')"))));
+    world.spawned(process).await;
+    let start = Instant::now();
+    assert_eq!(world.notified(process).await, Notification::Alive);
+    for code in 0..20 {
+        assert_eq!(world.runs(sh(&format!("exit {code}"))).await, Exit::Code(code));
+    }
+    let windows = start.elapsed().as_millis() as usize / 50 + 2;
+    assert!(world.told.len() <= windows * 16, "{} in {windows} windows of 50 ms", world.told.len());
+    world.told.retain(|(of, event)| *of != process || *event != ProcessEvent::Notified(Notification::Alive));
+    world.host.kill(process);
+    while world.next_of(process).await != ProcessEvent::Gone {}
+}
+
+async fn the_last_words_of_a_process_come_before_its_end() {
+    let mut world = World::new();
+    let far = world.far();
+    for wrap in BOTH {
+        let process = world.spawn(wrap(heard(python(&format!("{SAY}say(b'STATUS=no database'); os._exit(3)"))), far));
+        let pid = world.spawned(process).await;
+        // This agent is busy until all has happened.
+        while exists(pid) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!(world.notified(process).await, Notification::Status("no database".into()));
+        assert_eq!(world.ends(process).await, Exit::Code(3));
+    }
+}
+
+async fn only_who_is_listened_to_gets_a_socket_and_nothing_is_left_of_it() {
+    let mut world = World::new();
+    let far = world.far();
+    let dir = world.path("notify");
+    let left = dir.join("1");
+    fs::create_dir(&dir).unwrap();
+    fs::write(&left, "of an earlier run").unwrap();
+    for wrap in BOTH {
+        let show = "env | grep -e ^NOTIFY -e ^WATCHDOG | sort";
+        assert_eq!(world.says(wrap(sh(show), far)).await, "");
+        let mut watched = heard(sh(show));
+        watched.signs.watchdog = Some(Duration::from_millis(1500));
+        let said = world.says(wrap(watched, far)).await;
+        let path = dir.join(world.spawned.to_string());
+        assert_eq!(said, format!("NOTIFY_SOCKET={}\nWATCHDOG_USEC=1500000\n", path.display()));
+        assert!(!path.exists());
+    }
+    assert!(dir.exists() && !left.exists());
+    assert_eq!(fs::metadata(&dir).unwrap().permissions().mode() & 0o777, 0o711);
+    let mut failing = heard(launch(["/bin/nosuch"]));
+    assert!(world.fails(failing.clone()).await.stage.starts_with("exec"));
+    failing.guard = Some(far);
+    assert!(world.fails(failing).await.stage.starts_with("exec"));
+    assert_eq!(fs::read_dir(&dir).unwrap().count(), 0);
+    drop(world.host);
+    eventually("the directory went with the host", || !dir.exists()).await;
+}
+
+async fn a_child_that_is_another_user_may_speak_too() {
+    if !geteuid().is_root() {
+        return println!("needs root");
+    }
+    // Whatever the agent's own mask is.
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
+    let mut world = World::new();
+    fs::set_permissions(world.dir.path(), fs::Permissions::from_mode(0o711)).unwrap();
+    let far = world.far();
+    for wrap in BOTH {
+        let mut other = heard(python(&format!("{SAY}say(b'READY=1')")));
+        with(&mut other, |program| program.user = Some(user(65534, 65534, Some("nobody"))));
+        let process = world.spawn(wrap(other, far));
+        world.spawned(process).await;
+        assert_eq!(world.notified(process).await, Notification::Ready);
+        assert_eq!(world.ends(process).await, Exit::Code(0));
+    }
+}
+
+async fn a_directory_of_another_user_or_too_long_a_path_fails_the_start() {
+    let world = World::new();
+    let long = world.path(&"x".repeat(100));
+    let (sender, events) = mpsc::channel(64);
+    let host = Host::new(sender, long.clone()).unwrap();
+    let mut world = World { host, events, ..world };
+    let failed = world.fails(heard(sh("true"))).await;
+    assert_eq!(failed.stage, format!("notify bind({:?})", long.join("1")));
+    assert!(failed.error.starts_with("ENAMETOOLONG"), "{failed}");
+    assert!(!long.exists());
+
+    if !geteuid().is_root() {
+        return println!("the rest needs root");
+    }
+    let mut world = World::new();
+    let dir = world.path("notify");
+    fs::create_dir(&dir).unwrap();
+    chown(&dir, Some(65534), None).unwrap();
+    let failed = world.fails(heard(sh("true"))).await;
+    let error = "EEXIST: it is there and no directory of this agent's user; remove it";
+    assert_eq!(failed.to_string(), format!("spawn failed at notify mkdir({dir:?}): {error}"));
+}
+
 async fn processes_are_sampled() {
     let mut world = World::new();
     let process = world.spawn(launch(["python3", "-c", "while True: pass"]));
@@ -866,7 +1058,7 @@ impl World {
     fn guarded_by(program: &str) -> World {
         let (sender, events) = mpsc::channel(64);
         let dir = TempDir::new().unwrap();
-        let host = Host::new(sender).unwrap().with_guard_program(program.as_ref()).unwrap();
+        let host = Host::new(sender, dir.path().join("notify")).unwrap().with_guard_program(program.as_ref()).unwrap();
         World { host, events, told: VecDeque::new(), dir, spawned: 0 }
     }
 
@@ -910,6 +1102,14 @@ impl World {
                 (of, event) if of == process => return event,
                 other => self.told.push_back(other),
             }
+        }
+    }
+
+    /// What it says next over its socket.
+    async fn notified(&mut self, process: ProcessId) -> Notification {
+        match self.next_of(process).await {
+            ProcessEvent::Notified(said) => said,
+            other => panic!("it said nothing: {other:?}"),
         }
     }
 
@@ -973,6 +1173,20 @@ fn guarded(mut launch: Launch, until: Deadline) -> Launch {
     launch.guard = Some(until);
     launch
 }
+
+/// One that is given a socket to say how it is.
+fn heard(mut launch: Launch) -> Launch {
+    launch.signs.notify = true;
+    launch
+}
+
+fn python(script: &str) -> Launch {
+    launch(["python3", "-c", script])
+}
+
+/// The beginning of a Python script that speaks over its socket with `say(bytes)`.
+const SAY: &str = "import os, socket\nline = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n\
+                   line.connect(os.environ['NOTIFY_SOCKET'])\nsay = line.send\n";
 
 fn sh(script: &str) -> Launch {
     launch(["sh", "-c", script])

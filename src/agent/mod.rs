@@ -148,7 +148,11 @@ impl Agent {
         let (events, event_queue) = mpsc::channel(EVENTS);
         let (asked_here, control) = mpsc::channel(QUESTIONS);
         let (asked_there, bus) = mpsc::channel(QUESTIONS);
-        let host = Host::new(events.clone()).map_err(step("cannot take charge of this machine's processes"))?;
+        // Two agents never have one control socket, so each has a place of its own beside it.
+        let mut notify_dir = socket.path().as_os_str().to_owned();
+        notify_dir.push(".notify");
+        let host = Host::new(events.clone(), notify_dir.into())
+            .map_err(step("cannot take charge of this machine's processes"))?;
         let (standing, standing_seen) = watch::channel(Standing { about: about(&spec, hash), draining: false });
         let store = Store::start(&spec, state_dir, identity, &events, asked_there, standing_seen)?;
         let signals =

@@ -4,11 +4,13 @@
 //!
 //! Reading order: `process` (one task per process, reads like its life), [`guard`] (the parent of a singleton's
 //! child), `tree` (what a process left behind), `plan` and `spawn` (from a `Launch` to a running program),
-//! `spawner` (the threads that do it), `job` (processes on the side), `sample`, [`clock`], `frame`, `sys`.
+//! `spawner` (the threads that do it), `job` (processes on the side), `notify` (what a process says of
+//! itself), `sample`, [`clock`], `frame`, `sys`.
 //!
 //! # Invariants
 //!
 //! - Each spawn ends in exactly one `SpawnFailed` or `Gone`, and after `Gone` nothing of its tree is alive.
+//! - What a process says of itself is told after its `Spawned` and before its `Exited`.
 //! - A process is meant by its pidfd, never by a number that may have become another's.
 //! - An exit status is fetched by the one task that waits for it; adopted orphans are reaped apart from them.
 //! - An agent that is killed leaves nothing behind: the kernel sends its children their stop signal, and guards kill
@@ -22,6 +24,7 @@ pub mod guard;
 
 mod frame;
 mod job;
+mod notify;
 mod plan;
 mod process;
 mod sample;
@@ -35,7 +38,7 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use futures_util::StreamExt;
@@ -46,6 +49,7 @@ use signal_hook_tokio::Signals;
 use tokio::sync::mpsc;
 
 use self::job::Jobs;
+use self::notify::NotifyDir;
 use self::plan::Surroundings;
 use self::process::{Life, Mailbox};
 use self::sample::Sampler;
@@ -67,6 +71,7 @@ pub struct Host {
     /// The limit on open files as it was before we raised ours.
     open_files: Option<Limit>,
     guard_program: GuardProgram,
+    notify_dir: Arc<NotifyDir>,
     sampler: Arc<Mutex<Sampler>>,
     /// Where hooks and checks are started from.
     jobs: Jobs,
@@ -78,9 +83,13 @@ impl Host {
     /// Makes this process adopt orphaned descendants, keeps the descriptors it was started with to itself, and raises
     /// its soft limit on open files; its children start with the limit there was.
     ///
+    /// `notify_dir` is made when the first process is to have a `NOTIFY_SOCKET`, in a directory that there is, and
+    /// removed with the host; what an earlier host left in it is removed too. The users of all such processes must be
+    /// able to reach it, and a socket's path may not be longer than 107 bytes: up to 20 are a slash and a number.
+    ///
     /// Must be called on the *main thread*, within a `current_thread` runtime: the kernel gives orphans to that
     /// thread, and only it can tell them from other children. Anywhere else it is an error.
-    pub fn new(events: mpsc::Sender<Event>) -> io::Result<Host> {
+    pub fn new(events: mpsc::Sender<Event>, notify_dir: PathBuf) -> io::Result<Host> {
         if gettid() != getpid() {
             return Err(io::Error::other("the host belongs on the main thread"));
         }
@@ -96,6 +105,7 @@ impl Host {
             run,
             open_files,
             guard_program: GuardProgram(c"/proc/self/exe".to_owned()),
+            notify_dir: Arc::new(NotifyDir::new(notify_dir)),
             sampler: Arc::default(),
         })
     }
@@ -114,7 +124,7 @@ impl Host {
         self.mailboxes.insert(process, Arc::downgrade(&mailbox));
         let around = Surroundings { tag: format!("{}{}", self.run, process.0), open_files: self.open_files.clone() };
         let (events, spawner) = (self.events.clone(), Arc::clone(&self.spawner));
-        let life = Life { process, events, mailbox, spawner, around, hold };
+        let life = Life { process, events, mailbox, spawner, around, hold, notify_dir: Arc::clone(&self.notify_dir) };
         match launch.guard {
             None => tokio::spawn(life.alone(launch.clone())),
             Some(until) => tokio::spawn(life.guarded(launch.clone(), until, self.guard_program.clone())),
@@ -166,6 +176,12 @@ async fn reap_orphans(mut child_ended: Signals) {
     while child_ended.next().await.is_some() {
         tree::reap_orphans();
     }
+}
+
+/// What a stranger wrote, as it may be shown anywhere: at most `most` characters, none of them a control character.
+fn harmless(text: &[u8], most: usize) -> String {
+    let text = String::from_utf8_lossy(text);
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(most).collect()
 }
 
 /// What marks the processes of this agent's run, and no other's, as its own.

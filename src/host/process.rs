@@ -14,6 +14,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream as Socket;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -23,6 +24,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::sleep;
 
 use super::frame::{Garbage, Inbox, Order, Report, encode};
+use super::notify::{Notices, NotifyDir};
 use super::plan::{Stdio, Surroundings};
 use super::spawn::{Child, Plan, failure, spawn};
 use super::spawner::Spawner;
@@ -104,31 +106,59 @@ pub(super) struct Life {
     pub(super) around: Surroundings,
     /// For the process to keep open until its tree is gone.
     pub(super) hold: Option<OwnedFd>,
+    pub(super) notify_dir: Arc<NotifyDir>,
+}
+
+/// What a running process is known by, besides its end.
+#[derive(Default)]
+struct SignsOfLife {
+    notices: Option<Notices>,
+}
+
+impl SignsOfLife {
+    /// Waits for the next. Dropping the wait loses nothing.
+    async fn next(&mut self) -> Vec<ProcessEvent> {
+        match &mut self.notices {
+            Some(notices) => notices.next().await.into_iter().map(ProcessEvent::Notified).collect(),
+            None => pending().await,
+        }
+    }
+
+    /// What the process said before its end.
+    fn last_words(self) -> impl Iterator<Item = ProcessEvent> {
+        self.notices.into_iter().flat_map(Notices::last_words).map(ProcessEvent::Notified)
+    }
 }
 
 impl Life {
     /// A child of the agent itself.
     pub(super) async fn alone(mut self, launch: Launch) {
         let name = launch.watcher.to_string();
+        let (child, mut signs) = match self.start(&launch).await {
+            Ok(started) => started,
+            Err(failure) => return self.end([ProcessEvent::SpawnFailed(failure)]).await,
+        };
+        self.report(ProcessEvent::Spawned { pid: child.pid() }).await;
+        let exit = self.follow(&child, &launch, &mut signs).await;
+        self.exited(exit, signs).await;
+        sweep(Some(child.pid()), &self.around.tag, &name).await;
+        self.end([ProcessEvent::Gone]).await;
+    }
+
+    async fn start(&self, launch: &Launch) -> Result<(Watched, SignsOfLife), SpawnFailure> {
+        let (launch, signs) = self.listen(launch).await?;
         let around = self.around.clone();
         let start = move || {
             let plan = Plan::of(&launch, &around, launch.stop_signal)?;
             let stdio = Stdio::open(&launch.program)?;
             spawn(&plan, &stdio.fds())
         };
-        let child = match self::start(&self.spawner, &self.around.tag, start).await {
-            Ok(child) => child,
-            Err(failure) => return self.end([ProcessEvent::SpawnFailed(failure)]).await,
-        };
-        self.report(ProcessEvent::Spawned { pid: child.pid() }).await;
-        let exit = self.follow(&child, &name).await;
-        self.report(ProcessEvent::Exited(exit)).await;
-        sweep(Some(child.pid()), &self.around.tag, &name).await;
-        self.end([ProcessEvent::Gone]).await;
+        Ok((self::start(&self.spawner, &self.around.tag, start).await?, signs))
     }
 
     /// Carries out orders until the child has ended.
-    async fn follow(&self, child: &Watched, name: &str) -> Exit {
+    async fn follow(&self, child: &Watched, launch: &Launch, signs: &mut SignsOfLife) -> Exit {
+        let name = launch.watcher.as_str();
         let scope = Scope::Process { pid: Some(child.pid()), main: Main::Running, tag: &self.around.tag };
         let mut killing: Option<Patience> = None;
         loop {
@@ -149,6 +179,11 @@ impl Life {
                     }
                 }
                 () = after(pause) => complain(name, killing.as_ref(), &tree::strike(scope)),
+                seen = signs.next() => {
+                    for sign in seen {
+                        self.report(sign).await;
+                    }
+                }
             }
         }
     }
@@ -156,7 +191,7 @@ impl Life {
     /// A child of a guard of its own.
     pub(super) async fn guarded(mut self, launch: Launch, until: Deadline, program: GuardProgram) {
         let name = launch.watcher.to_string();
-        let (guard, mut line, order) = match self.start_guard(launch, until, program).await {
+        let (guard, mut line, order, mut signs) = match self.start_guard(&launch, until, program).await {
             Ok(started) => started,
             Err(failure) => return self.end([ProcessEvent::SpawnFailed(failure)]).await,
         };
@@ -184,11 +219,11 @@ impl Life {
                     }
                     Ok(Some(Report::Code(code))) => {
                         end = GuardedEnd::Exited;
-                        self.report(ProcessEvent::Exited(Exit::Code(code))).await;
+                        self.exited(Exit::Code(code), std::mem::take(&mut signs)).await;
                     }
                     Ok(Some(Report::Signal(signal))) => {
                         end = GuardedEnd::Exited;
-                        self.report(ProcessEvent::Exited(Exit::Signal(signal))).await;
+                        self.exited(Exit::Signal(signal), std::mem::take(&mut signs)).await;
                     }
                     Ok(Some(Report::Stuck(pids))) => warn_of_stuck(&name, &pids),
                     // It has ended, or is not what we think it is.
@@ -201,8 +236,15 @@ impl Life {
                     }
                     waiting.add(orders);
                 }
+                // The program may be quicker than the guard's word that it runs, which comes first.
+                seen = signs.next(), if matches!(end, GuardedEnd::Running) => {
+                    for sign in seen {
+                        self.report(sign).await;
+                    }
+                }
             }
         }
+        drop(signs);
         guard.signal(libc::SIGKILL);
         let exit = guard.ended().await;
         sweep(pid, &self.around.tag, &name).await;
@@ -222,10 +264,11 @@ impl Life {
     /// Starts the guard, and prepares what it is to be told.
     async fn start_guard(
         &self,
-        launch: Launch,
+        launch: &Launch,
         until: Deadline,
         program: GuardProgram,
-    ) -> Result<(Watched, Line, Order), SpawnFailure> {
+    ) -> Result<(Watched, Line, Order, SignsOfLife), SpawnFailure> {
+        let (launch, signs) = self.listen(launch).await?;
         let (ours, theirs) = Socket::pair().map_err(|error| failure("guard socketpair", &error))?;
         let line = Line::new(ours).map_err(|error| failure("guard socketpair", &error))?;
         let hold = self.hold.as_ref().map(|hold| hold.try_clone()).transpose();
@@ -244,7 +287,31 @@ impl Life {
             Ok((child, Order::Launch { plan, stop_signal: launch.stop_signal, until: until.into() }))
         };
         let (child, order) = on_spawner(&self.spawner, start).await?;
-        Ok((watch(child, &self.around.tag).await?, line, order))
+        Ok((watch(child, &self.around.tag).await?, line, order, signs))
+    }
+
+    /// Begins to listen to a process that is to say how it is; and how to start it so that it can.
+    async fn listen(&self, launch: &Launch) -> Result<(Launch, SignsOfLife), SpawnFailure> {
+        let (mut launch, mut signs) = (launch.clone(), SignsOfLife::default());
+        if launch.signs.notify || launch.signs.watchdog.is_some() {
+            let (dir, process) = (Arc::clone(&self.notify_dir), self.process);
+            let socket = on_spawner(&self.spawner, move || dir.open(process)).await?;
+            launch.env.push(("NOTIFY_SOCKET", socket.address()));
+            signs.notices = Some(socket.listen().map_err(|error| failure("notify epoll", &error))?);
+        }
+        // Without WATCHDOG_PID, which nobody knows before it runs: whoever reads this is meant then.
+        if let Some(interval) = launch.signs.watchdog {
+            launch.env.push(("WATCHDOG_USEC", interval.as_micros().to_string()));
+        }
+        Ok((launch, signs))
+    }
+
+    /// Tells of the end of the main process, after all that it has said.
+    async fn exited(&self, exit: Exit, signs: SignsOfLife) {
+        for word in signs.last_words() {
+            self.report(word).await;
+        }
+        self.report(ProcessEvent::Exited(exit)).await;
     }
 
     async fn report(&self, event: ProcessEvent) {
@@ -334,7 +401,7 @@ async fn sweep(pid: Option<u32>, tag: &str, name: &str) {
 }
 
 /// Waits for `pause`, or for ever.
-async fn after(pause: Option<std::time::Duration>) {
+async fn after(pause: Option<Duration>) {
     match pause {
         Some(pause) => sleep(pause).await,
         None => pending().await,
