@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File};
 use std::future::Future;
 use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::UnixStream;
@@ -26,7 +27,7 @@ use circus_agent::model::event::{
     Deadline, Event, Exit, Launch, Notification, ProcessEvent, ProcessId, Reach, Signs, SpawnFailure,
 };
 use circus_agent::model::names::WatcherName;
-use circus_agent::model::spec::{Output, ProgramSpec, Rlimit, UserSpec};
+use circus_agent::model::spec::{Check, Output, ProgramSpec, Purpose, Rlimit, Url, UserSpec};
 use circus_agent::model::time::Time;
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
@@ -91,6 +92,10 @@ const CASES: &[Case] = cases![
     only_who_is_listened_to_gets_a_socket_and_nothing_is_left_of_it,
     a_child_that_is_another_user_may_speak_too,
     a_directory_of_another_user_or_too_long_a_path_fails_the_start,
+    a_tcp_check_asks_whether_somebody_listens,
+    an_http_check_goes_by_the_status,
+    a_command_check_runs_as_the_process_does_and_leaves_nothing_behind,
+    each_check_is_answered_once_and_none_after_the_end,
     processes_are_sampled,
     samples_show_children_and_theirs_where_that_is_asked_for,
     the_agent_itself_is_sampled,
@@ -965,6 +970,151 @@ async fn a_directory_of_another_user_or_too_long_a_path_fails_the_start() {
     assert_eq!(failed.to_string(), format!("spawn failed at notify mkdir({dir:?}): {error}"));
 }
 
+async fn a_tcp_check_asks_whether_somebody_listens() {
+    let mut world = World::new();
+    let process = world.spawn(launch(["sleep", "1000"]));
+    world.spawned(process).await;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    for host in ["127.0.0.1", "localhost"] {
+        assert_eq!(world.checks(process, Check::Tcp { host: host.into(), port }).await, Ok(()));
+    }
+    drop(listener);
+    let refused = world.checks(process, Check::Tcp { host: "127.0.0.1".into(), port }).await;
+    assert_eq!(refused, Err(format!("connect 127.0.0.1:{port}: Connection refused")));
+    let unknown = world.checks(process, Check::Tcp { host: "no.such.host.invalid".into(), port }).await;
+    assert!(unknown.unwrap_err().starts_with(&format!("connect no.such.host.invalid:{port}: ")));
+    world.host.kill(process);
+    world.ends(process).await;
+}
+
+async fn an_http_check_goes_by_the_status() {
+    let mut world = World::new();
+    let file = world.path("port");
+    let script = "
+import http.server, os, sys, time
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        if self.path == '/garbage': return self.wfile.write(b'SSH-2.0-x\\r\\n')
+        if self.path == '/silence': return
+        if self.path == '/slow': return time.sleep(1000)
+        right = (f'127.0.0.1:{self.server.server_port}', 'close') == (self.headers['Host'], self.headers['Connection'])
+        self.send_response(int(self.path[1:]) if right else 400)
+        self.end_headers()
+    def log_message(self, *words): pass
+server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
+with open(sys.argv[1] + '.new', 'w') as file: file.write(str(server.server_port))
+os.rename(sys.argv[1] + '.new', sys.argv[1])
+server.serve_forever()";
+    let process = world.spawn(launch(["python3", "-c", script, file.to_str().unwrap()]));
+    world.spawned(process).await;
+    eventually("it listens", || file.exists()).await;
+    let port: u16 = fs::read_to_string(file).unwrap().parse().unwrap();
+    let get = |path: &str| Check::Http(Url { host: "127.0.0.1".into(), port, path: path.into() });
+    let err = |path: &str, why: &str| Err(format!("GET http://127.0.0.1:{port}{path}: {why}"));
+    for path in ["/200", "/204", "/302"] {
+        assert_eq!(world.checks(process, get(path)).await, Ok(()), "{path}");
+    }
+    for (path, why) in [
+        ("/503", "503 Service Unavailable"),
+        ("/404", "404 Not Found"),
+        ("/garbage", "this is not HTTP: \"SSH-2.0-x\""),
+        ("/silence", "closed without an answer"),
+    ] {
+        assert_eq!(world.checks(process, get(path)).await, err(path, why));
+    }
+    let start = Instant::now();
+    world.host.check(process, Purpose::Health, get("/slow"), Duration::from_millis(200));
+    assert_eq!(world.checked(process).await, err("/slow", "no answer within 200ms"));
+    assert!(start.elapsed() < NEVER);
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let nobody = Check::Http(Url { host: "127.0.0.1".into(), port: free, path: "/".into() });
+    let refused = Err(format!("GET http://127.0.0.1:{free}/: connect: Connection refused"));
+    assert_eq!(world.checks(process, nobody).await, refused);
+    world.host.kill(process);
+    world.ends(process).await;
+}
+
+async fn a_command_check_runs_as_the_process_does_and_leaves_nothing_behind() {
+    let mut world = World::new();
+    let far = world.far();
+    for wrap in BOTH {
+        let mut sleeper = wrap(launch(["sleep", "1000"]), far);
+        with(&mut sleeper, |program| {
+            program.working_dir = Some("/usr".into());
+            program.env = [("FROM_PROGRAM".into(), "x y".into())].into();
+            if geteuid().is_root() {
+                program.user = Some(user(65534, 65534, Some("nobody")));
+            }
+        });
+        sleeper.env = vec![("CIRCUS_WID", "7".into())];
+        let process = world.spawn(sleeper);
+        world.spawned(process).await;
+        let cmd = |script: &str| Check::Command(["sh", "-c", script].map(String::from).into());
+        let as_it = "test \"$FROM_PROGRAM-$CIRCUS_WID-$(pwd)\" = 'x y-7-/usr'";
+        assert_eq!(world.checks(process, cmd(as_it)).await, Ok(()));
+        if geteuid().is_root() {
+            assert_eq!(world.checks(process, cmd("test $(id -u) = 65534")).await, Ok(()));
+        }
+        let failed = world.checks(process, cmd("echo one >&2; echo 'no database' >&2; echo; exit 3")).await;
+        assert_eq!(failed, Err("exit 3: no database".into()));
+        assert_eq!(world.checks(process, cmd("kill -9 $$")).await, Err("killed by SIGKILL".into()));
+        let missing = world.checks(process, Check::Command(vec!["/bin/nosuch".into()])).await;
+        let enoent = "spawn failed at exec(\"/bin/nosuch\"): ENOENT: No such file or directory";
+        assert_eq!(missing, Err(enoent.into()));
+
+        let mark = mark();
+        assert_eq!(world.checks(process, cmd(&brood(&mark, "exit 0"))).await, Ok(()));
+        eventually("what it left behind is gone", || marked(&mark).is_empty()).await;
+        let slow = cmd(&brood(&mark, "echo waiting for godot >&2; wait"));
+        world.host.check(process, Purpose::Health, slow, Duration::from_millis(500));
+        let failed = world.checked(process).await;
+        assert_eq!(failed, Err("did not end within 0.5 s: waiting for godot".into()));
+        eventually("all of its tree is gone", || marked(&mark).is_empty()).await;
+        world.host.kill(process);
+        assert_eq!(world.ends(process).await, Exit::Signal(9));
+    }
+}
+
+async fn each_check_is_answered_once_and_none_after_the_end() {
+    let mut world = World::new();
+    let far = world.far();
+    for wrap in BOTH {
+        let process = world.spawn(wrap(launch(["sleep", "1000"]), far));
+        world.spawned(process).await;
+        let (gate, mark) = (world.path("gate"), mark());
+        let wait = format!("while [ ! -e {} ]; do sleep 0.01 {mark}; done", gate.display());
+        let wait = || Check::Command(["sh", "-c", &wait].map(String::from).into());
+        for purpose in [Purpose::Health, Purpose::Health, Purpose::Ready, Purpose::Health] {
+            world.host.check(process, purpose, wait(), NEVER);
+            tokio::task::yield_now().await;
+        }
+        fs::write(&gate, "").unwrap();
+        let mut purposes = Vec::new();
+        for _ in 0..2 {
+            match world.next_of(process).await {
+                ProcessEvent::Checked { purpose, result: Ok(()) } => purposes.push(purpose),
+                other => panic!("{other:?}"),
+            }
+        }
+        purposes.sort();
+        assert_eq!(purposes, [Purpose::Ready, Purpose::Health]);
+        // Another is made, since that one is over.
+        assert_eq!(world.checks(process, wait()).await, Ok(()));
+        let other = world.checks(process, Check::Log("ready".into())).await;
+        assert_eq!(other, Err("log ready is not checked from outside".into()));
+
+        fs::remove_file(&gate).unwrap();
+        world.host.check(process, Purpose::Health, wait(), NEVER);
+        eventually("it is being checked", || !marked(&mark).is_empty()).await;
+        world.host.kill(process);
+        assert_eq!(world.ends(process).await, Exit::Signal(9));
+        world.host.check(process, Purpose::Health, wait(), NEVER);
+        eventually("the check ended with it", || marked(&mark).is_empty()).await;
+        assert!(world.events.try_recv().is_err());
+    }
+}
+
 async fn processes_are_sampled() {
     let mut world = World::new();
     let process = world.spawn(launch(["python3", "-c", "while True: pass"]));
@@ -1110,6 +1260,19 @@ impl World {
         match self.next_of(process).await {
             ProcessEvent::Notified(said) => said,
             other => panic!("it said nothing: {other:?}"),
+        }
+    }
+
+    /// How a check of it comes out.
+    async fn checks(&mut self, process: ProcessId, check: Check) -> Result<(), String> {
+        self.host.check(process, Purpose::Health, check, NEVER);
+        self.checked(process).await
+    }
+
+    async fn checked(&mut self, process: ProcessId) -> Result<(), String> {
+        match self.next_of(process).await {
+            ProcessEvent::Checked { purpose: Purpose::Health, result } => result,
+            other => panic!("no check: {other:?}"),
         }
     }
 

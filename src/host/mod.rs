@@ -4,13 +4,13 @@
 //!
 //! Reading order: `process` (one task per process, reads like its life), [`guard`] (the parent of a singleton's
 //! child), `tree` (what a process left behind), `plan` and `spawn` (from a `Launch` to a running program),
-//! `spawner` (the threads that do it), `job` (processes on the side), `notify` (what a process says of
-//! itself), `sample`, [`clock`], `frame`, `sys`.
+//! `spawner` (the threads that do it), `job` (processes on the side), `notify` and `check` (what a process says of
+//! itself, and what is seen of it), `sample`, [`clock`], `frame`, `sys`.
 //!
 //! # Invariants
 //!
 //! - Each spawn ends in exactly one `SpawnFailed` or `Gone`, and after `Gone` nothing of its tree is alive.
-//! - What a process says of itself is told after its `Spawned` and before its `Exited`.
+//! - What a process says of itself, and how checks of it come out, is told after its `Spawned` and before its `Exited`.
 //! - A process is meant by its pidfd, never by a number that may have become another's.
 //! - An exit status is fetched by the one task that waits for it; adopted orphans are reaped apart from them.
 //! - An agent that is killed leaves nothing behind: the kernel sends its children their stop signal, and guards kill
@@ -22,6 +22,7 @@
 pub mod clock;
 pub mod guard;
 
+mod check;
 mod frame;
 mod job;
 mod notify;
@@ -40,6 +41,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use nix::sys::prctl;
@@ -58,6 +60,7 @@ use self::spawner::Spawner;
 use crate::model::command::RequestId;
 use crate::model::event::{Deadline, Event, Launch, ProcessId, Reach};
 use crate::model::names::WatcherName;
+use crate::model::spec::{Check, Purpose};
 
 /// This machine's processes. One per agent, on the runtime of its main thread.
 #[derive(Debug)]
@@ -124,7 +127,16 @@ impl Host {
         self.mailboxes.insert(process, Arc::downgrade(&mailbox));
         let around = Surroundings { tag: format!("{}{}", self.run, process.0), open_files: self.open_files.clone() };
         let (events, spawner) = (self.events.clone(), Arc::clone(&self.spawner));
-        let life = Life { process, events, mailbox, spawner, around, hold, notify_dir: Arc::clone(&self.notify_dir) };
+        let life = Life {
+            process,
+            events,
+            mailbox,
+            spawner,
+            around,
+            hold,
+            jobs: self.jobs.clone(),
+            notify_dir: Arc::clone(&self.notify_dir),
+        };
         match launch.guard {
             None => tokio::spawn(life.alone(launch.clone())),
             Some(until) => tokio::spawn(life.guarded(launch.clone(), until, self.guard_program.clone())),
@@ -145,6 +157,13 @@ impl Host {
     /// Moves the deadline of a guarded process.
     pub fn guard(&mut self, process: ProcessId, deadline: Deadline) {
         self.order(process, |mailbox| mailbox.deadline(deadline));
+    }
+
+    /// Makes a check of a running process: `Tcp`, `Http` or `Command`; the others are not made from here, and fail.
+    /// Ends in [`ProcessEvent::Checked`](crate::model::event::ProcessEvent::Checked) within `timeout`, or with the
+    /// process. A check ordered while one for the same purpose is under way has the same answer.
+    pub fn check(&mut self, process: ProcessId, purpose: Purpose, check: Check, timeout: Duration) {
+        self.order(process, |mailbox| mailbox.check(purpose, check, timeout));
     }
 
     /// Measures processes (watcher, slot and pid of each) on another thread; ends in [`Event::Sampled`]. `extended`:

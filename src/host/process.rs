@@ -23,7 +23,9 @@ use tokio::select;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::sleep;
 
+use super::check::{CheckOrder, Checks};
 use super::frame::{Garbage, Inbox, Order, Report, encode};
+use super::job::Jobs;
 use super::notify::{Notices, NotifyDir};
 use super::plan::{Stdio, Surroundings};
 use super::spawn::{Child, Plan, failure, spawn};
@@ -31,6 +33,7 @@ use super::spawner::Spawner;
 use super::tree::{self, Left, Main, Patience, Scope};
 use super::{GuardProgram, guard, sys};
 use crate::model::event::{Deadline, Event, Exit, Launch, ProcessEvent, ProcessId, Reach, SpawnFailure};
+use crate::model::spec::{Check, Purpose};
 
 /// What a process is yet to be sent. It stays small however long nobody fetches it: a signal that is there twice is
 /// there once (as in the kernel), a deadline replaces the one before, and a kill is a kill.
@@ -46,6 +49,8 @@ struct Orders {
     signals: Vec<(i32, Reach)>,
     deadline: Option<Deadline>,
     kill: bool,
+    /// One for each purpose.
+    checks: Vec<CheckOrder>,
 }
 
 /// How many signals may wait in all before more of those to single children are forgotten: there are some hundred
@@ -57,6 +62,15 @@ impl Mailbox {
     pub(super) fn signal(&self, signal: i32, reach: Reach) {
         if (1..=64).contains(&signal) {
             self.orders().add_signal(signal, reach);
+            self.news.notify_one();
+        }
+    }
+
+    /// Adds a check; one that waits already for the same purpose is made in its stead.
+    pub(super) fn check(&self, purpose: Purpose, check: Check, limit: Duration) {
+        let checks = &mut self.orders().checks;
+        if checks.iter().all(|waiting| waiting.purpose != purpose) {
+            checks.push(CheckOrder { purpose, check, limit });
             self.news.notify_one();
         }
     }
@@ -90,6 +104,7 @@ impl Orders {
         }
     }
 
+    /// Adds what a guard is to carry out later; the checks are not among it.
     fn add(&mut self, later: Orders) {
         later.signals.into_iter().for_each(|(signal, reach)| self.add_signal(signal, reach));
         self.deadline = later.deadline.or(self.deadline);
@@ -106,6 +121,8 @@ pub(super) struct Life {
     pub(super) around: Surroundings,
     /// For the process to keep open until its tree is gone.
     pub(super) hold: Option<OwnedFd>,
+    /// Where check commands are started from.
+    pub(super) jobs: Jobs,
     pub(super) notify_dir: Arc<NotifyDir>,
 }
 
@@ -113,18 +130,25 @@ pub(super) struct Life {
 #[derive(Default)]
 struct SignsOfLife {
     notices: Option<Notices>,
+    checks: Checks,
 }
 
 impl SignsOfLife {
     /// Waits for the next. Dropping the wait loses nothing.
     async fn next(&mut self) -> Vec<ProcessEvent> {
-        match &mut self.notices {
-            Some(notices) => notices.next().await.into_iter().map(ProcessEvent::Notified).collect(),
-            None => pending().await,
+        let notice = async {
+            match &mut self.notices {
+                Some(notices) => notices.next().await,
+                None => pending().await,
+            }
+        };
+        select! {
+            said = notice => said.into_iter().map(ProcessEvent::Notified).collect(),
+            (purpose, result) = self.checks.next() => vec![ProcessEvent::Checked { purpose, result }],
         }
     }
 
-    /// What the process said before its end.
+    /// What the process said before its end. The checks under way are given up.
     fn last_words(self) -> impl Iterator<Item = ProcessEvent> {
         self.notices.into_iter().flat_map(Notices::last_words).map(ProcessEvent::Notified)
     }
@@ -173,6 +197,7 @@ impl Life {
                             child.signal(signal);
                         }
                     }
+                    orders.checks.into_iter().for_each(|check| signs.checks.begin(check, launch, &self.jobs));
                     if orders.kill {
                         killing.get_or_insert_default();
                         tree::strike(scope);
@@ -229,11 +254,13 @@ impl Life {
                     // It has ended, or is not what we think it is.
                     Err(Hangup) => break,
                 },
-                orders = self.mailbox.fetch() => {
+                mut orders = self.mailbox.fetch() => {
                     if orders.kill || !orders.signals.is_empty() {
                         // Should somebody have stopped the guard.
                         guard.signal(libc::SIGCONT);
                     }
+                    let checks = std::mem::take(&mut orders.checks).into_iter();
+                    checks.for_each(|check| signs.checks.begin(check, &launch, &self.jobs));
                     waiting.add(orders);
                 }
                 // The program may be quicker than the guard's word that it runs, which comes first.
@@ -387,7 +414,7 @@ pub(super) async fn kill(child: &Watched, tag: &str, name: &str) -> Exit {
 }
 
 /// Kills what a process left behind, until nothing is left.
-async fn sweep(pid: Option<u32>, tag: &str, name: &str) {
+pub(super) async fn sweep(pid: Option<u32>, tag: &str, name: &str) {
     let scope = Scope::Process { pid, main: Main::Reaped, tag };
     let mut patience = Patience::default();
     while tree::reap_orphans() {
