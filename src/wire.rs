@@ -27,5 +27,6 @@ mod reply;
 mod request;
 
 pub use about::{about_json, parse_about};
+pub(crate) use reply::info as info_json;
 pub use reply::{error_code, reply_json};
 pub use request::{BadRequest, Request, command_json, command_name, escape_glob, parse_request};

@@ -1,25 +1,26 @@
 //! What `host` promises, proven on real children.
 //!
-//! A supervisor owns its whole process: it adopts orphans, reaps them on its main thread and raises limits. So each
-//! case runs in a process of its own, and the program that runs them checks after each that nothing is left behind.
+//! Each case runs in a process of its own: see `support/cases.rs`.
 
 #![allow(clippy::print_stdout)]
 
+#[path = "support/cases.rs"]
+mod cases;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File};
-use std::future::Future;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use cases::{Case, NEVER, ROLE, cases, children_of, eventually, exists, play, stat};
 use circus_agent::host::Host;
 use circus_agent::host::clock::{self, Alarm};
 use circus_agent::model::command::{RequestId, Sample};
@@ -29,21 +30,10 @@ use circus_agent::model::event::{
 use circus_agent::model::names::WatcherName;
 use circus_agent::model::spec::{Check, Output, ProgramSpec, Purpose, Rlimit, Url, UserSpec};
 use circus_agent::model::time::Time;
-use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, User, geteuid};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
-
-type Case = (&'static str, fn() -> Pin<Box<dyn Future<Output = ()>>>);
-
-macro_rules! cases {
-    ($($name:ident),* $(,)?) => { &[$((stringify!($name), || Box::pin($name()))),*] };
-}
-
-/// How long anything may take before it counts as never happening.
-const NEVER: Duration = Duration::from_secs(20);
 
 /// All of them, in the order of the host's own story.
 const CASES: &[Case] = cases![
@@ -1422,36 +1412,12 @@ fn marked(mark: &str) -> Vec<u32> {
     pids.filter(is_marked).collect()
 }
 
-/// A field of `/proc/PID/stat`, by its number in the manual, from 3 on.
-fn stat(pid: u32, field: usize) -> Option<String> {
-    let line = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    line.rsplit_once(')')?.1.split_whitespace().nth(field - 3).map(String::from)
-}
-
 fn parent_of(pid: u32) -> u32 {
     stat(pid, 4).unwrap().parse().unwrap()
 }
 
-fn children_of(pid: u32) -> Vec<u32> {
-    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten();
-    let lists = threads.filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("children")).ok());
-    lists.flat_map(|list| list.split_whitespace().map(|pid| pid.parse().unwrap()).collect::<Vec<_>>()).collect()
-}
-
-fn exists(pid: u32) -> bool {
-    stat(pid, 3).is_some_and(|state| state != "Z")
-}
-
 fn send(pid: u32, signal: Signal) {
     kill(Pid::from_raw(pid.cast_signed()), signal).unwrap();
-}
-
-async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !is_so() {
-        assert!(start.elapsed() < NEVER, "never: {what}");
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
 }
 
 /// Drops CAP_SETUID from this thread, leaving root with all other rights.
@@ -1473,102 +1439,17 @@ fn give_up_changing_users() {
 
 // ---- how the cases are run -----------------------------------------------------------------------------------------
 
-/// Says that the arguments are not a filter but a part to play.
-const ROLE: &str = "--role";
-
 fn main() -> ExitCode {
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        [ROLE, "case", name] => {
-            let (_, case) = CASES.iter().find(|(known, _)| *known == name).expect("a case of that name");
-            play(async { tokio::time::timeout(NEVER * 3, case()).await.expect("it never ended") });
-            ExitCode::SUCCESS
-        }
-        [ROLE, "agent-guarded"] => play(async {
+    cases::main(CASES, |role| {
+        play(async {
             let mut world = World::new();
-            world.spawn(guarded(sh(&brood(&given_mark(), "wait")), world.far()));
+            match role {
+                "agent-guarded" => world.spawn(guarded(sh(&brood(&given_mark(), "wait")), world.far())),
+                "agent-alone" => world.spawn(launch(["sleep", "1000", &given_mark()])),
+                other => panic!("no role {other}"),
+            };
             while world.events.recv().await.is_some() {}
             ExitCode::FAILURE
-        }),
-        [ROLE, "agent-alone"] => play(async {
-            let mut world = World::new();
-            world.spawn(launch(["sleep", "1000", &given_mark()]));
-            while world.events.recv().await.is_some() {}
-            ExitCode::FAILURE
-        }),
-        // No case is an ignored one.
-        _ if args.iter().any(|arg| arg == "--ignored") => ExitCode::SUCCESS,
-        _ if args.iter().any(|arg| arg == "--list") => {
-            CASES.iter().for_each(|(name, _)| say(&format!("{name}: test\n")));
-            ExitCode::SUCCESS
-        }
-        _ => run_cases(&args),
-    }
-}
-
-/// On the main thread, as the agent does.
-fn play<T>(part: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(part)
-}
-
-/// Runs the cases whose names hold one of the words given, each in a process of its own.
-fn run_cases(args: &[String]) -> ExitCode {
-    let words: Vec<&String> = args.iter().filter(|arg| !arg.starts_with('-')).collect();
-    let talkative = args.iter().any(|arg| arg == "--nocapture");
-    let exact = args.iter().any(|arg| arg == "--exact");
-    let meant = |name: &str| words.iter().any(|word| if exact { name == *word } else { name.contains(*word) });
-    nix::sys::prctl::set_child_subreaper(true).unwrap();
-    let dir = TempDir::new().unwrap();
-    let mut failed = Vec::new();
-    let mut passed = 0;
-    for (name, _) in CASES.iter().filter(|(name, _)| words.is_empty() || meant(name)) {
-        let said = dir.path().join(name);
-        let mut case = Command::new(std::env::current_exe().unwrap());
-        // Into a file: what is left behind would keep a pipe open.
-        let output = || File::options().create(true).append(true).open(&said).unwrap();
-        let case = case.args([ROLE, "case", name]).stdin(Stdio::null()).stdout(output()).stderr(output());
-        let start = Instant::now();
-        let done = case.status().unwrap();
-        let left = left_behind();
-        let well = done.success() && left.is_empty();
-        say(&format!("test {name} ... {} ({:?})\n", if well { "ok" } else { "FAILED" }, start.elapsed()));
-        if !well || talkative {
-            say(&fs::read_to_string(&said).unwrap_or_default());
-        }
-        if !left.is_empty() {
-            say(&format!("left behind: {left:?}\n"));
-        }
-        if well {
-            passed += 1;
-        } else {
-            failed.push(name);
-        }
-    }
-    say(&format!("\n{passed} passed, {} failed\n{failed:?}\n", failed.len()));
-    if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
-/// What the last case started and did not end: it is ours by now. Ended here, so that the next case is alone.
-fn left_behind() -> Vec<String> {
-    let mut left = Vec::new();
-    loop {
-        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-            Err(Errno::ECHILD) => return left,
-            Ok(WaitStatus::StillAlive) => {
-                for pid in children_of(std::process::id()) {
-                    left.push(
-                        fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default().replace('\0', " "),
-                    );
-                    let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
-                }
-                let _ = waitpid(None, None);
-            }
-            _ => {}
-        }
-    }
-}
-
-fn say(text: &str) {
-    use std::io::stdout;
-    stdout().write_all(text.as_bytes()).unwrap();
+        })
+    })
 }

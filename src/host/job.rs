@@ -167,7 +167,7 @@ impl Job {
         match end {
             Ok(Ok(exit)) => Ok(Finished { exit, stdout: stdout.kept, stderr: stderr.kept }),
             Ok(Err(failed)) => Err(failed.to_string()),
-            Err(_) => Err(with_last_line(&format!("did not end within {} s", limit.as_secs_f64()), &stderr.kept)),
+            Err(_) => Err(with_last_line(&late(limit), &stderr.kept)),
         }
     }
 
@@ -214,13 +214,18 @@ impl Leash {
         self.exit.wait_for(Option::is_some).await.ok().and_then(|exit| *exit).unwrap_or(Exit::Lost)
     }
 
+    /// Whether the job has ended already.
+    pub(super) fn has_ended(&self) -> bool {
+        self.exit.borrow().is_some()
+    }
+
     /// Lets it end by itself for so long, then kills its main process, and leaves alone what else it has started.
     pub(super) async fn part(mut self, patience: Duration) {
         if timeout(patience, self.ended()).await.is_ok() {
             return;
         }
         // Reaping and telling of it are one step of the task, so the number is still the job's.
-        if self.exit.borrow().is_none() {
+        if !self.has_ended() {
             let _ = sys::kill(self.pid, libc::SIGKILL);
         }
         self.ended().await;
@@ -231,6 +236,11 @@ impl Leash {
 pub(super) async fn log_lines(name: String, mut pipe: pipe::Receiver) {
     let mut log = Capture { log: Some(LineLog::new(name)), bound: 0, ..Capture::default() };
     log.listen(&mut pipe).await;
+}
+
+/// What is said of a job, or a hook, that takes too long.
+pub(super) fn late(limit: Duration) -> String {
+    format!("did not end within {} s", limit.as_secs_f64())
 }
 
 /// `what`, and behind it the last line of `stderr`, where there is one.

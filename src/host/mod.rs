@@ -4,8 +4,9 @@
 //!
 //! Reading order: `process` (one task per process, reads like its life), [`guard`] (the parent of a singleton's
 //! child), `tree` (what a process left behind), `plan` and `spawn` (from a `Launch` to a running program),
-//! `spawner` (the threads that do it), `job` (processes on the side), `notify` and `check` (what a process says of
-//! itself, and what is seen of it), `sample`, [`clock`], `frame`, `sys`.
+//! `spawner` (the threads that do it), `job` (processes on the side), `hook` and `python` (what runs at points of a
+//! watcher's life), `notify` and `check` (what a process says of itself, and what is seen of it), `sample`, [`clock`],
+//! `frame`, `sys`.
 //!
 //! # Invariants
 //!
@@ -24,10 +25,12 @@ pub mod guard;
 
 mod check;
 mod frame;
+mod hook;
 mod job;
 mod notify;
 mod plan;
 mod process;
+mod python;
 mod sample;
 mod spawn;
 mod spawner;
@@ -50,15 +53,17 @@ use nix::unistd::{getpid, gettid};
 use signal_hook_tokio::Signals;
 use tokio::sync::mpsc;
 
+use self::hook::Hooks;
 use self::job::Jobs;
 use self::notify::NotifyDir;
 use self::plan::Surroundings;
 use self::process::{Life, Mailbox};
+pub use self::python::find_python;
 use self::sample::Sampler;
 use self::spawn::{Limit, Plan};
 use self::spawner::Spawner;
 use crate::model::command::RequestId;
-use crate::model::event::{Deadline, Event, Launch, ProcessId, Reach};
+use crate::model::event::{Deadline, Event, HookCall, HookId, Launch, ProcessId, Reach};
 use crate::model::names::WatcherName;
 use crate::model::spec::{Check, Purpose};
 
@@ -78,6 +83,7 @@ pub struct Host {
     sampler: Arc<Mutex<Sampler>>,
     /// Where hooks and checks are started from.
     jobs: Jobs,
+    hooks: Hooks,
 }
 
 impl Host {
@@ -100,9 +106,11 @@ impl Host {
         sys::close_on_exec_from(3)?;
         tokio::spawn(reap_orphans(Signals::new([libc::SIGCHLD])?));
         let (spawner, run, open_files) = (Arc::new(Spawner::new()?), draw_run()?, raise_open_files());
+        let jobs = Jobs::new(Arc::clone(&spawner), &run, open_files.clone());
         Ok(Host {
             events,
-            jobs: Jobs::new(Arc::clone(&spawner), &run, open_files.clone()),
+            hooks: Hooks::new(jobs.clone(), None),
+            jobs,
             spawner,
             mailboxes: HashMap::new(),
             run,
@@ -117,6 +125,12 @@ impl Host {
     pub fn with_guard_program(mut self, program: &Path) -> io::Result<Host> {
         self.guard_program = GuardProgram(CString::new(program.as_os_str().as_bytes())?);
         Ok(self)
+    }
+
+    /// Has hooks and streams written in Python run by this interpreter; without one they fail. See [`find_python`].
+    pub fn with_python(mut self, interpreter: Option<PathBuf>) -> Host {
+        self.hooks = Hooks::new(self.jobs.clone(), interpreter);
+        self
     }
 
     /// Starts a process. Comes back at once; what follows are events: `SpawnFailed`, or `Spawned`, `Exited` and `Gone`.
@@ -181,6 +195,19 @@ impl Host {
     pub fn sample_agent(&self, request: RequestId) {
         let name = WatcherName::parse("circus").expect("a name");
         self.sample(request, vec![(name, 0, std::process::id())], true);
+    }
+
+    /// Calls a hook; ends in exactly one [`Event::HookEnded`] within `timeout`.
+    ///
+    /// One that takes longer has failed, and all it started is killed. One that ends in time may leave things running
+    /// in the background; they go on, and are reaped as orphans.
+    pub fn hook(&mut self, hook: HookId, call: Box<HookCall>, timeout: Duration) {
+        let (events, end) = (self.events.clone(), self.hooks.call(call, timeout));
+        tokio::spawn(async move {
+            let end = end.await;
+            // Nobody listens to an agent that is leaving.
+            let _ = events.send(Event::HookEnded { hook, end }).await;
+        });
     }
 
     fn order(&self, process: ProcessId, give: impl FnOnce(&Mailbox)) {

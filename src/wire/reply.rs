@@ -315,7 +315,7 @@ fn vanished() -> Value {
 }
 
 /// Circus's INFO object of one process.
-fn info(sample: &Sample) -> Value {
+pub(crate) fn info(sample: &Sample) -> Value {
     let Some(usage) = &sample.usage else { return vanished() };
     let Usage { program, user, nice, resident, virtual_size, .. } = usage;
     json!({
