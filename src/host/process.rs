@@ -228,7 +228,7 @@ impl Life {
         loop {
             // One batch at a time: while the guard does not read, orders pile up where they cannot grow.
             if !line.has_unsent() {
-                line.send_all(std::mem::take(&mut waiting));
+                line.send_all(&std::mem::take(&mut waiting));
             }
             select! {
                 biased;
@@ -496,7 +496,7 @@ impl Line {
         self.unsent.extend(encode(order));
     }
 
-    fn send_all(&mut self, orders: Orders) {
+    fn send_all(&mut self, orders: &Orders) {
         orders.deadline.iter().for_each(|&deadline| self.send(&Order::Deadline(deadline.into())));
         orders.signals.iter().for_each(|&(signal, reach)| self.send(&Order::Signal { signal, reach }));
         if orders.kill {
