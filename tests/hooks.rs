@@ -760,7 +760,7 @@ fn around(hook: &mut HookCall, change: impl FnOnce(&mut ProgramSpec)) {
 }
 
 fn process(wid: u32, pid: Option<u32>) -> ProcessView {
-    ProcessView { wid, pid, state: "running", age: Duration::from_secs(5) }
+    ProcessView { wid, pid, state: "running", age: Duration::from_secs(5), status: None }
 }
 
 fn open_files() -> usize {
