@@ -4,9 +4,9 @@
 //!
 //! Reading order: `process` (one task per process, reads like its life), [`guard`] (the parent of a singleton's
 //! child), `tree` (what a process left behind), `plan` and `spawn` (from a `Launch` to a running program),
-//! `spawner` (the threads that do it), `job` (processes on the side), `hook` and `python` (what runs at points of a
-//! watcher's life), `notify` and `check` (what a process says of itself, and what is seen of it), `sample`, [`clock`],
-//! `frame`, `sys`.
+//! `spawner` (the threads that do it), [`output`] (what processes write), `job` (processes on the side), `hook` and
+//! `python` (what runs at points of a watcher's life), `notify` and `check` (what a process says of itself, and what is
+//! seen of it), `sample`, [`clock`], `frame`, `sys`.
 //!
 //! # Invariants
 //!
@@ -16,12 +16,14 @@
 //! - An exit status is fetched by the one task that waits for it; adopted orphans are reaped apart from them.
 //! - An agent that is killed leaves nothing behind: the kernel sends its children their stop signal, and guards kill
 //!   theirs. Nothing here needs the agent to leave in good order.
-//! - Nothing blocks the loop: what may (`execve`, opening files, looking up names, /proc of many) has other threads.
+//! - Nothing blocks the loop: what may (`execve`, files and their names, /proc of many, a place where output ends) has
+//!   other threads.
 //!
 //! Needs Linux 5.11 (`close_range`, `pidfd`, `waitid` on it).
 
 pub mod clock;
 pub mod guard;
+pub mod output;
 
 mod check;
 mod frame;
@@ -56,6 +58,7 @@ use tokio::sync::mpsc;
 use self::hook::Hooks;
 use self::job::Jobs;
 use self::notify::NotifyDir;
+use self::output::{Hub, Outputs};
 use self::plan::Surroundings;
 use self::process::{Life, Mailbox};
 pub use self::python::find_python;
@@ -81,6 +84,7 @@ pub struct Host {
     guard_program: GuardProgram,
     notify_dir: Arc<NotifyDir>,
     sampler: Arc<Mutex<Sampler>>,
+    outputs: Arc<Outputs>,
     /// Where hooks and checks are started from.
     jobs: Jobs,
     hooks: Hooks,
@@ -118,6 +122,7 @@ impl Host {
             guard_program: GuardProgram(c"/proc/self/exe".to_owned()),
             notify_dir: Arc::new(NotifyDir::new(notify_dir)),
             sampler: Arc::default(),
+            outputs: Arc::new(Outputs::new()?),
         })
     }
 
@@ -140,12 +145,12 @@ impl Host {
         self.mailboxes.retain(|_, mailbox| mailbox.strong_count() > 0);
         self.mailboxes.insert(process, Arc::downgrade(&mailbox));
         let around = Surroundings { tag: format!("{}{}", self.run, process.0), open_files: self.open_files.clone() };
-        let (events, spawner) = (self.events.clone(), Arc::clone(&self.spawner));
         let life = Life {
             process,
-            events,
+            events: self.events.clone(),
             mailbox,
-            spawner,
+            spawner: Arc::clone(&self.spawner),
+            outputs: Arc::clone(&self.outputs),
             around,
             hold,
             jobs: self.jobs.clone(),
@@ -195,6 +200,16 @@ impl Host {
     pub fn sample_agent(&self, request: RequestId) {
         let name = WatcherName::parse("circus").expect("a name");
         self.sample(request, vec![(name, 0, std::process::id())], true);
+    }
+
+    /// The lines that processes wrote lately, and those they will.
+    pub fn output(&self) -> &Hub {
+        self.outputs.hub()
+    }
+
+    /// Has each log file opened anew before the next write to it: it may have been moved.
+    pub fn reopen_output(&self) {
+        self.outputs.reopen();
     }
 
     /// Calls a hook; ends in exactly one [`Event::HookEnded`] within `timeout`.

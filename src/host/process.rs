@@ -1,13 +1,13 @@
 //! One process, from its spawn to the end of its tree: each is a task that reads like its life.
 //!
 //! ```text
-//! alone:    spawn ─▶ Spawned ─▶ (pidfd readable) ─▶ Exited ─▶ sweep ─▶ Gone
-//! guarded:  spawn guard ─▶ Launch ─▶ Spawned ─▶ Exited ─▶ (guard ended) ─▶ sweep ─▶ Gone
-//!                                        └──── (guard killed) ─▶ sweep ─▶ Exited(Lost) ─▶ Gone
+//! alone:    spawn ─▶ Spawned ─▶ (pidfd readable) ─▶ Exited ─▶ sweep ─▶ last words ─▶ Gone
+//! guarded:  spawn guard ─▶ Launch ─▶ Spawned ─▶ Exited ─▶ (guard ended) ─▶ sweep ─▶ last words ─▶ Gone
+//!                                        └──── (guard killed) ─▶ sweep ─▶ last words ─▶ Exited(Lost) ─▶ Gone
 //! ```
 //!
 //! The sweep ends both, and is the proof for `Gone`: the agent looks for itself, whatever a guard has done. Where no
-//! orphans are adopted it is one system call.
+//! orphans are adopted it is one system call. After it nothing can write any more, so what is read then is all.
 
 use std::future::pending;
 use std::io;
@@ -27,6 +27,7 @@ use super::check::{CheckOrder, Checks};
 use super::frame::{Garbage, Inbox, Order, Report, encode};
 use super::job::Jobs;
 use super::notify::{Notices, NotifyDir};
+use super::output::{Intake, Outputs, Reading};
 use super::plan::{Stdio, Surroundings};
 use super::spawn::{Child, Plan, failure, spawn};
 use super::spawner::Spawner;
@@ -118,6 +119,7 @@ pub(super) struct Life {
     pub(super) events: mpsc::Sender<Event>,
     pub(super) mailbox: Arc<Mailbox>,
     pub(super) spawner: Arc<Spawner>,
+    pub(super) outputs: Arc<Outputs>,
     pub(super) around: Surroundings,
     /// For the process to keep open until its tree is gone.
     pub(super) hold: Option<OwnedFd>,
@@ -158,26 +160,29 @@ impl Life {
     /// A child of the agent itself.
     pub(super) async fn alone(mut self, launch: Launch) {
         let name = launch.watcher.to_string();
-        let (child, mut signs) = match self.start(&launch).await {
+        let (child, intake, mut signs) = match self.start(&launch).await {
             Ok(started) => started,
             Err(failure) => return self.end([ProcessEvent::SpawnFailed(failure)]).await,
         };
         self.report(ProcessEvent::Spawned { pid: child.pid() }).await;
+        let reading = self.read(intake, child.pid());
         let exit = self.follow(&child, &launch, &mut signs).await;
         self.exited(exit, signs).await;
         sweep(Some(child.pid()), &self.around.tag, &name).await;
+        reading.finish().await;
         self.end([ProcessEvent::Gone]).await;
     }
 
-    async fn start(&self, launch: &Launch) -> Result<(Watched, SignsOfLife), SpawnFailure> {
+    async fn start(&self, launch: &Launch) -> Result<(Watched, Intake, SignsOfLife), SpawnFailure> {
         let (launch, signs) = self.listen(launch).await?;
         let around = self.around.clone();
         let start = move || {
             let plan = Plan::of(&launch, &around, launch.stop_signal)?;
-            let stdio = Stdio::open(&launch.program)?;
-            spawn(&plan, &stdio.fds())
+            let (stdio, intake) = Stdio::open(&launch)?;
+            spawn(&plan, &stdio.fds()).map(|child| (child, intake))
         };
-        Ok((self::start(&self.spawner, &self.around.tag, start).await?, signs))
+        let (child, intake) = start_with(&self.spawner, &self.around.tag, start).await?;
+        Ok((child, intake, signs))
     }
 
     /// Carries out orders until the child has ended.
@@ -216,13 +221,15 @@ impl Life {
     /// A child of a guard of its own.
     pub(super) async fn guarded(mut self, launch: Launch, until: Deadline, program: GuardProgram) {
         let name = launch.watcher.to_string();
-        let (guard, mut line, order, mut signs) = match self.start_guard(&launch, until, program).await {
+        let (guard, intake, mut line, order, mut signs) = match self.start_guard(&launch, until, program).await {
             Ok(started) => started,
             Err(failure) => return self.end([ProcessEvent::SpawnFailed(failure)]).await,
         };
         line.send(&order);
         drop(order);
         let mut pid = None;
+        let mut intake = Some(intake);
+        let mut reading = None;
         let mut end = GuardedEnd::NotStarted(None);
         let mut waiting = Orders::default();
         loop {
@@ -238,6 +245,7 @@ impl Life {
                         pid = Some(spawned);
                         end = GuardedEnd::Running;
                         self.report(ProcessEvent::Spawned { pid: spawned }).await;
+                        reading = intake.take().map(|intake| self.read(intake, spawned));
                     }
                     Ok(Some(Report::SpawnFailed { stage, error })) => {
                         end = GuardedEnd::NotStarted(Some(SpawnFailure { stage, error }));
@@ -275,6 +283,9 @@ impl Life {
         guard.signal(libc::SIGKILL);
         let exit = guard.ended().await;
         sweep(pid, &self.around.tag, &name).await;
+        if let Some(reading) = reading {
+            reading.finish().await;
+        }
         match end {
             GuardedEnd::Exited => self.end([ProcessEvent::Gone]).await,
             GuardedEnd::Running => self.end([ProcessEvent::Exited(Exit::Lost), ProcessEvent::Gone]).await,
@@ -294,7 +305,7 @@ impl Life {
         launch: &Launch,
         until: Deadline,
         program: GuardProgram,
-    ) -> Result<(Watched, Line, Order, SignsOfLife), SpawnFailure> {
+    ) -> Result<(Watched, Intake, Line, Order, SignsOfLife), SpawnFailure> {
         let (launch, signs) = self.listen(launch).await?;
         let (ours, theirs) = Socket::pair().map_err(|error| failure("guard socketpair", &error))?;
         let line = Line::new(ours).map_err(|error| failure("guard socketpair", &error))?;
@@ -303,7 +314,7 @@ impl Life {
         let around = self.around.clone();
         let start = move || {
             let plan = Plan::of(&launch, &around, libc::SIGKILL)?;
-            let stdio = Stdio::open(&launch.program)?;
+            let (stdio, intake) = Stdio::open(&launch)?;
             let mut fds = stdio.fds().to_vec();
             fds.push(theirs.as_fd());
             debug_assert_eq!(fds.len() as i32 - 1, guard::SOCKET);
@@ -311,10 +322,11 @@ impl Life {
             let started = spawn(&program.plan(&launch, &around), &fds);
             let child =
                 started.map_err(|failed| SpawnFailure { stage: format!("guard {}", failed.stage), ..failed })?;
-            Ok((child, Order::Launch { plan, stop_signal: launch.stop_signal, until: until.into() }))
+            let order = Order::Launch { plan, stop_signal: launch.stop_signal, until: until.into() };
+            Ok((child, (intake, order)))
         };
-        let (child, order) = on_spawner(&self.spawner, start).await?;
-        Ok((watch(child, &self.around.tag).await?, line, order, signs))
+        let (guard, (intake, order)) = start_with(&self.spawner, &self.around.tag, start).await?;
+        Ok((guard, intake, line, order, signs))
     }
 
     /// Begins to listen to a process that is to say how it is; and how to start it so that it can.
@@ -339,6 +351,11 @@ impl Life {
             self.report(word).await;
         }
         self.report(ProcessEvent::Exited(exit)).await;
+    }
+
+    /// Reads what the process writes, now that `Spawned` is told.
+    fn read(&self, intake: Intake, pid: u32) -> Reading {
+        self.outputs.read(intake, self.process, pid, &self.events)
     }
 
     async fn report(&self, event: ProcessEvent) {
@@ -368,7 +385,18 @@ pub(super) async fn start(
     tag: &str,
     start: impl FnOnce() -> Result<Child, SpawnFailure> + Send + 'static,
 ) -> Result<Watched, SpawnFailure> {
-    watch(on_spawner(spawner, start).await?, tag).await
+    let (child, ()) = start_with(spawner, tag, || start().map(|child| (child, ()))).await?;
+    Ok(child)
+}
+
+/// The same, with what else comes of the start.
+async fn start_with<T: Send + 'static>(
+    spawner: &Spawner,
+    tag: &str,
+    start: impl FnOnce() -> Result<(Child, T), SpawnFailure> + Send + 'static,
+) -> Result<(Watched, T), SpawnFailure> {
+    let (child, beside) = on_spawner(spawner, start).await?;
+    Ok((watch(child, tag).await?, beside))
 }
 
 async fn on_spawner<T: Send + 'static>(
