@@ -41,3 +41,4 @@ pub use command::{command_json, command_name};
 pub use event::{log_line_json, notice_json};
 pub use reply::{error_code, reply_json};
 pub use request::{BadRequest, Request, parse_request};
+pub use stats::process as info_json;

@@ -67,7 +67,7 @@ fn sleeper() -> WatcherView {
             pid: Some(20755),
             state: "running",
             age: Duration::from_millis(1_500),
-            status: Some("12 tasks".into()),
+            status: Some("serving".into()),
         }],
         restarts: 3,
         last_exit: Some((Exit::Code(1), Duration::from_secs(2))),
@@ -92,7 +92,7 @@ fn circuss_circusctl_lists_and_asks_for_status() {
     );
     let watchers = json!([{
         "name": "Sleep Two", "state": "backoff", "note": "exit 1, again in 4 s", "numprocesses": 2,
-        "processes": [{"wid": 1, "pid": 20755, "state": "running", "age": 1.5, "status": "12 tasks"}],
+        "processes": [{"wid": 1, "pid": 20755, "state": "running", "age": 1.5, "status": "serving"}],
         "restarts": 3, "last_exit": {"text": "exit 1", "ago": 2.0}, "next_try": 4.0, "lease": null,
     }]);
     let store = json!({"state": "down", "reason": "connection refused"});

@@ -274,9 +274,7 @@ fn watcher(view: &WatcherView) -> Value {
 }
 
 fn process(view: &ProcessView) -> Value {
-    json!({
-        "wid": view.wid, "pid": view.pid, "state": view.state, "age": seconds(view.age), "status": view.status,
-    })
+    json!({"wid": view.wid, "pid": view.pid, "state": view.state, "age": seconds(view.age), "status": view.status})
 }
 
 fn lease(view: &LeaseView) -> Value {

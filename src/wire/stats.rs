@@ -34,8 +34,8 @@ pub(super) fn agent(sample: &Sample) -> Value {
     sample.usage.as_ref().map_or_else(vanished, |usage| Value::Object(info(sample.pid, usage, &sample.children)))
 }
 
-/// INFO of a watcher's process. What a hook has to say comes last, since it may correct what was measured.
-fn process(sample: &Sample) -> Value {
+/// INFO of a watcher's process, Circus's object. What a hook has to say comes last, since it may correct what was measured.
+pub fn process(sample: &Sample) -> Value {
     let Some(usage) = &sample.usage else { return vanished() };
     let mut info = info(sample.pid, usage, &sample.children);
     info.insert("started".into(), json!(round(usage.started, 2)));
