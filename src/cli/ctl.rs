@@ -81,7 +81,7 @@ enum Words {
     Reload(Reload),
     /// Apply what has changed in the configuration file
     Reloadconfig {
-        /// Reply when it is done, with what was done
+        /// Reply when it is done
         #[arg(long)]
         waiting: bool,
     },

@@ -47,10 +47,7 @@ pub fn text(command: &Command, reply: &Value, own: Option<&str>, style: Style) -
         Command::Status { watcher: None } => status::overview(&parts, style),
         Command::Status { watcher: Some(_) } => status::pages(&parts, style),
         Command::Stats { .. } => stats::table(&parts, style),
-        // Not waited for, a reload has nothing to tell yet.
-        Command::Plan | Command::ReloadConfig { .. } if parts.good.iter().any(|(_, part)| part["plan"].is_object()) => {
-            plan::text(&parts, style)
-        }
+        Command::Plan | Command::ReloadConfig { .. } => plan::text(&parts, style),
         Command::Nodes => nodes::table(&parts, own, style),
         Command::Leases => leases::table(&parts, style),
         other => plain::lines(other, &parts),

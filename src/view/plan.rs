@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::table::Paint;
+use super::words::printable;
 use super::{Parts, Style, list, word};
 
 /// A plan for each node; nodes with the same plan share one.
@@ -104,8 +105,7 @@ fn count(number: u64, one: &str, many: &str) -> String {
     format!("{number} {}", if number == 1 { one } else { many })
 }
 
-/// A value as it was or will be; control characters in it may not move the cursor.
+/// A value as it was or will be.
 fn side(key: &Value, side: &str) -> String {
-    let value = key[side].as_str().unwrap_or("(none)");
-    value.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    printable(key[side].as_str().unwrap_or("(none)"))
 }

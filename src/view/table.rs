@@ -1,6 +1,7 @@
 //! Text in columns.
 
 use super::Style;
+use super::words::printable;
 
 /// How a cell may be coloured.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -17,7 +18,7 @@ impl Paint {
         match word {
             "active" | "up" => Paint::Good,
             "starting" | "stopping" | "draining" | "stale" => Paint::Warn,
-            "backoff" | "failed" | "gone" | "vacant" => Paint::Bad,
+            "unhealthy" | "backoff" | "failed" | "gone" | "vacant" => Paint::Bad,
             _ => Paint::None,
         }
     }
@@ -55,8 +56,7 @@ impl Table {
                 .into_iter()
                 .map(|cell| {
                     let paint = Paint::of_state(&cell);
-                    // A name or a reason comes from elsewhere: it may not move the cursor.
-                    (cell.chars().map(|c| if c.is_control() { ' ' } else { c }).collect(), paint)
+                    (printable(&cell), paint)
                 })
                 .collect(),
         );

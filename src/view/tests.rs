@@ -229,6 +229,8 @@ fn the_page_of_one_watcher() {
     let mut snapshot = web_1();
     snapshot.watchers.retain(|watcher| watcher.name.as_str() == "beat");
     snapshot.watchers[0].last_exit = Some((Exit::Signal(9), secs(275_010.0)));
+    snapshot.watchers[0].next_try = Some(secs(4.0));
+    snapshot.watchers[0].processes[0].status = Some("12 tasks".into());
     let reply = own(Reply::Done(Answer::WatcherStatus(Box::new(snapshot))));
     assert_eq!(reply["status"], "active");
     golden(
@@ -237,11 +239,12 @@ fn the_page_of_one_watcher() {
         "
         |beat   singleton, active on web-1
         |  ready      1/1
-        |  process    #1 pid 48211, running, 3d 04h
+        |  process    #1 pid 48211, running, 3d 04h, says: 12 tasks
         |  lease      holder, token 17, 4.1/5.0s left, refreshed in 2.1 ms, held for 3d 04h
         |  key        circus:{prod/beat}:lease
         |  restarts   0
-        |  last exit  killed by SIGKILL, 3d 04h ago"
+        |  last exit  killed by SIGKILL, 3d 04h ago
+        |  next try   in 4.0 s"
             .replace("\n        ", "\n")
             .as_str(),
     );
@@ -439,7 +442,7 @@ fn nodes_with_the_same_plan_share_it_and_nothing_to_do_is_said() {
             .as_str(),
     );
     let reload = Command::ReloadConfig { patience: Patience::Admitted };
-    assert_eq!(shown(&reload, &json!({"status": "ok"})), "ok\n");
+    assert_eq!(shown(&reload, &own(Reply::Done(Answer::Plan(Plan::default())))), "nothing to do\n");
 }
 
 #[test]

@@ -19,7 +19,8 @@ use crate::model::snapshot::{LeaseView, Phase, ProcessView, Snapshot, StoreView,
 ///   `store` `{state: "up"|"down"|"unknown", reason?}` and `watchers` `[WATCHER, …]` in start order. With a name the
 ///   watcher's word stands in `status` itself, as Circus has it, and `watchers` holds that one.
 ///   - WATCHER: `name state note numprocesses processes restarts last_exit next_try lease`; `processes` `[{wid, pid,
-///     state, age, status}]`; `last_exit` `{text, ago}` or null; `lease` LEASE or null
+///     state, age, status}]`, of which `status` is what it last said of itself, or null; `last_exit` `{text, ago}` or
+///     null; `next_try` in so many seconds, or null; `lease` LEASE or null
 ///   - the words: `stopped starting active unhealthy backoff standby stopping failed`
 /// - `numwatchers`: `numwatchers`; `numprocesses`: `numprocesses`, with a name also `watcher_name`
 /// - `stats`: `infos` `{NAME: {"PID": INFO}}`; with a name `name` and `info` `{"PID": INFO}`; with a pid also
@@ -32,7 +33,7 @@ use crate::model::snapshot::{LeaseView, Phase, ProcessView, Snapshot, StoreView,
 /// - `start` `restart` `reload`: `info` `{started, kept, stopped}`, lists of pids, where one watcher was waited for
 /// - `add`: `started` and `kept`, lists of pids, where its start was waited for
 /// - `incr` `decr`: `numprocesses`, and `singleton: true` where there is one at most
-/// - `plan`, and `reloadconfig` where it was waited for: `plan` `{changes: [CHANGE, …], unchanged, needs_restart}`, of
+/// - `plan` and `reloadconfig`: `plan` `{changes: [CHANGE, …], unchanged, needs_restart}`, of
 ///   which `unchanged` is a number of watchers and `needs_restart` a list of keys
 ///   - CHANGE: `watcher`, `keys` `[{key, from, to}]` (null: not there), and `effect`: `added` with `starts`, `removed`
 ///     with `stops`, `in-place`, `resized` with `from` and `to`, `replaced` with `restarts`, all numbers of processes
