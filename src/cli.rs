@@ -8,6 +8,7 @@ mod daemon;
 mod follow;
 mod log;
 mod shell;
+mod words;
 
 use std::fmt::Display;
 use std::path::PathBuf;
