@@ -50,11 +50,16 @@ enum Happens {
 /// The doors of an agent, and what they are told of; it leaves with the value.
 struct Station {
     happens: Option<mpsc::UnboundedSender<Happens>>,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<JoinHandle<Vec<Arc<LogLine>>>>,
 }
 
 impl Station {
     fn open(socket: &Path) -> Station {
+        Station::open_with(socket, Vec::new())
+    }
+
+    /// Opens one that has these lines from before.
+    fn open_with(socket: &Path, mut kept: Vec<Arc<LogLine>>) -> Station {
         let (happens, mut happening) = mpsc::unbounded_channel();
         let (ready, is_ready) = std_mpsc::channel();
         let socket = socket.to_owned();
@@ -65,7 +70,6 @@ impl Station {
             ready.send(()).unwrap();
             let mut followers = Followers::default();
             let live = broadcast::Sender::new(1024);
-            let mut kept: Vec<Arc<LogLine>> = Vec::new();
             loop {
                 tokio::select! {
                     Some(question) = questions.recv() => {
@@ -98,10 +102,11 @@ impl Station {
             }
             drop((questions, followers));
             door.await.unwrap();
+            kept
         };
         let thread = thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(work);
+            runtime.block_on(work)
         });
         is_ready.recv().expect("the door opens");
         Station { happens: Some(happens), thread: Some(thread) }
@@ -114,13 +119,19 @@ impl Station {
     fn line(&self, watcher: &'static str, text: &str) {
         self.happens.as_ref().unwrap().send(Happens::Line(watcher, text.into())).ok().expect("the station is there");
     }
+
+    /// Closes it: the lines it kept.
+    fn close(mut self) -> Vec<Arc<LogLine>> {
+        drop(self.happens.take());
+        self.thread.take().unwrap().join().expect("the station stands")
+    }
 }
 
 impl Drop for Station {
     fn drop(&mut self) {
         drop(self.happens.take());
-        let ended = self.thread.take().unwrap().join();
-        assert!(ended.is_ok() || thread::panicking(), "the station fell over");
+        let ended = self.thread.take().map(JoinHandle::join);
+        assert!(!matches!(ended, Some(Err(_))) || thread::panicking(), "the station fell over");
     }
 }
 
@@ -253,7 +264,7 @@ fn what_has_been_is_shown_and_that_is_the_end() {
 }
 
 #[test]
-fn lines_go_on_after_a_restart_of_the_agent_and_none_comes_twice() {
+fn lines_go_on_when_the_connection_was_lost_and_none_comes_twice() {
     let (_dir, socket, endpoint) = place();
     let station = Station::open(&socket);
     station.line("web", "one");
@@ -262,9 +273,9 @@ fn lines_go_on_after_a_restart_of_the_agent_and_none_comes_twice() {
     assert_eq!(ctl.says(), "web#1 | one");
     station.line("web", "two");
     assert_eq!(ctl.says(), "web#1 | two");
-    drop(station);
+    let kept = station.close();
     assert!(ctl.warns().ends_with("hung up; waiting for its return"));
-    let station = Station::open(&socket);
+    let station = Station::open_with(&socket, kept);
     station.line("web", "three");
     assert_eq!(ctl.warns(), format!("note: {endpoint} is back"));
     assert!(ctl.warns().starts_with("note: mute"));

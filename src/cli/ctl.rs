@@ -509,10 +509,10 @@ pub(super) fn print(text: &Text, code: u8) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
     use crate::model::command::{Leave, ReloadWay};
     use crate::model::event::{Changes, Reach};
     use crate::model::pattern::Pattern;
+    use clap::CommandFactory;
 
     fn parse(words: &str) -> Result<(Global, Command), String> {
         let args = CtlArgs::try_parse_from(std::iter::once("circusctl").chain(words.split(' ')));
