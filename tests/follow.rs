@@ -1,5 +1,7 @@
 //! Streams end to end: the real circusctl on a real control socket, and over a real Redis.
 
+#![allow(clippy::print_stdout)] // What was measured is told.
+
 #[path = "support/agent.rs"]
 mod agent;
 #[path = "support/redis.rs"]
@@ -42,6 +44,7 @@ fn unix_time() -> f64 {
 
 // ------------------------------------------------------------------------------------------------- one agent's streams
 
+#[derive(Debug)]
 enum Happens {
     News(&'static str, News),
     Line(&'static str, String),
@@ -113,11 +116,11 @@ impl Station {
     }
 
     fn news(&self, watcher: &'static str, news: News) {
-        self.happens.as_ref().unwrap().send(Happens::News(watcher, news)).ok().expect("the station is there");
+        self.happens.as_ref().unwrap().send(Happens::News(watcher, news)).expect("the station is there");
     }
 
     fn line(&self, watcher: &'static str, text: &str) {
-        self.happens.as_ref().unwrap().send(Happens::Line(watcher, text.into())).ok().expect("the station is there");
+        self.happens.as_ref().unwrap().send(Happens::Line(watcher, text.into())).expect("the station is there");
     }
 
     /// Closes it: the lines it kept.
@@ -492,8 +495,12 @@ fn leases_do_not_wait_for_events_and_the_last_event_is_published_before_the_node
         }
         // A full queue has no room for one more.
         while listener.out.recv_timeout(Duration::from_millis(300)).is_ok() {}
-        member.publish("a", News::Stop);
-        handle.block_on(member.redis.leave());
+        // On the runtime's own thread, where nothing can be published in between.
+        let leaving = handle.spawn(async move {
+            member.publish("a", News::Stop);
+            member.redis.leave().await;
+        });
         assert_eq!(listener.says_json()["event"], "stop");
+        handle.block_on(leaving).unwrap();
     });
 }

@@ -1,5 +1,7 @@
 //! circusctl without a command: on a real terminal with a real agent, and with commands from a pipe.
 
+#![allow(clippy::print_stdout)] // What was measured is told.
+
 #[path = "support/agent.rs"]
 mod agent;
 #[path = "support/pty.rs"]
