@@ -45,6 +45,7 @@ impl Build<'_> {
         };
         let working_dir = settings.path("working_dir");
         if let (Some(directory), Some(set)) = (&working_dir, settings.get("working_dir"))
+            && vars::references(&set.text).is_empty()
             && !directory.is_dir()
         {
             let message = format!("there is no directory {} on this machine", directory.display());
