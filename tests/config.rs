@@ -339,7 +339,10 @@ fn a_watcher_takes_changed_settings() {
     assert_eq!((fewer.numprocesses, fewer.settings.len()), (1, 1));
     let env = Changes { env: Some(vec![("B".into(), "2".into())]), ..changes(&[("args", Some("$(circus.env.b)"))]) };
     let other = amend(&env).expect("a watcher").program;
-    assert_eq!((other.words, other.env), (vec!["sleep".into(), "1".into(), "2".into()], BTreeMap::from([("B".into(), "2".into())])));
+    assert_eq!(
+        (other.words, other.env),
+        (vec!["sleep".into(), "1".into(), "2".into()], BTreeMap::from([("B".into(), "2".into())]))
+    );
 }
 
 #[test]

@@ -91,9 +91,9 @@ const fn eg(example: &'static str) -> (&'static str, &'static str) {
 }
 
 use Kind::{
-    Action, Amount, Bool, Class, Cluster, Colour, Command, Count, Group, Health, Hook, HttpUrl, Level, Limit, LogOutput,
-    Memory, Names, Node, Number, Octal, Path, Port, Positive, Ready, Regex, Retries, Rollover, Seconds, Sibling, Signal,
-    Size, Syslog, Text, Times, Url, Use, User,
+    Action, Amount, Bool, Class, Cluster, Colour, Command, Count, Group, Health, Hook, HttpUrl, Level, Limit,
+    LogOutput, Memory, Names, Node, Number, Octal, Path, Port, Positive, Ready, Regex, Retries, Rollover, Seconds,
+    Sibling, Signal, Size, Syslog, Text, Times, Url, Use, User,
 };
 use Native::{CommandReloader, Flapping, FullStats, HttpObserver, RedisObserver, ResourceWatcher, WatchDog};
 use Section::{Circus, Plugin, Redis, Watcher};
@@ -105,8 +105,7 @@ const NO_HTTP: Status = Dead("this version has no HTTP door; use circusctl");
 const NO_STATS: Status = Dead("this version publishes no statistics; ask `circusctl stats`, or use a statsd plugin");
 const NO_ZMQ: &str = "this version has no ZeroMQ door; circusctl uses the control socket";
 
-const STATSD: &[Native] =
-    &[Native::StatsdEmitter, FullStats, ResourceWatcher, HttpObserver, RedisObserver];
+const STATSD: &[Native] = &[Native::StatsdEmitter, FullStats, ResourceWatcher, HttpObserver, RedisObserver];
 
 #[rustfmt::skip]
 pub(super) const KEYS: &[Key] = &[

@@ -150,7 +150,8 @@ fn site_packages(directory: &Path, version: Option<&str>) -> Result<PathBuf, Str
         let missing = || format!("there is no {}/python{version}/site-packages", lib.display());
         return named.into_iter().next().ok_or_else(missing);
     }
-    let entries = fs::read_dir(&lib).map_err(|_| format!("there is no virtual environment in {}", directory.display()))?;
+    let entries =
+        fs::read_dir(&lib).map_err(|_| format!("there is no virtual environment in {}", directory.display()))?;
     let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     let found = sites(names.filter(|name| name.starts_with("python") || name.starts_with("pypy")).collect());
     match found.as_slice() {

@@ -125,14 +125,6 @@ impl Build<'_> {
         }
     }
 
-    /// Warns of keys that nothing comes of here, and why.
-    pub(super) fn no_effect(&mut self, settings: &Settings<'_>, keys: &[&str], why: &str) {
-        for set in keys.iter().filter_map(|key| settings.get(key)).filter(|set| !set.is_default()) {
-            let message = format!("`{}` has no effect here", set.entry.key);
-            self.problems.warn(code::NO_EFFECT, set.entry.key_spot(), message).label(why);
-        }
-    }
-
     // ---- leases ----
 
     pub(super) fn check_lease_defaults(&mut self, redis: &Settings<'_>) {
@@ -202,11 +194,6 @@ impl Build<'_> {
             retries: settings.number("health_retries").unwrap_or(1),
             action,
         })
-    }
-
-    /// Whether a key is not there. One that is there and wrong has its own problem.
-    pub(super) fn is_absent(&self, settings: &Settings<'_>, key: &str) -> bool {
-        self.doc.get(settings.head, key).is_none_or(|entry| entry.value.trim().is_empty())
     }
 
     /// Leads output that a check reads through the agent.
@@ -307,22 +294,6 @@ impl Build<'_> {
             self.problems.error(code::ORDER, spot.clone(), message).label("none of them would ever start");
         }
     }
-
-    /// Warns of options that name a watcher nobody knows; it may still be added while the agent runs.
-    pub(super) fn check_siblings(&mut self, settings: &Settings<'_>) {
-        for set in settings.all().filter(|set| set.key.kind == super::value::Kind::Sibling) {
-            let wanted = set.text.trim();
-            if wanted.is_empty() || self.names.iter().any(|name| name.matches(wanted)) {
-                continue;
-            }
-            let hint = keys::nearest(wanted, self.names.iter().map(WatcherName::as_str));
-            let problem =
-                self.problems.warn(code::NO_EFFECT, set.entry.spot(), format!("there is no watcher `{wanted}` yet"));
-            if let Some(known) = hint {
-                problem.label(format!("did you mean `{known}`?"));
-            }
-        }
-    }
 }
 
 /// All that a watcher was told, as text: what `set` changes one of, and what hooks and plugins may look into.
@@ -366,7 +337,10 @@ fn spot_of(set: &Set<'_>, part: &str) -> Spot {
 }
 
 /// The shortest way from a watcher back to itself, both ends included.
-fn cycle<'a>(from: &'a WatcherName, edges: &BTreeMap<&'a WatcherName, &'a [WatcherName]>) -> Option<Vec<&'a WatcherName>> {
+fn cycle<'a>(
+    from: &'a WatcherName,
+    edges: &BTreeMap<&'a WatcherName, &'a [WatcherName]>,
+) -> Option<Vec<&'a WatcherName>> {
     let mut came_from: BTreeMap<&WatcherName, &WatcherName> = BTreeMap::new();
     let mut reached = vec![from];
     let mut at = 0;
