@@ -311,11 +311,11 @@ fn kept(settings: &Settings<'_>, redis: &Settings<'_>, singleton: bool) -> BTree
 }
 
 /// The lease timings of `[redis]`, as far as they are said.
-pub(super) fn lease_texts(redis: &Settings<'_>) -> Vec<(&'static str, String)> {
+pub(super) fn lease_texts(redis: &Settings<'_>) -> BTreeMap<String, String> {
     let ttl = redis.variable("lease_ttl").map(|ttl| ("lease_ttl", ttl));
     let said = ["refresh_interval", "refresh_timeout"];
     let said = said.into_iter().filter_map(|key| Some((key, redis.get(key)?.text.trim().to_owned())));
-    ttl.into_iter().chain(said).collect()
+    ttl.into_iter().chain(said).map(|(key, text)| (key.to_owned(), text)).collect()
 }
 
 fn default_timings(redis: &Settings<'_>) -> LeaseTimings {

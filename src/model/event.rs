@@ -1,6 +1,8 @@
 //! What happened ([`Event`], past tense) and what to do about it ([`Action`], imperative).
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -282,7 +284,7 @@ pub enum Action {
     /// Read the configuration file again; ends in `SpecRead`.
     ReadSpec { request: Option<RequestId> },
     /// Work out a watcher from `base` with changed settings; ends in `Amended`.
-    Amend { request: RequestId, base: AmendBase, changes: Changes },
+    Amend { request: RequestId, base: AmendBase, changes: Changes, defaults: Defaults },
     /// Tell whoever listens.
     Publish(Notice),
     /// Answer a request, once and for all.
@@ -360,6 +362,17 @@ pub enum AmendBase {
     New(String),
 }
 
+/// What a watcher takes from the configuration around it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Defaults {
+    /// The interpreter for what is in Python.
+    pub python: Option<PathBuf>,
+    /// The lease timings of `[redis]`, as texts.
+    pub lease: BTreeMap<String, String>,
+    /// The watchers there are, each with those it starts after.
+    pub watchers: BTreeMap<WatcherName, Vec<WatcherName>>,
+}
+
 /// Settings to change, as a file would have them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Changes {
@@ -410,7 +423,7 @@ pub struct HookAbout {
     /// Those there are.
     pub processes: Vec<ProcessView>,
     /// Its settings, free-form ones included.
-    pub settings: Arc<std::collections::BTreeMap<String, String>>,
+    pub settings: Arc<BTreeMap<String, String>>,
 }
 
 /// Something that others may want to know of, in Circus's words.

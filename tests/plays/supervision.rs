@@ -7,7 +7,8 @@ use circus_agent::model::command::{
     Answer, Command, Leave, Outcome, Patience, Refusal, ReloadWay, Reply, RequestId, Sample, Usage,
 };
 use circus_agent::model::event::{
-    Action, AmendBase, Changes, Event, Exit, Haste, HookEnd, HookId, News, Notification, ProcessEvent, ProcessId, Reach,
+    Action, AmendBase, Changes, Defaults, Event, Exit, Haste, HookEnd, HookId, News, Notification, ProcessEvent,
+    ProcessId, Reach,
 };
 use circus_agent::model::names::WatcherName;
 use circus_agent::model::pattern::Pattern;
@@ -676,7 +677,9 @@ fn a_setting_is_worked_out_applied_and_told() {
     let request =
         stage.asks_for(Command::Set { watcher: "web".into(), changes: changes.clone(), patience: Patience::Settled });
     let base = AmendBase::Watcher(Box::new(watcher("web")));
-    assert!(stage.orders().contains(&Action::Amend { request, base, changes }));
+    let watchers = BTreeMap::from([(WatcherName::parse("web").unwrap(), vec![])]);
+    let defaults = Defaults { watchers, ..Defaults::default() };
+    assert!(stage.orders().contains(&Action::Amend { request, base, changes, defaults }));
     let spec = Ok(Box::new(with_words(watcher("web"), &["web", "--new"])));
     stage.tell(Event::Amended { request, spec });
     let story = stage.story();
