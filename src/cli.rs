@@ -6,6 +6,7 @@
 mod ctl;
 mod daemon;
 mod log;
+mod words;
 
 use std::fmt::Display;
 use std::path::PathBuf;

@@ -148,7 +148,11 @@ impl Agent {
         let (events, event_queue) = mpsc::channel(EVENTS);
         let (asked_here, control) = mpsc::channel(QUESTIONS);
         let (asked_there, bus) = mpsc::channel(QUESTIONS);
-        let host = Host::new(events.clone()).map_err(step("cannot take charge of this machine's processes"))?;
+        // Two agents never have one control socket, so each has a place of its own beside it.
+        let mut notify_dir = socket.path().as_os_str().to_owned();
+        notify_dir.push(".notify");
+        let host = Host::new(events.clone(), notify_dir.into())
+            .map_err(step("cannot take charge of this machine's processes"))?;
         let (standing, standing_seen) = watch::channel(Standing { about: about(&spec, hash), draining: false });
         let store = Store::start(&spec, state_dir, identity, &events, asked_there, standing_seen)?;
         let signals =
@@ -238,12 +242,12 @@ impl Agent {
                 let hold = launch.guard.and_then(|_| self.store.hold(&launch.watcher));
                 self.host.spawn(process, &launch, hold);
             }
-            Action::Signal { process, signal, .. } => self.host.signal(process, signal),
+            Action::Signal { process, signal, reach } => self.host.signal(process, signal, reach),
             Action::Kill { process } => self.host.kill(process),
             Action::Guard { process, deadline } => self.host.guard(process, deadline),
             Action::AskLease { watcher, ask, timeout } => self.store.ask(watcher, ask, timeout),
             Action::InitLease { request, watcher } => self.store.init_lease(request, watcher),
-            Action::Sample { request, processes } => self.host.sample(request, processes),
+            Action::Sample { request, processes, extended } => self.host.sample(request, processes, extended),
             Action::ReadRoster { request } => match &self.store {
                 Store::Redis(redis) => redis.read_roster(request),
                 Store::Local(_) => self.tell(Event::RosterRead { request, rows: Err("there is none".into()) }),
