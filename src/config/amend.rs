@@ -10,8 +10,8 @@ use super::build::{build_one, name_of};
 use super::problem::{Problem, Problems, Severity};
 use super::scan::Document;
 use super::watcher::Environment;
-use crate::model::event::{AmendBase, Changes, Defaults};
-use crate::model::spec::WatcherSpec;
+use crate::model::event::{AmendBase, Changes};
+use crate::model::spec::{Defaults, WatcherSpec};
 
 /// The keys whose effect on an environment cannot be taken back, as it is not kept what there was before.
 const FIXED: [&str; 3] = ["virtualenv", "virtualenv_py_ver", "copy_path"];

@@ -13,10 +13,9 @@ use super::value::{Kind, RLIMITS, Value};
 use super::vars::{self, EnvVars};
 use super::watcher::{Environment, lease_texts};
 use super::{Surroundings, python};
-use crate::model::event::Defaults;
 use crate::model::names::{ClusterName, NodeName, WatcherName};
 use crate::model::pattern;
-use crate::model::spec::{AgentSpec, LogOutput, RedisSpec, Secret, WatcherSpec};
+use crate::model::spec::{AgentSpec, Defaults, LogOutput, RedisSpec, Secret, WatcherSpec};
 
 /// Reads the merged files; what is wrong goes to `problems`, and the result is then good for nothing.
 pub(super) fn build(doc: &Document, around: &Surroundings, problems: &mut Problems) -> Option<AgentSpec> {

@@ -2,14 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::command::{Command, NodeRow, Outcome, RequestId, Sample, Target};
 use super::names::{ClusterName, NodeName, Owner, WatcherName};
 use super::snapshot::ProcessView;
-use super::spec::{AgentSpec, Check, HookPoint, HookProgram, ProgramSpec, Purpose, WatcherSpec};
+use super::spec::{AgentSpec, Check, Defaults, HookPoint, HookProgram, ProgramSpec, Purpose, WatcherSpec};
 use super::time::Time;
 
 /// One process of one watcher, from its spawn to the end of its tree. Never used twice.
@@ -360,17 +359,6 @@ pub enum AmendBase {
     Watcher(Box<WatcherSpec>),
     /// Nothing yet but a name.
     New(String),
-}
-
-/// What a watcher takes from the configuration around it.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Defaults {
-    /// The interpreter for what is in Python.
-    pub python: Option<PathBuf>,
-    /// The lease timings of `[redis]`, as texts.
-    pub lease: BTreeMap<String, String>,
-    /// The watchers there are, each with those it starts after.
-    pub watchers: BTreeMap<WatcherName, Vec<WatcherName>>,
 }
 
 /// Settings to change, as a file would have them.

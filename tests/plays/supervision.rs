@@ -7,15 +7,15 @@ use circus_agent::model::command::{
     Answer, Command, Leave, Outcome, Patience, Refusal, ReloadWay, Reply, RequestId, Sample, Usage,
 };
 use circus_agent::model::event::{
-    Action, AmendBase, Changes, Defaults, Event, Exit, Haste, HookEnd, HookId, News, Notification, ProcessEvent,
-    ProcessId, Reach,
+    Action, AmendBase, Changes, Event, Exit, Haste, HookEnd, HookId, News, Notification, ProcessEvent, ProcessId, Reach,
 };
 use circus_agent::model::names::WatcherName;
 use circus_agent::model::pattern::Pattern;
 use circus_agent::model::plan::{Effect, Plan};
 use circus_agent::model::snapshot::WatcherState;
 use circus_agent::model::spec::{
-    AgentSpec, Check, HealthAction, HealthSpec, HookPoint, HookProgram, HookSpec, Purpose, ReadySpec, WatcherSpec,
+    AgentSpec, Check, Defaults, HealthAction, HealthSpec, HookPoint, HookProgram, HookSpec, Purpose, ReadySpec,
+    WatcherSpec,
 };
 
 use crate::specs::{self, watcher};

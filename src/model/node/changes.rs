@@ -8,10 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::watchers::Key;
 use super::{Node, State, log};
 use crate::model::command::{Answer, Command, Leave, Patience, Refusal, Reply, RequestId};
-use crate::model::event::{Action, AmendBase, Changes, Defaults, Level, News, Notice};
+use crate::model::event::{Action, AmendBase, Changes, Level, News, Notice};
 use crate::model::names::WatcherName;
 use crate::model::plan::{Change, Effect, KeyChange, Plan};
-use crate::model::spec::{AgentSpec, WatcherSpec};
+use crate::model::spec::{AgentSpec, Defaults, WatcherSpec};
 use crate::model::watcher::Watcher;
 
 use super::commands::Goal;
@@ -194,11 +194,7 @@ impl Node {
     /// What a changed or new watcher takes from what is around it.
     fn defaults(&self) -> Defaults {
         let order = |watcher: &Watcher| (watcher.spec().name.clone(), watcher.spec().after.clone());
-        Defaults {
-            python: self.agent.python.clone(),
-            lease: self.agent.lease_settings.clone(),
-            watchers: self.watchers.iter().map(order).collect(),
-        }
+        Defaults { watchers: self.watchers.iter().map(order).collect(), ..self.agent.defaults() }
     }
 
     fn check_new(&self, name: &str) -> Result<(), Refusal> {

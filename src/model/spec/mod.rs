@@ -51,6 +51,28 @@ pub struct AgentSpec {
     pub watchers: Vec<WatcherSpec>,
 }
 
+/// What a watcher takes from the configuration around it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Defaults {
+    /// The interpreter for what is in Python.
+    pub python: Option<PathBuf>,
+    /// The lease timings of `[redis]`, as texts.
+    pub lease: BTreeMap<String, String>,
+    /// The watchers there are, each with those it starts after.
+    pub watchers: BTreeMap<WatcherName, Vec<WatcherName>>,
+}
+
+impl AgentSpec {
+    /// What a watcher of this agent takes from it.
+    pub fn defaults(&self) -> Defaults {
+        Defaults {
+            python: self.python.clone(),
+            lease: self.lease_settings.clone(),
+            watchers: self.watchers.iter().map(|watcher| (watcher.name.clone(), watcher.after.clone())).collect(),
+        }
+    }
+}
+
 /// How much is logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogLevel {
