@@ -3,10 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use super::amend::Defaults;
 use super::command::runs;
 use super::keys::{self, KEYS, Key, Section, Status};
-use super::problem::{Problems, Spot, code};
+use super::problem::{Problem, Problems, Spot, code};
 use super::scan::{Document, Entry};
 use super::settings::{self, Set, Settings};
 use super::stream::Class;
@@ -16,10 +15,10 @@ use super::watcher::{Environment, lease_texts};
 use super::{Surroundings, python};
 use crate::model::names::{ClusterName, NodeName, WatcherName};
 use crate::model::pattern;
-use crate::model::spec::{AgentSpec, LogOutput, Output, RedisSpec, Secret, Sink, StreamSpec, WatcherSpec};
+use crate::model::spec::{AgentSpec, Defaults, LogOutput, RedisSpec, Secret, WatcherSpec};
 
 /// Reads the merged files; what is wrong goes to `problems`, and the result is then good for nothing.
-pub(super) fn build(doc: &Document, around: &Surroundings, problems: &mut Problems) -> Option<(AgentSpec, Defaults)> {
+pub(super) fn build(doc: &Document, around: &Surroundings, problems: &mut Problems) -> Option<AgentSpec> {
     let mut agent_env = EnvVars::default();
     agent_env.add(&around.env);
     let mut build = Build::new(doc, around, problems);
@@ -37,12 +36,7 @@ pub(super) fn build(doc: &Document, around: &Surroundings, problems: &mut Proble
     let watchers = build.watchers(&global, &vars, &redis);
     build.check_order(&BTreeMap::new());
 
-    let defaults = Defaults {
-        python: build.python.clone(),
-        lease: lease_texts(&redis),
-        watchers: watchers.iter().map(|watcher| (watcher.name.clone(), watcher.after.clone())).collect(),
-    };
-    let spec = AgentSpec {
+    Some(AgentSpec {
         node: match circus.text("node") {
             Some(name) => NodeName::parse(&name).ok()?,
             None => node_name(&around.hostname)?,
@@ -57,10 +51,11 @@ pub(super) fn build(doc: &Document, around: &Surroundings, problems: &mut Proble
         python: build.python,
         global_options: global_options(&circus),
         redis: url.map(|url| RedisSpec { url: Secret::new(url) }),
+        lease_settings: lease_texts(&redis),
+        hash: String::new(),
         warmup_delay: circus.seconds("warmup_delay"),
         watchers,
-    };
-    Some((spec, defaults))
+    })
 }
 
 /// Reads the one watcher of a document, beside those that `defaults` has; its environment is `env`.
@@ -361,6 +356,25 @@ impl<'a> Build<'a> {
         vars.substitute(entry.value)
     }
 
+    /// Warns of keys that nothing comes of here, and why.
+    pub(super) fn no_effect(&mut self, settings: &Settings<'_>, keys: &[&str], why: &str) {
+        for set in keys.iter().filter_map(|key| settings.get(key)).filter(|set| !set.is_default()) {
+            let message = format!("`{}` has no effect here", set.entry.key);
+            self.problems.warn(code::NO_EFFECT, set.entry.key_spot(), message).label(why);
+        }
+    }
+
+    /// Whether a key is not there. One that is there and wrong has its own problem.
+    pub(super) fn is_absent(&self, settings: &Settings<'_>, key: &str) -> bool {
+        self.doc.get(settings.head, key).is_none_or(|entry| entry.value.trim().is_empty())
+    }
+
+    /// Begins to say that a section lacks a key.
+    pub(super) fn missing(&mut self, head: &str, message: String) -> &mut Problem {
+        let spot = self.doc.head(head).cloned().unwrap_or_else(|| Spot::file(Path::new(head)));
+        self.problems.error(code::MISSING, spot, message)
+    }
+
     // ---- [redis] ----
 
     fn redis_url(&mut self, redis: &Settings<'_>) -> Option<String> {
@@ -482,35 +496,6 @@ impl<'a> Build<'a> {
         }
         sections
     }
-
-    /// Warns where two watchers write to one file, and refuses a file whose directory is not there.
-    fn check_logs(
-        &mut self,
-        watcher: &WatcherSpec,
-        settings: &Settings<'_>,
-        logs: &mut BTreeMap<PathBuf, (WatcherName, Spot)>,
-    ) {
-        for (key, output) in
-            [("stdout_stream.filename", &watcher.program.stdout), ("stderr_stream.filename", &watcher.program.stderr)]
-        {
-            let (Some(set), Some(path)) = (settings.get(key), file_of(output)) else { continue };
-            let spot = set.entry.spot();
-            match logs.get(path) {
-                Some((other, first)) if *other != watcher.name => {
-                    let message = format!("`{}` and `{other}` write to one file", watcher.name);
-                    self.problems
-                        .warn(code::SHARED_LOG, spot, message)
-                        .label("their lines will mix")
-                        .note(format_args!("the other is at {}", first.short()));
-                }
-                Some(_) => {}
-                None => {
-                    self.check_directory(path, set);
-                    logs.insert(path.to_owned(), (watcher.name.clone(), spot));
-                }
-            }
-        }
-    }
 }
 
 fn is_watcher(head: &str) -> bool {
@@ -524,14 +509,6 @@ pub(super) fn name_of(head: &str) -> Result<WatcherName, String> {
     match kind {
         "plugin" => WatcherName::parse(&format!("plugin:{name}")).map_err(|why| why.0),
         _ => Ok(name),
-    }
-}
-
-/// The file that an output goes to.
-fn file_of(output: &Output) -> Option<&Path> {
-    match output {
-        Output::Stream(StreamSpec { sink: Sink::File { path, .. }, .. }) => Some(path),
-        _ => None,
     }
 }
 

@@ -1,9 +1,9 @@
 //! One `[watcher:NAME]` or `[plugin:NAME]`: settings → [`WatcherSpec`], and what must not be said together.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use super::build::Build;
+use super::command::runs;
 use super::keys::{self, Section};
 use super::problem::{Spot, code};
 use super::settings::{Set, Settings};
@@ -45,6 +45,7 @@ impl Build<'_> {
         };
         let working_dir = settings.path("working_dir");
         if let (Some(directory), Some(set)) = (&working_dir, settings.get("working_dir"))
+            && vars::references(&set.text).is_empty()
             && !directory.is_dir()
         {
             let message = format!("there is no directory {} on this machine", directory.display());
@@ -124,14 +125,6 @@ impl Build<'_> {
         }
     }
 
-    /// Warns of keys that nothing comes of here, and why.
-    pub(super) fn no_effect(&mut self, settings: &Settings<'_>, keys: &[&str], why: &str) {
-        for set in keys.iter().filter_map(|key| settings.get(key)).filter(|set| !set.is_default()) {
-            let message = format!("`{}` has no effect here", set.entry.key);
-            self.problems.warn(code::NO_EFFECT, set.entry.key_spot(), message).label(why);
-        }
-    }
-
     // ---- leases ----
 
     pub(super) fn check_lease_defaults(&mut self, redis: &Settings<'_>) {
@@ -203,11 +196,6 @@ impl Build<'_> {
         })
     }
 
-    /// Whether a key is not there. One that is there and wrong has its own problem.
-    pub(super) fn is_absent(&self, settings: &Settings<'_>, key: &str) -> bool {
-        self.doc.get(settings.head, key).is_none_or(|entry| entry.value.trim().is_empty())
-    }
-
     /// Leads output that a check reads through the agent.
     fn show_output(&mut self, settings: &Settings<'_>, stdout: &mut Output, stderr: &mut Output) {
         let reads = |set: &&Set<'_>| matches!(set.value, Value::Check(Check::Log(_)));
@@ -242,7 +230,7 @@ impl Build<'_> {
             let Value::Hook(hook) = &set.value else { continue };
             match &hook.program {
                 HookProgram::Python(_) => self.need_python(set, "a hook in Python"),
-                HookProgram::Command(words) => self.check_hook_program(set, words),
+                HookProgram::Command(words) => self.check_hook_program(settings, set, words),
             }
             hooks.insert(point, hook.clone());
         }
@@ -252,9 +240,11 @@ impl Build<'_> {
         hooks
     }
 
-    fn check_hook_program(&mut self, set: &Set<'_>, words: &[String]) {
-        let Some(program) = words.first().filter(|program| program.starts_with('/')) else { return };
-        if !super::command::runs(Path::new(program)) {
+    /// Warns of a hook that is not there. It is looked for in the watcher's directory, where hooks run.
+    fn check_hook_program(&mut self, settings: &Settings<'_>, set: &Set<'_>, words: &[String]) {
+        let Some(program) = words.first().filter(|program| program.contains('/')) else { return };
+        let path = settings.path("working_dir").unwrap_or_default().join(program);
+        if path.is_absolute() && !runs(&path) {
             self.problems
                 .warn(code::PROGRAM, set.entry.spot(), format!("command not found: `{program}`"))
                 .label("no program on this machine");
@@ -306,22 +296,6 @@ impl Build<'_> {
             self.problems.error(code::ORDER, spot.clone(), message).label("none of them would ever start");
         }
     }
-
-    /// Warns of options that name a watcher nobody knows; it may still be added while the agent runs.
-    pub(super) fn check_siblings(&mut self, settings: &Settings<'_>) {
-        for set in settings.all().filter(|set| set.key.kind == super::value::Kind::Sibling) {
-            let wanted = set.text.trim();
-            if wanted.is_empty() || self.names.iter().any(|name| name.matches(wanted)) {
-                continue;
-            }
-            let hint = keys::nearest(wanted, self.names.iter().map(WatcherName::as_str));
-            let problem =
-                self.problems.warn(code::NO_EFFECT, set.entry.spot(), format!("there is no watcher `{wanted}` yet"));
-            if let Some(known) = hint {
-                problem.label(format!("did you mean `{known}`?"));
-            }
-        }
-    }
 }
 
 /// All that a watcher was told, as text: what `set` changes one of, and what hooks and plugins may look into.
@@ -339,11 +313,11 @@ fn kept(settings: &Settings<'_>, redis: &Settings<'_>, singleton: bool) -> BTree
 }
 
 /// The lease timings of `[redis]`, as far as they are said.
-pub(super) fn lease_texts(redis: &Settings<'_>) -> Vec<(&'static str, String)> {
+pub(super) fn lease_texts(redis: &Settings<'_>) -> BTreeMap<String, String> {
     let ttl = redis.variable("lease_ttl").map(|ttl| ("lease_ttl", ttl));
     let said = ["refresh_interval", "refresh_timeout"];
     let said = said.into_iter().filter_map(|key| Some((key, redis.get(key)?.text.trim().to_owned())));
-    ttl.into_iter().chain(said).collect()
+    ttl.into_iter().chain(said).map(|(key, text)| (key.to_owned(), text)).collect()
 }
 
 fn default_timings(redis: &Settings<'_>) -> LeaseTimings {
