@@ -33,6 +33,7 @@ pub(super) enum Words {
     /// Show what happened to watchers and their processes
     Events {
         /// Watchers: names, or patterns with * ? [ ]
+        #[arg(value_name = "NAME")]
         names: Vec<String>,
         /// Go on with what happens
         #[arg(long, short)]
@@ -54,6 +55,7 @@ pub(super) enum Words {
 #[derive(Debug, Args)]
 pub(super) struct Logs {
     /// Watchers: names, or patterns with * ? [ ]
+    #[arg(value_name = "NAME")]
     names: Vec<String>,
     /// Go on with what is printed
     #[arg(long, short)]
