@@ -24,12 +24,13 @@
 //!
 //! # Events
 //!
-//! Whoever follows an agent gets one object for each piece of news ([`notice_json`]) and each line of output
-//! ([`log_line_json`]).
+//! Whoever follows an agent ([`parse_follow`]) gets one object for each piece of news ([`notice_json`]) and each line of
+//! output ([`log_line_json`]).
 
 mod about;
 mod command;
 mod event;
+mod follow;
 mod options;
 mod reply;
 mod request;
@@ -39,6 +40,7 @@ mod stats;
 pub use about::{about_json, parse_about};
 pub use command::{command_json, command_name};
 pub use event::{log_line_json, notice_json};
+pub use follow::{Follow, Subject, follow_json, parse_follow};
 pub use reply::{error_code, reply_json};
 pub use request::{BadRequest, Request, parse_request};
 pub use stats::process as info_json;

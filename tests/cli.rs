@@ -80,6 +80,8 @@ fn help_lists_every_command_and_is_no_error() {
         "leases",
         "failover",
         "lease",
+        "events",
+        "logs",
     ] {
         assert!(text(&help.stdout).contains(&format!("\n  {command} ")), "{command}");
     }
