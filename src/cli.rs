@@ -6,6 +6,7 @@
 mod ctl;
 mod daemon;
 mod log;
+mod plugin;
 
 use std::fmt::Display;
 use std::path::PathBuf;
@@ -15,6 +16,7 @@ use clap::Parser;
 pub use ctl::{CtlArgs, circusctl};
 pub use daemon::circus_agent;
 pub use log::{LogFormat, logging};
+pub use plugin::{PLUGIN, circus_plugin};
 
 /// What circusctl's exit code says.
 pub mod ctl_exit {

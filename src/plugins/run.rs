@@ -1,0 +1,317 @@
+//! Runs a plugin: waits for what happens, lets its policy decide, does what it says.
+
+use std::collections::VecDeque;
+use std::future::pending;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UdpSocket, UnixStream};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::{Event, Failure, Input, Output, Plugin, probe};
+use crate::client::{self, Call, Endpoint};
+use crate::host::clock::{self, Alarm};
+use crate::model::command::{Command, Target};
+use crate::model::event::Level;
+use crate::model::names::ClusterName;
+
+/// How many events wait for the policy before no more are read; the agent then drops some, and says so.
+const MAX_EVENTS: usize = 256;
+/// How many datagrams wait to be sent before further ones are lost.
+const MAX_METRICS: usize = 1024;
+/// The longest event, in bytes.
+const MAX_EVENT: u64 = 1 << 20;
+/// The longest heartbeat, in bytes; what is longer is cut.
+const MAX_HEARTBEAT: usize = 1024;
+/// How long the agent may take to be reached, and to say that its events follow.
+const CONNECT: Duration = Duration::from_secs(5);
+/// The pauses between tries to reach it again double from the first to the longest …
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// … until it has been away for so long that it is gone.
+const GONE: Duration = Duration::from_secs(30);
+/// How long the address of a host name is good for.
+const NAME_TTL: Duration = Duration::from_secs(60);
+
+/// Why a plugin ended without having been told to.
+#[derive(Debug, thiserror::Error)]
+pub enum Failed {
+    /// There is nobody left to work for.
+    #[error("the agent is gone: {0}")]
+    Alone(String),
+    /// Its heartbeats cannot be listened to.
+    #[error("cannot listen for heartbeats at UDP {address}: {error}")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// The system's answer.
+        error: io::Error,
+    },
+    /// The system gives it no timer, or a part of it broke.
+    #[error("{0}")]
+    Broken(String),
+}
+
+/// Runs a plugin until `end` comes, which is an orderly end, or until it cannot go on.
+///
+/// `name` is that of its section, for the log; `agent` is the agent's control socket. An agent that is away is waited
+/// for, half a minute long. To be called within a tokio runtime.
+pub async fn run(name: &str, agent: &Path, plugin: Plugin, end: impl Future<Output = ()>) -> Result<(), Failed> {
+    let Plugin { mut policy, statsd, heartbeats } = plugin;
+    let socket = match heartbeats {
+        Some(address) => Some(UdpSocket::bind(address).await.map_err(|error| Failed::Listen { address, error })?),
+        None => None,
+    };
+    let mut alarm = Alarm::new().map_err(|error| Failed::Broken(format!("cannot have a timer: {error}")))?;
+    let (sender, mut events) = mpsc::channel(MAX_EVENTS);
+    let mut following = pin!(follow(agent, sender));
+    let mut errands = Errands::new(name, agent, statsd);
+    let mut end = pin!(end);
+    let mut heartbeat = [0; MAX_HEARTBEAT];
+    loop {
+        alarm.set(policy.next_wakeup()).map_err(|error| Failed::Broken(format!("cannot set a timer: {error}")))?;
+        let input = tokio::select! {
+            () = &mut end => Input::Ending,
+            why = &mut following => return Err(Failed::Alone(why)),
+            Some(input) = events.recv() => input,
+            input = errands.done() => input?,
+            input = receive(socket.as_ref(), &mut heartbeat) => input,
+            () = alarm.rang() => Input::Woke,
+        };
+        let ending = input == Input::Ending;
+        for output in policy.step(clock::now(), input) {
+            errands.run(output);
+        }
+        if ending {
+            return Ok(());
+        }
+    }
+}
+
+/// What is under way on the policy's behalf.
+struct Errands {
+    name: String,
+    agent: PathBuf,
+    under_way: JoinSet<Input>,
+    /// The agent is asked one thing after the other, so that a stop and the start after it stay in that order.
+    asking: bool,
+    questions: VecDeque<Command>,
+    metrics: Option<mpsc::Sender<String>>,
+}
+
+impl Errands {
+    fn new(name: &str, agent: &Path, statsd: Option<(String, u16)>) -> Errands {
+        let metrics = statsd.map(|to| {
+            let (sender, metrics) = mpsc::channel(MAX_METRICS);
+            tokio::spawn(emit(to, metrics));
+            sender
+        });
+        Errands {
+            name: name.to_owned(),
+            agent: agent.to_owned(),
+            under_way: JoinSet::new(),
+            asking: false,
+            questions: VecDeque::new(),
+            metrics,
+        }
+    }
+
+    fn run(&mut self, output: Output) {
+        match output {
+            Output::Ask(command) => {
+                self.questions.push_back(command);
+                self.ask_next();
+            }
+            Output::Metric(metric) => {
+                // Statsd takes what it gets; a plugin that waited for it would miss what matters.
+                if let Some(Err(_)) = self.metrics.as_ref().map(|metrics| metrics.try_send(metric)) {
+                    tracing::debug!("plugin:{}: more metrics than can be sent; one is lost", self.name);
+                }
+            }
+            Output::Fetch { url, timeout } => {
+                self.under_way.spawn(async move { probe::fetch(&url, timeout).await });
+            }
+            Output::ReadInfo { url, timeout } => {
+                self.under_way.spawn(async move { Input::InfoRead(probe::info(&url, timeout).await) });
+            }
+            Output::Look { watcher, program, dir } => {
+                // A file system that hangs must not keep the plugin from ending.
+                self.under_way.spawn_blocking(move || {
+                    let search = std::env::var("PATH").unwrap_or_default();
+                    Input::Looked { watcher, found: probe::look(&program, dir.as_deref(), &search) }
+                });
+            }
+            Output::Log(Level::Error, text) => tracing::error!("plugin:{}: {text}", self.name),
+            Output::Log(Level::Warn, text) => tracing::warn!("plugin:{}: {text}", self.name),
+            Output::Log(Level::Info, text) => tracing::info!("plugin:{}: {text}", self.name),
+        }
+    }
+
+    fn ask_next(&mut self) {
+        if !self.asking
+            && let Some(command) = self.questions.pop_front()
+        {
+            self.asking = true;
+            let agent = Endpoint::Unix(self.agent.clone());
+            self.under_way.spawn(async move { ask(&agent, command).await });
+        }
+    }
+
+    /// Waits until something is done.
+    async fn done(&mut self) -> Result<Input, Failed> {
+        match self.under_way.join_next().await {
+            Some(Ok(input)) => {
+                if matches!(input, Input::Answered { .. }) {
+                    self.asking = false;
+                    self.ask_next();
+                }
+                Ok(input)
+            }
+            // The policy waits for an answer that cannot come any more.
+            Some(Err(error)) => Err(Failed::Broken(error.to_string())),
+            None => pending().await,
+        }
+    }
+}
+
+async fn ask(agent: &Endpoint, command: Command) -> Input {
+    let cluster = ClusterName::parse("default").expect("a name");
+    let call = Call { patience: command.usual_time(), target: Target::Here, cluster, command };
+    let reply = match client::ask(agent, &call).await {
+        Ok(reply) if reply["status"] == "error" => {
+            let text = |key: &str| reply[key].as_str().map(ToOwned::to_owned);
+            let reason = text("reason").unwrap_or_else(|| "it failed".into());
+            Err(Failure { code: Some(text("code").unwrap_or_default()), reason })
+        }
+        Ok(reply) => Ok(reply),
+        Err(error) => Err(Failure { code: None, reason: error.to_string() }),
+    };
+    Input::Answered { command: call.command, reply }
+}
+
+/// Waits for a heartbeat.
+async fn receive(socket: Option<&UdpSocket>, buffer: &mut [u8]) -> Input {
+    let Some(socket) = socket else { return pending().await };
+    loop {
+        match socket.recv(buffer).await {
+            Ok(length) => return Input::Heartbeat(buffer[..length].to_vec()),
+            Err(error) => {
+                tracing::warn!("a heartbeat was not received: {error}");
+                sleep(FIRST_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Sends metrics until there are no more.
+async fn emit(to: (String, u16), mut metrics: mpsc::Receiver<String>) {
+    let mut route: Option<(UdpSocket, Instant)> = None;
+    while let Some(metric) = metrics.recv().await {
+        if route.as_ref().is_none_or(|(_, since)| since.elapsed() > NAME_TTL) {
+            route = match timeout(CONNECT, connect(&to)).await {
+                Ok(Ok(socket)) => Some((socket, Instant::now())),
+                Ok(Err(error)) => {
+                    tracing::debug!("statsd at {}:{} is not to be had: {error}", to.0, to.1);
+                    None
+                }
+                Err(_) => None,
+            };
+        }
+        if let Some((socket, _)) = &route {
+            // Lost if nobody listens, and no harm done.
+            let _ = socket.send(metric.as_bytes()).await;
+        }
+    }
+}
+
+async fn connect(to: &(String, u16)) -> io::Result<UdpSocket> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for address in tokio::net::lookup_host((to.0.as_str(), to.1)).await? {
+        let any: &str = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+        let socket = UdpSocket::bind(any).await?;
+        match socket.connect(address).await {
+            Ok(()) => return Ok(socket),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+/// Follows the agent's events, again and again, until it is gone: then why.
+async fn follow(agent: &Path, events: mpsc::Sender<Input>) -> String {
+    let mut pause = FIRST_PAUSE;
+    let mut away = Instant::now();
+    loop {
+        let why = match timeout(CONNECT, subscribe(agent)).await {
+            Ok(Ok(mut lines)) => {
+                let why = pass_on(&mut lines, &events).await;
+                (pause, away) = (FIRST_PAUSE, Instant::now());
+                why
+            }
+            Ok(Err(error)) => error,
+            Err(_) => io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {} s", CONNECT.as_secs())),
+        };
+        if away.elapsed() > GONE {
+            return format!("{}: {why}", agent.display());
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Asks for events; what comes after the agent's consent is one a line.
+async fn subscribe(agent: &Path) -> io::Result<BufReader<UnixStream>> {
+    let mut stream = UnixStream::connect(agent).await?;
+    stream.write_all(b"{\"command\": \"events\", \"properties\": {}, \"id\": \"events\"}\n").await?;
+    let mut lines = BufReader::new(stream);
+    let reply = next_line(&mut lines).await?;
+    match reply["status"].as_str() {
+        Some("ok") => Ok(lines),
+        _ => Err(io::Error::other(reply["reason"].as_str().unwrap_or("it tells no events").to_owned())),
+    }
+}
+
+/// Passes events on until there are no more: why.
+async fn pass_on(lines: &mut BufReader<UnixStream>, events: &mpsc::Sender<Input>) -> io::Error {
+    let mut next = Some(Input::Following);
+    loop {
+        if let Some(input) = next
+            && events.send(input).await.is_err()
+        {
+            return io::ErrorKind::BrokenPipe.into();
+        }
+        next = match next_line(lines).await {
+            Ok(line) => heard(&line),
+            Err(error) => return error,
+        };
+    }
+}
+
+async fn next_line(lines: &mut BufReader<UnixStream>) -> io::Result<Value> {
+    let mut line = Vec::new();
+    lines.take(MAX_EVENT).read_until(b'\n', &mut line).await?;
+    if !line.ends_with(b"\n") {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(serde_json::from_slice(&line)?)
+}
+
+/// What a line of the agent tells ([`crate::wire::notice_json`]); nothing where it is not understood.
+fn heard(line: &Value) -> Option<Input> {
+    if line.get("dropped").is_some() {
+        return Some(Input::Following);
+    }
+    let number = |key: &str| line["body"][key].as_u64().and_then(|number| u32::try_from(number).ok());
+    Some(Input::Event(Event {
+        watcher: line["watcher"].as_str()?.to_owned(),
+        word: line["event"].as_str()?.to_owned(),
+        process: number("wid").zip(number("process_pid")),
+    }))
+}
