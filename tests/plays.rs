@@ -76,7 +76,7 @@ impl Stage {
 
     fn orders(&mut self) -> Vec<Action> {
         let orders = std::mem::take(&mut self.orders);
-        orders.into_iter().filter(|action| !matches!(action, Action::Log { .. })).collect()
+        orders.into_iter().filter(|action| !matches!(action, Action::Log { .. } | Action::Publish(_))).collect()
     }
 
     /// The processes ordered since the last look, as `watcher#wid`.
@@ -174,14 +174,14 @@ fn processes_start_in_order_each_in_a_slot_of_its_own() {
 #[test]
 fn a_warm_up_delay_spaces_processes_and_watchers() {
     let slow = WatcherSpec { numprocesses: 2, warmup_delay: Duration::from_secs(2), ..watcher("web") };
-    let mut stage = Stage::with(vec![slow, watcher("aux")], Duration::from_secs(1), true);
+    let mut stage = Stage::with(vec![slow, watcher("xtra")], Duration::from_secs(1), true);
     assert_eq!(stage.spawns().len(), 1);
     stage.wait(Duration::from_secs(2));
     assert_eq!(stage.spawns()[0].1, "web#2");
     stage.wait(Duration::from_secs(2));
     assert_eq!(stage.spawns().len(), 0);
     stage.wait(Duration::from_secs(1));
-    assert_eq!(stage.spawns()[0].1, "aux#1");
+    assert_eq!(stage.spawns()[0].1, "xtra#1");
 }
 
 #[test]
@@ -520,7 +520,7 @@ fn a_command_for_all_gathers_and_names_the_silent() {
 fn a_process_that_is_being_started_stops_when_its_priority_has_its_turn() {
     let mut stage = Stage::new(vec![watcher("early"), WatcherSpec { priority: 9, ..watcher("late") }]);
     let spawns = stage.spawns();
-    let [(early, _), (late, _)] = &spawns[..] else { panic!("{spawns:?}") };
+    let [(late, _), (early, _)] = &spawns[..] else { panic!("{spawns:?}") };
     stage.process(*early, ProcessEvent::Spawned { pid: 10 });
     stage.tell(Event::StopAsked { haste: Haste::Graceful, by: "SIGTERM".into() });
     stage.process(*late, ProcessEvent::Spawned { pid: 11 });

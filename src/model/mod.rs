@@ -24,6 +24,7 @@ pub mod snapshot;
 pub mod random;
 pub mod restart;
 
+pub mod checkup;
 pub mod process;
 
 pub mod lease;

@@ -59,6 +59,8 @@ pub struct WatcherView {
     pub restarts: u64,
     /// How the last process ended, and how long ago.
     pub last_exit: Option<(Exit, Duration)>,
+    /// How long until a process that ended is tried again.
+    pub next_try: Option<Duration>,
     /// Its lease, where it is a singleton.
     pub lease: Option<LeaseView>,
 }
@@ -68,10 +70,12 @@ pub struct WatcherView {
 pub enum WatcherState {
     /// It is not wanted, and nothing of it runs.
     Stopped,
-    /// Some of its processes do not run yet.
+    /// Some of its processes do not run yet, or are not ready; or it waits for another watcher.
     Starting,
-    /// All of them run.
+    /// All of them run and are ready.
     Active,
+    /// All of them run, and one is unwell.
+    Unhealthy,
     /// A process died lately and the next try is not yet due.
     Backoff,
     /// A singleton that another node runs, or that nobody may run yet.
@@ -89,6 +93,7 @@ impl WatcherState {
             WatcherState::Stopped => "stopped",
             WatcherState::Starting => "starting",
             WatcherState::Active => "active",
+            WatcherState::Unhealthy => "unhealthy",
             WatcherState::Backoff => "backoff",
             WatcherState::Standby => "standby",
             WatcherState::Stopping => "stopping",
@@ -104,10 +109,12 @@ pub struct ProcessView {
     pub wid: u32,
     /// Its pid, once it has one.
     pub pid: Option<u32>,
-    /// How it is: `starting`, `running`, `stopping`, `exited`.
+    /// How it is: `starting` (until it is ready), `running`, `unhealthy`, `stopping`, `exited`.
     pub state: &'static str,
     /// How long it has run.
     pub age: Duration,
+    /// What it last said of itself over its `NOTIFY_SOCKET`.
+    pub status: Option<String>,
 }
 
 /// A lease as one node sees it.

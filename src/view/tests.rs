@@ -32,10 +32,17 @@ fn watcher(name: &str, state: WatcherState, wanted: u32, pids: &[(u32, u64)], no
         numprocesses: wanted,
         processes: (1..)
             .zip(pids)
-            .map(|(wid, &(pid, age))| ProcessView { wid, pid: Some(pid), state: "running", age: secs(age as f64) })
+            .map(|(wid, &(pid, age))| ProcessView {
+                wid,
+                pid: Some(pid),
+                state: "running",
+                age: secs(age as f64),
+                status: None,
+            })
             .collect(),
         restarts: 0,
         last_exit: None,
+        next_try: None,
         lease: None,
     }
 }

@@ -1,33 +1,62 @@
 //! Commands, carried out on this node: at once, or answered when what was asked for is done.
 
+use super::changes::Reading;
 use super::relay::Errand;
+use super::watchers::Key;
 use super::{Node, State, exit, log};
 use crate::model::command::{Answer, Command, NodeRow, NodeState, Patience, Refusal, Reply, RequestId, Sample};
-use crate::model::event::{Action, Haste, Level, ProcessId};
+use crate::model::event::{Action, Haste, HookEnd, HookId, Level, ProcessId};
 use crate::model::lease::Hold;
 use crate::model::names::{NodeName, WatcherName};
 use crate::model::pattern::Pattern;
+use crate::model::plan::Plan;
 use crate::model::snapshot::{Snapshot, WatcherState};
+use crate::model::spec::HookPoint;
 use crate::model::time::Time;
-use crate::model::watcher::Watcher;
+use crate::model::watcher::{Reloading, Watcher};
 
 /// A request that is answered when its watchers settle.
 #[derive(Debug)]
 pub(super) struct Wait {
     request: RequestId,
-    watchers: Vec<WatcherName>,
     goal: Goal,
 }
 
 /// What it waits for.
 #[derive(Debug)]
-enum Goal {
-    Up { before: Vec<ProcessId>, pids: Vec<u32>, replace: bool },
-    Down,
-    Resized,
-    Moved { to: Option<NodeName>, token: u64 },
-    Sampled { pid: Option<u32> },
+pub(super) enum Goal {
+    /// These are up, and where `replace` none of the processes from before is left.
+    Up { keys: Vec<Key>, before: Vec<ProcessId>, pids: Vec<u32>, replace: bool },
+    /// An added one is up.
+    Added { key: Key },
+    /// These are down.
+    Down { keys: Vec<Key> },
+    /// It has as many processes as are wanted.
+    Resized { key: Key },
+    /// These are as their settings say, and up unless nobody wants them.
+    AsTold { keys: Vec<Key> },
+    /// What a changed file says is done.
+    Applied { plan: Plan, changed: Vec<Key>, gone: Vec<Key> },
+    /// None of these processes is left.
+    Killed { key: Key, processes: Vec<ProcessId> },
+    /// These watchers are not there any more.
+    Removed { keys: Vec<Key> },
+    /// The lease has gone.
+    Moved { key: Key, to: Option<NodeName>, token: u64 },
+    /// Samples come back.
+    Sampled { watcher: Option<Key>, pid: Option<u32>, extended: bool },
+    /// Hooks add to the samples that there are.
+    Extended { watcher: Option<Key>, pid: Option<u32>, samples: Vec<Sample>, calls: usize },
+    /// The agent has ended.
     Left,
+}
+
+/// A hook that adds to one sample of a request.
+#[derive(Debug)]
+pub(super) struct StatsCall {
+    request: RequestId,
+    watcher: Key,
+    sample: usize,
 }
 
 impl Node {
@@ -56,15 +85,15 @@ impl Node {
                 Answer::Watchers(names)
             }
             Command::List { watcher: Some(name) } => {
-                let watcher = self.find(&name)?;
-                let mut pids: Vec<_> = self.watchers[watcher].pids().into_iter().map(|(_, pid)| pid).collect();
+                let key = self.find(&name)?;
+                let mut pids: Vec<_> = self.watchers[key].pids().into_iter().map(|(_, pid)| pid).collect();
                 pids.sort_unstable();
                 Answer::Pids(pids)
             }
             Command::Status { watcher: None } => Answer::Status(Box::new(self.snapshot())),
             Command::Status { watcher: Some(name) } => {
-                let index = self.find(&name)?;
-                let watchers = vec![self.watchers[index].view(now)];
+                let key = self.find(&name)?;
+                let watchers = vec![self.watchers[key].view(now)];
                 Answer::WatcherStatus(Box::new(Snapshot { watchers, ..self.snapshot() }))
             }
             Command::NumWatchers => Answer::NumWatchers(self.watchers.len()),
@@ -76,15 +105,33 @@ impl Node {
                 let watcher = &self.watchers[self.find(&name)?];
                 Answer::NumProcesses { watcher: Some(watcher.spec().name.clone()), count: watcher.pids().len() }
             }
-            Command::Stats { watcher, pid, .. } => {
+            Command::Stats { watcher, pid, extended } => {
                 let processes = self.processes_of(watcher.as_deref(), pid)?;
-                actions.push(Action::Sample { request, processes });
-                let named = watcher.and_then(|text| self.find(&text).ok()).into_iter().collect::<Vec<_>>();
-                return Ok(self.wait_or(Patience::Settled, request, self.names(&named), Goal::Sampled { pid }));
+                let watcher = watcher.map(|text| self.find(&text)).transpose()?;
+                // Circus extends the statistics of a named watcher only.
+                let extended = extended && watcher.is_some();
+                actions.push(Action::Sample { request, processes, extended });
+                let goal = Goal::Sampled { watcher, pid, extended };
+                return Ok(self.wait_or(Patience::Settled, request, goal));
+            }
+            Command::AgentStats => {
+                actions.push(Action::SampleAgent { request });
+                let goal = Goal::Sampled { watcher: None, pid: None, extended: false };
+                return Ok(self.wait_or(Patience::Settled, request, goal));
             }
             Command::Options { watcher, keys } => {
                 let watcher = &self.watchers[self.find(&watcher)?];
                 Answer::Options { spec: Box::new(watcher.spec().clone()), numprocesses: watcher.numprocesses(), keys }
+            }
+            Command::GlobalOptions { option: None } => Answer::GlobalOptions(self.agent.global_options.clone()),
+            Command::GlobalOptions { option: Some(option) } => match self.agent.global_options.get_key_value(&option) {
+                Some((key, value)) => Answer::GlobalOptions([(key.clone(), value.clone())].into()),
+                None => return Err(Refusal::BadMessage(format!("'{option}' not an existing option"))),
+            },
+            Command::ListSockets => Answer::Sockets,
+            Command::Plan => {
+                self.read_spec(request, Reading::Plan, actions);
+                return Ok(None);
             }
             Command::Version => Answer::Version(env!("CARGO_PKG_VERSION")),
             Command::Leases => {
@@ -98,11 +145,15 @@ impl Node {
             Command::Quit { patience } => {
                 log(actions, Level::Info, "quit: stopping all watchers".into());
                 self.end(Haste::Graceful, exit::OK);
-                return Ok(self.wait_or(patience, request, vec![], Goal::Left));
+                return Ok(self.wait_or(patience, request, Goal::Left));
             }
             Command::Start { .. }
             | Command::Restart { .. }
+            | Command::Reload { .. }
+            | Command::ReloadConfig { .. }
             | Command::Resize { .. }
+            | Command::Set { .. }
+            | Command::Add { .. }
             | Command::Failover { .. }
             | Command::LeaseInit { .. }
                 if stopping =>
@@ -110,52 +161,71 @@ impl Node {
                 return Err(Refusal::Stopping);
             }
             Command::Start { pattern, patience } => {
-                let goal = self.up_goal(pattern.as_ref(), false)?;
-                let found = self.select(pattern.as_ref(), true)?;
-                found.iter().for_each(|index| self.watchers.stir(*index).start(now));
-                return Ok(self.wait_or(patience, request, self.names(&found), goal));
+                let keys = self.select(pattern.as_ref(), true)?;
+                let goal = self.up_goal(keys.clone(), false);
+                keys.iter().for_each(|key| self.watchers.stir(*key).start(now));
+                return Ok(self.wait_or(patience, request, goal));
             }
             Command::Stop { pattern, patience } => {
-                let found = self.select(pattern.as_ref(), false)?;
-                if let State::Starting { queue, .. } = &mut self.phase {
-                    queue.retain(|index| !found.contains(index));
-                }
-                found.iter().for_each(|index| self.watchers.stir(*index).stop());
-                return Ok(self.wait_or(patience, request, self.names(&found), Goal::Down));
+                let keys = self.select(pattern.as_ref(), false)?;
+                self.queue.retain(|key| !keys.contains(key));
+                keys.iter().for_each(|key| self.watchers.stir(*key).stop());
+                return Ok(self.wait_or(patience, request, Goal::Down { keys }));
             }
             Command::Restart { pattern, patience } => {
-                let goal = self.up_goal(pattern.as_ref(), true)?;
-                let found = self.select(pattern.as_ref(), true)?;
-                found.iter().for_each(|index| self.watchers.stir(*index).restart(now, actions));
-                return Ok(self.wait_or(patience, request, self.names(&found), goal));
+                let keys = self.select(pattern.as_ref(), true)?;
+                let goal = self.up_goal(keys.clone(), true);
+                keys.iter().for_each(|key| self.watchers.stir(*key).restart(now));
+                return Ok(self.wait_or(patience, request, goal));
+            }
+            Command::Reload { watcher, way, patience } => {
+                // One that is named starts where it is at rest, as in Circus; of all, those that somebody wants.
+                let keys = match watcher {
+                    Some(text) => vec![self.find(&text)?],
+                    None => self.watchers.keys().into_iter().filter(|key| !self.watchers[*key].is_at_rest()).collect(),
+                };
+                let Goal::Up { before, pids, .. } = self.up_goal(keys.clone(), true) else { return Ok(None) };
+                let ways = keys.iter().map(|key| self.watchers.stir(*key).reload(now, way, actions));
+                let replace = ways.fold(false, |any, way| any | (way == Reloading::Replaced));
+                return Ok(self.wait_or(patience, request, Goal::Up { keys, before, pids, replace }));
+            }
+            Command::ReloadConfig { patience } => {
+                self.read_spec(request, Reading::Apply { patience }, actions);
+                return Ok(None);
             }
             Command::Resize { watcher, by, patience } => {
-                let index = self.find(&watcher)?;
-                let numprocesses = self.watchers.stir(index).resize(by);
-                let singleton = self.watchers[index].lease().is_some();
+                let key = self.find(&watcher)?;
+                let numprocesses = self.watchers.stir(key).resize(by);
+                let singleton = self.watchers[key].lease().is_some();
                 if patience == Patience::Settled && !singleton {
-                    return Ok(self.wait_or(patience, request, self.names(&[index]), Goal::Resized));
+                    return Ok(self.wait_or(patience, request, Goal::Resized { key }));
                 }
                 Answer::Resized { numprocesses, singleton }
+            }
+            Command::Set { watcher, changes, patience } => {
+                return self.set(request, &watcher, changes, patience, actions).map(|()| None);
+            }
+            command @ Command::Add { .. } => return self.add(request, command, actions).map(|()| None),
+            Command::Remove { watcher, leave, patience } => {
+                return self.remove_watcher(request, &watcher, leave, patience, actions);
+            }
+            Command::Signal { watcher, pid, signal, reach } => {
+                let key = self.find(&watcher)?;
+                self.watchers.stir(key).signal(pid, signal, reach, actions);
+                Answer::Ok
+            }
+            Command::Kill { watcher, pid, signal, grace, patience } => {
+                let key = self.find(&watcher)?;
+                let processes = self.watchers.stir(key).kill_some(now, pid, signal, grace);
+                return Ok(self.wait_or(patience, request, Goal::Killed { key, processes }));
             }
             Command::Failover { watcher, to, patience } => {
                 return self.admit_failover(request, watcher, to, patience, actions).map(|()| None);
             }
-            command @ (Command::AgentStats
-            | Command::GlobalOptions { .. }
-            | Command::ListSockets
-            | Command::Reload { .. }
-            | Command::ReloadConfig { .. }
-            | Command::Plan
-            | Command::Set { .. }
-            | Command::Add { .. }
-            | Command::Remove { .. }
-            | Command::Signal { .. }
-            | Command::Kill { .. }) => return Err(Refusal::Failed(format!("{command:?}"))),
             Command::LeaseInit { watcher } => {
-                let index = self.find(&watcher)?;
-                let name = self.watchers[index].spec().name.clone();
-                if self.watchers[index].lease().is_none() {
+                let key = self.find(&watcher)?;
+                let name = self.watchers[key].spec().name.clone();
+                if self.watchers[key].lease().is_none() {
                     return Err(Refusal::NotSingleton(name));
                 }
                 actions.push(Action::InitLease { request, watcher: name });
@@ -185,9 +255,9 @@ impl Node {
         patience: Patience,
         actions: &mut Vec<Action>,
     ) -> Result<(), Refusal> {
-        let index = self.find(&watcher)?;
-        let name = self.watchers[index].spec().name.clone();
-        let Some(lease) = self.watchers[index].lease() else { return Err(Refusal::NotSingleton(name)) };
+        let key = self.find(&watcher)?;
+        let name = self.watchers[key].spec().name.clone();
+        let Some(lease) = self.watchers[key].lease() else { return Err(Refusal::NotSingleton(name)) };
         let here = matches!(lease.hold(self.now), Hold::Firm { .. });
         if !here {
             let holder = lease.holder().filter(|holder| *holder != self.name.as_str());
@@ -223,13 +293,13 @@ impl Node {
     ) {
         let reply = match self.begin_move(watcher, to, rows) {
             Err(refusal) => Some(Reply::Refused(refusal)),
-            Ok(Move { watcher, to, token }) => {
+            Ok(Move { key, to, token }) => {
                 let whom = to.as_ref().map_or_else(|| "another node".into(), ToString::to_string);
                 log(actions, Level::Info, format!("{watcher}: moving to {whom}, as asked"));
                 let from = self.name.clone();
                 match patience {
                     Patience::Admitted => Some(Reply::Done(Answer::Moved { from, to, token })),
-                    Patience::Settled => self.wait_or(patience, request, vec![watcher], Goal::Moved { to, token }),
+                    Patience::Settled => self.wait_or(patience, request, Goal::Moved { key, to, token }),
                 }
             }
         };
@@ -240,9 +310,9 @@ impl Node {
 
     fn begin_move(&mut self, watcher: &str, to: Option<NodeName>, rows: Option<&[NodeRow]>) -> Result<Move, Refusal> {
         let now = self.now;
-        let index = self.find(watcher)?;
-        let watcher = self.watchers[index].spec().name.clone();
-        let hold = self.watchers[index].lease().map(|lease| lease.hold(now));
+        let key = self.find(watcher)?;
+        let watcher = self.watchers[key].spec().name.clone();
+        let hold = self.watchers[key].lease().map(|lease| lease.hold(now));
         let Some(Hold::Firm { token, .. }) = hold else {
             return Err(Refusal::NotHolder { watcher, holder: None });
         };
@@ -251,57 +321,103 @@ impl Node {
             Some(rows) => Some(successor(&watcher, &self.name, to, rows).map_err(Refusal::NoCandidate)?),
             None => to,
         };
-        self.watchers.stir(index).part(to.clone());
-        Ok(Move { watcher, to, token })
+        self.watchers.stir(key).part(to.clone());
+        Ok(Move { key, to, token })
     }
 
-    /// The reply where it is due now; else it is kept for when its watchers have settled.
-    fn wait_or(
-        &mut self,
-        patience: Patience,
-        request: RequestId,
-        watchers: Vec<WatcherName>,
-        goal: Goal,
-    ) -> Option<Reply> {
-        match patience {
-            Patience::Admitted => Some(Reply::Done(Answer::Ok)),
-            Patience::Settled => {
-                self.waits.push(Wait { request, watchers, goal });
+    /// The reply where it is due now; else it is kept for when what it waits for has come true.
+    pub(super) fn wait_or(&mut self, patience: Patience, request: RequestId, goal: Goal) -> Option<Reply> {
+        match (patience, goal) {
+            (Patience::Admitted, Goal::Applied { plan, .. }) => Some(Reply::Done(Answer::Plan(plan))),
+            (Patience::Admitted, _) => Some(Reply::Done(Answer::Ok)),
+            (Patience::Settled, goal) => {
+                self.waits.push(Wait { request, goal });
                 None
             }
         }
     }
 
     /// What the processes are before they are started or replaced.
-    fn up_goal(&self, pattern: Option<&Pattern>, replace: bool) -> Result<Goal, Refusal> {
-        let found = self.select(pattern, true)?;
-        let before = found.iter().flat_map(|index| self.watchers[*index].ids()).collect();
-        let pids = found.iter().flat_map(|index| self.watchers[*index].pids()).map(|(_, pid)| pid).collect();
-        Ok(Goal::Up { before, pids, replace })
+    fn up_goal(&self, keys: Vec<Key>, replace: bool) -> Goal {
+        let before = keys.iter().flat_map(|key| self.watchers[*key].ids()).collect();
+        let pids = keys.iter().flat_map(|key| self.watchers[*key].pids()).map(|(_, pid)| pid).collect();
+        Goal::Up { keys, before, pids, replace }
     }
+
+    // ---- statistics ----
 
     /// Processes were sampled for a request.
     pub(super) fn sampled(&mut self, request: RequestId, samples: Vec<Sample>, actions: &mut Vec<Action>) {
         let sampling = |wait: &Wait| wait.request == request && matches!(wait.goal, Goal::Sampled { .. });
-        if let Some(index) = self.waits.iter().position(sampling)
-            && let Wait { mut watchers, goal: Goal::Sampled { pid }, .. } = self.waits.remove(index)
-        {
-            let answer = Answer::Stats { watcher: watchers.pop(), pid, samples };
-            self.reply(request, Reply::Done(answer), actions);
+        let Some(index) = self.waits.iter().position(sampling) else { return };
+        let Goal::Sampled { watcher, pid, extended } = self.waits.remove(index).goal else { return };
+        let calls =
+            watcher.filter(|_| extended).map_or(0, |key| self.call_stats_hooks(request, key, &samples, actions));
+        self.waits.push(Wait { request, goal: Goal::Extended { watcher, pid, samples, calls } });
+    }
+
+    /// Has a watcher's hook add to the statistics of each process: how many calls that takes.
+    fn call_stats_hooks(
+        &mut self,
+        request: RequestId,
+        watcher: Key,
+        samples: &[Sample],
+        actions: &mut Vec<Action>,
+    ) -> usize {
+        let Some(found) = self.watchers.get(watcher) else { return 0 };
+        let calls = samples.iter().enumerate().filter(|(_, sample)| sample.usage.is_some());
+        let calls: Vec<_> =
+            calls.filter_map(|(index, sample)| Some((index, found.stats_call(self.now, sample)?))).collect();
+        let count = calls.len();
+        for (sample, (call, timeout)) in calls {
+            self.last_id += 1;
+            let hook = HookId(self.last_id);
+            self.stats_calls.insert(hook, StatsCall { request, watcher, sample });
+            actions.push(Action::Hook { hook, call: Box::new(call), timeout });
+        }
+        count
+    }
+
+    /// A hook that adds to statistics came back.
+    pub(super) fn stats_hook_ended(&mut self, hook: HookId, end: &HookEnd, actions: &mut Vec<Action>) {
+        let Some(StatsCall { request, watcher, sample }) = self.stats_calls.remove(&hook) else { return };
+        if let Some(watcher) = self.watchers.get(watcher) {
+            watcher.tell_hook(HookPoint::ExtendedStats, end, actions);
+        }
+        for wait in self.waits.iter_mut().filter(|wait| wait.request == request) {
+            if let Goal::Extended { samples, calls, .. } = &mut wait.goal {
+                *calls = calls.saturating_sub(1);
+                if let (Some(sample), HookEnd::Returned { output, .. }) = (samples.get_mut(sample), end) {
+                    sample.extra = Some(output.clone()).filter(|output| !output.is_empty());
+                }
+            }
         }
     }
+
+    // ---- open requests ----
 
     /// Answers all requests that are still open: the agent leaves.
     pub(super) fn dismiss(&mut self, actions: &mut Vec<Action>) {
         for wait in std::mem::take(&mut self.waits) {
             let reply = match wait.goal {
-                Goal::Left | Goal::Down => Reply::Done(Answer::Ok),
-                Goal::Up { .. } | Goal::Resized | Goal::Moved { .. } | Goal::Sampled { .. } => {
-                    Reply::Refused(Refusal::Stopping)
-                }
+                Goal::Left | Goal::Down { .. } | Goal::Removed { .. } | Goal::Killed { .. } => Reply::Done(Answer::Ok),
+                Goal::Up { .. }
+                | Goal::Added { .. }
+                | Goal::Resized { .. }
+                | Goal::AsTold { .. }
+                | Goal::Applied { .. }
+                | Goal::Moved { .. }
+                | Goal::Sampled { .. }
+                | Goal::Extended { .. } => Reply::Refused(Refusal::Stopping),
             };
             self.reply(wait.request, reply, actions);
         }
+        let asked: Vec<RequestId> = self.readings.keys().chain(self.amendments.keys()).copied().collect();
+        for request in asked {
+            self.reply(request, Reply::Refused(Refusal::Stopping), actions);
+        }
+        self.readings.clear();
+        self.amendments.clear();
         for request in self.errands.keys().copied().collect::<Vec<_>>() {
             self.abandon(request, "the agent that gathered the answers ended", actions);
         }
@@ -310,86 +426,140 @@ impl Node {
     /// Forgets what was to be waited for on behalf of a request.
     pub(super) fn forget(&mut self, request: RequestId) {
         self.waits.retain(|wait| wait.request != request);
+        self.readings.remove(&request);
+        self.amendments.remove(&request);
     }
 
-    /// Answers the requests whose watchers have settled.
+    /// Answers the requests that have what they waited for.
     pub(super) fn answer_settled(&mut self, actions: &mut Vec<Action>) {
         let waits = std::mem::take(&mut self.waits);
         for wait in waits {
-            match self.settled(&wait) {
+            match self.settled(&wait.goal) {
                 Some(reply) => self.reply(wait.request, reply, actions),
                 None => self.waits.push(wait),
             }
         }
     }
 
-    fn settled(&self, wait: &Wait) -> Option<Reply> {
+    fn settled(&self, goal: &Goal) -> Option<Reply> {
         let now = self.now;
-        let of = |name: &WatcherName| self.watchers.iter().find(|watcher| watcher.spec().name == *name);
-        let watchers: Vec<&Watcher> = wait.watchers.iter().filter_map(of).collect();
-        match &wait.goal {
+        let done = |answer| Some(Reply::Done(answer));
+        match goal {
             Goal::Left | Goal::Sampled { .. } => None,
-            Goal::Down => match watchers.iter().find(|watcher| !watcher.is_at_rest()) {
-                Some(watcher) => Some(called_back(watcher)),
-                None => watchers.iter().all(|watcher| watcher.is_down()).then_some(Reply::Done(Answer::Ok)),
-            },
-            Goal::Resized => {
-                let watcher = watchers.first()?;
-                let numprocesses = watcher.numprocesses();
-                let done = watcher.ids().len() == numprocesses as usize && watcher.state(now) == WatcherState::Active;
-                let idle = watcher.state(now) == WatcherState::Stopped;
-                let answer = Answer::Resized { numprocesses, singleton: false };
-                (done || idle).then_some(Reply::Done(answer)).or_else(|| failure(watcher, now))
+            Goal::Extended { calls, .. } if *calls > 0 => None,
+            Goal::Extended { watcher, pid, samples, .. } => {
+                let watcher = watcher.and_then(|key| self.watchers.get(key)).map(|watcher| watcher.spec().name.clone());
+                match samples.as_slice() {
+                    // The agent's own sample belongs to no slot.
+                    [own] if watcher.is_none() && own.wid == 0 => done(Answer::AgentStats(own.clone())),
+                    samples => done(Answer::Stats { watcher, pid: *pid, samples: samples.to_vec() }),
+                }
             }
-            Goal::Moved { to, token } => {
-                let watcher = watchers.first()?;
+            Goal::Down { keys } => {
+                let mut watchers = keys.iter().filter_map(|key| self.watchers.get(*key));
+                match watchers.clone().find(|watcher| !watcher.is_at_rest()) {
+                    Some(watcher) => Some(called_back(watcher)),
+                    None => watchers.all(Watcher::is_down).then_some(Reply::Done(Answer::Ok)),
+                }
+            }
+            Goal::Removed { keys } => match keys.iter().find(|key| self.watchers.get(**key).is_some()) {
+                None => done(Answer::Ok),
+                Some(key) if !self.leaving.contains(key) => Some(called_back(&self.watchers[*key])),
+                Some(_) => None,
+            },
+            Goal::Killed { key, processes } => {
+                let ids = self.watchers.get(*key).map(Watcher::ids).unwrap_or_default();
+                processes.iter().all(|id| !ids.contains(id)).then_some(Reply::Done(Answer::Ok))
+            }
+            Goal::Resized { key } => {
+                let Some(watcher) = self.watchers.get(*key) else { return Some(removed()) };
+                let (numprocesses, state) = (watcher.numprocesses(), watcher.state(now));
+                let all = watcher.ids().len() == numprocesses as usize && is_up(state);
+                let idle = state == WatcherState::Stopped;
+                let answer = Answer::Resized { numprocesses, singleton: false };
+                (all || idle).then_some(Reply::Done(answer)).or_else(|| failure(watcher, now))
+            }
+            Goal::AsTold { keys } => self.as_told(keys).map(|told| told.err().unwrap_or(Reply::Done(Answer::Ok))),
+            Goal::Applied { plan, changed, gone } => {
+                let told = self.as_told(changed)?;
+                let gone = gone.iter().all(|key| self.watchers.get(*key).is_none() || !self.leaving.contains(key));
+                match told {
+                    Err(failed) => Some(failed),
+                    Ok(()) => gone.then(|| Reply::Done(Answer::Plan(plan.clone()))),
+                }
+            }
+            Goal::Moved { key, to, token } => {
+                let Some(watcher) = self.watchers.get(*key) else { return Some(removed()) };
                 let held = watcher.lease().is_some_and(|lease| matches!(lease.hold(now), Hold::Firm { .. }));
                 if held && !watcher.is_parting() && !watcher.is_at_rest() {
                     return Some(called_back(watcher));
                 }
                 let clear = watcher.is_down() || watcher.lease().is_some_and(|lease| lease.releasing_since().is_some());
                 let answer = Answer::Moved { from: self.name.clone(), to: to.clone(), token: *token };
-                (clear && watcher.ids().is_empty()).then_some(Reply::Done(answer))
+                (clear && watcher.is_empty()).then_some(Reply::Done(answer))
             }
-            Goal::Up { before, pids, replace } => {
+            Goal::Added { key } => {
+                let Some(watcher) = self.watchers.get(*key) else { return Some(removed()) };
+                if let Some(failed) = failure(watcher, now) {
+                    return Some(failed);
+                }
+                let up = is_up(watcher.state(now)) || watcher.is_at_rest();
+                let started = watcher.pids().into_iter().map(|(_, pid)| pid).collect();
+                up.then_some(Reply::Done(Answer::Added { started }))
+            }
+            Goal::Up { keys, before, pids, replace } => {
+                let watchers: Vec<&Watcher> = keys.iter().filter_map(|key| self.watchers.get(*key)).collect();
                 if let Some(failed) = watchers.iter().find_map(|watcher| failure(watcher, now)) {
                     return Some(failed);
                 }
                 let replaced = !replace || watchers.iter().all(|w| w.ids().iter().all(|id| !before.contains(id)));
-                let up = |watcher: &&Watcher| {
-                    matches!(watcher.state(now), WatcherState::Active | WatcherState::Standby | WatcherState::Stopped)
-                };
+                let up = |watcher: &&Watcher| is_up(watcher.state(now)) || watcher.state(now) == WatcherState::Stopped;
                 if !replaced || !watchers.iter().all(up) {
                     return None;
+                }
+                if watchers.len() != 1 {
+                    return done(Answer::Ok);
                 }
                 let live: Vec<u32> = watchers.iter().flat_map(|w| w.pids()).map(|(_, pid)| pid).collect();
                 let (kept, started) = live.iter().copied().partition(|pid| pids.contains(pid));
                 let stopped = pids.iter().copied().filter(|pid| !live.contains(pid)).collect();
-                Some(Reply::Done(Answer::Started { started, kept, stopped }))
+                done(Answer::Started { started, kept, stopped })
             }
         }
+    }
+
+    /// Whether these are as their settings say; the first that fails ends the wait.
+    fn as_told(&self, keys: &[Key]) -> Option<Result<(), Reply>> {
+        let now = self.now;
+        let watchers: Vec<&Watcher> = keys.iter().filter_map(|key| self.watchers.get(*key)).collect();
+        if let Some(failed) = watchers.iter().find_map(|watcher| failure(watcher, now)) {
+            return Some(Err(failed));
+        }
+        let queued = |key: &Key| self.queue.contains(key);
+        let settled = |watcher: &&Watcher| {
+            watcher.is_as_told() && (watcher.is_down() || (!watcher.is_at_rest() && is_up(watcher.state(now))))
+        };
+        (watchers.iter().all(settled) && !keys.iter().any(queued)).then_some(Ok(()))
     }
 
     // ---- look-ups ----
 
     /// The watcher a user means.
-    fn find(&self, text: &str) -> Result<usize, Refusal> {
-        let found = self.watchers.iter().position(|watcher| watcher.spec().name.matches(text));
-        found.ok_or_else(|| self.no_such(text))
+    pub(super) fn find(&self, text: &str) -> Result<Key, Refusal> {
+        let found = self.watchers.position(|watcher| watcher.spec().name.matches(text));
+        found.filter(|key| !self.leaving.contains(key)).ok_or_else(|| self.no_such(text))
     }
 
     /// The watchers a pattern means; without one all, of which `starting` leaves out those that do not start by
     /// themselves. One that is named alone is always meant.
-    fn select(&self, pattern: Option<&Pattern>, starting: bool) -> Result<Vec<usize>, Refusal> {
-        let all = 0..self.watchers.len();
-        let matching: Vec<usize> = match pattern {
-            None => all.collect(),
-            Some(pattern) => all.filter(|index| pattern.fits(self.watchers[*index].spec().name.as_str())).collect(),
-        };
+    fn select(&self, pattern: Option<&Pattern>, starting: bool) -> Result<Vec<Key>, Refusal> {
+        let staying = self.watchers.keys().into_iter().filter(|key| !self.leaving.contains(key));
+        let meant = |key: &Key| pattern.is_none_or(|pattern| pattern.fits(self.watchers[*key].spec().name.as_str()));
+        let matching: Vec<Key> = staying.filter(meant).collect();
         match (matching.as_slice(), pattern) {
             ([], Some(pattern)) => Err(self.no_such(pattern.text())),
             ([_], Some(_)) => Ok(matching),
-            _ => Ok(matching.into_iter().filter(|i| !starting || self.watchers[*i].spec().autostart).collect()),
+            _ => Ok(matching.into_iter().filter(|key| !starting || self.watchers[*key].spec().autostart).collect()),
         }
     }
 
@@ -400,24 +570,20 @@ impl Node {
         Refusal::NoSuchWatcher { name: text.to_owned(), hint }
     }
 
-    fn names(&self, indices: &[usize]) -> Vec<WatcherName> {
-        indices.iter().map(|index| self.watchers[*index].spec().name.clone()).collect()
-    }
-
     fn processes_of(&self, watcher: Option<&str>, pid: Option<u32>) -> Result<Vec<(WatcherName, u32, u32)>, Refusal> {
         let found = match watcher {
             Some(text) => vec![self.find(text)?],
-            None => (0..self.watchers.len()).collect(),
+            None => self.watchers.keys(),
         };
-        let of = |index: &usize| {
-            let watcher = &self.watchers[*index];
+        let of = |key: &Key| {
+            let watcher = &self.watchers[*key];
             watcher.pids().into_iter().map(|(wid, pid)| (watcher.spec().name.clone(), wid, pid)).collect::<Vec<_>>()
         };
         let mut processes: Vec<_> = found.iter().flat_map(of).collect();
-        if let (Some(pid), Some(index)) = (pid, found.first()) {
+        if let (Some(pid), Some(key)) = (pid, found.first()) {
             processes.retain(|(_, _, other)| *other == pid);
             if processes.is_empty() {
-                let watcher = self.watchers[*index].spec().name.clone();
+                let watcher = self.watchers[*key].spec().name.clone();
                 return Err(Refusal::NoSuchProcess { watcher, pid });
             }
         }
@@ -427,7 +593,7 @@ impl Node {
 
 /// A move that has begun.
 struct Move {
-    watcher: WatcherName,
+    key: Key,
     to: Option<NodeName>,
     token: u64,
 }
@@ -458,6 +624,14 @@ fn successor(
         Some(row) => format!("it is {} (last seen {} s ago)", row.state.word(), row.seen.as_secs()),
     };
     Err(format!("{to} cannot take {watcher}: {why}; {hint}"))
+}
+
+fn is_up(state: WatcherState) -> bool {
+    matches!(state, WatcherState::Active | WatcherState::Unhealthy | WatcherState::Standby)
+}
+
+fn removed() -> Reply {
+    Reply::Refused(Refusal::Failed("it was removed meanwhile".into()))
 }
 
 /// What is said to who waits for a watcher to go, when someone has started it again meanwhile.

@@ -8,24 +8,28 @@
 //!       └───────────────────────────────────────────────────▲
 //! ```
 //!
-//! Stopping goes through the priorities from the lowest up, each when the one before is down.
+//! Stopping goes through the priorities from the lowest up, each when the one before is down. A watcher that comes
+//! after others starts when they are up, and they stop when it is down.
 
+mod changes;
 mod commands;
+mod order;
 mod relay;
 mod watchers;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use self::commands::Wait;
+use self::changes::{Amendment, Reading};
+use self::commands::{StatsCall, Wait};
 use self::relay::Errand;
-use self::watchers::Watchers;
+use self::watchers::{Key, Watchers};
 use super::command::{Answer, Part, Refusal, Reply, RequestId};
-use super::event::{Action, Event, Haste, Level};
+use super::event::{Action, Event, Haste, HookId, Level};
 use super::names::{ClusterName, NodeName};
 use super::random::Random;
 use super::snapshot::{Phase, Snapshot, StoreView};
-use super::spec::AgentSpec;
+use super::spec::{AgentSpec, WatcherSpec};
 use super::time::Time;
 use super::watcher::Watcher;
 
@@ -50,23 +54,35 @@ pub struct Node {
     name: NodeName,
     cluster: ClusterName,
     clustered: bool,
-    warmup: Duration,
+    /// What the file says of the agent itself: its watchers are elsewhere.
+    agent: AgentSpec,
     watchers: Watchers,
+    /// Those that are to start, in order, and when the next may.
+    queue: VecDeque<Key>,
+    next_start: Time,
+    /// Whether a watcher comes after another.
+    ordered: bool,
+    /// Those that are removed once they are down.
+    leaving: BTreeSet<Key>,
     phase: State,
     store: StoreView,
     reminder: Option<Time>,
+    random: Random,
     last_id: u64,
     waits: Vec<Wait>,
     errands: BTreeMap<RequestId, Errand>,
+    /// Requests for which the configuration is being read.
+    readings: BTreeMap<RequestId, Reading>,
+    /// Requests for which a watcher is being worked out.
+    amendments: BTreeMap<RequestId, Amendment>,
+    /// Hooks that add to statistics.
+    stats_calls: BTreeMap<HookId, StatsCall>,
     now: Time,
 }
 
 #[derive(Debug)]
 enum State {
-    Starting {
-        queue: VecDeque<usize>,
-        next: Time,
-    },
+    Starting,
     Running,
     /// `down` is since when all watchers are.
     Stopping {
@@ -79,25 +95,38 @@ enum State {
 
 impl Node {
     /// An agent at its beginning: the first step starts what starts by itself. `random` draws lease owners and jitter.
-    pub fn new(spec: AgentSpec, mut random: Random, now: Time) -> Node {
-        let AgentSpec { node: name, cluster, redis, warmup_delay, watchers, .. } = spec;
-        let watchers: Vec<Watcher> =
-            watchers.into_iter().map(|spec| Watcher::new(spec, &cluster, &name, random.branch())).collect();
-        let queue = (0..watchers.len()).filter(|i| watchers[*i].spec().autostart).collect();
-        Node {
-            name,
-            cluster,
-            clustered: redis.is_some(),
-            warmup: warmup_delay,
-            watchers: Watchers::new(watchers),
-            phase: State::Starting { queue, next: now },
+    pub fn new(mut spec: AgentSpec, mut random: Random, now: Time) -> Node {
+        let mut watchers = Watchers::default();
+        // Those that are started in one step are started in this order.
+        spec.watchers.sort_by(WatcherSpec::start_order);
+        for watcher in std::mem::take(&mut spec.watchers) {
+            watchers.add(Watcher::new(watcher, true, &spec.cluster, &spec.node, random.branch()));
+        }
+        let queue = watchers.keys().into_iter().filter(|key| watchers[*key].spec().autostart).collect();
+        let mut node = Node {
+            name: spec.node.clone(),
+            cluster: spec.cluster.clone(),
+            clustered: spec.redis.is_some(),
+            agent: spec,
+            watchers,
+            queue,
+            next_start: now,
+            ordered: false,
+            leaving: BTreeSet::new(),
+            phase: State::Starting,
             store: StoreView::Unknown,
             reminder: None,
+            random,
             last_id: 0,
             waits: Vec::new(),
             errands: BTreeMap::new(),
+            readings: BTreeMap::new(),
+            amendments: BTreeMap::new(),
+            stats_calls: BTreeMap::new(),
             now,
-        }
+        };
+        node.learn_order();
+        node
     }
 
     /// Takes in what happened and orders what follows. Total: an event that is late, doubled or about nothing
@@ -116,15 +145,15 @@ impl Node {
     pub fn next_wakeup(&self) -> Option<Time> {
         let errands = self.errands.values().filter_map(Errand::deadline);
         let phase = match &self.phase {
-            State::Starting { next, .. } => Some(*next),
+            State::Starting | State::Running => None,
             State::Stopping { down: Some(since), .. } => Some(*since + LAST_ANSWERS),
             State::Stopping { down: None, .. } => {
                 self.watchers.iter().filter_map(Watcher::releasing_since).map(|since| since + LAST_RELEASE).min()
             }
-            State::Running => None,
             State::Left => return None,
         };
-        errands.chain(phase).chain(self.reminder).chain(self.watchers.next_wakeup()).min()
+        let start = (!self.queue.is_empty()).then_some(self.next_start);
+        errands.chain(phase).chain(start).chain(self.reminder).chain(self.watchers.next_wakeup()).min()
     }
 
     /// What others may see.
@@ -133,7 +162,7 @@ impl Node {
             node: self.name.clone(),
             cluster: self.cluster.clone(),
             phase: match self.phase {
-                State::Starting { .. } => Phase::Starting,
+                State::Starting => Phase::Starting,
                 State::Running => Phase::Running,
                 State::Stopping { .. } | State::Left => Phase::Stopping,
             },
@@ -166,7 +195,7 @@ impl Node {
                 self.store = StoreView::Up;
                 self.reminder = None;
                 // Who waited out an error need not wait any longer.
-                (0..self.watchers.len()).for_each(|index| self.watchers.stir(index).lease_freed(now));
+                self.watchers.keys().into_iter().for_each(|key| self.watchers.stir(key).lease_freed(now));
             }
             Event::StoreDown { reason } => {
                 self.store = StoreView::Down { reason: format!("{}: {reason}", self.store_name()) };
@@ -191,7 +220,17 @@ impl Node {
                 self.reply(request, reply, actions);
             }
             Event::Sampled { request, samples } => self.sampled(request, samples, actions),
-            Event::HookEnded { .. } | Event::SpecRead { .. } | Event::Amended { .. } | Event::ReloadAsked { .. } => {}
+            Event::HookEnded { hook, end } => {
+                if !self.watchers.hook_ended(hook, &end, actions) {
+                    self.stats_hook_ended(hook, &end, actions);
+                }
+            }
+            Event::SpecRead { request, spec } => self.spec_read(request, spec, actions),
+            Event::Amended { request, spec } => self.amended(request, spec, actions),
+            Event::ReloadAsked { by } => {
+                log(actions, Level::Info, format!("{by}: reading the configuration again"));
+                actions.push(Action::ReadSpec { request: None });
+            }
             Event::StopAsked { haste, by } => {
                 let hurry = matches!(self.phase, State::Stopping { .. });
                 let haste = if hurry { Haste::Fast } else { haste };
@@ -212,7 +251,10 @@ impl Node {
                 }
                 *first = (*first).max(code);
             }
-            State::Starting { .. } | State::Running => self.phase = State::Stopping { haste, code, down: None },
+            State::Starting | State::Running => {
+                self.queue.clear();
+                self.phase = State::Stopping { haste, code, down: None };
+            }
         }
     }
 
@@ -240,43 +282,44 @@ impl Node {
             self.remind(actions);
         }
         self.start_queued();
-        self.stop_next(actions);
-        self.watchers.settle(now, &mut self.last_id, actions);
+        self.settle(actions);
+        self.remove_those_down(actions);
         self.expire_errands(actions);
         self.answer_settled(actions);
         self.leave_when_down(actions);
     }
 
-    /// Starts the next watchers of the start-up, in order and with the pauses between them.
-    fn start_queued(&mut self) {
-        let now = self.now;
-        let State::Starting { queue, next } = &mut self.phase else { return };
-        while *next <= now {
-            let Some(index) = queue.pop_front() else {
-                self.phase = State::Running;
-                return;
-            };
-            let watcher = self.watchers.stir(index);
-            watcher.start(now);
-            *next = now + self.warmup + watcher.spec().warmup_delay * watcher.numprocesses();
+    /// Lets the watchers settle, and those whose turn it is then.
+    fn settle(&mut self, actions: &mut Vec<Action>) {
+        self.stop_next();
+        self.open_gates();
+        self.watchers.settle(self.now, &mut self.last_id, actions);
+        while self.stop_next() | self.open_gates() {
+            self.watchers.settle(self.now, &mut self.last_id, actions);
         }
     }
 
-    /// Of an ending agent: stops the lowest priority that is not down yet.
-    fn stop_next(&mut self, actions: &mut Vec<Action>) {
-        let State::Stopping { haste, .. } = self.phase else { return };
+    /// Starts the next watchers that are to start, in order and with the pauses between them.
+    fn start_queued(&mut self) {
         let now = self.now;
-        let up = self.watchers.iter().filter(|watcher| !is_settled_down(watcher, now));
-        let Some(lowest) = up.map(|watcher| watcher.spec().priority).min() else { return };
-        for index in 0..self.watchers.len() {
-            let watcher = &self.watchers[index];
-            // What has not started never will; the rest waits for its turn, unless there is haste.
-            let turn = watcher.spec().priority <= lowest || watcher.ids().is_empty() || haste == Haste::Fast;
-            if turn && !watcher.is_at_rest() {
-                self.watchers.stir(index).stop();
-            }
-            if haste == Haste::Fast && !self.watchers[index].ids().is_empty() {
-                self.watchers.stir(index).kill(now, actions);
+        while self.next_start <= now {
+            let Some(key) = self.queue.pop_front() else {
+                if let State::Starting = self.phase {
+                    self.phase = State::Running;
+                }
+                return;
+            };
+            let watcher = self.watchers.stir(key);
+            watcher.start(now);
+            self.next_start = now + self.agent.warmup_delay + watcher.spec().warmup_delay * watcher.numprocesses();
+        }
+    }
+
+    /// Forgets the removed ones of which nothing is left.
+    fn remove_those_down(&mut self, actions: &mut Vec<Action>) {
+        for key in self.leaving.clone() {
+            if self.watchers.get(key).is_some_and(Watcher::is_down) {
+                self.remove(key, actions);
             }
         }
     }

@@ -154,6 +154,13 @@ pub struct WatcherSpec {
     pub settings: BTreeMap<String, String>,
 }
 
+impl WatcherSpec {
+    /// Who starts first: the higher priority, then the name.
+    pub fn start_order(&self, other: &WatcherSpec) -> std::cmp::Ordering {
+        other.priority.cmp(&self.priority).then_with(|| self.name.cmp(&other.name))
+    }
+}
+
 /// What one process runs and in which surroundings.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ProgramSpec {

@@ -1,0 +1,399 @@
+//! Changes of what should be: the configuration file read again, settings changed, watchers added and removed.
+//!
+//! The file is compared with what it said before, not with what commands have made of it since: what `set`, `incr` or
+//! `add` did stays, unless the file has something new to say about it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::watchers::Key;
+use super::{Node, State, log};
+use crate::model::command::{Answer, Command, Leave, Patience, Refusal, Reply, RequestId};
+use crate::model::event::{Action, AmendBase, Changes, Level, News, Notice};
+use crate::model::names::WatcherName;
+use crate::model::plan::{Change, Effect, KeyChange, Plan};
+use crate::model::spec::{AgentSpec, WatcherSpec};
+use crate::model::watcher::Watcher;
+
+use super::commands::Goal;
+
+/// What the configuration is read for.
+#[derive(Debug)]
+pub(super) enum Reading {
+    /// To say what would change.
+    Plan,
+    /// To change it.
+    Apply { patience: Patience },
+}
+
+/// What a watcher is being worked out for.
+#[derive(Debug)]
+pub(super) enum Amendment {
+    /// New settings.
+    Set { key: Key, base: Box<WatcherSpec>, changes: Changes, patience: Patience },
+    /// A new watcher.
+    Add { name: String, start: bool, patience: Patience },
+}
+
+impl Node {
+    // ---- the file ----
+
+    /// Has the configuration read for a request.
+    pub(super) fn read_spec(&mut self, request: RequestId, reading: Reading, actions: &mut Vec<Action>) {
+        self.readings.insert(request, reading);
+        actions.push(Action::ReadSpec { request: Some(request) });
+    }
+
+    /// The configuration was read, or cannot be.
+    pub(super) fn spec_read(
+        &mut self,
+        request: Option<RequestId>,
+        spec: Result<Box<AgentSpec>, String>,
+        actions: &mut Vec<Action>,
+    ) {
+        let reading = match request {
+            None => Reading::Apply { patience: Patience::Admitted },
+            Some(request) => match self.readings.remove(&request) {
+                Some(reading) => reading,
+                None => return,
+            },
+        };
+        let stopping = matches!(self.phase, State::Stopping { .. } | State::Left);
+        let spec = spec.map(|mut spec| {
+            spec.watchers.sort_by(WatcherSpec::start_order);
+            spec
+        });
+        let reply = match (spec, reading) {
+            (Err(problems), _) => {
+                log(actions, Level::Error, format!("nothing is changed:\n{problems}"));
+                Some(Reply::Refused(Refusal::BadConfig(problems)))
+            }
+            (Ok(spec), Reading::Plan) => Some(Reply::Done(Answer::Plan(self.plan(&spec)))),
+            (Ok(_), Reading::Apply { .. }) if stopping => Some(Reply::Refused(Refusal::Stopping)),
+            (Ok(spec), Reading::Apply { patience }) => {
+                let plan = self.plan(&spec);
+                log(actions, Level::Info, summary(&plan));
+                let (changed, gone) = self.apply(*spec, &plan, actions);
+                request.and_then(|request| self.wait_or(patience, request, Goal::Applied { plan, changed, gone }))
+            }
+        };
+        if let (Some(request), Some(reply)) = (request, reply) {
+            self.reply(request, reply, actions);
+        }
+    }
+
+    /// What applying `spec` would do.
+    fn plan(&self, spec: &AgentSpec) -> Plan {
+        let mut plan = Plan { needs_restart: needs_restart(&self.agent, spec), ..Plan::default() };
+        let named = |name: &WatcherName| spec.watchers.iter().any(|watcher| watcher.name == *name);
+        for watcher in self.watchers.iter().rev().filter(|watcher| watcher.filed().is_some()) {
+            let name = &watcher.spec().name;
+            if !named(name) {
+                let effect = Effect::Removed { stops: count(watcher.pids().len()) };
+                plan.changes.push(Change { watcher: name.clone(), effect, keys: Vec::new() });
+            }
+        }
+        for new in &spec.watchers {
+            let there = self.position_of(&new.name).map(|key| &self.watchers[key]);
+            match there.map(|watcher| (watcher, watcher.filed())) {
+                None => {
+                    let starts = if new.autostart { new.numprocesses } else { 0 };
+                    let change =
+                        Change { watcher: new.name.clone(), effect: Effect::Added { starts }, keys: Vec::new() };
+                    plan.changes.push(change);
+                }
+                Some((_, Some(old))) if old == new => plan.unchanged += 1,
+                Some((watcher, old)) => {
+                    let keys = key_changes(old.unwrap_or(watcher.spec()), new);
+                    plan.changes.push(Change { watcher: new.name.clone(), effect: effect(watcher, new), keys });
+                }
+            }
+        }
+        plan
+    }
+
+    /// Makes of the watchers what the file says: those that changed or came, and those that go.
+    fn apply(&mut self, mut spec: AgentSpec, plan: &Plan, actions: &mut Vec<Action>) -> (Vec<Key>, Vec<Key>) {
+        let (mut changed, mut gone) = (Vec::new(), Vec::new());
+        let mut watchers: BTreeMap<WatcherName, WatcherSpec> =
+            std::mem::take(&mut spec.watchers).into_iter().map(|watcher| (watcher.name.clone(), watcher)).collect();
+        for change in &plan.changes {
+            let there = self.position_of(&change.watcher);
+            match (change.effect, there, watchers.remove(&change.watcher)) {
+                (Effect::Removed { .. }, Some(key), _) => {
+                    self.dismiss_watcher(key);
+                    gone.push(key);
+                }
+                (_, Some(key), Some(new)) => {
+                    self.watchers.stir(key).amend(new, true);
+                    changed.push(key);
+                }
+                (_, None, Some(new)) => {
+                    let autostart = new.autostart;
+                    let going = self.leaving.iter().copied().find(|key| self.watchers[*key].spec().name == new.name);
+                    let key = match going {
+                        // It comes back before it has gone; there is never a second one of its name.
+                        Some(key) => {
+                            self.leaving.remove(&key);
+                            self.watchers.stir(key).amend(new, true);
+                            key
+                        }
+                        None => self.add_watcher(new, true, actions),
+                    };
+                    if autostart {
+                        self.queue.push_back(key);
+                    }
+                    changed.push(key);
+                }
+                (_, _, None) => {}
+            }
+        }
+        // What the running agent cannot change stays as it is, and stays different until it is started again.
+        self.agent.warmup_delay = spec.warmup_delay;
+        self.agent.global_options = spec.global_options;
+        self.watchers.sort();
+        self.learn_order();
+        (changed, gone)
+    }
+
+    // ---- set, add, rm ----
+
+    /// Has new settings of a watcher worked out.
+    pub(super) fn set(
+        &mut self,
+        request: RequestId,
+        watcher: &str,
+        changes: Changes,
+        patience: Patience,
+        actions: &mut Vec<Action>,
+    ) -> Result<(), Refusal> {
+        let key = self.find(watcher)?;
+        let base = Box::new(self.watchers[key].spec().clone());
+        let (of, asked) = (AmendBase::Watcher(base.clone()), changes.clone());
+        actions.push(Action::Amend { request, base: of, changes: asked });
+        self.amendments.insert(request, Amendment::Set { key, base, changes, patience });
+        Ok(())
+    }
+
+    /// Has a new watcher worked out.
+    pub(super) fn add(
+        &mut self,
+        request: RequestId,
+        command: Command,
+        actions: &mut Vec<Action>,
+    ) -> Result<(), Refusal> {
+        let Command::Add { name, changes, start, patience } = command else { return Ok(()) };
+        self.check_new(&name)?;
+        actions.push(Action::Amend { request, base: AmendBase::New(name.clone()), changes });
+        self.amendments.insert(request, Amendment::Add { name, start, patience });
+        Ok(())
+    }
+
+    fn check_new(&self, name: &str) -> Result<(), Refusal> {
+        match self.watchers.iter().find(|watcher| watcher.spec().name.matches(name)) {
+            Some(watcher) => Err(Refusal::Exists(watcher.spec().name.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// A watcher was worked out for a request, or cannot be.
+    pub(super) fn amended(
+        &mut self,
+        request: RequestId,
+        spec: Result<Box<WatcherSpec>, String>,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(amendment) = self.amendments.remove(&request) else { return };
+        let reply = match (spec, amendment) {
+            (Err(problems), _) => Some(Reply::Refused(Refusal::BadMessage(problems))),
+            (Ok(_), _) if matches!(self.phase, State::Stopping { .. } | State::Left) => {
+                Some(Reply::Refused(Refusal::Stopping))
+            }
+            (Ok(spec), Amendment::Set { key, base, changes, patience }) => {
+                self.settings_ready(request, key, (base, *spec), changes, patience, actions)
+            }
+            (Ok(spec), Amendment::Add { name, start, patience }) => {
+                let checked = self
+                    .check_new(&name)
+                    .and_then(|()| self.check_after(&spec.name, &spec.after).map_err(Refusal::BadMessage));
+                match checked {
+                    Err(refusal) => Some(Reply::Refused(refusal)),
+                    Ok(()) => {
+                        let key = self.add_watcher(*spec, false, actions);
+                        self.learn_order();
+                        if start {
+                            self.watchers.stir(key).start(self.now);
+                            self.wait_or(patience, request, Goal::Added { key })
+                        } else {
+                            Some(Reply::Done(Answer::Ok))
+                        }
+                    }
+                }
+            }
+        };
+        if let Some(reply) = reply {
+            self.reply(request, reply, actions);
+        }
+    }
+
+    /// Applies new settings, unless others came in between: then they are worked out anew.
+    fn settings_ready(
+        &mut self,
+        request: RequestId,
+        key: Key,
+        (base, spec): (Box<WatcherSpec>, WatcherSpec),
+        changes: Changes,
+        patience: Patience,
+        actions: &mut Vec<Action>,
+    ) -> Option<Reply> {
+        let Some(watcher) = self.watchers.get(key).filter(|_| !self.leaving.contains(&key)) else {
+            let refusal = Refusal::Failed(format!("{} was removed meanwhile", base.name));
+            return Some(Reply::Refused(refusal));
+        };
+        if *watcher.spec() != *base {
+            let name = base.name.to_string();
+            return self.set(request, &name, changes, patience, actions).err().map(Reply::Refused);
+        }
+        if let Err(why) = self.check_after(&spec.name, &spec.after) {
+            return Some(Reply::Refused(Refusal::BadMessage(why)));
+        }
+        let updated = changes.settings.len() + usize::from(changes.env.is_some());
+        for _ in 0..updated {
+            actions.push(Action::Publish(Notice { watcher: spec.name.clone(), news: News::Updated }));
+        }
+        self.watchers.stir(key).amend(spec, false);
+        self.watchers.sort();
+        self.learn_order();
+        self.wait_or(patience, request, Goal::AsTold { keys: vec![key] })
+    }
+
+    fn add_watcher(&mut self, spec: WatcherSpec, filed: bool, actions: &mut Vec<Action>) -> Key {
+        let name = spec.name.clone();
+        let watcher = Watcher::new(spec, filed, &self.cluster, &self.name, self.random.branch());
+        let key = self.watchers.add(watcher);
+        log(actions, Level::Info, format!("{name}: added"));
+        actions.push(Action::Publish(Notice { watcher: name, news: News::Add }));
+        key
+    }
+
+    /// Removes a watcher: at once with what it runs left alone, or when it is down.
+    pub(super) fn remove_watcher(
+        &mut self,
+        request: RequestId,
+        watcher: &str,
+        leave: Leave,
+        patience: Patience,
+        actions: &mut Vec<Action>,
+    ) -> Result<Option<Reply>, Refusal> {
+        let key = self.find(watcher)?;
+        let name = &self.watchers[key].spec().name;
+        if leave == Leave::Processes {
+            if self.watchers[key].lease().is_some() {
+                return Err(Refusal::BadMessage(format!("{name} is a singleton: nothing of it may run unguarded")));
+            }
+            self.remove(key, actions);
+            return Ok(Some(Reply::Done(Answer::Ok)));
+        }
+        self.dismiss_watcher(key);
+        Ok(self.wait_or(patience, request, Goal::Removed { keys: vec![key] }))
+    }
+
+    /// Stops a watcher for good.
+    fn dismiss_watcher(&mut self, key: Key) {
+        self.queue.retain(|queued| *queued != key);
+        self.watchers.stir(key).stop();
+        self.leaving.insert(key);
+    }
+
+    /// Forgets a watcher.
+    pub(super) fn remove(&mut self, key: Key, actions: &mut Vec<Action>) {
+        self.leaving.remove(&key);
+        self.queue.retain(|queued| *queued != key);
+        if let Some(watcher) = self.watchers.remove(key) {
+            let name = watcher.spec().name.clone();
+            log(actions, Level::Info, format!("{name}: removed"));
+            actions.push(Action::Publish(Notice { watcher: name, news: News::Remove }));
+        }
+        self.learn_order();
+    }
+
+    /// The watcher of that very name, unless it is on its way out.
+    fn position_of(&self, name: &WatcherName) -> Option<Key> {
+        let key = self.watchers.position(|watcher| watcher.spec().name == *name)?;
+        (!self.leaving.contains(&key)).then_some(key)
+    }
+}
+
+fn count(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+/// What becomes of a running watcher when it is made what `new` says.
+fn effect(watcher: &Watcher, new: &WatcherSpec) -> Effect {
+    let now = watcher.spec();
+    let running = count(watcher.pids().len());
+    if running > 0 && (now.program != new.program || now.singleton != new.singleton) {
+        Effect::Replaced { restarts: running }
+    } else if now.numprocesses != new.numprocesses && watcher.numprocesses() != new.numprocesses {
+        Effect::Resized { from: watcher.numprocesses(), to: new.numprocesses }
+    } else {
+        Effect::InPlace
+    }
+}
+
+/// The settings that differ, and the variables.
+fn key_changes(old: &WatcherSpec, new: &WatcherSpec) -> Vec<KeyChange> {
+    let keys: BTreeSet<&String> = old.settings.keys().chain(new.settings.keys()).collect();
+    let mut changes: Vec<KeyChange> = keys
+        .into_iter()
+        .map(|key| KeyChange {
+            key: key.clone(),
+            from: old.settings.get(key).cloned(),
+            to: new.settings.get(key).cloned(),
+        })
+        .filter(|change| change.from != change.to)
+        .collect();
+    let (old, new) = (&old.program.env, &new.program.env);
+    let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+    // Values may be secrets: that they differ is enough.
+    let masked = |env: &BTreeMap<String, String>, name: &String| env.get(name).map(|_| "********".to_owned());
+    let differ = names.into_iter().filter(|name| old.get(*name) != new.get(*name));
+    changes.extend(differ.map(|name| KeyChange {
+        key: format!("env {name}"),
+        from: masked(old, name),
+        to: masked(new, name),
+    }));
+    changes
+}
+
+/// The keys outside of watchers that a running agent cannot change.
+fn needs_restart(old: &AgentSpec, new: &AgentSpec) -> Vec<String> {
+    let keys = [
+        ("[circus] node", old.node != new.node),
+        ("[circus] cluster", old.cluster != new.cluster),
+        ("[circus] control_socket", old.control_socket != new.control_socket),
+        ("[circus] state_dir", old.state_dir != new.state_dir),
+        ("[circus] pidfile", old.pidfile != new.pidfile),
+        ("[circus] umask", old.umask != new.umask),
+        ("[circus] loglevel", old.log_level != new.log_level),
+        ("[circus] logoutput", old.log_output != new.log_output),
+        ("[circus] python", old.python != new.python),
+        ("[redis] url", old.redis != new.redis),
+    ];
+    keys.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key.to_owned()).collect()
+}
+
+/// A plan in a line.
+fn summary(plan: &Plan) -> String {
+    let count = |is: fn(&Effect) -> bool| plan.changes.iter().filter(|change| is(&change.effect)).count();
+    let added = count(|effect| matches!(effect, Effect::Added { .. }));
+    let removed = count(|effect| matches!(effect, Effect::Removed { .. }));
+    let changed = plan.changes.len() - added - removed;
+    let mut text = format!(
+        "configuration read: {added} added, {changed} changed, {removed} removed, {} unchanged",
+        plan.unchanged
+    );
+    if !plan.needs_restart.is_empty() {
+        text += &format!("; only a restart of the agent changes {}", plan.needs_restart.join(", "));
+    }
+    text
+}
