@@ -5,13 +5,17 @@
 
 mod ctl;
 mod daemon;
+mod follow;
 mod log;
 mod plugin;
+mod shell;
 
 use std::fmt::Display;
 use std::path::PathBuf;
 
 use clap::Parser;
+use futures_util::StreamExt;
+use signal_hook_tokio::Signals;
 
 pub use ctl::{CtlArgs, circusctl};
 pub use daemon::circus_agent;
@@ -89,6 +93,15 @@ fn exit_code(error: &clap::Error) -> u8 {
 /// Prints `error: …` to standard error.
 pub fn print_error(error: impl Display) {
     eprintln!("error: {error}");
+}
+
+/// Waits for ^C. From the first call on ^C does nothing else.
+async fn interrupted() {
+    match Signals::new([libc::SIGINT]) {
+        Ok(mut signals) => drop(signals.next().await),
+        // Then ^C goes on to end the program.
+        Err(_) => std::future::pending().await,
+    }
 }
 
 /// Whether colours are wanted on a stream that is, or is not, a terminal: `NO_COLOR` forbids them, `CLICOLOR_FORCE`

@@ -2,6 +2,8 @@
 //!
 //! Invariants: every wait has an end; who did not answer is named; nothing is printed here.
 
+pub mod follow;
+
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -81,6 +83,9 @@ pub enum ClientError {
     /// It cannot be asked this way: the asker has to say more.
     #[error("{0}")]
     Usage(String),
+    /// It was asked for a stream, and refused.
+    #[error("{0}")]
+    Refused(String),
 }
 
 /// One question.
@@ -520,7 +525,7 @@ mod tests {
                 let request = wire::parse_request(&question.line).unwrap();
                 assert_eq!(request.command, Command::Version);
                 let outcome = Outcome::Own(Reply::Done(Answer::Version("1.2.3")));
-                question.answer.send(wire::reply_json(&outcome, &request.id, 1.0).to_string()).unwrap();
+                question.answer.send(wire::reply_json(&outcome, &request.id, 1.0).to_string().into()).unwrap();
             });
             let endpoint = find_local(&Places::new(vec![dir.path().into()]), "x").unwrap();
             let reply = ask(&endpoint, &call(Command::Version, Target::Here)).await.unwrap();

@@ -21,11 +21,20 @@
 //!
 //! `{"status": "ok", "time": unix seconds, …, "id": …}`, or `{"status": "error", "reason": text, "code": word, "errno":
 //! number, "tb": null, "time": …, "id": …}`. See [`reply_json`] for what each command adds.
+//!
+//! # Events
+//!
+//! Whoever follows an agent ([`parse_follow`]) gets one object for each piece of news ([`notice_json`]) and each line of
+//! output ([`log_line_json`]).
 
 mod about;
+mod event;
+mod follow;
 mod reply;
 mod request;
 
 pub use about::{about_json, parse_about};
+pub use event::{log_line_json, notice_json};
+pub use follow::{Follow, Subject, follow_json, parse_follow};
 pub use reply::{error_code, reply_json};
 pub use request::{BadRequest, Request, command_json, command_name, escape_glob, parse_request};

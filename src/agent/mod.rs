@@ -3,6 +3,8 @@
 //! This is the only place that sees both sides. It holds no policy: an `if` about a watcher here is a line that
 //! belongs to the model. The loop never waits inside [`Agent::perform`]; whatever takes time answers with an event.
 
+pub mod follow;
+
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -15,7 +17,9 @@ use serde_json::Value;
 use signal_hook::iterator::exfiltrator::WithOrigin;
 use signal_hook::low_level::siginfo::Origin;
 use signal_hook_tokio::SignalsInfo;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+
+use self::follow::{Followers, Output};
 
 use crate::cluster::identity::{Identity, IdentityError, default_state_dir, identity};
 use crate::cluster::local::{self, Local};
@@ -24,9 +28,9 @@ use crate::config::{self, Config, Surroundings};
 use crate::control::{self, ControlSocket, Question};
 use crate::host::Host;
 use crate::host::clock::{self, Alarm};
-use crate::model::command::{NodeAbout, Outcome, Reply, RequestId};
-use crate::model::event::{Action, Ask, Event, Haste, Level};
-use crate::model::names::WatcherName;
+use crate::model::command::{NodeAbout, Outcome, Refusal, Reply, RequestId};
+use crate::model::event::{Action, Ask, Event, Haste, Level, Notice};
+use crate::model::names::{NodeName, WatcherName};
 use crate::model::node::Node;
 use crate::model::random::Random;
 use crate::model::snapshot::{LeaseRole, Phase, Snapshot};
@@ -102,11 +106,13 @@ struct Doors {
 }
 
 struct Agent {
+    name: NodeName,
     node: Node,
     host: Host,
     store: Store,
     events: mpsc::Sender<Event>,
     requests: HashMap<RequestId, Pending>,
+    followers: Followers,
     last_request: u64,
     standing: watch::Sender<Standing>,
     started: Time,
@@ -128,7 +134,23 @@ enum Store {
 struct Pending {
     id: Value,
     cast: bool,
-    answer: oneshot::Sender<String>,
+    door: Door,
+}
+
+/// The door at which something was asked, and where it is answered.
+enum Door {
+    Control(oneshot::Sender<control::Answer>),
+    Bus(oneshot::Sender<String>),
+}
+
+impl Door {
+    fn say(self, line: String) {
+        // Who asked may have hung up.
+        let _ = match self {
+            Door::Control(answer) => answer.send(line.into()).is_ok(),
+            Door::Bus(answer) => answer.send(line).is_ok(),
+        };
+    }
 }
 
 impl Agent {
@@ -163,11 +185,13 @@ impl Agent {
         };
         let now = clock::now();
         let agent = Agent {
+            name: spec.node.clone(),
             node: Node::new(spec, seed()?, now),
             host,
             store,
             events,
             requests: HashMap::new(),
+            followers: Followers::default(),
             last_request: 0,
             standing,
             started: now,
@@ -203,8 +227,8 @@ impl Agent {
                     let together = std::iter::from_fn(|| doors.events.try_recv().ok());
                     together.take(EVENTS).for_each(|event| self.take(event));
                 }
-                Some(question) = doors.control.recv() => self.ask(&question.line, question.answer),
-                Some(question) = doors.bus.recv() => self.ask(&question.line, question.answer),
+                Some(question) = doors.control.recv() => self.ask(&question.line, Door::Control(question.answer)),
+                Some(question) = doors.bus.recv() => self.ask(&question.line, Door::Bus(question.answer)),
                 Some(signal) = doors.signals.next() => self.signalled(&signal),
                 // From this very loop: a loop that hangs is one that systemd should end.
                 () = tick(&mut watchdog) => self.notify.alive(),
@@ -213,6 +237,7 @@ impl Agent {
         // Each reply has been given to its door; now the doors close.
         drop((doors.control, doors.bus, doors.events));
         self.requests.clear();
+        drop(self.followers);
         if let Store::Redis(redis) = self.store {
             redis.leave().await;
         }
@@ -265,8 +290,8 @@ impl Agent {
             | Action::Check { .. }
             | Action::Hook { .. }
             | Action::ReadSpec { .. }
-            | Action::Amend { .. }
-            | Action::Publish(_) => {}
+            | Action::Amend { .. } => {}
+            Action::Publish(notice) => self.publish(notice),
             Action::Leave { code } => self.leaving = Some(code),
         }
     }
@@ -278,19 +303,37 @@ impl Agent {
     }
 
     /// A door was asked something.
-    fn ask(&mut self, line: &str, answer: oneshot::Sender<String>) {
+    fn ask(&mut self, line: &str, door: Door) {
         match wire::parse_request(line) {
             Ok(wire::Request { id, cast, target, command, limit }) => {
                 self.last_request += 1;
                 let request = RequestId(self.last_request);
-                self.requests.insert(request, Pending { id, cast, answer });
+                self.requests.insert(request, Pending { id, cast, door });
                 self.take(Event::Asked { request, target, command, limit });
             }
-            Err(wire::BadRequest { id, cast, refusal }) => {
-                let outcome = Outcome::Own(Reply::Refused(refusal));
-                answer_with(Pending { id, cast, answer }, &outcome);
-            }
+            Err(wire::BadRequest { id, cast, refusal }) => match (wire::parse_follow(line), door) {
+                (Some((id, Ok(follow))), Door::Control(answer)) => {
+                    self.followers.answer(id, follow, |_| no_output(), answer);
+                }
+                (follow, door) => {
+                    let refusal = match follow {
+                        Some((_, Err(refusal))) => refusal,
+                        Some((_, Ok(_))) => Refusal::BadMessage("a stream comes from a control socket only".into()),
+                        None => refusal,
+                    };
+                    answer_with(Pending { id, cast, door }, &Outcome::Own(Reply::Refused(refusal)));
+                }
+            },
         }
+    }
+
+    /// Tells whoever follows, here and over Redis.
+    fn publish(&mut self, notice: Notice) {
+        let event = wire::notice_json(&notice, &self.name, unix_time());
+        if let Store::Redis(redis) = &mut self.store {
+            redis.publish_event(event.to_string());
+        }
+        self.followers.publish(notice.watcher, event);
     }
 
     fn reply(&mut self, request: RequestId, outcome: &Outcome) {
@@ -412,12 +455,20 @@ impl Store {
 }
 
 fn answer_with(pending: Pending, outcome: &Outcome) {
-    let Pending { id, cast, answer } = pending;
+    let Pending { id, cast, door } = pending;
     if !cast {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64());
-        // Who asked may have hung up.
-        let _ = answer.send(wire::reply_json(outcome, &id, now).to_string());
+        door.say(wire::reply_json(outcome, &id, unix_time()).to_string());
     }
+}
+
+/// Seconds of the Unix epoch.
+fn unix_time() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64())
+}
+
+/// Children write to their files themselves, and so nothing of it is seen here.
+fn no_output() -> Output {
+    Output { recent: Vec::new(), live: broadcast::Sender::new(1).subscribe(), unseen: Vec::new() }
 }
 
 /// The singletons held here, and those waited for.

@@ -1,12 +1,13 @@
 //! circusctl: from words to a [`Call`], and from the reply to text and an exit code.
 
-use std::io::{BufRead, IsTerminal, Write};
+use std::ffi::OsString;
+use std::io::{self, BufRead, IsTerminal, Write};
 use std::time::Duration;
 
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 
-use super::{colours, ctl_exit};
+use super::{colours, ctl_exit, follow, interrupted, shell};
 use crate::client::{self, Call, ClientError, Endpoint};
 use crate::control::Places;
 use crate::model::command::{Command, Patience, Target};
@@ -20,7 +21,10 @@ use crate::view::{self, Style, Text};
     name = "circusctl",
     version,
     about = "Commands one agent, several, or all of them",
-    after_help = "Without --endpoint and CIRCUSCTL_ENDPOINT the agent of this machine is asked.\n\
+    // A shell's own options stand before those of the command that it was given.
+    args_override_self = true,
+    after_help = "Without a command, commands are read from the terminal or from standard input.\n\
+                  Without --endpoint and CIRCUSCTL_ENDPOINT the agent of this machine is asked.\n\
                   Exit codes: 0 ok, 1 the command failed, 2 usage, 3 not all is well (status), 4 some nodes did not \
                   answer, 5 no agent or Redis reached."
 )]
@@ -28,29 +32,38 @@ pub struct CtlArgs {
     #[command(flatten, next_help_heading = "Options of all commands")]
     global: Global,
     #[command(subcommand)]
-    command: Option<Words>,
+    command: Option<CtlWords>,
+}
+
+/// What can be asked for: one answer, or a stream.
+#[derive(Debug, Subcommand)]
+enum CtlWords {
+    #[command(flatten)]
+    Ask(Words),
+    #[command(flatten)]
+    Follow(follow::Words),
 }
 
 #[derive(Debug, Args)]
-struct Global {
+pub(super) struct Global {
     /// Where to ask: unix:///run/circus/web-1.sock, or redis://host:6379/0
     #[arg(long, global = true, env = "CIRCUSCTL_ENDPOINT", hide_env_values = true, value_parser = Endpoint::parse)]
-    endpoint: Option<Endpoint>,
+    pub(super) endpoint: Option<Endpoint>,
     /// How long to wait for each node: 5, 500ms, 2m [default: 5s, with --waiting 60s]
     #[arg(long, global = true, value_name = "SECONDS", value_parser = span)]
-    timeout: Option<Duration>,
+    pub(super) timeout: Option<Duration>,
     /// Print the reply as one line of JSON
     #[arg(long, global = true)]
-    json: bool,
+    pub(super) json: bool,
     /// Ask these nodes, separated by commas
     #[arg(long, global = true, value_name = "NODES", value_delimiter = ',', value_parser = node)]
-    node: Vec<NodeName>,
+    pub(super) node: Vec<NodeName>,
     /// Ask all nodes of the cluster
     #[arg(long, global = true)]
-    all: bool,
+    pub(super) all: bool,
     /// The cluster, where Redis is asked
     #[arg(long, global = true, env = "CIRCUS_CLUSTER", hide_env_values = true, default_value = "default", value_parser = cluster)]
-    cluster: ClusterName,
+    pub(super) cluster: ClusterName,
     /// Do not ask back
     #[arg(long, short, global = true)]
     yes: bool,
@@ -253,64 +266,108 @@ impl Resize {
 }
 
 /// Runs circusctl with these arguments, its own name first; gives back the exit code ([`ctl_exit`]).
-pub fn circusctl(args: impl IntoIterator<Item = impl Into<std::ffi::OsString> + Clone>) -> u8 {
-    let args = match CtlArgs::try_parse_from(args) {
-        Ok(args) => args,
-        Err(error) => {
-            let text = error.render();
-            let code = if error.use_stderr() { ctl_exit::USAGE } else { ctl_exit::OK };
-            return match (code, colours(std::io::stderr().is_terminal())) {
-                (ctl_exit::OK, _) => finish(&text.to_string(), "", code),
-                (_, true) => finish("", &text.ansi().to_string(), code),
-                (_, false) => finish("", &text.to_string(), code),
-            };
+pub fn circusctl(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> u8 {
+    let args: Vec<OsString> = args.into_iter().map(Into::into).collect();
+    match CtlArgs::try_parse_from(&args) {
+        Ok(CtlArgs { global, command: None }) => shell::run(&args, global),
+        Ok(words) => {
+            let (text, code) = carry_out(words, Asker::Caller);
+            finish(&text, code)
         }
-    };
-    let CtlArgs { global, command } = args;
-    let Some(words) = command else {
-        return finish("", &CtlArgs::command().render_help().to_string(), ctl_exit::USAGE);
-    };
-    let command = words.command();
-    match run(&global, command) {
-        Ok((text, code)) => finish(&text.out, &text.err, code),
         Err(error) => {
-            let code = match error {
-                ClientError::Unreached(_) => ctl_exit::UNREACHED,
-                ClientError::Silent(_) => ctl_exit::PARTIAL,
-                ClientError::Usage(_) => ctl_exit::USAGE,
-            };
-            let out = match global.json {
-                true => format!("{}\n", json!({"status": "error", "reason": error.to_string()})),
-                false => String::new(),
-            };
-            finish(&out, &format!("error: {error}\n"), code)
+            let (text, code) = misunderstood(&error);
+            finish(&text, code)
         }
     }
 }
 
-fn run(global: &Global, command: Command) -> Result<(Text, u8), ClientError> {
+/// Who gives a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asker {
+    /// Whoever ran this program for it; ^C ends the program.
+    Caller,
+    /// Somebody at the shell's prompt: ^C calls the command off, and `quit` may be meant for the shell.
+    Shell,
+}
+
+/// Does what one command line says; what is left to print of it, and its exit code.
+pub(super) fn carry_out(args: CtlArgs, asker: Asker) -> (Text, u8) {
+    let CtlArgs { global, command } = args;
+    let done = match command {
+        Some(CtlWords::Ask(words)) => run(&global, words.command(), asker),
+        Some(CtlWords::Follow(words)) => follow::run(&global, words).map(|code| (Text::default(), code)),
+        None => Err(ClientError::Usage("options alone are no command".into())),
+    };
+    done.unwrap_or_else(|error| {
+        let code = match error {
+            ClientError::Unreached(_) => ctl_exit::UNREACHED,
+            ClientError::Silent(_) => ctl_exit::PARTIAL,
+            ClientError::Usage(_) => ctl_exit::USAGE,
+            ClientError::Refused(_) => ctl_exit::FAILED,
+        };
+        let out = match global.json {
+            true => format!("{}\n", json!({"status": "error", "reason": error.to_string()})),
+            false => String::new(),
+        };
+        (Text { out, err: format!("error: {error}\n") }, code)
+    })
+}
+
+/// What is said to words that are no command line. Help and the version come this way too.
+pub(super) fn misunderstood(error: &clap::Error) -> (Text, u8) {
+    let text = error.render();
+    let text = |stream_is_terminal| match colours(stream_is_terminal) {
+        true => text.ansi().to_string(),
+        false => text.to_string(),
+    };
+    match error.use_stderr() {
+        true => (Text { out: String::new(), err: text(io::stderr().is_terminal()) }, ctl_exit::USAGE),
+        false => (Text { out: text(io::stdout().is_terminal()), err: String::new() }, ctl_exit::OK),
+    }
+}
+
+/// The event loop of one command.
+pub(super) fn runtime() -> Result<tokio::runtime::Runtime, ClientError> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| ClientError::Unreached(format!("no event loop: {error}")))
+}
+
+/// Where to ask.
+pub(super) fn endpoint(global: &Global) -> Result<Endpoint, ClientError> {
+    match &global.endpoint {
+        Some(endpoint) => Ok(endpoint.clone()),
+        None => client::find_local(&Places::from_env(), &host_name()),
+    }
+}
+
+fn run(global: &Global, command: Command, asker: Asker) -> Result<(Text, u8), ClientError> {
     let target = target(global, &command)?;
-    if let Some(what) = danger(&command, &target)
+    let mistakable = asker == Asker::Shell && matches!(command, Command::Quit { .. });
+    let what = mistakable.then(|| "quit ends the agent and all it runs, while exit leaves this shell".to_owned());
+    if let Some(what) = danger(&command, &target).or(what)
         && !global.yes
     {
         confirm(&what)?;
     }
     let patience = global.timeout.unwrap_or(command.usual_time());
     let call = Call { command, target, cluster: global.cluster.clone(), patience };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| ClientError::Unreached(format!("no event loop: {error}")))?;
-    let (reply, own) = runtime.block_on(async {
-        let endpoint = match &global.endpoint {
-            Some(endpoint) => endpoint.clone(),
-            None => client::find_local(&Places::from_env(), &host_name())?,
-        };
+    let conversation = async {
+        let endpoint = endpoint(global)?;
         let reply = client::ask(&endpoint, &call).await?;
         // These name the node that was asked, and their replies do not say which it is.
         let nameless = reply["nodes"].is_null() && matches!(call.command, Command::Nodes | Command::Leases);
         let own = if nameless && !global.json { client::own_name(&endpoint, &call).await } else { None };
         Ok((reply, own))
+    };
+    let (reply, own) = runtime()?.block_on(async {
+        tokio::select! {
+            replied = conversation => replied,
+            () = interrupted(), if asker == Asker::Shell => {
+                Err(ClientError::Silent("called off; what was asked may still be done".into()))
+            }
+        }
     })?;
     let code = exit_code(&call.command, &reply);
     let text = match global.json {
@@ -366,7 +423,7 @@ fn host_name() -> String {
     nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-fn style() -> Style {
+pub(super) fn style() -> Style {
     let is_terminal = std::io::stdout().is_terminal();
     Style { colour: colours(is_terminal), width: is_terminal.then(terminal_width) }
 }
@@ -406,16 +463,25 @@ fn exit_code(command: &Command, reply: &Value) -> u8 {
 }
 
 /// Writes the last words and passes the exit code on.
-fn finish(out: &str, err: &str, code: u8) -> u8 {
-    // Set only now, when nothing is left but to print: `circusctl … | head` is to end as other programs do, while a
-    // broken connection to an agent is an error to report.
+fn finish(text: &Text, code: u8) -> u8 {
+    default_sigpipe();
+    print(text, code)
+}
+
+/// Lets writing into a pipe that nobody reads end this program. To be called only when nothing is left but to print:
+/// `circusctl … | head` is to end as other programs do, while a broken connection to an agent is an error to report.
+pub(super) fn default_sigpipe() {
     // SAFETY: the default action is no code of ours that could be called at a bad moment.
     unsafe {
         let _ = nix::sys::signal::signal(nix::sys::signal::Signal::SIGPIPE, nix::sys::signal::SigHandler::SigDfl);
     }
-    let mut stdout = std::io::stdout().lock();
-    let written = stdout.write_all(out.as_bytes()).and_then(|()| stdout.flush());
-    eprint!("{err}");
+}
+
+/// Writes what a command has to say and passes its exit code on.
+pub(super) fn print(text: &Text, code: u8) -> u8 {
+    let mut stdout = io::stdout().lock();
+    let written = stdout.write_all(text.out.as_bytes()).and_then(|()| stdout.flush());
+    eprint!("{}", text.err);
     match written {
         // A full disk must not look like success.
         Err(error) if code == ctl_exit::OK => {
@@ -429,11 +495,15 @@ fn finish(out: &str, err: &str, code: u8) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::CommandFactory;
 
     fn parse(words: &str) -> Result<(Global, Command), String> {
         let args = CtlArgs::try_parse_from(std::iter::once("circusctl").chain(words.split(' ')));
         let args = args.map_err(|error| error.to_string())?;
-        Ok((args.global, args.command.expect("a command").command()))
+        match args.command.expect("a command") {
+            CtlWords::Ask(words) => Ok((args.global, words.command())),
+            CtlWords::Follow(words) => panic!("a stream: {words:?}"),
+        }
     }
 
     fn command(words: &str) -> Command {

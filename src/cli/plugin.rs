@@ -70,11 +70,11 @@ fn plugin(uses: &str) -> Result<Plugin, String> {
     Plugin::new(uses, options, Random::from_number(seed))
 }
 
-fn endpoint() -> Result<std::path::PathBuf, String> {
-    let wanted = "CIRCUSCTL_ENDPOINT must be the agent's control socket: unix:///path";
+fn endpoint() -> Result<Endpoint, String> {
     match std::env::var("CIRCUSCTL_ENDPOINT").ok().and_then(|text| Endpoint::parse(&text).ok()) {
-        Some(Endpoint::Unix(path)) => Ok(path),
-        _ => Err(wanted.into()),
+        // Over Redis there is no agent of one's own.
+        Some(agent @ Endpoint::Unix(_)) => Ok(agent),
+        _ => Err("CIRCUSCTL_ENDPOINT must be the agent's control socket: unix:///path".into()),
     }
 }
 

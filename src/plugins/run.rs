@@ -4,30 +4,28 @@ use std::collections::VecDeque;
 use std::future::pending;
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{UdpSocket, UnixStream};
+use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{Event, Failure, Input, Output, Plugin, probe};
-use crate::client::{self, Call, Endpoint};
+use crate::client::follow::Stream;
+use crate::client::{self, Call, ClientError, Endpoint};
 use crate::host::clock::{self, Alarm};
 use crate::model::command::{Command, Target};
 use crate::model::event::Level;
 use crate::model::names::ClusterName;
+use crate::wire::{Follow, Subject};
 
 /// How many events wait for the policy before no more are read; the agent then drops some, and says so.
 const MAX_EVENTS: usize = 256;
 /// How many datagrams wait to be sent before further ones are lost.
 const MAX_METRICS: usize = 1024;
-/// The longest event, in bytes.
-const MAX_EVENT: u64 = 1 << 20;
 /// The longest heartbeat, in bytes; what is longer is cut.
 const MAX_HEARTBEAT: usize = 1024;
 /// How long the agent may take to be reached, and to say that its events follow.
@@ -45,7 +43,7 @@ const NAME_TTL: Duration = Duration::from_secs(60);
 pub enum Failed {
     /// There is nobody left to work for.
     #[error("the agent is gone: {0}")]
-    Alone(String),
+    Alone(ClientError),
     /// Its heartbeats cannot be listened to.
     #[error("cannot listen for heartbeats at UDP {address}: {error}")]
     Listen {
@@ -61,9 +59,9 @@ pub enum Failed {
 
 /// Runs a plugin until `end` comes, which is an orderly end, or until it cannot go on.
 ///
-/// `name` is that of its section, for the log; `agent` is the agent's control socket. An agent that is away is waited
-/// for, half a minute long. To be called within a tokio runtime.
-pub async fn run(name: &str, agent: &Path, plugin: Plugin, end: impl Future<Output = ()>) -> Result<(), Failed> {
+/// `name` is that of its section, for the log; `agent` is whom it works for. An agent that is away is waited for, half a
+/// minute long. To be called within a tokio runtime.
+pub async fn run(name: &str, agent: &Endpoint, plugin: Plugin, end: impl Future<Output = ()>) -> Result<(), Failed> {
     let Plugin { mut policy, statsd, heartbeats } = plugin;
     let socket = match heartbeats {
         Some(address) => Some(UdpSocket::bind(address).await.map_err(|error| Failed::Listen { address, error })?),
@@ -98,7 +96,7 @@ pub async fn run(name: &str, agent: &Path, plugin: Plugin, end: impl Future<Outp
 /// What is under way on the policy's behalf.
 struct Errands {
     name: String,
-    agent: PathBuf,
+    agent: Endpoint,
     under_way: JoinSet<Input>,
     /// The agent is asked one thing after the other, so that a stop and the start after it stay in that order.
     asking: bool,
@@ -107,7 +105,7 @@ struct Errands {
 }
 
 impl Errands {
-    fn new(name: &str, agent: &Path, statsd: Option<(String, u16)>) -> Errands {
+    fn new(name: &str, agent: &Endpoint, statsd: Option<(String, u16)>) -> Errands {
         let metrics = statsd.map(|to| {
             let (sender, metrics) = mpsc::channel(MAX_METRICS);
             tokio::spawn(emit(to, metrics));
@@ -115,7 +113,7 @@ impl Errands {
         });
         Errands {
             name: name.to_owned(),
-            agent: agent.to_owned(),
+            agent: agent.clone(),
             under_way: JoinSet::new(),
             asking: false,
             questions: VecDeque::new(),
@@ -159,7 +157,7 @@ impl Errands {
             && let Some(command) = self.questions.pop_front()
         {
             self.asking = true;
-            let agent = Endpoint::Unix(self.agent.clone());
+            let agent = self.agent.clone();
             self.under_way.spawn(async move { ask(&agent, command).await });
         }
     }
@@ -182,8 +180,7 @@ impl Errands {
 }
 
 async fn ask(agent: &Endpoint, command: Command) -> Input {
-    let cluster = ClusterName::parse("default").expect("a name");
-    let call = Call { patience: command.usual_time(), target: Target::Here, cluster, command };
+    let call = Call { patience: command.usual_time(), target: Target::Here, cluster: cluster(), command };
     let reply = match client::ask(agent, &call).await {
         Ok(reply) if reply["status"] == "error" => {
             let text = |key: &str| reply[key].as_str().map(ToOwned::to_owned);
@@ -194,6 +191,11 @@ async fn ask(agent: &Endpoint, command: Command) -> Input {
         Err(error) => Err(Failure { code: None, reason: error.to_string() }),
     };
     Input::Answered { command: call.command, reply }
+}
+
+/// Only who asks over Redis has to name one.
+fn cluster() -> ClusterName {
+    ClusterName::parse("default").expect("a name")
 }
 
 /// Waits for a heartbeat.
@@ -245,62 +247,40 @@ async fn connect(to: &(String, u16)) -> io::Result<UdpSocket> {
 }
 
 /// Follows the agent's events, again and again, until it is gone: then why.
-async fn follow(agent: &Path, events: mpsc::Sender<Input>) -> String {
-    let mut pause = FIRST_PAUSE;
-    let mut away = Instant::now();
+async fn follow(agent: &Endpoint, events: mpsc::Sender<Input>) -> ClientError {
+    let all = Follow { subject: Subject::Events, names: Vec::new(), lines: 0, live: true };
+    let (mut pause, mut away) = (FIRST_PAUSE, Instant::now());
     loop {
-        let why = match timeout(CONNECT, subscribe(agent)).await {
-            Ok(Ok(mut lines)) => {
-                let why = pass_on(&mut lines, &events).await;
+        let why = match Stream::open(agent, &cluster(), &all, CONNECT).await {
+            Ok(stream) => {
+                let why = pass_on(stream, &events).await;
                 (pause, away) = (FIRST_PAUSE, Instant::now());
                 why
             }
-            Ok(Err(error)) => error,
-            Err(_) => io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {} s", CONNECT.as_secs())),
+            Err(error) => error,
         };
         if away.elapsed() > GONE {
-            return format!("{}: {why}", agent.display());
+            return why;
         }
         sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }
 
-/// Asks for events; what comes after the agent's consent is one a line.
-async fn subscribe(agent: &Path) -> io::Result<BufReader<UnixStream>> {
-    let mut stream = UnixStream::connect(agent).await?;
-    stream.write_all(b"{\"command\": \"events\", \"properties\": {}, \"id\": \"events\"}\n").await?;
-    let mut lines = BufReader::new(stream);
-    let reply = next_line(&mut lines).await?;
-    match reply["status"].as_str() {
-        Some("ok") => Ok(lines),
-        _ => Err(io::Error::other(reply["reason"].as_str().unwrap_or("it tells no events").to_owned())),
-    }
-}
-
-/// Passes events on until there are no more: why.
-async fn pass_on(lines: &mut BufReader<UnixStream>, events: &mpsc::Sender<Input>) -> io::Error {
+/// Passes events on until the stream breaks off: why.
+async fn pass_on(mut stream: Stream, events: &mpsc::Sender<Input>) -> ClientError {
     let mut next = Some(Input::Following);
     loop {
-        if let Some(input) = next
-            && events.send(input).await.is_err()
-        {
-            return io::ErrorKind::BrokenPipe.into();
+        if let Some(input) = next {
+            // Its receiver lives as long as this does.
+            let _ = events.send(input).await;
         }
-        next = match next_line(lines).await {
-            Ok(line) => heard(&line),
+        next = match stream.next().await {
+            Ok(Some(line)) => heard(&line),
+            Ok(None) => return ClientError::Silent("it tells no more events".into()),
             Err(error) => return error,
         };
     }
-}
-
-async fn next_line(lines: &mut BufReader<UnixStream>) -> io::Result<Value> {
-    let mut line = Vec::new();
-    lines.take(MAX_EVENT).read_until(b'\n', &mut line).await?;
-    if !line.ends_with(b"\n") {
-        return Err(io::ErrorKind::UnexpectedEof.into());
-    }
-    Ok(serde_json::from_slice(&line)?)
 }
 
 /// What a line of the agent tells ([`crate::wire::notice_json`]); nothing where it is not understood.

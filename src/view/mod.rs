@@ -4,6 +4,7 @@
 //! its reason; the last line says what to type next. What is missing in a reply, or is not what it should be, shows as
 //! `-`: agents of other versions are worth showing too.
 
+mod follow;
 mod leases;
 mod nodes;
 mod plain;
@@ -17,6 +18,7 @@ use serde_json::Value;
 
 use crate::model::command::Command;
 
+pub use follow::StreamView;
 pub use status::problems;
 pub use summary::status_line;
 

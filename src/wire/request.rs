@@ -70,13 +70,7 @@ pub fn parse_request(text: &str) -> Result<Request, BadRequest> {
 
 fn understand(message: &Map<String, Value>) -> Result<(Target, Command, Option<Duration>), Refusal> {
     let Some(name) = Properties(Some(message)).text("command")? else { return Err(missing("command")) };
-    let properties = match message.get("properties") {
-        Some(Value::Object(properties)) => Properties(Some(properties)),
-        None | Some(Value::Null) => Properties(None),
-        // Python's clients may send an empty list for "none", and Circus takes it.
-        Some(Value::Array(none)) if none.is_empty() => Properties(None),
-        Some(_) => return Err(wrong("properties", "an object")),
-    };
+    let properties = Properties::of(message)?;
     let command = properties.command(&name)?;
     Ok((properties.target()?, command, properties.limit()?))
 }
@@ -85,14 +79,25 @@ fn missing(property: &str) -> Refusal {
     Refusal::BadMessage(format!("message invalid '{property}' is missing"))
 }
 
-fn wrong(property: &str, kind: &str) -> Refusal {
+pub(super) fn wrong(property: &str, kind: &str) -> Refusal {
     Refusal::BadMessage(format!("'{property}' isn't {kind}"))
 }
 
 /// The properties of a request, each read with its type.
-struct Properties<'a>(Option<&'a Map<String, Value>>);
+pub(super) struct Properties<'a>(Option<&'a Map<String, Value>>);
 
-impl Properties<'_> {
+impl<'a> Properties<'a> {
+    /// Those of `message`.
+    pub(super) fn of(message: &'a Map<String, Value>) -> Result<Properties<'a>, Refusal> {
+        match message.get("properties") {
+            Some(Value::Object(properties)) => Ok(Properties(Some(properties))),
+            None | Some(Value::Null) => Ok(Properties(None)),
+            // Python's clients may send an empty list for "none", and Circus takes it.
+            Some(Value::Array(none)) if none.is_empty() => Ok(Properties(None)),
+            Some(_) => Err(wrong("properties", "an object")),
+        }
+    }
+
     fn command(&self, name: &str) -> Result<Command, Refusal> {
         let watcher = || self.text("name");
         let needed = || self.text("name")?.ok_or_else(|| missing("name"));
@@ -196,7 +201,7 @@ impl Properties<'_> {
             .transpose()
     }
 
-    fn get(&self, property: &str) -> Option<&Value> {
+    pub(super) fn get(&self, property: &str) -> Option<&Value> {
         self.0?.get(property).filter(|value| !value.is_null())
     }
 
@@ -208,7 +213,18 @@ impl Properties<'_> {
         }
     }
 
-    fn flag(&self, property: &str) -> Result<bool, Refusal> {
+    /// Texts in a list, or a single one; none where it is absent.
+    pub(super) fn texts(&self, property: &str) -> Result<Vec<String>, Refusal> {
+        let texts = match self.get(property) {
+            None => Some(Vec::new()),
+            Some(Value::String(text)) => Some(vec![text.clone()]),
+            Some(Value::Array(texts)) => texts.iter().map(|text| text.as_str().map(ToOwned::to_owned)).collect(),
+            Some(_) => None,
+        };
+        texts.ok_or_else(|| wrong(property, "a string or a list of strings"))
+    }
+
+    pub(super) fn flag(&self, property: &str) -> Result<bool, Refusal> {
         match self.get(property) {
             None => Ok(false),
             Some(Value::Bool(flag)) => Ok(*flag),
@@ -216,7 +232,7 @@ impl Properties<'_> {
         }
     }
 
-    fn number(&self, property: &str, default: i64) -> Result<i64, Refusal> {
+    pub(super) fn number(&self, property: &str, default: i64) -> Result<i64, Refusal> {
         match self.get(property) {
             None => Ok(default),
             Some(value) => value.as_i64().ok_or_else(|| wrong(property, "an integer")),
