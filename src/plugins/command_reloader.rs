@@ -19,11 +19,14 @@ use crate::model::time::Time;
 /// `circus.plugins.command_reloader.CommandReloader`
 pub(super) fn plugin(options: &mut Options) -> Plugin {
     let rounds = Rounds::read(options, Duration::from_secs(1));
-    Plugin { policy: Box::new(CommandReloader { rounds, watchers: BTreeMap::new() }), statsd: None, heartbeats: None }
+    let policy = CommandReloader { rounds, only: options.text("name"), watchers: BTreeMap::new() };
+    Plugin { policy: Box::new(policy), statsd: None, heartbeats: None }
 }
 
 struct CommandReloader {
     rounds: Rounds,
+    /// The watcher that is looked after; nothing: each of them.
+    only: Option<String>,
     watchers: BTreeMap<String, Watched>,
 }
 
@@ -57,7 +60,7 @@ impl Policy for CommandReloader {
                 self.rounds.start(now);
                 vec![Output::Ask(Command::Status { watcher: None })]
             }
-            Input::Event(event) if !is_plugin(&event.watcher) => self.heard(&event),
+            Input::Event(event) if self.looks_after(&event.watcher) => self.heard(&event),
             Input::Answered { command: Command::Status { watcher: None }, reply } => self.met(reply),
             Input::Answered { command: Command::Options { watcher, .. }, reply } => self.told(&watcher, reply),
             Input::Woke if self.rounds.come(now) => self.look(),
@@ -78,6 +81,10 @@ impl Policy for CommandReloader {
 }
 
 impl CommandReloader {
+    fn looks_after(&self, watcher: &str) -> bool {
+        !is_plugin(watcher) && self.only.as_ref().is_none_or(|only| only.to_lowercase() == watcher.to_lowercase())
+    }
+
     fn heard(&mut self, event: &Event) -> Vec<Output> {
         match event.word.as_str() {
             "remove" => {
@@ -110,12 +117,8 @@ impl CommandReloader {
                 return vec![Output::Log(Level::Warn, text)];
             }
         };
-        let names: Vec<&String> = reply["statuses"]
-            .as_object()
-            .into_iter()
-            .flat_map(|all| all.keys())
-            .filter(|name| !is_plugin(name))
-            .collect();
+        let all = reply["statuses"].as_object().into_iter().flat_map(|all| all.keys());
+        let names: Vec<&String> = all.filter(|name| self.looks_after(name)).collect();
         self.watchers.retain(|name, _| names.contains(&name));
         names.into_iter().flat_map(|name| self.ask(name)).collect()
     }
@@ -356,6 +359,15 @@ mod tests {
         let outputs = step(&mut plugin, 2.0, Input::Woke);
         assert!(matches!(&outputs[0], Output::Look { program, .. } if program == "/srv/new"), "{outputs:?}");
         assert_eq!(step(&mut plugin, 2.0, looked("Web", Ok(mark("/srv/new", 9)))), []);
+    }
+
+    #[test]
+    fn one_watcher_alone_may_be_named() {
+        let mut plugin = plugin("command_reloader.CommandReloader", &[("name", "web")]).unwrap();
+        let question = asked(&step(&mut plugin, 0.0, Input::Following)).remove(0);
+        let statuses = json!({"statuses": {"Web": "active", "job": "active"}});
+        assert_eq!(asked(&step(&mut plugin, 0.1, answered(question, statuses))), [options("Web")]);
+        assert_eq!(step(&mut plugin, 0.2, event("job", "spawn", Some((1, 7)))), []);
     }
 
     #[test]

@@ -63,10 +63,7 @@ impl Plugin {
         let made = match uses {
             "circus.plugins.flapping.Flapping" => flapping::plugin(&mut options),
             "circus.plugins.resource_watcher.ResourceWatcher" => resource_watcher::plugin(&mut options, seed),
-            // The second name is the older one.
-            "circus.plugins.statsd.StatsdEmitter" | "circus.plugins._statsd.StatsdEmitter" => {
-                statsd::emitter(&mut options, seed)
-            }
+            "circus.plugins.statsd.StatsdEmitter" => statsd::emitter(&mut options, seed),
             "circus.plugins.statsd.FullStats" => statsd::full_stats(&mut options, seed),
             "circus.plugins.redis_observer.RedisObserver" => redis_observer::plugin(&mut options, seed),
             "circus.plugins.http_observer.HttpObserver" => http_observer::plugin(&mut options, seed),
@@ -318,7 +315,6 @@ mod tests {
         for uses in [
             "flapping.Flapping",
             "statsd.StatsdEmitter",
-            "_statsd.StatsdEmitter",
             "statsd.FullStats",
             "redis_observer.RedisObserver",
             "http_observer.HttpObserver",

@@ -69,7 +69,7 @@ pub async fn run(name: &str, agent: &Endpoint, plugin: Plugin, end: impl Future<
     };
     let mut alarm = Alarm::new().map_err(|error| Failed::Broken(format!("cannot have a timer: {error}")))?;
     let (sender, mut events) = mpsc::channel(MAX_EVENTS);
-    let mut following = pin!(follow(agent, sender));
+    let mut following = pin!(follow(agent, sender, GONE));
     let mut errands = Errands::new(name, agent, statsd);
     let mut end = pin!(end);
     let mut heartbeat = [0; MAX_HEARTBEAT];
@@ -247,7 +247,7 @@ async fn connect(to: &(String, u16)) -> io::Result<UdpSocket> {
 }
 
 /// Follows the agent's events, again and again, until it is gone: then why.
-async fn follow(agent: &Endpoint, events: mpsc::Sender<Input>) -> ClientError {
+async fn follow(agent: &Endpoint, events: mpsc::Sender<Input>, gone: Duration) -> ClientError {
     let all = Follow { subject: Subject::Events, names: Vec::new(), lines: 0, live: true };
     let (mut pause, mut away) = (FIRST_PAUSE, Instant::now());
     loop {
@@ -259,7 +259,7 @@ async fn follow(agent: &Endpoint, events: mpsc::Sender<Input>) -> ClientError {
             }
             Err(error) => error,
         };
-        if away.elapsed() > GONE {
+        if away.elapsed() > gone {
             return why;
         }
         sleep(pause).await;
@@ -294,4 +294,170 @@ fn heard(line: &Value) -> Option<Input> {
         word: line["event"].as_str()?.to_owned(),
         process: number("wid").zip(number("process_pid")),
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::plugin;
+    use super::*;
+    use crate::control::{Answer, ControlSocket, Question};
+    use crate::model::command::Patience;
+    use crate::plugins::only;
+    use crate::wire::command_json;
+    use serde_json::json;
+    use std::path::Path;
+    use tokio::sync::oneshot;
+
+    /// An agent's control socket and nothing behind it but the test.
+    struct Agent {
+        questions: mpsc::Receiver<Question>,
+        door: tokio::task::JoinHandle<()>,
+    }
+
+    impl Agent {
+        fn start(path: &Path) -> Agent {
+            let (sender, questions) = mpsc::channel(4);
+            let door = tokio::spawn(ControlSocket::bind(path).unwrap().serve(sender));
+            Agent { questions, door }
+        }
+
+        /// Waits until it is asked for events, and gives what they are sent with.
+        async fn followed(&mut self) -> mpsc::Sender<String> {
+            let question = self.asked("events").await;
+            let (sender, more) = mpsc::channel(16);
+            let line = json!({"status": "ok", "id": question.0["id"]}).to_string();
+            question.1.send(Answer { line, more: Some(more) }).unwrap();
+            sender
+        }
+
+        /// Waits until it is asked this.
+        async fn asked(&mut self, command: &str) -> (Value, oneshot::Sender<Answer>) {
+            let Question { line, answer } = self.questions.recv().await.expect("a question");
+            let question: Value = serde_json::from_str(&line).unwrap();
+            assert_eq!(question["command"], command, "{question}");
+            (question, answer)
+        }
+
+        /// Waits until it is asked this, and answers with `reply`.
+        async fn answers(&mut self, command: &Command, mut reply: Value) {
+            let json = command_json(command);
+            let (question, answer) = self.asked(json["command"].as_str().unwrap()).await;
+            assert_eq!(question["properties"], json["properties"]);
+            reply["id"] = question["id"].clone();
+            answer.send(reply.to_string().into()).unwrap();
+        }
+
+        async fn goes_away(self) {
+            drop(self.questions);
+            self.door.await.unwrap();
+        }
+    }
+
+    fn tells(word: &str, pid: u32) -> String {
+        json!({"watcher": "web", "event": word, "body": {"process_pid": pid, "wid": 1}}).to_string()
+    }
+
+    /// Runs a plugin until the test has seen enough; the plugin then ends in order.
+    fn run_with<F: Future<Output = ()>>(plugin: Plugin, test: impl FnOnce(std::path::PathBuf) -> F) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.sock");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let agent = Endpoint::Unix(path.clone());
+        let ended = runtime.block_on(async {
+            timeout(Duration::from_secs(20), run("test", &agent, plugin, test(path))).await.expect("the test hangs")
+        });
+        ended.unwrap();
+    }
+
+    #[test]
+    fn events_come_in_and_commands_go_out_in_order() {
+        let flapping = plugin("flapping.Flapping", &[("attempts", "1"), ("retry_in", "0")]).unwrap();
+        run_with(flapping, |path| async move {
+            let mut agent = Agent::start(&path);
+            let events = agent.followed().await;
+            events.send(tells("spawn", 7)).await.unwrap();
+            events.send("{\"moon\": \"full\"}".into()).await.unwrap();
+            events.send(tells("reap", 7)).await.unwrap();
+            let options = Command::Options { watcher: "web".into(), keys: None };
+            agent.answers(&options, json!({"status": "ok", "options": {"respawn": true}})).await;
+            let (pattern, patience) = (only("web"), Patience::Admitted);
+            let ok = json!({"status": "ok"});
+            agent.answers(&Command::Stop { pattern: pattern.clone(), patience }, ok.clone()).await;
+            agent.answers(&Command::Start { pattern, patience }, ok).await;
+        });
+    }
+
+    #[test]
+    fn a_plugin_waits_for_an_agent_that_is_away_and_follows_it_again() {
+        let reloader = plugin("command_reloader.CommandReloader", &[]).unwrap();
+        run_with(reloader, |path| async move {
+            let all = Command::Status { watcher: None };
+            let nobody = json!({"status": "ok", "statuses": {}});
+            for _ in 0..2 {
+                let mut agent = Agent::start(&path);
+                let events = agent.followed().await;
+                agent.answers(&all, nobody.clone()).await;
+                // Some events were lost: what there is must be learnt anew.
+                events.send(json!({"dropped": 3}).to_string()).await.unwrap();
+                agent.answers(&all, nobody.clone()).await;
+                drop(events);
+                agent.goes_away().await;
+            }
+        });
+    }
+
+    #[test]
+    fn an_agent_that_stays_away_is_gone() {
+        let agent = Endpoint::Unix("/nonexistent/a.sock".into());
+        let (sender, _events) = mpsc::channel(1);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let why = runtime.block_on(follow(&agent, sender, Duration::from_millis(150)));
+        assert!(matches!(&why, ClientError::Unreached(why) if why.contains("/nonexistent/a.sock")), "{why}");
+    }
+
+    #[test]
+    fn a_refusal_has_its_code_and_silence_has_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.sock");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let agent = Endpoint::Unix(path.clone());
+            let status = Command::Status { watcher: Some("web".into()) };
+            let Input::Answered { reply: Err(failure), .. } = ask(&agent, status.clone()).await else { panic!() };
+            assert_eq!((failure.code.as_deref(), failure.is_gone()), (None, false));
+            let mut door = Agent::start(&path);
+            let refusal = json!({"status": "error", "reason": "program web not found", "code": "no-such-watcher"});
+            let (input, ()) = tokio::join!(ask(&agent, status.clone()), door.answers(&status, refusal));
+            let Input::Answered { reply: Err(failure), .. } = input else { panic!() };
+            assert_eq!((failure.reason.as_str(), failure.is_gone()), ("program web not found", true));
+        });
+    }
+
+    #[test]
+    fn metrics_reach_statsd() {
+        let statsd = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        statsd.set_nonblocking(true).unwrap();
+        let port = statsd.local_addr().unwrap().port().to_string();
+        let emitter = plugin("statsd.StatsdEmitter", &[("host", "127.0.0.1"), ("port", &port)]).unwrap();
+        run_with(emitter, |path| async move {
+            let statsd = UdpSocket::from_std(statsd).unwrap();
+            let mut agent = Agent::start(&path);
+            let events = agent.followed().await;
+            events.send(tells("spawn", 7)).await.unwrap();
+            let mut datagram = [0; 100];
+            let length = statsd.recv(&mut datagram).await.unwrap();
+            assert_eq!(&datagram[..length], b"circus.app.watcher.web.spawn:1|c");
+        });
+    }
+
+    #[test]
+    fn a_port_that_is_taken_is_said() {
+        let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let port = taken.local_addr().unwrap().port();
+        let watchdog = plugin("watchdog.WatchDog", &[("port", &port.to_string())]).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let agent = Endpoint::Unix("/nonexistent/a.sock".into());
+        let failed = runtime.block_on(run("test", &agent, watchdog, pending())).unwrap_err();
+        assert!(failed.to_string().starts_with(&format!("cannot listen for heartbeats at UDP 127.0.0.1:{port}: ")));
+    }
 }
