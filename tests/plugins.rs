@@ -76,7 +76,7 @@ fn flapping_is_stopped_while_another_watcher_takes_its_time_to_stop() {
         "plugin:flapping: bad: flapping: slot 1 ended 2 times within 1 s of running; stopped, starts again in 0.1 s",
     );
     agent.logs("bad: has rested; starting it");
-    agent.logs("after 1 tries to start it anew; stopped");
+    agent.logs("and was tried anew 1 times; it stays stopped");
     agent.comes_to("bad", "stopped");
     assert_eq!(agent.watcher("slow")["state"], "stopping");
 }
@@ -134,7 +134,8 @@ fn a_watchers_own_flapping_options_count() {
     let home = Home::new();
     let bad = format!("{BAD}flapping.attempts = 3\nflapping.max_retry = 0\n");
     let agent = home.agent("a", &format!("{FLAPPING}attempts = 900\n{bad}"));
-    agent.logs("bad: flapping: slot 1 ended 3 times within 1 s of running, after 0 tries to start it anew; stopped");
+    agent
+        .logs("bad: flapping: slot 1 ended 3 times within 1 s of running and was tried anew 0 times; it stays stopped");
     agent.comes_to("bad", "stopped");
 }
 

@@ -146,7 +146,7 @@ impl Policy for Flapping {
             }
             Input::Event(event) if is_plugin(&event.watcher) => Vec::new(),
             Input::Event(event) => self.heard(now, &event),
-            Input::Answered { command: Command::Options { watcher, .. }, reply } => self.judge(now, watcher, reply),
+            Input::Answered { command: Command::Options { watcher, .. }, reply } => self.told(now, &watcher, reply),
             Input::Answered { command: Command::Start { pattern: Some(watcher), .. }, reply: Err(failure) } => {
                 self.start_failed(now, watcher.text(), &failure)
             }
@@ -205,70 +205,34 @@ impl Flapping {
         Vec::new()
     }
 
-    /// Now that a watcher's options are known: whether it flaps, and what follows.
-    fn judge(&mut self, now: Time, watcher: String, reply: Result<Value, Failure>) -> Vec<Output> {
-        let Some(watched) = self.watchers.get_mut(&watcher) else { return Vec::new() };
+    /// A watcher's options are known, or cannot be.
+    fn told(&mut self, now: Time, watcher: &str, reply: Result<Value, Failure>) -> Vec<Output> {
+        let Some(watched) = self.watchers.get_mut(watcher) else { return Vec::new() };
         watched.asking = false;
-        let mut outputs = Vec::new();
-        let limits = match reply {
+        match reply {
             Ok(reply) => {
                 let (limits, sound) = Limits::of(&reply, &self.usual);
-                outputs.extend(sound.err().map(|why| {
-                    let text = format!(
-                        "{watcher}: the plugin's own options hold, as flapping.{}",
-                        why.replace('\n', ", flapping.")
-                    );
-                    Output::Log(Level::Warn, text)
-                }));
-                limits.filter(|limits| limits.active)
-            }
-            Err(failure) => {
-                if failure.is_gone() {
-                    self.watchers.remove(&watcher);
-                } else {
-                    let text = format!("{watcher}: its options could not be had: {}", failure.reason);
+                let mut outputs = Vec::new();
+                if let Err(wrong) = sound {
+                    let wrong = wrong.replace('\n', ", flapping.");
+                    let text = format!("{watcher}: the plugin's own options hold, as flapping.{wrong}");
                     outputs.push(Output::Log(Level::Warn, text));
                 }
-                return outputs;
+                match limits {
+                    Some(limits) if limits.active => outputs.extend(watched.judge(now, watcher, &limits)),
+                    _ => *watched = Watched::default(),
+                }
+                outputs
             }
-        };
-        let Some(limits) = limits else {
-            *watched = Watched::default();
-            return outputs;
-        };
-        if watched.state != State::Watching {
-            return outputs;
-        }
-        let Some(slot) = watched.flaps(&limits) else { return outputs };
-        let what = format!(
-            "{watcher}: flapping: slot {slot} ended {} times within {} s of running",
-            limits.attempts,
-            limits.window.as_secs_f64()
-        );
-        watched.slots.clear();
-        match limits.max_retry {
-            Some(most) if watched.tries >= most => {
-                watched.tries = 0;
-                let text = format!(
-                    "{what}, after {most} tries to start it anew; stopped. Once its cause is mended: \
-                     circusctl start '{watcher}'"
-                );
-                outputs.push(Output::Log(Level::Error, text));
+            Err(failure) if failure.is_gone() => {
+                self.watchers.remove(watcher);
+                Vec::new()
             }
-            most => {
-                watched.tries = watched.tries.saturating_add(1);
-                watched.state = State::Resting { until: now + limits.retry_in, stopped: false };
-                let of = most.map(|most| format!(" of {most}")).unwrap_or_default();
-                let text = format!(
-                    "{what}; stopped, starts again in {} s (try {}{of})",
-                    limits.retry_in.as_secs_f64(),
-                    watched.tries
-                );
-                outputs.push(Output::Log(Level::Warn, text));
+            Err(failure) => {
+                let text = format!("{watcher}: its options could not be had: {}", failure.reason);
+                vec![Output::Log(Level::Warn, text)]
             }
         }
-        outputs.push(Output::Ask(Command::Stop { pattern: only(&watcher), patience: Patience::Admitted }));
-        outputs
     }
 
     fn start_rested(&mut self, now: Time) -> Vec<Output> {
@@ -324,6 +288,35 @@ impl Flapping {
 }
 
 impl Watched {
+    /// Whether the watcher flaps, and what follows.
+    fn judge(&mut self, now: Time, watcher: &str, limits: &Limits) -> Vec<Output> {
+        if self.state != State::Watching {
+            return Vec::new();
+        }
+        let Some(slot) = self.flaps(limits) else { return Vec::new() };
+        let Limits { attempts, window, retry_in, max_retry, .. } = limits;
+        let seconds = |time: &Duration| time.as_secs_f64();
+        let what =
+            format!("{watcher}: flapping: slot {slot} ended {attempts} times within {} s of running", seconds(window));
+        let (level, text) = match max_retry {
+            Some(most) if self.tries >= *most => {
+                self.tries = 0;
+                let again = format!("once its cause is mended: circusctl start '{watcher}'");
+                (Level::Error, format!("{what} and was tried anew {most} times; it stays stopped; {again}"))
+            }
+            most => {
+                self.tries = self.tries.saturating_add(1);
+                self.state = State::Resting { until: now + *retry_in, stopped: false };
+                let of = most.map(|most| format!(" of {most}")).unwrap_or_default();
+                let again = format!("starts again in {} s (try {}{of})", seconds(retry_in), self.tries);
+                (Level::Warn, format!("{what}; stopped, {again}"))
+            }
+        };
+        self.slots.clear();
+        let stop = Command::Stop { pattern: only(watcher), patience: Patience::Admitted };
+        vec![Output::Log(level, text), Output::Ask(stop)]
+    }
+
     /// A slot that ended too often, if one did. What proves that the watcher is steady makes its tries forgotten.
     fn flaps(&mut self, limits: &Limits) -> Option<u32> {
         let (mut steady, mut brisk) = (false, false);
@@ -467,7 +460,7 @@ mod tests {
         }
         play.crash(1, 0.1);
         assert_eq!(play.crash(1, 0.1), stop());
-        assert!(play.said.ends_with("Once its cause is mended: circusctl start 'web'\n"), "{}", play.said);
+        assert!(play.said.ends_with("once its cause is mended: circusctl start 'web'\n"), "{}", play.said);
         assert!(play.said.contains("Error web: flapping"), "{}", play.said);
         assert_eq!(play.next(), None);
     }

@@ -68,7 +68,7 @@ impl Options {
     /// A number within `least` and `most`.
     pub(super) fn number<T>(&mut self, key: &str, default: T, least: T, most: T) -> T
     where
-        T: FromStr + PartialOrd + Display,
+        T: FromStr + PartialOrd + Display + Copy,
     {
         let must = format!("must be a number from {least} to {most}");
         let within = |value: &T| (&least..=&most).contains(&value);
