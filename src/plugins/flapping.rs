@@ -521,7 +521,7 @@ mod tests {
 
     #[test]
     fn a_stop_by_hand_is_no_flapping() {
-        let mut play = Play::new(&[]);
+        let mut play = Play::new(&[("attempts", "1")]);
         for wid in 1..=4 {
             play.pid += 1;
             play.process("spawn", wid);

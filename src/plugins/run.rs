@@ -381,9 +381,12 @@ mod tests {
             let options = Command::Options { watcher: "web".into(), keys: None };
             agent.answers(&options, json!({"status": "ok", "options": {"respawn": true}})).await;
             let (pattern, patience) = (only("web"), Patience::Admitted);
-            let ok = json!({"status": "ok"});
-            agent.answers(&Command::Stop { pattern: pattern.clone(), patience }, ok.clone()).await;
-            agent.answers(&Command::Start { pattern, patience }, ok).await;
+            let (question, answer) = agent.asked("stop").await;
+            assert_eq!(question["properties"]["name"], "web");
+            // The start is due at once, and yet it waits for its turn.
+            assert!(timeout(Duration::from_millis(50), agent.questions.recv()).await.is_err());
+            answer.send(json!({"status": "ok", "id": question["id"]}).to_string().into()).unwrap();
+            agent.answers(&Command::Start { pattern, patience }, json!({"status": "ok"})).await;
         });
     }
 
