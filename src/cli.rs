@@ -9,6 +9,7 @@ mod follow;
 mod log;
 mod plugin;
 mod shell;
+mod words;
 
 use std::fmt::Display;
 use std::path::PathBuf;

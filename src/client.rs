@@ -313,7 +313,14 @@ fn choose(roster: &[NodeRow], call: &Call) -> Result<Chosen, ClientError> {
             Command::Start { .. }
             | Command::Stop { .. }
             | Command::Restart { .. }
+            | Command::Reload { .. }
+            | Command::ReloadConfig { .. }
             | Command::Resize { .. }
+            | Command::Set { .. }
+            | Command::Add { .. }
+            | Command::Remove { .. }
+            | Command::Signal { .. }
+            | Command::Kill { .. }
             | Command::Quit { .. },
             _,
         ) => Err(ClientError::Usage(format!(
@@ -339,7 +346,7 @@ fn no_such_node(name: &NodeName, roster: &[NodeRow]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::command::{NodeAbout, Patience};
+    use crate::model::command::{Leave, NodeAbout, Patience};
     use std::os::unix::net::UnixListener;
 
     fn node(name: &str) -> NodeName {
@@ -402,6 +409,9 @@ mod tests {
         let stop = || Command::Stop { pattern: None, patience: Patience::Admitted };
         assert!(matches!(choose(&roster, &call(stop(), Target::Here)), Err(ClientError::Usage(_))));
         assert_eq!(ask(stop(), Target::All).0, [node("a"), node("b")]);
+        let removal = Command::Remove { watcher: "web".into(), leave: Leave::Nothing, patience: Patience::Admitted };
+        assert!(matches!(choose(&roster, &call(removal, Target::Here)), Err(ClientError::Usage(_))));
+        assert_eq!(ask(Command::Plan, Target::Here).0, [node("a"), node("b")]);
         let failover =
             |watcher: &str| Command::Failover { watcher: watcher.into(), to: None, patience: Patience::Settled };
         assert_eq!(ask(failover("beat"), Target::Here).0, [node("b")]);

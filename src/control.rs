@@ -333,8 +333,11 @@ async fn converse(mut client: UnixStream, questions: mpsc::Sender<Question>) {
                     streams.extend(more.map(|mut more| stream::poll_fn(move |context| more.poll_recv(context))));
                 }
             }
-            Some(line) = streams.next(), if !streams.is_empty() && output.len() < MAX_AHEAD => {
-                say(&mut output, &mut deadline, ended, &line);
+            line = streams.next(), if !streams.is_empty() && output.len() < MAX_AHEAD => {
+                // None: the last of them has ended, which may be the end of this conversation.
+                if let Some(line) = line {
+                    say(&mut output, &mut deadline, ended, &line);
+                }
             }
             () = sleep(LISTENING_CHECK), if !reading && !streams.is_empty() => {
                 if has_hung_up(writer.as_ref()) {

@@ -83,7 +83,7 @@
 //! | each machine | plays: beside the code, and `tests/plays.rs` |
 //! | many nodes, faults | `tests/sim`: seeded simulation around the shipped Lua scripts, with planted bugs that it must see |
 //! | scripts and link | `tests/cluster.rs`: a real redis-server, and the lease cases on the simulated one too |
-//! | this machine | `tests/host.rs`, `tests/local.rs`: real children, guards, locks |
+//! | this machine | `tests/host.rs`, `tests/hooks.rs`, `tests/local.rs`: real children, guards, hooks, locks |
 //! | all of it | `tests/agent.rs`: real agents; `tests/celery.rs`: a real Celery beat |
 //! | words and bytes | `tests/config.rs`, `tests/wire.rs`, `tests/cli.rs`, `tests/systemd.rs`, `tests/packaging.rs` |
 //! | the architecture | `tests/tidy.rs` |

@@ -18,7 +18,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("redis", &["cluster", "config", "plugins"]),
     ("ini", &["config"]),
     ("clap", &["cli"]),
-    ("serde_json", &["agent", "client", "cli", "cluster", "control", "host", "plugins", "view", "wire"]),
+    ("serde_json", &["agent", "client", "cli", "cluster", "config", "control", "host", "plugins", "view", "wire"]),
     ("sd_notify", &["systemd"]),
     ("jiff", &["host", "view", "cli"]),
     ("regex", &["cli", "config", "host", "model", "plugins"]),

@@ -17,10 +17,9 @@ use serde_json::Value;
 use signal_hook::iterator::exfiltrator::WithOrigin;
 use signal_hook::low_level::siginfo::Origin;
 use signal_hook_tokio::SignalsInfo;
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use self::follow::{Followers, Output};
-
 use crate::cluster::identity::{Identity, IdentityError, default_state_dir, identity};
 use crate::cluster::local::{self, Local};
 use crate::cluster::{self, BusQuestion, Redis, Standing};
@@ -34,9 +33,10 @@ use crate::model::names::{NodeName, WatcherName};
 use crate::model::node::Node;
 use crate::model::random::Random;
 use crate::model::snapshot::{LeaseRole, Phase, Snapshot};
-use crate::model::spec::AgentSpec;
+use crate::model::spec::{self, AgentSpec};
 use crate::model::time::Time;
 use crate::systemd::Notify;
+use crate::wire::Follow;
 use crate::{view, wire};
 
 /// How many events may wait for the loop. Who has more to tell waits, and nobody waits for them.
@@ -170,7 +170,11 @@ impl Agent {
         let (events, event_queue) = mpsc::channel(EVENTS);
         let (asked_here, control) = mpsc::channel(QUESTIONS);
         let (asked_there, bus) = mpsc::channel(QUESTIONS);
-        let host = Host::new(events.clone()).map_err(step("cannot take charge of this machine's processes"))?;
+        // Two agents never have one control socket, so each has a place of its own beside it.
+        let mut notify_dir = socket.path().as_os_str().to_owned();
+        notify_dir.push(".notify");
+        let host = Host::new(events.clone(), notify_dir.into())
+            .map_err(step("cannot take charge of this machine's processes"))?;
         let (standing, standing_seen) = watch::channel(Standing { about: about(&spec, hash), draining: false });
         let store = Store::start(&spec, state_dir, identity, &events, asked_there, standing_seen)?;
         let signals =
@@ -263,12 +267,12 @@ impl Agent {
                 let hold = launch.guard.and_then(|_| self.store.hold(&launch.watcher));
                 self.host.spawn(process, &launch, hold);
             }
-            Action::Signal { process, signal, .. } => self.host.signal(process, signal),
+            Action::Signal { process, signal, reach } => self.host.signal(process, signal, reach),
             Action::Kill { process } => self.host.kill(process),
             Action::Guard { process, deadline } => self.host.guard(process, deadline),
             Action::AskLease { watcher, ask, timeout } => self.store.ask(watcher, ask, timeout),
             Action::InitLease { request, watcher } => self.store.init_lease(request, watcher),
-            Action::Sample { request, processes, .. } => self.host.sample(request, processes),
+            Action::Sample { request, processes, extended } => self.host.sample(request, processes, extended),
             Action::ReadRoster { request } => match &self.store {
                 Store::Redis(redis) => redis.read_roster(request),
                 Store::Local(_) => self.tell(Event::RosterRead { request, rows: Err("there is none".into()) }),
@@ -313,7 +317,7 @@ impl Agent {
             }
             Err(wire::BadRequest { id, cast, refusal }) => match (wire::parse_follow(line), door) {
                 (Some((id, Ok(follow))), Door::Control(answer)) => {
-                    self.followers.answer(id, follow, |_| no_output(), answer);
+                    self.followers.answer(id, follow, |follow| self.output(follow), answer);
                 }
                 (follow, door) => {
                     let refusal = match follow {
@@ -324,6 +328,17 @@ impl Agent {
                     answer_with(Pending { id, cast, door }, &Outcome::Own(Reply::Refused(refusal)));
                 }
             },
+        }
+    }
+
+    /// The output that somebody wants to follow.
+    fn output(&self, follow: &Follow) -> Output {
+        let hidden = |output: &spec::Output| !matches!(output, spec::Output::Stream(_));
+        let unseen = self.node.specs().filter(|spec| hidden(&spec.program.stdout) && hidden(&spec.program.stderr));
+        Output {
+            recent: self.host.output().recent(|watcher| follow.fits(watcher), follow.lines),
+            live: self.host.output().subscribe(),
+            unseen: unseen.map(|spec| spec.name.clone()).filter(|watcher| follow.fits(watcher)).collect(),
         }
     }
 
@@ -464,11 +479,6 @@ fn answer_with(pending: Pending, outcome: &Outcome) {
 /// Seconds of the Unix epoch.
 fn unix_time() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64())
-}
-
-/// Children write to their files themselves, and so nothing of it is seen here.
-fn no_output() -> Output {
-    Output { recent: Vec::new(), live: broadcast::Sender::new(1).subscribe(), unseen: Vec::new() }
 }
 
 /// The singletons held here, and those waited for.

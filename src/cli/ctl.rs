@@ -4,15 +4,15 @@ use std::ffi::OsString;
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 use serde_json::{Value, json};
 
+use super::words::{Add, Kill, Matching, Reload, Remove, Resize, Set, Signal};
 use super::{colours, ctl_exit, follow, interrupted, shell};
 use crate::client::{self, Call, ClientError, Endpoint};
 use crate::control::Places;
 use crate::model::command::{Command, Patience, Target};
 use crate::model::names::{ClusterName, NodeName};
-use crate::model::pattern::Pattern;
 use crate::view::{self, Style, Text};
 
 /// circusctl's command line.
@@ -67,6 +67,9 @@ pub(super) struct Global {
     /// Do not ask back
     #[arg(long, short, global = true)]
     yes: bool,
+    /// Print the reply as JSON over several lines
+    #[arg(long, global = true)]
+    pub(super) prettify: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -87,10 +90,30 @@ enum Words {
     Stop(Matching),
     /// Stop and start the watchers that match, or all
     Restart(Matching),
+    /// Replace the processes of a watcher, or of all, one at a time
+    Reload(Reload),
+    /// Apply what has changed in the configuration file
+    Reloadconfig {
+        /// Reply when it is done
+        #[arg(long)]
+        waiting: bool,
+    },
+    /// Show what reloadconfig would do
+    Plan,
     /// Run more processes of a watcher
     Incr(Resize),
     /// Run fewer processes of a watcher
     Decr(Resize),
+    /// Change options of a watcher, until the agent ends
+    Set(Set),
+    /// Add a watcher, until the agent ends
+    Add(Add),
+    /// Stop and remove a watcher
+    Rm(Remove),
+    /// Send a signal to processes of a watcher
+    Signal(Signal),
+    /// Stop processes of a watcher, which are then replaced
+    Kill(Kill),
     /// Count the processes, of all watchers or of one
     Numprocesses {
         /// A watcher
@@ -104,12 +127,32 @@ enum Words {
         name: Option<String>,
         /// One of its processes
         pid: Option<u32>,
+        /// With what the watcher's extended_stats hook adds
+        #[arg(long)]
+        extended: bool,
     },
+    /// Show what the agent itself uses
+    Dstats,
     /// Show the options of a watcher
     Options {
         /// The watcher
         name: String,
     },
+    /// Show some options of a watcher
+    Get {
+        /// The watcher
+        name: String,
+        /// The options
+        #[arg(required = true)]
+        keys: Vec<String>,
+    },
+    /// Show the options of the agent
+    Globaloptions {
+        /// One of them
+        option: Option<String>,
+    },
+    /// List the sockets that are shared
+    Listsockets,
     /// End the agent and all it runs
     Quit {
         /// Reply when all is stopped
@@ -151,42 +194,6 @@ enum LeaseWords {
     },
 }
 
-#[derive(Debug, Args)]
-struct Matching {
-    /// A watcher's name, or a pattern with * ? [ ]
-    name: Option<String>,
-    /// What the name is
-    #[arg(long = "match", value_enum, default_value_t)]
-    how: Match,
-    /// Reply when it is done
-    #[arg(long)]
-    waiting: bool,
-}
-
-#[derive(Debug, Clone, Copy, Default, ValueEnum)]
-enum Match {
-    /// A pattern
-    #[default]
-    Glob,
-    /// A name, whatever characters it has
-    Simple,
-}
-
-#[derive(Debug, Args)]
-struct Resize {
-    /// The watcher
-    name: String,
-    /// How many processes
-    #[arg(value_name = "N", conflicts_with = "nb")]
-    count: Option<u32>,
-    /// The same as N
-    #[arg(long, value_name = "N")]
-    nb: Option<u32>,
-    /// Reply when it is done
-    #[arg(long)]
-    waiting: bool,
-}
-
 fn node(text: &str) -> Result<NodeName, String> {
     NodeName::parse(text.trim()).map_err(|bad| bad.to_string())
 }
@@ -195,8 +202,17 @@ fn cluster(text: &str) -> Result<ClusterName, String> {
     ClusterName::parse(text).map_err(|bad| bad.to_string())
 }
 
-/// `5`, `0.5`, `500ms`, `15s`, `5m`; above zero, at most a day.
+/// A [`time`] above zero, at most a day.
 fn span(text: &str) -> Result<Duration, String> {
+    match time(text)? {
+        span if span.is_zero() => Err("it must be above zero".into()),
+        span if span > Duration::from_secs(86_400) => Err("it can be a day at most".into()),
+        span => Ok(span),
+    }
+}
+
+/// `5`, `0.5`, `500ms`, `15s`, `5m`, `1h`.
+pub(super) fn time(text: &str) -> Result<Duration, String> {
     let bad = || format!("'{text}' is no time: 5, 0.5, 500ms, 15s or 5m");
     let (number, unit) = match text.find(|c: char| c.is_ascii_alphabetic()) {
         Some(at) => text.split_at(at),
@@ -210,32 +226,40 @@ fn span(text: &str) -> Result<Duration, String> {
         "h" => number * 3_600.0,
         _ => return Err(bad()),
     };
-    match Duration::try_from_secs_f64(seconds) {
-        Ok(span) if span.is_zero() => Err("it must be above zero".into()),
-        Ok(span) if span > Duration::from_secs(86_400) => Err("it can be a day at most".into()),
-        Ok(span) => Ok(span),
-        Err(_) => Err(bad()),
-    }
+    Duration::try_from_secs_f64(seconds).map_err(|_| bad())
 }
 
-fn patience(waiting: bool) -> Patience {
+pub(super) fn patience(waiting: bool) -> Patience {
     if waiting { Patience::Settled } else { Patience::Admitted }
 }
 
 impl Words {
-    fn command(self) -> Command {
-        match self {
+    /// The command; the error is for words that fit no command together.
+    fn command(self) -> Result<Command, ClientError> {
+        Ok(match self {
             Words::List { name } => Command::List { watcher: name },
             Words::Status { name } => Command::Status { watcher: name },
-            Words::Start(some) => Command::Start { patience: patience(some.waiting), pattern: some.pattern() },
-            Words::Stop(some) => Command::Stop { patience: patience(some.waiting), pattern: some.pattern() },
-            Words::Restart(some) => Command::Restart { patience: patience(some.waiting), pattern: some.pattern() },
+            Words::Start(some) => Command::Start { patience: patience(some.waiting), pattern: some.pattern()? },
+            Words::Stop(some) => Command::Stop { patience: patience(some.waiting), pattern: some.pattern()? },
+            Words::Restart(some) => Command::Restart { patience: patience(some.waiting), pattern: some.pattern()? },
+            Words::Reload(reload) => reload.command(),
+            Words::Reloadconfig { waiting } => Command::ReloadConfig { patience: patience(waiting) },
+            Words::Plan => Command::Plan,
             Words::Incr(resize) => resize.command(1),
             Words::Decr(resize) => resize.command(-1),
+            Words::Set(set) => set.command()?,
+            Words::Add(add) => add.command()?,
+            Words::Rm(remove) => remove.command(),
+            Words::Signal(signal) => signal.command()?,
+            Words::Kill(kill) => kill.command(),
             Words::Numprocesses { name } => Command::NumProcesses { watcher: name },
             Words::Numwatchers => Command::NumWatchers,
-            Words::Stats { name, pid } => Command::Stats { watcher: name, pid, extended: false },
+            Words::Stats { name, pid, extended } => Command::Stats { watcher: name, pid, extended },
+            Words::Dstats => Command::AgentStats,
             Words::Options { name } => Command::Options { watcher: name, keys: None },
+            Words::Get { name, keys } => Command::Options { watcher: name, keys: Some(keys) },
+            Words::Globaloptions { option } => Command::GlobalOptions { option },
+            Words::Listsockets => Command::ListSockets,
             Words::Quit { waiting } => Command::Quit { patience: patience(waiting) },
             Words::Version => Command::Version,
             Words::Nodes => Command::Nodes,
@@ -245,23 +269,7 @@ impl Words {
                 Command::Failover { watcher: name, to, patience: patience(!no_waiting) }
             }
             Words::Lease(LeaseWords::Init { name }) => Command::LeaseInit { watcher: name },
-        }
-    }
-}
-
-impl Matching {
-    fn pattern(self) -> Option<Pattern> {
-        self.name.map(|name| match self.how {
-            Match::Glob => Pattern::Glob(name),
-            Match::Simple => Pattern::Name(name),
         })
-    }
-}
-
-impl Resize {
-    fn command(self, sign: i64) -> Command {
-        let count = self.count.or(self.nb).unwrap_or(1);
-        Command::Resize { watcher: self.name, by: sign * i64::from(count), patience: patience(self.waiting) }
     }
 }
 
@@ -269,7 +277,7 @@ impl Resize {
 pub fn circusctl(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> u8 {
     let args: Vec<OsString> = args.into_iter().map(Into::into).collect();
     match CtlArgs::try_parse_from(&args) {
-        Ok(CtlArgs { global, command: None }) => shell::run(&args, global),
+        Ok(CtlArgs { global, command: None }) => shell::run(&args, &global),
         Ok(words) => {
             let (text, code) = carry_out(words, Asker::Caller);
             finish(&text, code)
@@ -294,7 +302,7 @@ pub(super) enum Asker {
 pub(super) fn carry_out(args: CtlArgs, asker: Asker) -> (Text, u8) {
     let CtlArgs { global, command } = args;
     let done = match command {
-        Some(CtlWords::Ask(words)) => run(&global, words.command(), asker),
+        Some(CtlWords::Ask(words)) => words.command().and_then(|command| run(&global, command, asker)),
         Some(CtlWords::Follow(words)) => follow::run(&global, words).map(|code| (Text::default(), code)),
         None => Err(ClientError::Usage("options alone are no command".into())),
     };
@@ -305,7 +313,7 @@ pub(super) fn carry_out(args: CtlArgs, asker: Asker) -> (Text, u8) {
             ClientError::Usage(_) => ctl_exit::USAGE,
             ClientError::Refused(_) => ctl_exit::FAILED,
         };
-        let out = match global.json {
+        let out = match global.json || global.prettify {
             true => format!("{}\n", json!({"status": "error", "reason": error.to_string()})),
             false => String::new(),
         };
@@ -358,7 +366,8 @@ fn run(global: &Global, command: Command, asker: Asker) -> Result<(Text, u8), Cl
         let reply = client::ask(&endpoint, &call).await?;
         // These name the node that was asked, and their replies do not say which it is.
         let nameless = reply["nodes"].is_null() && matches!(call.command, Command::Nodes | Command::Leases);
-        let own = if nameless && !global.json { client::own_name(&endpoint, &call).await } else { None };
+        let own =
+            if nameless && !(global.json || global.prettify) { client::own_name(&endpoint, &call).await } else { None };
         Ok((reply, own))
     };
     let (reply, own) = runtime()?.block_on(async {
@@ -370,9 +379,11 @@ fn run(global: &Global, command: Command, asker: Asker) -> Result<(Text, u8), Cl
         }
     })?;
     let code = exit_code(&call.command, &reply);
-    let text = match global.json {
-        true => Text { out: format!("{reply}\n"), err: String::new() },
-        false => view::text(&call.command, &reply, own.as_deref(), style()),
+    let json = |out: String| Text { out: out + "\n", err: String::new() };
+    let text = match (global.json, global.prettify) {
+        (_, true) => json(format!("{reply:#}")),
+        (true, false) => json(reply.to_string()),
+        (false, false) => view::text(&call.command, &reply, own.as_deref(), style()),
     };
     Ok((text, code))
 }
@@ -401,6 +412,9 @@ fn danger(command: &Command, target: &Target) -> Option<String> {
         Command::Stop { pattern: None, .. } => Some(format!("stop without a name stops every watcher of {where_}")),
         Command::Restart { pattern: None, .. } => {
             Some(format!("restart without a name restarts every watcher of {where_}"))
+        }
+        Command::Reload { watcher: None, .. } => {
+            Some(format!("reload without a name replaces every process of {where_}"))
         }
         _ => None,
     }
@@ -495,13 +509,16 @@ pub(super) fn print(text: &Text, code: u8) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::command::{Leave, ReloadWay};
+    use crate::model::event::{Changes, Reach};
+    use crate::model::pattern::Pattern;
     use clap::CommandFactory;
 
     fn parse(words: &str) -> Result<(Global, Command), String> {
         let args = CtlArgs::try_parse_from(std::iter::once("circusctl").chain(words.split(' ')));
         let args = args.map_err(|error| error.to_string())?;
         match args.command.expect("a command") {
-            CtlWords::Ask(words) => Ok((args.global, words.command())),
+            CtlWords::Ask(words) => Ok((args.global, words.command().map_err(|error| error.to_string())?)),
             CtlWords::Follow(words) => panic!("a stream: {words:?}"),
         }
     }
@@ -519,6 +536,7 @@ mod tests {
     fn words_become_commands() {
         use Patience::{Admitted, Settled};
         let web = || Some("web".to_owned());
+        let set = |key: &str, text: &str| (key.to_owned(), Some(text.to_owned()));
         let cases = [
             ("list", Command::List { watcher: None }),
             ("status web", Command::Status { watcher: web() }),
@@ -531,6 +549,92 @@ mod tests {
             ("incr web", Command::Resize { watcher: "web".into(), by: 1, patience: Admitted }),
             ("incr web 3", Command::Resize { watcher: "web".into(), by: 3, patience: Admitted }),
             ("decr --waiting --nb 2 web", Command::Resize { watcher: "web".into(), by: -2, patience: Settled }),
+            ("stop --match=regex w.b", Command::Stop { pattern: Pattern::regex("w.b").ok(), patience: Admitted }),
+            ("reload", Command::Reload { watcher: None, way: ReloadWay::Rolling, patience: Admitted }),
+            (
+                "reload web --terminate --waiting",
+                Command::Reload { watcher: web(), way: ReloadWay::Restart, patience: Settled },
+            ),
+            (
+                "reload --sequential web",
+                Command::Reload { watcher: web(), way: ReloadWay::Sequential, patience: Admitted },
+            ),
+            ("reloadconfig --waiting", Command::ReloadConfig { patience: Settled }),
+            ("plan", Command::Plan),
+            ("rm web", Command::Remove { watcher: "web".into(), leave: Leave::Nothing, patience: Admitted }),
+            (
+                "rm --nostop web --waiting",
+                Command::Remove { watcher: "web".into(), leave: Leave::Processes, patience: Settled },
+            ),
+            ("signal web HUP", Command::Signal { watcher: "web".into(), pid: None, signal: 1, reach: Reach::Main }),
+            ("signal web 9", Command::Signal { watcher: "web".into(), pid: None, signal: 9, reach: Reach::Main }),
+            (
+                "signal web 12 SIGRTMIN+1 --recursive",
+                Command::Signal { watcher: "web".into(), pid: Some(12), signal: 35, reach: Reach::Tree },
+            ),
+            (
+                "signal --children web cont",
+                Command::Signal { watcher: "web".into(), pid: None, signal: 18, reach: Reach::Children },
+            ),
+            (
+                "signal web 12 --childpid 13 0",
+                Command::Signal { watcher: "web".into(), pid: Some(12), signal: 0, reach: Reach::Child(13) },
+            ),
+            (
+                "kill web",
+                Command::Kill { watcher: "web".into(), pid: None, signal: None, grace: None, patience: Admitted },
+            ),
+            (
+                "kill web 12 --signum int --graceful_timeout 0.5 --waiting",
+                Command::Kill {
+                    watcher: "web".into(),
+                    pid: Some(12),
+                    signal: Some(2),
+                    grace: Some(Duration::from_millis(500)),
+                    patience: Settled,
+                },
+            ),
+            (
+                "get web cmd env",
+                Command::Options { watcher: "web".into(), keys: Some(vec!["cmd".into(), "env".into()]) },
+            ),
+            (
+                "set web max_retry -1 env A=1,B=2 hooks before_start:a.b --waiting",
+                Command::Set {
+                    watcher: "web".into(),
+                    changes: Changes {
+                        settings: vec![set("max_retry", "-1"), set("hooks.before_start", "a.b")],
+                        env: Some(vec![("A".into(), "1".into()), ("B".into(), "2".into())]),
+                    },
+                    patience: Settled,
+                },
+            ),
+            (
+                "add web sleep 10 --start --option numprocesses=2 --option env=A=1",
+                Command::Add {
+                    name: "web".into(),
+                    changes: Changes {
+                        settings: vec![set("cmd", "sleep"), set("args", "10"), set("numprocesses", "2")],
+                        env: Some(vec![("A".into(), "1".into())]),
+                    },
+                    start: true,
+                    patience: Admitted,
+                },
+            ),
+            (
+                "add --waiting web celery -- -A proj",
+                Command::Add {
+                    name: "web".into(),
+                    changes: Changes { settings: vec![set("cmd", "celery"), set("args", "-A proj")], env: None },
+                    start: false,
+                    patience: Settled,
+                },
+            ),
+            ("dstats", Command::AgentStats),
+            ("globaloptions", Command::GlobalOptions { option: None }),
+            ("globaloptions endpoint", Command::GlobalOptions { option: Some("endpoint".into()) }),
+            ("listsockets", Command::ListSockets),
+            ("stats --extended web", Command::Stats { watcher: web(), pid: None, extended: true }),
             ("numprocesses web", Command::NumProcesses { watcher: web() }),
             ("numwatchers", Command::NumWatchers),
             ("stats web 12", Command::Stats { watcher: web(), pid: Some(12), extended: false }),
@@ -572,7 +676,24 @@ mod tests {
             "incr web x",
             "incr web 1 --nb 2",
             "options",
-            "stop --match regex web",
+            "stop --match regex (",
+            "stop --match globb web",
+            "set web",
+            "set web numprocesses",
+            "set web numprocesses 3 respawn",
+            "set web env A",
+            "set web hooks before_lunch:a",
+            "get web",
+            "add web",
+            "add web sleep --option numprocesses",
+            "signal web",
+            "signal web FOO",
+            "signal web x HUP",
+            "signal web 1 2 HUP",
+            "signal web HUP --childpid 7",
+            "kill web --signum FOO",
+            "kill web --graceful_timeout -1",
+            "rm",
             "status --node web/1",
             "status --timeout 0",
             "status --timeout nan",
@@ -603,10 +724,10 @@ mod tests {
             let (global, command) = parse(words).unwrap();
             danger(&command, &target(&global, &command).unwrap()).is_some()
         };
-        for words in ["quit --all", "quit --node a,b", "stop --all", "restart --all"] {
+        for words in ["quit --all", "quit --node a,b", "stop --all", "restart --all", "reload --all"] {
             assert!(asks(words), "{words}");
         }
-        for words in ["quit", "quit --node a", "stop", "stop web --all", "start --all", "status --all"] {
+        for words in ["quit", "quit --node a", "stop", "stop web --all", "start --all", "status --all", "plan --all"] {
             assert!(!asks(words), "{words}");
         }
     }

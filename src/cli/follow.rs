@@ -82,8 +82,13 @@ struct Show {
 pub(super) fn run(global: &Global, words: Words) -> Result<u8, ClientError> {
     let (follow, grep, topics) = understand(words);
     let nodes = global.node.clone();
-    let mut show =
-        Show { view: StreamView::new(ctl::style(), TimeZone::system()), json: global.json, grep, topics, nodes };
+    let mut show = Show {
+        view: StreamView::new(ctl::style(), TimeZone::system()),
+        json: global.json || global.prettify,
+        grep,
+        topics,
+        nodes,
+    };
     ctl::runtime()?.block_on(async {
         let endpoint = ctl::endpoint(global)?;
         if let (Endpoint::Unix(_), true) = (&endpoint, global.all || !global.node.is_empty()) {

@@ -9,10 +9,11 @@ use std::fs::DirBuilder;
 use std::io::{self, BufRead, IsTerminal};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
-use rustyline::completion::Completer;
+use rustyline::completion::{Completer, Pair};
 use rustyline::config::Configurer;
 use rustyline::error::ReadlineError;
 use rustyline::highlight::Highlighter;
@@ -37,9 +38,9 @@ const REMEMBERED: usize = 1000;
 
 /// Reads and carries out commands until there are no more: the exit code. `args` are the words that circusctl was
 /// started with: its name and `global` options.
-pub(super) fn run(args: &[OsString], global: Global) -> u8 {
+pub(super) fn run(args: &[OsString], global: &Global) -> u8 {
     match io::stdin().is_terminal() {
-        true => Shell { args, asker: Asker::Shell }.converse(&global),
+        true => Shell { args, asker: Asker::Shell }.converse(global),
         false => Shell { args, asker: Asker::Caller }.read(io::stdin().lock()),
     }
 }
@@ -82,6 +83,10 @@ impl Shell<'_> {
 
     /// Commands from a person.
     fn converse(&self, global: &Global) -> u8 {
+        // ^C ends what runs, and never the shell, also in the moment before a command listens for it.
+        if let Err(error) = signal_hook::flag::register(libc::SIGINT, Arc::default()) {
+            return ctl::print(&failure(format!("^C: {error}")), ctl_exit::FAILED);
+        }
         let mut editor = match editor(global) {
             Ok(editor) => editor,
             Err(error) => return ctl::print(&failure(format!("this terminal: {error}")), ctl_exit::FAILED),
@@ -112,22 +117,19 @@ impl Shell<'_> {
     }
 
     fn obey(&self, line: &str) -> Obeyed {
-        let words = match shlex::split(line) {
-            Some(words) => words,
-            None => {
-                return Obeyed::Done(Some(ctl::print(&failure("a quote is not closed"), ctl_exit::USAGE)));
-            }
+        let Some(words) = shlex::split(line) else {
+            return Obeyed::Done(Some(ctl::print(&failure("a quote is not closed"), ctl_exit::USAGE)));
         };
         match words.first().map(String::as_str) {
             None => return Obeyed::Done(None),
             Some("exit" | "EOF") => return Obeyed::Leave,
             Some(_) => {}
         }
-        let (text, code) =
-            match CtlArgs::try_parse_from(self.args.iter().cloned().chain(words.into_iter().map(OsString::from))) {
-                Ok(args) => ctl::carry_out(args, self.asker),
-                Err(error) => ctl::misunderstood(&error),
-            };
+        let args = self.args.iter().cloned().chain(words.into_iter().map(OsString::from));
+        let (text, code) = match CtlArgs::try_parse_from(args) {
+            Ok(args) => ctl::carry_out(args, self.asker),
+            Err(error) => ctl::misunderstood(&error),
+        };
         Obeyed::Done(Some(ctl::print(&text, code)))
     }
 }
@@ -168,9 +170,9 @@ impl Highlighter for Completion<'_> {}
 impl Validator for Completion<'_> {}
 
 impl Completer for Completion<'_> {
-    type Candidate = String;
+    type Candidate = Pair;
 
-    fn complete(&self, line: &str, position: usize, _: &Context<'_>) -> rustyline::Result<(usize, Vec<String>)> {
+    fn complete(&self, line: &str, position: usize, _: &Context<'_>) -> rustyline::Result<(usize, Vec<Pair>)> {
         let (start, asked) = asked(&self.commands, &line[..position]);
         let mut offered = match asked {
             Asked::Words(words) => words,
@@ -178,7 +180,9 @@ impl Completer for Completion<'_> {
         };
         offered.retain(|word| word.starts_with(&line[start..position]));
         offered.sort();
-        Ok((start, offered))
+        // A word that is complete is followed by the next one.
+        let pair = |word| Pair { replacement: format!("{word} "), display: word };
+        Ok((start, offered.into_iter().map(pair).collect()))
     }
 }
 

@@ -4,25 +4,35 @@
 //!
 //! Reading order: `process` (one task per process, reads like its life), [`guard`] (the parent of a singleton's
 //! child), `tree` (what a process left behind), `plan` and `spawn` (from a `Launch` to a running program),
-//! `spawner` (the threads that do it), `sample`, [`clock`], `frame`, `sys`.
+//! `spawner` (the threads that do it), [`output`] (what processes write), `job` (processes on the side), `hook` and
+//! `python` (what runs at points of a watcher's life), `notify` and `check` (what a process says of itself, and what is
+//! seen of it), `sample`, [`clock`], `frame`, `sys`.
 //!
 //! # Invariants
 //!
 //! - Each spawn ends in exactly one `SpawnFailed` or `Gone`, and after `Gone` nothing of its tree is alive.
+//! - What a process says of itself, and how checks of it come out, is told after its `Spawned` and before its `Exited`.
 //! - A process is meant by its pidfd, never by a number that may have become another's.
 //! - An exit status is fetched by the one task that waits for it; adopted orphans are reaped apart from them.
 //! - An agent that is killed leaves nothing behind: the kernel sends its children their stop signal, and guards kill
 //!   theirs. Nothing here needs the agent to leave in good order.
-//! - Nothing blocks the loop: what may (`execve`, opening files, looking up names, /proc of many) has other threads.
+//! - Nothing blocks the loop: what may (`execve`, files and their names, /proc of many, a place where output ends) has
+//!   other threads.
 //!
 //! Needs Linux 5.11 (`close_range`, `pidfd`, `waitid` on it).
 
 pub mod clock;
 pub mod guard;
+pub mod output;
 
+mod check;
 mod frame;
+mod hook;
+mod job;
+mod notify;
 mod plan;
 mod process;
+mod python;
 mod sample;
 mod spawn;
 mod spawner;
@@ -34,8 +44,9 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use nix::sys::prctl;
@@ -44,14 +55,20 @@ use nix::unistd::{getpid, gettid};
 use signal_hook_tokio::Signals;
 use tokio::sync::mpsc;
 
+use self::hook::Hooks;
+use self::job::Jobs;
+use self::notify::NotifyDir;
+use self::output::{Hub, Outputs};
 use self::plan::Surroundings;
 use self::process::{Life, Mailbox};
+pub use self::python::find_python;
 use self::sample::Sampler;
 use self::spawn::{Limit, Plan};
 use self::spawner::Spawner;
 use crate::model::command::RequestId;
-use crate::model::event::{Deadline, Event, Launch, ProcessId};
+use crate::model::event::{Deadline, Event, HookCall, HookId, Launch, ProcessId, Reach};
 use crate::model::names::WatcherName;
+use crate::model::spec::{Check, Purpose};
 
 /// This machine's processes. One per agent, on the runtime of its main thread.
 #[derive(Debug)]
@@ -65,7 +82,12 @@ pub struct Host {
     /// The limit on open files as it was before we raised ours.
     open_files: Option<Limit>,
     guard_program: GuardProgram,
+    notify_dir: Arc<NotifyDir>,
     sampler: Arc<Mutex<Sampler>>,
+    outputs: Arc<Outputs>,
+    /// Where hooks and checks are started from.
+    jobs: Jobs,
+    hooks: Hooks,
 }
 
 impl Host {
@@ -74,23 +96,33 @@ impl Host {
     /// Makes this process adopt orphaned descendants, keeps the descriptors it was started with to itself, and raises
     /// its soft limit on open files; its children start with the limit there was.
     ///
+    /// `notify_dir` is made when the first process is to have a `NOTIFY_SOCKET`, in a directory that there is, and
+    /// removed with the host; what an earlier host left in it is removed too. The users of all such processes must be
+    /// able to reach it, and a socket's path may not be longer than 107 bytes: up to 20 are a slash and a number.
+    ///
     /// Must be called on the *main thread*, within a `current_thread` runtime: the kernel gives orphans to that
     /// thread, and only it can tell them from other children. Anywhere else it is an error.
-    pub fn new(events: mpsc::Sender<Event>) -> io::Result<Host> {
+    pub fn new(events: mpsc::Sender<Event>, notify_dir: PathBuf) -> io::Result<Host> {
         if gettid() != getpid() {
             return Err(io::Error::other("the host belongs on the main thread"));
         }
         prctl::set_child_subreaper(true)?;
         sys::close_on_exec_from(3)?;
         tokio::spawn(reap_orphans(Signals::new([libc::SIGCHLD])?));
+        let (spawner, run, open_files) = (Arc::new(Spawner::new()?), draw_run()?, raise_open_files());
+        let jobs = Jobs::new(Arc::clone(&spawner), &run, open_files.clone());
         Ok(Host {
             events,
-            spawner: Arc::new(Spawner::new()?),
+            hooks: Hooks::new(jobs.clone(), None),
+            jobs,
+            spawner,
             mailboxes: HashMap::new(),
-            run: draw_run()?,
-            open_files: raise_open_files(),
+            run,
+            open_files,
             guard_program: GuardProgram(c"/proc/self/exe".to_owned()),
+            notify_dir: Arc::new(NotifyDir::new(notify_dir)),
             sampler: Arc::default(),
+            outputs: Arc::new(Outputs::new()?),
         })
     }
 
@@ -100,6 +132,12 @@ impl Host {
         Ok(self)
     }
 
+    /// Has hooks and streams written in Python run by this interpreter; without one they fail. See [`find_python`].
+    pub fn with_python(mut self, interpreter: Option<PathBuf>) -> Host {
+        self.hooks = Hooks::new(self.jobs.clone(), interpreter);
+        self
+    }
+
     /// Starts a process. Comes back at once; what follows are events: `SpawnFailed`, or `Spawned`, `Exited` and `Gone`.
     /// `hold` is kept open, by the guard too where there is one, until nothing of the process is left.
     pub fn spawn(&mut self, process: ProcessId, launch: &Launch, hold: Option<OwnedFd>) {
@@ -107,17 +145,27 @@ impl Host {
         self.mailboxes.retain(|_, mailbox| mailbox.strong_count() > 0);
         self.mailboxes.insert(process, Arc::downgrade(&mailbox));
         let around = Surroundings { tag: format!("{}{}", self.run, process.0), open_files: self.open_files.clone() };
-        let (events, spawner) = (self.events.clone(), Arc::clone(&self.spawner));
-        let life = Life { process, events, mailbox, spawner, around, hold };
+        let life = Life {
+            process,
+            events: self.events.clone(),
+            mailbox,
+            spawner: Arc::clone(&self.spawner),
+            outputs: Arc::clone(&self.outputs),
+            around,
+            hold,
+            jobs: self.jobs.clone(),
+            notify_dir: Arc::clone(&self.notify_dir),
+        };
         match launch.guard {
             None => tokio::spawn(life.alone(launch.clone())),
             Some(until) => tokio::spawn(life.guarded(launch.clone(), until, self.guard_program.clone())),
         };
     }
 
-    /// Sends a signal to the main process, as soon as it is there. One that has ended needs none.
-    pub fn signal(&mut self, process: ProcessId, signal: i32) {
-        self.order(process, |mailbox| mailbox.signal(signal));
+    /// Sends a signal to whom `reach` means, as soon as the main process is there. Those below it get theirs first, the
+    /// deepest before all. Who has ended needs none, and a signal that is not from 1 to 64 is none.
+    pub fn signal(&mut self, process: ProcessId, signal: i32, reach: Reach) {
+        self.order(process, |mailbox| mailbox.signal(signal, reach));
     }
 
     /// Sends SIGKILL to the whole tree until nothing of it is left.
@@ -130,13 +178,50 @@ impl Host {
         self.order(process, |mailbox| mailbox.deadline(deadline));
     }
 
-    /// Measures processes on another thread; ends in [`Event::Sampled`].
-    pub fn sample(&self, request: RequestId, processes: Vec<(WatcherName, u32, u32)>) {
+    /// Makes a check of a running process: `Tcp`, `Http` or `Command`; the others are not made from here, and fail.
+    /// Ends in [`ProcessEvent::Checked`](crate::model::event::ProcessEvent::Checked) within `timeout`, or with the
+    /// process. A check ordered while one for the same purpose is under way has the same answer.
+    pub fn check(&mut self, process: ProcessId, purpose: Purpose, check: Check, timeout: Duration) {
+        self.order(process, |mailbox| mailbox.check(purpose, check, timeout));
+    }
+
+    /// Measures processes (watcher, slot and pid of each) on another thread; ends in [`Event::Sampled`]. `extended`:
+    /// with all that is below them.
+    pub fn sample(&self, request: RequestId, processes: Vec<(WatcherName, u32, u32)>, extended: bool) {
         let (sampler, events) = (Arc::clone(&self.sampler), self.events.clone());
         tokio::task::spawn_blocking(move || {
-            let samples = sampler.lock().unwrap_or_else(PoisonError::into_inner).sample(processes);
+            let samples = sampler.lock().unwrap_or_else(PoisonError::into_inner).sample(processes, extended);
             // Nobody listens to an agent that is leaving.
             let _ = events.blocking_send(Event::Sampled { request, samples });
+        });
+    }
+
+    /// Measures this very program and all that is below it, in the same way: as slot 0 of a watcher `circus`.
+    pub fn sample_agent(&self, request: RequestId) {
+        let name = WatcherName::parse("circus").expect("a name");
+        self.sample(request, vec![(name, 0, std::process::id())], true);
+    }
+
+    /// The lines that processes wrote lately, and those they will.
+    pub fn output(&self) -> &Hub {
+        self.outputs.hub()
+    }
+
+    /// Has each log file opened anew before the next write to it: it may have been moved.
+    pub fn reopen_output(&self) {
+        self.outputs.reopen();
+    }
+
+    /// Calls a hook; ends in exactly one [`Event::HookEnded`] within `timeout`.
+    ///
+    /// One that takes longer has failed, and all it started is killed. One that ends in time may leave things running
+    /// in the background; they go on, and are reaped as orphans.
+    pub fn hook(&mut self, hook: HookId, call: Box<HookCall>, timeout: Duration) {
+        let (events, end) = (self.events.clone(), self.hooks.call(call, timeout));
+        tokio::spawn(async move {
+            let end = end.await;
+            // Nobody listens to an agent that is leaving.
+            let _ = events.send(Event::HookEnded { hook, end }).await;
         });
     }
 
@@ -152,6 +237,12 @@ async fn reap_orphans(mut child_ended: Signals) {
     while child_ended.next().await.is_some() {
         tree::reap_orphans();
     }
+}
+
+/// What a stranger wrote, as it may be shown anywhere: at most `most` characters, none of them a control character.
+fn harmless(text: &[u8], most: usize) -> String {
+    let text = String::from_utf8_lossy(text);
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(most).collect()
 }
 
 /// What marks the processes of this agent's run, and no other's, as its own.

@@ -7,17 +7,17 @@ use std::env;
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::unistd::{Gid, getegid, geteuid, getgrouplist};
 
+use super::output::{Intake, Pipe};
 use super::spawn::{Limit, Plan, failure};
 use super::tree;
 use crate::model::event::{Launch, SpawnFailure};
-use crate::model::spec::{Output, ProgramSpec, Sink, StreamSpec, UserSpec};
+use crate::model::spec::{Output, ProgramSpec, UserSpec};
 
 /// Where a program is looked for when its environment does not say.
 const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
@@ -147,17 +147,21 @@ pub(super) struct Stdio([Stream; 3]);
 #[derive(Debug)]
 enum Stream {
     Inherited,
-    Opened(File),
+    Opened(OwnedFd),
 }
 
 impl Stdio {
-    /// Opens what the program is to read from and write to.
-    pub(super) fn open(program: &ProgramSpec) -> Result<Stdio, SpawnFailure> {
+    /// Opens what the program is to read from and write to, and our ends of what it writes to us. They are to be kept
+    /// until it runs: its own ends go with the value.
+    pub(super) fn open(launch: &Launch) -> Result<(Stdio, Intake), SpawnFailure> {
+        let program = &*launch.program;
         let stdin = match program.close_stdin {
-            true => open("/dev/null".as_ref(), File::options().read(true))?,
+            true => null(File::options().read(true))?,
             false => Stream::Inherited,
         };
-        Ok(Stdio([stdin, output(&program.stdout)?, output(&program.stderr)?]))
+        let (stdout, out) = output(&program.stdout)?;
+        let (stderr, err) = output(&program.stderr)?;
+        Ok((Stdio([stdin, stdout, stderr]), Intake::new(launch, [out, err])?))
     }
 
     /// The three in their order.
@@ -165,7 +169,7 @@ impl Stdio {
         let inherited = inherited();
         std::array::from_fn(|number| match &self.0[number] {
             Stream::Inherited => inherited[number],
-            Stream::Opened(file) => file.as_fd(),
+            Stream::Opened(end) => end.as_fd(),
         })
     }
 }
@@ -176,20 +180,18 @@ pub(super) fn inherited() -> [BorrowedFd<'static>; 3] {
     unsafe { [BorrowedFd::borrow_raw(0), BorrowedFd::borrow_raw(1), BorrowedFd::borrow_raw(2)] }
 }
 
-fn output(output: &Output) -> Result<Stream, SpawnFailure> {
+/// The program's end of an output, and ours where it leads to us.
+fn output(output: &Output) -> Result<(Stream, Option<Pipe>), SpawnFailure> {
     match output {
-        Output::Inherit => Ok(Stream::Inherited),
-        Output::Null => open("/dev/null".as_ref(), File::options().write(true)),
-        Output::Stream(StreamSpec { sink: Sink::File { path, .. }, .. }) => {
-            open(path, File::options().append(true).create(true).mode(0o644))
-        }
-        Output::Stream(_) => Ok(Stream::Inherited),
+        Output::Inherit => Ok((Stream::Inherited, None)),
+        Output::Null => Ok((null(File::options().write(true))?, None)),
+        Output::Stream(spec) => Pipe::open(spec).map(|(theirs, ours)| (Stream::Opened(theirs), Some(ours))),
     }
 }
 
-fn open(path: &Path, options: &std::fs::OpenOptions) -> Result<Stream, SpawnFailure> {
-    let opened: io::Result<File> = options.open(path);
-    opened.map(Stream::Opened).map_err(|error| failure(format!("open({path:?})"), &error))
+fn null(options: &std::fs::OpenOptions) -> Result<Stream, SpawnFailure> {
+    let opened: io::Result<File> = options.open("/dev/null");
+    opened.map(|file| Stream::Opened(file.into())).map_err(|error| failure("open(\"/dev/null\")", &error))
 }
 
 #[cfg(test)]

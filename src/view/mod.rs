@@ -8,6 +8,7 @@ mod follow;
 mod leases;
 mod nodes;
 mod plain;
+mod plan;
 mod stats;
 mod status;
 mod summary;
@@ -48,6 +49,7 @@ pub fn text(command: &Command, reply: &Value, own: Option<&str>, style: Style) -
         Command::Status { watcher: None } => status::overview(&parts, style),
         Command::Status { watcher: Some(_) } => status::pages(&parts, style),
         Command::Stats { .. } => stats::table(&parts, style),
+        Command::Plan | Command::ReloadConfig { .. } => plan::text(&parts, style),
         Command::Nodes => nodes::table(&parts, own, style),
         Command::Leases => leases::table(&parts, style),
         other => plain::lines(other, &parts),

@@ -1,0 +1,172 @@
+//! Children's output: read from pipes, kept for whoever asks, and written where the watcher says.
+//!
+//! ```text
+//!                          ┌─▶ hub: a ring for each watcher, and whoever follows
+//! child ─▶ pipe ─▶ reader ─┼─▶ ear: `Matched`
+//!                          └─▶ tap ─▶ sink: 1 MiB ─▶ drain ─▶ file, stdout, datagrams
+//!                               │      │               └─ one write at a time, on a thread that may hang
+//!                               │      └─ one for each place
+//!                               └─ one for each stream of each process
+//! ```
+//!
+//! Reading order: `reader` (one for each pipe), `passage` (what it passes on), [`Hub`], `signs`, `sink` (the buffer, and
+//! what is lost), `format` (from lines to bytes), then the places: `file` with `rotation`, `stdout`, `datagram`.
+//!
+//! # Invariants
+//!
+//! - No child and no loop waits for a place that takes nothing. One that is slow is waited for while it gets on, for
+//!   [`sink::SLOW`] at the most; then lines are lost: whole ones, counted, and told.
+//! - Bytes are passed on as they came. A line begins with its time once, however long it is, and however often its
+//!   program paused within it.
+//! - A place has one writer, whoever writes there: its lines are whole, and it rotates once.
+//! - What a process wrote is passed on before its `Gone`, and written too where that takes no longer than
+//!   [`sink::PARTING`].
+
+mod datagram;
+mod file;
+mod format;
+mod hub;
+mod passage;
+mod reader;
+mod rotation;
+mod signs;
+mod sink;
+mod stdout;
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use jiff::tz::TimeZone;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+pub use self::hub::Hub;
+use self::passage::{Source, Stream};
+use self::reader::{BUFFER, Outlets, Reader};
+use self::signs::{Ear, Signs};
+use self::sink::Sinks;
+use super::spawn::failure;
+use crate::model::event::{Event, Launch, ProcessId, SpawnFailure};
+use crate::model::names::WatcherName;
+use crate::model::spec::{Sink, StreamSpec};
+
+/// How long after the end of a process's tree somebody else may hold its pipes. What is in them by then is still read.
+const LINGER: Duration = Duration::from_millis(100);
+
+/// All output of this machine's children.
+#[derive(Debug)]
+pub(super) struct Outputs {
+    hub: Hub,
+    sinks: Arc<Sinks>,
+    /// What readers read into, one at a time: none waits with it in hand.
+    buffer: Mutex<Box<[u8]>>,
+}
+
+impl Outputs {
+    pub(super) fn new() -> io::Result<Outputs> {
+        // Asked for once: later it would be read from a disk, on the loop.
+        let sinks = Arc::new(Sinks::new(TimeZone::system())?);
+        Ok(Outputs { hub: Hub::new(), sinks, buffer: Mutex::new(vec![0; BUFFER].into()) })
+    }
+
+    /// What was read lately, and what will be.
+    pub(super) fn hub(&self) -> &Hub {
+        &self.hub
+    }
+
+    /// Has each file opened anew before the next write to it.
+    pub(super) fn reopen(&self) {
+        self.sinks.reopen();
+    }
+
+    /// Reads what a process writes, now that it runs as `pid`.
+    pub(super) fn read(
+        self: &Arc<Self>,
+        intake: Intake,
+        process: ProcessId,
+        pid: u32,
+        events: &mpsc::Sender<Event>,
+    ) -> Reading {
+        let Intake { watcher, wid, stdout, stderr, signs } = intake;
+        let signs = Arc::new(signs);
+        let (stop, stopped) = watch::channel(());
+        let reader = |pipe: Option<Pipe>, stream| {
+            let Pipe { end, spec, file } = pipe?;
+            let source = Arc::new(Source { process, watcher: watcher.clone(), wid, pid, stream });
+            let tap = self.sinks.tap(&spec, &source, file);
+            let ear = Ear::new(Arc::clone(&signs));
+            let outlets = Outlets { hub: self.hub.clone(), ear, tap, events: events.clone() };
+            let reader = Reader::new(Arc::clone(self), source, end, outlets);
+            let told = |error| tracing::error!("{watcher}: its {} cannot be read: {error}", stream.name());
+            reader.map_err(told).ok().map(|reader| reader.run(stopped.clone()))
+        };
+        let readers = [reader(stdout, Stream::Stdout), reader(stderr, Stream::Stderr)];
+        let task = tokio::spawn(async {
+            futures_util::future::join_all(readers.into_iter().flatten()).await;
+        });
+        Reading { stop, task }
+    }
+}
+
+/// Readers of a process's pipes.
+#[derive(Debug)]
+pub(super) struct Reading {
+    /// Dropped, it tells them to read what is there, and to stop.
+    stop: watch::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl Reading {
+    /// Waits until all that a process wrote is passed on, now that nothing of its tree is left. Somebody who escaped
+    /// from the tree and holds a pipe is not waited for.
+    pub(super) async fn finish(mut self) {
+        if timeout(LINGER, &mut self.task).await.is_err() {
+            drop(self.stop);
+            // It is not worth more words than the panic itself.
+            let _ = self.task.await;
+        }
+    }
+}
+
+/// Our ends of a process's pipes, made before it starts, and what it is listened to for.
+#[derive(Debug)]
+pub(super) struct Intake {
+    watcher: WatcherName,
+    wid: u32,
+    stdout: Option<Pipe>,
+    stderr: Option<Pipe>,
+    signs: Signs,
+}
+
+impl Intake {
+    /// What comes through `stdout` and `stderr`. An error names the sign that is no regular expression.
+    pub(super) fn new(launch: &Launch, [stdout, stderr]: [Option<Pipe>; 2]) -> Result<Intake, SpawnFailure> {
+        let signs = Signs::compile(&launch.signs.log)?;
+        Ok(Intake { watcher: launch.watcher.clone(), wid: launch.wid, stdout, stderr, signs })
+    }
+}
+
+/// Our end of a pipe, and where what comes out of it goes.
+#[derive(Debug)]
+pub(super) struct Pipe {
+    end: OwnedFd,
+    spec: StreamSpec,
+    /// The file named there, where it could be opened without waiting.
+    file: Option<File>,
+}
+
+impl Pipe {
+    /// The process's end and ours. A file that cannot be opened is a failed start, as no log of it would tell.
+    pub(super) fn open(spec: &StreamSpec) -> Result<(OwnedFd, Pipe), SpawnFailure> {
+        let file = match &spec.sink {
+            Sink::File { path, .. } => file::open(path).map_err(|error| failure(format!("open({path:?})"), &error))?,
+            _ => None,
+        };
+        let (ours, theirs) = io::pipe().map_err(|error| failure("pipe", &error))?;
+        Ok((theirs.into(), Pipe { end: ours.into(), spec: spec.clone(), file }))
+    }
+}

@@ -1,0 +1,49 @@
+//! The agent's own stdout, and writing to what may be a pipe.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::sink::{Failure, Writer};
+use crate::host::plan::inherited;
+
+/// How long a pipe may stay full before that is a failure.
+const FULL_MS: u16 = 1000;
+
+/// Writes to descriptor 1.
+#[derive(Debug)]
+pub(super) struct Stdout;
+
+impl Writer for Stdout {
+    fn write(&mut self, bytes: &mut &[u8]) -> Result<(), Failure> {
+        let failed = |error| Failure { step: "write to the agent's stdout".into(), error };
+        // A descriptor of its own for each write, so that none is kept; the file behind it is the same.
+        let file = File::from(inherited()[1].try_clone_to_owned().map_err(failed)?);
+        write_all(&file, bytes).map_err(failed)
+    }
+}
+
+/// Writes all of `bytes`, and moves it past what is written, also where it fails. A pipe that does not block is
+/// waited for while somebody reads from it.
+pub(super) fn write_all(mut file: &File, bytes: &mut &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match file.write(bytes) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => *bytes = &bytes[written..],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let mut fds = [PollFd::new(file.as_fd(), PollFlags::POLLOUT)];
+                match poll(&mut fds, PollTimeout::from(FULL_MS)) {
+                    Ok(0) => return Err(error),
+                    Ok(_) | Err(Errno::EINTR) => {}
+                    Err(errno) => return Err(errno.into()),
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
