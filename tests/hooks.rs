@@ -607,7 +607,7 @@ impl World {
     fn with_python(python: Option<PathBuf>) -> World {
         let (sender, events) = mpsc::channel(64);
         let dir = TempDir::new().unwrap();
-        let host = Host::new(sender, dir.path().join("notify")).unwrap().with_python(python.clone());
+        let host = Host::new(sender, dir.path().join("notify"), &[]).unwrap().with_python(python.clone());
         World { host, events, dir, python: python.unwrap_or_default(), called: 0 }
     }
 

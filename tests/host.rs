@@ -941,7 +941,7 @@ async fn a_directory_of_another_user_or_too_long_a_path_fails_the_start() {
     let world = World::new();
     let long = world.path(&"x".repeat(100));
     let (sender, events) = mpsc::channel(64);
-    let host = Host::new(sender, long.clone()).unwrap();
+    let host = Host::new(sender, long.clone(), &[]).unwrap();
     let mut world = World { host, events, ..world };
     let failed = world.fails(heard(sh("true"))).await;
     assert_eq!(failed.stage, format!("notify bind({:?})", long.join("1")));
@@ -1198,7 +1198,7 @@ impl World {
     fn guarded_by(program: &str) -> World {
         let (sender, events) = mpsc::channel(64);
         let dir = TempDir::new().unwrap();
-        let host = Host::new(sender, dir.path().join("notify")).unwrap().with_guard_program(program.as_ref()).unwrap();
+        let host = Host::new(sender, dir.path().join("notify"), &[]).unwrap().with_guard_program(program.as_ref()).unwrap();
         World { host, events, told: VecDeque::new(), dir, spawned: 0 }
     }
 

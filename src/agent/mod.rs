@@ -44,6 +44,18 @@ const EVENTS: usize = 1024;
 /// How many requests may wait for the loop, of each door.
 const QUESTIONS: usize = 256;
 
+/// The signals that mean something to an agent, and those that would end a program that has not heard of them.
+const SIGNALS: [i32; 8] = [
+    libc::SIGTERM,
+    libc::SIGINT,
+    libc::SIGQUIT,
+    libc::SIGHUP,
+    libc::SIGUSR1,
+    libc::SIGUSR2,
+    libc::SIGALRM,
+    libc::SIGWINCH,
+];
+
 /// Why an agent could not begin.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -121,6 +133,8 @@ struct Agent {
     /// Whether there may be something new to show.
     changed: bool,
     path: PathBuf,
+    /// What watchers that commands change or add take from the file.
+    defaults: Arc<Mutex<Defaults>>,
     leaving: Option<i32>,
 }
 
@@ -161,7 +175,7 @@ impl Agent {
         identity: &Identity,
         notify: Notify,
     ) -> Result<(Agent, Doors), StartError> {
-        let Config { spec, hash, .. } = config;
+        let Config { spec, defaults, hash, .. } = config;
         let socket = spec.control_socket.clone().unwrap_or_else(|| control::default_path(&spec.node, state_dir));
         let socket = ControlSocket::bind(&socket)?;
         tracing::info!("circus-agent {} as node {} of cluster {}", env!("CARGO_PKG_VERSION"), spec.node, spec.cluster);
@@ -173,12 +187,13 @@ impl Agent {
         // Two agents never have one control socket, so each has a place of its own beside it.
         let mut notify_dir = socket.path().as_os_str().to_owned();
         notify_dir.push(".notify");
-        let host = Host::new(events.clone(), notify_dir.into())
-            .map_err(step("cannot take charge of this machine's processes"))?;
+        let endpoint = format!("unix://{}", socket.path().display());
+        let host = Host::new(events.clone(), notify_dir.into(), &[("CIRCUSCTL_ENDPOINT", &endpoint)])
+            .map_err(step("cannot take charge of this machine's processes"))?
+            .with_python(spec.python.clone());
         let (standing, standing_seen) = watch::channel(Standing { about: about(&spec, hash), draining: false });
         let store = Store::start(&spec, state_dir, identity, &events, asked_there, standing_seen)?;
-        let signals =
-            SignalsInfo::<WithOrigin>::new([libc::SIGTERM, libc::SIGINT, libc::SIGQUIT, libc::SIGHUP, libc::SIGUSR1]);
+        let signals = SignalsInfo::<WithOrigin>::new(SIGNALS);
         let doors = Doors {
             events: event_queue,
             control,
@@ -203,6 +218,7 @@ impl Agent {
             ready: false,
             changed: true,
             path: path.to_owned(),
+            defaults: Arc::new(Mutex::new(defaults)),
             leaving: None,
         };
         Ok((agent, doors))

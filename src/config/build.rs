@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::amend::Defaults;
 use super::command::runs;
 use super::keys::{self, KEYS, Key, Section, Status};
-use super::problem::{Problems, Spot, code};
+use super::problem::{Problem, Problems, Spot, code};
 use super::scan::{Document, Entry};
 use super::settings::{self, Set, Settings};
 use super::stream::Class;
@@ -16,7 +16,7 @@ use super::watcher::{Environment, lease_texts};
 use super::{Surroundings, python};
 use crate::model::names::{ClusterName, NodeName, WatcherName};
 use crate::model::pattern;
-use crate::model::spec::{AgentSpec, LogOutput, Output, RedisSpec, Secret, Sink, StreamSpec, WatcherSpec};
+use crate::model::spec::{AgentSpec, LogOutput, RedisSpec, Secret, WatcherSpec};
 
 /// Reads the merged files; what is wrong goes to `problems`, and the result is then good for nothing.
 pub(super) fn build(doc: &Document, around: &Surroundings, problems: &mut Problems) -> Option<(AgentSpec, Defaults)> {
@@ -361,6 +361,25 @@ impl<'a> Build<'a> {
         vars.substitute(entry.value)
     }
 
+    /// Warns of keys that nothing comes of here, and why.
+    pub(super) fn no_effect(&mut self, settings: &Settings<'_>, keys: &[&str], why: &str) {
+        for set in keys.iter().filter_map(|key| settings.get(key)).filter(|set| !set.is_default()) {
+            let message = format!("`{}` has no effect here", set.entry.key);
+            self.problems.warn(code::NO_EFFECT, set.entry.key_spot(), message).label(why);
+        }
+    }
+
+    /// Whether a key is not there. One that is there and wrong has its own problem.
+    pub(super) fn is_absent(&self, settings: &Settings<'_>, key: &str) -> bool {
+        self.doc.get(settings.head, key).is_none_or(|entry| entry.value.trim().is_empty())
+    }
+
+    /// Begins to say that a section lacks a key.
+    pub(super) fn missing(&mut self, head: &str, message: String) -> &mut Problem {
+        let spot = self.doc.head(head).cloned().unwrap_or_else(|| Spot::file(Path::new(head)));
+        self.problems.error(code::MISSING, spot, message)
+    }
+
     // ---- [redis] ----
 
     fn redis_url(&mut self, redis: &Settings<'_>) -> Option<String> {
@@ -482,35 +501,6 @@ impl<'a> Build<'a> {
         }
         sections
     }
-
-    /// Warns where two watchers write to one file, and refuses a file whose directory is not there.
-    fn check_logs(
-        &mut self,
-        watcher: &WatcherSpec,
-        settings: &Settings<'_>,
-        logs: &mut BTreeMap<PathBuf, (WatcherName, Spot)>,
-    ) {
-        for (key, output) in
-            [("stdout_stream.filename", &watcher.program.stdout), ("stderr_stream.filename", &watcher.program.stderr)]
-        {
-            let (Some(set), Some(path)) = (settings.get(key), file_of(output)) else { continue };
-            let spot = set.entry.spot();
-            match logs.get(path) {
-                Some((other, first)) if *other != watcher.name => {
-                    let message = format!("`{}` and `{other}` write to one file", watcher.name);
-                    self.problems
-                        .warn(code::SHARED_LOG, spot, message)
-                        .label("their lines will mix")
-                        .note(format_args!("the other is at {}", first.short()));
-                }
-                Some(_) => {}
-                None => {
-                    self.check_directory(path, set);
-                    logs.insert(path.to_owned(), (watcher.name.clone(), spot));
-                }
-            }
-        }
-    }
 }
 
 fn is_watcher(head: &str) -> bool {
@@ -524,14 +514,6 @@ pub(super) fn name_of(head: &str) -> Result<WatcherName, String> {
     match kind {
         "plugin" => WatcherName::parse(&format!("plugin:{name}")).map_err(|why| why.0),
         _ => Ok(name),
-    }
-}
-
-/// The file that an output goes to.
-fn file_of(output: &Output) -> Option<&Path> {
-    match output {
-        Output::Stream(StreamSpec { sink: Sink::File { path, .. }, .. }) => Some(path),
-        _ => None,
     }
 }
 

@@ -170,6 +170,7 @@ pub(super) const KEYS: &[Key] = &[
     key(Plugin(&[Flapping]), "attempts", Times, is("2"), Works, "so many ends of processes …"),
     key(Plugin(&[Flapping]), "window", Seconds, is("1"), Works, "… within this time are flapping: the watcher stops"),
     key(Plugin(&[Flapping]), "retry_in", Seconds, is("7"), Works, "and is started again after this time"),
+    // As in Circus, it counts for the plugin's own process as well.
     key(Plugin(&[Flapping]), "max_retry", Retries, is("5"), Works, "up to so many times; -1: for ever"),
     key(Plugin(&[ResourceWatcher]), "watcher", Sibling, eg("web"), Works, "which watcher it looks after; required"),
     key(Plugin(&[ResourceWatcher]), "service", Sibling, eg("web"), Works, "the old name of `watcher`"),

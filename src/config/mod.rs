@@ -44,7 +44,7 @@ pub use amend::{Defaults, amend};
 pub use keys::{reference, reference_tables};
 pub use problem::{Problem, Severity, code, render};
 
-use crate::model::spec::AgentSpec;
+use crate::model::spec::{AgentSpec, LogLevel, LogOutput};
 use keys::KEYS;
 use problem::{Problems, Spot};
 use scan::Document;
@@ -106,6 +106,16 @@ pub fn read(path: &Path, around: &Surroundings) -> Result<Config, Vec<Problem>> 
         return Err(problems.0);
     }
     understand(doc, files, around, problems)
+}
+
+/// What `loglevel` may say, for the command line: the error is for its user.
+pub fn log_level(text: &str) -> Result<LogLevel, String> {
+    value::level(text).map_err(|wrong| wrong.message)
+}
+
+/// What `logoutput` may say, for the command line.
+pub fn log_output(text: &str) -> Result<LogOutput, String> {
+    stream::log_output(text).map_err(|wrong| wrong.message)
 }
 
 /// Lines that are read → what they mean.

@@ -1,13 +1,14 @@
 //! `[plugin:NAME]`: Circus's own plugins, each of which is a watcher that runs this very program.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use super::build::Build;
 use super::hook::is_dotted;
 use super::keys::{Section, nearest};
-use super::problem::{Spot, code};
+use super::problem::code;
 use super::settings::Settings;
-use super::value::{Wrong, wrong};
+use super::value::{Kind, Wrong, wrong};
 use crate::model::names::WatcherName;
 
 /// The plugins that are part of the agent.
@@ -99,7 +100,7 @@ impl Build<'_> {
         name: &WatcherName,
         settings: &Settings<'_>,
         env: &mut BTreeMap<String, String>,
-    ) -> Option<(Vec<String>, Option<std::path::PathBuf>)> {
+    ) -> Option<(Vec<String>, Option<PathBuf>)> {
         for set in ["cmd", "args", "shell", "shell_args", "executable"].iter().filter_map(|key| settings.get(key)) {
             let message = format!("`{}` has no place in [{}]", set.entry.key, settings.head);
             self.problems.error(code::CONFLICT, set.entry.key_spot(), message).label("`use` says what runs");
@@ -126,10 +127,20 @@ impl Build<'_> {
         Some((words.to_vec(), Some("/proc/self/exe".into())))
     }
 
-    /// Begins to say that a section lacks a key.
-    pub(super) fn missing(&mut self, head: &str, message: String) -> &mut super::Problem {
-        let spot = self.doc.head(head).cloned().unwrap_or_else(|| Spot::file(std::path::Path::new(head)));
-        self.problems.error(code::MISSING, spot, message)
+    /// Warns of options that name a watcher nobody knows; it may still be added while the agent runs.
+    fn check_siblings(&mut self, settings: &Settings<'_>) {
+        for set in settings.all().filter(|set| set.key.kind == Kind::Sibling) {
+            let wanted = set.text.trim();
+            if wanted.is_empty() || self.names.iter().any(|name| name.matches(wanted)) {
+                continue;
+            }
+            let hint = nearest(wanted, self.names.iter().map(WatcherName::as_str));
+            let problem =
+                self.problems.warn(code::NO_EFFECT, set.entry.spot(), format!("there is no watcher `{wanted}` yet"));
+            if let Some(known) = hint {
+                problem.label(format!("did you mean `{known}`?"));
+            }
+        }
     }
 }
 

@@ -398,7 +398,7 @@ fn secrets(text: &str, section: &str, key: &str, start: usize) -> Vec<Range<usiz
     if is_secret(section, key) {
         return blot(start..text.trim_end().len());
     }
-    if section == "redis" { any_userinfo(text, start) } else { userinfos(text) }
+    if section == "redis" || key == "redis_url" { any_userinfo(text, start) } else { userinfos(text) }
 }
 
 /// [`userinfos`], and where none is found, all that stands before the last `@`: a URL so broken that its

@@ -110,7 +110,10 @@ impl<'a> Settings<'a> {
             Value::Limit(limit) => Some(Rlimit { limit, ..rlimit(set.key.family(set.entry.key)?)? }),
             _ => None,
         };
-        self.set.iter().filter_map(set).collect()
+        let mut limits: Vec<Rlimit> = self.set.iter().filter_map(set).collect();
+        // Their order means nothing, and must not look like a change.
+        limits.sort_by(|a, b| a.name.cmp(&b.name));
+        limits
     }
 
     /// What a variable of a command line stands for, without `circus.` and in lower case.

@@ -1,16 +1,17 @@
 //! `stdout_stream.*`, `stderr_stream.*` and `logoutput`: where output goes.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use super::build::Build;
 use super::check::host_and_port;
 use super::hook::is_dotted;
 use super::keys::nearest;
-use super::problem::code;
+use super::problem::{Spot, code};
 use super::settings::{Set, Settings};
 use super::value::{Value, Wrong, wrong};
 use crate::model::names::WatcherName;
-use crate::model::spec::{LogOutput, Output, Rollover, Rotation, Sink, StreamSpec, Syslog, SyslogAddress};
+use crate::model::spec::{LogOutput, Output, Rollover, Rotation, Sink, StreamSpec, Syslog, SyslogAddress, WatcherSpec};
 
 /// A class of streams.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -306,6 +307,35 @@ impl Build<'_> {
         None
     }
 
+    /// Warns where two watchers write to one file, and refuses a file whose directory is not there.
+    pub(super) fn check_logs(
+        &mut self,
+        watcher: &WatcherSpec,
+        settings: &Settings<'_>,
+        logs: &mut BTreeMap<PathBuf, (WatcherName, Spot)>,
+    ) {
+        for (key, output) in
+            [("stdout_stream.filename", &watcher.program.stdout), ("stderr_stream.filename", &watcher.program.stderr)]
+        {
+            let (Some(set), Some(path)) = (settings.get(key), file_of(output)) else { continue };
+            let spot = set.entry.spot();
+            match logs.get(path) {
+                Some((other, first)) if *other != watcher.name => {
+                    let message = format!("`{}` and `{other}` write to one file", watcher.name);
+                    self.problems
+                        .warn(code::SHARED_LOG, spot, message)
+                        .label("their lines will mix")
+                        .note(format_args!("the other is at {}", first.short()));
+                }
+                Some(_) => {}
+                None => {
+                    self.check_directory(path, set);
+                    logs.insert(path.to_owned(), (watcher.name.clone(), spot));
+                }
+            }
+        }
+    }
+
     /// Says that a file's directory is not there: no process would start.
     pub(super) fn check_directory(&mut self, path: &Path, set: &Set<'_>) {
         let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
@@ -316,6 +346,14 @@ impl Build<'_> {
                 .label("so there can be no such file")
                 .help(format_args!("mkdir -p {}", directory.display()));
         }
+    }
+}
+
+/// The file that an output goes to.
+fn file_of(output: &Output) -> Option<&Path> {
+    match output {
+        Output::Stream(StreamSpec { sink: Sink::File { path, .. }, .. }) => Some(path),
+        _ => None,
     }
 }
 

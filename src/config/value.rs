@@ -427,7 +427,7 @@ fn signal(text: &str) -> Result<i64, Wrong> {
     })
 }
 
-fn level(text: &str) -> Result<LogLevel, Wrong> {
+pub(super) fn level(text: &str) -> Result<LogLevel, Wrong> {
     match text.to_lowercase().as_str() {
         "critical" | "error" => Ok(LogLevel::Error),
         "warning" => Ok(LogLevel::Warning),

@@ -45,6 +45,7 @@ impl Build<'_> {
         };
         let working_dir = settings.path("working_dir");
         if let (Some(directory), Some(set)) = (&working_dir, settings.get("working_dir"))
+            && vars::references(&set.text).is_empty()
             && !directory.is_dir()
         {
             let message = format!("there is no directory {} on this machine", directory.display());
@@ -124,14 +125,6 @@ impl Build<'_> {
         }
     }
 
-    /// Warns of keys that nothing comes of here, and why.
-    pub(super) fn no_effect(&mut self, settings: &Settings<'_>, keys: &[&str], why: &str) {
-        for set in keys.iter().filter_map(|key| settings.get(key)).filter(|set| !set.is_default()) {
-            let message = format!("`{}` has no effect here", set.entry.key);
-            self.problems.warn(code::NO_EFFECT, set.entry.key_spot(), message).label(why);
-        }
-    }
-
     // ---- leases ----
 
     pub(super) fn check_lease_defaults(&mut self, redis: &Settings<'_>) {
@@ -201,11 +194,6 @@ impl Build<'_> {
             retries: settings.number("health_retries").unwrap_or(1),
             action,
         })
-    }
-
-    /// Whether a key is not there. One that is there and wrong has its own problem.
-    pub(super) fn is_absent(&self, settings: &Settings<'_>, key: &str) -> bool {
-        self.doc.get(settings.head, key).is_none_or(|entry| entry.value.trim().is_empty())
     }
 
     /// Leads output that a check reads through the agent.
@@ -304,22 +292,6 @@ impl Build<'_> {
                 _ => format!("these watchers wait for each other: {}", names.join(" → ")),
             };
             self.problems.error(code::ORDER, spot.clone(), message).label("none of them would ever start");
-        }
-    }
-
-    /// Warns of options that name a watcher nobody knows; it may still be added while the agent runs.
-    pub(super) fn check_siblings(&mut self, settings: &Settings<'_>) {
-        for set in settings.all().filter(|set| set.key.kind == super::value::Kind::Sibling) {
-            let wanted = set.text.trim();
-            if wanted.is_empty() || self.names.iter().any(|name| name.matches(wanted)) {
-                continue;
-            }
-            let hint = keys::nearest(wanted, self.names.iter().map(WatcherName::as_str));
-            let problem =
-                self.problems.warn(code::NO_EFFECT, set.entry.spot(), format!("there is no watcher `{wanted}` yet"));
-            if let Some(known) = hint {
-                problem.label(format!("did you mean `{known}`?"));
-            }
         }
     }
 }

@@ -50,18 +50,18 @@ pub(super) struct Jobs {
     spawner: Arc<Spawner>,
     /// What the tags of all our processes begin with.
     run: Arc<str>,
-    open_files: Option<Limit>,
+    around: Surroundings,
     started: Arc<AtomicU64>,
 }
 
 impl Jobs {
-    pub(super) fn new(spawner: Arc<Spawner>, run: &str, open_files: Option<Limit>) -> Jobs {
-        Jobs { spawner, run: run.into(), open_files, started: Arc::default() }
+    pub(super) fn new(spawner: Arc<Spawner>, run: &str, around: Surroundings) -> Jobs {
+        Jobs { spawner, run: run.into(), around, started: Arc::default() }
     }
 
     fn surroundings(&self) -> Surroundings {
         let number = self.started.fetch_add(1, Ordering::Relaxed);
-        Surroundings { tag: format!("{}job{number}", self.run), open_files: self.open_files.clone() }
+        self.around.with_tag(format!("{}job{number}", self.run))
     }
 }
 

@@ -79,8 +79,8 @@ pub struct Host {
     mailboxes: HashMap<ProcessId, Weak<Mailbox>>,
     /// What the tags of all our processes begin with.
     run: String,
-    /// The limit on open files as it was before we raised ours.
-    open_files: Option<Limit>,
+    /// What is the same for all of them.
+    around: Surroundings,
     guard_program: GuardProgram,
     notify_dir: Arc<NotifyDir>,
     sampler: Arc<Mutex<Sampler>>,
@@ -100,17 +100,22 @@ impl Host {
     /// removed with the host; what an earlier host left in it is removed too. The users of all such processes must be
     /// able to reach it, and a socket's path may not be longer than 107 bytes: up to 20 are a slash and a number.
     ///
+    /// `env` is for all that is started, below what a program's own environment says.
+    ///
     /// Must be called on the *main thread*, within a `current_thread` runtime: the kernel gives orphans to that
     /// thread, and only it can tell them from other children. Anywhere else it is an error.
-    pub fn new(events: mpsc::Sender<Event>, notify_dir: PathBuf) -> io::Result<Host> {
+    pub fn new(events: mpsc::Sender<Event>, notify_dir: PathBuf, env: &[(&str, &str)]) -> io::Result<Host> {
         if gettid() != getpid() {
             return Err(io::Error::other("the host belongs on the main thread"));
         }
         prctl::set_child_subreaper(true)?;
         sys::close_on_exec_from(3)?;
         tokio::spawn(reap_orphans(Signals::new([libc::SIGCHLD])?));
-        let (spawner, run, open_files) = (Arc::new(Spawner::new()?), draw_run()?, raise_open_files());
-        let jobs = Jobs::new(Arc::clone(&spawner), &run, open_files.clone());
+        let (spawner, run) = (Arc::new(Spawner::new()?), draw_run()?);
+        let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        // The limit as it was before we raised ours.
+        let around = Surroundings { tag: run.clone(), env, open_files: raise_open_files() };
+        let jobs = Jobs::new(Arc::clone(&spawner), &run, around.clone());
         Ok(Host {
             events,
             hooks: Hooks::new(jobs.clone(), None),
@@ -118,7 +123,7 @@ impl Host {
             spawner,
             mailboxes: HashMap::new(),
             run,
-            open_files,
+            around,
             guard_program: GuardProgram(c"/proc/self/exe".to_owned()),
             notify_dir: Arc::new(NotifyDir::new(notify_dir)),
             sampler: Arc::default(),
@@ -144,7 +149,7 @@ impl Host {
         let mailbox = Arc::new(Mailbox::default());
         self.mailboxes.retain(|_, mailbox| mailbox.strong_count() > 0);
         self.mailboxes.insert(process, Arc::downgrade(&mailbox));
-        let around = Surroundings { tag: format!("{}{}", self.run, process.0), open_files: self.open_files.clone() };
+        let around = self.around.with_tag(format!("{}{}", self.run, process.0));
         let life = Life {
             process,
             events: self.events.clone(),
