@@ -1198,7 +1198,8 @@ impl World {
     fn guarded_by(program: &str) -> World {
         let (sender, events) = mpsc::channel(64);
         let dir = TempDir::new().unwrap();
-        let host = Host::new(sender, dir.path().join("notify"), &[]).unwrap().with_guard_program(program.as_ref()).unwrap();
+        let host =
+            Host::new(sender, dir.path().join("notify"), &[]).unwrap().with_guard_program(program.as_ref()).unwrap();
         World { host, events, told: VecDeque::new(), dir, spawned: 0 }
     }
 

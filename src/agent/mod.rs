@@ -33,7 +33,7 @@ use crate::model::names::{NodeName, WatcherName};
 use crate::model::node::Node;
 use crate::model::random::Random;
 use crate::model::snapshot::{LeaseRole, Phase, Snapshot};
-use crate::model::spec::{self, AgentSpec};
+use crate::model::spec::{self, AgentSpec, LogLevel, LogOutput};
 use crate::model::time::Time;
 use crate::systemd::Notify;
 use crate::wire::Follow;
@@ -55,6 +55,29 @@ const SIGNALS: [i32; 8] = [
     libc::SIGALRM,
     libc::SIGWINCH,
 ];
+
+/// What the command line says, and the file therefore does not.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Overrides {
+    /// Where the agent's pid is written.
+    pub pidfile: Option<PathBuf>,
+    /// How much is logged.
+    pub log_level: Option<LogLevel>,
+    /// Where to.
+    pub log_output: Option<LogOutput>,
+}
+
+impl Overrides {
+    /// Has them win over what the file says.
+    pub fn apply(&self, spec: &mut AgentSpec) {
+        let Overrides { pidfile, log_level, log_output } = self.clone();
+        spec.pidfile = pidfile.or(spec.pidfile.take());
+        spec.log_level = log_level.or(spec.log_level);
+        if let Some(log_output) = log_output {
+            spec.log_output = log_output;
+        }
+    }
+}
 
 /// Why an agent could not begin.
 #[derive(Debug, thiserror::Error)]
@@ -82,9 +105,10 @@ fn step(step: impl Into<String>) -> impl FnOnce(io::Error) -> StartError {
 
 /// Runs an agent to its end: its exit code.
 ///
-/// `path` is the file that `config` was read from, to be checked again on SIGHUP. To be called on the main thread,
+/// `path` is the file that `config` was read from, to be read again when it has changed; `overrides` have been
+/// applied to it, and will be then. To be called on the main thread,
 /// before any other exists.
-pub fn run(path: &Path, config: Config) -> Result<i32, StartError> {
+pub fn run(path: &Path, overrides: Overrides, config: Config) -> Result<i32, StartError> {
     // SAFETY: the caller's promise: this is the only thread.
     let notify = unsafe { Notify::from_env() }.unwrap_or_else(|error| {
         tracing::warn!("systemd is not told how this agent is: {error}");
@@ -101,7 +125,7 @@ pub fn run(path: &Path, config: Config) -> Result<i32, StartError> {
         .build()
         .map_err(step("cannot start the asynchronous runtime"))?;
     runtime.block_on(async {
-        let (agent, doors) = Agent::new(path, config, &state_dir, &identity, notify)?;
+        let (agent, doors) = Agent::new(path, overrides, config, &state_dir, &identity, notify)?;
         Ok(agent.live(doors).await)
     })
 }
@@ -133,8 +157,7 @@ struct Agent {
     /// Whether there may be something new to show.
     changed: bool,
     path: PathBuf,
-    /// What watchers that commands change or add take from the file.
-    defaults: Arc<Mutex<Defaults>>,
+    overrides: Overrides,
     leaving: Option<i32>,
 }
 
@@ -170,12 +193,13 @@ impl Door {
 impl Agent {
     fn new(
         path: &Path,
+        overrides: Overrides,
         config: Config,
         state_dir: &Path,
         identity: &Identity,
         notify: Notify,
     ) -> Result<(Agent, Doors), StartError> {
-        let Config { spec, defaults, hash, .. } = config;
+        let Config { spec, warnings: _, files: _ } = config;
         let socket = spec.control_socket.clone().unwrap_or_else(|| control::default_path(&spec.node, state_dir));
         let socket = ControlSocket::bind(&socket)?;
         tracing::info!("circus-agent {} as node {} of cluster {}", env!("CARGO_PKG_VERSION"), spec.node, spec.cluster);
@@ -191,7 +215,7 @@ impl Agent {
         let host = Host::new(events.clone(), notify_dir.into(), &[("CIRCUSCTL_ENDPOINT", &endpoint)])
             .map_err(step("cannot take charge of this machine's processes"))?
             .with_python(spec.python.clone());
-        let (standing, standing_seen) = watch::channel(Standing { about: about(&spec, hash), draining: false });
+        let (standing, standing_seen) = watch::channel(Standing { about: about(&spec), draining: false });
         let store = Store::start(&spec, state_dir, identity, &events, asked_there, standing_seen)?;
         let signals = SignalsInfo::<WithOrigin>::new(SIGNALS);
         let doors = Doors {
@@ -218,7 +242,7 @@ impl Agent {
             ready: false,
             changed: true,
             path: path.to_owned(),
-            defaults: Arc::new(Mutex::new(defaults)),
+            overrides,
             leaving: None,
         };
         Ok((agent, doors))
@@ -270,10 +294,14 @@ impl Agent {
     /// One step of the model, and all that it orders.
     fn take(&mut self, event: Event) {
         let mut actions = Vec::new();
+        let reloaded = matches!(event, Event::SpecRead { .. });
         self.node.step(clock::now(), event, &mut actions);
         self.changed |= !actions.is_empty() || !self.ready;
         for action in actions {
             self.perform(action);
+        }
+        if reloaded && self.ready {
+            self.notify.ready();
         }
     }
 
@@ -306,14 +334,45 @@ impl Agent {
                 Level::Warn => tracing::warn!("{text}"),
                 Level::Info => tracing::info!("{text}"),
             },
-            Action::SampleAgent { .. }
-            | Action::Check { .. }
-            | Action::Hook { .. }
-            | Action::ReadSpec { .. }
-            | Action::Amend { .. } => {}
+            Action::SampleAgent { request } => self.host.sample_agent(request),
+            Action::Check { process, purpose, check, timeout } => self.host.check(process, purpose, check, timeout),
+            Action::Hook { hook, call, timeout } => self.host.hook(hook, call, timeout),
+            Action::ReadSpec { request } => self.read_spec(request),
+            Action::Amend { request, base, changes, defaults } => self.elsewhere(move || {
+                let spec = config::amend(&base, &changes, &defaults, &Surroundings::of_this_process());
+                Event::Amended { request, spec: spec.map(Box::new) }
+            }),
             Action::Publish(notice) => self.publish(notice),
             Action::Leave { code } => self.leaving = Some(code),
         }
+    }
+
+    /// Reads the configuration again, as it was read at the start.
+    fn read_spec(&mut self, request: Option<RequestId>) {
+        self.notify.reloading();
+        let (path, overrides) = (self.path.clone(), self.overrides.clone());
+        self.elsewhere(move || {
+            let spec = match config::read(&path, &Surroundings::of_this_process()) {
+                Ok(Config { mut spec, warnings, .. }) => {
+                    if !warnings.is_empty() {
+                        tracing::warn!("\n{}", config::render(&warnings, &path));
+                    }
+                    overrides.apply(&mut spec);
+                    Ok(Box::new(spec))
+                }
+                Err(problems) => Err(config::render(&problems, &path)),
+            };
+            Event::SpecRead { request, spec }
+        });
+    }
+
+    /// Does what may block on another thread, and takes in what it led to.
+    fn elsewhere(&self, work: impl FnOnce() -> Event + Send + 'static) {
+        let events = self.events.clone();
+        tokio::task::spawn_blocking(move || {
+            // Nobody listens to an agent that is leaving.
+            let _ = events.blocking_send(work());
+        });
     }
 
     /// Puts an event of our own into the queue, behind what is there.
@@ -382,25 +441,13 @@ impl Agent {
         match origin.signal {
             libc::SIGTERM | libc::SIGINT => self.take(Event::StopAsked { haste: Haste::Graceful, by }),
             libc::SIGQUIT => self.take(Event::StopAsked { haste: Haste::Fast, by }),
-            libc::SIGHUP => self.check_again(&by),
-            // Children write their files themselves, and so does whoever keeps this agent's output.
-            _ => tracing::info!("{by}: this agent has no log files to reopen"),
-        }
-    }
-
-    /// Reads the file again and says what is wrong with it.
-    fn check_again(&self, by: &str) {
-        self.notify.reloading();
-        match config::read(&self.path, &Surroundings::of_this_process()) {
-            Ok(_) => tracing::warn!(
-                "{by}: {} is sound, but this version cannot apply changes while it runs: restart the agent",
-                self.path.display()
-            ),
-            Err(problems) => {
-                tracing::error!("{by}: nothing is changed\n{}", config::render(&problems, &self.path));
+            libc::SIGHUP => self.take(Event::ReloadAsked { by }),
+            libc::SIGUSR1 => {
+                tracing::info!("{by}: opening log files anew");
+                self.host.reopen_output();
             }
+            _ => tracing::debug!("{by}: means nothing here"),
         }
-        self.notify.ready();
     }
 
     /// Shows others what the node has come to: the registry and systemd.
@@ -416,14 +463,17 @@ impl Agent {
             self.notify.stopping();
         }
         let (holds, waits) = parts(&snapshot);
+        let watchers = snapshot.watchers.iter().map(|watcher| watcher.name.to_string()).collect();
         let up = clock::now().since(self.started);
         self.standing.send_if_modified(|standing| {
-            let about = &mut standing.about;
-            if (&about.holds, &about.waits, standing.draining) == (&holds, &waits, draining) {
-                return false;
+            // How long it has been up is no news.
+            let before = NodeAbout { up, ..standing.about.clone() };
+            let about = NodeAbout { config: snapshot.config, watchers, holds, waits, ..before.clone() };
+            let news = (&before, standing.draining) != (&about, draining);
+            if news {
+                *standing = Standing { about, draining };
             }
-            (about.holds, about.waits, about.up, standing.draining) = (holds, waits, up, draining);
-            true
+            news
         });
     }
 }
@@ -506,13 +556,13 @@ fn parts(snapshot: &Snapshot) -> (Vec<String>, Vec<String>) {
     (with(LeaseRole::Holder), with(LeaseRole::Standby))
 }
 
-fn about(spec: &AgentSpec, config: String) -> NodeAbout {
+fn about(spec: &AgentSpec) -> NodeAbout {
     NodeAbout {
         version: env!("CARGO_PKG_VERSION").into(),
         host: nix::unistd::gethostname().map_or_else(|_| String::new(), |name| name.to_string_lossy().into_owned()),
         pid: std::process::id(),
         up: Duration::ZERO,
-        config,
+        config: spec.hash.clone(),
         watchers: spec.watchers.iter().map(|watcher| watcher.name.to_string()).collect(),
         holds: Vec::new(),
         waits: Vec::new(),

@@ -4,7 +4,6 @@
 //! that whatever a file may say, a command may say too, and is refused for the same reasons.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use super::Surroundings;
 use super::build::{build_one, name_of};
@@ -12,19 +11,7 @@ use super::problem::{Problem, Problems, Severity};
 use super::scan::Document;
 use super::watcher::Environment;
 use crate::model::event::{AmendBase, Changes};
-use crate::model::names::WatcherName;
-use crate::model::spec::WatcherSpec;
-
-/// What a watcher takes from the configuration around it.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Defaults {
-    /// The interpreter for what is in Python.
-    pub(super) python: Option<PathBuf>,
-    /// The lease timings of `[redis]`, as text.
-    pub(super) lease: Vec<(&'static str, String)>,
-    /// The watchers there are, each with those it starts after: the file's, unless the owner of this value knows better.
-    pub watchers: BTreeMap<WatcherName, Vec<WatcherName>>,
-}
+use crate::model::spec::{Defaults, WatcherSpec};
 
 /// The keys whose effect on an environment cannot be taken back, as it is not kept what there was before.
 const FIXED: [&str; 3] = ["virtualenv", "virtualenv_py_ver", "copy_path"];

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use super::amend::Defaults;
 use super::command::runs;
 use super::keys::{self, KEYS, Key, Section, Status};
 use super::problem::{Problem, Problems, Spot, code};
@@ -16,10 +15,10 @@ use super::watcher::{Environment, lease_texts};
 use super::{Surroundings, python};
 use crate::model::names::{ClusterName, NodeName, WatcherName};
 use crate::model::pattern;
-use crate::model::spec::{AgentSpec, LogOutput, RedisSpec, Secret, WatcherSpec};
+use crate::model::spec::{AgentSpec, Defaults, LogOutput, RedisSpec, Secret, WatcherSpec};
 
 /// Reads the merged files; what is wrong goes to `problems`, and the result is then good for nothing.
-pub(super) fn build(doc: &Document, around: &Surroundings, problems: &mut Problems) -> Option<(AgentSpec, Defaults)> {
+pub(super) fn build(doc: &Document, around: &Surroundings, problems: &mut Problems) -> Option<AgentSpec> {
     let mut agent_env = EnvVars::default();
     agent_env.add(&around.env);
     let mut build = Build::new(doc, around, problems);
@@ -37,12 +36,7 @@ pub(super) fn build(doc: &Document, around: &Surroundings, problems: &mut Proble
     let watchers = build.watchers(&global, &vars, &redis);
     build.check_order(&BTreeMap::new());
 
-    let defaults = Defaults {
-        python: build.python.clone(),
-        lease: lease_texts(&redis),
-        watchers: watchers.iter().map(|watcher| (watcher.name.clone(), watcher.after.clone())).collect(),
-    };
-    let spec = AgentSpec {
+    Some(AgentSpec {
         node: match circus.text("node") {
             Some(name) => NodeName::parse(&name).ok()?,
             None => node_name(&around.hostname)?,
@@ -57,10 +51,11 @@ pub(super) fn build(doc: &Document, around: &Surroundings, problems: &mut Proble
         python: build.python,
         global_options: global_options(&circus),
         redis: url.map(|url| RedisSpec { url: Secret::new(url) }),
+        lease_settings: lease_texts(&redis),
+        hash: String::new(),
         warmup_delay: circus.seconds("warmup_delay"),
         watchers,
-    };
-    Some((spec, defaults))
+    })
 }
 
 /// Reads the one watcher of a document, beside those that `defaults` has; its environment is `env`.

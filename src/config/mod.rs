@@ -40,7 +40,7 @@ use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-pub use amend::{Defaults, amend};
+pub use amend::amend;
 pub use keys::{reference, reference_tables};
 pub use problem::{Problem, Severity, code, render};
 
@@ -55,15 +55,10 @@ use vars::EnvVars;
 pub struct Config {
     /// What should be.
     pub spec: AgentSpec,
-    /// What [`amend`] needs of it.
-    pub defaults: Defaults,
     /// What may not be as it was meant, in the order of files and lines.
     pub warnings: Vec<Problem>,
     /// The files it was read from: the main one first, then its includes.
     pub files: Vec<PathBuf>,
-    /// Six hex digits over all keys and values but those that differ between nodes on purpose (node name,
-    /// paths of the agent's own, Redis's URL): nodes that show the same were told the same.
-    pub hash: String,
 }
 
 /// What a file's meaning depends on besides its text.
@@ -132,8 +127,8 @@ fn understand(
     let file = |problem: &Problem| files.iter().position(|file| *file == problem.file).unwrap_or(files.len());
     problems.sort_by_key(|problem| (file(problem), problem.line, problem.column));
     match built {
-        Some((spec, defaults)) if problems.iter().all(|problem| problem.severity == Severity::Warning) => {
-            Ok(Config { spec, defaults, warnings: problems, files, hash: hash(&doc) })
+        Some(spec) if problems.iter().all(|problem| problem.severity == Severity::Warning) => {
+            Ok(Config { spec: AgentSpec { hash: hash(&doc), ..spec }, warnings: problems, files })
         }
         _ => Err(problems),
     }
@@ -259,7 +254,7 @@ fn nearest_variable(name: &str, keys: &[(String, &str, &str)]) -> Option<String>
     Some(format!("{prefix}{}", key.to_uppercase()))
 }
 
-/// [`Config::hash`]: FNV-1a, because it must be the same in every version of the agent.
+/// [`AgentSpec::hash`]: FNV-1a, because it must be the same in every version of the agent.
 fn hash(doc: &Document) -> String {
     let mut sections = doc.sections();
     sections.sort_unstable();
@@ -473,7 +468,7 @@ mod tests {
 
     #[test]
     fn the_hash_follows_what_is_meant_for_all_nodes_and_nothing_else() {
-        let hash = |text: &str| parse(text).expect(text).hash;
+        let hash = |text: &str| parse(text).expect(text).spec.hash;
         let base = hash("[circus]\nnode = a\n[watcher:w]\ncmd = sleep 1\n");
         assert_eq!(base.len(), 6);
         assert_eq!(base, hash("; moved\n[watcher:w]\ncmd: sleep 1 ; why\n[circus]\nnode = b\nstate_dir = /s\n"));

@@ -49,32 +49,9 @@ const COLOURS: [&str; 7] = ["red", "green", "yellow", "blue", "magenta", "cyan",
 /// What Circus's FancyStdoutStream writes unless told otherwise.
 const FANCY_TIME: &str = "%Y-%m-%d %H:%M:%S";
 
-const FACILITIES: [&str; 24] = [
-    "kern",
-    "user",
-    "mail",
-    "daemon",
-    "auth",
-    "syslog",
-    "lpr",
-    "news",
-    "uucp",
-    "cron",
-    "authpriv",
-    "ftp",
-    "ntp",
-    "security",
-    "console",
-    "solaris-cron",
-    "local0",
-    "local1",
-    "local2",
-    "local3",
-    "local4",
-    "local5",
-    "local6",
-    "local7",
-];
+/// By their numbers, from 0.
+const FACILITIES: &str = "kern user mail daemon auth syslog lpr news uucp cron authpriv ftp ntp security console \
+                          solaris-cron local0 local1 local2 local3 local4 local5 local6 local7";
 
 impl Class {
     /// The class of this name, with or without `circus.stream.` before it.
@@ -136,10 +113,11 @@ pub(super) fn syslog(text: &str) -> Result<(SyslogAddress, u8), Wrong> {
         return Err(wrong(format!("must be {form}")).label("this is neither"));
     };
     let (place, facility) = rest.split_once('?').unwrap_or((rest, "user"));
-    let number = (0..).zip(FACILITIES).find(|(_, name)| *name == facility.to_lowercase()).map(|(number, _)| number);
+    let number =
+        (0..).zip(FACILITIES.split(' ')).find(|(_, name)| *name == facility.to_lowercase()).map(|(number, _)| number);
     let Some(number) = number else {
         let wrong = wrong("must end in a facility of syslog");
-        return Err(match nearest(facility, FACILITIES) {
+        return Err(match nearest(facility, FACILITIES.split(' ')) {
             Some(known) => wrong.label(format!("did you mean `{known}`?")),
             None => wrong.label("this is none").help("user, daemon and local0 to local7 are some; without one: user"),
         });

@@ -1,9 +1,9 @@
 //! One `[watcher:NAME]` or `[plugin:NAME]`: settings → [`WatcherSpec`], and what must not be said together.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use super::build::Build;
+use super::command::runs;
 use super::keys::{self, Section};
 use super::problem::{Spot, code};
 use super::settings::{Set, Settings};
@@ -230,7 +230,7 @@ impl Build<'_> {
             let Value::Hook(hook) = &set.value else { continue };
             match &hook.program {
                 HookProgram::Python(_) => self.need_python(set, "a hook in Python"),
-                HookProgram::Command(words) => self.check_hook_program(set, words),
+                HookProgram::Command(words) => self.check_hook_program(settings, set, words),
             }
             hooks.insert(point, hook.clone());
         }
@@ -240,9 +240,11 @@ impl Build<'_> {
         hooks
     }
 
-    fn check_hook_program(&mut self, set: &Set<'_>, words: &[String]) {
-        let Some(program) = words.first().filter(|program| program.starts_with('/')) else { return };
-        if !super::command::runs(Path::new(program)) {
+    /// Warns of a hook that is not there. It is looked for in the watcher's directory, where hooks run.
+    fn check_hook_program(&mut self, settings: &Settings<'_>, set: &Set<'_>, words: &[String]) {
+        let Some(program) = words.first().filter(|program| program.contains('/')) else { return };
+        let path = settings.path("working_dir").unwrap_or_default().join(program);
+        if path.is_absolute() && !runs(&path) {
             self.problems
                 .warn(code::PROGRAM, set.entry.spot(), format!("command not found: `{program}`"))
                 .label("no program on this machine");
@@ -311,11 +313,11 @@ fn kept(settings: &Settings<'_>, redis: &Settings<'_>, singleton: bool) -> BTree
 }
 
 /// The lease timings of `[redis]`, as far as they are said.
-pub(super) fn lease_texts(redis: &Settings<'_>) -> Vec<(&'static str, String)> {
+pub(super) fn lease_texts(redis: &Settings<'_>) -> BTreeMap<String, String> {
     let ttl = redis.variable("lease_ttl").map(|ttl| ("lease_ttl", ttl));
     let said = ["refresh_interval", "refresh_timeout"];
     let said = said.into_iter().filter_map(|key| Some((key, redis.get(key)?.text.trim().to_owned())));
-    ttl.into_iter().chain(said).collect()
+    ttl.into_iter().chain(said).map(|(key, text)| (key.to_owned(), text)).collect()
 }
 
 fn default_timings(redis: &Settings<'_>) -> LeaseTimings {

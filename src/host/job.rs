@@ -31,7 +31,7 @@ use tokio::{join, select};
 
 use super::plan::Surroundings;
 use super::process::{self, Watched};
-use super::spawn::{Limit, Plan, failure, spawn};
+use super::spawn::{Plan, failure, spawn};
 use super::spawner::Spawner;
 use super::sys;
 use crate::model::event::{Exit, Launch, Signs, SpawnFailure};

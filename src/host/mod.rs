@@ -119,6 +119,7 @@ impl Host {
         Ok(Host {
             events,
             hooks: Hooks::new(jobs.clone(), None),
+            outputs: Arc::new(Outputs::new(jobs.clone())?),
             jobs,
             spawner,
             mailboxes: HashMap::new(),
@@ -127,7 +128,6 @@ impl Host {
             guard_program: GuardProgram(c"/proc/self/exe".to_owned()),
             notify_dir: Arc::new(NotifyDir::new(notify_dir)),
             sampler: Arc::default(),
-            outputs: Arc::new(Outputs::new()?),
         })
     }
 
@@ -139,6 +139,7 @@ impl Host {
 
     /// Has hooks and streams written in Python run by this interpreter; without one they fail. See [`find_python`].
     pub fn with_python(mut self, interpreter: Option<PathBuf>) -> Host {
+        self.outputs.set_python(interpreter.clone());
         self.hooks = Hooks::new(self.jobs.clone(), interpreter);
         self
     }

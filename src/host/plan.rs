@@ -35,7 +35,7 @@ fn is_private(name: &OsStr) -> bool {
 }
 
 /// What the agent knows and a launch does not.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Surroundings {
     /// What marks the process and all it starts ([`tree::TAG`]).
     pub(super) tag: String,

@@ -1,5 +1,6 @@
 //! What happened ([`Event`], past tense) and what to do about it ([`Action`], imperative).
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use super::command::{Command, NodeRow, Outcome, RequestId, Sample, Target};
 use super::names::{ClusterName, NodeName, Owner, WatcherName};
 use super::snapshot::ProcessView;
-use super::spec::{AgentSpec, Check, HookPoint, HookProgram, ProgramSpec, Purpose, WatcherSpec};
+use super::spec::{AgentSpec, Check, Defaults, HookPoint, HookProgram, ProgramSpec, Purpose, WatcherSpec};
 use super::time::Time;
 
 /// One process of one watcher, from its spawn to the end of its tree. Never used twice.
@@ -282,7 +283,7 @@ pub enum Action {
     /// Read the configuration file again; ends in `SpecRead`.
     ReadSpec { request: Option<RequestId> },
     /// Work out a watcher from `base` with changed settings; ends in `Amended`.
-    Amend { request: RequestId, base: AmendBase, changes: Changes },
+    Amend { request: RequestId, base: AmendBase, changes: Changes, defaults: Defaults },
     /// Tell whoever listens.
     Publish(Notice),
     /// Answer a request, once and for all.
@@ -410,7 +411,7 @@ pub struct HookAbout {
     /// Those there are.
     pub processes: Vec<ProcessView>,
     /// Its settings, free-form ones included.
-    pub settings: Arc<std::collections::BTreeMap<String, String>>,
+    pub settings: Arc<BTreeMap<String, String>>,
 }
 
 /// Something that others may want to know of, in Circus's words.

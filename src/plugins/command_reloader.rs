@@ -5,13 +5,14 @@
 //! told of once, and is looked for again.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::Value;
 
 use super::options::Options;
-use super::{Event, Failure, Input, Mark, Output, Plugin, Policy, Rounds, ask_status, is_plugin, may_restart, restart};
+use super::{
+    Event, Failure, Input, Mark, Output, Plugin, Policy, Program, Rounds, ask_status, is_plugin, may_restart, restart,
+};
 use crate::model::command::Command;
 use crate::model::event::Level;
 use crate::model::time::Time;
@@ -32,9 +33,11 @@ struct CommandReloader {
 
 #[derive(Debug, Default)]
 struct Watched {
-    /// What it runs, and where; nothing: not yet known.
-    program: Option<(String, Option<PathBuf>)>,
+    /// What it runs; nothing: not yet known.
+    program: Option<Program>,
     question: Question,
+    /// Whether its file is being looked at: a file system that hangs is asked no more than once.
+    looking: bool,
     /// The file that it was started from, as far as is known.
     mark: Option<Mark>,
     /// The other file that was found in its place, until the watcher is restarted.
@@ -64,7 +67,7 @@ impl Policy for CommandReloader {
             Input::Answered { command: Command::Status { watcher: None }, reply } => self.met(reply),
             Input::Answered { command: Command::Options { watcher, .. }, reply } => self.told(&watcher, reply),
             Input::Woke if self.rounds.come(now) => self.look(),
-            Input::Looked { watcher, found } => self.looked(&watcher, found),
+            Input::Looked { watcher, program, found } => self.looked(&watcher, &program, found),
             Input::Answered { command: Command::Status { watcher: Some(watcher) }, reply } => {
                 self.may_restart(&watcher, reply)
             }
@@ -108,6 +111,13 @@ impl CommandReloader {
         vec![Output::Ask(Command::Options { watcher: watcher.to_owned(), keys: None })]
     }
 
+    fn ask_unless_asked(&mut self, watcher: &str) -> Vec<Output> {
+        match self.watchers.get(watcher) {
+            Some(Watched { question: Question::Closed, .. }) => self.ask(watcher),
+            _ => Vec::new(),
+        }
+    }
+
     /// All watchers there are.
     fn met(&mut self, reply: Result<Value, Failure>) -> Vec<Output> {
         let reply = match reply {
@@ -146,23 +156,28 @@ impl CommandReloader {
     }
 
     fn look(&mut self) -> Vec<Output> {
-        let names: Vec<String> = self.watchers.keys().cloned().collect();
         let mut outputs = Vec::new();
-        for name in names {
-            match self.watchers.get(&name) {
-                Some(Watched { program: Some((program, dir)), changed: None, .. }) => {
-                    let (program, dir) = (program.clone(), dir.clone());
-                    outputs.push(Output::Look { watcher: name, program, dir });
+        let mut unknown = Vec::new();
+        for (name, watched) in &mut self.watchers {
+            match &watched.program {
+                None => unknown.push(name.clone()),
+                Some(program) if !watched.looking && watched.changed.is_none() => {
+                    watched.looking = true;
+                    outputs.push(Output::Look { watcher: name.clone(), program: program.clone() });
                 }
-                Some(Watched { program: None, question: Question::Closed, .. }) => outputs.extend(self.ask(&name)),
-                _ => {}
+                Some(_) => {}
             }
         }
+        outputs.extend(unknown.iter().flat_map(|name| self.ask_unless_asked(name)));
         outputs
     }
 
-    fn looked(&mut self, watcher: &str, found: Result<Mark, String>) -> Vec<Output> {
+    fn looked(&mut self, watcher: &str, program: &Program, found: Result<Mark, String>) -> Vec<Output> {
         let Some(watched) = self.watchers.get_mut(watcher) else { return Vec::new() };
+        if watched.program.as_ref() != Some(program) {
+            return Vec::new();
+        }
+        watched.looking = false;
         let found = match found {
             Ok(found) => found,
             // It may be on its way to be replaced: the next round looks again.
@@ -230,16 +245,16 @@ impl CommandReloader {
     }
 }
 
-/// The program of a watcher with these options, and the directory from which it is found.
-fn program(options: &Value) -> Option<(String, Option<PathBuf>)> {
+/// The program of a watcher with these options.
+fn program(options: &Value) -> Option<Program> {
     let executable = options["executable"].as_str().map(ToOwned::to_owned);
     // A command line that no shell could split is its own first word: it is then not found, and told of.
     let first = |cmd: &str| match shlex::split(cmd) {
         Some(words) => words.into_iter().next(),
         None => Some(cmd.to_owned()),
     };
-    let program = executable.or_else(|| options["cmd"].as_str().and_then(first))?;
-    Some((program, options["working_dir"].as_str().map(PathBuf::from)))
+    let name = executable.or_else(|| options["cmd"].as_str().and_then(first))?;
+    Some(Program { name, dir: options["working_dir"].as_str().map(Into::into) })
 }
 
 #[cfg(test)]
@@ -271,19 +286,30 @@ mod tests {
         (plugin, outputs)
     }
 
+    fn runs(watcher: &str) -> Program {
+        match watcher {
+            "Web" => Program { name: "/srv/web".into(), dir: Some("/srv".into()) },
+            _ => Program { name: "python".into(), dir: None },
+        }
+    }
+
     fn looked(watcher: &str, found: Result<Mark, String>) -> Input {
-        Input::Looked { watcher: watcher.into(), found }
+        Input::Looked { watcher: watcher.into(), program: runs(watcher), found }
     }
 
     #[test]
     fn commands_with_arguments_are_looked_at_by_their_program() {
         let (_, outputs) = reloader();
-        let look = |watcher: &str, program: &str, dir: Option<&str>| Output::Look {
-            watcher: watcher.into(),
-            program: program.into(),
-            dir: dir.map(PathBuf::from),
-        };
-        assert_eq!(outputs, [look("Web", "/srv/web", Some("/srv")), look("job", "python", None)]);
+        let look = |watcher: &str| Output::Look { watcher: watcher.into(), program: runs(watcher) };
+        assert_eq!(outputs, [look("Web"), look("job")]);
+    }
+
+    #[test]
+    fn a_file_system_that_hangs_is_asked_no_more_than_once() {
+        let (mut plugin, _) = reloader();
+        assert_eq!(step(&mut plugin, 2.0, Input::Woke), []);
+        step(&mut plugin, 2.5, looked("job", Err("gone".into())));
+        assert_eq!(step(&mut plugin, 3.0, Input::Woke).len(), 1);
     }
 
     #[test]
@@ -357,8 +383,13 @@ mod tests {
         assert_eq!(asked(&step(&mut plugin, 1.2, old)), [options("Web")]);
         step(&mut plugin, 1.3, answered(options("Web"), json!({"options": {"cmd": "a b", "executable": "/srv/new"}})));
         let outputs = step(&mut plugin, 2.0, Input::Woke);
-        assert!(matches!(&outputs[0], Output::Look { program, .. } if program == "/srv/new"), "{outputs:?}");
-        assert_eq!(step(&mut plugin, 2.0, looked("Web", Ok(mark("/srv/new", 9)))), []);
+        let program = Program { name: "/srv/new".into(), dir: None };
+        assert_eq!(outputs, [Output::Look { watcher: "Web".into(), program: program.clone() }]);
+        // The look at the one before comes late, and says nothing of this one.
+        assert_eq!(step(&mut plugin, 2.0, looked("Web", Ok(mark("/srv/web", 9)))), []);
+        let new = |found| Input::Looked { watcher: "Web".into(), program: program.clone(), found };
+        assert_eq!(step(&mut plugin, 2.0, new(Ok(mark("/srv/new", 9)))), []);
+        assert_eq!(step(&mut plugin, 3.0, new(Ok(mark("/srv/new", 9)))), []);
     }
 
     #[test]

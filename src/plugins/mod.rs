@@ -108,7 +108,7 @@ enum Input {
     /// Redis was asked for its INFO.
     InfoRead(Result<String, RedisFailure>),
     /// A watcher's program was looked at, or why it cannot be.
-    Looked { watcher: String, found: Result<Mark, String> },
+    Looked { watcher: String, program: Program, found: Result<Mark, String> },
     /// The plugin is told to end. Nothing comes after it.
     Ending,
 }
@@ -124,9 +124,8 @@ enum Output {
     Fetch { url: Url, timeout: Duration },
     /// Ask Redis for its INFO; ends in `InfoRead` within `timeout`.
     ReadInfo { url: Secret, timeout: Duration },
-    /// Look at the file of a program; ends in `Looked`. A name without a slash is sought in `PATH`, one that is no
-    /// absolute path from `dir` on.
-    Look { watcher: String, program: String, dir: Option<PathBuf> },
+    /// Look at the file of a watcher's program; ends in `Looked`.
+    Look { watcher: String, program: Program },
     /// Write a line to the log.
     Log(Level, String),
 }
@@ -174,6 +173,15 @@ enum RedisFailure {
     Silent(String),
     /// Redis said this instead: it lives.
     Refused(String),
+}
+
+/// How a program's file is found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Program {
+    /// Its path; without a slash, it is sought in `PATH`.
+    name: String,
+    /// Where relative paths begin; nothing: where the plugin runs.
+    dir: Option<PathBuf>,
 }
 
 /// By what a program's file is known to be another one.

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::{Fetched, Input, Mark, RedisFailure};
+use super::{Fetched, Input, Mark, Program, RedisFailure};
 use crate::model::spec::{Secret, Url};
 
 /// The longest head of a page that is read, in bytes.
@@ -70,15 +70,16 @@ fn is_silence(error: &redis::RedisError) -> bool {
     error.is_io_error() || error.is_timeout() || error.is_connection_refusal() || error.is_connection_dropped()
 }
 
-/// Looks at the file of a program, which is sought as a shell would seek it in `dir`, with this `PATH`.
-pub(super) fn look(program: &str, dir: Option<&Path>, search: &str) -> Result<Mark, String> {
-    let from_dir = |path: &Path| dir.map_or_else(|| path.to_owned(), |dir| dir.join(path));
-    let file = match program.contains('/') {
-        true => from_dir(Path::new(program)),
+/// Looks at the file of a program, which is sought as a shell with this `PATH` would.
+pub(super) fn look(program: &Program, search: &str) -> Result<Mark, String> {
+    let Program { name, dir } = program;
+    let from_dir = |path: &Path| dir.as_ref().map_or_else(|| path.to_owned(), |dir| dir.join(path));
+    let file = match name.contains('/') {
+        true => from_dir(Path::new(name)),
         false => std::env::split_paths(search)
-            .map(|place| from_dir(&place).join(program))
+            .map(|place| from_dir(&place).join(name))
             .find(|file| file.is_file())
-            .ok_or_else(|| format!("{program}: not found in PATH={search}"))?,
+            .ok_or_else(|| format!("{name}: not found in PATH={search}"))?,
     };
     let seen = |error: io::Error| format!("{}: {error}", file.display());
     let path: PathBuf = file.canonicalize().map_err(seen)?;
@@ -172,6 +173,9 @@ mod tests {
         fs::create_dir(home.join("bin")).unwrap();
         fs::write(home.join("bin/tool"), "1").unwrap();
         std::os::unix::fs::symlink("tool", home.join("bin/link")).unwrap();
+        let look = |name: &str, dir: Option<&Path>, search: &str| {
+            look(&Program { name: name.into(), dir: dir.map(Into::into) }, search)
+        };
         let path = |found: Result<Mark, String>| found.unwrap().path;
         let tool = home.join("bin/tool");
         assert_eq!(path(look("tool", None, &format!("/nonexistent:{}/bin", home.display()))), tool);

@@ -139,11 +139,12 @@ impl Errands {
             Output::ReadInfo { url, timeout } => {
                 self.under_way.spawn(async move { Input::InfoRead(probe::info(&url, timeout).await) });
             }
-            Output::Look { watcher, program, dir } => {
+            Output::Look { watcher, program } => {
                 // A file system that hangs must not keep the plugin from ending.
                 self.under_way.spawn_blocking(move || {
                     let search = std::env::var("PATH").unwrap_or_default();
-                    Input::Looked { watcher, found: probe::look(&program, dir.as_deref(), &search) }
+                    let found = probe::look(&program, &search);
+                    Input::Looked { watcher, program, found }
                 });
             }
             Output::Log(Level::Error, text) => tracing::error!("plugin:{}: {text}", self.name),

@@ -74,6 +74,7 @@ fn snapshot(name: &str, watchers: Vec<WatcherView>) -> Snapshot {
         node: node(name),
         cluster: ClusterName::parse("prod").unwrap(),
         phase: Phase::Running,
+        config: String::new(),
         store: StoreView::Up,
         watchers,
     }

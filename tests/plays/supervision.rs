@@ -14,7 +14,8 @@ use circus_agent::model::pattern::Pattern;
 use circus_agent::model::plan::{Effect, Plan};
 use circus_agent::model::snapshot::WatcherState;
 use circus_agent::model::spec::{
-    AgentSpec, Check, HealthAction, HealthSpec, HookPoint, HookProgram, HookSpec, Purpose, ReadySpec, WatcherSpec,
+    AgentSpec, Check, Defaults, HealthAction, HealthSpec, HookPoint, HookProgram, HookSpec, Purpose, ReadySpec,
+    WatcherSpec,
 };
 
 use crate::specs::{self, watcher};
@@ -676,7 +677,9 @@ fn a_setting_is_worked_out_applied_and_told() {
     let request =
         stage.asks_for(Command::Set { watcher: "web".into(), changes: changes.clone(), patience: Patience::Settled });
     let base = AmendBase::Watcher(Box::new(watcher("web")));
-    assert!(stage.orders().contains(&Action::Amend { request, base, changes }));
+    let watchers = BTreeMap::from([(WatcherName::parse("web").unwrap(), vec![])]);
+    let defaults = Defaults { watchers, ..Defaults::default() };
+    assert!(stage.orders().contains(&Action::Amend { request, base, changes, defaults }));
     let spec = Ok(Box::new(with_words(watcher("web"), &["web", "--new"])));
     stage.tell(Event::Amended { request, spec });
     let story = stage.story();

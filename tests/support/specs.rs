@@ -19,6 +19,8 @@ pub(crate) fn agent(node: &NodeName, watchers: Vec<WatcherSpec>) -> AgentSpec {
         log_output: LogOutput::Stderr,
         python: None,
         global_options: BTreeMap::new(),
+        lease_settings: BTreeMap::new(),
+        hash: String::new(),
         redis: None,
         warmup_delay: Duration::ZERO,
         watchers,

@@ -8,7 +8,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::sink::{Failure, Writer};
+use super::place::{Failure, Writer};
 
 /// Where systemd's journal listens.
 pub(super) const JOURNAL: &str = "/run/systemd/journal/socket";
@@ -74,8 +74,7 @@ impl Datagrams {
 
 impl Writer for Datagrams {
     fn write(&mut self, bytes: &mut &[u8]) -> Result<(), Failure> {
-        while let Some((length, rest)) = bytes.split_first_chunk() {
-            let (datagram, rest) = rest.split_at(u32::from_ne_bytes(*length) as usize);
+        while let Some((datagram, rest)) = unframe(bytes) {
             self.send(datagram)?;
             *bytes = rest;
         }
@@ -121,6 +120,12 @@ pub(super) fn frame(buffer: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
     write(buffer);
     let length = u32::try_from(buffer.len() - start - 4).expect("a line is no longer than 128 KiB");
     buffer[start..start + 4].copy_from_slice(&length.to_ne_bytes());
+}
+
+/// The first datagram of a buffer, and what is behind it.
+pub(super) fn unframe(buffer: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (length, rest) = buffer.split_first_chunk()?;
+    rest.split_at_checked(u32::from_ne_bytes(*length) as usize)
 }
 
 /// Adds a field of a journal entry, in the form that is safe for any bytes.

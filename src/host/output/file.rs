@@ -11,8 +11,8 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use memchr::{memchr, memrchr};
 
+use super::place::{Failure, Writer};
 use super::rotation::Calendar;
-use super::sink::{Failure, Writer};
 use super::stdout::write_all;
 use crate::model::spec::Rotation;
 

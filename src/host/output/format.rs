@@ -30,13 +30,17 @@ enum Shape {
     Syslog { priority: u8, host: Option<String>, ident: String, longest: usize },
     /// Each a datagram of the journal's; these are its other fields.
     Journal { fields: Vec<u8> },
+    /// As they came, in chunks for a Python class.
+    Chunks,
 }
 
 impl Format {
     pub(super) fn new(spec: &StreamSpec, source: &Source, zone: TimeZone) -> Format {
         let mut time = spec.time_format.clone();
         let shape = match &spec.sink {
-            Sink::File { .. } | Sink::Stdout | Sink::Memory | Sink::Python { .. } => Shape::Plain,
+            Sink::File { .. } | Sink::Stdout | Sink::Memory => Shape::Plain,
+            // Its time format is the class's own affair.
+            Sink::Python { .. } => Shape::Chunks,
             Sink::Fancy { colour } => {
                 time.get_or_insert_with(|| DEFAULT_TIME.into());
                 Shape::Coloured(*colour)
@@ -104,6 +108,10 @@ impl Format {
                     }
                 });
             }
+            Shape::Chunks => frame(to, |to| {
+                to.extend_from_slice(&passage.source.pid.to_ne_bytes());
+                to.extend_from_slice(passage.bytes);
+            }),
             Shape::Journal { fields } => each_line(passage.visible(), within, &begin, |begin, line| {
                 frame(to, |to| {
                     to.extend_from_slice(fields);

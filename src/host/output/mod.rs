@@ -3,14 +3,15 @@
 //! ```text
 //!                          ┌─▶ hub: a ring for each watcher, and whoever follows
 //! child ─▶ pipe ─▶ reader ─┼─▶ ear: `Matched`
-//!                          └─▶ tap ─▶ sink: 1 MiB ─▶ drain ─▶ file, stdout, datagrams
-//!                               │      │               └─ one write at a time, on a thread that may hang
+//!                          └─▶ tap ─▶ sink: 1 MiB ─▶ hand ─▶ file, stdout, datagrams, Python
+//!                               │      │              └─ one write at a time, where it holds up nobody
 //!                               │      └─ one for each place
 //!                               └─ one for each stream of each process
 //! ```
 //!
 //! Reading order: `reader` (one for each pipe), `passage` (what it passes on), [`Hub`], `signs`, `sink` (the buffer, and
-//! what is lost), `format` (from lines to bytes), then the places: `file` with `rotation`, `stdout`, `datagram`.
+//! what is lost), `format` (from lines to bytes), `place`, and what writes there: `file` with `rotation`, `stdout`,
+//! `datagram`, `python`.
 //!
 //! # Invariants
 //!
@@ -27,6 +28,8 @@ mod file;
 mod format;
 mod hub;
 mod passage;
+mod place;
+mod python;
 mod reader;
 mod rotation;
 mod signs;
@@ -36,23 +39,25 @@ mod stdout;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use jiff::tz::TimeZone;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 pub use self::hub::Hub;
 use self::passage::{Source, Stream};
+use self::place::Means;
 use self::reader::{BUFFER, Outlets, Reader};
 use self::signs::{Ear, Signs};
 use self::sink::Sinks;
+use super::job::Jobs;
 use super::spawn::failure;
 use crate::model::event::{Event, Launch, ProcessId, SpawnFailure};
 use crate::model::names::WatcherName;
-use crate::model::spec::{Sink, StreamSpec};
+use crate::model::spec::{ProgramSpec, Sink, StreamSpec};
 
 /// How long after the end of a process's tree somebody else may hold its pipes. What is in them by then is still read.
 const LINGER: Duration = Duration::from_millis(100);
@@ -67,10 +72,15 @@ pub(super) struct Outputs {
 }
 
 impl Outputs {
-    pub(super) fn new() -> io::Result<Outputs> {
-        // Asked for once: later it would be read from a disk, on the loop.
-        let sinks = Arc::new(Sinks::new(TimeZone::system())?);
+    /// None yet. `jobs` starts helpers for classes in Python.
+    pub(super) fn new(jobs: Jobs) -> io::Result<Outputs> {
+        let sinks = Arc::new(Sinks::new(Means::new(jobs)?));
         Ok(Outputs { hub: Hub::new(), sinks, buffer: Mutex::new(vec![0; BUFFER].into()) })
+    }
+
+    /// Has classes in Python called by this interpreter, from the next one on.
+    pub(super) fn set_python(&self, interpreter: Option<PathBuf>) {
+        self.sinks.set_python(interpreter);
     }
 
     /// What was read lately, and what will be.
@@ -91,13 +101,13 @@ impl Outputs {
         pid: u32,
         events: &mpsc::Sender<Event>,
     ) -> Reading {
-        let Intake { watcher, wid, stdout, stderr, signs } = intake;
+        let Intake { watcher, wid, program, stdout, stderr, signs } = intake;
         let signs = Arc::new(signs);
         let (stop, stopped) = watch::channel(());
         let reader = |pipe: Option<Pipe>, stream| {
             let Pipe { end, spec, file } = pipe?;
             let source = Arc::new(Source { process, watcher: watcher.clone(), wid, pid, stream });
-            let tap = self.sinks.tap(&spec, &source, file);
+            let tap = self.sinks.tap(&spec, &source, &program, file);
             let ear = Ear::new(Arc::clone(&signs));
             let outlets = Outlets { hub: self.hub.clone(), ear, tap, events: events.clone() };
             let reader = Reader::new(Arc::clone(self), source, end, outlets);
@@ -137,6 +147,7 @@ impl Reading {
 pub(super) struct Intake {
     watcher: WatcherName,
     wid: u32,
+    program: Arc<ProgramSpec>,
     stdout: Option<Pipe>,
     stderr: Option<Pipe>,
     signs: Signs,
@@ -146,7 +157,8 @@ impl Intake {
     /// What comes through `stdout` and `stderr`. An error names the sign that is no regular expression.
     pub(super) fn new(launch: &Launch, [stdout, stderr]: [Option<Pipe>; 2]) -> Result<Intake, SpawnFailure> {
         let signs = Signs::compile(&launch.signs.log)?;
-        Ok(Intake { watcher: launch.watcher.clone(), wid: launch.wid, stdout, stderr, signs })
+        let (watcher, program) = (launch.watcher.clone(), Arc::clone(&launch.program));
+        Ok(Intake { watcher, wid: launch.wid, program, stdout, stderr, signs })
     }
 }
 

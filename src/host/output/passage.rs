@@ -12,7 +12,7 @@ use crate::model::names::WatcherName;
 pub(super) const LONGEST_LINE: usize = 64 * 1024;
 
 /// Which of its two output descriptors a process wrote to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Stream {
     Stdout,
     Stderr,

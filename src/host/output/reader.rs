@@ -78,8 +78,8 @@ impl Reader {
             }
         }
         self.release().await;
-        if let Some(tap) = &self.outlets.tap {
-            tap.written().await;
+        if let Some(tap) = self.outlets.tap {
+            tap.close().await;
         }
     }
 

@@ -7,38 +7,30 @@
 //!      well ──(250 ms)──▶     slow ──(1 s)──▶  stuck ◀──(a write fails)── any
 //! ```
 //!
-//! | pace | readers wait for room | the end of a process waits for its last lines | when full |
+//! | pace | readers wait for room | a process's end waits for its last lines | when full |
 //! |---|---|---|---|
 //! | well | yes | yes | (readers wait) |
 //! | slow | no | yes | lines are lost |
-//! | stuck | no | no | lines are lost |
+//! | stuck | no | no, but the last one for the last chance | lines are lost |
 
 use std::collections::{BTreeMap, HashMap};
-use std::fmt;
 use std::fs::File;
-use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use jiff::tz::TimeZone;
 use memchr::{memchr, memchr_iter};
-use tokio::runtime::{self, Runtime};
 use tokio::select;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::datagram::Datagrams;
-use super::file::LogFile;
 use super::format::Format;
 use super::passage::{Passage, Source};
-use super::stdout::Stdout;
-use crate::host::sys::error_text;
+use super::place::{Hand, Means, Place, Work};
 use crate::model::names::WatcherName;
-use crate::model::spec::{self, Rotation, StreamSpec, SyslogAddress};
+use crate::model::spec::{self, ProgramSpec, Rotation, StreamSpec};
 
 /// How much may wait for a place. The last passage may go beyond it.
 const BUFFER: usize = 1 << 20;
@@ -46,113 +38,54 @@ const BUFFER: usize = 1 << 20;
 pub(super) const SLOW: Duration = Duration::from_millis(250);
 /// How long the end of a process waits for its last lines to be written.
 pub(super) const PARTING: Duration = Duration::from_secs(1);
+/// How long a place that takes nothing is still tried after the last process has ended. Less than [`PARTING`], so that
+/// losses are told before the agent leaves.
+const LAST_CHANCE: Duration = Duration::from_millis(500);
 /// The pause after a write that failed: it doubles up to the second.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 /// How often losses are told of.
 const NEWS: Duration = Duration::from_secs(10);
-/// How many places may hang at once before the others wait for them. The threads are there only while they are needed.
-const MOST_THREADS: usize = 256;
-
-/// Writes to one place.
-pub(super) trait Writer: Send {
-    /// Writes `bytes`, and moves it past what is written, also where it fails. It may take as long as the system does.
-    fn write(&mut self, bytes: &mut &[u8]) -> Result<(), Failure>;
-
-    /// Has a file opened anew before the next write.
-    fn reopen(&mut self) {}
-
-    /// Has a file rotated like this from now on.
-    fn rotate(&mut self, _rotation: Rotation) {}
-}
-
-/// Why a place takes nothing.
-#[derive(Debug)]
-pub(super) struct Failure {
-    /// What was tried, and with what: `write "/var/log/web"`.
-    pub(super) step: String,
-    pub(super) error: io::Error,
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.step, error_text(&self.error))
-    }
-}
-
-/// Where output ends, so that whoever writes to the same place shares its writer.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Place {
-    File(PathBuf),
-    Stdout,
-    Unix(PathBuf),
-    Udp(String, u16),
-}
-
-impl Place {
-    /// The place and how lines look there; none where output goes no further.
-    fn of(sink: &spec::Sink) -> Option<Place> {
-        Some(match sink {
-            spec::Sink::File { path, .. } => Place::File(path.clone()),
-            spec::Sink::Stdout | spec::Sink::Fancy { .. } => Place::Stdout,
-            spec::Sink::Syslog(syslog) => match &syslog.address {
-                SyslogAddress::Unix(path) => Place::Unix(path.clone()),
-                SyslogAddress::Udp { host, port } => Place::Udp(host.clone(), *port),
-            },
-            spec::Sink::Journal { .. } => Place::Unix(super::datagram::JOURNAL.into()),
-            spec::Sink::Memory | spec::Sink::Python { .. } => return None,
-        })
-    }
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Place::File(path) | Place::Unix(path) => write!(f, "{path:?}"),
-            Place::Stdout => f.write_str("the agent's stdout"),
-            Place::Udp(host, port) => write!(f, "udp://{host}:{port}"),
-        }
-    }
-}
 
 /// All places that somebody writes to.
 #[derive(Debug)]
 pub(super) struct Sinks {
     used: Mutex<HashMap<Place, Arc<Sink>>>,
-    zone: TimeZone,
-    threads: Threads,
+    means: Means,
 }
 
 impl Sinks {
-    pub(super) fn new(zone: TimeZone) -> io::Result<Sinks> {
-        Ok(Sinks { used: Mutex::default(), zone, threads: Threads::new()? })
+    pub(super) fn new(means: Means) -> Sinks {
+        Sinks { used: Mutex::default(), means }
     }
 
-    /// A way from `source` to the place of `spec`; none where its output goes no further. `file` is the place where it
-    /// is a file that has been opened. The last one to come says how a file is rotated.
-    pub(super) fn tap(self: &Arc<Self>, spec: &StreamSpec, source: &Arc<Source>, file: Option<File>) -> Option<Tap> {
-        let place = Place::of(&spec.sink)?;
+    /// Has classes in Python called by this interpreter, from the next one on.
+    pub(super) fn set_python(&self, interpreter: Option<PathBuf>) {
+        self.means.set_python(interpreter);
+    }
+
+    /// A way from `source` to the place of `spec`; none where its output goes no further. `around` is the program it
+    /// comes from, and `file` the place where that is a file that has been opened. The last one to come says how a file
+    /// is rotated.
+    pub(super) fn tap(
+        self: &Arc<Self>,
+        spec: &StreamSpec,
+        source: &Arc<Source>,
+        around: &Arc<ProgramSpec>,
+        file: Option<File>,
+    ) -> Option<Tap> {
+        let place = Place::of(&spec.sink, source)?;
         let mut used = self.used();
-        let sink = match used.get(&place) {
-            Some(sink) => Arc::clone(sink),
-            None => {
-                let sink = Arc::new(Sink::new(place.clone()));
-                let writer: Box<dyn Writer> = match place.clone() {
-                    Place::File(path) => Box::new(LogFile::new(path, file, self.zone.clone())),
-                    Place::Stdout => Box::new(Stdout),
-                    Place::Unix(path) => Box::new(Datagrams::unix(path)),
-                    Place::Udp(host, port) => Box::new(Datagrams::udp(host, port)),
-                };
-                tokio::spawn(Arc::clone(&sink).drain(writer, Arc::clone(self)));
-                used.insert(place, Arc::clone(&sink));
-                sink
-            }
-        };
+        let sink = used.entry(place).or_insert_with_key(|place| {
+            let sink = Arc::new(Sink::new(place.clone()));
+            tokio::spawn(Arc::clone(&sink).drain(Hand::new(place, file, around, &self.means), Arc::clone(self)));
+            sink
+        });
         sink.users.fetch_add(1, Ordering::Relaxed);
         if let spec::Sink::File { rotation, .. } = &spec.sink {
             sink.backlog().rotation = Some(rotation.clone());
         }
-        let format = Format::new(spec, source, self.zone.clone());
-        Some(Tap { sink, source: Arc::clone(source), format, dropping: false })
+        let format = Format::new(spec, source, self.means.zone());
+        Some(Tap { sink: Arc::clone(sink), source: Arc::clone(source), format, dropping: false })
     }
 
     pub(super) fn reopen(&self) {
@@ -180,28 +113,6 @@ enum Unwritten {
     /// Where there are some, it is not given up.
     Keep,
     Lose,
-}
-
-/// Threads of our own for writes that may hang: the runtime's are for what must go on, and are waited for at the end.
-#[derive(Debug)]
-struct Threads(Option<Runtime>);
-
-impl Threads {
-    fn new() -> io::Result<Threads> {
-        let mut threads = runtime::Builder::new_current_thread();
-        threads.thread_name("circus-output").max_blocking_threads(MOST_THREADS);
-        threads.build().map(|runtime| Threads(Some(runtime)))
-    }
-
-    fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
-        self.0.as_ref().expect("there until it is dropped").spawn_blocking(job)
-    }
-}
-
-impl Drop for Threads {
-    fn drop(&mut self) {
-        self.0.take().expect("it is dropped once").shutdown_background();
-    }
 }
 
 /// A place, and what waits to be written there.
@@ -241,6 +152,8 @@ struct Progress {
     /// How much has been written, or given up.
     done: u64,
     pace: Pace,
+    /// Whether the place has been left, and nobody will write there for this sink any more.
+    left: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -303,12 +216,20 @@ impl Tap {
         self.sink.news.notify_one();
     }
 
-    /// Waits until what was put in is written, or will not be.
-    pub(super) async fn written(&self) {
-        let accepted = self.sink.backlog().accepted;
-        let mut progress = self.sink.progress.subscribe();
-        let written = progress.wait_for(|progress| progress.done >= accepted || progress.pace == Pace::Stuck);
-        let _ = timeout(PARTING, written).await;
+    /// Waits until what was put in is written, or will not be. The last one waits until the place is left, so that who
+    /// comes next finds nobody there.
+    pub(super) async fn close(self) {
+        let sink = Arc::clone(&self.sink);
+        let accepted = sink.backlog().accepted;
+        let written = |progress: &Progress| progress.done >= accepted || progress.pace == Pace::Stuck;
+        let left = |progress: &Progress| progress.left || !sink.is_unused();
+        let parting = async {
+            // The sink lives as long as we hold it.
+            let _ = sink.progress.subscribe().wait_for(written).await;
+            drop(self);
+            let _ = sink.progress.subscribe().wait_for(left).await;
+        };
+        let _ = timeout(PARTING, parting).await;
     }
 }
 
@@ -319,33 +240,28 @@ impl Drop for Tap {
     }
 }
 
-/// Bytes on their way, written up to `at`.
-#[derive(Debug, Default)]
-struct Work {
-    bytes: Vec<u8>,
-    at: usize,
-}
-
 impl Sink {
     fn new(place: Place) -> Sink {
-        let progress = watch::Sender::new(Progress { done: 0, pace: Pace::Well });
+        let progress = watch::Sender::new(Progress { done: 0, pace: Pace::Well, left: false });
         Sink { place, backlog: Mutex::default(), news: Notify::new(), progress, users: AtomicUsize::new(0) }
     }
 
     /// Has what comes in written, until nobody writes here any more.
-    async fn drain(self: Arc<Self>, mut writer: Box<dyn Writer>, sinks: Arc<Sinks>) {
+    async fn drain(self: Arc<Self>, mut hand: Hand, sinks: Arc<Sinks>) {
         let mut spare = Vec::new();
         loop {
             if let Some(work) = self.take(&mut spare) {
-                let Some((back, written)) = self.write(work, writer, &sinks).await else { break };
-                (writer, spare) = (back, written);
+                let Some((back, written)) = self.write(work, hand, &sinks).await else { break };
+                (hand, spare) = (back, written);
             } else if sinks.retire(&self, Unwritten::Keep) {
+                hand.close().await;
                 break;
             } else {
                 self.news.notified().await;
             }
         }
         self.backlog().part(&self.place);
+        self.progress.send_modify(|progress| progress.left = true);
     }
 
     /// What is to be written next. `spare` is used again for what comes in meanwhile.
@@ -364,24 +280,15 @@ impl Sink {
     }
 
     /// Writes until all is written; nothing where that was given up.
-    async fn write(
-        &self,
-        mut work: Work,
-        mut writer: Box<dyn Writer>,
-        sinks: &Sinks,
-    ) -> Option<(Box<dyn Writer>, Vec<u8>)> {
+    async fn write(&self, mut work: Work, mut hand: Hand, sinks: &Sinks) -> Option<(Hand, Vec<u8>)> {
         let mut pause = PAUSES.0;
         let mut last_chance = false;
         loop {
-            self.pass_orders(writer.as_mut());
-            let job = sinks.threads.run(move || {
-                let result = work.write(writer.as_mut());
-                (writer, work, result)
-            });
+            self.pass_orders(&mut hand);
             let result;
-            (writer, work, result) = self.watch(job, sinks).await?;
+            (hand, work, result) = self.watch(hand.write(work, &sinks.means), sinks).await?;
             self.advance(work.bytes.len() - work.at, result.is_ok());
-            let Err(failure) = result else { return Some((writer, work.bytes)) };
+            let Err(failure) = result else { return Some((hand, work.bytes)) };
             self.backlog().fail(&self.place, failure.to_string());
             if !self.is_unused() {
                 last_chance = false;
@@ -391,7 +298,7 @@ impl Sink {
                 }
             } else if !last_chance {
                 last_chance = true;
-                sleep(PARTING).await;
+                sleep(LAST_CHANCE).await;
             } else if sinks.retire(self, Unwritten::Lose) {
                 return None;
             }
@@ -406,15 +313,20 @@ impl Sink {
                 Err(_) => self.progress.send_modify(|progress| progress.pace = then),
             }
         }
-        self.backlog().fail(&self.place, format!("{} hangs", self.place));
+        // Told when something is lost by it: it may just be slow to begin.
+        self.backlog().trouble = Some(format!("{} hangs", self.place));
         loop {
             select! {
                 done = &mut job => return done.ok(),
                 () = self.abandoned() => {}
             }
-            match timeout(PARTING, &mut job).await {
+            match timeout(LAST_CHANCE, &mut job).await {
                 Ok(done) => return done.ok(),
-                Err(_) if sinks.retire(self, Unwritten::Lose) => return None,
+                Err(_) if sinks.retire(self, Unwritten::Lose) => {
+                    // Where it can be ended, it is.
+                    job.abort();
+                    return None;
+                }
                 Err(_) => {}
             }
         }
@@ -434,13 +346,13 @@ impl Sink {
         });
     }
 
-    fn pass_orders(&self, writer: &mut dyn Writer) {
+    fn pass_orders(&self, hand: &mut Hand) {
         let mut backlog = self.backlog();
         if std::mem::take(&mut backlog.reopen) {
-            writer.reopen();
+            hand.reopen();
         }
         if let Some(rotation) = backlog.rotation.take() {
-            writer.rotate(rotation);
+            hand.rotate(rotation);
         }
     }
 
@@ -457,18 +369,6 @@ impl Sink {
 
     fn backlog(&self) -> MutexGuard<'_, Backlog> {
         self.backlog.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Work {
-    fn write(&mut self, writer: &mut dyn Writer) -> Result<(), Failure> {
-        let mut left = &self.bytes[self.at..];
-        let result = catch_unwind(AssertUnwindSafe(|| writer.write(&mut left)));
-        self.at = self.bytes.len() - left.len();
-        result.unwrap_or_else(|_| {
-            let error = io::Error::other("a fault of circus-agent's own; see its log");
-            Err(Failure { step: "write".into(), error })
-        })
     }
 }
 

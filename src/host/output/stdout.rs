@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::sink::{Failure, Writer};
+use super::place::{Failure, Writer};
 use crate::host::plan::inherited;
 
 /// How long a pipe may stay full before that is a failure.

@@ -26,6 +26,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::pipe;
 use tokio::select;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::job::{Job, Jobs, Leash, RunAs, Running, late, log_lines};
@@ -292,9 +293,9 @@ impl StreamHelper {
         self.0.stdin.write_all(&frame).await
     }
 
-    /// Has it take in what it was sent, and end, without waiting for that; after `patience` it is killed.
-    pub(in crate::host) fn finish(self, patience: Duration) {
-        self.0.part(patience);
+    /// Has it take in what it was sent, and end; after [`PARTING`] it is killed. That goes on without being waited for.
+    pub(in crate::host) fn finish(self) -> JoinHandle<()> {
+        self.0.part(PARTING)
     }
 }
 
@@ -359,9 +360,9 @@ impl Line {
     }
 
     /// Has it end by closing its stdin; after `patience` it is killed, and nothing but it.
-    fn part(self, patience: Duration) {
+    fn part(self, patience: Duration) -> JoinHandle<()> {
         drop(self.stdin);
-        tokio::spawn(self.leash.part(patience));
+        tokio::spawn(self.leash.part(patience))
     }
 }
 
@@ -371,10 +372,11 @@ mod tests {
 
     use super::super::spawner::Spawner;
     use super::*;
+    use crate::host::plan::Surroundings;
     use crate::model::spec::Output;
 
     fn jobs() -> Jobs {
-        Jobs::new(Arc::new(Spawner::new().unwrap()), "test-", None)
+        Jobs::new(Arc::new(Spawner::new().unwrap()), "test-", Surroundings::default())
     }
 
     fn web() -> WatcherName {
@@ -430,7 +432,7 @@ mod tests {
         for (name, data) in [("stdout", &b"{one}\n"[..]), ("stdout", b"bad"), ("stderr", b""), ("stderr", &[255, 0])] {
             stream.write(7, name, data).await.unwrap();
         }
-        stream.finish(Duration::from_secs(20));
+        stream.finish().await.unwrap();
         holds(&out, b"7 stdout {one}\n;7 stderr ;7 stderr \xff\0;closed").await;
     }
 

@@ -171,6 +171,7 @@ impl Node {
                 State::Running => Phase::Running,
                 State::Stopping { .. } | State::Left => Phase::Stopping,
             },
+            config: self.agent.hash.clone(),
             store: self.store.clone(),
             watchers: self.watchers.iter().map(|watcher| watcher.view(self.now)).collect(),
         }
