@@ -8,6 +8,7 @@ mod ctl;
 mod daemon;
 mod follow;
 mod log;
+mod plugin;
 mod shell;
 mod words;
 
@@ -24,6 +25,7 @@ use crate::model::spec::{LogLevel, LogOutput};
 pub use ctl::{CtlArgs, circusctl};
 pub use daemon::circus_agent;
 pub use log::{LogFormat, logging};
+pub use plugin::{PLUGIN, circus_plugin};
 
 /// What circusctl's exit code says.
 pub mod ctl_exit {

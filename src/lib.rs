@@ -28,7 +28,7 @@
 //! Imports point down only, and modules of one line do not know each other (`tests/tidy.rs` draws the arrows):
 //!
 //! ```text
-//!   bin → cli → agent, client → cluster | config | control | host | systemd | view → wire → model → std
+//!   bin → cli → plugins → agent, client → cluster | config | control | host | systemd | view → wire → model → std
 //! ```
 //!
 //! | module | what it is |
@@ -43,6 +43,7 @@
 //! | [`view`] | Replies → tables and lines for people: pure |
 //! | [`agent`] | wires it all: wait in one `select!`, decide in `step`, act in `perform` |
 //! | [`client`] | what circusctl does: find an agent, or Redis, and ask |
+//! | [`plugins`] | Circus's plugins: policies that watch an agent from a process of their own, as its clients |
 //! | [`cli`] | command lines, exit codes, the log |
 //!
 //! Beside them, `lua/` holds the scripts that alone write leases and the registry; each says its invariant in its head.
@@ -100,5 +101,7 @@ pub mod view;
 
 pub mod agent;
 pub mod client;
+
+pub mod plugins;
 
 pub mod cli;

@@ -48,6 +48,7 @@ fn refused(request: &str, refusal: Option<Refusal>, errno: i64, reason: &str, id
 
 fn snapshot(watchers: Vec<WatcherView>) -> Box<Snapshot> {
     Box::new(Snapshot {
+        config: "7f3a2c".into(),
         node: NodeName::parse("web-1").unwrap(),
         cluster: ClusterName::parse("prod").unwrap(),
         phase: Phase::Running,
