@@ -56,6 +56,16 @@ fn receives(statsd: &UdpSocket, wanted: &[&str]) {
     }
 }
 
+/// Has `bad` flap until the plugin stops it, which thus has seen all that happened before.
+#[track_caller]
+fn flaps(agent: &Agent) {
+    let seen = |agent: &Agent| agent.log().matches("bad: flapping").count();
+    let before = seen(agent);
+    agent.ask(&json!({"command": "start", "properties": {"name": "bad"}}));
+    wait_for("flapping that is seen", || (seen(agent) > before).then_some(()));
+    agent.comes_to("bad", "stopped");
+}
+
 const FLAPPING: &str = "\n[plugin:flapping]\nuse = circus.plugins.flapping.Flapping\n";
 /// Ends at once, which is too soon.
 const BAD: &str = "\n[watcher:bad]\ncmd = /bin/sh -c 'exit 3'\n";
@@ -63,11 +73,12 @@ const BAD: &str = "\n[watcher:bad]\ncmd = /bin/sh -c 'exit 3'\n";
 #[test]
 fn flapping_is_stopped_while_another_watcher_takes_its_time_to_stop() {
     let home = Home::new();
-    let slow =
-        "\n[watcher:slow]\ncmd = /bin/sh -c 'trap \"\" TERM; while :; do sleep 1; done'\ngraceful_timeout = 60\n";
+    let stubborn = home.script("stubborn", "trap '' TERM\necho > $1\nwhile :; do sleep 1; done\n");
+    let deaf = home.file("deaf");
+    let slow = format!("\n[watcher:slow]\ncmd = {stubborn} {}\ngraceful_timeout = 60\n", deaf.display());
     let bad = format!("{BAD}autostart = False\n");
     let agent = home.agent("a", &format!("{FLAPPING}retry_in = 0.1\nmax_retry = 1\n{slow}{bad}"));
-    agent.comes_to("slow", "active");
+    wait_for("a process that is deaf to SIGTERM", || deaf.exists().then_some(()));
     // From here on a stop is under way.
     agent.ask(&json!({"command": "stop", "properties": {"name": "slow"}}));
     agent.comes_to("plugin:flapping", "active");
@@ -87,21 +98,18 @@ fn flapping_leaves_alone_what_is_stopped_restarted_and_reloaded_by_hand() {
     let web = "\n[watcher:web]\ncmd = sleep 1000\nnumprocesses = 4\n";
     let bad = format!("{BAD}autostart = False\n");
     let agent = home.agent("a", &format!("{FLAPPING}retry_in = 0\nmax_retry = 0\n{web}{bad}"));
-    agent.comes_to("plugin:flapping", "active");
+    flaps(&agent);
     for command in ["restart", "reload", "stop"] {
         let reply = agent.ask(&json!({"command": command, "properties": {"name": "web", "waiting": true}}));
         assert_eq!(reply["status"], "ok", "{reply}");
     }
-    // Once it has seen this one, it has seen all that was before.
-    agent.ask(&json!({"command": "start", "properties": {"name": "bad"}}));
-    agent.logs("bad: flapping");
-    agent.comes_to("bad", "stopped");
+    flaps(&agent);
     assert!(!agent.log().contains("web: flapping"), "{}", agent.log());
     assert_eq!(agent.watcher("web")["state"], "stopped");
 }
 
 #[test]
-fn flapping_keeps_its_hands_off_a_watcher_that_someone_stops_while_it_rests() {
+fn a_watcher_that_someone_starts_while_it_rests_is_theirs() {
     let home = Home::new();
     let agent = home.agent("a", &format!("{FLAPPING}retry_in = 3600\n{BAD}"));
     agent.logs("bad: flapping");
@@ -117,15 +125,14 @@ fn flapping_keeps_its_hands_off_a_watcher_that_someone_stops_while_it_rests() {
 #[test]
 fn flapping_counts_slots_and_not_their_healthy_siblings() {
     let home = Home::new();
-    let once = "\n[watcher:web]\ncmd = sleep 1000\nnumprocesses = 5\n";
+    let web = "\n[watcher:web]\ncmd = sleep 1000\nnumprocesses = 5\n";
     let bad = format!("{BAD}autostart = False\n");
-    let agent = home.agent("a", &format!("{FLAPPING}{once}{bad}"));
-    agent.comes_to("plugin:flapping", "active");
+    let agent = home.agent("a", &format!("{FLAPPING}max_retry = 0\n{web}{bad}"));
+    flaps(&agent);
     let old = new_pids(&agent, "web", 5, &[]);
     old.iter().for_each(|pid| send(*pid, libc::SIGKILL));
     new_pids(&agent, "web", 5, &old);
-    agent.ask(&json!({"command": "start", "properties": {"name": "bad"}}));
-    agent.logs("bad: flapping");
+    flaps(&agent);
     assert!(!agent.log().contains("web: flapping"), "{}", agent.log());
 }
 
