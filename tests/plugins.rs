@@ -2,6 +2,8 @@
 //!
 //! The names of these tests are the defects of Circus's plugins, mended.
 
+#![allow(clippy::print_stdout)] // How an agent ended is told.
+
 #[path = "support/agent.rs"]
 mod agent;
 #[path = "support/redis.rs"]
@@ -87,7 +89,7 @@ fn flapping_is_stopped_while_another_watcher_takes_its_time_to_stop() {
         "plugin:flapping: bad: flapping: slot 1 ended 2 times within 1 s of running; stopped, starts again in 0.1 s",
     );
     agent.logs("bad: has rested; starting it");
-    agent.logs("and was tried anew 1 times; it stays stopped");
+    agent.logs("max_retry = 1 is used up, so that it stays stopped");
     agent.comes_to("bad", "stopped");
     assert_eq!(agent.watcher("slow")["state"], "stopping");
 }
@@ -141,8 +143,9 @@ fn a_watchers_own_flapping_options_count() {
     let home = Home::new();
     let bad = format!("{BAD}flapping.attempts = 3\nflapping.max_retry = 0\n");
     let agent = home.agent("a", &format!("{FLAPPING}attempts = 900\n{bad}"));
-    agent
-        .logs("bad: flapping: slot 1 ended 3 times within 1 s of running and was tried anew 0 times; it stays stopped");
+    agent.logs(
+        "bad: flapping: slot 1 ended 3 times within 1 s of running; max_retry = 0 is used up, so that it stays stopped",
+    );
     agent.comes_to("bad", "stopped");
 }
 
