@@ -302,7 +302,7 @@ impl Watched {
             Some(most) if self.tries >= *most => {
                 self.tries = 0;
                 let again = format!("once its cause is mended: circusctl start '{watcher}'");
-                (Level::Error, format!("{what} and was tried anew {most} times; it stays stopped; {again}"))
+                (Level::Error, format!("{what}; max_retry = {most} is used up, so that it stays stopped; {again}"))
             }
             most => {
                 self.tries = self.tries.saturating_add(1);
