@@ -125,6 +125,16 @@ fn a_watcher_that_someone_starts_while_it_rests_is_theirs() {
 }
 
 #[test]
+fn a_watcher_that_someone_stops_while_it_rests_is_not_started_again() {
+    let home = Home::new();
+    let agent = home.agent("a", &format!("{FLAPPING}retry_in = 3600\n{BAD}"));
+    agent.logs("bad: flapping");
+    agent.comes_to("bad", "stopped");
+    agent.ask(&json!({"command": "stop", "properties": {"name": "bad", "waiting": true}}));
+    agent.logs("bad: stop by someone else");
+}
+
+#[test]
 fn flapping_counts_slots_and_not_their_healthy_siblings() {
     let home = Home::new();
     let web = "\n[watcher:web]\ncmd = sleep 1000\nnumprocesses = 5\n";
