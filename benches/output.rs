@@ -77,7 +77,12 @@ impl Bench {
     fn new() -> Bench {
         let (sender, events) = mpsc::channel(64);
         let dir = tempfile::tempdir().expect("a directory");
-        Bench { host: Host::new(sender).expect("the main thread"), events, dir, spawned: 0 }
+        Bench {
+            host: Host::new(sender, dir.path().join("notify"), &[]).expect("the main thread"),
+            events,
+            dir,
+            spawned: 0,
+        }
     }
 
     /// Runs the child to the end of its output, and says how long that took.

@@ -3,18 +3,29 @@
 //! Invariants: an exit code tells the truth, whatever the output's form; errors go to standard error; what goes to
 //! standard output can be piped anywhere, `head` included.
 
+mod background;
 mod ctl;
 mod daemon;
+mod follow;
 mod log;
+mod plugin;
+mod shell;
+mod words;
 
 use std::fmt::Display;
 use std::path::PathBuf;
 
 use clap::Parser;
+use futures_util::StreamExt;
+use signal_hook_tokio::Signals;
+
+use crate::config;
+use crate::model::spec::{LogLevel, LogOutput};
 
 pub use ctl::{CtlArgs, circusctl};
 pub use daemon::circus_agent;
 pub use log::{LogFormat, logging};
+pub use plugin::{PLUGIN, circus_plugin};
 
 /// What circusctl's exit code says.
 pub mod ctl_exit {
@@ -52,7 +63,8 @@ pub mod agent_exit {
     name = "circus-agent",
     version,
     about = "Supervises processes, and keeps what must be alone in the cluster alone, over Redis",
-    after_help = "Signals: TERM and INT stop, QUIT kills what runs and stops, HUP checks the configuration again.\n\
+    after_help = "Signals: TERM and INT stop, QUIT kills what runs and stops, HUP applies what has changed in the \
+                  configuration, USR1 opens log files anew.\n\
                   Exit codes: 0 stopped on request, 64 usage, 69 something needed is not available, 70 internal \
                   error, 78 problems in the configuration.\n\
                   Environment: CIRCUS_CONFIG, CIRCUS_LOG (a filter such as info or circus_agent=debug), NO_COLOR."
@@ -64,6 +76,18 @@ pub struct AgentArgs {
     /// Print every problem of the configuration and exit: 0 where there is none, 78 otherwise
     #[arg(long)]
     pub check: bool,
+    /// Run in the background; ends when all there is to start has been started, or with the reason why not
+    #[arg(long)]
+    pub daemon: bool,
+    /// Where the agent's pid is written; wins over the file's `pidfile`
+    #[arg(long, value_name = "FILE")]
+    pub pidfile: Option<PathBuf>,
+    /// How much is logged: critical, error, warning, info or debug; wins over the file's `loglevel`
+    #[arg(long, value_name = "LEVEL", value_parser = config::log_level)]
+    pub log_level: Option<LogLevel>,
+    /// Where to: a file, - for standard error, or syslog://…; wins over the file's `logoutput`
+    #[arg(long, value_name = "WHERE", value_parser = config::log_output)]
+    pub log_output: Option<LogOutput>,
     /// How the log is written; text suits itself to a terminal, the journal or a file
     #[arg(long, value_enum, default_value_t)]
     pub log_format: LogFormat,
@@ -89,6 +113,15 @@ pub fn print_error(error: impl Display) {
     eprintln!("error: {error}");
 }
 
+/// Waits for ^C. From the first call on ^C does nothing else.
+async fn interrupted() {
+    match Signals::new([libc::SIGINT]) {
+        Ok(mut signals) => drop(signals.next().await),
+        // Then ^C goes on to end the program.
+        Err(_) => std::future::pending().await,
+    }
+}
+
 /// Whether colours are wanted on a stream that is, or is not, a terminal: `NO_COLOR` forbids them, `CLICOLOR_FORCE`
 /// wants them in pipes too, and a dumb terminal has none.
 fn colours(is_terminal: bool) -> bool {
@@ -108,8 +141,11 @@ mod tests {
     fn the_agents_command_line_is_sound() {
         use clap::CommandFactory;
         AgentArgs::command().debug_assert();
-        let args = AgentArgs::read(["circus-agent", "a.ini", "--check", "--log-format", "json"]).unwrap();
-        assert_eq!(args, AgentArgs { config: Some("a.ini".into()), check: true, log_format: LogFormat::Json });
+        let line = "circus-agent a.ini --check --log-format json --daemon --pidfile p --log-level debug --log-output l";
+        let args = AgentArgs::read(line.split(' ')).unwrap();
+        assert_eq!((args.config, args.pidfile), (Some("a.ini".into()), Some("p".into())));
+        assert_eq!((args.check, args.daemon, args.log_format), (true, true, LogFormat::Json));
+        assert_eq!((args.log_level, args.log_output), (Some(LogLevel::Debug), Some(LogOutput::File("l".into()))));
         let code = |word| exit_code(&AgentArgs::try_parse_from(["circus-agent", word]).unwrap_err());
         assert_eq!((code("--chekc"), code("--help"), code("--version")), (64, 0, 0));
     }

@@ -2,6 +2,8 @@
 //!
 //! Invariants: every wait has an end; who did not answer is named; nothing is printed here.
 
+pub mod follow;
+
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -81,6 +83,9 @@ pub enum ClientError {
     /// It cannot be asked this way: the asker has to say more.
     #[error("{0}")]
     Usage(String),
+    /// It was asked for a stream, and refused.
+    #[error("{0}")]
+    Refused(String),
 }
 
 /// One question.
@@ -308,7 +313,14 @@ fn choose(roster: &[NodeRow], call: &Call) -> Result<Chosen, ClientError> {
             Command::Start { .. }
             | Command::Stop { .. }
             | Command::Restart { .. }
+            | Command::Reload { .. }
+            | Command::ReloadConfig { .. }
             | Command::Resize { .. }
+            | Command::Set { .. }
+            | Command::Add { .. }
+            | Command::Remove { .. }
+            | Command::Signal { .. }
+            | Command::Kill { .. }
             | Command::Quit { .. },
             _,
         ) => Err(ClientError::Usage(format!(
@@ -334,7 +346,7 @@ fn no_such_node(name: &NodeName, roster: &[NodeRow]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::command::{NodeAbout, Patience};
+    use crate::model::command::{Leave, NodeAbout, Patience};
     use std::os::unix::net::UnixListener;
 
     fn node(name: &str) -> NodeName {
@@ -397,6 +409,9 @@ mod tests {
         let stop = || Command::Stop { pattern: None, patience: Patience::Admitted };
         assert!(matches!(choose(&roster, &call(stop(), Target::Here)), Err(ClientError::Usage(_))));
         assert_eq!(ask(stop(), Target::All).0, [node("a"), node("b")]);
+        let removal = Command::Remove { watcher: "web".into(), leave: Leave::Nothing, patience: Patience::Admitted };
+        assert!(matches!(choose(&roster, &call(removal, Target::Here)), Err(ClientError::Usage(_))));
+        assert_eq!(ask(Command::Plan, Target::Here).0, [node("a"), node("b")]);
         let failover =
             |watcher: &str| Command::Failover { watcher: watcher.into(), to: None, patience: Patience::Settled };
         assert_eq!(ask(failover("beat"), Target::Here).0, [node("b")]);
@@ -520,7 +535,7 @@ mod tests {
                 let request = wire::parse_request(&question.line).unwrap();
                 assert_eq!(request.command, Command::Version);
                 let outcome = Outcome::Own(Reply::Done(Answer::Version("1.2.3")));
-                question.answer.send(wire::reply_json(&outcome, &request.id, 1.0).to_string()).unwrap();
+                question.answer.send(wire::reply_json(&outcome, &request.id, 1.0).to_string().into()).unwrap();
             });
             let endpoint = find_local(&Places::new(vec![dir.path().into()]), "x").unwrap();
             let reply = ask(&endpoint, &call(Command::Version, Target::Here)).await.unwrap();

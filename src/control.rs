@@ -1,8 +1,9 @@
 //! The control socket: the door for tools on this machine.
 //!
-//! A unix stream socket. Each line in is one request, each line out one reply; replies come as they are ready, so that
-//! a request that waits does not hold up the next one, and each carries its request's `id`. This is transport only:
-//! lines go up as a [`Question`] and come back by its `answer`; what they mean is not known here.
+//! A unix stream socket. Each line in is one request, each line out one reply, or one line of a stream that was asked
+//! for; they come as they are ready, so that a request that waits, or a stream that goes on, does not hold up the next
+//! one, and each carries its request's `id`. This is transport only: lines go up as a [`Question`] and come back by its
+//! `answer`; what they mean is not known here.
 //!
 //! Invariants:
 //!
@@ -11,19 +12,21 @@
 //! - Everything is bounded: connections, the length of a line, requests and replies in hand of each connection. Who
 //!   sends faster than is answered, or does not read, waits, and nobody waits with them.
 //! - A question whose `answer` is dropped has no reply (a cast).
+//! - A stream ends with the client's connection, whether the client says so or not, or when its sender is dropped.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
+use futures_util::stream::{self, FuturesUnordered, SelectAll};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket};
 use nix::unistd::{AccessFlags, access};
 use serde_json::Value;
@@ -46,6 +49,10 @@ pub const MAX_PENDING: usize = 64;
 
 /// How many bytes of replies wait for a client to read before no more of its requests are taken.
 const MAX_UNREAD: usize = 1 << 20;
+/// How many bytes wait before no more of its streams is taken: little, since who sends a stream drops what is not taken.
+const MAX_AHEAD: usize = 64 << 10;
+/// How often it is looked whether a client that sends no more still listens to its streams.
+const LISTENING_CHECK: Duration = Duration::from_secs(1);
 /// How long a client may leave a reply unread.
 const STALL: Duration = Duration::from_secs(30);
 /// How long the last replies may take to be written once the agent is done.
@@ -56,8 +63,24 @@ const FAREWELL: Duration = Duration::from_secs(1);
 pub struct Question {
     /// The request: one line without its end.
     pub line: String,
-    /// Takes the reply: one line without its end. Dropped unused, the client gets none.
-    pub answer: oneshot::Sender<String>,
+    /// Takes the answer. Dropped unused, the client gets none.
+    pub answer: oneshot::Sender<Answer>,
+}
+
+/// What a question comes to.
+#[derive(Debug)]
+pub struct Answer {
+    /// The reply: one line without its end.
+    pub line: String,
+    /// The lines that follow it, where a stream was asked for. The queue's bound says how far they may be ahead of the
+    /// client.
+    pub more: Option<mpsc::Receiver<String>>,
+}
+
+impl From<String> for Answer {
+    fn from(line: String) -> Answer {
+        Answer { line, more: None }
+    }
 }
 
 /// Why the control socket cannot be had.
@@ -254,6 +277,7 @@ async fn converse(mut client: UnixStream, questions: mpsc::Sender<Question>) {
     let mut input = Lines::default();
     let mut output: Vec<u8> = Vec::new();
     let mut asked = FuturesUnordered::new();
+    let mut streams = SelectAll::new();
     let mut next: Option<String> = None;
     let mut reading = true;
     let mut overlong = false;
@@ -274,6 +298,7 @@ async fn converse(mut client: UnixStream, questions: mpsc::Sender<Question>) {
                     let why = format!("a request has at most {MAX_LINE} bytes");
                     say(&mut output, &mut deadline, ended, &refused(Refusal::BadMessage(why)));
                     (reading, overlong) = (false, true);
+                    streams.clear();
                     continue;
                 }
                 None => {}
@@ -282,6 +307,7 @@ async fn converse(mut client: UnixStream, questions: mpsc::Sender<Question>) {
         if !reading
             && next.is_none()
             && asked.is_empty()
+            && streams.is_empty()
             && output.is_empty()
             && (overlong || ended || input.is_empty())
         {
@@ -300,10 +326,22 @@ async fn converse(mut client: UnixStream, questions: mpsc::Sender<Question>) {
                     asked.push(reply);
                 }
             }
-            Some(reply) = asked.next(), if !asked.is_empty() => {
+            Some(answer) = asked.next(), if !asked.is_empty() => {
                 // A dropped sender is a cast, or an agent that has ended: either way there is nothing to say.
-                if let Ok(line) = reply {
+                if let Ok(Answer { line, more }) = answer {
                     say(&mut output, &mut deadline, ended, &line);
+                    streams.extend(more.map(|mut more| stream::poll_fn(move |context| more.poll_recv(context))));
+                }
+            }
+            line = streams.next(), if !streams.is_empty() && output.len() < MAX_AHEAD => {
+                // None: the last of them has ended, which may be the end of this conversation.
+                if let Some(line) = line {
+                    say(&mut output, &mut deadline, ended, &line);
+                }
+            }
+            () = sleep(LISTENING_CHECK), if !reading && !streams.is_empty() => {
+                if has_hung_up(writer.as_ref()) {
+                    return;
                 }
             }
             written = writer.write(&output), if !output.is_empty() => match written {
@@ -328,6 +366,13 @@ async fn converse(mut client: UnixStream, questions: mpsc::Sender<Question>) {
         let discard = async { while reader.read(&mut chunk).await.is_ok_and(|count| count > 0) {} };
         let _ = timeout(FAREWELL, discard).await;
     }
+}
+
+/// Whether a client whose end has been read is gone altogether: it may have said all it has to say and still listen.
+fn has_hung_up(client: &UnixStream) -> bool {
+    let mut looked = [PollFd::new(client.as_fd(), PollFlags::empty())];
+    let found = poll(&mut looked, PollTimeout::ZERO);
+    found.is_ok_and(|count| count > 0) && looked[0].any() == Some(true)
 }
 
 /// Puts a line out. The client's patience is counted from the first byte that waits for it.
@@ -491,7 +536,7 @@ mod tests {
     }
 
     fn echo(question: Question) {
-        let _ = question.answer.send(format!("<{}>", question.line));
+        let _ = question.answer.send(format!("<{}>", question.line).into());
     }
 
     async fn connect(path: &Path) -> BufReader<UnixStream> {
@@ -536,7 +581,7 @@ mod tests {
             move |question| match question.line.as_str() {
                 "slow" => *slow.borrow_mut() = Some(question.answer),
                 "now" => {
-                    let _ = slow.borrow_mut().take().unwrap().send("at last".into());
+                    let _ = slow.borrow_mut().take().unwrap().send("at last".to_owned().into());
                 }
                 "cast" => {}
                 _ => echo(question),
@@ -546,6 +591,82 @@ mod tests {
                 client.write_all(b"slow\ncast\nquick\nnow\n").await.unwrap();
                 assert_eq!(line(&mut client).await, "<quick>\n");
                 assert_eq!(line(&mut client).await, "at last\n");
+            },
+        );
+    }
+
+    /// Answers "stream" with a stream, whose sender goes into `streams`, and echoes the rest.
+    fn streaming(streams: &mpsc::UnboundedSender<mpsc::Sender<String>>, question: Question) {
+        if question.line != "stream" {
+            return echo(question);
+        }
+        let (sender, more) = mpsc::channel(4);
+        streams.send(sender).unwrap();
+        question.answer.send(Answer { line: "here it comes".into(), more: Some(more) }).unwrap();
+    }
+
+    #[test]
+    fn a_stream_follows_its_reply_and_holds_up_no_other_request() {
+        let (streams, mut started) = mpsc::unbounded_channel();
+        with_door(
+            move |question| streaming(&streams, question),
+            |path| async move {
+                let mut client = connect(&path).await;
+                client.write_all(b"stream\n").await.unwrap();
+                assert_eq!(line(&mut client).await, "here it comes\n");
+                let stream = started.recv().await.unwrap();
+                stream.send("1".into()).await.unwrap();
+                assert_eq!(line(&mut client).await, "1\n");
+                client.write_all(b"a\n").await.unwrap();
+                assert_eq!(line(&mut client).await, "<a>\n");
+                // Who has said all may still listen.
+                client.shutdown().await.unwrap();
+                stream.send("2".into()).await.unwrap();
+                assert_eq!(line(&mut client).await, "2\n");
+                sleep(LISTENING_CHECK + Duration::from_millis(200)).await;
+                stream.send("3".into()).await.unwrap();
+                assert_eq!(line(&mut client).await, "3\n");
+                drop(stream);
+                assert_eq!(line(&mut client).await, "", "the end of a stream is the end of a client that only listens");
+            },
+        );
+    }
+
+    #[test]
+    fn a_stream_on_which_nothing_comes_ends_with_its_client() {
+        let (streams, mut started) = mpsc::unbounded_channel();
+        with_door(
+            move |question| streaming(&streams, question),
+            |path| async move {
+                let mut client = connect(&path).await;
+                client.write_all(b"stream\n").await.unwrap();
+                assert_eq!(line(&mut client).await, "here it comes\n");
+                let stream = started.recv().await.unwrap();
+                drop(client);
+                stream.closed().await;
+            },
+        );
+    }
+
+    #[test]
+    fn who_does_not_read_a_stream_costs_a_bounded_queue() {
+        let (streams, mut started) = mpsc::unbounded_channel();
+        with_door(
+            move |question| streaming(&streams, question),
+            |path| async move {
+                let mut idle = connect(&path).await;
+                idle.write_all(b"stream\n").await.unwrap();
+                let stream = started.recv().await.unwrap();
+                let long = "x".repeat(16 << 10);
+                // What the kernel and the connection hold; then the queue is full and stays so.
+                let mut taken = 0;
+                while timeout(Duration::from_millis(200), stream.send(long.clone())).await.is_ok() {
+                    taken += long.len();
+                }
+                assert!(taken < 1 << 20, "{taken} bytes wait for a client that does not read");
+                let mut other = connect(&path).await;
+                other.write_all(b"a\n").await.unwrap();
+                assert_eq!(line(&mut other).await, "<a>\n");
             },
         );
     }
@@ -584,7 +705,7 @@ mod tests {
     fn who_does_not_read_costs_nobody_else() {
         with_door(
             |question| {
-                let _ = question.answer.send("x".repeat(1 << 16));
+                let _ = question.answer.send("x".repeat(1 << 16).into());
             },
             |path| async move {
                 let greedy = UnixStream::connect(&path).await.unwrap();
@@ -639,7 +760,7 @@ mod tests {
             let mut client = connect(&path).await;
             client.write_all(b"quit\n").await.unwrap();
             let question = questions.recv().await.unwrap();
-            let _ = question.answer.send("bye".into());
+            let _ = question.answer.send("bye".to_owned().into());
             drop(questions);
             door.await.unwrap();
             assert_eq!(line(&mut client).await, "bye\n");

@@ -28,7 +28,7 @@
 //! Imports point down only, and modules of one line do not know each other (`tests/tidy.rs` draws the arrows):
 //!
 //! ```text
-//!   bin → cli → agent, client → cluster | config | control | host | systemd | view → wire → model → std
+//!   bin → cli → plugins → agent, client → cluster | config | control | host | systemd | view → wire → model → std
 //! ```
 //!
 //! | module | what it is |
@@ -43,6 +43,7 @@
 //! | [`view`] | Replies → tables and lines for people: pure |
 //! | [`agent`] | wires it all: wait in one `select!`, decide in `step`, act in `perform` |
 //! | [`client`] | what circusctl does: find an agent, or Redis, and ask |
+//! | [`plugins`] | Circus's plugins: policies that watch an agent from a process of their own, as its clients |
 //! | [`cli`] | command lines, exit codes, the log |
 //!
 //! Beside them, `lua/` holds the scripts that alone write leases and the registry; each says its invariant in its head.
@@ -84,6 +85,7 @@
 //! | scripts and link | `tests/cluster.rs`: a real redis-server, and the lease cases on the simulated one too |
 //! | this machine | `tests/host.rs`, `tests/hooks.rs`, `tests/local.rs`: real children, guards, hooks, locks |
 //! | all of it | `tests/agent.rs`: real agents; `tests/celery.rs`: a real Celery beat |
+//! | plugins | plays beside the code, and `tests/plugins.rs`: real agents |
 //! | words and bytes | `tests/config.rs`, `tests/wire.rs`, `tests/cli.rs`, `tests/systemd.rs`, `tests/packaging.rs` |
 //! | the architecture | `tests/tidy.rs` |
 
@@ -100,5 +102,7 @@ pub mod view;
 
 pub mod agent;
 pub mod client;
+
+pub mod plugins;
 
 pub mod cli;

@@ -21,12 +21,26 @@
 //!
 //! `{"status": "ok", "time": unix seconds, …, "id": …}`, or `{"status": "error", "reason": text, "code": word, "errno":
 //! number, "tb": null, "time": …, "id": …}`. See [`reply_json`] for what each command adds.
+//!
+//! # Events
+//!
+//! Whoever follows an agent ([`parse_follow`]) gets one object for each piece of news ([`notice_json`]) and each line of
+//! output ([`log_line_json`]).
 
 mod about;
+mod command;
+mod event;
+mod follow;
+mod options;
 mod reply;
 mod request;
+mod settings;
+mod stats;
 
 pub use about::{about_json, parse_about};
-pub(crate) use reply::info as info_json;
+pub use command::{command_json, command_name};
+pub use event::{log_line_json, notice_json};
+pub use follow::{Follow, Subject, follow_json, parse_follow};
 pub use reply::{error_code, reply_json};
-pub use request::{BadRequest, Request, command_json, command_name, escape_glob, parse_request};
+pub use request::{BadRequest, Request, parse_request};
+pub use stats::process as info_json;

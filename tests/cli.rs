@@ -56,18 +56,32 @@ fn help_lists_every_command_and_is_no_error() {
         "start",
         "stop",
         "restart",
+        "reload",
+        "reloadconfig",
+        "plan",
         "incr",
         "decr",
+        "set",
+        "add",
+        "rm",
+        "signal",
+        "kill",
         "numprocesses",
         "numwatchers",
         "stats",
+        "dstats",
         "options",
+        "get",
+        "globaloptions",
+        "listsockets",
         "quit",
         "version",
         "nodes",
         "leases",
         "failover",
         "lease",
+        "events",
+        "logs",
     ] {
         assert!(text(&help.stdout).contains(&format!("\n  {command} ")), "{command}");
     }
@@ -126,6 +140,37 @@ fn the_endpoint_comes_from_the_environment_and_the_exit_code_from_the_reply() {
         assert_eq!(status.status.code(), Some(3), "{}", text(&status.stderr));
         assert!(text(&status.stdout).contains("exit 1"));
         assert!(!text(&status.stdout).contains('\x1b'), "no colours in a pipe");
+    }
+}
+
+#[test]
+fn a_plan_is_shown_and_prettify_prints_json_over_lines() {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("a.sock");
+    agent(&path, "{\"id\":ID,\"status\":\"ok\",\"plan\":{\"changes\":[],\"unchanged\":2,\"needs_restart\":[]}}\n");
+    let ask = |words: &[&str]| {
+        let plan = circusctl(home.path(), words).args(["--endpoint", path.to_str().unwrap()]).output().unwrap();
+        assert_eq!(plan.status.code(), Some(0), "{}", text(&plan.stderr));
+        text(&plan.stdout).to_owned()
+    };
+    assert_eq!(ask(&["plan"]), "nothing to do\n");
+    for words in [["plan", "--prettify"], ["--prettify", "plan"]] {
+        let reply = ask(&words);
+        assert!(reply.lines().count() > 5, "{reply}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&reply).unwrap()["plan"]["unchanged"], 2);
+    }
+}
+
+#[test]
+fn words_that_fit_no_command_together_are_exit_2_with_a_way_out() {
+    for (words, hint) in [
+        (&["set", "web", "numprocesses", "3", "respawn"][..], "set NAME KEY VALUE"),
+        (&["signal", "web", "x", "HUP"], "signal NAME [PID] SIGNAL"),
+        (&["stop", "--match", "regex", "("], "regular expression"),
+    ] {
+        let refused = run(words);
+        assert_eq!(refused.status.code(), Some(2), "{words:?}");
+        assert!(text(&refused.stderr).contains(hint), "{}", text(&refused.stderr));
     }
 }
 

@@ -7,10 +7,13 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use circus_agent::config::{self, Config, Problem, Severity, Surroundings, code};
-use circus_agent::model::spec::{AgentSpec, ProgramSpec, WatcherSpec};
+use circus_agent::model::event::{AmendBase, Changes};
+use circus_agent::model::names::WatcherName;
+use circus_agent::model::spec::{AgentSpec, LogOutput, ProgramSpec, WatcherSpec};
 
 fn around(text: &str) -> Surroundings {
     let base = [("PATH", "/usr/bin:/bin"), ("HOME", "/root"), ("LANG", "C.UTF-8")];
@@ -52,10 +55,15 @@ fn describe(config: &Config) -> String {
         pidfile,
         umask,
         log_level,
+        log_output,
+        // The machine's own, unless a file names one.
+        python: _,
+        global_options,
+        lease_settings: _,
+        hash: _,
         redis,
         warmup_delay,
         watchers,
-        ..
     } = &config.spec;
     let mut out = format!("node {node}, cluster {cluster}\n");
     let mut fact = |text: String| writeln!(out, "{text}").expect("a line");
@@ -64,41 +72,73 @@ fn describe(config: &Config) -> String {
     }
     umask.iter().for_each(|umask| fact(format!("umask {umask:03o}")));
     log_level.iter().for_each(|level| fact(format!("loglevel {level:?}")));
+    if *log_output != LogOutput::Stderr {
+        fact(format!("logoutput {log_output:?}"));
+    }
     redis.iter().for_each(|redis| fact(format!("redis {}", redis.url.reveal())));
     if !warmup_delay.is_zero() {
         fact(format!("warmup_delay {warmup_delay:?}"));
     }
+    let usual = [
+        ("check_delay", "5.0"),
+        ("endpoint", "tcp://127.0.0.1:5555"),
+        ("multicast_endpoint", "udp://237.219.251.97:12027"),
+        ("pubsub_endpoint", "tcp://127.0.0.1:5556"),
+        ("stats_endpoint", "tcp://127.0.0.1:5557"),
+    ];
+    assert_eq!(global_options.len(), usual.len());
+    for (name, value) in global_options.iter().filter(|(name, value)| !usual.contains(&(name, value))) {
+        fact(format!("global option {name} {value:?}"));
+    }
     for watcher in watchers {
-        let WatcherSpec { name, program, numprocesses, warmup_delay, priority, autostart, respawn, max_retry, .. } =
-            watcher;
-        let ProgramSpec {
-            words,
-            executable: _,
-            env,
-            copy_env,
-            working_dir,
-            user,
-            gid,
-            umask,
-            rlimits,
-            close_stdin,
-            stdout,
-            stderr,
-        } = program;
-        fact(format!("\n{name}: {numprocesses} of {words:?}"));
-        fact(format!("  priority {priority}, autostart {autostart}, respawn {respawn}, max_retry {max_retry:?}"));
-        let (signal, grace) = (watcher.stop_signal, watcher.graceful_timeout);
-        fact(format!("  stop signal {signal}, grace {grace:?}, warmup_delay {warmup_delay:?}"));
-        fact(format!("  copy_env {copy_env}, close_stdin {close_stdin}, stdout {stdout:?}, stderr {stderr:?}"));
-        env.iter().for_each(|(name, value)| fact(format!("  {name}={value}")));
-        working_dir.iter().for_each(|path| fact(format!("  working_dir {}", path.display())));
-        user.iter().for_each(|user| fact(format!("  {user:?}")));
-        gid.iter().for_each(|gid| fact(format!("  gid {gid}")));
-        umask.iter().for_each(|umask| fact(format!("  umask {umask:03o}")));
-        rlimits.iter().for_each(|limit| fact(format!("  limit {} {:?}", limit.name, limit.limit)));
-        watcher.singleton.iter().for_each(|timings| fact(format!("  {timings:?}")));
+        describe_watcher(watcher, &mut fact);
     }
     out
+}
+
+fn describe_watcher(watcher: &WatcherSpec, fact: &mut impl FnMut(String)) {
+    let WatcherSpec { name, program, numprocesses, warmup_delay, priority, autostart, respawn, max_retry, .. } =
+        watcher;
+    let ProgramSpec {
+        words,
+        executable,
+        env,
+        copy_env,
+        working_dir,
+        user,
+        gid,
+        umask,
+        rlimits,
+        close_stdin,
+        stdout,
+        stderr,
+    } = program;
+    fact(format!("\n{name}: {numprocesses} of {words:?}"));
+    executable.iter().for_each(|path| fact(format!("  executable {}", path.display())));
+    fact(format!("  priority {priority}, autostart {autostart}, respawn {respawn}, max_retry {max_retry:?}"));
+    let (signal, grace) = (watcher.stop_signal, watcher.graceful_timeout);
+    fact(format!("  stop signal {signal}, grace {grace:?}, warmup_delay {warmup_delay:?}"));
+    fact(format!("  copy_env {copy_env}, close_stdin {close_stdin}, stdout {stdout:?}, stderr {stderr:?}"));
+    env.iter().for_each(|(name, value)| fact(format!("  {name}={value}")));
+    working_dir.iter().for_each(|path| fact(format!("  working_dir {}", path.display())));
+    user.iter().for_each(|user| fact(format!("  {user:?}")));
+    gid.iter().for_each(|gid| fact(format!("  gid {gid}")));
+    umask.iter().for_each(|umask| fact(format!("  umask {umask:03o}")));
+    rlimits.iter().for_each(|limit| fact(format!("  limit {} {:?}", limit.name, limit.limit)));
+    watcher.singleton.iter().for_each(|timings| fact(format!("  {timings:?}")));
+    if watcher.stop_children || watcher.send_hup {
+        fact(format!("  stop_children {}, send_hup {}", watcher.stop_children, watcher.send_hup));
+    }
+    let age = watcher.max_age.iter();
+    age.for_each(|age| fact(format!("  max_age {age:?}, and up to {:?} more", watcher.max_age_variance)));
+    watcher.ready.iter().for_each(|ready| fact(format!("  {ready:?}")));
+    watcher.health.iter().for_each(|health| fact(format!("  {health:?}")));
+    if !watcher.after.is_empty() {
+        fact(format!("  after {}", watcher.after.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ")));
+    }
+    for (point, hook) in &watcher.hooks {
+        fact(format!("  {}: {hook:?}, within {:?}", point.name(), watcher.hook_timeout));
+    }
 }
 
 #[test]
@@ -146,7 +186,7 @@ fn windows_line_ends_and_a_byte_order_mark_change_nothing() {
     fs::write(&unix, text).expect("a file");
     fs::write(&windows, format!("\u{feff}{}", text.replace('\n', "\r\n"))).expect("a file");
     let [unix, windows] = [unix, windows].map(|path| config::read(&path, &around("")).expect("good"));
-    assert_eq!((unix.spec, unix.hash), (windows.spec, windows.hash));
+    assert_eq!(unix.spec, windows.spec);
 }
 
 const EXAMPLE: &str = "beatcop.ini.example";
@@ -174,27 +214,52 @@ fn the_example_ends_with_every_key_there_is() {
     }
 }
 
+/// What else a section needs for this setting to make sense.
+fn beside(section: &str, native: &str, setting: &str) -> String {
+    let key = setting.split(" =").next().unwrap_or_default();
+    let mut lines = Vec::new();
+    match section {
+        "redis" => lines.push("url = redis://h".to_owned()),
+        "watcher:NAME" => lines.push("cmd = sleep 1\ncopy_env = True".to_owned()),
+        "plugin:NAME" => lines.push(format!("use = {native}\nwatcher = web")),
+        _ => {}
+    }
+    if let Some((stream, option)) = key.split_once("_stream.") {
+        let class = match option {
+            "rotate_when" | "rotate_interval" | "utc" => "TimedRotatingFileStream",
+            "color" => "FancyStdoutStream",
+            "address" | "ident" => "SyslogStream",
+            "option" => "my.Stream",
+            _ => "FileStream",
+        };
+        lines.push(format!("{stream}_stream.class = {class}\n{stream}_stream.filename = /tmp/x"));
+        lines.push(format!("{stream}_stream.rotate_when = H"));
+    }
+    let lines = lines.join("\n");
+    let others = lines.lines().filter(|line| !line.starts_with(&format!("{key} =")));
+    let others = others.filter(|line| native.ends_with("ResourceWatcher") || !line.starts_with("watcher ="));
+    others.map(|line| format!("{line}\n")).collect()
+}
+
 #[test]
 fn each_documented_key_is_known_and_says_truly_whether_it_works() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("one.ini");
-    let reference = config::reference();
-    let (mut section, mut later, mut keys) = (String::new(), false, 0);
+    let venv = dir.path().join("venv");
+    fs::create_dir_all(venv.join("lib/python3.12/site-packages")).expect("a virtual environment");
+    let reference = config::reference().replace("/srv/app/venv", &venv.display().to_string());
+    let (mut section, mut native, mut later, mut keys) = (String::new(), String::new(), false, 0);
     for line in reference.lines() {
         if let Some(head) = line.strip_prefix(";;; [") {
             section = head.split(']').next().expect("a head").to_owned();
+            native = head.split("use = ").nth(1).unwrap_or("circus.plugins.flapping.Flapping").to_owned();
             later = head.contains("not supported yet");
         }
         let Some(setting) = line.strip_prefix("; ") else { continue };
         keys += 1;
-        let base = if section.starts_with("watcher") { "cmd = sleep 1\n" } else { "" };
-        let base = if setting.starts_with("cmd =") { "" } else { base };
-        let url = if section == "redis" && !setting.starts_with("url") { "url = redis://h\n" } else { "" };
-        let file = match setting.split_once(".class") {
-            Some((stream, _)) => format!("{stream}.filename = /tmp/x\n"),
-            None => String::new(),
-        };
-        fs::write(&path, format!("[{section}]\n{base}{url}{file}{setting}\n")).expect("a file");
+        let beside = beside(&section, &native, setting);
+        let others = ["web", "db", "cache", "redis"].map(|name| format!("[watcher:{name}]\ncmd = sleep 1\n")).concat();
+        fs::write(&path, format!("{others}[{section}]\n{beside}{setting}\n")).expect("a file");
         let problems = match config::read(&path, &around("")) {
             Ok(config) => config.warnings,
             Err(problems) => problems,
@@ -204,5 +269,147 @@ fn each_documented_key_is_known_and_says_truly_whether_it_works() {
         assert!(unsupported, "{setting}\n{}", config::render(&problems, &path));
         assert!(problems.iter().all(|problem| problem.code != code::FREE_FORM), "{setting}");
     }
-    assert!(keys > 80, "{keys}");
+    assert!(keys > 150, "{keys}");
+}
+
+// ---- watchers changed or added while the agent runs ----
+
+fn changes(settings: &[(&str, Option<&str>)]) -> Changes {
+    let owned = settings.iter().map(|(key, value)| ((*key).to_owned(), value.map(str::to_owned)));
+    Changes { settings: owned.collect(), env: None }
+}
+
+fn config_of(text: &str) -> Config {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("t.ini");
+    fs::write(&path, text).expect("a file");
+    config::read(&path, &around(text)).unwrap_or_else(|problems| panic!("{}", config::render(&problems, &path)))
+}
+
+fn existing(config: &Config, name: &str) -> AmendBase {
+    let watcher = config.spec.watchers.iter().find(|watcher| watcher.name.as_str() == name);
+    AmendBase::Watcher(Box::new(watcher.expect(name).clone()))
+}
+
+#[test]
+fn a_watcher_that_is_amended_by_nothing_stays_as_it_is() {
+    let mut amended = 0;
+    for path in files("good") {
+        let around = around(&fs::read_to_string(&path).expect("the file"));
+        let config = read(&path).expect("good");
+        for watcher in &config.spec.watchers {
+            let base = AmendBase::Watcher(Box::new(watcher.clone()));
+            let same = config::amend(&base, &Changes::default(), &config.spec.defaults(), &around);
+            assert_eq!(same.as_ref(), Ok(watcher), "{}", path.display());
+            amended += 1;
+        }
+    }
+    assert!(amended > 40, "{amended}");
+}
+
+#[test]
+fn settings_hold_all_that_a_watcher_was_told() {
+    let text = "[redis]\nurl = redis://h\nlease_ttl = 10\nrefresh_timeout = 2\n\
+                [watcher:w]\ncmd = sleep $(circus.env.n) $(circus.wid)\nsingleton = True\nfree = $(circus.env.N)\n\
+                [watcher:own]\ncmd = sleep 1\nsingleton = 1\nlease_ttl = 3\n[env]\nN = 5\n";
+    let config = config_of(text);
+    let settings = |at: usize| {
+        let pairs = config.spec.watchers[at].settings.iter();
+        pairs.map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>()
+    };
+    assert_eq!(settings(0), ["cmd=sleep 1", "lease_ttl=3", "singleton=1"]);
+    let inherited = ["lease_ttl=10", "refresh_timeout=2", "singleton=True"];
+    assert_eq!(settings(1), ["cmd=sleep 5 $(circus.wid)", "free=5", inherited[0], inherited[1], inherited[2]]);
+}
+
+#[test]
+fn a_watcher_takes_changed_settings() {
+    let config = config_of("[watcher:w]\ncmd = sleep 1\nnumprocesses = 2\n[env]\nA = 1\n[watcher:db]\ncmd = x\n");
+    let amend =
+        |changes: &Changes| config::amend(&existing(&config, "w"), changes, &config.spec.defaults(), &around(""));
+    let more = [
+        ("numprocesses", Some("4")),
+        ("hooks.after_stop", Some("/bin/true $(circus.env.a)")),
+        ("after", Some("DB")),
+        ("copy_env", Some("true")),
+        ("free", Some("$(circus.env.home)")),
+    ];
+    let amended = amend(&changes(&more)).expect("a watcher");
+    assert_eq!((amended.numprocesses, amended.program.copy_env, amended.hooks.len()), (4, true, 1));
+    assert_eq!(amended.after, [WatcherName::parse("db").expect("a name")]);
+    assert_eq!((amended.settings["free"].as_str(), amended.program.env["A"].as_str()), ("/root", "1"));
+    let fewer = amend(&changes(&[("numprocesses", None)])).expect("a watcher");
+    assert_eq!((fewer.numprocesses, fewer.settings.len()), (1, 1));
+    let env = Changes { env: Some(vec![("B".into(), "2".into())]), ..changes(&[("args", Some("$(circus.env.b)"))]) };
+    let other = amend(&env).expect("a watcher").program;
+    assert_eq!(
+        (other.words, other.env),
+        (vec!["sleep".into(), "1".into(), "2".into()], BTreeMap::from([("B".into(), "2".into())]))
+    );
+}
+
+#[test]
+fn a_new_watcher_takes_what_its_configuration_has_for_all() {
+    let config = config_of("[circus]\npython = /bin/sh\n[redis]\nurl = redis://h\nlease_ttl = 9\n");
+    let add = |name: &str, settings: &[(&str, Option<&str>)]| {
+        config::amend(&AmendBase::New(name.into()), &changes(settings), &config.spec.defaults(), &around(""))
+    };
+    let hook = ("hooks.before_start", Some("a.b"));
+    let added = add("new one", &[("cmd", Some("sleep 1")), ("singleton", Some("True")), hook]).expect("a watcher");
+    assert_eq!((added.name.as_str(), added.singleton.expect("a lease").ttl.as_secs()), ("new one", 9));
+    let plugin = add("plugin:f", &[("use", Some("circus.plugins.flapping.Flapping")), ("window", Some("2"))]);
+    assert_eq!(plugin.expect("a plugin").program.env["CIRCUS_PLUGIN_OPTIONS"], r#"{"window":"2"}"#);
+    assert_eq!(add(" ", &[]).expect_err("no name"), "a watcher name cannot be empty");
+    assert_eq!(add("w", &[]).expect_err("no cmd"), "[watcher:w] has no `cmd` (nothing to run)");
+    assert_eq!(add("w", &[("cmd", Some(""))]).expect_err("no cmd"), "[watcher:w] has no `cmd` (nothing to run)");
+    let all = add("w", &[("numproceses", Some("2")), ("max_age", Some("old")), ("use_sockets", Some("1"))]);
+    let all = all.expect_err("nonsense");
+    assert_eq!(all.matches("; ").count(), 4, "{all}");
+    for part in ["did you mean `numprocesses`?", "`max_age` must be a time", "`use_sockets` is not supported yet"] {
+        assert!(all.contains(part), "{part}: {all}");
+    }
+}
+
+#[test]
+fn what_a_change_would_break_is_told_in_one_text() {
+    let venv = tempfile::tempdir().expect("a directory");
+    fs::create_dir_all(venv.path().join("lib/python3.12/site-packages")).expect("a virtual environment");
+    let venv = venv.path().display();
+    let config = config_of(&format!(
+        "[watcher:a]\ncmd = sleep 1\nafter = b\n[watcher:b]\ncmd = sleep 1\n\
+         [watcher:v]\ncmd = sleep 1\ncopy_env = 1\nvirtualenv = {venv}\n"
+    ));
+    let why = |name: &str, key: &str, value: Option<&str>| {
+        config::amend(&existing(&config, name), &changes(&[(key, value)]), &config.spec.defaults(), &around(""))
+            .unwrap_err()
+    };
+    let cycle = "these watchers wait for each other: b → a → b (none of them would ever start)";
+    assert_eq!(why("b", "after", Some("a")), cycle);
+    assert_eq!(why("b", "after", Some("aa")), "there is no watcher `aa` (`b` would wait for ever)");
+    assert_eq!(why("a", "cmd", None), "[watcher:a] has no `cmd` (nothing to run)");
+    assert!(why("v", "virtualenv", None).contains("reload"));
+    let env = Changes { env: Some(vec![("PATH".into(), "/bin".into())]), settings: Vec::new() };
+    let kept = config::amend(&existing(&config, "v"), &env, &config.spec.defaults(), &around("")).expect("a watcher");
+    assert_eq!(kept.program.env["PYTHONPATH"], format!("{venv}/lib/python3.12/site-packages"));
+}
+
+#[test]
+fn the_interpreters_module_path_reaches_the_child_unless_its_own_environment_has_one() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let python = dir.path().join("python");
+    // It counts how often it is asked.
+    let script = "#!/bin/sh\necho >> \"$0.asked\"\nprintf '/lib/a\\n/lib/b'\n";
+    fs::write(&python, script).expect("an interpreter");
+    fs::set_permissions(&python, fs::Permissions::from_mode(0o755)).expect("a program");
+    let config = config_of(&format!(
+        "[circus]\npython = {}\n[watcher:a]\ncmd = sleep 1\ncopy_env = 1\ncopy_path = 1\n\
+         [watcher:b]\ncmd = sleep 1\ncopy_env = 1\ncopy_path = 1\n\
+         [watcher:c]\ncmd = sleep 1\ncopy_env = 1\ncopy_path = 1\n[env:c]\nPYTHONPATH = /mine\n",
+        python.display()
+    ));
+    let paths: Vec<&str> =
+        config.spec.watchers.iter().map(|watcher| watcher.program.env["PYTHONPATH"].as_str()).collect();
+    assert_eq!(paths, ["/lib/a:/lib/b", "/lib/a:/lib/b", "/mine"]);
+    assert_eq!(fs::read_to_string(dir.path().join("python.asked")).expect("asked"), "\n");
+    assert_eq!(config.spec.python, Some(python));
 }

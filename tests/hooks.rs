@@ -606,8 +606,9 @@ impl World {
 
     fn with_python(python: Option<PathBuf>) -> World {
         let (sender, events) = mpsc::channel(64);
-        let host = Host::new(sender).unwrap().with_python(python.clone());
-        World { host, events, dir: TempDir::new().unwrap(), python: python.unwrap_or_default(), called: 0 }
+        let dir = TempDir::new().unwrap();
+        let host = Host::new(sender, dir.path().join("notify"), &[]).unwrap().with_python(python.clone());
+        World { host, events, dir, python: python.unwrap_or_default(), called: 0 }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -759,7 +760,7 @@ fn around(hook: &mut HookCall, change: impl FnOnce(&mut ProgramSpec)) {
 }
 
 fn process(wid: u32, pid: Option<u32>) -> ProcessView {
-    ProcessView { wid, pid, state: "running", age: Duration::from_secs(5) }
+    ProcessView { wid, pid, state: "running", age: Duration::from_secs(5), status: None }
 }
 
 fn open_files() -> usize {

@@ -10,7 +10,9 @@ mod cases;
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File};
 use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -21,10 +23,12 @@ use std::time::{Duration, Instant};
 use cases::{Case, NEVER, ROLE, cases, children_of, eventually, exists, play, stat};
 use circus_agent::host::Host;
 use circus_agent::host::clock::{self, Alarm};
-use circus_agent::model::command::RequestId;
-use circus_agent::model::event::{Deadline, Event, Exit, Launch, ProcessEvent, ProcessId, Signs, SpawnFailure};
+use circus_agent::model::command::{RequestId, Sample};
+use circus_agent::model::event::{
+    Deadline, Event, Exit, Launch, Notification, ProcessEvent, ProcessId, Reach, Signs, SpawnFailure,
+};
 use circus_agent::model::names::WatcherName;
-use circus_agent::model::spec::{Output, ProgramSpec, Rlimit, UserSpec};
+use circus_agent::model::spec::{Check, Output, ProgramSpec, Purpose, Rlimit, Url, UserSpec};
 use circus_agent::model::time::Time;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, User, geteuid};
@@ -67,7 +71,24 @@ const CASES: &[Case] = cases![
     what_a_guard_holds_is_released_only_after_the_tree_is_gone,
     an_agent_that_is_killed_leaves_nothing_behind,
     a_guard_that_is_told_nothing_or_garbage_ends,
+    a_signal_reaches_whom_it_is_meant_for_and_nobody_else,
+    children_hear_of_a_stop_though_their_parent_ends_at_once,
+    a_guarded_childs_children_hear_of_a_stop_that_its_deadline_has_asked_it_for,
+    systemd_notify_says_that_a_process_is_ready_and_comes_back_at_once,
+    what_a_process_says_is_reported_and_what_makes_no_sense_is_not,
+    descriptors_sent_with_a_message_are_closed,
+    a_process_that_floods_its_socket_is_alone_in_waiting,
+    the_last_words_of_a_process_come_before_its_end,
+    only_who_is_listened_to_gets_a_socket_and_nothing_is_left_of_it,
+    a_child_that_is_another_user_may_speak_too,
+    a_directory_of_another_user_or_too_long_a_path_fails_the_start,
+    a_tcp_check_asks_whether_somebody_listens,
+    an_http_check_goes_by_the_status,
+    a_command_check_runs_as_the_process_does_and_leaves_nothing_behind,
+    each_check_is_answered_once_and_none_after_the_end,
     processes_are_sampled,
+    samples_show_children_and_theirs_where_that_is_asked_for,
+    the_agent_itself_is_sampled,
     an_alarm_rings_when_it_is_set_to_and_at_once_when_that_has_passed,
 ];
 
@@ -287,7 +308,7 @@ async fn a_signal_goes_to_the_main_process_only() {
         let process = world.spawn(wrap(sh(&script), far));
         world.spawned(process).await;
         eventually("both are ready", || note.with_extension("a").exists() && note.with_extension("b").exists()).await;
-        world.host.signal(process, libc::SIGUSR1);
+        world.host.signal(process, libc::SIGUSR1, Reach::Main);
         assert_eq!(world.ends(process).await, Exit::Code(5));
         assert_eq!(fs::read_to_string(&note).unwrap(), "main\n");
         for file in [note.clone(), note.with_extension("a"), note.with_extension("b")] {
@@ -362,7 +383,7 @@ async fn orders_given_before_the_program_runs_are_carried_out_when_it_does() {
     let far = world.far();
     for wrap in BOTH {
         let process = world.spawn(wrap(launch(["sleep", "1000"]), far));
-        world.host.signal(process, libc::SIGINT);
+        world.host.signal(process, libc::SIGINT, Reach::Main);
         world.spawned(process).await;
         assert_eq!(world.ends(process).await, Exit::Signal(2));
         let process = world.spawn(wrap(launch(["sleep", "1000"]), far));
@@ -455,7 +476,7 @@ async fn a_guarded_child_is_asked_to_stop_once_at_the_stop_deadline() {
     world.spawned(process).await;
     // An agent that sees the same deadline sends the same signal.
     eventually("it was asked", || note.exists()).await;
-    world.host.signal(process, libc::SIGUSR2);
+    world.host.signal(process, libc::SIGUSR2, Reach::Main);
     assert_eq!(world.ends(process).await, Exit::Signal(9), "it did not obey, so it was killed");
     assert_eq!(fs::read_to_string(note).unwrap(), "asked\n");
 }
@@ -536,7 +557,7 @@ async fn a_guard_hears_no_signal_but_kill() {
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGTSTP] {
         send(guard, signal);
     }
-    world.host.signal(process, libc::SIGHUP);
+    world.host.signal(process, libc::SIGHUP, Reach::Main);
     assert_eq!(world.ends(process).await, Exit::Signal(1), "it was still there to pass this on");
 }
 
@@ -658,6 +679,432 @@ async fn a_guard_that_is_told_nothing_or_garbage_ends() {
     }
 }
 
+async fn a_signal_reaches_whom_it_is_meant_for_and_nobody_else() {
+    let mut world = World::new();
+    let far = world.far();
+    for wrap in BOTH {
+        let note = world.path("note");
+        let script = "
+import os, signal, sys
+def tell(*words):
+    with open(sys.argv[1], 'a') as note: note.write(' '.join(map(str, words)) + '\\n')
+def become(name, *children):
+    for child in children:
+        if os.fork() == 0: become(*child)
+    for number in (signal.SIGUSR1, signal.SIGUSR2): signal.signal(number, lambda number, _: tell(name, number))
+    tell(name, os.getpid())
+    while True: signal.pause()
+become('main', ('a', ('a1',)), ('b',))";
+        let process = world.spawn(wrap(launch(["python3", "-c", script, note.to_str().unwrap()]), far));
+        world.spawned(process).await;
+        let lines = || fs::read_to_string(&note).unwrap_or_default().lines().map(String::from).collect::<Vec<_>>();
+        eventually("all four are there", || lines().len() == 4).await;
+        let pid = |name: &str| {
+            let line = lines().into_iter().find(|line| line.split(' ').next() == Some(name));
+            line.unwrap().rsplit(' ').next().unwrap().parse::<u32>().unwrap()
+        };
+        let (a, a1) = (pid("a"), pid("a1"));
+        for (reach, reached) in [
+            (Reach::Main, &["main"][..]),
+            (Reach::Children, &["a", "b"]),
+            (Reach::MainAndChildren, &["a", "b", "main"]),
+            (Reach::Tree, &["a", "a1", "b", "main"]),
+            (Reach::Child(a), &["a"]),
+            (Reach::Child(a1), &[]),
+            (Reach::Child(std::process::id()), &[]),
+            (Reach::Child(u32::MAX), &[]),
+        ] {
+            fs::write(&note, "").unwrap();
+            world.host.signal(process, 0, Reach::Tree);
+            world.host.signal(process, libc::SIGUSR1, reach);
+            // A second one for all: who got the first has seen to it by then.
+            world.host.signal(process, libc::SIGUSR2, Reach::Tree);
+            let of = |signal: i32| {
+                let told =
+                    lines().into_iter().filter_map(move |line| Some(line.strip_suffix(&format!(" {signal}"))?.into()));
+                told.collect::<std::collections::BTreeSet<String>>()
+            };
+            eventually("all have seen the second", || of(libc::SIGUSR2).len() == 4).await;
+            assert_eq!(Vec::from_iter(of(libc::SIGUSR1)), reached, "{reach:?}");
+        }
+        world.host.signal(process, libc::SIGTERM, Reach::Main);
+        assert_eq!(world.ends(process).await, Exit::Signal(15));
+        fs::remove_file(note).unwrap();
+    }
+}
+
+async fn children_hear_of_a_stop_though_their_parent_ends_at_once() {
+    let mut world = World::new();
+    for reach in [Reach::MainAndChildren, Reach::Tree] {
+        let note = world.path("note");
+        // The child is known by nothing but its parent, and so is out of reach of whoever comes after the parent's end.
+        let script = format!(
+            "env -i PATH=\"$PATH\" setsid sh -c 'trap \"echo heard >>{0}; exit\" TERM; touch {0}; \
+             while :; do sleep 0.01; done' & wait",
+            note.display()
+        );
+        for _ in 0..10 {
+            let process = world.spawn(sh(&script));
+            world.spawned(process).await;
+            eventually("the child listens", || note.exists()).await;
+            world.host.signal(process, libc::SIGTERM, reach);
+            assert_eq!(world.ends(process).await, Exit::Signal(15));
+            eventually("the child heard of it", || fs::read_to_string(&note).unwrap() == "heard\n").await;
+            fs::remove_file(&note).unwrap();
+        }
+    }
+}
+
+async fn a_guarded_childs_children_hear_of_a_stop_that_its_deadline_has_asked_it_for() {
+    let mut world = World::new();
+    let note = world.path("note");
+    let stop = clock::now() + Duration::from_millis(200);
+    let trap = |name: &str| format!("trap 'echo {name} >>{}' USR2", note.display());
+    let script = format!(
+        "({}; while :; do sleep 0.01; done) & {}; touch {}; while :; do sleep 0.01; done",
+        trap("child"),
+        trap("main"),
+        world.path("ready").display()
+    );
+    let mut asked = sh(&script);
+    asked.stop_signal = libc::SIGUSR2;
+    let process = world.spawn(guarded(asked, Deadline { stop, kill: stop + Duration::from_secs(1000) }));
+    world.spawned(process).await;
+    let told = || fs::read_to_string(&note).unwrap_or_default();
+    eventually("the deadline has asked it", || told() == "main\n").await;
+    world.host.signal(process, libc::SIGUSR2, Reach::MainAndChildren);
+    eventually("its child was asked, and itself not again", || told() == "main\nchild\n").await;
+    world.host.kill(process);
+    world.ends(process).await;
+    assert_eq!(told(), "main\nchild\n");
+}
+
+async fn systemd_notify_says_that_a_process_is_ready_and_comes_back_at_once() {
+    let mut world = World::new();
+    let far = world.far();
+    for wrap in BOTH {
+        let back = world.path("back");
+        // It fails where its barrier is not answered within five seconds.
+        let script = format!("systemd-notify --ready --status='all is well' && touch {}; sleep 1000", back.display());
+        let process = world.spawn(wrap(heard(sh(&script)), far));
+        world.spawned(process).await;
+        assert_eq!(world.notified(process).await, Notification::Ready);
+        assert_eq!(world.notified(process).await, Notification::Status("all is well".into()));
+        let start = Instant::now();
+        eventually("it came back", || back.exists()).await;
+        println!("systemd-notify came back {:?} after its word", start.elapsed());
+        fs::remove_file(back).unwrap();
+        world.host.kill(process);
+        world.ends(process).await;
+    }
+}
+
+async fn what_a_process_says_is_reported_and_what_makes_no_sense_is_not() {
+    let mut world = World::new();
+    let far = world.far();
+    let script = format!(
+        "{SAY}
+for message in (b'READY=1', b'', b'\\xff\\n\\n=', b'READY=2', b'X' * 5000 + b'\\nSTOPPING=1', b'STATUS=' + b'x' * 900):
+    say(message)
+# A grandchild speaks for it as well.
+if os.fork() == 0:
+    say(b'WATCHDOG=trigger\\nMAINPID=1\\nSTOPPING=1')
+    os._exit(0)
+os.wait()
+say(b'STATUS=a\\tb\\nWATCHDOG=1')"
+    );
+    for wrap in BOTH {
+        let process = world.spawn(wrap(heard(python(&script)), far));
+        world.spawned(process).await;
+        let mut said = Vec::new();
+        let end = loop {
+            match world.next_of(process).await {
+                ProcessEvent::Notified(word) => said.push(word),
+                end => break end,
+            }
+        };
+        assert_eq!(end, ProcessEvent::Exited(Exit::Code(0)));
+        assert_eq!(world.next_of(process).await, ProcessEvent::Gone);
+        // Of statuses that were read together, the last counts.
+        said.retain(|word| *word != Notification::Status("x".repeat(200)));
+        let status = Notification::Status("a b".into());
+        let all = [Notification::Ready, Notification::Trigger, Notification::Stopping, status, Notification::Alive];
+        assert_eq!(said, all);
+    }
+}
+
+async fn descriptors_sent_with_a_message_are_closed() {
+    let mut world = World::new();
+    let script = format!(
+        "{SAY}
+import array
+ours, theirs = socket.socketpair()
+for message in (b'FDSTORE=1\\nFDNAME=x', b'BARRIER=1', b'nonsense'):
+    fds = array.array('i', [theirs.fileno()] * 3)
+    line.sendmsg([message], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
+theirs.close()
+# Comes back when nobody holds the other end any more.
+ours.recv(1)
+say(b'READY=1')
+ours.recv(1)
+import time; time.sleep(1000)"
+    );
+    let process = world.spawn(heard(python(&script)));
+    world.spawned(process).await;
+    let descriptors = || fs::read_dir("/proc/self/fd").unwrap().count();
+    let before = descriptors();
+    assert_eq!(world.notified(process).await, Notification::Ready);
+    assert_eq!(descriptors(), before);
+    world.host.kill(process);
+    world.ends(process).await;
+}
+
+async fn a_process_that_floods_its_socket_is_alone_in_waiting() {
+    let mut world = World::new();
+    let process = world.spawn(heard(python(&format!("{SAY}while True: say(b'WATCHDOG=1')"))));
+    world.spawned(process).await;
+    let start = Instant::now();
+    assert_eq!(world.notified(process).await, Notification::Alive);
+    for code in 0..20 {
+        assert_eq!(world.runs(sh(&format!("exit {code}"))).await, Exit::Code(code));
+    }
+    let windows = start.elapsed().as_millis() as usize / 50 + 2;
+    assert!(world.told.len() <= windows * 16, "{} in {windows} windows of 50 ms", world.told.len());
+    world.told.retain(|(of, event)| *of != process || *event != ProcessEvent::Notified(Notification::Alive));
+    world.host.kill(process);
+    while world.next_of(process).await != ProcessEvent::Gone {}
+}
+
+async fn the_last_words_of_a_process_come_before_its_end() {
+    let mut world = World::new();
+    let far = world.far();
+    for wrap in BOTH {
+        let process = world.spawn(wrap(heard(python(&format!("{SAY}say(b'STATUS=no database'); os._exit(3)"))), far));
+        let pid = world.spawned(process).await;
+        // This agent is busy until all has happened.
+        while exists(pid) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!(world.notified(process).await, Notification::Status("no database".into()));
+        assert_eq!(world.ends(process).await, Exit::Code(3));
+    }
+}
+
+async fn only_who_is_listened_to_gets_a_socket_and_nothing_is_left_of_it() {
+    let mut world = World::new();
+    let far = world.far();
+    let dir = world.path("notify");
+    let left = dir.join("1");
+    fs::create_dir(&dir).unwrap();
+    fs::write(&left, "of an earlier run").unwrap();
+    for wrap in BOTH {
+        let show = "env | grep -e ^NOTIFY -e ^WATCHDOG | sort";
+        assert_eq!(world.says(wrap(sh(show), far)).await, "");
+        let mut watched = heard(sh(show));
+        watched.signs.watchdog = Some(Duration::from_millis(1500));
+        let said = world.says(wrap(watched, far)).await;
+        let path = dir.join(world.spawned.to_string());
+        assert_eq!(said, format!("NOTIFY_SOCKET={}\nWATCHDOG_USEC=1500000\n", path.display()));
+        assert!(!path.exists());
+    }
+    assert!(dir.exists() && !left.exists());
+    assert_eq!(fs::metadata(&dir).unwrap().permissions().mode() & 0o777, 0o711);
+    let mut failing = heard(launch(["/bin/nosuch"]));
+    assert!(world.fails(failing.clone()).await.stage.starts_with("exec"));
+    failing.guard = Some(far);
+    assert!(world.fails(failing).await.stage.starts_with("exec"));
+    assert_eq!(fs::read_dir(&dir).unwrap().count(), 0);
+    drop(world.host);
+    eventually("the directory went with the host", || !dir.exists()).await;
+}
+
+async fn a_child_that_is_another_user_may_speak_too() {
+    if !geteuid().is_root() {
+        return println!("needs root");
+    }
+    // Whatever the agent's own mask is.
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
+    let mut world = World::new();
+    fs::set_permissions(world.dir.path(), fs::Permissions::from_mode(0o711)).unwrap();
+    let far = world.far();
+    for wrap in BOTH {
+        let mut other = heard(python(&format!("{SAY}say(b'READY=1')")));
+        with(&mut other, |program| program.user = Some(user(65534, 65534, Some("nobody"))));
+        let process = world.spawn(wrap(other, far));
+        world.spawned(process).await;
+        assert_eq!(world.notified(process).await, Notification::Ready);
+        assert_eq!(world.ends(process).await, Exit::Code(0));
+    }
+}
+
+async fn a_directory_of_another_user_or_too_long_a_path_fails_the_start() {
+    let world = World::new();
+    let long = world.path(&"x".repeat(100));
+    let (sender, events) = mpsc::channel(64);
+    let host = Host::new(sender, long.clone(), &[]).unwrap();
+    let mut world = World { host, events, ..world };
+    let failed = world.fails(heard(sh("true"))).await;
+    assert_eq!(failed.stage, format!("notify bind({:?})", long.join("1")));
+    assert!(failed.error.starts_with("ENAMETOOLONG"), "{failed}");
+    assert!(!long.exists());
+
+    if !geteuid().is_root() {
+        return println!("the rest needs root");
+    }
+    let mut world = World::new();
+    let dir = world.path("notify");
+    fs::create_dir(&dir).unwrap();
+    chown(&dir, Some(65534), None).unwrap();
+    let failed = world.fails(heard(sh("true"))).await;
+    let error = "EEXIST: it is there and no directory of this agent's user; remove it";
+    assert_eq!(failed.to_string(), format!("spawn failed at notify mkdir({dir:?}): {error}"));
+}
+
+async fn a_tcp_check_asks_whether_somebody_listens() {
+    let mut world = World::new();
+    let process = world.spawn(launch(["sleep", "1000"]));
+    world.spawned(process).await;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    for host in ["127.0.0.1", "localhost"] {
+        assert_eq!(world.checks(process, Check::Tcp { host: host.into(), port }).await, Ok(()));
+    }
+    drop(listener);
+    let refused = world.checks(process, Check::Tcp { host: "127.0.0.1".into(), port }).await;
+    assert_eq!(refused, Err(format!("connect 127.0.0.1:{port}: Connection refused")));
+    let unknown = world.checks(process, Check::Tcp { host: "no.such.host.invalid".into(), port }).await;
+    assert!(unknown.unwrap_err().starts_with(&format!("connect no.such.host.invalid:{port}: ")));
+    world.host.kill(process);
+    world.ends(process).await;
+}
+
+async fn an_http_check_goes_by_the_status() {
+    let mut world = World::new();
+    let file = world.path("port");
+    let script = "
+import http.server, os, sys, time
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        if self.path == '/garbage': return self.wfile.write(b'SSH-2.0-x\\r\\n')
+        if self.path == '/silence': return
+        if self.path == '/slow': return time.sleep(1000)
+        right = (f'127.0.0.1:{self.server.server_port}', 'close') == (self.headers['Host'], self.headers['Connection'])
+        self.send_response(int(self.path[1:]) if right else 400)
+        self.end_headers()
+    def log_message(self, *words): pass
+server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
+with open(sys.argv[1] + '.new', 'w') as file: file.write(str(server.server_port))
+os.rename(sys.argv[1] + '.new', sys.argv[1])
+server.serve_forever()";
+    let process = world.spawn(launch(["python3", "-c", script, file.to_str().unwrap()]));
+    world.spawned(process).await;
+    eventually("it listens", || file.exists()).await;
+    let port: u16 = fs::read_to_string(file).unwrap().parse().unwrap();
+    let get = |path: &str| Check::Http(Url { host: "127.0.0.1".into(), port, path: path.into() });
+    let err = |path: &str, why: &str| Err(format!("GET http://127.0.0.1:{port}{path}: {why}"));
+    for path in ["/200", "/204", "/302"] {
+        assert_eq!(world.checks(process, get(path)).await, Ok(()), "{path}");
+    }
+    for (path, why) in [
+        ("/503", "503 Service Unavailable"),
+        ("/404", "404 Not Found"),
+        ("/garbage", "this is not HTTP: \"SSH-2.0-x\""),
+        ("/silence", "closed without an answer"),
+    ] {
+        assert_eq!(world.checks(process, get(path)).await, err(path, why));
+    }
+    let start = Instant::now();
+    world.host.check(process, Purpose::Health, get("/slow"), Duration::from_millis(200));
+    assert_eq!(world.checked(process).await, err("/slow", "no answer within 200ms"));
+    assert!(start.elapsed() < NEVER);
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let nobody = Check::Http(Url { host: "127.0.0.1".into(), port: free, path: "/".into() });
+    let refused = Err(format!("GET http://127.0.0.1:{free}/: connect: Connection refused"));
+    assert_eq!(world.checks(process, nobody).await, refused);
+    world.host.kill(process);
+    world.ends(process).await;
+}
+
+async fn a_command_check_runs_as_the_process_does_and_leaves_nothing_behind() {
+    let mut world = World::new();
+    let far = world.far();
+    for wrap in BOTH {
+        let mut sleeper = wrap(launch(["sleep", "1000"]), far);
+        with(&mut sleeper, |program| {
+            program.working_dir = Some("/usr".into());
+            program.env = [("FROM_PROGRAM".into(), "x y".into())].into();
+            if geteuid().is_root() {
+                program.user = Some(user(65534, 65534, Some("nobody")));
+            }
+        });
+        sleeper.env = vec![("CIRCUS_WID", "7".into())];
+        let process = world.spawn(sleeper);
+        world.spawned(process).await;
+        let cmd = |script: &str| Check::Command(["sh", "-c", script].map(String::from).into());
+        let as_it = "test \"$FROM_PROGRAM-$CIRCUS_WID-$(pwd)\" = 'x y-7-/usr'";
+        assert_eq!(world.checks(process, cmd(as_it)).await, Ok(()));
+        if geteuid().is_root() {
+            assert_eq!(world.checks(process, cmd("test $(id -u) = 65534")).await, Ok(()));
+        }
+        let failed = world.checks(process, cmd("echo one >&2; echo 'no database' >&2; echo; exit 3")).await;
+        assert_eq!(failed, Err("exit 3: no database".into()));
+        assert_eq!(world.checks(process, cmd("kill -9 $$")).await, Err("killed by SIGKILL".into()));
+        let missing = world.checks(process, Check::Command(vec!["/bin/nosuch".into()])).await;
+        let enoent = "spawn failed at exec(\"/bin/nosuch\"): ENOENT: No such file or directory";
+        assert_eq!(missing, Err(enoent.into()));
+
+        let mark = mark();
+        assert_eq!(world.checks(process, cmd(&brood(&mark, "exit 0"))).await, Ok(()));
+        eventually("what it left behind is gone", || marked(&mark).is_empty()).await;
+        let slow = cmd(&brood(&mark, "echo waiting for godot >&2; wait"));
+        world.host.check(process, Purpose::Health, slow, Duration::from_millis(500));
+        let failed = world.checked(process).await;
+        assert_eq!(failed, Err("did not end within 0.5 s: waiting for godot".into()));
+        eventually("all of its tree is gone", || marked(&mark).is_empty()).await;
+        world.host.kill(process);
+        assert_eq!(world.ends(process).await, Exit::Signal(9));
+    }
+}
+
+async fn each_check_is_answered_once_and_none_after_the_end() {
+    let mut world = World::new();
+    let far = world.far();
+    for wrap in BOTH {
+        let process = world.spawn(wrap(launch(["sleep", "1000"]), far));
+        world.spawned(process).await;
+        let (gate, mark) = (world.path("gate"), mark());
+        let wait = format!("while [ ! -e {} ]; do sleep 0.01 {mark}; done", gate.display());
+        let wait = || Check::Command(["sh", "-c", &wait].map(String::from).into());
+        for purpose in [Purpose::Health, Purpose::Health, Purpose::Ready, Purpose::Health] {
+            world.host.check(process, purpose, wait(), NEVER);
+            tokio::task::yield_now().await;
+        }
+        fs::write(&gate, "").unwrap();
+        let mut purposes = Vec::new();
+        for _ in 0..2 {
+            match world.next_of(process).await {
+                ProcessEvent::Checked { purpose, result: Ok(()) } => purposes.push(purpose),
+                other => panic!("{other:?}"),
+            }
+        }
+        purposes.sort();
+        assert_eq!(purposes, [Purpose::Ready, Purpose::Health]);
+        // Another is made, since that one is over.
+        assert_eq!(world.checks(process, wait()).await, Ok(()));
+        let other = world.checks(process, Check::Log("ready".into())).await;
+        assert_eq!(other, Err("log ready is not checked from outside".into()));
+
+        fs::remove_file(&gate).unwrap();
+        world.host.check(process, Purpose::Health, wait(), NEVER);
+        eventually("it is being checked", || !marked(&mark).is_empty()).await;
+        world.host.kill(process);
+        assert_eq!(world.ends(process).await, Exit::Signal(9));
+        world.host.check(process, Purpose::Health, wait(), NEVER);
+        eventually("the check ended with it", || marked(&mark).is_empty()).await;
+        assert!(world.events.try_recv().is_err());
+    }
+}
+
 async fn processes_are_sampled() {
     let mut world = World::new();
     let process = world.spawn(launch(["python3", "-c", "while True: pass"]));
@@ -667,17 +1114,51 @@ async fn processes_are_sampled() {
     let start = Instant::now();
     while usage.as_ref().is_none_or(|usage: &circus_agent::model::command::Usage| usage.cpu_percent < 10.0) {
         assert!(start.elapsed() < NEVER, "no use of the processor was seen: {usage:?}");
-        world.host.sample(RequestId(1), vec![(name(), 3, pid), (name(), 4, u32::MAX)]);
+        world.host.sample(RequestId(1), vec![(name(), 3, pid), (name(), 4, u32::MAX)], false);
         let Some(Event::Sampled { request, samples }) = world.events.recv().await else { panic!("no samples") };
         assert_eq!(request, RequestId(1));
         assert_eq!((samples[0].wid, samples[0].pid, samples[1].pid), (3, pid, u32::MAX));
         assert_eq!(samples[1].usage, None);
+        assert!(samples[0].children.is_empty());
         usage.clone_from(&samples[0].usage);
     }
     let usage = usage.unwrap();
     assert!(usage.program.starts_with("python3"), "{usage:?}");
     assert_eq!(usage.user, User::from_uid(geteuid()).unwrap().map_or_else(|| geteuid().to_string(), |user| user.name));
     assert!(usage.resident > 1 << 20 && usage.memory_percent > 0.0 && usage.age < NEVER, "{usage:?}");
+    world.host.kill(process);
+    world.ends(process).await;
+}
+
+async fn samples_show_children_and_theirs_where_that_is_asked_for() {
+    let mut world = World::new();
+    let mark = mark();
+    let process = world.spawn(sh(&format!("sleep 1000 {mark} & sh -c 'sleep 1000 {mark} & wait' & wait")));
+    let pid = world.spawned(process).await;
+    eventually("all are there", || marked(&mark).len() == 2).await;
+    world.host.sample(RequestId(1), vec![(WatcherName::parse("test").unwrap(), 1, pid)], true);
+    let [sample] = &world.sampled().await[..] else { panic!("not one sample") };
+    assert_eq!(sample.usage.as_ref().unwrap().program, "sh");
+    let mut children: Vec<_> = sample.children.iter().map(|child| (child.usage.program.as_str(), child)).collect();
+    children.sort_by_key(|(program, _)| *program);
+    let [("sh", shell), ("sleep", sleeper)] = children[..] else { panic!("{sample:?}") };
+    assert!(sleeper.children.is_empty());
+    assert_eq!(children_of(pid).len(), 2);
+    assert_eq!(shell.children.iter().map(|child| child.pid).collect::<Vec<_>>(), children_of(shell.pid));
+    assert_eq!((shell.usage.cpu_percent, shell.children[0].usage.cpu_percent), (0.0, 0.0), "the first time");
+    world.host.kill(process);
+    world.ends(process).await;
+}
+
+async fn the_agent_itself_is_sampled() {
+    let mut world = World::new();
+    let process = world.spawn(launch(["sleep", "1000"]));
+    let pid = world.spawned(process).await;
+    world.host.sample_agent(RequestId(1));
+    let [sample] = &world.sampled().await[..] else { panic!("not one sample") };
+    assert_eq!((sample.watcher.as_str(), sample.wid, sample.pid), ("circus", 0, std::process::id()));
+    assert!(sample.usage.as_ref().unwrap().program.starts_with("host-"), "{sample:?}");
+    assert_eq!(sample.children.iter().map(|child| child.pid).collect::<Vec<_>>(), [pid]);
     world.host.kill(process);
     world.ends(process).await;
 }
@@ -716,8 +1197,10 @@ impl World {
 
     fn guarded_by(program: &str) -> World {
         let (sender, events) = mpsc::channel(64);
-        let host = Host::new(sender).unwrap().with_guard_program(program.as_ref()).unwrap();
-        World { host, events, told: VecDeque::new(), dir: TempDir::new().unwrap(), spawned: 0 }
+        let dir = TempDir::new().unwrap();
+        let host =
+            Host::new(sender, dir.path().join("notify"), &[]).unwrap().with_guard_program(program.as_ref()).unwrap();
+        World { host, events, told: VecDeque::new(), dir, spawned: 0 }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -760,6 +1243,34 @@ impl World {
                 (of, event) if of == process => return event,
                 other => self.told.push_back(other),
             }
+        }
+    }
+
+    /// What it says next over its socket.
+    async fn notified(&mut self, process: ProcessId) -> Notification {
+        match self.next_of(process).await {
+            ProcessEvent::Notified(said) => said,
+            other => panic!("it said nothing: {other:?}"),
+        }
+    }
+
+    /// How a check of it comes out.
+    async fn checks(&mut self, process: ProcessId, check: Check) -> Result<(), String> {
+        self.host.check(process, Purpose::Health, check, NEVER);
+        self.checked(process).await
+    }
+
+    async fn checked(&mut self, process: ProcessId) -> Result<(), String> {
+        match self.next_of(process).await {
+            ProcessEvent::Checked { purpose: Purpose::Health, result } => result,
+            other => panic!("no check: {other:?}"),
+        }
+    }
+
+    async fn sampled(&mut self) -> Vec<Sample> {
+        match self.events.recv().await {
+            Some(Event::Sampled { samples, .. }) => samples,
+            other => panic!("no samples: {other:?}"),
         }
     }
 
@@ -816,6 +1327,20 @@ fn guarded(mut launch: Launch, until: Deadline) -> Launch {
     launch.guard = Some(until);
     launch
 }
+
+/// One that is given a socket to say how it is.
+fn heard(mut launch: Launch) -> Launch {
+    launch.signs.notify = true;
+    launch
+}
+
+fn python(script: &str) -> Launch {
+    launch(["python3", "-c", script])
+}
+
+/// The beginning of a Python script that speaks over its socket with `say(bytes)`.
+const SAY: &str = "import os, socket\nline = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n\
+                   line.connect(os.environ['NOTIFY_SOCKET'])\nsay = line.send\n";
 
 fn sh(script: &str) -> Launch {
     launch(["sh", "-c", script])

@@ -434,8 +434,10 @@ impl World {
         let inherited = pipes();
         let (sender, events) = mpsc::channel(64);
         let guard = env!("CARGO_BIN_EXE_circus-agent");
-        let host = Host::new(sender).unwrap().with_guard_program(guard.as_ref()).unwrap();
-        World { host, events, told: VecDeque::new(), dir: TempDir::new().unwrap(), spawned: 0, inherited }
+        let dir = TempDir::new().unwrap();
+        let host = Host::new(sender, dir.path().join("notify"), &[]).unwrap();
+        let host = host.with_guard_program(guard.as_ref()).unwrap();
+        World { host, events, told: VecDeque::new(), dir, spawned: 0, inherited }
     }
 
     fn path(&self, name: &str) -> PathBuf {

@@ -18,10 +18,10 @@ const EDGES: &[(&str, &[&str])] = &[
     ("redis", &["cluster", "config", "plugins"]),
     ("ini", &["config"]),
     ("clap", &["cli"]),
-    ("serde_json", &["agent", "client", "cli", "cluster", "control", "host", "plugins", "view", "wire"]),
+    ("serde_json", &["agent", "client", "cli", "cluster", "config", "control", "host", "plugins", "view", "wire"]),
     ("sd_notify", &["systemd"]),
     ("jiff", &["host", "view", "cli"]),
-    ("regex", &["config", "host", "model", "plugins"]),
+    ("regex", &["cli", "config", "host", "model", "plugins"]),
     ("libc", &["agent", "cli", "cluster", "config", "control", "host", "plugins"]),
     ("tokio", &["agent", "client", "cli", "cluster", "control", "host", "plugins"]),
 ];

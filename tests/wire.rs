@@ -6,14 +6,17 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use circus_agent::model::command::{Answer, Command, NodeRow, NodeState, Outcome, Refusal, Reply, Sample, Usage};
-use circus_agent::model::event::Exit;
+use circus_agent::model::command::{
+    Answer, Command, Leave, NodeRow, NodeState, Outcome, Patience, Refusal, ReloadWay, Reply, Sample, Usage,
+};
+use circus_agent::model::event::{Changes, Exit, Reach};
 use circus_agent::model::names::{ClusterName, NodeName, WatcherName};
 use circus_agent::model::pattern::Pattern;
+use circus_agent::model::plan::{Change, Effect, KeyChange, Plan};
 use circus_agent::model::snapshot::{
     LeaseRole, LeaseView, Phase, ProcessView, Snapshot, StoreView, WatcherState, WatcherView,
 };
-use circus_agent::model::spec::{Output, ProgramSpec, UserSpec, WatcherSpec};
+use circus_agent::model::spec::{HookPoint, HookProgram, HookSpec, Output, ProgramSpec, UserSpec, WatcherSpec};
 use circus_agent::wire::{parse_request, reply_json};
 use serde_json::{Value, json};
 
@@ -45,6 +48,7 @@ fn refused(request: &str, refusal: Option<Refusal>, errno: i64, reason: &str, id
 
 fn snapshot(watchers: Vec<WatcherView>) -> Box<Snapshot> {
     Box::new(Snapshot {
+        config: "7f3a2c".into(),
         node: NodeName::parse("web-1").unwrap(),
         cluster: ClusterName::parse("prod").unwrap(),
         phase: Phase::Running,
@@ -59,9 +63,16 @@ fn sleeper() -> WatcherView {
         state: WatcherState::Backoff,
         note: Some("exit 1, again in 4 s".into()),
         numprocesses: 2,
-        processes: vec![ProcessView { wid: 1, pid: Some(20755), state: "running", age: Duration::from_millis(1_500) }],
+        processes: vec![ProcessView {
+            wid: 1,
+            pid: Some(20755),
+            state: "running",
+            age: Duration::from_millis(1_500),
+            status: Some("serving".into()),
+        }],
         restarts: 3,
         last_exit: Some((Exit::Code(1), Duration::from_secs(2))),
+        next_try: Some(Duration::from_secs(4)),
         lease: None,
     }
 }
@@ -82,8 +93,8 @@ fn circuss_circusctl_lists_and_asks_for_status() {
     );
     let watchers = json!([{
         "name": "Sleep Two", "state": "backoff", "note": "exit 1, again in 4 s", "numprocesses": 2,
-        "processes": [{"wid": 1, "pid": 20755, "state": "running", "age": 1.5}],
-        "restarts": 3, "last_exit": {"text": "exit 1", "ago": 2.0}, "lease": null,
+        "processes": [{"wid": 1, "pid": 20755, "state": "running", "age": 1.5, "status": "serving"}],
+        "restarts": 3, "last_exit": {"text": "exit 1", "ago": 2.0}, "next_try": 4.0, "lease": null,
     }]);
     let store = json!({"state": "down", "reason": "connection refused"});
     exchange(
@@ -129,24 +140,20 @@ fn a_plugin_counts_and_casts() {
 fn a_start_that_waits_says_which_processes() {
     exchange(
         r#"{"command": "start", "properties": {"name": "dummy", "waiting": true, "match": "glob"}, "id": 4}"#,
-        &Command::Start {
-            pattern: Some(Pattern::Name("dummy".into())),
-            patience: circus_agent::model::command::Patience::Settled,
-        },
+        &Command::Start { pattern: Some(Pattern::Glob("dummy".into())), patience: Patience::Settled },
         Answer::Started { started: vec![9], kept: vec![7], stopped: vec![] },
         json!({"status": "ok", "info": {"started": [9], "kept": [7], "stopped": []}}),
     );
     exchange(
         r#"{"command": "incr", "properties": {"name": "beat", "nb": 2, "waiting": true}, "id": 5}"#,
-        &Command::Resize { watcher: "beat".into(), by: 2, patience: circus_agent::model::command::Patience::Settled },
+        &Command::Resize { watcher: "beat".into(), by: 2, patience: Patience::Settled },
         Answer::Resized { numprocesses: 1, singleton: true },
         json!({"status": "ok", "numprocesses": 1, "singleton": true}),
     );
 }
 
-#[test]
-fn stats_have_circuss_units() {
-    let usage = Usage {
+fn usage() -> Usage {
+    Usage {
         program: "python".into(),
         user: "root".into(),
         nice: 0,
@@ -157,7 +164,11 @@ fn stats_have_circuss_units() {
         cpu_time: Duration::from_millis(105),
         age: Duration::from_millis(64_123),
         started: 1_795_298_081.579,
-    };
+    }
+}
+
+#[test]
+fn stats_have_circuss_units() {
     let sample = |pid, usage| Sample { watcher: name("dummy"), wid: 1, pid, usage, children: vec![], extra: None };
     let info = json!({
         "mem_info1": "8.50M", "mem_info2": "12.22M", "cpu": 0.0, "mem": 0.035, "ctime": "0:00.10", "pid": 20755,
@@ -165,25 +176,25 @@ fn stats_have_circuss_units() {
         "children": [], "started": 1_795_298_081.58, "wid": 1,
     });
     let vanished = json!("No such process (stopped?)");
-    let samples = vec![sample(20755, Some(usage)), sample(20756, None)];
+    let samples = vec![sample(20755, Some(usage())), sample(20756, None)];
     let both = json!({"20755": info, "20756": vanished});
     let stats =
-        |watcher: Option<&str>, pid| Command::Stats { watcher: watcher.map(str::to_owned), pid, extended: false };
+        |watcher: Option<&str>, pid, extended| Command::Stats { watcher: watcher.map(str::to_owned), pid, extended };
     exchange(
         r#"{"command": "stats", "properties": {}, "id": 6}"#,
-        &stats(None, None),
+        &stats(None, None, false),
         Answer::Stats { watcher: None, pid: None, samples: samples.clone() },
         json!({"status": "ok", "infos": {"dummy": both}}),
     );
     exchange(
         r#"{"command": "stats", "properties": {"name": "dummy", "extended": true}, "id": 7}"#,
-        &stats(Some("dummy"), None),
+        &stats(Some("dummy"), None, true),
         Answer::Stats { watcher: Some(name("dummy")), pid: None, samples: samples.clone() },
         json!({"status": "ok", "name": "dummy", "info": both}),
     );
     exchange(
         r#"{"command": "stats", "properties": {"name": "dummy", "process": 20755}, "id": 8}"#,
-        &stats(Some("dummy"), Some(20755)),
+        &stats(Some("dummy"), Some(20755), false),
         Answer::Stats { watcher: Some(name("dummy")), pid: Some(20755), samples },
         json!({"status": "ok", "name": "dummy", "process": 20755, "info": info}),
     );
@@ -194,7 +205,7 @@ fn options_have_circuss_keys_and_types_and_no_secrets() {
     let spec = WatcherSpec {
         name: name("dummy"),
         program: ProgramSpec {
-            words: vec!["sh".into(), "-c".into(), "sleep 10".into()],
+            words: vec!["/bin/sh".into(), "-c".into(), "sleep 10".into()],
             executable: None,
             env: BTreeMap::from([("PASSWORD".to_owned(), "hunter2".to_owned())]),
             copy_env: true,
@@ -222,25 +233,140 @@ fn options_have_circuss_keys_and_types_and_no_secrets() {
         ready: None,
         health: None,
         after: Vec::new(),
-        hooks: BTreeMap::new(),
+        hooks: BTreeMap::from([(
+            HookPoint::BeforeStart,
+            HookSpec { program: HookProgram::Python("mod.hook".into()), ignore_failure: true },
+        )]),
         hook_timeout: Duration::from_secs(30),
         singleton: None,
-        settings: BTreeMap::new(),
+        settings: [
+            ("cmd", "sleep"),
+            ("args", "10"),
+            ("shell", "true"),
+            ("stdout_stream.class", "FileStream"),
+            ("stdout_stream.filename", "/var/log/dummy.log"),
+            ("hooks.before_start", "mod.hook,true"),
+            ("virtualenv", "/srv/venv"),
+            ("stats_base_port", "9000"),
+        ]
+        .map(|(key, text)| (key.to_owned(), text.to_owned()))
+        .into(),
     };
     let options = json!({
-        "__name__": "dummy", "args": "", "close_child_stderr": true, "close_child_stdin": true,
-        "close_child_stdout": false, "cmd": "sh -c 'sleep 10'", "copy_env": true, "env": {"PASSWORD": "********"},
+        "__name__": "dummy", "args": "10", "autostart": true, "close_child_stderr": true, "close_child_stdin": true,
+        "close_child_stdout": false, "cmd": "sleep", "copy_env": true, "env": {"PASSWORD": "********"},
         "executable": null, "gid": null, "graceful_timeout": 2.5, "max_age": 0, "max_age_variance": 30,
         "max_retry": -1, "numprocesses": 4, "on_demand": false, "priority": 3, "respawn": true, "send_hup": false,
-        "shell": false, "shell_args": null, "singleton": false, "stderr_stream_conf": {},
+        "shell": true, "shell_args": null, "singleton": false, "stderr_stream_conf": {},
         "stdout_stream_conf": {"filename": "/var/log/dummy.log"}, "stop_children": false, "stop_signal": 15,
         "uid": "www-data", "use_sockets": false, "warmup_delay": 0, "working_dir": "/srv",
+        // Of ours, and what is nobody's but the file's.
+        "after": null, "health": null, "hook_timeout": 30, "hooks": {"before_start": "mod.hook,true"}, "ready": null,
+        "umask": null, "virtualenv": "/srv/venv", "stats_base_port": "9000",
     });
+    let spec = Box::new(spec);
+    let answer = |keys| Answer::Options { spec: spec.clone(), numprocesses: 4, keys };
     exchange(
         r#"{"command": "options", "properties": {"name": "dummy"}, "id": 9}"#,
         &Command::Options { watcher: "dummy".into(), keys: None },
-        Answer::Options { spec: Box::new(spec), numprocesses: 4, keys: None },
+        answer(None),
         json!({"status": "ok", "options": options}),
+    );
+    let keys = Some(vec!["cmd".to_owned(), "stats_base_port".to_owned(), "numprocesses".to_owned()]);
+    exchange(
+        r#"{"command": "get", "properties": {"name": "dummy", "keys": ["cmd", "stats_base_port", "numprocesses"]}}"#,
+        &Command::Options { watcher: "dummy".into(), keys: keys.clone() },
+        answer(keys),
+        json!({"status": "ok", "options": {"cmd": "sleep", "stats_base_port": "9000", "numprocesses": 4}}),
+    );
+    let reply = reply_json(&Outcome::Own(Reply::Done(answer(Some(vec!["nokey".into()])))), &Value::Null, TIME);
+    assert_eq!((&reply["errno"], &reply["reason"]), (&json!(3), &json!("'nokey' option not found")));
+}
+
+#[test]
+fn circuss_circusctl_reads_the_agent_itself() {
+    exchange(
+        r#"{"command": "globaloptions", "properties": {"option": "endpoint"}, "id": 1}"#,
+        &Command::GlobalOptions { option: Some("endpoint".into()) },
+        Answer::GlobalOptions(BTreeMap::from([("endpoint".to_owned(), "tcp://127.0.0.1:5555".to_owned())])),
+        json!({"status": "ok", "options": {"endpoint": "tcp://127.0.0.1:5555"}}),
+    );
+    exchange(
+        r#"{"command": "globaloptions", "properties": {}, "id": 1}"#,
+        &Command::GlobalOptions { option: None },
+        Answer::GlobalOptions(BTreeMap::from([("check_delay".to_owned(), "5".to_owned())])),
+        json!({"status": "ok", "options": {"check_delay": 5.0}}),
+    );
+    exchange(
+        r#"{"command": "listsockets", "properties": {}, "id": 1}"#,
+        &Command::ListSockets,
+        Answer::Sockets,
+        json!({"status": "ok", "sockets": []}),
+    );
+    let agent = Sample {
+        watcher: name("agent"),
+        wid: 0,
+        pid: 7,
+        usage: Some(Usage { program: "circus-agent".into(), ..usage() }),
+        children: vec![],
+        extra: None,
+    };
+    exchange(
+        r#"{"command": "dstats", "properties": {}, "id": 1}"#,
+        &Command::AgentStats,
+        Answer::AgentStats(agent),
+        json!({"status": "ok", "info": {
+            "mem_info1": "8.50M", "mem_info2": "12.22M", "cpu": 0.0, "mem": 0.035, "ctime": "0:00.10", "pid": 7,
+            "username": "root", "nice": 0, "create_time": 1_795_298_081.58, "age": 64.12, "cmdline": "circus-agent",
+            "children": [],
+        }}),
+    );
+}
+
+#[test]
+fn circuss_circusctl_changes_watchers() {
+    let set = |key: &str, text: &str| (key.to_owned(), Some(text.to_owned()));
+    exchange(
+        r#"{"command": "set", "properties": {"name": "dummy", "waiting": true, "options": {"numprocesses": 3, "shell": false, "graceful_timeout": 2.0}}, "id": 1}"#,
+        &Command::Set {
+            watcher: "dummy".into(),
+            changes: Changes {
+                settings: vec![set("graceful_timeout", "2.0"), set("numprocesses", "3"), set("shell", "False")],
+                env: None,
+            },
+            patience: Patience::Settled,
+        },
+        Answer::Ok,
+        json!({"status": "ok"}),
+    );
+    exchange(
+        r#"{"command": "add", "properties": {"name": "NEW", "cmd": "sleep 10", "start": true, "waiting": true}, "id": 1}"#,
+        &Command::Add {
+            name: "NEW".into(),
+            changes: Changes { settings: vec![set("cmd", "sleep 10")], env: None },
+            start: true,
+            patience: Patience::Settled,
+        },
+        Answer::Added { started: vec![7] },
+        json!({"status": "ok", "started": [7], "kept": []}),
+    );
+    exchange(
+        r#"{"command": "rm", "properties": {"name": "NEW", "nostop": true}, "id": 1}"#,
+        &Command::Remove { watcher: "NEW".into(), leave: Leave::Processes, patience: Patience::Admitted },
+        Answer::Ok,
+        json!({"status": "ok"}),
+    );
+    exchange(
+        r#"{"command": "signal", "properties": {"name": "dummy", "children": false, "recursive": true, "signum": "hup", "pid": 7}, "id": 1}"#,
+        &Command::Signal { watcher: "dummy".into(), pid: Some(7), signal: 1, reach: Reach::Tree },
+        Answer::Ok,
+        json!({"status": "ok"}),
+    );
+    exchange(
+        r#"{"command": "reload", "properties": {"name": "dummy", "graceful": true, "waiting": true, "sequential": false}, "id": 1}"#,
+        &Command::Reload { watcher: Some("dummy".into()), way: ReloadWay::Rolling, patience: Patience::Settled },
+        Answer::Started { started: vec![9], kept: vec![], stopped: vec![7] },
+        json!({"status": "ok", "info": {"started": [9], "kept": [], "stopped": [7]}}),
     );
 }
 
@@ -293,10 +419,49 @@ fn our_own_commands() {
         &Command::Failover {
             watcher: "beat".into(),
             to: Some(NodeName::parse("web-2").unwrap()),
-            patience: circus_agent::model::command::Patience::Settled,
+            patience: Patience::Settled,
         },
         Answer::Moved { from: NodeName::parse("web-1").unwrap(), to: None, token: 17 },
         json!({"status": "ok", "from": "web-1", "to": null, "token": 17}),
+    );
+}
+
+#[test]
+fn a_plan_tells_what_becomes_of_each_watcher() {
+    let change = |watcher: &str, effect, keys| Change { watcher: name(watcher), effect, keys };
+    let key = |key: &str, from: Option<&str>, to: Option<&str>| KeyChange {
+        key: key.into(),
+        from: from.map(str::to_owned),
+        to: to.map(str::to_owned),
+    };
+    let plan = Plan {
+        changes: vec![
+            change("old", Effect::Removed { stops: 2 }, vec![]),
+            change("new", Effect::Added { starts: 1 }, vec![]),
+            change("web", Effect::Replaced { restarts: 4 }, vec![key("env SECRET", None, Some("********"))]),
+            change("api", Effect::InPlace, vec![key("graceful_timeout", Some("30"), Some("300"))]),
+            change("job", Effect::Resized { from: 1, to: 3 }, vec![]),
+        ],
+        unchanged: 3,
+        needs_restart: vec!["[circus] node".into()],
+    };
+    exchange(
+        r#"{"command": "plan", "id": 1}"#,
+        &Command::Plan,
+        Answer::Plan(plan),
+        json!({"status": "ok", "plan": {
+            "changes": [
+                {"watcher": "old", "effect": "removed", "stops": 2, "keys": []},
+                {"watcher": "new", "effect": "added", "starts": 1, "keys": []},
+                {"watcher": "web", "effect": "replaced", "restarts": 4,
+                 "keys": [{"key": "env SECRET", "from": null, "to": "********"}]},
+                {"watcher": "api", "effect": "in-place",
+                 "keys": [{"key": "graceful_timeout", "from": "30", "to": "300"}]},
+                {"watcher": "job", "effect": "resized", "from": 1, "to": 3, "keys": []},
+            ],
+            "unchanged": 3,
+            "needs_restart": ["[circus] node"],
+        }}),
     );
 }
 

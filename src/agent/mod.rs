@@ -3,6 +3,8 @@
 //! This is the only place that sees both sides. It holds no policy: an `if` about a watcher here is a line that
 //! belongs to the model. The loop never waits inside [`Agent::perform`]; whatever takes time answers with an event.
 
+pub mod follow;
+
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -17,6 +19,7 @@ use signal_hook::low_level::siginfo::Origin;
 use signal_hook_tokio::SignalsInfo;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use self::follow::{Followers, Output};
 use crate::cluster::identity::{Identity, IdentityError, default_state_dir, identity};
 use crate::cluster::local::{self, Local};
 use crate::cluster::{self, BusQuestion, Redis, Standing};
@@ -24,21 +27,57 @@ use crate::config::{self, Config, Surroundings};
 use crate::control::{self, ControlSocket, Question};
 use crate::host::Host;
 use crate::host::clock::{self, Alarm};
-use crate::model::command::{NodeAbout, Outcome, Reply, RequestId};
-use crate::model::event::{Action, Ask, Event, Haste, Level};
-use crate::model::names::WatcherName;
+use crate::model::command::{NodeAbout, Outcome, Refusal, Reply, RequestId};
+use crate::model::event::{Action, Ask, Event, Haste, Level, Notice};
+use crate::model::names::{NodeName, WatcherName};
 use crate::model::node::Node;
 use crate::model::random::Random;
 use crate::model::snapshot::{LeaseRole, Phase, Snapshot};
-use crate::model::spec::AgentSpec;
+use crate::model::spec::{self, AgentSpec, LogLevel, LogOutput};
 use crate::model::time::Time;
 use crate::systemd::Notify;
+use crate::wire::Follow;
 use crate::{view, wire};
 
 /// How many events may wait for the loop. Who has more to tell waits, and nobody waits for them.
 const EVENTS: usize = 1024;
 /// How many requests may wait for the loop, of each door.
 const QUESTIONS: usize = 256;
+
+/// The signals that mean something to an agent, and those that would end a program that has not heard of them.
+const SIGNALS: [i32; 8] = [
+    libc::SIGTERM,
+    libc::SIGINT,
+    libc::SIGQUIT,
+    libc::SIGHUP,
+    libc::SIGUSR1,
+    libc::SIGUSR2,
+    libc::SIGALRM,
+    libc::SIGWINCH,
+];
+
+/// What the command line says, and the file therefore does not.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Overrides {
+    /// Where the agent's pid is written.
+    pub pidfile: Option<PathBuf>,
+    /// How much is logged.
+    pub log_level: Option<LogLevel>,
+    /// Where to.
+    pub log_output: Option<LogOutput>,
+}
+
+impl Overrides {
+    /// Has them win over what the file says.
+    pub fn apply(&self, spec: &mut AgentSpec) {
+        let Overrides { pidfile, log_level, log_output } = self.clone();
+        spec.pidfile = pidfile.or(spec.pidfile.take());
+        spec.log_level = log_level.or(spec.log_level);
+        if let Some(log_output) = log_output {
+            spec.log_output = log_output;
+        }
+    }
+}
 
 /// Why an agent could not begin.
 #[derive(Debug, thiserror::Error)]
@@ -66,9 +105,10 @@ fn step(step: impl Into<String>) -> impl FnOnce(io::Error) -> StartError {
 
 /// Runs an agent to its end: its exit code.
 ///
-/// `path` is the file that `config` was read from, to be checked again on SIGHUP. To be called on the main thread,
+/// `path` is the file that `config` was read from, to be read again when it has changed; `overrides` have been
+/// applied to it, and will be then. To be called on the main thread,
 /// before any other exists.
-pub fn run(path: &Path, config: Config) -> Result<i32, StartError> {
+pub fn run(path: &Path, overrides: Overrides, config: Config) -> Result<i32, StartError> {
     // SAFETY: the caller's promise: this is the only thread.
     let notify = unsafe { Notify::from_env() }.unwrap_or_else(|error| {
         tracing::warn!("systemd is not told how this agent is: {error}");
@@ -85,7 +125,7 @@ pub fn run(path: &Path, config: Config) -> Result<i32, StartError> {
         .build()
         .map_err(step("cannot start the asynchronous runtime"))?;
     runtime.block_on(async {
-        let (agent, doors) = Agent::new(path, config, &state_dir, &identity, notify)?;
+        let (agent, doors) = Agent::new(path, overrides, config, &state_dir, &identity, notify)?;
         Ok(agent.live(doors).await)
     })
 }
@@ -102,11 +142,13 @@ struct Doors {
 }
 
 struct Agent {
+    name: NodeName,
     node: Node,
     host: Host,
     store: Store,
     events: mpsc::Sender<Event>,
     requests: HashMap<RequestId, Pending>,
+    followers: Followers,
     last_request: u64,
     standing: watch::Sender<Standing>,
     started: Time,
@@ -115,6 +157,7 @@ struct Agent {
     /// Whether there may be something new to show.
     changed: bool,
     path: PathBuf,
+    overrides: Overrides,
     leaving: Option<i32>,
 }
 
@@ -128,18 +171,35 @@ enum Store {
 struct Pending {
     id: Value,
     cast: bool,
-    answer: oneshot::Sender<String>,
+    door: Door,
+}
+
+/// The door at which something was asked, and where it is answered.
+enum Door {
+    Control(oneshot::Sender<control::Answer>),
+    Bus(oneshot::Sender<String>),
+}
+
+impl Door {
+    fn say(self, line: String) {
+        // Who asked may have hung up.
+        let _ = match self {
+            Door::Control(answer) => answer.send(line.into()).is_ok(),
+            Door::Bus(answer) => answer.send(line).is_ok(),
+        };
+    }
 }
 
 impl Agent {
     fn new(
         path: &Path,
+        overrides: Overrides,
         config: Config,
         state_dir: &Path,
         identity: &Identity,
         notify: Notify,
     ) -> Result<(Agent, Doors), StartError> {
-        let Config { spec, hash, .. } = config;
+        let Config { spec, warnings: _, files: _ } = config;
         let socket = spec.control_socket.clone().unwrap_or_else(|| control::default_path(&spec.node, state_dir));
         let socket = ControlSocket::bind(&socket)?;
         tracing::info!("circus-agent {} as node {} of cluster {}", env!("CARGO_PKG_VERSION"), spec.node, spec.cluster);
@@ -148,11 +208,16 @@ impl Agent {
         let (events, event_queue) = mpsc::channel(EVENTS);
         let (asked_here, control) = mpsc::channel(QUESTIONS);
         let (asked_there, bus) = mpsc::channel(QUESTIONS);
-        let host = Host::new(events.clone()).map_err(step("cannot take charge of this machine's processes"))?;
-        let (standing, standing_seen) = watch::channel(Standing { about: about(&spec, hash), draining: false });
+        // Two agents never have one control socket, so each has a place of its own beside it.
+        let mut notify_dir = socket.path().as_os_str().to_owned();
+        notify_dir.push(".notify");
+        let endpoint = format!("unix://{}", socket.path().display());
+        let host = Host::new(events.clone(), notify_dir.into(), &[("CIRCUSCTL_ENDPOINT", &endpoint)])
+            .map_err(step("cannot take charge of this machine's processes"))?
+            .with_python(spec.python.clone());
+        let (standing, standing_seen) = watch::channel(Standing { about: about(&spec), draining: false });
         let store = Store::start(&spec, state_dir, identity, &events, asked_there, standing_seen)?;
-        let signals =
-            SignalsInfo::<WithOrigin>::new([libc::SIGTERM, libc::SIGINT, libc::SIGQUIT, libc::SIGHUP, libc::SIGUSR1]);
+        let signals = SignalsInfo::<WithOrigin>::new(SIGNALS);
         let doors = Doors {
             events: event_queue,
             control,
@@ -163,11 +228,13 @@ impl Agent {
         };
         let now = clock::now();
         let agent = Agent {
+            name: spec.node.clone(),
             node: Node::new(spec, seed()?, now),
             host,
             store,
             events,
             requests: HashMap::new(),
+            followers: Followers::default(),
             last_request: 0,
             standing,
             started: now,
@@ -175,6 +242,7 @@ impl Agent {
             ready: false,
             changed: true,
             path: path.to_owned(),
+            overrides,
             leaving: None,
         };
         Ok((agent, doors))
@@ -203,8 +271,8 @@ impl Agent {
                     let together = std::iter::from_fn(|| doors.events.try_recv().ok());
                     together.take(EVENTS).for_each(|event| self.take(event));
                 }
-                Some(question) = doors.control.recv() => self.ask(&question.line, question.answer),
-                Some(question) = doors.bus.recv() => self.ask(&question.line, question.answer),
+                Some(question) = doors.control.recv() => self.ask(&question.line, Door::Control(question.answer)),
+                Some(question) = doors.bus.recv() => self.ask(&question.line, Door::Bus(question.answer)),
                 Some(signal) = doors.signals.next() => self.signalled(&signal),
                 // From this very loop: a loop that hangs is one that systemd should end.
                 () = tick(&mut watchdog) => self.notify.alive(),
@@ -213,6 +281,7 @@ impl Agent {
         // Each reply has been given to its door; now the doors close.
         drop((doors.control, doors.bus, doors.events));
         self.requests.clear();
+        drop(self.followers);
         if let Store::Redis(redis) = self.store {
             redis.leave().await;
         }
@@ -225,10 +294,14 @@ impl Agent {
     /// One step of the model, and all that it orders.
     fn take(&mut self, event: Event) {
         let mut actions = Vec::new();
+        let reloaded = matches!(event, Event::SpecRead { .. });
         self.node.step(clock::now(), event, &mut actions);
         self.changed |= !actions.is_empty() || !self.ready;
         for action in actions {
             self.perform(action);
+        }
+        if reloaded && self.ready {
+            self.notify.ready();
         }
     }
 
@@ -238,12 +311,12 @@ impl Agent {
                 let hold = launch.guard.and_then(|_| self.store.hold(&launch.watcher));
                 self.host.spawn(process, &launch, hold);
             }
-            Action::Signal { process, signal, .. } => self.host.signal(process, signal),
+            Action::Signal { process, signal, reach } => self.host.signal(process, signal, reach),
             Action::Kill { process } => self.host.kill(process),
             Action::Guard { process, deadline } => self.host.guard(process, deadline),
             Action::AskLease { watcher, ask, timeout } => self.store.ask(watcher, ask, timeout),
             Action::InitLease { request, watcher } => self.store.init_lease(request, watcher),
-            Action::Sample { request, processes, .. } => self.host.sample(request, processes),
+            Action::Sample { request, processes, extended } => self.host.sample(request, processes, extended),
             Action::ReadRoster { request } => match &self.store {
                 Store::Redis(redis) => redis.read_roster(request),
                 Store::Local(_) => self.tell(Event::RosterRead { request, rows: Err("there is none".into()) }),
@@ -261,14 +334,45 @@ impl Agent {
                 Level::Warn => tracing::warn!("{text}"),
                 Level::Info => tracing::info!("{text}"),
             },
-            Action::SampleAgent { .. }
-            | Action::Check { .. }
-            | Action::Hook { .. }
-            | Action::ReadSpec { .. }
-            | Action::Amend { .. }
-            | Action::Publish(_) => {}
+            Action::SampleAgent { request } => self.host.sample_agent(request),
+            Action::Check { process, purpose, check, timeout } => self.host.check(process, purpose, check, timeout),
+            Action::Hook { hook, call, timeout } => self.host.hook(hook, call, timeout),
+            Action::ReadSpec { request } => self.read_spec(request),
+            Action::Amend { request, base, changes, defaults } => self.elsewhere(move || {
+                let spec = config::amend(&base, &changes, &defaults, &Surroundings::of_this_process());
+                Event::Amended { request, spec: spec.map(Box::new) }
+            }),
+            Action::Publish(notice) => self.publish(notice),
             Action::Leave { code } => self.leaving = Some(code),
         }
+    }
+
+    /// Reads the configuration again, as it was read at the start.
+    fn read_spec(&mut self, request: Option<RequestId>) {
+        self.notify.reloading();
+        let (path, overrides) = (self.path.clone(), self.overrides.clone());
+        self.elsewhere(move || {
+            let spec = match config::read(&path, &Surroundings::of_this_process()) {
+                Ok(Config { mut spec, warnings, .. }) => {
+                    if !warnings.is_empty() {
+                        tracing::warn!("\n{}", config::render(&warnings, &path));
+                    }
+                    overrides.apply(&mut spec);
+                    Ok(Box::new(spec))
+                }
+                Err(problems) => Err(config::render(&problems, &path)),
+            };
+            Event::SpecRead { request, spec }
+        });
+    }
+
+    /// Does what may block on another thread, and takes in what it led to.
+    fn elsewhere(&self, work: impl FnOnce() -> Event + Send + 'static) {
+        let events = self.events.clone();
+        tokio::task::spawn_blocking(move || {
+            // Nobody listens to an agent that is leaving.
+            let _ = events.blocking_send(work());
+        });
     }
 
     /// Puts an event of our own into the queue, behind what is there.
@@ -278,19 +382,48 @@ impl Agent {
     }
 
     /// A door was asked something.
-    fn ask(&mut self, line: &str, answer: oneshot::Sender<String>) {
+    fn ask(&mut self, line: &str, door: Door) {
         match wire::parse_request(line) {
             Ok(wire::Request { id, cast, target, command, limit }) => {
                 self.last_request += 1;
                 let request = RequestId(self.last_request);
-                self.requests.insert(request, Pending { id, cast, answer });
+                self.requests.insert(request, Pending { id, cast, door });
                 self.take(Event::Asked { request, target, command, limit });
             }
-            Err(wire::BadRequest { id, cast, refusal }) => {
-                let outcome = Outcome::Own(Reply::Refused(refusal));
-                answer_with(Pending { id, cast, answer }, &outcome);
-            }
+            Err(wire::BadRequest { id, cast, refusal }) => match (wire::parse_follow(line), door) {
+                (Some((id, Ok(follow))), Door::Control(answer)) => {
+                    self.followers.answer(id, follow, |follow| self.output(follow), answer);
+                }
+                (follow, door) => {
+                    let refusal = match follow {
+                        Some((_, Err(refusal))) => refusal,
+                        Some((_, Ok(_))) => Refusal::BadMessage("a stream comes from a control socket only".into()),
+                        None => refusal,
+                    };
+                    answer_with(Pending { id, cast, door }, &Outcome::Own(Reply::Refused(refusal)));
+                }
+            },
         }
+    }
+
+    /// The output that somebody wants to follow.
+    fn output(&self, follow: &Follow) -> Output {
+        let hidden = |output: &spec::Output| !matches!(output, spec::Output::Stream(_));
+        let unseen = self.node.specs().filter(|spec| hidden(&spec.program.stdout) && hidden(&spec.program.stderr));
+        Output {
+            recent: self.host.output().recent(|watcher| follow.fits(watcher), follow.lines),
+            live: self.host.output().subscribe(),
+            unseen: unseen.map(|spec| spec.name.clone()).filter(|watcher| follow.fits(watcher)).collect(),
+        }
+    }
+
+    /// Tells whoever follows, here and over Redis.
+    fn publish(&mut self, notice: Notice) {
+        let event = wire::notice_json(&notice, &self.name, unix_time());
+        if let Store::Redis(redis) = &mut self.store {
+            redis.publish_event(event.to_string());
+        }
+        self.followers.publish(notice.watcher, event);
     }
 
     fn reply(&mut self, request: RequestId, outcome: &Outcome) {
@@ -308,25 +441,13 @@ impl Agent {
         match origin.signal {
             libc::SIGTERM | libc::SIGINT => self.take(Event::StopAsked { haste: Haste::Graceful, by }),
             libc::SIGQUIT => self.take(Event::StopAsked { haste: Haste::Fast, by }),
-            libc::SIGHUP => self.check_again(&by),
-            // Children write their files themselves, and so does whoever keeps this agent's output.
-            _ => tracing::info!("{by}: this agent has no log files to reopen"),
-        }
-    }
-
-    /// Reads the file again and says what is wrong with it.
-    fn check_again(&self, by: &str) {
-        self.notify.reloading();
-        match config::read(&self.path, &Surroundings::of_this_process()) {
-            Ok(_) => tracing::warn!(
-                "{by}: {} is sound, but this version cannot apply changes while it runs: restart the agent",
-                self.path.display()
-            ),
-            Err(problems) => {
-                tracing::error!("{by}: nothing is changed\n{}", config::render(&problems, &self.path));
+            libc::SIGHUP => self.take(Event::ReloadAsked { by }),
+            libc::SIGUSR1 => {
+                tracing::info!("{by}: opening log files anew");
+                self.host.reopen_output();
             }
+            _ => tracing::debug!("{by}: means nothing here"),
         }
-        self.notify.ready();
     }
 
     /// Shows others what the node has come to: the registry and systemd.
@@ -342,14 +463,17 @@ impl Agent {
             self.notify.stopping();
         }
         let (holds, waits) = parts(&snapshot);
+        let watchers = snapshot.watchers.iter().map(|watcher| watcher.name.to_string()).collect();
         let up = clock::now().since(self.started);
         self.standing.send_if_modified(|standing| {
-            let about = &mut standing.about;
-            if (&about.holds, &about.waits, standing.draining) == (&holds, &waits, draining) {
-                return false;
+            // How long it has been up is no news.
+            let before = NodeAbout { up, ..standing.about.clone() };
+            let about = NodeAbout { config: snapshot.config, watchers, holds, waits, ..before.clone() };
+            let news = (&before, standing.draining) != (&about, draining);
+            if news {
+                *standing = Standing { about, draining };
             }
-            (about.holds, about.waits, about.up, standing.draining) = (holds, waits, up, draining);
-            true
+            news
         });
     }
 }
@@ -412,12 +536,15 @@ impl Store {
 }
 
 fn answer_with(pending: Pending, outcome: &Outcome) {
-    let Pending { id, cast, answer } = pending;
+    let Pending { id, cast, door } = pending;
     if !cast {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64());
-        // Who asked may have hung up.
-        let _ = answer.send(wire::reply_json(outcome, &id, now).to_string());
+        door.say(wire::reply_json(outcome, &id, unix_time()).to_string());
     }
+}
+
+/// Seconds of the Unix epoch.
+fn unix_time() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64())
 }
 
 /// The singletons held here, and those waited for.
@@ -429,13 +556,13 @@ fn parts(snapshot: &Snapshot) -> (Vec<String>, Vec<String>) {
     (with(LeaseRole::Holder), with(LeaseRole::Standby))
 }
 
-fn about(spec: &AgentSpec, config: String) -> NodeAbout {
+fn about(spec: &AgentSpec) -> NodeAbout {
     NodeAbout {
         version: env!("CARGO_PKG_VERSION").into(),
         host: nix::unistd::gethostname().map_or_else(|_| String::new(), |name| name.to_string_lossy().into_owned()),
         pid: std::process::id(),
         up: Duration::ZERO,
-        config,
+        config: spec.hash.clone(),
         watchers: spec.watchers.iter().map(|watcher| watcher.name.to_string()).collect(),
         holds: Vec::new(),
         waits: Vec::new(),

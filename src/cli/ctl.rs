@@ -1,17 +1,18 @@
 //! circusctl: from words to a [`Call`], and from the reply to text and an exit code.
 
-use std::io::{BufRead, IsTerminal, Write};
+use std::ffi::OsString;
+use std::io::{self, BufRead, IsTerminal, Write};
 use std::time::Duration;
 
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 use serde_json::{Value, json};
 
-use super::{colours, ctl_exit};
+use super::words::{Add, Kill, Matching, Reload, Remove, Resize, Set, Signal};
+use super::{colours, ctl_exit, follow, interrupted, shell};
 use crate::client::{self, Call, ClientError, Endpoint};
 use crate::control::Places;
 use crate::model::command::{Command, Patience, Target};
 use crate::model::names::{ClusterName, NodeName};
-use crate::model::pattern::Pattern;
 use crate::view::{self, Style, Text};
 
 /// circusctl's command line.
@@ -20,7 +21,10 @@ use crate::view::{self, Style, Text};
     name = "circusctl",
     version,
     about = "Commands one agent, several, or all of them",
-    after_help = "Without --endpoint and CIRCUSCTL_ENDPOINT the agent of this machine is asked.\n\
+    // A shell's own options stand before those of the command that it was given.
+    args_override_self = true,
+    after_help = "Without a command, commands are read from the terminal or from standard input.\n\
+                  Without --endpoint and CIRCUSCTL_ENDPOINT the agent of this machine is asked.\n\
                   Exit codes: 0 ok, 1 the command failed, 2 usage, 3 not all is well (status), 4 some nodes did not \
                   answer, 5 no agent or Redis reached."
 )]
@@ -28,32 +32,44 @@ pub struct CtlArgs {
     #[command(flatten, next_help_heading = "Options of all commands")]
     global: Global,
     #[command(subcommand)]
-    command: Option<Words>,
+    command: Option<CtlWords>,
+}
+
+/// What can be asked for: one answer, or a stream.
+#[derive(Debug, Subcommand)]
+enum CtlWords {
+    #[command(flatten)]
+    Ask(Words),
+    #[command(flatten)]
+    Follow(follow::Words),
 }
 
 #[derive(Debug, Args)]
-struct Global {
+pub(super) struct Global {
     /// Where to ask: unix:///run/circus/web-1.sock, or redis://host:6379/0
     #[arg(long, global = true, env = "CIRCUSCTL_ENDPOINT", hide_env_values = true, value_parser = Endpoint::parse)]
-    endpoint: Option<Endpoint>,
+    pub(super) endpoint: Option<Endpoint>,
     /// How long to wait for each node: 5, 500ms, 2m [default: 5s, with --waiting 60s]
     #[arg(long, global = true, value_name = "SECONDS", value_parser = span)]
-    timeout: Option<Duration>,
+    pub(super) timeout: Option<Duration>,
     /// Print the reply as one line of JSON
     #[arg(long, global = true)]
-    json: bool,
+    pub(super) json: bool,
     /// Ask these nodes, separated by commas
     #[arg(long, global = true, value_name = "NODES", value_delimiter = ',', value_parser = node)]
-    node: Vec<NodeName>,
+    pub(super) node: Vec<NodeName>,
     /// Ask all nodes of the cluster
     #[arg(long, global = true)]
-    all: bool,
+    pub(super) all: bool,
     /// The cluster, where Redis is asked
     #[arg(long, global = true, env = "CIRCUS_CLUSTER", hide_env_values = true, default_value = "default", value_parser = cluster)]
-    cluster: ClusterName,
+    pub(super) cluster: ClusterName,
     /// Do not ask back
     #[arg(long, short, global = true)]
     yes: bool,
+    /// Print the reply as JSON over several lines
+    #[arg(long, global = true)]
+    pub(super) prettify: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -74,10 +90,30 @@ enum Words {
     Stop(Matching),
     /// Stop and start the watchers that match, or all
     Restart(Matching),
+    /// Replace the processes of a watcher, or of all, one at a time
+    Reload(Reload),
+    /// Apply what has changed in the configuration file
+    Reloadconfig {
+        /// Reply when it is done
+        #[arg(long)]
+        waiting: bool,
+    },
+    /// Show what reloadconfig would do
+    Plan,
     /// Run more processes of a watcher
     Incr(Resize),
     /// Run fewer processes of a watcher
     Decr(Resize),
+    /// Change options of a watcher, until the agent ends
+    Set(Set),
+    /// Add a watcher, until the agent ends
+    Add(Add),
+    /// Stop and remove a watcher
+    Rm(Remove),
+    /// Send a signal to processes of a watcher
+    Signal(Signal),
+    /// Stop processes of a watcher, which are then replaced
+    Kill(Kill),
     /// Count the processes, of all watchers or of one
     Numprocesses {
         /// A watcher
@@ -91,12 +127,32 @@ enum Words {
         name: Option<String>,
         /// One of its processes
         pid: Option<u32>,
+        /// With what the watcher's extended_stats hook adds
+        #[arg(long)]
+        extended: bool,
     },
+    /// Show what the agent itself uses
+    Dstats,
     /// Show the options of a watcher
     Options {
         /// The watcher
         name: String,
     },
+    /// Show some options of a watcher
+    Get {
+        /// The watcher
+        name: String,
+        /// The options
+        #[arg(required = true)]
+        keys: Vec<String>,
+    },
+    /// Show the options of the agent
+    Globaloptions {
+        /// One of them
+        option: Option<String>,
+    },
+    /// List the sockets that are shared
+    Listsockets,
     /// End the agent and all it runs
     Quit {
         /// Reply when all is stopped
@@ -138,42 +194,6 @@ enum LeaseWords {
     },
 }
 
-#[derive(Debug, Args)]
-struct Matching {
-    /// A watcher's name, or a pattern with * ? [ ]
-    name: Option<String>,
-    /// What the name is
-    #[arg(long = "match", value_enum, default_value_t)]
-    how: Match,
-    /// Reply when it is done
-    #[arg(long)]
-    waiting: bool,
-}
-
-#[derive(Debug, Clone, Copy, Default, ValueEnum)]
-enum Match {
-    /// A pattern
-    #[default]
-    Glob,
-    /// A name, whatever characters it has
-    Simple,
-}
-
-#[derive(Debug, Args)]
-struct Resize {
-    /// The watcher
-    name: String,
-    /// How many processes
-    #[arg(value_name = "N", conflicts_with = "nb")]
-    count: Option<u32>,
-    /// The same as N
-    #[arg(long, value_name = "N")]
-    nb: Option<u32>,
-    /// Reply when it is done
-    #[arg(long)]
-    waiting: bool,
-}
-
 fn node(text: &str) -> Result<NodeName, String> {
     NodeName::parse(text.trim()).map_err(|bad| bad.to_string())
 }
@@ -182,8 +202,17 @@ fn cluster(text: &str) -> Result<ClusterName, String> {
     ClusterName::parse(text).map_err(|bad| bad.to_string())
 }
 
-/// `5`, `0.5`, `500ms`, `15s`, `5m`; above zero, at most a day.
+/// A [`time`] above zero, at most a day.
 fn span(text: &str) -> Result<Duration, String> {
+    match time(text)? {
+        span if span.is_zero() => Err("it must be above zero".into()),
+        span if span > Duration::from_secs(86_400) => Err("it can be a day at most".into()),
+        span => Ok(span),
+    }
+}
+
+/// `5`, `0.5`, `500ms`, `15s`, `5m`, `1h`.
+pub(super) fn time(text: &str) -> Result<Duration, String> {
     let bad = || format!("'{text}' is no time: 5, 0.5, 500ms, 15s or 5m");
     let (number, unit) = match text.find(|c: char| c.is_ascii_alphabetic()) {
         Some(at) => text.split_at(at),
@@ -197,32 +226,40 @@ fn span(text: &str) -> Result<Duration, String> {
         "h" => number * 3_600.0,
         _ => return Err(bad()),
     };
-    match Duration::try_from_secs_f64(seconds) {
-        Ok(span) if span.is_zero() => Err("it must be above zero".into()),
-        Ok(span) if span > Duration::from_secs(86_400) => Err("it can be a day at most".into()),
-        Ok(span) => Ok(span),
-        Err(_) => Err(bad()),
-    }
+    Duration::try_from_secs_f64(seconds).map_err(|_| bad())
 }
 
-fn patience(waiting: bool) -> Patience {
+pub(super) fn patience(waiting: bool) -> Patience {
     if waiting { Patience::Settled } else { Patience::Admitted }
 }
 
 impl Words {
-    fn command(self) -> Command {
-        match self {
+    /// The command; the error is for words that fit no command together.
+    fn command(self) -> Result<Command, ClientError> {
+        Ok(match self {
             Words::List { name } => Command::List { watcher: name },
             Words::Status { name } => Command::Status { watcher: name },
-            Words::Start(some) => Command::Start { patience: patience(some.waiting), pattern: some.pattern() },
-            Words::Stop(some) => Command::Stop { patience: patience(some.waiting), pattern: some.pattern() },
-            Words::Restart(some) => Command::Restart { patience: patience(some.waiting), pattern: some.pattern() },
+            Words::Start(some) => Command::Start { patience: patience(some.waiting), pattern: some.pattern()? },
+            Words::Stop(some) => Command::Stop { patience: patience(some.waiting), pattern: some.pattern()? },
+            Words::Restart(some) => Command::Restart { patience: patience(some.waiting), pattern: some.pattern()? },
+            Words::Reload(reload) => reload.command(),
+            Words::Reloadconfig { waiting } => Command::ReloadConfig { patience: patience(waiting) },
+            Words::Plan => Command::Plan,
             Words::Incr(resize) => resize.command(1),
             Words::Decr(resize) => resize.command(-1),
+            Words::Set(set) => set.command()?,
+            Words::Add(add) => add.command()?,
+            Words::Rm(remove) => remove.command(),
+            Words::Signal(signal) => signal.command()?,
+            Words::Kill(kill) => kill.command(),
             Words::Numprocesses { name } => Command::NumProcesses { watcher: name },
             Words::Numwatchers => Command::NumWatchers,
-            Words::Stats { name, pid } => Command::Stats { watcher: name, pid, extended: false },
+            Words::Stats { name, pid, extended } => Command::Stats { watcher: name, pid, extended },
+            Words::Dstats => Command::AgentStats,
             Words::Options { name } => Command::Options { watcher: name, keys: None },
+            Words::Get { name, keys } => Command::Options { watcher: name, keys: Some(keys) },
+            Words::Globaloptions { option } => Command::GlobalOptions { option },
+            Words::Listsockets => Command::ListSockets,
             Words::Quit { waiting } => Command::Quit { patience: patience(waiting) },
             Words::Version => Command::Version,
             Words::Nodes => Command::Nodes,
@@ -232,90 +269,121 @@ impl Words {
                 Command::Failover { watcher: name, to, patience: patience(!no_waiting) }
             }
             Words::Lease(LeaseWords::Init { name }) => Command::LeaseInit { watcher: name },
-        }
-    }
-}
-
-impl Matching {
-    fn pattern(self) -> Option<Pattern> {
-        self.name.map(|name| match self.how {
-            Match::Glob => Pattern::Glob(name),
-            Match::Simple => Pattern::Name(name),
         })
     }
 }
 
-impl Resize {
-    fn command(self, sign: i64) -> Command {
-        let count = self.count.or(self.nb).unwrap_or(1);
-        Command::Resize { watcher: self.name, by: sign * i64::from(count), patience: patience(self.waiting) }
-    }
-}
-
 /// Runs circusctl with these arguments, its own name first; gives back the exit code ([`ctl_exit`]).
-pub fn circusctl(args: impl IntoIterator<Item = impl Into<std::ffi::OsString> + Clone>) -> u8 {
-    let args = match CtlArgs::try_parse_from(args) {
-        Ok(args) => args,
-        Err(error) => {
-            let text = error.render();
-            let code = if error.use_stderr() { ctl_exit::USAGE } else { ctl_exit::OK };
-            return match (code, colours(std::io::stderr().is_terminal())) {
-                (ctl_exit::OK, _) => finish(&text.to_string(), "", code),
-                (_, true) => finish("", &text.ansi().to_string(), code),
-                (_, false) => finish("", &text.to_string(), code),
-            };
+pub fn circusctl(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> u8 {
+    let args: Vec<OsString> = args.into_iter().map(Into::into).collect();
+    match CtlArgs::try_parse_from(&args) {
+        Ok(CtlArgs { global, command: None }) => shell::run(&args, &global),
+        Ok(words) => {
+            let (text, code) = carry_out(words, Asker::Caller);
+            finish(&text, code)
         }
-    };
-    let CtlArgs { global, command } = args;
-    let Some(words) = command else {
-        return finish("", &CtlArgs::command().render_help().to_string(), ctl_exit::USAGE);
-    };
-    let command = words.command();
-    match run(&global, command) {
-        Ok((text, code)) => finish(&text.out, &text.err, code),
         Err(error) => {
-            let code = match error {
-                ClientError::Unreached(_) => ctl_exit::UNREACHED,
-                ClientError::Silent(_) => ctl_exit::PARTIAL,
-                ClientError::Usage(_) => ctl_exit::USAGE,
-            };
-            let out = match global.json {
-                true => format!("{}\n", json!({"status": "error", "reason": error.to_string()})),
-                false => String::new(),
-            };
-            finish(&out, &format!("error: {error}\n"), code)
+            let (text, code) = misunderstood(&error);
+            finish(&text, code)
         }
     }
 }
 
-fn run(global: &Global, command: Command) -> Result<(Text, u8), ClientError> {
+/// Who gives a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asker {
+    /// Whoever ran this program for it; ^C ends the program.
+    Caller,
+    /// Somebody at the shell's prompt: ^C calls the command off, and `quit` may be meant for the shell.
+    Shell,
+}
+
+/// Does what one command line says; what is left to print of it, and its exit code.
+pub(super) fn carry_out(args: CtlArgs, asker: Asker) -> (Text, u8) {
+    let CtlArgs { global, command } = args;
+    let done = match command {
+        Some(CtlWords::Ask(words)) => words.command().and_then(|command| run(&global, command, asker)),
+        Some(CtlWords::Follow(words)) => follow::run(&global, words).map(|code| (Text::default(), code)),
+        None => Err(ClientError::Usage("options alone are no command".into())),
+    };
+    done.unwrap_or_else(|error| {
+        let code = match error {
+            ClientError::Unreached(_) => ctl_exit::UNREACHED,
+            ClientError::Silent(_) => ctl_exit::PARTIAL,
+            ClientError::Usage(_) => ctl_exit::USAGE,
+            ClientError::Refused(_) => ctl_exit::FAILED,
+        };
+        let out = match global.json || global.prettify {
+            true => format!("{}\n", json!({"status": "error", "reason": error.to_string()})),
+            false => String::new(),
+        };
+        (Text { out, err: format!("error: {error}\n") }, code)
+    })
+}
+
+/// What is said to words that are no command line. Help and the version come this way too.
+pub(super) fn misunderstood(error: &clap::Error) -> (Text, u8) {
+    let text = error.render();
+    let text = |stream_is_terminal| match colours(stream_is_terminal) {
+        true => text.ansi().to_string(),
+        false => text.to_string(),
+    };
+    match error.use_stderr() {
+        true => (Text { out: String::new(), err: text(io::stderr().is_terminal()) }, ctl_exit::USAGE),
+        false => (Text { out: text(io::stdout().is_terminal()), err: String::new() }, ctl_exit::OK),
+    }
+}
+
+/// The event loop of one command.
+pub(super) fn runtime() -> Result<tokio::runtime::Runtime, ClientError> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| ClientError::Unreached(format!("no event loop: {error}")))
+}
+
+/// Where to ask.
+pub(super) fn endpoint(global: &Global) -> Result<Endpoint, ClientError> {
+    match &global.endpoint {
+        Some(endpoint) => Ok(endpoint.clone()),
+        None => client::find_local(&Places::from_env(), &host_name()),
+    }
+}
+
+fn run(global: &Global, command: Command, asker: Asker) -> Result<(Text, u8), ClientError> {
     let target = target(global, &command)?;
-    if let Some(what) = danger(&command, &target)
+    let mistakable = asker == Asker::Shell && matches!(command, Command::Quit { .. });
+    let what = mistakable.then(|| "quit ends the agent and all it runs, while exit leaves this shell".to_owned());
+    if let Some(what) = danger(&command, &target).or(what)
         && !global.yes
     {
         confirm(&what)?;
     }
     let patience = global.timeout.unwrap_or(command.usual_time());
     let call = Call { command, target, cluster: global.cluster.clone(), patience };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| ClientError::Unreached(format!("no event loop: {error}")))?;
-    let (reply, own) = runtime.block_on(async {
-        let endpoint = match &global.endpoint {
-            Some(endpoint) => endpoint.clone(),
-            None => client::find_local(&Places::from_env(), &host_name())?,
-        };
+    let conversation = async {
+        let endpoint = endpoint(global)?;
         let reply = client::ask(&endpoint, &call).await?;
         // These name the node that was asked, and their replies do not say which it is.
         let nameless = reply["nodes"].is_null() && matches!(call.command, Command::Nodes | Command::Leases);
-        let own = if nameless && !global.json { client::own_name(&endpoint, &call).await } else { None };
+        let own =
+            if nameless && !(global.json || global.prettify) { client::own_name(&endpoint, &call).await } else { None };
         Ok((reply, own))
+    };
+    let (reply, own) = runtime()?.block_on(async {
+        tokio::select! {
+            replied = conversation => replied,
+            () = interrupted(), if asker == Asker::Shell => {
+                Err(ClientError::Silent("called off; what was asked may still be done".into()))
+            }
+        }
     })?;
     let code = exit_code(&call.command, &reply);
-    let text = match global.json {
-        true => Text { out: format!("{reply}\n"), err: String::new() },
-        false => view::text(&call.command, &reply, own.as_deref(), style()),
+    let json = |out: String| Text { out: out + "\n", err: String::new() };
+    let text = match (global.json, global.prettify) {
+        (_, true) => json(format!("{reply:#}")),
+        (true, false) => json(reply.to_string()),
+        (false, false) => view::text(&call.command, &reply, own.as_deref(), style()),
     };
     Ok((text, code))
 }
@@ -345,6 +413,9 @@ fn danger(command: &Command, target: &Target) -> Option<String> {
         Command::Restart { pattern: None, .. } => {
             Some(format!("restart without a name restarts every watcher of {where_}"))
         }
+        Command::Reload { watcher: None, .. } => {
+            Some(format!("reload without a name replaces every process of {where_}"))
+        }
         _ => None,
     }
 }
@@ -366,7 +437,7 @@ fn host_name() -> String {
     nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-fn style() -> Style {
+pub(super) fn style() -> Style {
     let is_terminal = std::io::stdout().is_terminal();
     Style { colour: colours(is_terminal), width: is_terminal.then(terminal_width) }
 }
@@ -406,16 +477,25 @@ fn exit_code(command: &Command, reply: &Value) -> u8 {
 }
 
 /// Writes the last words and passes the exit code on.
-fn finish(out: &str, err: &str, code: u8) -> u8 {
-    // Set only now, when nothing is left but to print: `circusctl … | head` is to end as other programs do, while a
-    // broken connection to an agent is an error to report.
+fn finish(text: &Text, code: u8) -> u8 {
+    default_sigpipe();
+    print(text, code)
+}
+
+/// Lets writing into a pipe that nobody reads end this program. To be called only when nothing is left but to print:
+/// `circusctl … | head` is to end as other programs do, while a broken connection to an agent is an error to report.
+pub(super) fn default_sigpipe() {
     // SAFETY: the default action is no code of ours that could be called at a bad moment.
     unsafe {
         let _ = nix::sys::signal::signal(nix::sys::signal::Signal::SIGPIPE, nix::sys::signal::SigHandler::SigDfl);
     }
-    let mut stdout = std::io::stdout().lock();
-    let written = stdout.write_all(out.as_bytes()).and_then(|()| stdout.flush());
-    eprint!("{err}");
+}
+
+/// Writes what a command has to say and passes its exit code on.
+pub(super) fn print(text: &Text, code: u8) -> u8 {
+    let mut stdout = io::stdout().lock();
+    let written = stdout.write_all(text.out.as_bytes()).and_then(|()| stdout.flush());
+    eprint!("{}", text.err);
     match written {
         // A full disk must not look like success.
         Err(error) if code == ctl_exit::OK => {
@@ -429,11 +509,18 @@ fn finish(out: &str, err: &str, code: u8) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::command::{Leave, ReloadWay};
+    use crate::model::event::{Changes, Reach};
+    use crate::model::pattern::Pattern;
+    use clap::CommandFactory;
 
     fn parse(words: &str) -> Result<(Global, Command), String> {
         let args = CtlArgs::try_parse_from(std::iter::once("circusctl").chain(words.split(' ')));
         let args = args.map_err(|error| error.to_string())?;
-        Ok((args.global, args.command.expect("a command").command()))
+        match args.command.expect("a command") {
+            CtlWords::Ask(words) => Ok((args.global, words.command().map_err(|error| error.to_string())?)),
+            CtlWords::Follow(words) => panic!("a stream: {words:?}"),
+        }
     }
 
     fn command(words: &str) -> Command {
@@ -449,6 +536,7 @@ mod tests {
     fn words_become_commands() {
         use Patience::{Admitted, Settled};
         let web = || Some("web".to_owned());
+        let set = |key: &str, text: &str| (key.to_owned(), Some(text.to_owned()));
         let cases = [
             ("list", Command::List { watcher: None }),
             ("status web", Command::Status { watcher: web() }),
@@ -461,6 +549,92 @@ mod tests {
             ("incr web", Command::Resize { watcher: "web".into(), by: 1, patience: Admitted }),
             ("incr web 3", Command::Resize { watcher: "web".into(), by: 3, patience: Admitted }),
             ("decr --waiting --nb 2 web", Command::Resize { watcher: "web".into(), by: -2, patience: Settled }),
+            ("stop --match=regex w.b", Command::Stop { pattern: Pattern::regex("w.b").ok(), patience: Admitted }),
+            ("reload", Command::Reload { watcher: None, way: ReloadWay::Rolling, patience: Admitted }),
+            (
+                "reload web --terminate --waiting",
+                Command::Reload { watcher: web(), way: ReloadWay::Restart, patience: Settled },
+            ),
+            (
+                "reload --sequential web",
+                Command::Reload { watcher: web(), way: ReloadWay::Sequential, patience: Admitted },
+            ),
+            ("reloadconfig --waiting", Command::ReloadConfig { patience: Settled }),
+            ("plan", Command::Plan),
+            ("rm web", Command::Remove { watcher: "web".into(), leave: Leave::Nothing, patience: Admitted }),
+            (
+                "rm --nostop web --waiting",
+                Command::Remove { watcher: "web".into(), leave: Leave::Processes, patience: Settled },
+            ),
+            ("signal web HUP", Command::Signal { watcher: "web".into(), pid: None, signal: 1, reach: Reach::Main }),
+            ("signal web 9", Command::Signal { watcher: "web".into(), pid: None, signal: 9, reach: Reach::Main }),
+            (
+                "signal web 12 SIGRTMIN+1 --recursive",
+                Command::Signal { watcher: "web".into(), pid: Some(12), signal: 35, reach: Reach::Tree },
+            ),
+            (
+                "signal --children web cont",
+                Command::Signal { watcher: "web".into(), pid: None, signal: 18, reach: Reach::Children },
+            ),
+            (
+                "signal web 12 --childpid 13 0",
+                Command::Signal { watcher: "web".into(), pid: Some(12), signal: 0, reach: Reach::Child(13) },
+            ),
+            (
+                "kill web",
+                Command::Kill { watcher: "web".into(), pid: None, signal: None, grace: None, patience: Admitted },
+            ),
+            (
+                "kill web 12 --signum int --graceful_timeout 0.5 --waiting",
+                Command::Kill {
+                    watcher: "web".into(),
+                    pid: Some(12),
+                    signal: Some(2),
+                    grace: Some(Duration::from_millis(500)),
+                    patience: Settled,
+                },
+            ),
+            (
+                "get web cmd env",
+                Command::Options { watcher: "web".into(), keys: Some(vec!["cmd".into(), "env".into()]) },
+            ),
+            (
+                "set web max_retry -1 env A=1,B=2 hooks before_start:a.b --waiting",
+                Command::Set {
+                    watcher: "web".into(),
+                    changes: Changes {
+                        settings: vec![set("max_retry", "-1"), set("hooks.before_start", "a.b")],
+                        env: Some(vec![("A".into(), "1".into()), ("B".into(), "2".into())]),
+                    },
+                    patience: Settled,
+                },
+            ),
+            (
+                "add web sleep 10 --start --option numprocesses=2 --option env=A=1",
+                Command::Add {
+                    name: "web".into(),
+                    changes: Changes {
+                        settings: vec![set("cmd", "sleep"), set("args", "10"), set("numprocesses", "2")],
+                        env: Some(vec![("A".into(), "1".into())]),
+                    },
+                    start: true,
+                    patience: Admitted,
+                },
+            ),
+            (
+                "add --waiting web celery -- -A proj",
+                Command::Add {
+                    name: "web".into(),
+                    changes: Changes { settings: vec![set("cmd", "celery"), set("args", "-A proj")], env: None },
+                    start: false,
+                    patience: Settled,
+                },
+            ),
+            ("dstats", Command::AgentStats),
+            ("globaloptions", Command::GlobalOptions { option: None }),
+            ("globaloptions endpoint", Command::GlobalOptions { option: Some("endpoint".into()) }),
+            ("listsockets", Command::ListSockets),
+            ("stats --extended web", Command::Stats { watcher: web(), pid: None, extended: true }),
             ("numprocesses web", Command::NumProcesses { watcher: web() }),
             ("numwatchers", Command::NumWatchers),
             ("stats web 12", Command::Stats { watcher: web(), pid: Some(12), extended: false }),
@@ -502,7 +676,24 @@ mod tests {
             "incr web x",
             "incr web 1 --nb 2",
             "options",
-            "stop --match regex web",
+            "stop --match regex (",
+            "stop --match globb web",
+            "set web",
+            "set web numprocesses",
+            "set web numprocesses 3 respawn",
+            "set web env A",
+            "set web hooks before_lunch:a",
+            "get web",
+            "add web",
+            "add web sleep --option numprocesses",
+            "signal web",
+            "signal web FOO",
+            "signal web x HUP",
+            "signal web 1 2 HUP",
+            "signal web HUP --childpid 7",
+            "kill web --signum FOO",
+            "kill web --graceful_timeout -1",
+            "rm",
             "status --node web/1",
             "status --timeout 0",
             "status --timeout nan",
@@ -533,10 +724,10 @@ mod tests {
             let (global, command) = parse(words).unwrap();
             danger(&command, &target(&global, &command).unwrap()).is_some()
         };
-        for words in ["quit --all", "quit --node a,b", "stop --all", "restart --all"] {
+        for words in ["quit --all", "quit --node a,b", "stop --all", "restart --all", "reload --all"] {
             assert!(asks(words), "{words}");
         }
-        for words in ["quit", "quit --node a", "stop", "stop web --all", "start --all", "status --all"] {
+        for words in ["quit", "quit --node a", "stop", "stop web --all", "start --all", "status --all", "plan --all"] {
             assert!(!asks(words), "{words}");
         }
     }

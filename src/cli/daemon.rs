@@ -4,8 +4,9 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::path::Path;
 
-use super::{AgentArgs, agent_exit, logging, print_error};
-use crate::agent;
+use super::background::{self, Side};
+use super::{AgentArgs, LogFormat, agent_exit, logging, print_error};
+use crate::agent::{self, Overrides};
 use crate::config::{self, Config, Surroundings};
 use crate::model::spec::AgentSpec;
 
@@ -13,15 +14,16 @@ use crate::model::spec::AgentSpec;
 ///
 /// To be called on the main thread, before any other exists.
 pub fn circus_agent(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> u8 {
-    let AgentArgs { config: path, check, log_format } = match AgentArgs::read(args) {
-        Ok(args) => args,
-        Err(code) => return code,
-    };
+    let AgentArgs { config: path, check, daemon, log_format, pidfile, log_level, log_output } =
+        match AgentArgs::read(args) {
+            Ok(args) => args,
+            Err(code) => return code,
+        };
     let Some(path) = path else {
         print_error("no configuration named; write one as in beatcop.ini.example, then: circus-agent FILE");
         return agent_exit::USAGE;
     };
-    let config = match config::read(&path, &Surroundings::of_this_process()) {
+    let mut config = match config::read(&path, &Surroundings::of_this_process()) {
         Ok(config) => config,
         Err(problems) => {
             eprint!("{}", config::render(&problems, &path));
@@ -36,20 +38,34 @@ pub fn circus_agent(args: impl IntoIterator<Item = impl Into<OsString> + Clone>)
         let _ = std::io::stdout().write_all(summary(&path, &config.spec).as_bytes());
         return agent_exit::OK;
     }
-    run(&path, log_format, config)
-}
-
-fn run(path: &Path, log_format: super::LogFormat, config: Config) -> u8 {
-    if let Err(error) = logging(log_format, config.spec.log_level) {
-        print_error(error);
-        return agent_exit::USAGE;
+    let overrides = Overrides { pidfile, log_level, log_output };
+    overrides.apply(&mut config.spec);
+    if !daemon {
+        return run(&path, log_format, overrides, config).unwrap_or_else(|(code, why)| {
+            print_error(why);
+            code
+        });
     }
-    match agent::run(path, config) {
-        Ok(code) => u8::try_from(code).unwrap_or(agent_exit::INTERNAL),
+    // SAFETY: the caller's promise: this is the only thread.
+    match unsafe { background::detach() } {
+        Ok(Side::Parent(code)) => code,
+        Ok(Side::Agent(starter)) => run(&path, log_format, overrides, config).unwrap_or_else(|(code, why)| {
+            starter.give_up(code, &why);
+            code
+        }),
         Err(error) => {
-            print_error(&error);
+            print_error(format!("cannot go into the background: {error}"));
             agent_exit::UNAVAILABLE
         }
+    }
+}
+
+/// Runs the agent to its end: its exit code, or why it did not begin, with the code for that.
+fn run(path: &Path, log_format: LogFormat, overrides: Overrides, config: Config) -> Result<u8, (u8, String)> {
+    logging(log_format, config.spec.log_level).map_err(|why| (agent_exit::USAGE, why))?;
+    match agent::run(path, overrides, config) {
+        Ok(code) => Ok(u8::try_from(code).unwrap_or(agent_exit::INTERNAL)),
+        Err(error) => Err((agent_exit::UNAVAILABLE, error.to_string())),
     }
 }
 

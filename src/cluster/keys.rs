@@ -9,6 +9,7 @@
 //! | `circus:{CLUSTER}:node:NAME` | hash: instance, seen, state, about, listed | beat, leave | 1 h after the last beat |
 //! | `circus:{CLUSTER}:bus:NODE` | channel: questions to that node | anybody | |
 //! | `circus:{CLUSTER}:reply:ID` | channel: answers to one asker | nodes | |
+//! | `circus:{CLUSTER}:events` | channel: what happens on nodes | nodes | |
 //!
 //! What stands in braces decides the slot of a Redis Cluster: a lease's two keys share one, and so do all rows.
 
@@ -47,6 +48,11 @@ pub fn reply(cluster: &ClusterName, id: u128) -> String {
     format!("{}{id:032x}", reply_prefix(cluster))
 }
 
+/// The channel on which all nodes tell what happens.
+pub fn events(cluster: &ClusterName) -> String {
+    format!("circus:{{{cluster}}}:events")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -58,6 +64,7 @@ mod tests {
         assert_eq!(nodes(&cluster), "circus:{prod}:nodes");
         assert_eq!(node(&cluster, &web), "circus:{prod}:node:web-1");
         assert_eq!(bus(&cluster, &web), "circus:{prod}:bus:web-1");
+        assert_eq!(events(&cluster), "circus:{prod}:events");
         assert_eq!(reply(&cluster, 7), "circus:{prod}:reply:00000000000000000000000000000007");
     }
 }

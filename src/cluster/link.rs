@@ -96,6 +96,21 @@ impl Link {
         self.ask(patience, run).await
     }
 
+    /// Publishes `texts` on `channel` in one round trip, in their order.
+    ///
+    /// # Errors
+    /// As [`Link::call`]. Some may have been published.
+    pub(super) async fn publish_all(&self, channel: &str, texts: &[String], patience: Duration) -> Result<(), String> {
+        let run = async |mut connection: MultiplexedConnection| {
+            let mut publish = redis::pipe();
+            for text in texts {
+                publish.publish(channel, text).ignore();
+            }
+            publish.query_async(&mut connection).await
+        };
+        self.ask(patience, run).await
+    }
+
     /// Waits for a connection newer than `generation`, and gives its own.
     pub(super) async fn newer_than(&self, generation: u64) -> u64 {
         let mut state = self.state.clone();

@@ -9,6 +9,7 @@
 //!   link        one connection for commands, remade when in doubt
 //!   subscription  one connection for what is heard
 //!   registry    heartbeats and the list of nodes    bus    questions and answers between nodes
+//!   events      what happens, for whoever listens
 //!   reason      errors in words
 //! client        the same registry and bus for one command of circusctl
 //!
@@ -21,6 +22,8 @@ pub mod scripts;
 pub mod keys;
 
 pub mod shared;
+
+pub mod events;
 
 mod bus;
 mod link;

@@ -8,6 +8,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::bus::{self, Bus};
+use super::events::Publisher;
 use super::link::Link;
 use super::registry::{self, Name};
 use super::scripts;
@@ -67,6 +68,7 @@ pub struct Redis {
     instance: u128,
     link: Link,
     bus: Bus,
+    publisher: Publisher,
     events: mpsc::Sender<Event>,
     /// The link, the subscription and the heartbeat. They end with this value.
     _tasks: JoinSet<()>,
@@ -97,7 +99,8 @@ impl Redis {
         let bus = Bus::new((cluster.clone(), node.clone()), reply_id, link.clone(), named, questions);
         tasks.spawn(listen(url, &cluster, leases, bus.clone(), events.clone()));
 
-        Redis { cluster, node, instance, link, bus, events, _tasks: tasks, heartbeat }
+        let publisher = Publisher::start(&cluster, link.clone());
+        Redis { cluster, node, instance, link, bus, publisher, events, _tasks: tasks, heartbeat }
     }
 
     /// Puts `ask` to Redis. Exactly one [`Event::Lease`] answers it, within `timeout`, and at once while the link is
@@ -142,14 +145,23 @@ impl Redis {
         self.tell(async move { bus.relay(request, to, message).await });
     }
 
-    /// Gets out what was answered to others last, says in the registry that this node is gone, and ends. Takes a second
+    /// Tells whoever listens of something that happened here: `event` as [`crate::wire::notice_json`] has it. Dropped and
+    /// counted while Redis is away, and where events come faster than they can be published.
+    pub fn publish_event(&mut self, event: String) {
+        self.publisher.publish(event);
+    }
+
+    /// Gets out what was answered to others and published last, says in the registry that this node is gone, and ends. Takes a second
     /// at most; whether it could be said makes no difference to who calls: the row tells by its age.
     pub async fn leave(self) {
         // No beat may follow.
         self.heartbeat.abort();
         let call = registry::leave_call(&self.cluster, &self.node, self.instance);
-        let (left, answered) =
-            tokio::join!(self.link.call(&call, LEAVE_TIMEOUT), timeout(LEAVE_TIMEOUT, self.bus.settled()));
+        let (left, answered, _published) = tokio::join!(
+            self.link.call(&call, LEAVE_TIMEOUT),
+            timeout(LEAVE_TIMEOUT, self.bus.settled()),
+            timeout(LEAVE_TIMEOUT, self.publisher.settled()),
+        );
         if let Err(reason) = left {
             tracing::debug!(%reason, "could not say in the registry that this node leaves");
         }

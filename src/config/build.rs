@@ -1,33 +1,27 @@
 //! Sections and keys → [`AgentSpec`]: defaults, variables, and what must not be said together.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use super::Surroundings;
+use super::command::runs;
 use super::keys::{self, KEYS, Key, Section, Status};
-use super::problem::{Problems, Spot, code};
+use super::problem::{Problem, Problems, Spot, code};
 use super::scan::{Document, Entry};
+use super::settings::{self, Set, Settings};
+use super::stream::Class;
 use super::value::{Kind, RLIMITS, Value};
 use super::vars::{self, EnvVars};
-use super::words;
+use super::watcher::{Environment, lease_texts};
+use super::{Surroundings, python};
 use crate::model::names::{ClusterName, NodeName, WatcherName};
 use crate::model::pattern;
-use crate::model::spec::{
-    AgentSpec, LeaseTimings, LogLevel, LogOutput, Output, ProgramSpec, RedisSpec, Rlimit, Secret, UserSpec, WID,
-    WatcherSpec,
-};
+use crate::model::spec::{AgentSpec, Defaults, LogOutput, RedisSpec, Secret, WatcherSpec};
 
-/// What to search for programs where a process has no `PATH`, as Circus's children do.
-const DEFAULT_PATH: &str = "/bin:/usr/bin";
-
-/// Reads the merged files; what is wrong goes to `problems`, and the spec is then good for nothing.
+/// Reads the merged files; what is wrong goes to `problems`, and the result is then good for nothing.
 pub(super) fn build(doc: &Document, around: &Surroundings, problems: &mut Problems) -> Option<AgentSpec> {
     let mut agent_env = EnvVars::default();
     agent_env.add(&around.env);
-    let mut build = Build { doc, around, problems, free_forms: BTreeSet::new() };
+    let mut build = Build::new(doc, around, problems);
     build.check_sections();
     let global = build.env_section("env", Some(&agent_env));
     let mut vars = agent_env;
@@ -37,7 +31,10 @@ pub(super) fn build(doc: &Document, around: &Surroundings, problems: &mut Proble
     let redis = build.settings("redis", Section::Redis, &vars);
     let url = build.redis_url(&redis);
     build.check_lease_defaults(&redis);
+    let log_output = build.log_output(&circus);
+    build.python = build.interpreter(&circus);
     let watchers = build.watchers(&global, &vars, &redis);
+    build.check_order(&BTreeMap::new());
 
     Some(AgentSpec {
         node: match circus.text("node") {
@@ -50,13 +47,49 @@ pub(super) fn build(doc: &Document, around: &Surroundings, problems: &mut Proble
         pidfile: circus.path("pidfile"),
         umask: circus.number("umask"),
         log_level: circus.level("loglevel"),
-        log_output: LogOutput::Stderr,
-        python: None,
-        global_options: BTreeMap::new(),
+        log_output,
+        python: build.python,
+        global_options: global_options(&circus),
         redis: url.map(|url| RedisSpec { url: Secret::new(url) }),
+        lease_settings: lease_texts(&redis),
+        hash: String::new(),
         warmup_delay: circus.seconds("warmup_delay"),
         watchers,
     })
+}
+
+/// Reads the one watcher of a document, beside those that `defaults` has; its environment is `env`.
+pub(super) fn build_one(
+    doc: &Document,
+    (head, name): (&str, &WatcherName),
+    env: Environment,
+    defaults: &Defaults,
+    around: &Surroundings,
+    problems: &mut Problems,
+) -> Option<WatcherSpec> {
+    let mut build = Build::new(doc, around, problems);
+    build.python.clone_from(&defaults.python);
+    build.names = defaults.watchers.keys().filter(|known| *known != name).chain([name]).cloned().collect();
+    let (Environment::Plain(own) | Environment::Complete(own)) = &env;
+    let mut vars = EnvVars::default();
+    vars.add(&around.env);
+    vars.add(own);
+    let redis = build.settings("redis", Section::Redis, &vars);
+    let settings = build.settings(head, build.section_of(head), &vars);
+    let watcher = build.watcher(name, env, &settings, &redis);
+    if let Some(watcher) = &watcher {
+        build.check_logs(watcher, &settings, &mut BTreeMap::new());
+    }
+    build.check_order(&defaults.watchers);
+    watcher
+}
+
+/// What `globaloptions` answers: Circus's keys as the file has them, or Circus's defaults.
+fn global_options(circus: &Settings<'_>) -> BTreeMap<String, String> {
+    let asked = |key: &&Key| matches!(key.status, Status::Answered(_)) || key.name == "check_delay";
+    let text = |key: &Key| circus.get(key.name).map_or(key.default, |set| set.text.trim()).to_owned();
+    let keys = KEYS.iter().filter(|key| key.section == Section::Circus);
+    keys.filter(asked).map(|key| (key.name.to_owned(), text(key))).collect()
 }
 
 /// A host's name as a node's: what keys and channels cannot hold becomes `-`.
@@ -66,29 +99,44 @@ fn node_name(hostname: &str) -> Option<NodeName> {
     NodeName::parse(if name.is_empty() { "localhost" } else { &name }).ok()
 }
 
-struct Build<'a> {
-    doc: &'a Document,
-    around: &'a Surroundings,
-    problems: &'a mut Problems,
+/// What is read, and what is known while it is read.
+pub(super) struct Build<'a> {
+    pub(super) doc: &'a Document,
+    pub(super) around: &'a Surroundings,
+    pub(super) problems: &'a mut Problems,
+    /// The interpreter, where there is one.
+    pub(super) python: Option<PathBuf>,
+    /// Its module path once it was asked for, or why it did not tell.
+    pub(super) module_path: Option<Result<String, String>>,
+    /// All watchers.
+    pub(super) names: Vec<WatcherName>,
+    /// Those that start after others, with the place where that is said.
+    pub(super) order: Vec<(WatcherName, Vec<WatcherName>, Spot)>,
     /// Free-form keys already warned about.
     free_forms: BTreeSet<&'a str>,
 }
 
 /// The section types that wait for a later version, by their exact head or the beginning of it.
-const LATER: &[&str] = &["socket:", "plugin:", "legion:", "beatcop", "circus-cluster", "node:"];
+const LATER: &[&str] = &["socket:", "legion:", "beatcop", "circus-cluster", "node:"];
 const TYPES: &[&str] =
     &["circus", "redis", "watcher", "env", "socket", "plugin", "legion", "beatcop", "circus-cluster", "node"];
 
 impl<'a> Build<'a> {
+    fn new(doc: &'a Document, around: &'a Surroundings, problems: &'a mut Problems) -> Build<'a> {
+        let (names, order, free_forms) = (Vec::new(), Vec::new(), BTreeSet::new());
+        Build { doc, around, problems, python: None, module_path: None, names, order, free_forms }
+    }
+
     fn check_sections(&mut self) {
         for head in self.doc.sections() {
             let Some(spot) = self.doc.head(head).cloned() else { continue };
             let later = |kind: &str| if kind.ends_with(':') { head.starts_with(kind) } else { head == kind };
             if Section::of(head).is_some() || head == "env" || head.starts_with("env:") || head == "DEFAULT" {
-                if head.starts_with("watcher:") && self.entries(head, Section::Watcher).is_empty() {
+                let (kind, key) = if head.starts_with("plugin:") { ("plugin", "use") } else { ("watcher", "cmd") };
+                if is_watcher(head) && self.entries(head, self.section_of(head)).is_empty() {
                     self.problems
-                        .warn(code::NO_EFFECT, spot, format!("[{head}] is empty, and therefore no watcher"))
-                        .help("give it a `cmd`");
+                        .warn(code::NO_EFFECT, spot, format!("[{head}] is empty, and therefore no {kind}"))
+                        .help(format_args!("give it a `{key}`"));
                 }
             } else if LATER.iter().any(|kind| later(kind)) {
                 let kind = head.split(':').next().unwrap_or(head);
@@ -104,7 +152,8 @@ impl<'a> Build<'a> {
                         problem.label(format!("did you mean `[{known}:NAME]`?"))
                     }
                     (Some(known), None) => problem.label(format!("did you mean `[{known}]`?")),
-                    (None, _) => problem.help("sections are [circus], [redis], [watcher:NAME], [env] and [env:NAMES]"),
+                    (None, _) => problem
+                        .help("sections are [circus], [redis], [watcher:NAME], [plugin:NAME], [env] and [env:NAMES]"),
                 };
             }
         }
@@ -125,7 +174,7 @@ impl<'a> Build<'a> {
         let doc = self.doc;
         // Keys of [DEFAULT] belong to every section: those that are no setting are variables.
         let defaults = doc.entries("DEFAULT").filter(|entry| {
-            let settings = [Section::Circus, Section::Redis, Section::Watcher];
+            let settings = [Section::Circus, Section::Redis, Section::Plugin(&[])];
             doc.head(head).is_some() && settings.iter().all(|section| keys::find(*section, entry.key).is_none())
         });
         let entries = doc.entries(head).chain(defaults.filter(|entry| doc.get(head, entry.key).is_none()));
@@ -160,16 +209,18 @@ impl<'a> Build<'a> {
 
     // ---- keys of one section ----
 
-    fn settings(&mut self, head: &'a str, section: Section, vars: &EnvVars) -> Settings<'a> {
-        let mut settings = Settings { section, set: Vec::new() };
+    pub(super) fn settings(&mut self, head: &'a str, section: Section, vars: &EnvVars) -> Settings<'a> {
+        let mut settings = Settings { head, section, set: Vec::new(), free: Vec::new() };
         for entry in self.entries(head, section) {
-            let Some(key) = keys::find(section, entry.key) else {
-                self.unknown_key(head, section, entry);
+            let Some(key) = self.row(head, section, entry.key) else {
+                if self.is_free(head, section, entry) {
+                    settings.free.push((entry.key, vars.substitute(entry.value)));
+                }
                 continue;
             };
             let family = key.family(entry.key);
             if let Some(limit) = family.filter(|_| key.kind == Kind::Limit)
-                && rlimit(limit).is_none()
+                && settings::rlimit(limit).is_none()
             {
                 let problem = self.problems.error(
                     code::UNKNOWN_KEY,
@@ -185,8 +236,9 @@ impl<'a> Build<'a> {
             let text = self.env_vars(&entry, key.kind, vars);
             match key.kind.parse(&text) {
                 Ok(value) => {
-                    if self.allowed(key, &entry, &value) {
-                        settings.set.push(Set { key, entry, text, value });
+                    let set = Set { key, entry, text, value };
+                    if self.allowed(&set) {
+                        settings.set.push(set);
                     }
                 }
                 Err(wrong) => {
@@ -204,14 +256,23 @@ impl<'a> Build<'a> {
         settings
     }
 
+    /// A key's row. The options of a stream in Python are that stream's own, whatever ours of that name are.
+    fn row(&self, head: &str, section: Section, name: &str) -> Option<&'static Key> {
+        let stream = name.split_once("_stream.").filter(|(_, option)| *option != "class").map(|(stream, _)| stream);
+        if let Some(stream) = stream
+            && let Some(class) = self.doc.get(head, &format!("{stream}_stream.class"))
+            && let Ok(Class::Python(_)) = Class::parse(class.value.trim())
+        {
+            return keys::find(section, &format!("{stream}_stream.*"));
+        }
+        keys::find(section, name)
+    }
+
     /// Whether a key may be used; says why not, or why it has no effect.
-    fn allowed(&mut self, key: &Key, entry: &Entry<'_>, value: &Value) -> bool {
-        let is_default = match key.default {
-            "" => *value == Value::Unset,
-            default => key.kind.parse(default).as_ref() == Ok(value),
-        };
+    fn allowed(&mut self, set: &Set<'_>) -> bool {
+        let Set { key, entry, value, .. } = set;
         match key.status {
-            Status::NotYet if !is_default => {
+            Status::NotYet if !set.is_default() => {
                 let problem = self
                     .problems
                     .error(code::NOT_YET, entry.key_spot(), format!("`{}` is not supported yet", entry.key))
@@ -220,43 +281,51 @@ impl<'a> Build<'a> {
                     "" => problem.help("take this line out"),
                     default => problem.help(format_args!("until then, only `{} = {default}` is", entry.key)),
                 };
-                false
+                return false;
             }
-            Status::Dead(why) if !is_default => {
-                self.problems
-                    .warn(code::NO_EFFECT, entry.key_spot(), format!("`{}` has no effect", entry.key))
-                    .label(why);
-                true
-            }
-            _ => true,
+            Status::Dead(why) if !set.is_default() => self.warn_of_dead(entry, why),
+            Status::Answered(why) if *value != Value::Unset => self.warn_of_dead(entry, why),
+            _ => {}
         }
+        true
     }
 
-    fn unknown_key(&mut self, head: &str, section: Section, entry: Entry<'a>) {
+    fn warn_of_dead(&mut self, entry: &Entry<'_>, why: &str) {
+        let message = format!("`{}` has no effect", entry.key);
+        self.problems.warn(code::NO_EFFECT, entry.key_spot(), message).label(why);
+    }
+
+    /// Whether an unknown key of a watcher may stay, for hooks and plugins; says what is wrong with others.
+    fn is_free(&mut self, head: &str, section: Section, entry: Entry<'a>) -> bool {
         let key = entry.key;
         let meant = keys::meant(section, key);
-        let ours = keys::elsewhere(key);
-        if section == Section::Watcher && meant.is_none() {
+        if section == Section::Watcher && meant.is_none() && !key.starts_with("flapping.") {
             if self.free_forms.insert(key) {
                 let problem = self
                     .problems
                     .warn(code::FREE_FORM, entry.key_spot(), format!("`{key}` is no key of a watcher"))
-                    .label("nothing here reads it");
-                if let Some(ours) = ours {
+                    .label("kept for hooks and plugins; nothing else reads it");
+                if let Some(ours) = keys::elsewhere(key) {
                     problem.help(format_args!("did you mean `{ours}`?"));
                 }
             }
-            return;
+            return true;
         }
         let problem =
             self.problems.error(code::UNKNOWN_KEY, entry.key_spot(), format!("unknown key `{key}` in [{head}]"));
-        let others = [(Section::Circus, "[circus]"), (Section::Redis, "[redis]"), (Section::Watcher, "[watcher:NAME]")];
+        let others = [
+            (Section::Circus, "[circus]"),
+            (Section::Redis, "[redis]"),
+            (Section::Watcher, "[watcher:NAME]"),
+            (Section::Plugin(&[]), "another plugin's section"),
+        ];
         let at_home = others.iter().find(|(other, _)| keys::find(*other, key).is_some()).map(|(_, home)| home);
         match (at_home, meant) {
             (Some(home), _) => problem.label(format!("it belongs in {home}")),
             (None, Some(meant)) => problem.label(format!("did you mean `{meant}`?")),
             (None, None) => problem.help("take it out, or begin the line with `;`"),
         };
+        false
     }
 
     /// An entry's value with its `$(circus.env.…)` replaced; other variables are for command lines only.
@@ -287,6 +356,25 @@ impl<'a> Build<'a> {
         vars.substitute(entry.value)
     }
 
+    /// Warns of keys that nothing comes of here, and why.
+    pub(super) fn no_effect(&mut self, settings: &Settings<'_>, keys: &[&str], why: &str) {
+        for set in keys.iter().filter_map(|key| settings.get(key)).filter(|set| !set.is_default()) {
+            let message = format!("`{}` has no effect here", set.entry.key);
+            self.problems.warn(code::NO_EFFECT, set.entry.key_spot(), message).label(why);
+        }
+    }
+
+    /// Whether a key is not there. One that is there and wrong has its own problem.
+    pub(super) fn is_absent(&self, settings: &Settings<'_>, key: &str) -> bool {
+        self.doc.get(settings.head, key).is_none_or(|entry| entry.value.trim().is_empty())
+    }
+
+    /// Begins to say that a section lacks a key.
+    pub(super) fn missing(&mut self, head: &str, message: String) -> &mut Problem {
+        let spot = self.doc.head(head).cloned().unwrap_or_else(|| Spot::file(Path::new(head)));
+        self.problems.error(code::MISSING, spot, message)
+    }
+
     // ---- [redis] ----
 
     fn redis_url(&mut self, redis: &Settings<'_>) -> Option<String> {
@@ -302,31 +390,32 @@ impl<'a> Build<'a> {
         url
     }
 
-    fn check_lease_defaults(&mut self, redis: &Settings<'_>) {
-        let timings = default_timings(redis);
-        self.check_timings(&timings, &[redis]);
-    }
+    // ---- [circus] ----
 
-    /// Refuses timings that cannot work, at the first of `levels` that sets one.
-    fn check_timings(&mut self, timings: &LeaseTimings, levels: &[&Settings<'_>]) {
-        let Err(why) = timings.check() else { return };
-        let interval_is_worse = timings.refresh_interval > timings.refresh_timeout;
-        let order = match (timings.ttl < LeaseTimings::MIN_TTL, interval_is_worse) {
-            (true, _) => ["lease_ttl", "refresh_interval", "refresh_timeout"],
-            (false, true) => ["refresh_interval", "refresh_timeout", "lease_ttl"],
-            (false, false) => ["refresh_timeout", "refresh_interval", "lease_ttl"],
-        };
-        let spot =
-            levels.iter().find_map(|level| order.iter().find_map(|key| level.get(key))).map(|set| set.entry.spot());
-        if let Some(spot) = spot {
-            self.problems
-                .error(code::LEASE, spot, "with these timings, a lost lease could outlive its end")
-                .note(why)
-                .help("with `lease_ttl` alone, each of the others is a third of it");
+    fn log_output(&mut self, circus: &Settings<'_>) -> LogOutput {
+        let Some(set) = circus.get("logoutput") else { return LogOutput::Stderr };
+        let Value::LogOutput(output) = &set.value else { return LogOutput::Stderr };
+        if let LogOutput::File(path) = output {
+            self.check_directory(path, set);
         }
+        output.clone()
     }
 
-    // ---- [watcher:NAME] ----
+    /// The interpreter that the file names, or the first that is found.
+    fn interpreter(&mut self, circus: &Settings<'_>) -> Option<PathBuf> {
+        let (Some(set), Some(path)) = (circus.get("python"), circus.path("python")) else {
+            return python::find(&self.around.env);
+        };
+        if !runs(&path) {
+            let message = format!("there is no program {} on this machine", path.display());
+            self.problems
+                .error(code::PROGRAM, set.entry.spot(), message)
+                .help("without this key, $VIRTUAL_ENV and the agent's PATH lead to python3");
+        }
+        Some(path)
+    }
+
+    // ---- [watcher:NAME] and [plugin:NAME] ----
 
     fn watchers(
         &mut self,
@@ -334,34 +423,8 @@ impl<'a> Build<'a> {
         vars: &EnvVars,
         redis: &Settings<'_>,
     ) -> Vec<WatcherSpec> {
-        let doc = self.doc;
-        let mut heads: Vec<(&'a str, WatcherName)> = Vec::new();
-        for head in doc.sections() {
-            let Some(name) = head.strip_prefix("watcher:") else { continue };
-            if self.entries(head, Section::Watcher).is_empty() {
-                continue;
-            }
-            let Some(spot) = doc.head(head).cloned() else { continue };
-            match WatcherName::parse(name.trim()) {
-                Err(why) => {
-                    self.problems.error(code::HEAD, spot, why.0);
-                }
-                Ok(name) => {
-                    if let Some((other, _)) = heads.iter().find(|(_, other)| other.matches(name.as_str())) {
-                        let first = doc.head(other).map(Spot::short).unwrap_or_default();
-                        self.problems
-                            .error(
-                                code::CONFLICT,
-                                spot,
-                                format!("[{head}] and [{other}] are one name to every command"),
-                            )
-                            .label("case and blanks around a name do not count")
-                            .note(format_args!("the other is at {first}"));
-                    }
-                    heads.push((head, name));
-                }
-            }
-        }
+        let heads = self.heads();
+        self.names = heads.iter().map(|(_, name)| name.clone()).collect();
         let names: Vec<&str> = heads.iter().map(|(_, name)| name.as_str()).collect();
         let envs = self.env_sections(&names);
         let mut logs = BTreeMap::new();
@@ -373,12 +436,43 @@ impl<'a> Build<'a> {
             }
             let mut vars = vars.clone();
             vars.add(&env);
-            let settings = self.settings(head, Section::Watcher, &vars);
-            self.check_logs(name, &settings, &mut logs);
-            watchers.extend(self.watcher(head, name, env, &settings, redis));
+            let settings = self.settings(head, self.section_of(head), &vars);
+            if let Some(watcher) = self.watcher(name, Environment::Plain(env), &settings, redis) {
+                self.check_logs(&watcher, &settings, &mut logs);
+                watchers.push(watcher);
+            }
         }
         watchers.sort_by(|a, b| b.priority.cmp(&a.priority).then_with(|| a.name.cmp(&b.name)));
         watchers
+    }
+
+    /// The sections that are watchers, with their names; a plugin's is that of its section.
+    fn heads(&mut self) -> Vec<(&'a str, WatcherName)> {
+        let doc = self.doc;
+        let mut heads: Vec<(&'a str, WatcherName)> = Vec::new();
+        for head in doc.sections().into_iter().filter(|head| is_watcher(head)) {
+            if self.entries(head, self.section_of(head)).is_empty() {
+                continue;
+            }
+            let Some(spot) = doc.head(head).cloned() else { continue };
+            match name_of(head) {
+                Err(why) => {
+                    self.problems.error(code::HEAD, spot, why);
+                }
+                Ok(name) => {
+                    if let Some((other, _)) = heads.iter().find(|(_, other)| other.matches(name.as_str())) {
+                        let first = doc.head(other).map(Spot::short).unwrap_or_default();
+                        let message = format!("[{head}] and [{other}] are one name to every command");
+                        self.problems
+                            .error(code::CONFLICT, spot, message)
+                            .label("case and blanks around a name do not count")
+                            .note(format_args!("the other is at {first}"));
+                    }
+                    heads.push((head, name));
+                }
+            }
+        }
+        heads
     }
 
     /// The `[env:NAMES]` sections in file order, each with its patterns.
@@ -402,467 +496,23 @@ impl<'a> Build<'a> {
         }
         sections
     }
+}
 
-    fn check_logs(
-        &mut self,
-        name: &WatcherName,
-        settings: &Settings<'_>,
-        logs: &mut BTreeMap<PathBuf, (String, Spot)>,
-    ) {
-        for key in ["stdout_stream.filename", "stderr_stream.filename"] {
-            let (Some(set), Some(path)) = (settings.get(key), settings.path(key)) else { continue };
-            let spot = set.entry.spot();
-            match logs.get(&path) {
-                Some((other, first)) if other != name.as_str() => {
-                    self.problems
-                        .warn(code::SHARED_LOG, spot, format!("`{name}` and `{other}` write to one file"))
-                        .label("their lines will mix")
-                        .note(format_args!("the other is at {}", first.short()));
-                }
-                Some(_) => {}
-                None => {
-                    if let Some(directory) = path.parent().filter(|parent| !parent.as_os_str().is_empty())
-                        && !directory.is_dir()
-                    {
-                        self.missing_directory(spot.clone(), directory);
-                    }
-                    logs.insert(path, (name.to_string(), spot));
-                }
-            }
-        }
-    }
+fn is_watcher(head: &str) -> bool {
+    head.starts_with("watcher:") || head.starts_with("plugin:")
+}
 
-    fn missing_directory(&mut self, spot: Spot, directory: &Path) {
-        self.problems
-            .warn(code::DIRECTORY, spot, format!("there is no directory {} on this machine", directory.display()))
-            .label("processes will not start until there is");
-    }
-
-    fn watcher(
-        &mut self,
-        head: &str,
-        name: &WatcherName,
-        env: BTreeMap<String, String>,
-        settings: &Settings<'_>,
-        redis: &Settings<'_>,
-    ) -> Option<WatcherSpec> {
-        let words = self.words(head, settings);
-        let working_dir = settings.path("working_dir");
-        if let (Some(directory), Some(set)) = (&working_dir, settings.get("working_dir"))
-            && vars::references(&set.text).is_empty()
-            && !directory.is_dir()
-        {
-            self.missing_directory(set.entry.spot(), directory);
-        }
-        if let (Some(words), Some(cmd)) = (&words, settings.get("cmd"))
-            && !settings.bool("shell")
-        {
-            self.check_program(words, &env, settings, &cmd.entry);
-        }
-        let singleton = settings.bool("singleton").then(|| self.timings(settings, redis));
-        let numprocesses = settings.number("numprocesses").unwrap_or(1);
-        if let (Some(_), true, Some(set)) = (singleton, numprocesses > 1, settings.get("numprocesses")) {
-            self.problems
-                .error(
-                    code::CONFLICT,
-                    set.entry.spot(),
-                    format!("`{name}` is a singleton and cannot have {numprocesses} processes"),
-                )
-                .help("a singleton is one process in the whole cluster: take `numprocesses` or `singleton` out");
-        }
-        if singleton.is_none() {
-            for key in ["lease_ttl", "refresh_interval", "refresh_timeout"] {
-                if let Some(set) = settings.get(key) {
-                    self.problems
-                        .warn(code::NO_EFFECT, set.entry.key_spot(), format!("`{key}` has no effect here"))
-                        .label("only singletons have a lease");
-                }
-            }
-        }
-        if let (0, Some(set)) = (numprocesses, settings.get("numprocesses")) {
-            self.problems.warn(
-                code::NO_EFFECT,
-                set.entry.spot(),
-                format!("`{name}` has no processes, and starts none"),
-            );
-        }
-        let program = ProgramSpec {
-            executable: None,
-            words: words?,
-            env,
-            copy_env: settings.bool("copy_env"),
-            working_dir,
-            user: settings.user("uid"),
-            gid: settings.number("gid"),
-            umask: settings.number("umask"),
-            rlimits: settings.rlimits(),
-            close_stdin: settings.bool("close_child_stdin"),
-            stdout: self.output(settings, "stdout"),
-            stderr: self.output(settings, "stderr"),
-        };
-        Some(WatcherSpec {
-            name: name.clone(),
-            program,
-            numprocesses,
-            warmup_delay: settings.seconds("warmup_delay"),
-            priority: settings.number("priority").unwrap_or(0),
-            autostart: settings.bool("autostart"),
-            respawn: settings.bool("respawn"),
-            // -1 fits no count: it stands for giving up never.
-            max_retry: settings.number("max_retry"),
-            graceful_timeout: settings.seconds("graceful_timeout"),
-            stop_signal: settings.number("stop_signal").unwrap_or(libc::SIGTERM),
-            stop_children: false,
-            send_hup: false,
-            max_age: None,
-            max_age_variance: Duration::from_secs(30),
-            ready: None,
-            health: None,
-            after: Vec::new(),
-            hooks: BTreeMap::new(),
-            hook_timeout: Duration::from_secs(30),
-            singleton,
-            settings: BTreeMap::new(),
-        })
-    }
-
-    fn output(&mut self, settings: &Settings<'_>, stream: &str) -> Output {
-        let close = settings.bool(&format!("close_child_{stream}"));
-        let file = settings.path(&format!("{stream}_stream.filename"));
-        let class = settings.get(&format!("{stream}_stream.class"));
-        match (close, file) {
-            (true, Some(_)) => {
-                if let Some(set) = settings.get(&format!("close_child_{stream}")) {
-                    self.problems
-                        .error(
-                            code::CONFLICT,
-                            set.entry.spot(),
-                            format!("{stream} cannot go to a file and to /dev/null"),
-                        )
-                        .help(format_args!("take `close_child_{stream}` or `{stream}_stream.filename` out"));
-                }
-                Output::Null
-            }
-            (true, None) => Output::Null,
-            (false, Some(path)) => Output::file(path),
-            (false, None) => {
-                if let Some(set) = class.filter(|set| set.value != Value::Unset) {
-                    self.problems
-                        .error(code::MISSING, set.entry.spot(), "a FileStream needs a file")
-                        .help(format_args!("write `{stream}_stream.filename = /path/to/file`"));
-                }
-                Output::Inherit
-            }
-        }
-    }
-
-    fn timings(&mut self, own: &Settings<'_>, redis: &Settings<'_>) -> LeaseTimings {
-        let mut timings = match own.optional_seconds("lease_ttl") {
-            // Another ttl takes its own thirds: those of [redis] belong to that of [redis].
-            Some(ttl) => LeaseTimings::thirds(ttl),
-            None => default_timings(redis),
-        };
-        timings.refresh_interval = own.optional_seconds("refresh_interval").unwrap_or(timings.refresh_interval);
-        timings.refresh_timeout = own.optional_seconds("refresh_timeout").unwrap_or(timings.refresh_timeout);
-        self.check_timings(&timings, &[own]);
-        timings
-    }
-
-    // ---- command lines ----
-
-    fn words(&mut self, head: &str, settings: &Settings<'_>) -> Option<Vec<String>> {
-        let Some(cmd) = settings.get("cmd").filter(|set| set.value != Value::Unset) else {
-            // A cmd that is there and wrong has its own problem.
-            let empty = self.doc.get(head, "cmd").is_none_or(|entry| entry.value.trim().is_empty());
-            if let (true, Some(spot)) = (empty, self.doc.head(head).cloned()) {
-                self.problems.error(code::MISSING, spot, format!("[{head}] has no `cmd`")).label("nothing to run");
-            }
-            return None;
-        };
-        let shell = settings.bool("shell");
-        for set in [Some(cmd), settings.get("args")].into_iter().flatten().filter(|_| shell) {
-            self.warn_of_cut(set);
-        }
-        let cmd_line = self.fill(cmd, settings);
-        let cmd_words = self.split(cmd, &cmd_line);
-        let args = settings.get("args").map(|set| (set, self.fill(set, settings)));
-        let args_words = args.as_ref().map(|(set, line)| self.split(set, line));
-        let shell_args = settings.get("shell_args").map(|set| {
-            if !shell {
-                self.problems
-                    .warn(code::NO_EFFECT, set.entry.key_spot(), "`shell_args` has no effect here")
-                    .label("only with `shell = True`");
-            }
-            let line = self.fill(set, settings);
-            self.split(set, &line)
-        });
-        let (args_words, shell_args) =
-            (args_words.unwrap_or(Some(Vec::new()))?, shell_args.unwrap_or(Some(Vec::new()))?);
-        let mut words = cmd_words?;
-        if words.first().is_none_or(String::is_empty) {
-            self.problems.error(code::MISSING, cmd.entry.spot(), "`cmd` names no program");
-            return None;
-        }
-        if !shell {
-            words.extend(args_words);
-            return Some(words);
-        }
-        // The line is the shell's, as Circus's documentation says; Circus itself quotes each word, which makes
-        // `;` and `|` literal. Line ends are those of the file, not of the script.
-        let line = [cmd_line, args.map_or(String::new(), |(_, line)| line)].join(" ").replace('\n', " ");
-        let sh = ["/bin/sh".to_owned(), "-c".to_owned(), line.trim().to_owned()];
-        Some(sh.into_iter().chain(shell_args).collect())
-    }
-
-    /// Warns of a shell's line that ends at a `;` which was perhaps meant for the shell.
-    fn warn_of_cut(&mut self, set: &Set<'_>) {
-        let Set { entry, .. } = set;
-        let quoted = words::split(entry.value).is_err();
-        if let (Some(uncut), false) = (&entry.place.uncut, quoted) {
-            let comment = uncut[entry.value.len().min(uncut.len())..].trim();
-            if !comment.trim_start_matches(';').trim().is_empty() {
-                self.problems
-                    .warn(code::QUOTES, entry.spot(), format!("the shell sees `{}` only up to its ` ;`", entry.key))
-                    .note("after a blank, the first `;` of a value begins a comment, as in Circus")
-                    .help("if it is the shell's, write it right after the word before it: `a; b`");
-            }
-        }
-    }
-
-    /// A command line with all its variables filled in but the slot number.
-    fn fill(&mut self, set: &Set<'_>, settings: &Settings<'_>) -> String {
-        for reference in vars::references(set.entry.value) {
-            let name = reference.name.as_str();
-            if name.starts_with("env.") || settings.variable(name).is_some() {
-                continue;
-            }
-            let spot = set.entry.part(&reference.range);
-            if let Some(socket) = name.strip_prefix("sockets.") {
-                let sections = self.doc.sections();
-                if !sections.iter().any(|head| head.to_lowercase() == format!("socket:{socket}")) {
-                    self.problems
-                        .error(code::VARIABLE, spot, format!("there is no socket `{socket}`"))
-                        .label(format!("no section [socket:{socket}]"));
-                }
-                continue;
-            }
-            let problem = self.problems.error(code::VARIABLE, spot, format!("`$(circus.{name})` has no value"));
-            if keys::find(Section::Watcher, name).is_some() {
-                problem.label(format!("this watcher sets no `{name}`"));
-                continue;
-            }
-            let known = KEYS.iter().filter(|key| key.section == Section::Watcher).map(|key| key.name);
-            match keys::nearest(name, known.chain(["wid"])) {
-                Some(known) => problem.label(format!("did you mean `$(circus.{known})`?")),
-                None => problem
-                    .label("no such variable")
-                    .help("there are wid, env.NAME, rlimits.NAME and the keys of the watcher"),
-            };
-        }
-        vars::substitute(&set.text, |name| settings.variable(name))
-    }
-
-    fn split(&mut self, set: &Set<'_>, line: &str) -> Option<Vec<String>> {
-        let unclosed = match words::split(line) {
-            Ok(words) => return Some(words),
-            Err(unclosed) => unclosed,
-        };
-        let entry = &set.entry;
-        // Variables shift what follows them: the place is known only where the file itself has the quote open.
-        let spot = match words::split(entry.value) {
-            Err(raw) => entry.part(&(raw.at..raw.at + raw.quote.len_utf8())),
-            Ok(_) => entry.spot(),
-        };
-        let cut = entry.place.uncut.as_ref().is_some_and(|uncut| words::split(uncut).is_ok());
-        let key = entry.key;
-        if cut {
-            self.problems
-                .error(code::QUOTES, spot, format!("`{key}` ends inside quotes, at a `;` that begins a comment"))
-                .label("opens here")
-                .note("after a blank, the first `;` of a value begins a comment, inside quotes too, as in Circus")
-                .help("write the `;` right after the word before it: `a; b`");
-        } else if unclosed.quote == '\\' {
-            self.problems.error(code::QUOTES, spot, format!("`{key}` ends in a backslash"));
-        } else {
-            self.problems
-                .error(code::QUOTES, spot, format!("the quotes of `{key}` do not close"))
-                .label(format!("no second {} follows", unclosed.quote));
-        }
-        None
-    }
-
-    /// Warns where the program is not on this machine; another may have it, or a later deployment bring it.
-    fn check_program(
-        &mut self,
-        words: &[String],
-        env: &BTreeMap<String, String>,
-        settings: &Settings<'_>,
-        cmd: &Entry<'_>,
-    ) {
-        let Some(program) = words.first().filter(|word| !word.contains(WID)) else { return };
-        let runs =
-            |path: &Path| path.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0);
-        let base = settings.path("working_dir").unwrap_or_default();
-        let word = cmd.value.split_whitespace().next().unwrap_or_default();
-        let spot = cmd.part(&Range { start: 0, end: word.len() });
-        if program.contains('/') {
-            if !runs(&base.join(program)) {
-                self.problems
-                    .warn(code::PROGRAM, spot, format!("command not found: `{program}`"))
-                    .label("no program on this machine");
-            }
-            return;
-        }
-        let inherited = if settings.bool("copy_env") { self.around.env.get("PATH") } else { None };
-        let path = env.get("PATH").or(inherited).map_or(DEFAULT_PATH, String::as_str);
-        let absolute = |directory: &&str| directory.starts_with('/') || base.is_absolute();
-        if path.split(':').any(|directory| runs(&base.join(directory).join(program))) {
-            return;
-        }
-        // Where the path leads depends on where the agent will run.
-        if !path.split(':').all(|directory| absolute(&directory)) && base.as_os_str().is_empty() {
-            return;
-        }
-        let problem = self.problems.warn(code::PROGRAM, spot, format!("command not found: `{program}`")).label(
-            if env.contains_key("PATH") { "not in the PATH of [env]".to_owned() } else { format!("not in {path}") },
-        );
-        let elsewhere = self.around.env.get("PATH").map(String::as_str).unwrap_or_default();
-        match elsewhere.split(':').map(|directory| Path::new(directory).join(program)).find(|path| runs(path)) {
-            Some(found) => problem.help(format_args!(
-                "there is {}; write that, or give the watcher the agent's PATH: `copy_env = True`, or \
-                 `PATH = $PATH` in [env]",
-                found.display()
-            )),
-            None => problem.help("write the full path, or set PATH in an [env] section"),
-        };
+/// The name of a watcher's or plugin's section. A plugin's begins with `plugin:`, as in Circus.
+pub(super) fn name_of(head: &str) -> Result<WatcherName, String> {
+    let (kind, name) = head.split_once(':').unwrap_or(("watcher", head));
+    let name = WatcherName::parse(name.trim()).map_err(|why| why.0.replace("watcher", kind))?;
+    match kind {
+        "plugin" => WatcherName::parse(&format!("plugin:{name}")).map_err(|why| why.0),
+        _ => Ok(name),
     }
 }
 
 /// Whether one of an `[env:NAMES]` section's patterns fits a watcher.
 fn covers(patterns: &[&str], name: &str) -> bool {
     patterns.iter().any(|pattern| pattern::fits(pattern, name))
-}
-
-fn default_timings(redis: &Settings<'_>) -> LeaseTimings {
-    let ttl = redis.seconds("lease_ttl");
-    let thirds = LeaseTimings::thirds(ttl);
-    LeaseTimings {
-        ttl,
-        refresh_interval: redis.optional_seconds("refresh_interval").unwrap_or(thirds.refresh_interval),
-        refresh_timeout: redis.optional_seconds("refresh_timeout").unwrap_or(thirds.refresh_timeout),
-    }
-}
-
-fn rlimit(name: &str) -> Option<Rlimit> {
-    let name = name.to_lowercase();
-    let resource = RLIMITS.iter().find(|(known, _)| *known == name)?.1;
-    Some(Rlimit { name, resource, limit: None })
-}
-
-/// One section's keys with their values, each over its default.
-struct Settings<'a> {
-    section: Section,
-    set: Vec<Set<'a>>,
-}
-
-/// A key that is set.
-struct Set<'a> {
-    key: &'static Key,
-    entry: Entry<'a>,
-    /// The text with its `$(circus.env.…)` replaced.
-    text: String,
-    value: Value,
-}
-
-impl<'a> Settings<'a> {
-    fn get(&self, name: &str) -> Option<&Set<'a>> {
-        self.set.iter().find(|set| set.entry.key == name)
-    }
-
-    /// The value of a key: as set, else its default, else nothing.
-    fn value(&self, name: &str) -> Option<Value> {
-        let set = self.get(name).map(|set| set.value.clone()).filter(|value| *value != Value::Unset);
-        set.or_else(|| {
-            let key = keys::find(self.section, name)?;
-            key.kind.parse(key.default).ok().filter(|value| *value != Value::Unset && !key.default.is_empty())
-        })
-    }
-
-    fn text(&self, name: &str) -> Option<String> {
-        match self.value(name) {
-            Some(Value::Text(text)) => Some(text),
-            _ => None,
-        }
-    }
-
-    fn path(&self, name: &str) -> Option<PathBuf> {
-        self.text(name).map(PathBuf::from)
-    }
-
-    fn bool(&self, name: &str) -> bool {
-        self.value(name) == Some(Value::Bool(true))
-    }
-
-    fn number<T: TryFrom<i64>>(&self, name: &str) -> Option<T> {
-        match self.value(name) {
-            Some(Value::Number(number)) => T::try_from(number).ok(),
-            _ => None,
-        }
-    }
-
-    fn optional_seconds(&self, name: &str) -> Option<Duration> {
-        match self.value(name) {
-            Some(Value::Seconds(seconds)) => Some(seconds),
-            _ => None,
-        }
-    }
-
-    fn seconds(&self, name: &str) -> Duration {
-        self.optional_seconds(name).unwrap_or_default()
-    }
-
-    fn user(&self, name: &str) -> Option<UserSpec> {
-        match self.value(name) {
-            Some(Value::User(user)) => Some(user),
-            _ => None,
-        }
-    }
-
-    fn level(&self, name: &str) -> Option<LogLevel> {
-        match self.get(name)?.value {
-            Value::Level(level) => Some(level),
-            _ => None,
-        }
-    }
-
-    fn rlimits(&self) -> Vec<Rlimit> {
-        let set = |set: &Set<'_>| match set.value {
-            Value::Limit(limit) => Some(Rlimit { limit, ..rlimit(set.key.family(set.entry.key)?)? }),
-            _ => None,
-        };
-        self.set.iter().filter_map(set).collect()
-    }
-
-    /// What a variable of a command line stands for, without `circus.` and in lower case.
-    fn variable(&self, name: &str) -> Option<String> {
-        match name {
-            "wid" => return Some(WID.to_owned()),
-            // Circus's inner name.
-            "use_fds" => return self.variable("use_sockets"),
-            _ => {}
-        }
-        if let Some(limit) = name.strip_prefix("rlimits.") {
-            let limit = format!("rlimit_{limit}");
-            return self.set.iter().find(|set| set.entry.key.to_lowercase() == limit).map(|set| set.text.clone());
-        }
-        let key = keys::find(self.section, name)?;
-        let text = self.get(name).map_or(key.default, |set| &set.text);
-        match self.value(name)? {
-            Value::Bool(true) => Some("True".into()),
-            Value::Bool(false) => Some("False".into()),
-            Value::Number(number) if key.kind == Kind::Signal => Some(number.to_string()),
-            Value::Seconds(seconds) => Some(seconds.as_secs_f64().to_string()),
-            _ => Some(text.trim().to_owned()),
-        }
-    }
 }

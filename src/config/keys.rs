@@ -3,14 +3,17 @@
 //! Reading, "did you mean", the variables of the agent's environment and the reference part of
 //! `beatcop.ini.example` all follow this one table: a new key is a new row.
 
-use super::value::{Kind, RLIMITS};
+use super::plugin::Native;
+use super::value::{Kind, RLIMITS, Value};
 
 /// The sections whose keys are known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Section {
     Circus,
     Redis,
     Watcher,
+    /// One of these plugins; none: any of them.
+    Plugin(&'static [Native]),
 }
 
 impl Section {
@@ -20,7 +23,17 @@ impl Section {
             "circus" => Some(Section::Circus),
             "redis" => Some(Section::Redis),
             _ if head.starts_with("watcher:") => Some(Section::Watcher),
+            _ if head.starts_with("plugin:") => Some(Section::Plugin(&[])),
             _ => None,
+        }
+    }
+
+    /// Whether a row of this section holds for `section`. A plugin is a watcher, too.
+    fn serves(self, section: Section) -> bool {
+        match (self, section) {
+            (Plugin(those), Plugin(asked)) => asked.iter().all(|native| those.contains(native)),
+            (Watcher, Plugin(_)) => true,
+            _ => self == section,
         }
     }
 }
@@ -34,6 +47,8 @@ pub(super) enum Status {
     Idle,
     /// It does nothing, for this reason; a warning unless it has its default.
     Dead(&'static str),
+    /// `globaloptions` answers it, and nothing else comes of it, for this reason; a warning wherever it is set.
+    Answered(&'static str),
     /// It is checked, and refused unless it has its default.
     NotYet,
 }
@@ -76,14 +91,21 @@ const fn eg(example: &'static str) -> (&'static str, &'static str) {
 }
 
 use Kind::{
-    Bool, Cluster, Command, Count, Group, Level, Limit, LogOutput, Node, Number, Octal, Path, Port, Retries, Seconds,
-    Signal, Stream, Text, Url, User,
+    Action, Amount, Bool, Class, Cluster, Colour, Command, Count, Group, Health, Hook, HttpUrl, Level, Limit,
+    LogOutput, Memory, Names, Node, Number, Octal, Path, Port, Positive, Ready, Regex, Retries, Rollover, Seconds,
+    Sibling, Signal, Size, Syslog, Text, Times, Url, Use, User,
 };
-use Section::{Circus, Redis, Watcher};
-use Status::{Dead, Idle, NotYet, Works};
+use Native::{CommandReloader, Flapping, FullStats, HttpObserver, RedisObserver, ResourceWatcher, WatchDog};
+use Section::{Circus, Plugin, Redis, Watcher};
+use Status::{Answered, Dead, Idle, NotYet, Works};
 
 const INTERNAL: Status = Dead("there are no internal watchers here; see loglevel");
 const NEVER: Status = Dead("Circus never read it from a file either");
+const NO_HTTP: Status = Dead("this version has no HTTP door; use circusctl");
+const NO_STATS: Status = Dead("this version publishes no statistics; ask `circusctl stats`, or use a statsd plugin");
+const NO_ZMQ: &str = "this version has no ZeroMQ door; circusctl uses the control socket";
+
+const STATSD: &[Native] = &[Native::StatsdEmitter, FullStats, ResourceWatcher, HttpObserver, RedisObserver];
 
 #[rustfmt::skip]
 pub(super) const KEYS: &[Key] = &[
@@ -95,10 +117,30 @@ pub(super) const KEYS: &[Key] = &[
     key(Circus, "pidfile", Path, eg("/run/circus/circus.pid"), Works, "where the agent writes its pid"),
     key(Circus, "umask", Octal, eg("022"), Works, "file mode mask, octal; its children inherit it"),
     key(Circus, "loglevel", Level, is("info"), Works, "critical, error, warning, info or debug"),
+    key(Circus, "logoutput", LogOutput, is("-"), Works, "-: stderr; a path, or syslog://HOST:PORT?FACILITY"),
+    key(Circus, "python", Path, eg("/usr/bin/python3"), Works,
+        "runs hooks and streams in Python; default: $VIRTUAL_ENV's, or python3 of the agent's PATH"),
     key(Circus, "warmup_delay", Seconds, is("0"), Works, "pause between the starts of two watchers"),
     key(Circus, "include", Text, eg("conf.d/*.ini"), Works, "more files, relative to this one, which wins"),
     key(Circus, "include_dir", Text, eg("conf.d"), Works, "directories whose *.ini files are included"),
-    key(Circus, "check_delay", Seconds, is("5"), Idle, "Circus's polling interval; nothing is polled here"),
+    key(Circus, "check_delay", Seconds, is("5.0"), Idle, "Circus's polling interval; nothing is polled here"),
+    key(Circus, "endpoint", Text, is("tcp://127.0.0.1:5555"), Answered(NO_ZMQ), "no effect: no ZeroMQ door yet"),
+    key(Circus, "pubsub_endpoint", Text, is("tcp://127.0.0.1:5556"), Answered(NO_ZMQ),
+        "no effect: no ZeroMQ door yet; see circusctl events"),
+    key(Circus, "stats_endpoint", Text, is("tcp://127.0.0.1:5557"), Answered(NO_ZMQ),
+        "no effect: no ZeroMQ door yet; see circusctl stats"),
+    key(Circus, "multicast_endpoint", Text, is("udp://237.219.251.97:12027"),
+        Answered("this version is not discovered over UDP; `circusctl nodes` lists a cluster"),
+        "no effect: no discovery over UDP yet"),
+    key(Circus, "endpoint_owner", User, eg("root"), Dead(NO_ZMQ), "no effect: no ZeroMQ door yet"),
+    key(Circus, "endpoint_public", Bool, is("False"), Dead(NO_ZMQ), "no effect: no ZeroMQ door yet"),
+    key(Circus, "statsd", Bool, is("False"), NO_STATS, "no effect yet; see circusctl stats and the statsd plugins"),
+    key(Circus, "httpd", Bool, is("False"), NO_HTTP, "no effect: no HTTP door yet"),
+    key(Circus, "httpd_host", Text, is("localhost"), NO_HTTP, "no effect: no HTTP door yet"),
+    key(Circus, "httpd_port", Port, is("8080"), NO_HTTP, "no effect: no HTTP door yet"),
+    key(Circus, "loggerconfig", Text, is("default"),
+        Dead("files for Python's logging are not read; loglevel and logoutput are"),
+        "no effect: there is no Python here; see loglevel and logoutput"),
     key(Circus, "debug", Bool, is("False"), INTERNAL, "no effect: there are no internal watchers here; see loglevel"),
     key(Circus, "debug_gc", Bool, is("False"), Dead("it debugs Python's memory, and there is no Python here"),
         "no effect: there is no Python here"),
@@ -110,21 +152,6 @@ pub(super) const KEYS: &[Key] = &[
     key(Circus, "papa_endpoint", Text, eg("tcp://127.0.0.1:5557"), Dead("Circus dropped papa in 0.18"),
         "no effect: Circus dropped papa in 0.18"),
     key(Circus, "secret_file", Path, eg("/etc/circus/secret"), NotYet, "seals every message through Redis"),
-    key(Circus, "endpoint", Text, eg("tcp://127.0.0.1:5555"), NotYet,
-        "ZeroMQ door for Circus's own clients; off unless set"),
-    key(Circus, "endpoint_public", Bool, is("False"), NotYet, "allows endpoints beyond this machine"),
-    key(Circus, "endpoint_owner", User, eg("root"), NotYet, "owner of an ipc:// endpoint"),
-    key(Circus, "pubsub_endpoint", Text, eg("tcp://127.0.0.1:5556"), NotYet, "ZeroMQ door for events; off unless set"),
-    key(Circus, "stats_endpoint", Text, eg("tcp://127.0.0.1:5557"), NotYet,
-        "ZeroMQ door for statistics; off unless set"),
-    key(Circus, "multicast_endpoint", Text, eg("udp://237.219.251.97:12027"), NotYet,
-        "discovery over UDP; off unless set"),
-    key(Circus, "statsd", Bool, is("False"), NotYet, "publishes statistics every second"),
-    key(Circus, "httpd", Bool, is("False"), NotYet, "dashboard, metrics and JSON over HTTP"),
-    key(Circus, "httpd_host", Text, is("localhost"), NotYet, "where httpd listens"),
-    key(Circus, "httpd_port", Port, is("8080"), NotYet, "on which port"),
-    key(Circus, "logoutput", LogOutput, is("-"), NotYet, "the agent logs to stderr; let its service manager keep it"),
-    key(Circus, "loggerconfig", Text, is("default"), NotYet, "Python's logging configuration"),
     key(Circus, "master", Text, eg("web-1"), NotYet, "circusd-cluster's node to register at"),
 
     key(Redis, "url", Url, eg("redis://localhost:6379/0"), Works, "redis://:PASSWORD@HOST:PORT/DB or unix:///PATH"),
@@ -133,8 +160,58 @@ pub(super) const KEYS: &[Key] = &[
     key(Redis, "refresh_timeout", Seconds, eg("5"), Works,
         "unconfirmed by then, it failed; default lease_ttl / 3"),
 
+    // Before those of [watcher:…]: where both have a key, a plugin's own row is found first.
+    key(Plugin(Native::ALL), "use", Use, eg("circus.plugins.flapping.Flapping"), Works, "which plugin"),
+    key(Plugin(Native::ALL), "priority", Number, is("1"), Works, "plugins start before the watchers of priority 0"),
+    key(Plugin(Native::ALL), "copy_env", Bool, is("True"), Works, "gives it the agent's environment too"),
+    key(Plugin(Native::ALL), "close_child_stdout", Bool, is("True"), Works,
+        "stdout is /dev/null, unless it has a stream"),
+    key(Plugin(&[Flapping]), "active", Bool, is("True"), Works, "whether it does anything"),
+    key(Plugin(&[Flapping]), "attempts", Times, is("2"), Works, "so many ends of processes …"),
+    key(Plugin(&[Flapping]), "window", Seconds, is("1"), Works, "… within this time are flapping: the watcher stops"),
+    key(Plugin(&[Flapping]), "retry_in", Seconds, is("7"), Works, "and is started again after this time"),
+    // As in Circus, it counts for the plugin's own process as well.
+    key(Plugin(&[Flapping]), "max_retry", Retries, is("5"), Works, "up to so many times; -1: for ever"),
+    key(Plugin(&[ResourceWatcher]), "watcher", Sibling, eg("web"), Works, "which watcher it looks after; required"),
+    key(Plugin(&[ResourceWatcher]), "service", Sibling, eg("web"), Works, "the old name of `watcher`"),
+    key(Plugin(&[ResourceWatcher]), "max_cpu", Amount, is("90"), Works, "per cent of one core; above, it counts"),
+    key(Plugin(&[ResourceWatcher]), "min_cpu", Amount, eg("1"), Works, "per cent of one core; below, it counts"),
+    key(Plugin(&[ResourceWatcher]), "max_mem", Memory, is("90"), Works,
+        "per cent of the machine's memory, or bytes (250M); above, it counts"),
+    key(Plugin(&[ResourceWatcher]), "min_mem", Memory, eg("10M"), Works, "the same; below, it counts"),
+    key(Plugin(&[ResourceWatcher]), "health_threshold", Amount, is("75"), Works,
+        "mean of both per cents; above, it counts; 0: never"),
+    key(Plugin(&[ResourceWatcher]), "max_count", Count, is("3"), Works,
+        "more than so many in a row: the watcher is restarted"),
+    key(Plugin(&[ResourceWatcher]), "process_children", Bool, is("False"), Works,
+        "looks at children of the processes instead, and signals them"),
+    key(Plugin(&[ResourceWatcher]), "child_signal", Signal, is("TERM"), Works, "with this signal"),
+    key(Plugin(&[HttpObserver]), "check_url", HttpUrl, is("http://localhost/"), Works, "is asked for"),
+    key(Plugin(&[HttpObserver]), "timeout", Positive, is("10"), Works, "how long an answer may take"),
+    key(Plugin(&[HttpObserver]), "restart_on_error", Sibling, eg("web"), Works, "the watcher to restart when it fails"),
+    key(Plugin(&[RedisObserver]), "redis_url", Url, is("redis://localhost:6379/0"), Works, "the Redis it observes"),
+    key(Plugin(&[RedisObserver]), "timeout", Positive, is("5"), Works, "how long an answer may take"),
+    key(Plugin(&[RedisObserver]), "restart_on_timeout", Sibling, eg("redis"), Works,
+        "the watcher to restart when it fails"),
+    key(Plugin(&[CommandReloader]), "name", Sibling, eg("web"), Works, "the only watcher it looks after; default: all"),
+    key(Plugin(&[CommandReloader]), "loop_rate", Positive, is("1"), Works, "pause between two looks at the programs"),
+    key(Plugin(&[WatchDog]), "watchers_regex", Regex, is(".*"), Works, "which watchers' processes report"),
+    key(Plugin(&[WatchDog]), "msg_regex", Regex, is("^(?P<pid>.*);(?P<timestamp>.*)$"), Works, "what they send, over UDP"),
+    key(Plugin(&[WatchDog]), "ip", Text, is("127.0.0.1"), Works, "to this address"),
+    key(Plugin(&[WatchDog]), "port", Port, is("1664"), Works, "and this port"),
+    key(Plugin(&[WatchDog]), "max_count", Times, is("3"), Works, "silent for so many rounds: it is replaced"),
+    key(Plugin(&[WatchDog]), "watchers_stop_signal", Signal, eg("QUIT"), Works, "with this signal; default: its watcher's"),
+    key(Plugin(&[WatchDog]), "watchers_graceful_timeout", Seconds, eg("5"), Works, "and time; default: its watcher's"),
+    key(Plugin(&[FullStats, ResourceWatcher, HttpObserver, RedisObserver, WatchDog]), "loop_rate", Positive, is("60"),
+        Works, "pause between two rounds"),
+    key(Plugin(STATSD), "host", Text, is("localhost"), Works, "statsd's host"),
+    key(Plugin(STATSD), "port", Port, is("8125"), Works, "statsd's port"),
+    key(Plugin(STATSD), "sample_rate", Amount, is("1.0"), Works, "the share of counters that is sent"),
+    key(Plugin(STATSD), "application_name", Text, is("app"), Works, "part of every name: circus.APP.…"),
+
     key(Watcher, "cmd", Command, eg("celery -A proj worker"), Works, "the program and its arguments"),
     key(Watcher, "args", Command, eg("--loglevel info"), Works, "more arguments, after those of cmd"),
+    key(Watcher, "executable", Path, eg("/bin/sh"), Works, "is executed in place of cmd's first word"),
     key(Watcher, "shell", Bool, is("False"), Works, "runs the command line with /bin/sh -c"),
     key(Watcher, "shell_args", Command, eg("name first second"), Works, "with shell: $0, $1, … of the command line"),
     key(Watcher, "numprocesses", Count, is("1"), Works, "how many processes"),
@@ -144,55 +221,89 @@ pub(super) const KEYS: &[Key] = &[
     key(Watcher, "gid", Group, eg("root"), Works, "as which group; default: the user's own"),
     key(Watcher, "umask", Octal, eg("027"), Works, "file mode mask, octal; default: the agent's"),
     key(Watcher, "copy_env", Bool, is("False"), Works, "gives it the agent's environment too, not only [env]"),
+    key(Watcher, "copy_path", Bool, is("False"), Works, "PYTHONPATH is the module path of the agent's `python`"),
+    key(Watcher, "virtualenv", Path, eg("/srv/app/venv"), Works, "a Python virtual environment to run in"),
+    key(Watcher, "virtualenv_py_ver", Text, eg("3.12"), Works, "its Python version, where it has several"),
     key(Watcher, "rlimit_*", Limit, eg("1024"), Works,
         "any limit of setrlimit(2); empty: infinite"),
     key(Watcher, "stop_signal", Signal, is("TERM"), Works, "asks a process to stop: TERM, SIGINT, 2, SIGRTMIN+1"),
+    key(Watcher, "stop_children", Bool, is("False"), Works,
+        "sends the stop signal to the children of the process too"),
     key(Watcher, "graceful_timeout", Seconds, is("30"), Works, "how long it may take to stop before SIGKILL"),
+    key(Watcher, "send_hup", Bool, is("False"), Works, "reload sends SIGHUP instead of replacing the processes"),
+    key(Watcher, "max_age", Seconds, is("0"), Works, "replaces a process of this age; 0: never"),
+    key(Watcher, "max_age_variance", Seconds, is("30"), Works, "and up to so much later, drawn for each"),
     key(Watcher, "autostart", Bool, is("True"), Works, "starts with the agent"),
     key(Watcher, "respawn", Bool, is("True"), Works, "replaces a process that ends"),
     key(Watcher, "max_retry", Retries, is("5"), Works, "failed starts in a row before it gives up; -1: it never does"),
     key(Watcher, "priority", Number, is("0"), Works, "higher starts first and stops last"),
+    key(Watcher, "after", Names, eg("db, cache"), Works, "starts when these watchers are ready, and stops before them"),
+    key(Watcher, "ready", Ready, eg("tcp 8000"), Works,
+        "timer TIME, notify, log REGEX, tcp [HOST:]PORT, http URL or PORT/PATH, cmd …; default: it runs"),
+    key(Watcher, "ready_timeout", Positive, is("60"), Works, "not ready by then, a process is replaced"),
+    key(Watcher, "health", Health, eg("http 8000/health"), Works, "the same ways but timer; default: it runs"),
+    key(Watcher, "health_interval", Positive, is("10"), Works, "from one check to the next"),
+    key(Watcher, "health_timeout", Positive, is("5"), Works, "how long a check may take"),
+    key(Watcher, "health_retries", Times, is("3"), Works, "so many failures in a row, and something is done"),
+    key(Watcher, "health_action", Action, is("restart"), Works, "restart, signal NAME or report"),
+    key(Watcher, "hooks.*", Hook, eg("/path/to/hook arg,true"), Works,
+        "runs at this point of its life: a command, or module.function in Python; true: its errors do not count"),
+    key(Watcher, "hook_timeout", Positive, is("30"), Works, "how long a hook may take"),
     key(Watcher, "close_child_stdin", Bool, is("True"), Works, "stdin is /dev/null, not the agent's"),
     key(Watcher, "close_child_stdout", Bool, is("False"), Works, "stdout is /dev/null"),
     key(Watcher, "close_child_stderr", Bool, is("False"), Works, "stderr is /dev/null"),
-    key(Watcher, "stdout_stream.class", Stream, is("FileStream"), Works, "how output is kept: FileStream only, so far"),
-    key(Watcher, "stdout_stream.filename", Path, eg("/var/log/app.log"), Works, "the file that stdout is appended to"),
-    key(Watcher, "stderr_stream.class", Stream, is("FileStream"), Works, "the same for stderr"),
-    key(Watcher, "stderr_stream.filename", Path, eg("/var/log/app.log"), Works, "the file that stderr is appended to"),
+    key(Watcher, "stdout_stream.class", Class, is("FileStream"), Works,
+        "what becomes of stdout; without any of these, it goes where the agent's goes"),
+    key(Watcher, "stdout_stream.filename", Path, eg("/var/log/app.log"), Works, "the file it is appended to"),
+    key(Watcher, "stdout_stream.max_bytes", Size, is("0"), Works, "FileStream: begins a new file at this size; 0: never"),
+    key(Watcher, "stdout_stream.backup_count", Count, is("0"), Works,
+        "how many old files are kept: .1, .2, …; by time 0: all"),
+    key(Watcher, "stdout_stream.rotate_when", Rollover, eg("midnight"), Works,
+        "TimedRotatingFileStream: S, M, H, D, midnight or W0 (Monday) to W6"),
+    key(Watcher, "stdout_stream.rotate_interval", Times, is("1"), Works, "every so many of them"),
+    key(Watcher, "stdout_stream.utc", Bool, is("False"), Works, "and in UTC"),
+    key(Watcher, "stdout_stream.time_format", Text, eg("%Y-%m-%d %H:%M:%S"), Works,
+        "strftime(3): each line begins with the time and pid"),
+    key(Watcher, "stdout_stream.color", Colour, eg("green"), Works,
+        "FancyStdoutStream: red, green, yellow, blue, magenta, cyan or white"),
+    key(Watcher, "stdout_stream.address", Syslog, is("syslog:///dev/log?user"), Works,
+        "SyslogStream: syslog://HOST:PORT?FACILITY or syslog:///PATH?FACILITY"),
+    key(Watcher, "stdout_stream.ident", Text, eg("app"), Works,
+        "SyslogStream, JournalStream: what names the lines; default: the watcher"),
+    key(Watcher, "stdout_stream.refresh_time", Text, eg("0.3"), Dead("Circus ignores it too"), "no effect, as in Circus"),
+    key(Watcher, "stdout_stream.*", Text, eg("value"), Works, "whatever a class in Python wants"),
+    key(Watcher, "stderr_stream.class", Class, is("FileStream"), Works, "the same for stderr"),
+    key(Watcher, "stderr_stream.filename", Path, eg("/var/log/app.log"), Works, "the same for stderr"),
+    key(Watcher, "stderr_stream.max_bytes", Size, is("0"), Works, "the same for stderr"),
+    key(Watcher, "stderr_stream.backup_count", Count, is("0"), Works, "the same for stderr"),
+    key(Watcher, "stderr_stream.rotate_when", Rollover, eg("midnight"), Works, "the same for stderr"),
+    key(Watcher, "stderr_stream.rotate_interval", Times, is("1"), Works, "the same for stderr"),
+    key(Watcher, "stderr_stream.utc", Bool, is("False"), Works, "the same for stderr"),
+    key(Watcher, "stderr_stream.time_format", Text, eg("%Y-%m-%d %H:%M:%S"), Works, "the same for stderr"),
+    key(Watcher, "stderr_stream.color", Colour, eg("green"), Works, "the same for stderr"),
+    key(Watcher, "stderr_stream.address", Syslog, is("syslog:///dev/log?user"), Works, "the same for stderr"),
+    key(Watcher, "stderr_stream.ident", Text, eg("app"), Works, "the same for stderr"),
+    key(Watcher, "stderr_stream.refresh_time", Text, eg("0.3"), Dead("Circus ignores it too"), "no effect, as in Circus"),
+    key(Watcher, "stderr_stream.*", Text, eg("value"), Works, "the same for stderr"),
     key(Watcher, "singleton", Bool, is("False"), Works, "one process in the whole cluster, under a lease"),
     key(Watcher, "lease_ttl", Seconds, eg("15"), Works, "this singleton's own; default: that of [redis]"),
     key(Watcher, "refresh_interval", Seconds, eg("5"), Works, "this singleton's own"),
     key(Watcher, "refresh_timeout", Seconds, eg("5"), Works, "this singleton's own"),
+    key(Watcher, "flapping.active", Bool, is("True"), Idle, "this watcher's own, for the flapping plugin"),
+    key(Watcher, "flapping.attempts", Times, is("2"), Idle, "the same"),
+    key(Watcher, "flapping.window", Seconds, is("1"), Idle, "the same"),
+    key(Watcher, "flapping.retry_in", Seconds, is("7"), Idle, "the same"),
+    key(Watcher, "flapping.max_retry", Retries, is("5"), Idle, "the same"),
     key(Watcher, "check_flapping", Bool, is("True"), Dead("Circus has ignored it since flapping became a plugin"),
         "no effect, as in Circus"),
-    key(Watcher, "executable", Path, eg("/usr/bin/python3"), Dead("Circus ignores it too; cmd names the program"),
-        "no effect, as in Circus; cmd names the program"),
     key(Watcher, "use_papa", Bool, is("False"), Dead("Circus dropped papa in 0.18"),
         "no effect: Circus dropped papa in 0.18"),
     key(Watcher, "env", Text, eg("A=1"), Dead("Circus ignores it too; write a section [env:NAME]"),
         "no effect, as in Circus; write a section [env:NAME]"),
-    key(Watcher, "stdout_stream.max_bytes", Count, is("0"), NotYet, "rotates the file at this size"),
-    key(Watcher, "stdout_stream.backup_count", Count, is("0"), NotYet, "how many rotated files are kept"),
-    key(Watcher, "stdout_stream.*", Text, eg("%Y-%m-%d"), NotYet,
-        "options of other streams"),
-    key(Watcher, "stderr_stream.max_bytes", Count, is("0"), NotYet, "the same for stderr"),
-    key(Watcher, "stderr_stream.backup_count", Count, is("0"), NotYet, "the same for stderr"),
-    key(Watcher, "stderr_stream.*", Text, eg("%Y-%m-%d"), NotYet, "the same for stderr"),
-    key(Watcher, "stop_children", Bool, is("False"), NotYet,
-        "sends the stop signal to the children of the process too"),
-    key(Watcher, "send_hup", Bool, is("False"), NotYet, "reload sends SIGHUP"),
-    key(Watcher, "max_age", Seconds, is("0"), NotYet, "replaces a process of this age; 0: never"),
-    key(Watcher, "max_age_variance", Seconds, is("30"), NotYet, "and up to so much older"),
-    key(Watcher, "copy_path", Bool, is("False"), NotYet, "gives a Python child the agent's module path"),
-    key(Watcher, "virtualenv", Path, eg("/srv/app/venv"), NotYet, "a Python virtual environment to run in"),
-    key(Watcher, "virtualenv_py_ver", Text, eg("3.12"), NotYet, "its Python version"),
     key(Watcher, "use_sockets", Bool, is("False"), NotYet, "hands the agent's sockets down"),
     key(Watcher, "sockets", Text, eg("web"), NotYet, "which sockets are handed down"),
     key(Watcher, "stdin_socket", Text, eg("web"), NotYet, "the socket that becomes stdin"),
     key(Watcher, "on_demand", Bool, is("False"), NotYet, "starts at the first connection"),
-    key(Watcher, "hooks.*", Text, eg("/path/to/hook arg,true"), NotYet,
-        "commands run at points of its life"),
-    key(Watcher, "flapping.*", Text, eg("3"), NotYet, "options of the flapping plugin"),
     key(Watcher, "valor", Number, eg("98"), NotYet, "who is preferred as holder of the lease"),
     key(Watcher, "quorum", Text, is("1"), NotYet, "how many live nodes it takes to hold the lease"),
     key(Watcher, "expected", Count, eg("3"), NotYet, "with quorum = majority: of how many"),
@@ -200,20 +311,18 @@ pub(super) const KEYS: &[Key] = &[
     key(Watcher, "preempt_delay", Seconds, is("0"), NotYet, "after so long"),
     key(Watcher, "legion", Text, eg("clusterip"), NotYet, "runs on this legion's lord only"),
     key(Watcher, "cron", Text, eg("*/5 * * * *"), NotYet, "runs at these times"),
-    key(Watcher, "ready", Text, eg("tcp:8000"), NotYet, "how it is known to be ready"),
-    key(Watcher, "after", Text, eg("db"), NotYet, "starts once these watchers are ready"),
-    key(Watcher, "requires", Text, eg("db"), NotYet, "and stops with them"),
 ];
 
 /// The row of a section's key.
 pub(super) fn find(section: Section, name: &str) -> Option<&'static Key> {
-    let rows = || KEYS.iter().filter(|key| key.section == section);
+    let rows = || KEYS.iter().filter(|key| key.section.serves(section));
     rows().find(|key| key.name == name).or_else(|| rows().find(|key| key.family(name).is_some()))
 }
 
 /// Whether the section with this head knows this key by its exact name.
 pub(super) fn knows(head: &str, name: &str) -> bool {
-    Section::of(head).is_some_and(|section| KEYS.iter().any(|key| key.section == section && key.name == name))
+    let serves = |key: &Key| Section::of(head).is_some_and(|section| key.section.serves(section));
+    KEYS.iter().any(|key| key.name == name && serves(key))
 }
 
 impl Key {
@@ -227,7 +336,15 @@ impl Key {
         match self.section {
             Circus => Some(format!("CIRCUS_{}", self.name.to_uppercase())),
             Redis => Some(format!("CIRCUS_REDIS_{}", self.name.to_uppercase())),
-            Watcher => None,
+            Watcher | Plugin(_) => None,
+        }
+    }
+
+    /// Whether a value says what holds anyway.
+    pub(super) fn is_default(&self, value: &Value) -> bool {
+        match self.default {
+            "" => *value == Value::Unset,
+            default => self.kind.parse(default).as_ref() == Ok(value),
         }
     }
 
@@ -235,7 +352,7 @@ impl Key {
     pub(super) fn is_per_node(&self) -> bool {
         matches!(
             (self.section, self.name),
-            (Circus, "node" | "control_socket" | "state_dir" | "pidfile") | (Redis, "url")
+            (Circus, "node" | "control_socket" | "state_dir" | "pidfile" | "python") | (Redis, "url")
         )
     }
 }
@@ -246,10 +363,13 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("command", "cmd"),
     ("cwd", "working_dir"),
     ("directory", "working_dir"),
+    ("depends_on", "after"),
     ("environment", "[env:NAME]"),
     ("group", "gid"),
     ("nprocs", "numprocesses"),
+    ("healthcheck", "health"),
     ("numprocs", "numprocesses"),
+    ("requires", "after"),
     ("startretries", "max_retry"),
     ("stdout_logfile", "stdout_stream.filename"),
     ("stderr_logfile", "stderr_stream.filename"),
@@ -274,8 +394,8 @@ pub(super) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) 
 
 /// The key that a misspelt one meant.
 pub(super) fn meant(section: Section, name: &str) -> Option<String> {
-    let rows = KEYS.iter().filter(|key| key.section == section && !key.name.ends_with('*'));
-    let limits = RLIMITS.iter().filter(|_| section == Watcher).map(|(limit, _)| format!("rlimit_{limit}"));
+    let rows = KEYS.iter().filter(|key| key.section.serves(section) && !key.name.ends_with('*'));
+    let limits = RLIMITS.iter().filter(|_| Watcher.serves(section)).map(|(limit, _)| format!("rlimit_{limit}"));
     let known: Vec<String> = rows.map(|key| key.name.to_owned()).chain(limits).collect();
     nearest(name, known.iter().map(String::as_str))
 }
@@ -285,14 +405,30 @@ pub(super) fn elsewhere(name: &str) -> Option<&'static str> {
     ELSEWHERE.iter().find(|(theirs, _)| *theirs == name).map(|(_, ours)| *ours)
 }
 
+/// The heads under which keys are listed, with the sections whose rows stand there.
+fn groups() -> Vec<(String, Vec<&'static Key>)> {
+    let rows = |holds: &dyn Fn(Section) -> bool| KEYS.iter().filter(|key| holds(key.section)).collect::<Vec<_>>();
+    let mut groups = vec![
+        ("[circus]".to_owned(), rows(&|section| section == Circus)),
+        ("[redis]".to_owned(), rows(&|section| section == Redis)),
+        ("[watcher:NAME]".to_owned(), rows(&|section| section == Watcher)),
+        ("[plugin:NAME]".to_owned(), rows(&|section| section == Plugin(Native::ALL))),
+    ];
+    for native in Native::ALL {
+        let own = |section| matches!(section, Plugin(those) if those != Native::ALL && those.contains(native));
+        groups.push((format!("[plugin:NAME] with use = {}", native.class()), rows(&own)));
+    }
+    groups
+}
+
 /// Every key as a comment that becomes valid by taking the leading `; ` away, grouped by section:
 /// `; key = default  ; what it is for`. The end of `beatcop.ini.example` is this text.
 pub fn reference() -> String {
     let mut text = String::new();
-    for (section, head) in [(Circus, "[circus]"), (Redis, "[redis]"), (Watcher, "[watcher:NAME]")] {
-        for (title, wanted) in [("", false), (", not supported yet: an error unless it has its default", true)] {
-            let rows = KEYS.iter().filter(|key| key.section == section && (key.status == NotYet) == wanted);
-            let rows: Vec<String> = rows.map(Key::line).collect();
+    for (head, keys) in groups() {
+        for (title, later) in [("", false), (", not supported yet: an error unless it has its default", true)] {
+            let rows = keys.iter().filter(|key| (key.status == NotYet) == later);
+            let rows: Vec<String> = rows.map(|key| key.line()).collect();
             if !rows.is_empty() {
                 text.push_str(&format!("\n;;; {head}{title}\n;;;\n{}", rows.concat()));
             }
@@ -305,15 +441,14 @@ pub fn reference() -> String {
 pub fn reference_tables() -> String {
     let mut text = String::new();
     type Wanted = fn(Status) -> bool;
-    let groups: [(&str, Wanted); 3] = [
+    let titles: [(&str, Wanted); 3] = [
         ("", |status| matches!(status, Works | Idle)),
         (": not supported yet", |status| status == NotYet),
-        (": accepted, without effect", |status| matches!(status, Dead(_))),
+        (": accepted, without effect", |status| matches!(status, Dead(_) | Answered(_))),
     ];
-    for (section, head) in [(Circus, "[circus]"), (Redis, "[redis]"), (Watcher, "[watcher:NAME]")] {
-        for (title, wanted) in groups {
-            let rows = KEYS.iter().filter(|key| key.section == section && wanted(key.status));
-            let rows: Vec<String> = rows.map(Key::row).collect();
+    for (head, keys) in groups() {
+        for (title, wanted) in titles {
+            let rows: Vec<String> = keys.iter().filter(|key| wanted(key.status)).map(|key| key.row()).collect();
             if !rows.is_empty() {
                 let rows = rows.concat();
                 text.push_str(&format!(
@@ -340,8 +475,7 @@ impl Key {
         let name = match self.name {
             "rlimit_*" => "rlimit_nofile".to_owned(),
             "hooks.*" => "hooks.before_start".to_owned(),
-            "flapping.*" => "flapping.attempts".to_owned(),
-            name => name.replace('*', "time_format"),
+            name => name.replace('*', "option"),
         };
         let setting = format!("{name} = {}", self.example);
         let example = if self.default.is_empty() { " (example)" } else { "" };
@@ -358,7 +492,7 @@ mod tests {
     fn every_default_and_example_is_of_its_keys_own_type() {
         for key in KEYS {
             for text in [key.default, key.example].iter().filter(|text| !text.is_empty()) {
-                assert!(key.kind.parse(text).is_ok(), "{} = {text}", key.name);
+                assert!(key.kind.parse(text).is_ok(), "{} = {text}: {:?}", key.name, key.kind.parse(text));
             }
             assert!(!key.example.is_empty() && !key.doc.is_empty(), "{}", key.name);
         }
@@ -367,7 +501,16 @@ mod tests {
     #[test]
     fn no_key_stands_twice() {
         for (at, key) in KEYS.iter().enumerate() {
-            assert!(!KEYS[..at].iter().any(|k| (k.section, k.name) == (key.section, key.name)), "{}", key.name);
+            let plugins = |key: &Key| match key.section {
+                Plugin(those) => those.to_vec(),
+                Circus | Redis | Watcher => Vec::new(),
+            };
+            let same = |other: &&Key| match (other.section, key.section) {
+                (Plugin(_), Plugin(_)) => plugins(other).iter().any(|native| plugins(key).contains(native)),
+                (section, own) => section == own,
+            };
+            let twice = KEYS[..at].iter().filter(|other| other.name == key.name).find(same);
+            assert!(twice.is_none(), "{}", key.name);
         }
     }
 

@@ -68,6 +68,8 @@ pub mod code {
     pub const LEASE: &str = "C0301";
     /// Two watchers that write to one file.
     pub const SHARED_LOG: &str = "C0302";
+    /// Watchers that start after one that is not there, or after each other.
+    pub const ORDER: &str = "C0303";
 }
 
 /// One thing wrong with a configuration.

@@ -120,13 +120,18 @@ impl Document {
 
     /// Sets a key from the agent's environment, over whatever the files say.
     pub(super) fn set_from_env(&mut self, section: &str, key: &str, variable: &str, value: &str) {
-        let start = variable.len() + 1;
-        let text = format!("{variable}={value}");
+        self.set(section, key, ("environment", variable), value);
+    }
+
+    /// Sets a key from a place that has no lines, where it is called `name`.
+    pub(super) fn set(&mut self, section: &str, key: &str, (place, name): (&str, &str), value: &str) {
+        let start = name.len() + 1;
+        let text = format!("{name}={value}");
         let secrets = secrets(&text, section, key, start);
-        let line = Rc::new(Line { file: Rc::new("environment".into()), number: 0, text, secrets });
+        let line = Rc::new(Line { file: Rc::new(place.into()), number: 0, text, secrets });
         let range = start..start + value.len();
         let pieces = vec![Piece { start: 0, line: Rc::clone(&line), range }];
-        let place = Place { key: (line, 0..variable.len()), pieces, uncut: None };
+        let place = Place { key: (line, 0..name.len()), pieces, uncut: None };
         self.section_mut(section).insert(key, value);
         self.places.insert((section.to_owned(), key.to_owned()), place);
     }
@@ -393,7 +398,7 @@ fn secrets(text: &str, section: &str, key: &str, start: usize) -> Vec<Range<usiz
     if is_secret(section, key) {
         return blot(start..text.trim_end().len());
     }
-    if section == "redis" { any_userinfo(text, start) } else { userinfos(text) }
+    if section == "redis" || key == "redis_url" { any_userinfo(text, start) } else { userinfos(text) }
 }
 
 /// [`userinfos`], and where none is found, all that stands before the last `@`: a URL so broken that its

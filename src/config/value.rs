@@ -5,11 +5,16 @@ use std::time::Duration;
 use nix::unistd::{Gid, Group, Uid, User};
 use redis::IntoConnectionInfo;
 
+use super::check;
+use super::hook;
 use super::keys::nearest;
+use super::plugin::Native;
 use super::problem::code;
+use super::stream::{self, Class};
+use super::words;
 use crate::model::event::SIGNALS;
 use crate::model::names::{ClusterName, NodeName};
-use crate::model::spec::{LogLevel, UserSpec};
+use crate::model::spec::{Check, HealthAction, HookSpec, LogLevel, LogOutput, Rollover, SyslogAddress, UserSpec};
 
 /// The types that values have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +29,14 @@ pub(super) enum Kind {
     Bool,
     /// A whole number from 0 to 2³²−1.
     Count,
+    /// The same from 1.
+    Times,
+    /// A number from 0, with fractions.
+    Amount,
+    /// Bytes, or with a unit: `64k`, `10M`, `1G`.
+    Size,
+    /// Per cent of the machine's memory, or bytes with a unit.
+    Memory,
     /// A whole number of 32 bits.
     Number,
     /// A port.
@@ -32,6 +45,8 @@ pub(super) enum Kind {
     Retries,
     /// Seconds with fractions, or with a unit: `500ms`, `15s`, `5m`, `1h`.
     Seconds,
+    /// The same above zero.
+    Positive,
     /// A file mode mask, octal.
     Octal,
     /// A user by name or number.
@@ -49,7 +64,31 @@ pub(super) enum Kind {
     /// A resource limit; empty: infinite.
     Limit,
     /// A stream's class.
-    Stream,
+    Class,
+    /// When a file gives way to the next.
+    Rollover,
+    /// A colour of the terminal.
+    Colour,
+    /// A syslog server.
+    Syslog,
+    /// How a process shows that it is ready.
+    Ready,
+    /// How it shows that it is well.
+    Health,
+    /// What is done about one that is not.
+    Action,
+    /// A hook.
+    Hook,
+    /// Names of watchers, with commas.
+    Names,
+    /// The name of a watcher that another one is about.
+    Sibling,
+    /// A plugin's class.
+    Use,
+    /// A regular expression.
+    Regex,
+    /// An http:// or https:// URL.
+    HttpUrl,
     /// A node's name.
     Node,
     /// A cluster's name.
@@ -67,7 +106,15 @@ pub(super) enum Value {
     Seconds(Duration),
     User(UserSpec),
     Level(LogLevel),
+    LogOutput(LogOutput),
     Limit(Option<u64>),
+    Class(Class),
+    Rollover(Rollover),
+    Syslog(SyslogAddress, u8),
+    Check(Check),
+    Action(HealthAction),
+    Hook(HookSpec),
+    Use(Native),
 }
 
 /// What is wrong with a text. None of it quotes the text: it may be a secret in the wrong place.
@@ -81,22 +128,23 @@ pub(super) struct Wrong {
     pub(super) help: Option<String>,
 }
 
-fn wrong(message: impl Into<String>) -> Wrong {
+/// Begins to say what is wrong.
+pub(super) fn wrong(message: impl Into<String>) -> Wrong {
     Wrong { code: code::VALUE, message: message.into(), label: String::new(), help: None }
 }
 
 impl Wrong {
-    fn label(mut self, label: impl Into<String>) -> Wrong {
+    pub(super) fn label(mut self, label: impl Into<String>) -> Wrong {
         self.label = label.into();
         self
     }
 
-    fn help(mut self, help: impl Into<String>) -> Wrong {
+    pub(super) fn help(mut self, help: impl Into<String>) -> Wrong {
         self.help = Some(help.into());
         self
     }
 
-    fn code(mut self, code: &'static str) -> Wrong {
+    pub(super) fn code(mut self, code: &'static str) -> Wrong {
         self.code = code;
         self
     }
@@ -113,17 +161,34 @@ impl Kind {
             Kind::Count => "whole number from 0",
             Kind::Number => "whole number",
             Kind::Port => "port",
+            Kind::Times => "whole number from 1",
+            Kind::Amount => "number from 0",
+            Kind::Size => "bytes, or with k, M, G",
+            Kind::Memory => "per cent, or bytes with k, M, G",
             Kind::Retries => "whole number from 0, or -1",
             Kind::Seconds => "time",
+            Kind::Positive => "time above zero",
             Kind::Octal => "octal number",
             Kind::User => "user, by name or number",
             Kind::Group => "group, by name or number",
             Kind::Signal => "signal, by name or number",
             Kind::Level => "level",
-            Kind::LogOutput => "`-` or a path",
+            Kind::LogOutput => "`-`, path or syslog://…",
             Kind::Url => "Redis URL",
             Kind::Limit => "whole number; empty: infinite",
-            Kind::Stream => "name of a class",
+            Kind::Class => "class of streams",
+            Kind::Rollover => "unit of time",
+            Kind::Colour => "colour",
+            Kind::Syslog => "syslog://…",
+            Kind::Ready => "check",
+            Kind::Health => "check but timer",
+            Kind::Action => "action",
+            Kind::Hook => "command or Python function, `,true`",
+            Kind::Names => "names of watchers",
+            Kind::Sibling => "name of a watcher",
+            Kind::Use => "class of plugins",
+            Kind::Regex => "regular expression",
+            Kind::HttpUrl => "URL",
             Kind::Node => "name of a node",
             Kind::Cluster => "name of a cluster",
         }
@@ -135,30 +200,56 @@ impl Kind {
         let whole = |min: i64, max: i64, must: &str| whole_number(text, min, max, must).map(Value::Number);
         if text.is_empty() {
             return match self {
-                Kind::Bool | Kind::Count | Kind::Number | Kind::Port | Kind::Retries | Kind::Seconds => {
-                    Err(wrong("has no value").help("write one, or take the line out"))
-                }
+                Kind::Bool
+                | Kind::Count
+                | Kind::Times
+                | Kind::Amount
+                | Kind::Size
+                | Kind::Memory
+                | Kind::Number
+                | Kind::Port
+                | Kind::Retries
+                | Kind::Seconds
+                | Kind::Positive => Err(wrong("has no value").help("write one, or take the line out")),
                 Kind::Limit => Ok(Value::Limit(None)),
                 _ => Ok(Value::Unset),
             };
         }
         match self {
-            Kind::Text | Kind::Path | Kind::Command => Ok(Value::Text(text.to_owned())),
+            Kind::Text | Kind::Path | Kind::Command | Kind::Names | Kind::Sibling => Ok(Value::Text(text.to_owned())),
             Kind::Bool => boolean(text).map(Value::Bool),
             Kind::Count => whole(0, u32::MAX.into(), "must be a whole number from 0"),
+            Kind::Times => whole(1, u32::MAX.into(), "must be a whole number from 1"),
+            Kind::Amount => amount(text).map(|()| Value::Text(text.to_owned())),
+            Kind::Size => size(text).map(Value::Number),
+            Kind::Memory => amount(text).or_else(|_| memory(text)).map(|()| Value::Text(text.to_owned())),
             Kind::Number => whole(i32::MIN.into(), i32::MAX.into(), "must be a whole number"),
             Kind::Port => whole(0, 65535, "must be a port from 0 to 65535"),
             Kind::Retries => whole(-1, u32::MAX.into(), "must be a whole number from 0, or -1 for no end"),
             Kind::Seconds => seconds(text).map(Value::Seconds),
+            Kind::Positive => match seconds(text)? {
+                Duration::ZERO => Err(wrong("must be a time above zero").label("this is none")),
+                time => Ok(Value::Seconds(time)),
+            },
             Kind::Octal => octal(text).map(Value::Number),
             Kind::User => user(text).map(Value::User),
             Kind::Group => group(text).map(Value::Number),
             Kind::Signal => signal(text).map(Value::Number),
             Kind::Level => level(text).map(Value::Level),
-            Kind::LogOutput => Ok(Value::Text(if text == "stdout" { "-".to_owned() } else { text.to_owned() })),
+            Kind::LogOutput => stream::log_output(text).map(Value::LogOutput),
             Kind::Url => url(text).map(|()| Value::Text(text.to_owned())),
             Kind::Limit => limit(text).map(Value::Limit),
-            Kind::Stream => stream(text),
+            Kind::Class => Class::parse(text).map(Value::Class),
+            Kind::Rollover => stream::rollover(text).map(Value::Rollover),
+            Kind::Colour => stream::colour(text).map(|colour| Value::Number(colour.into())),
+            Kind::Syslog => stream::syslog(text).map(|(address, facility)| Value::Syslog(address, facility)),
+            Kind::Ready => check::ready(text).map(Value::Check),
+            Kind::Health => check::health(text).map(Value::Check),
+            Kind::Action => check::action(text).map(Value::Action),
+            Kind::Hook => hook::parse(text).map(Value::Hook),
+            Kind::Use => Native::parse(text).map(Value::Use),
+            Kind::Regex => regex(text).map(|()| Value::Text(text.to_owned())),
+            Kind::HttpUrl => http_url(text).map(|()| Value::Text(text.to_owned())),
             Kind::Node => {
                 NodeName::parse(text).map(|name| Value::Text(name.to_string())).map_err(|why| wrong_name(&why.0))
             }
@@ -173,7 +264,7 @@ fn wrong_name(why: &str) -> Wrong {
     wrong("is no name that keys and channels can hold").label(why)
 }
 
-fn boolean(text: &str) -> Result<bool, Wrong> {
+pub(super) fn boolean(text: &str) -> Result<bool, Wrong> {
     match text.to_lowercase().as_str() {
         "yes" | "true" | "on" | "1" => Ok(true),
         "no" | "false" | "off" | "0" => Ok(false),
@@ -192,6 +283,60 @@ fn whole_number(text: &str, min: i64, max: i64, must: &str) -> Result<i64, Wrong
         };
         wrong(must).label(label)
     })
+}
+
+fn amount(text: &str) -> Result<(), Wrong> {
+    match text.parse::<f64>() {
+        Ok(number) if number.is_finite() && number >= 0.0 => Ok(()),
+        _ => Err(wrong("must be a number from 0").label("this is none")),
+    }
+}
+
+fn size(text: &str) -> Result<i64, Wrong> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let unit = match unit.trim().to_lowercase().trim_end_matches('b') {
+        "" => Some(1),
+        "k" => Some(1 << 10),
+        "m" => Some(1 << 20),
+        "g" => Some(1 << 30),
+        _ => None,
+    };
+    let bytes = unit.and_then(|unit| number.parse::<i64>().ok()?.checked_mul(unit));
+    bytes.ok_or_else(|| wrong("must be a number of bytes, or one with k, M or G").label("this is none"))
+}
+
+fn memory(text: &str) -> Result<(), Wrong> {
+    let must = || wrong("must be per cent of the memory, or bytes with k, M or G").label("this is neither");
+    size(text).map(drop).map_err(|_| must())
+}
+
+/// The words of a command line that names a program.
+pub(super) fn program(line: &str) -> Result<Vec<String>, Wrong> {
+    match words::split(line) {
+        Ok(words) if words.first().is_some_and(|program| !program.is_empty()) => Ok(words),
+        Ok(_) => Err(wrong("names nothing to run")),
+        Err(unclosed) => Err(wrong("has quotes that do not close")
+            .label(format!("no second {} follows", unclosed.quote))
+            .code(code::QUOTES)),
+    }
+}
+
+/// Refuses what is no regular expression, with the reason in one line.
+pub(super) fn regex(text: &str) -> Result<(), Wrong> {
+    regex::Regex::new(text).map(drop).map_err(|error| {
+        let text = error.to_string();
+        let why = text.lines().last().unwrap_or_default();
+        wrong("is no regular expression").label(why.strip_prefix("error: ").unwrap_or(why))
+    })
+}
+
+fn http_url(text: &str) -> Result<(), Wrong> {
+    let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
+    match rest {
+        Some(rest) if !rest.is_empty() && !rest.starts_with(['/', ':', '?']) => Ok(()),
+        _ => Err(wrong("must be an http:// or https:// URL").label("this is none")),
+    }
 }
 
 /// The longest time that can be asked for: a hundred years are for ever, and every sum of them fits.
@@ -282,7 +427,7 @@ fn signal(text: &str) -> Result<i64, Wrong> {
     })
 }
 
-fn level(text: &str) -> Result<LogLevel, Wrong> {
+pub(super) fn level(text: &str) -> Result<LogLevel, Wrong> {
     match text.to_lowercase().as_str() {
         "critical" | "error" => Ok(LogLevel::Error),
         "warning" => Ok(LogLevel::Warning),
@@ -299,16 +444,6 @@ fn limit(text: &str) -> Result<Option<u64>, Wrong> {
             .parse()
             .map(Some)
             .map_err(|_| wrong("must be a whole number, or empty for no limit").label("this is no whole number")),
-    }
-}
-
-fn stream(text: &str) -> Result<Value, Wrong> {
-    match text {
-        "FileStream" => Ok(Value::Text(text.to_owned())),
-        _ => Err(wrong("is not supported yet with this class")
-            .label("FileStream is, with a filename")
-            .help("without a stream, the output goes where the agent's own goes")
-            .code(code::NOT_YET)),
     }
 }
 
@@ -401,6 +536,20 @@ mod tests {
         assert_eq!(label("99999999999"), "this is too large");
         assert_eq!(label("two"), "this is no whole number");
         assert_eq!(Kind::Retries.parse("-1"), Ok(Value::Number(-1)));
+    }
+
+    #[test]
+    fn bytes_come_in_every_unit() {
+        for (text, bytes) in [("0", 0), ("1000", 1000), ("64k", 65_536), ("10M", 10 << 20), ("1 GB", 1 << 30)] {
+            assert_eq!(Kind::Size.parse(text), Ok(Value::Number(bytes)), "{text}");
+        }
+        for text in ["", "M", "1.5M", "-1", "1T", "99999999999999999999", "9999999999999G"] {
+            assert!(Kind::Size.parse(text).is_err(), "{text}");
+        }
+        for text in ["90", "12.5", "250M"] {
+            assert_eq!(Kind::Memory.parse(text), Ok(Value::Text(text.into())), "{text}");
+        }
+        assert!(Kind::Memory.parse("-1").is_err() && Kind::Amount.parse("nan").is_err());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::spawn::Plan;
-use crate::model::event::{Deadline, Exit, SpawnFailure};
+use crate::model::event::{Deadline, Exit, Reach, SpawnFailure};
 use crate::model::time::Time;
 
 /// From the agent to the guard.
@@ -16,8 +16,12 @@ pub(super) enum Order {
     Launch { plan: Plan, stop_signal: i32, until: Until },
     /// Let it run until then instead.
     Deadline(Until),
-    /// Send the main process a signal.
-    Signal(i32),
+    /// Send whom `reach` means a signal.
+    Signal {
+        signal: i32,
+        #[serde(with = "ReachFrame")]
+        reach: Reach,
+    },
     /// Kill the whole tree.
     Kill,
 }
@@ -54,6 +58,17 @@ impl From<Until> for Deadline {
     fn from(until: Until) -> Deadline {
         Deadline { stop: Time::from_nanos(until.stop), kill: Time::from_nanos(until.kill) }
     }
+}
+
+/// [`Reach`] as it travels.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Reach")]
+enum ReachFrame {
+    Main,
+    Children,
+    MainAndChildren,
+    Tree,
+    Child(u32),
 }
 
 impl From<Exit> for Report {
@@ -117,7 +132,8 @@ mod tests {
 
     #[test]
     fn frames_read_back_however_they_are_cut() {
-        let frames = [Order::Signal(15), Order::Deadline(Until { stop: 1, kill: u64::MAX }), Order::Kill];
+        let signal = Order::Signal { signal: 15, reach: Reach::Child(7) };
+        let frames = [signal, Order::Deadline(Until { stop: 1, kill: u64::MAX }), Order::Kill];
         let bytes: Vec<u8> = frames.iter().flat_map(encode).collect();
         for cut in 0..=bytes.len() {
             let mut inbox = Inbox::default();

@@ -42,7 +42,7 @@ use super::plan::inherited;
 use super::spawn::{Child, spawn};
 use super::sys::{self, Waited, Whom};
 use super::tree::{self, Patience, Scope};
-use crate::model::event::{Deadline, SpawnFailure};
+use crate::model::event::{Deadline, Reach, SpawnFailure};
 
 /// The name (`argv[0]`) under which the agent's program is a guard.
 pub const NAME: &str = "circus-guard";
@@ -205,6 +205,18 @@ impl Guard {
         }
     }
 
+    /// Sends the child and its own what the agent wants them to have. The child must not be reaped yet; afterwards
+    /// nobody listens for orders.
+    fn signal(&mut self, signal: i32, reach: Reach) {
+        tree::signal_below(self.child.pid, signal, reach);
+        match signal {
+            _ if !tree::reaches_main(reach) => {}
+            // The deadline's own signal and the agent's are one: to many programs a second one means "at once".
+            _ if signal == self.stop_signal => self.ask_to_stop(),
+            _ => self.child.signal(signal),
+        }
+    }
+
     /// While clearing, kills all there is, and says how soon to look again.
     fn strike(&mut self) -> Option<Duration> {
         let patience = self.clearing.as_mut()?;
@@ -254,9 +266,7 @@ impl Guard {
             match self.inbox.next() {
                 Ok(None) => return,
                 Ok(Some(Order::Deadline(until))) => self.deadline = until.into(),
-                // The deadline's own signal and the agent's are one: to many programs a second one means "at once".
-                Ok(Some(Order::Signal(signal))) if signal == self.stop_signal => self.ask_to_stop(),
-                Ok(Some(Order::Signal(signal))) => self.child.signal(signal),
+                Ok(Some(Order::Signal { signal, reach })) => self.signal(signal, reach),
                 Ok(Some(Order::Kill)) => self.clear(),
                 // A second launch, or no frame at all: this is not the agent as we know it.
                 Ok(Some(Order::Launch { .. })) | Err(Garbage) => return self.clear(),

@@ -4,7 +4,7 @@
 //! has one reaper. Each has a task that waits for its end; whoever asked for it holds its [`Leash`]:
 //!
 //! ```text
-//! start ─▶ running ─▶ (ends) ─▶ reaped; what it left behind in the background goes on
+//! start ─▶ running ─▶ (ends) ─▶ reaped; what it left behind in the background goes on, unless it is to leave nothing
 //!             └─────▶ (leash dropped: time-out, or nobody asks any more) ─▶ its whole tree is killed
 //! ```
 //!
@@ -31,7 +31,7 @@ use tokio::{join, select};
 
 use super::plan::Surroundings;
 use super::process::{self, Watched};
-use super::spawn::{Limit, Plan, failure, spawn};
+use super::spawn::{Plan, failure, spawn};
 use super::spawner::Spawner;
 use super::sys;
 use crate::model::event::{Exit, Launch, Signs, SpawnFailure};
@@ -50,18 +50,18 @@ pub(super) struct Jobs {
     spawner: Arc<Spawner>,
     /// What the tags of all our processes begin with.
     run: Arc<str>,
-    open_files: Option<Limit>,
+    around: Surroundings,
     started: Arc<AtomicU64>,
 }
 
 impl Jobs {
-    pub(super) fn new(spawner: Arc<Spawner>, run: &str, open_files: Option<Limit>) -> Jobs {
-        Jobs { spawner, run: run.into(), open_files, started: Arc::default() }
+    pub(super) fn new(spawner: Arc<Spawner>, run: &str, around: Surroundings) -> Jobs {
+        Jobs { spawner, run: run.into(), around, started: Arc::default() }
     }
 
     fn surroundings(&self) -> Surroundings {
         let number = self.started.fetch_add(1, Ordering::Relaxed);
-        Surroundings { tag: format!("{}job{number}", self.run), open_files: self.open_files.clone() }
+        self.around.with_tag(format!("{}job{number}", self.run))
     }
 }
 
@@ -80,6 +80,8 @@ pub(super) struct Job {
     launch: Launch,
     /// Under which name its lines on stderr are logged; nothing: they are not.
     logged_as: Option<String>,
+    /// Whether what it leaves behind is killed.
+    leaves_nothing: bool,
 }
 
 /// How a job ended.
@@ -132,12 +134,18 @@ impl Job {
             guard: None,
             signs: Signs::default(),
         };
-        Job { launch, logged_as: None }
+        Job { launch, logged_as: None, leaves_nothing: false }
     }
 
     /// Adds a variable, above those of the surroundings.
     pub(super) fn env(mut self, name: &'static str, value: impl Into<String>) -> Job {
         self.launch.env.push((name, value.into()));
+        self
+    }
+
+    /// Has what is left of its tree killed when it has ended by itself.
+    pub(super) fn leaving_nothing(mut self) -> Job {
+        self.leaves_nothing = true;
         self
     }
 
@@ -151,7 +159,7 @@ impl Job {
     ///
     /// The error says why it did not end by itself: `spawn failed at exec("/x"): ENOENT: …`, `did not end within 30 s`,
     /// then with the last line it wrote to stderr. After `limit`, all of its tree is killed; after an end within it,
-    /// what the job left behind stays.
+    /// what the job left behind stays, but for [`Job::leaving_nothing`].
     pub(super) async fn run(mut self, jobs: &Jobs, input: Vec<u8>, limit: Duration) -> Result<Finished, String> {
         let mut stdout = Capture::default();
         let mut stderr = Capture { log: self.logged_as.take().map(LineLog::new), ..Capture::default() };
@@ -193,7 +201,7 @@ impl Job {
     pub(super) async fn start(self, jobs: &Jobs) -> Result<Running, SpawnFailure> {
         let (answer, started) = oneshot::channel();
         // A task of its own, since a spawn that is given up half-way would leave a child that nobody reaps.
-        tokio::spawn(live(self.launch, jobs.clone(), answer));
+        tokio::spawn(live(self, jobs.clone(), answer));
         let leaving = || SpawnFailure { stage: "spawner".into(), error: "the agent is leaving".into() };
         started.await.unwrap_or_else(|_| Err(leaving()))
     }
@@ -245,7 +253,8 @@ pub(super) fn with_last_line(what: &str, stderr: &[u8]) -> String {
 }
 
 /// A job's task, from its start to its end.
-async fn live(launch: Launch, jobs: Jobs, answer: oneshot::Sender<Result<Running, SpawnFailure>>) {
+async fn live(job: Job, jobs: Jobs, answer: oneshot::Sender<Result<Running, SpawnFailure>>) {
+    let Job { launch, leaves_nothing, .. } = job;
     let name = launch.watcher.to_string();
     let around = jobs.surroundings();
     let tag = around.tag.clone();
@@ -268,6 +277,9 @@ async fn live(launch: Launch, jobs: Jobs, answer: oneshot::Sender<Result<Running
         () = ended.closed() => process::kill(&child, &tag, &name).await,
     };
     ended.send_replace(Some(exit));
+    if leaves_nothing {
+        process::sweep(Some(child.pid()), &tag, &name).await;
+    }
 }
 
 /// Our ends of a job's pipes.

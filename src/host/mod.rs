@@ -5,11 +5,13 @@
 //! Reading order: `process` (one task per process, reads like its life), [`guard`] (the parent of a singleton's
 //! child), `tree` (what a process left behind), `plan` and `spawn` (from a `Launch` to a running program),
 //! `spawner` (the threads that do it), [`output`] (what processes write), `job` (processes on the side), `hook` and
-//! `python` (what runs at points of a watcher's life), `sample`, [`clock`], `frame`, `sys`.
+//! `python` (what runs at points of a watcher's life), `notify` and `check` (what a process says of itself, and what is
+//! seen of it), `sample`, [`clock`], `frame`, `sys`.
 //!
 //! # Invariants
 //!
 //! - Each spawn ends in exactly one `SpawnFailed` or `Gone`, and after `Gone` nothing of its tree is alive.
+//! - What a process says of itself, and how checks of it come out, is told after its `Spawned` and before its `Exited`.
 //! - A process is meant by its pidfd, never by a number that may have become another's.
 //! - An exit status is fetched by the one task that waits for it; adopted orphans are reaped apart from them.
 //! - An agent that is killed leaves nothing behind: the kernel sends its children their stop signal, and guards kill
@@ -23,9 +25,11 @@ pub mod clock;
 pub mod guard;
 pub mod output;
 
+mod check;
 mod frame;
 mod hook;
 mod job;
+mod notify;
 mod plan;
 mod process;
 mod python;
@@ -53,6 +57,7 @@ use tokio::sync::mpsc;
 
 use self::hook::Hooks;
 use self::job::Jobs;
+use self::notify::NotifyDir;
 use self::output::{Hub, Outputs};
 use self::plan::Surroundings;
 use self::process::{Life, Mailbox};
@@ -61,8 +66,9 @@ use self::sample::Sampler;
 use self::spawn::{Limit, Plan};
 use self::spawner::Spawner;
 use crate::model::command::RequestId;
-use crate::model::event::{Deadline, Event, HookCall, HookId, Launch, ProcessId};
+use crate::model::event::{Deadline, Event, HookCall, HookId, Launch, ProcessId, Reach};
 use crate::model::names::WatcherName;
+use crate::model::spec::{Check, Purpose};
 
 /// This machine's processes. One per agent, on the runtime of its main thread.
 #[derive(Debug)]
@@ -73,9 +79,10 @@ pub struct Host {
     mailboxes: HashMap<ProcessId, Weak<Mailbox>>,
     /// What the tags of all our processes begin with.
     run: String,
-    /// The limit on open files as it was before we raised ours.
-    open_files: Option<Limit>,
+    /// What is the same for all of them.
+    around: Surroundings,
     guard_program: GuardProgram,
+    notify_dir: Arc<NotifyDir>,
     sampler: Arc<Mutex<Sampler>>,
     outputs: Arc<Outputs>,
     /// Where hooks and checks are started from.
@@ -89,17 +96,26 @@ impl Host {
     /// Makes this process adopt orphaned descendants, keeps the descriptors it was started with to itself, and raises
     /// its soft limit on open files; its children start with the limit there was.
     ///
+    /// `notify_dir` is made when the first process is to have a `NOTIFY_SOCKET`, in a directory that there is, and
+    /// removed with the host; what an earlier host left in it is removed too. The users of all such processes must be
+    /// able to reach it, and a socket's path may not be longer than 107 bytes: up to 20 are a slash and a number.
+    ///
+    /// `env` is for all that is started, below what a program's own environment says.
+    ///
     /// Must be called on the *main thread*, within a `current_thread` runtime: the kernel gives orphans to that
     /// thread, and only it can tell them from other children. Anywhere else it is an error.
-    pub fn new(events: mpsc::Sender<Event>) -> io::Result<Host> {
+    pub fn new(events: mpsc::Sender<Event>, notify_dir: PathBuf, env: &[(&str, &str)]) -> io::Result<Host> {
         if gettid() != getpid() {
             return Err(io::Error::other("the host belongs on the main thread"));
         }
         prctl::set_child_subreaper(true)?;
         sys::close_on_exec_from(3)?;
         tokio::spawn(reap_orphans(Signals::new([libc::SIGCHLD])?));
-        let (spawner, run, open_files) = (Arc::new(Spawner::new()?), draw_run()?, raise_open_files());
-        let jobs = Jobs::new(Arc::clone(&spawner), &run, open_files.clone());
+        let (spawner, run) = (Arc::new(Spawner::new()?), draw_run()?);
+        let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        // The limit as it was before we raised ours.
+        let around = Surroundings { tag: run.clone(), env, open_files: raise_open_files() };
+        let jobs = Jobs::new(Arc::clone(&spawner), &run, around.clone());
         Ok(Host {
             events,
             hooks: Hooks::new(jobs.clone(), None),
@@ -108,8 +124,9 @@ impl Host {
             spawner,
             mailboxes: HashMap::new(),
             run,
-            open_files,
+            around,
             guard_program: GuardProgram(c"/proc/self/exe".to_owned()),
+            notify_dir: Arc::new(NotifyDir::new(notify_dir)),
             sampler: Arc::default(),
         })
     }
@@ -133,18 +150,28 @@ impl Host {
         let mailbox = Arc::new(Mailbox::default());
         self.mailboxes.retain(|_, mailbox| mailbox.strong_count() > 0);
         self.mailboxes.insert(process, Arc::downgrade(&mailbox));
-        let around = Surroundings { tag: format!("{}{}", self.run, process.0), open_files: self.open_files.clone() };
-        let (events, spawner, outputs) = (self.events.clone(), Arc::clone(&self.spawner), Arc::clone(&self.outputs));
-        let life = Life { process, events, mailbox, spawner, outputs, around, hold };
+        let around = self.around.with_tag(format!("{}{}", self.run, process.0));
+        let life = Life {
+            process,
+            events: self.events.clone(),
+            mailbox,
+            spawner: Arc::clone(&self.spawner),
+            outputs: Arc::clone(&self.outputs),
+            around,
+            hold,
+            jobs: self.jobs.clone(),
+            notify_dir: Arc::clone(&self.notify_dir),
+        };
         match launch.guard {
             None => tokio::spawn(life.alone(launch.clone())),
             Some(until) => tokio::spawn(life.guarded(launch.clone(), until, self.guard_program.clone())),
         };
     }
 
-    /// Sends a signal to the main process, as soon as it is there. One that has ended needs none.
-    pub fn signal(&mut self, process: ProcessId, signal: i32) {
-        self.order(process, |mailbox| mailbox.signal(signal));
+    /// Sends a signal to whom `reach` means, as soon as the main process is there. Those below it get theirs first, the
+    /// deepest before all. Who has ended needs none, and a signal that is not from 1 to 64 is none.
+    pub fn signal(&mut self, process: ProcessId, signal: i32, reach: Reach) {
+        self.order(process, |mailbox| mailbox.signal(signal, reach));
     }
 
     /// Sends SIGKILL to the whole tree until nothing of it is left.
@@ -157,14 +184,28 @@ impl Host {
         self.order(process, |mailbox| mailbox.deadline(deadline));
     }
 
-    /// Measures processes on another thread; ends in [`Event::Sampled`].
-    pub fn sample(&self, request: RequestId, processes: Vec<(WatcherName, u32, u32)>) {
+    /// Makes a check of a running process: `Tcp`, `Http` or `Command`; the others are not made from here, and fail.
+    /// Ends in [`ProcessEvent::Checked`](crate::model::event::ProcessEvent::Checked) within `timeout`, or with the
+    /// process. A check ordered while one for the same purpose is under way has the same answer.
+    pub fn check(&mut self, process: ProcessId, purpose: Purpose, check: Check, timeout: Duration) {
+        self.order(process, |mailbox| mailbox.check(purpose, check, timeout));
+    }
+
+    /// Measures processes (watcher, slot and pid of each) on another thread; ends in [`Event::Sampled`]. `extended`:
+    /// with all that is below them.
+    pub fn sample(&self, request: RequestId, processes: Vec<(WatcherName, u32, u32)>, extended: bool) {
         let (sampler, events) = (Arc::clone(&self.sampler), self.events.clone());
         tokio::task::spawn_blocking(move || {
-            let samples = sampler.lock().unwrap_or_else(PoisonError::into_inner).sample(processes);
+            let samples = sampler.lock().unwrap_or_else(PoisonError::into_inner).sample(processes, extended);
             // Nobody listens to an agent that is leaving.
             let _ = events.blocking_send(Event::Sampled { request, samples });
         });
+    }
+
+    /// Measures this very program and all that is below it, in the same way: as slot 0 of a watcher `circus`.
+    pub fn sample_agent(&self, request: RequestId) {
+        let name = WatcherName::parse("circus").expect("a name");
+        self.sample(request, vec![(name, 0, std::process::id())], true);
     }
 
     /// The lines that processes wrote lately, and those they will.
@@ -202,6 +243,12 @@ async fn reap_orphans(mut child_ended: Signals) {
     while child_ended.next().await.is_some() {
         tree::reap_orphans();
     }
+}
+
+/// What a stranger wrote, as it may be shown anywhere: at most `most` characters, none of them a control character.
+fn harmless(text: &[u8], most: usize) -> String {
+    let text = String::from_utf8_lossy(text);
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(most).collect()
 }
 
 /// What marks the processes of this agent's run, and no other's, as its own.

@@ -10,6 +10,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use nix::unistd::{Gid, getegid, geteuid, getgrouplist};
 
@@ -34,10 +35,12 @@ fn is_private(name: &OsStr) -> bool {
 }
 
 /// What the agent knows and a launch does not.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Surroundings {
     /// What marks the process and all it starts ([`tree::TAG`]).
     pub(super) tag: String,
+    /// Variables of the agent's for all that it starts; those of the program win.
+    pub(super) env: Arc<[(String, String)]>,
     /// The limit on open files that the agent itself was started with.
     pub(super) open_files: Option<Limit>,
 }
@@ -46,7 +49,7 @@ impl Plan {
     /// How to start what `launch` names, so that it gets `death_signal` when its parent ends.
     pub(super) fn of(launch: &Launch, around: &Surroundings, death_signal: i32) -> Result<Plan, SpawnFailure> {
         let program = &*launch.program;
-        let env = environment(launch, &around.tag);
+        let env = environment(launch, around);
         let path = env.get(OsStr::new("PATH")).map_or(OsStr::new(DEFAULT_PATH), OsString::as_os_str);
         let name = launch.argv.first().map_or("", String::as_str);
         let found = program.executable.clone().map_or_else(|| candidates(name, path), |file| vec![file]);
@@ -75,15 +78,23 @@ impl From<&crate::model::spec::Rlimit> for Limit {
     }
 }
 
+impl Surroundings {
+    /// The same for another process.
+    pub(super) fn with_tag(&self, tag: String) -> Surroundings {
+        Surroundings { tag, ..self.clone() }
+    }
+}
+
 /// The agent's own variables where they are wanted, below the program's, below ours.
-fn environment(launch: &Launch, tag: &str) -> BTreeMap<OsString, OsString> {
+fn environment(launch: &Launch, around: &Surroundings) -> BTreeMap<OsString, OsString> {
     let mut env = BTreeMap::new();
     if launch.program.copy_env {
         env.extend(env::vars_os().filter(|(name, _)| !is_private(name)));
     }
+    env.extend(around.env.iter().map(|(name, value)| (name.into(), value.into())));
     env.extend(launch.program.env.iter().map(|(name, value)| (name.into(), value.into())));
     env.extend(launch.env.iter().map(|(name, value)| (name.into(), value.into())));
-    env.insert(tree::TAG.into(), tag.into());
+    env.insert(tree::TAG.into(), (&around.tag).into());
     env
 }
 

@@ -14,6 +14,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream as Socket;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -22,14 +23,18 @@ use tokio::select;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::sleep;
 
+use super::check::{CheckOrder, Checks};
 use super::frame::{Garbage, Inbox, Order, Report, encode};
+use super::job::Jobs;
+use super::notify::{Notices, NotifyDir};
 use super::output::{Intake, Outputs, Reading};
 use super::plan::{Stdio, Surroundings};
 use super::spawn::{Child, Plan, failure, spawn};
 use super::spawner::Spawner;
 use super::tree::{self, Left, Main, Patience, Scope};
 use super::{GuardProgram, guard, sys};
-use crate::model::event::{Deadline, Event, Exit, Launch, ProcessEvent, ProcessId, SpawnFailure};
+use crate::model::event::{Deadline, Event, Exit, Launch, ProcessEvent, ProcessId, Reach, SpawnFailure};
+use crate::model::spec::{Check, Purpose};
 
 /// What a process is yet to be sent. It stays small however long nobody fetches it: a signal that is there twice is
 /// there once (as in the kernel), a deadline replaces the one before, and a kill is a kill.
@@ -39,19 +44,34 @@ pub(super) struct Mailbox {
     news: Notify,
 }
 
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Default)]
 struct Orders {
-    /// Signals as a set of bits.
-    signals: u64,
+    /// Each once, in the order in which they were given.
+    signals: Vec<(i32, Reach)>,
     deadline: Option<Deadline>,
     kill: bool,
+    /// One for each purpose.
+    checks: Vec<CheckOrder>,
 }
+
+/// How many signals may wait in all before more of those to single children are forgotten: there are some hundred
+/// others at most.
+const MOST_SIGNALS: usize = 1000;
 
 impl Mailbox {
     /// Adds a signal; one that cannot exist is none.
-    pub(super) fn signal(&self, signal: i32) {
+    pub(super) fn signal(&self, signal: i32, reach: Reach) {
         if (1..=64).contains(&signal) {
-            self.orders().signals |= 1 << (signal - 1);
+            self.orders().add_signal(signal, reach);
+            self.news.notify_one();
+        }
+    }
+
+    /// Adds a check; one that waits already for the same purpose is made in its stead.
+    pub(super) fn check(&self, purpose: Purpose, check: Check, limit: Duration) {
+        let checks = &mut self.orders().checks;
+        if checks.iter().all(|waiting| waiting.purpose != purpose) {
+            checks.push(CheckOrder { purpose, check, limit });
             self.news.notify_one();
         }
     }
@@ -78,15 +98,18 @@ impl Mailbox {
 }
 
 impl Orders {
-    fn add(&mut self, later: Orders) {
-        self.signals |= later.signals;
-        self.deadline = later.deadline.or(self.deadline);
-        self.kill |= later.kill;
+    fn add_signal(&mut self, signal: i32, reach: Reach) {
+        let too_many = matches!(reach, Reach::Child(_)) && self.signals.len() >= MOST_SIGNALS;
+        if !too_many && !self.signals.contains(&(signal, reach)) {
+            self.signals.push((signal, reach));
+        }
     }
 
-    fn signals(&self) -> impl Iterator<Item = i32> + use<> {
-        let signals = self.signals;
-        (1..=64).filter(move |signal| signals & (1 << (signal - 1)) != 0)
+    /// Adds what a guard is to carry out later; the checks are not among it.
+    fn add(&mut self, later: Orders) {
+        later.signals.into_iter().for_each(|(signal, reach)| self.add_signal(signal, reach));
+        self.deadline = later.deadline.or(self.deadline);
+        self.kill |= later.kill;
     }
 }
 
@@ -100,33 +123,71 @@ pub(super) struct Life {
     pub(super) around: Surroundings,
     /// For the process to keep open until its tree is gone.
     pub(super) hold: Option<OwnedFd>,
+    /// Where check commands are started from.
+    pub(super) jobs: Jobs,
+    pub(super) notify_dir: Arc<NotifyDir>,
+}
+
+/// What a running process is known by, besides its end.
+#[derive(Default)]
+struct SignsOfLife {
+    notices: Option<Notices>,
+    checks: Checks,
+}
+
+impl SignsOfLife {
+    /// Waits for the next. Dropping the wait loses nothing.
+    async fn next(&mut self) -> Vec<ProcessEvent> {
+        let notice = async {
+            match &mut self.notices {
+                Some(notices) => notices.next().await,
+                None => pending().await,
+            }
+        };
+        select! {
+            said = notice => said.into_iter().map(ProcessEvent::Notified).collect(),
+            (purpose, result) = self.checks.next() => vec![ProcessEvent::Checked { purpose, result }],
+        }
+    }
+
+    /// What the process said before its end. The checks under way are given up.
+    fn last_words(self) -> impl Iterator<Item = ProcessEvent> {
+        self.notices.into_iter().flat_map(Notices::last_words).map(ProcessEvent::Notified)
+    }
 }
 
 impl Life {
     /// A child of the agent itself.
     pub(super) async fn alone(mut self, launch: Launch) {
         let name = launch.watcher.to_string();
+        let (child, intake, mut signs) = match self.start(&launch).await {
+            Ok(started) => started,
+            Err(failure) => return self.end([ProcessEvent::SpawnFailed(failure)]).await,
+        };
+        self.report(ProcessEvent::Spawned { pid: child.pid() }).await;
+        let reading = self.read(intake, child.pid());
+        let exit = self.follow(&child, &launch, &mut signs).await;
+        self.exited(exit, signs).await;
+        sweep(Some(child.pid()), &self.around.tag, &name).await;
+        reading.finish().await;
+        self.end([ProcessEvent::Gone]).await;
+    }
+
+    async fn start(&self, launch: &Launch) -> Result<(Watched, Intake, SignsOfLife), SpawnFailure> {
+        let (launch, signs) = self.listen(launch).await?;
         let around = self.around.clone();
         let start = move || {
             let plan = Plan::of(&launch, &around, launch.stop_signal)?;
             let (stdio, intake) = Stdio::open(&launch)?;
             spawn(&plan, &stdio.fds()).map(|child| (child, intake))
         };
-        let (child, intake) = match start_with(&self.spawner, &self.around.tag, start).await {
-            Ok(started) => started,
-            Err(failure) => return self.end([ProcessEvent::SpawnFailed(failure)]).await,
-        };
-        self.report(ProcessEvent::Spawned { pid: child.pid() }).await;
-        let reading = self.read(intake, child.pid());
-        let exit = self.follow(&child, &name).await;
-        self.report(ProcessEvent::Exited(exit)).await;
-        sweep(Some(child.pid()), &self.around.tag, &name).await;
-        reading.finish().await;
-        self.end([ProcessEvent::Gone]).await;
+        let (child, intake) = start_with(&self.spawner, &self.around.tag, start).await?;
+        Ok((child, intake, signs))
     }
 
     /// Carries out orders until the child has ended.
-    async fn follow(&self, child: &Watched, name: &str) -> Exit {
+    async fn follow(&self, child: &Watched, launch: &Launch, signs: &mut SignsOfLife) -> Exit {
+        let name = launch.watcher.as_str();
         let scope = Scope::Process { pid: Some(child.pid()), main: Main::Running, tag: &self.around.tag };
         let mut killing: Option<Patience> = None;
         loop {
@@ -135,13 +196,24 @@ impl Life {
                 biased;
                 exit = child.ended() => return exit,
                 orders = self.mailbox.fetch() => {
-                    orders.signals().for_each(|signal| child.signal(signal));
+                    for (signal, reach) in orders.signals {
+                        tree::signal_below(child.pid(), signal, reach);
+                        if tree::reaches_main(reach) {
+                            child.signal(signal);
+                        }
+                    }
+                    orders.checks.into_iter().for_each(|check| signs.checks.begin(check, launch, &self.jobs));
                     if orders.kill {
                         killing.get_or_insert_default();
                         tree::strike(scope);
                     }
                 }
                 () = after(pause) => complain(name, killing.as_ref(), &tree::strike(scope)),
+                seen = signs.next() => {
+                    for sign in seen {
+                        self.report(sign).await;
+                    }
+                }
             }
         }
     }
@@ -149,7 +221,7 @@ impl Life {
     /// A child of a guard of its own.
     pub(super) async fn guarded(mut self, launch: Launch, until: Deadline, program: GuardProgram) {
         let name = launch.watcher.to_string();
-        let (guard, intake, mut line, order) = match self.start_guard(launch, until, program).await {
+        let (guard, intake, mut line, order, mut signs) = match self.start_guard(&launch, until, program).await {
             Ok(started) => started,
             Err(failure) => return self.end([ProcessEvent::SpawnFailed(failure)]).await,
         };
@@ -163,7 +235,7 @@ impl Life {
         loop {
             // One batch at a time: while the guard does not read, orders pile up where they cannot grow.
             if !line.has_unsent() {
-                line.send_all(std::mem::take(&mut waiting));
+                line.send_all(&std::mem::take(&mut waiting));
             }
             select! {
                 biased;
@@ -180,25 +252,34 @@ impl Life {
                     }
                     Ok(Some(Report::Code(code))) => {
                         end = GuardedEnd::Exited;
-                        self.report(ProcessEvent::Exited(Exit::Code(code))).await;
+                        self.exited(Exit::Code(code), std::mem::take(&mut signs)).await;
                     }
                     Ok(Some(Report::Signal(signal))) => {
                         end = GuardedEnd::Exited;
-                        self.report(ProcessEvent::Exited(Exit::Signal(signal))).await;
+                        self.exited(Exit::Signal(signal), std::mem::take(&mut signs)).await;
                     }
                     Ok(Some(Report::Stuck(pids))) => warn_of_stuck(&name, &pids),
                     // It has ended, or is not what we think it is.
                     Err(Hangup) => break,
                 },
-                orders = self.mailbox.fetch() => {
-                    if orders.kill || orders.signals != 0 {
+                mut orders = self.mailbox.fetch() => {
+                    if orders.kill || !orders.signals.is_empty() {
                         // Should somebody have stopped the guard.
                         guard.signal(libc::SIGCONT);
                     }
+                    let checks = std::mem::take(&mut orders.checks).into_iter();
+                    checks.for_each(|check| signs.checks.begin(check, &launch, &self.jobs));
                     waiting.add(orders);
+                }
+                // The program may be quicker than the guard's word that it runs, which comes first.
+                seen = signs.next(), if matches!(end, GuardedEnd::Running) => {
+                    for sign in seen {
+                        self.report(sign).await;
+                    }
                 }
             }
         }
+        drop(signs);
         guard.signal(libc::SIGKILL);
         let exit = guard.ended().await;
         sweep(pid, &self.around.tag, &name).await;
@@ -221,10 +302,11 @@ impl Life {
     /// Starts the guard, and prepares what it is to be told.
     async fn start_guard(
         &self,
-        launch: Launch,
+        launch: &Launch,
         until: Deadline,
         program: GuardProgram,
-    ) -> Result<(Watched, Intake, Line, Order), SpawnFailure> {
+    ) -> Result<(Watched, Intake, Line, Order, SignsOfLife), SpawnFailure> {
+        let (launch, signs) = self.listen(launch).await?;
         let (ours, theirs) = Socket::pair().map_err(|error| failure("guard socketpair", &error))?;
         let line = Line::new(ours).map_err(|error| failure("guard socketpair", &error))?;
         let hold = self.hold.as_ref().map(|hold| hold.try_clone()).transpose();
@@ -244,7 +326,31 @@ impl Life {
             Ok((child, (intake, order)))
         };
         let (guard, (intake, order)) = start_with(&self.spawner, &self.around.tag, start).await?;
-        Ok((guard, intake, line, order))
+        Ok((guard, intake, line, order, signs))
+    }
+
+    /// Begins to listen to a process that is to say how it is; and how to start it so that it can.
+    async fn listen(&self, launch: &Launch) -> Result<(Launch, SignsOfLife), SpawnFailure> {
+        let (mut launch, mut signs) = (launch.clone(), SignsOfLife::default());
+        if launch.signs.notify || launch.signs.watchdog.is_some() {
+            let (dir, process) = (Arc::clone(&self.notify_dir), self.process);
+            let socket = on_spawner(&self.spawner, move || dir.open(process)).await?;
+            launch.env.push(("NOTIFY_SOCKET", socket.address()));
+            signs.notices = Some(socket.listen().map_err(|error| failure("notify epoll", &error))?);
+        }
+        // Without WATCHDOG_PID, which nobody knows before it runs: whoever reads this is meant then.
+        if let Some(interval) = launch.signs.watchdog {
+            launch.env.push(("WATCHDOG_USEC", interval.as_micros().to_string()));
+        }
+        Ok((launch, signs))
+    }
+
+    /// Tells of the end of the main process, after all that it has said.
+    async fn exited(&self, exit: Exit, signs: SignsOfLife) {
+        for word in signs.last_words() {
+            self.report(word).await;
+        }
+        self.report(ProcessEvent::Exited(exit)).await;
     }
 
     /// Reads what the process writes, now that `Spawned` is told.
@@ -336,7 +442,7 @@ pub(super) async fn kill(child: &Watched, tag: &str, name: &str) -> Exit {
 }
 
 /// Kills what a process left behind, until nothing is left.
-async fn sweep(pid: Option<u32>, tag: &str, name: &str) {
+pub(super) async fn sweep(pid: Option<u32>, tag: &str, name: &str) {
     let scope = Scope::Process { pid, main: Main::Reaped, tag };
     let mut patience = Patience::default();
     while tree::reap_orphans() {
@@ -350,7 +456,7 @@ async fn sweep(pid: Option<u32>, tag: &str, name: &str) {
 }
 
 /// Waits for `pause`, or for ever.
-async fn after(pause: Option<std::time::Duration>) {
+async fn after(pause: Option<Duration>) {
     match pause {
         Some(pause) => sleep(pause).await,
         None => pending().await,
@@ -418,9 +524,9 @@ impl Line {
         self.unsent.extend(encode(order));
     }
 
-    fn send_all(&mut self, orders: Orders) {
+    fn send_all(&mut self, orders: &Orders) {
         orders.deadline.iter().for_each(|&deadline| self.send(&Order::Deadline(deadline.into())));
-        orders.signals().for_each(|signal| self.send(&Order::Signal(signal)));
+        orders.signals.iter().for_each(|&(signal, reach)| self.send(&Order::Signal { signal, reach }));
         if orders.kill {
             self.send(&Order::Kill);
         }

@@ -8,8 +8,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use nix::unistd::{SysconfVar, Uid, User, sysconf};
 
 use super::clock;
-use super::tree::Stat;
-use crate::model::command::{Sample, Usage};
+use super::tree::{self, Stat};
+use crate::model::command::{ChildSample, Sample, Usage};
 use crate::model::names::WatcherName;
 use crate::model::time::Time;
 
@@ -19,6 +19,10 @@ const SHORTEST: Duration = Duration::from_millis(100);
 
 /// How long what was measured of a process is remembered.
 const MEMORY: Duration = Duration::from_secs(600);
+
+/// So many levels below a process are shown. A tree may be deeper than a stack, and the look at all processes takes
+/// time, in which a number can pass to one further up: then there seems to be no end.
+const DEEPEST: u32 = 50;
 
 /// Measures processes, and remembers for each how much processor time it had used.
 #[derive(Debug)]
@@ -53,23 +57,33 @@ impl Default for Sampler {
 }
 
 impl Sampler {
-    /// Measures each process; one that is not there any more has no usage.
-    pub(super) fn sample(&mut self, processes: Vec<(WatcherName, u32, u32)>) -> Vec<Sample> {
+    /// Measures each process; one that is not there any more has no usage. `extended`: with all below it.
+    pub(super) fn sample(&mut self, processes: Vec<(WatcherName, u32, u32)>, extended: bool) -> Vec<Sample> {
         let now = clock::now();
         self.before.retain(|_, measured| now.since(measured.at) < MEMORY);
+        let families = if extended { families() } else { Families::new() };
         let measure = |(watcher, wid, pid)| Sample {
             watcher,
             wid,
             pid,
-            usage: self.usage(pid, now),
-            children: Vec::new(),
+            usage: Stat::read(pid).and_then(|stat| self.usage(&stat, now)),
+            children: self.children(pid, &families, DEEPEST, now),
             extra: None,
         };
         processes.into_iter().map(measure).collect()
     }
 
-    fn usage(&mut self, pid: u32, now: Time) -> Option<Usage> {
-        let stat = Stat::read(pid)?;
+    fn children(&mut self, parent: u32, families: &Families, levels: u32, now: Time) -> Vec<ChildSample> {
+        let children = families.get(&parent).filter(|_| levels > 0).into_iter().flatten();
+        let measure = |stat: &Stat| {
+            let usage = self.usage(stat, now)?;
+            Some(ChildSample { pid: stat.pid, usage, children: self.children(stat.pid, families, levels - 1, now) })
+        };
+        children.filter_map(measure).collect()
+    }
+
+    fn usage(&mut self, stat: &Stat, now: Time) -> Option<Usage> {
+        let pid = stat.pid;
         let uid = fs::metadata(format!("/proc/{pid}")).ok()?.uid();
         let (virtual_size, resident) = parse_statm(&fs::read_to_string(format!("/proc/{pid}/statm")).ok()?, self.page)?;
         let program = fs::read(format!("/proc/{pid}/cmdline")).ok().and_then(|line| basename(&line));
@@ -83,7 +97,7 @@ impl Sampler {
             resident,
             virtual_size,
             memory_percent: if self.memory == 0 { 0.0 } else { resident as f64 * 100.0 / self.memory as f64 },
-            cpu_percent: self.cpu_percent(&stat, now),
+            cpu_percent: self.cpu_percent(stat, now),
             cpu_time: self.time(stat.ticks),
             age: since_boot.saturating_sub(started),
             started: (epoch.saturating_sub(since_boot) + started).as_secs_f64(),
@@ -115,6 +129,16 @@ impl Sampler {
         };
         self.users.entry(uid).or_insert_with(look_up).clone()
     }
+}
+
+/// Who has which children.
+type Families = HashMap<u32, Vec<Stat>>;
+
+/// All processes of this machine, in one look.
+fn families() -> Families {
+    let mut families = Families::new();
+    tree::every_process().for_each(|stat| families.entry(stat.parent).or_default().push(stat));
+    families
 }
 
 /// Bytes of memory in all, from /proc/meminfo.
@@ -154,7 +178,7 @@ mod tests {
     #[test]
     fn this_very_process_is_measured() {
         let mut sampler = Sampler::default();
-        let usage = sampler.usage(std::process::id(), clock::now()).unwrap();
+        let usage = sampler.usage(&Stat::read(std::process::id()).unwrap(), clock::now()).unwrap();
         assert!(usage.resident > 0 && usage.virtual_size > usage.resident);
         assert!(usage.memory_percent > 0.0 && usage.memory_percent < 100.0);
         assert_eq!(usage.cpu_percent, 0.0);

@@ -26,6 +26,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use super::sys::{self, Waited, Whom};
+use crate::model::event::Reach;
 
 /// The variable that marks a process of an agent and all it starts: `RUN-PROCESS`, where RUN is drawn by each agent
 /// anew. An agent that is itself such a process puts its own tag behind the outer one: `RUN-PROCESS/RUN-PROCESS`.
@@ -124,6 +125,28 @@ pub(super) fn strike(scope: Scope<'_>) -> Left {
     left
 }
 
+/// Sends a signal to those that `reach` means below the main process `pid`, the deepest first: to signal the main
+/// process comes after, or its end would take from them the parent by which they are found.
+///
+/// `pid` must be a child of ours that is not reaped yet: its number cannot be another's then.
+pub(super) fn signal_below(pid: u32, signal: i32, reach: Reach) {
+    let below = match reach {
+        Reach::Main => Vec::new(),
+        Reach::Children | Reach::MainAndChildren => Member::hold_children(pid),
+        Reach::Tree => Member::hold_descendants(pid),
+        Reach::Child(child) => Member::hold_child(child, pid).into_iter().collect(),
+    };
+    below.iter().rev().for_each(|member| member.signal(signal));
+}
+
+/// Whether the main process is among those that `reach` means.
+pub(super) fn reaches_main(reach: Reach) -> bool {
+    match reach {
+        Reach::Main | Reach::MainAndChildren | Reach::Tree => true,
+        Reach::Children | Reach::Child(_) => false,
+    }
+}
+
 /// Pauses between looks at a tree that is being killed: short, since a killed process is gone within a millisecond or
 /// two, and growing, since one that is not may take for ever.
 #[derive(Debug, Default)]
@@ -208,6 +231,39 @@ impl Member {
         Some(Member { pidfd, stat: Stat::read(pid)? })
     }
 
+    /// Holds a process if it is a child of `parent`, who has this number now. To signal the wrong one would be worse
+    /// than none, unlike in a kill: so only what a pidfd holds counts.
+    fn hold_child(pid: u32, parent: u32) -> Option<Member> {
+        Member::hold(pid).filter(|member| member.pidfd.is_some() && member.stat.parent == parent)
+    }
+
+    fn hold_children(parent: u32) -> Vec<Member> {
+        children(parent).into_iter().filter_map(|pid| Member::hold_child(pid, parent)).collect()
+    }
+
+    /// All below `pid`, parents before their children.
+    fn hold_descendants(pid: u32) -> Vec<Member> {
+        let mut found = Member::hold_children(pid);
+        let mut looked_at = 0;
+        while let Some(parent) = found.get(looked_at) {
+            let children = Member::hold_children(parent.stat.pid);
+            // One that is still there has had its number all the while, so these are its children and no other's.
+            if parent.is_there() {
+                found.extend(children);
+            }
+            looked_at += 1;
+        }
+        found
+    }
+
+    /// Whether it is not reaped yet.
+    fn is_there(&self) -> bool {
+        self.pidfd.as_ref().is_some_and(|pidfd| match sys::pidfd_signal(pidfd.as_fd(), 0) {
+            Ok(()) => true,
+            Err(error) => error.raw_os_error() != Some(libc::ESRCH),
+        })
+    }
+
     fn signal(&self, signal: i32) {
         let _ = match &self.pidfd {
             Some(pidfd) => sys::pidfd_signal(pidfd.as_fd(), signal),
@@ -230,7 +286,8 @@ fn children(pid: u32) -> Vec<u32> {
     lists.iter().flat_map(|list| list.split_ascii_whitespace()).filter_map(|pid| pid.parse().ok()).collect()
 }
 
-fn every_process() -> impl Iterator<Item = Stat> {
+/// Every process of this machine, by pid.
+pub(super) fn every_process() -> impl Iterator<Item = Stat> {
     names(Path::new("/proc")).filter_map(|name| name.parse().ok()).filter_map(Stat::read)
 }
 

@@ -1,5 +1,6 @@
 //! What happened ([`Event`], past tense) and what to do about it ([`Action`], imperative).
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use super::command::{Command, NodeRow, Outcome, RequestId, Sample, Target};
 use super::names::{ClusterName, NodeName, Owner, WatcherName};
 use super::snapshot::ProcessView;
-use super::spec::{AgentSpec, Check, HookPoint, HookProgram, ProgramSpec, Purpose, WatcherSpec};
+use super::spec::{AgentSpec, Check, Defaults, HookPoint, HookProgram, ProgramSpec, Purpose, WatcherSpec};
 use super::time::Time;
 
 /// One process of one watcher, from its spawn to the end of its tree. Never used twice.
@@ -156,6 +157,24 @@ pub fn signal_name(signal: i32) -> String {
         .map_or_else(|| format!("signal {signal}"), |(name, _)| format!("SIG{name}"))
 }
 
+/// The number of a signal by its name or number: `9`, `kill`, `SIGKILL`, `SIGRTMIN+1`; 0, which only asks whether
+/// somebody is there, is one too. Real-time signals begin where glibc's programs see them begin.
+pub fn signal_number(text: &str) -> Option<i32> {
+    const REAL_TIME: std::ops::RangeInclusive<i32> = 34..=64;
+    let upper = text.trim().to_uppercase();
+    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
+    let offset = |rest: &str| if rest.is_empty() { Some(0) } else { rest.parse::<i32>().ok() };
+    if let Ok(number) = upper.parse::<i32>() {
+        return (0..=*REAL_TIME.end()).contains(&number).then_some(number);
+    }
+    let number = match (name.strip_prefix("RTMIN"), name.strip_prefix("RTMAX")) {
+        (Some(rest), _) => REAL_TIME.start().checked_add(offset(rest)?)?,
+        (_, Some(rest)) => REAL_TIME.end().checked_add(offset(rest)?)?,
+        _ => return SIGNALS.iter().find(|(known, _)| *known == name).map(|(_, number)| *number),
+    };
+    REAL_TIME.contains(&number).then_some(number)
+}
+
 /// Linux's signals without the real-time ones (signal(7), x86 and ARM numbering).
 pub const SIGNALS: &[(&str, i32)] = &[
     ("HUP", 1),
@@ -264,7 +283,7 @@ pub enum Action {
     /// Read the configuration file again; ends in `SpecRead`.
     ReadSpec { request: Option<RequestId> },
     /// Work out a watcher from `base` with changed settings; ends in `Amended`.
-    Amend { request: RequestId, base: AmendBase, changes: Changes },
+    Amend { request: RequestId, base: AmendBase, changes: Changes, defaults: Defaults },
     /// Tell whoever listens.
     Publish(Notice),
     /// Answer a request, once and for all.
@@ -392,7 +411,7 @@ pub struct HookAbout {
     /// Those there are.
     pub processes: Vec<ProcessView>,
     /// Its settings, free-form ones included.
-    pub settings: Arc<std::collections::BTreeMap<String, String>>,
+    pub settings: Arc<BTreeMap<String, String>>,
 }
 
 /// Something that others may want to know of, in Circus's words.
@@ -457,4 +476,33 @@ pub struct Deadline {
     pub stop: Time,
     /// Its whole tree is dead: the lease may end in the store soon after.
     pub kill: Time,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_are_known_by_name_and_number() {
+        let cases = [
+            ("9", Some(9)),
+            ("kill", Some(9)),
+            ("SIGKILL", Some(9)),
+            ("SIGRTMIN", Some(34)),
+            ("SIGRTMIN+1", Some(35)),
+            ("rtmax-1", Some(63)),
+            ("0", Some(0)),
+            ("64", Some(64)),
+            ("65", None),
+            ("-1", None),
+            ("SIG9", None),
+            ("SIGRTMIN+99", None),
+            ("RTMINX", None),
+            ("FOO", None),
+            ("", None),
+        ];
+        for (text, number) in cases {
+            assert_eq!(signal_number(text), number, "{text}");
+        }
+    }
 }

@@ -14,6 +14,8 @@ pub struct Snapshot {
     pub cluster: ClusterName,
     /// What the agent is doing.
     pub phase: Phase,
+    /// A hash of the configuration in force.
+    pub config: String,
     /// The lease store.
     pub store: StoreView,
     /// The watchers in start order.

@@ -4,9 +4,11 @@
 //! its reason; the last line says what to type next. What is missing in a reply, or is not what it should be, shows as
 //! `-`: agents of other versions are worth showing too.
 
+mod follow;
 mod leases;
 mod nodes;
 mod plain;
+mod plan;
 mod stats;
 mod status;
 mod summary;
@@ -17,6 +19,7 @@ use serde_json::Value;
 
 use crate::model::command::Command;
 
+pub use follow::StreamView;
 pub use status::problems;
 pub use summary::status_line;
 
@@ -46,6 +49,7 @@ pub fn text(command: &Command, reply: &Value, own: Option<&str>, style: Style) -
         Command::Status { watcher: None } => status::overview(&parts, style),
         Command::Status { watcher: Some(_) } => status::pages(&parts, style),
         Command::Stats { .. } => stats::table(&parts, style),
+        Command::Plan | Command::ReloadConfig { .. } => plan::text(&parts, style),
         Command::Nodes => nodes::table(&parts, own, style),
         Command::Leases => leases::table(&parts, style),
         other => plain::lines(other, &parts),

@@ -31,25 +31,61 @@ fn of_one(command: &Command, part: &Value) -> Vec<String> {
             vec!["This watcher is a Singleton - not changing the number of processes".into()]
         }
         Command::Resize { .. } if part["numprocesses"].is_u64() => vec![python(&part["numprocesses"])],
-        Command::Options { .. } => part["options"].as_object().map_or_else(Vec::new, |options| {
-            options.iter().map(|(key, value)| format!("{key}: {}", python(value))).collect()
-        }),
+        Command::Options { .. } | Command::GlobalOptions { .. } => {
+            part["options"].as_object().map_or_else(Vec::new, |options| {
+                options.iter().map(|(key, value)| format!("{key}: {}", python(value))).collect()
+            })
+        }
+        Command::AgentStats => {
+            let mut lines = vec!["Main Process:".to_owned(), format!("    {}", info_line(&part["info"]))];
+            let children = list(&part["info"], "children");
+            if !children.is_empty() {
+                lines.push("Children:".to_owned());
+                lines.extend(children.iter().map(|child| format!("    {}", info_line(child))));
+            }
+            lines
+        }
+        Command::ListSockets => list(part, "sockets").iter().map(socket_line).collect(),
         Command::Version => vec![word(part, "version").to_owned()],
         Command::Failover { watcher, .. } if part["from"].is_string() => {
             let to = part["to"].as_str().map_or_else(|| "whoever takes it".to_owned(), str::to_owned);
             vec![format!("ok, {watcher} moved from {} to {to} (it was token {})", word(part, "from"), part["token"])]
         }
-        _ => {
-            let mut line = "ok".to_owned();
-            for what in ["stopped", "started", "kept"] {
-                let pids: Vec<String> = list(&part["info"], what).iter().map(python).collect();
-                if !pids.is_empty() {
-                    line.push_str(&format!(", {what} {}", pids.join(" ")));
-                }
-            }
-            vec![line]
+        // Circus has the pids of an added watcher elsewhere than all others.
+        Command::Add { .. } => vec![done(part)],
+        _ => vec![done(&part["info"])],
+    }
+}
+
+/// `ok`, and which pids were stopped, started and kept, where that is told.
+fn done(pids: &Value) -> String {
+    let mut line = "ok".to_owned();
+    for what in ["stopped", "started", "kept"] {
+        let pids: Vec<String> = list(pids, what).iter().map(python).collect();
+        if !pids.is_empty() {
+            line.push_str(&format!(", {what} {}", pids.join(" ")));
         }
     }
+    line
+}
+
+/// What one process uses, as Circus's circusctl has it.
+fn info_line(info: &Value) -> String {
+    if let Some(why) = info.as_str() {
+        return why.to_owned();
+    }
+    let keys = ["cmdline", "username", "nice", "mem_info1", "mem_info2", "cpu", "mem", "ctime"];
+    let rest: Vec<String> = keys.iter().map(|key| python(&info[*key])).collect();
+    format!("{}  {}", python(&info["pid"]), rest.join(" "))
+}
+
+/// `6:socket 'web' at 127.0.0.1:8080`.
+fn socket_line(socket: &Value) -> String {
+    let place = match socket["path"].as_str() {
+        Some(path) => path.to_owned(),
+        None => format!("{}:{}", word(socket, "host"), socket["port"]),
+    };
+    format!("{}:socket '{}' at {place}", socket["fd"], word(socket, "name"))
 }
 
 /// A value as Python's `str` shows it; nothing for `None`, and `KEY=VALUE,…` for an object, as circusctl does.

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::table::{Paint, Table};
-use super::words::{latency, left, maybe_span, span};
+use super::words::{latency, left, maybe_span, printable, span};
 use super::{Parts, Style, list, word};
 
 /// More nodes than this do not get a column each.
@@ -325,7 +325,9 @@ fn page(node: &str, watcher: &Value, style: Style) -> String {
     for process in list(watcher, "processes") {
         let pid = process["pid"].as_u64().map_or_else(|| "no pid yet".into(), |pid| format!("pid {pid}"));
         let wid = process["wid"].as_u64().unwrap_or(0);
-        line("process", &format!("#{wid} {pid}, {}, {}", word(process, "state"), maybe_span(&process["age"])));
+        let says =
+            process["status"].as_str().map_or_else(String::new, |status| format!(", says: {}", printable(status)));
+        line("process", &format!("#{wid} {pid}, {}, {}{says}", word(process, "state"), maybe_span(&process["age"])));
     }
     if let Some(lease) = lease {
         line("lease", &lease_line(lease));
@@ -334,6 +336,9 @@ fn page(node: &str, watcher: &Value, style: Style) -> String {
     line("restarts", &watcher["restarts"].as_u64().unwrap_or(0).to_string());
     if let Some(text) = watcher["last_exit"]["text"].as_str() {
         line("last exit", &format!("{text}, {} ago", maybe_span(&watcher["last_exit"]["ago"])));
+    }
+    if let Some(seconds) = watcher["next_try"].as_f64() {
+        line("next try", &format!("in {}", span(seconds)));
     }
     text
 }

@@ -1,6 +1,7 @@
 //! Text in columns.
 
 use super::Style;
+use super::words::printable;
 
 /// How a cell may be coloured.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -17,7 +18,7 @@ impl Paint {
         match word {
             "active" | "up" => Paint::Good,
             "starting" | "stopping" | "draining" | "stale" => Paint::Warn,
-            "backoff" | "failed" | "gone" | "vacant" => Paint::Bad,
+            "unhealthy" | "backoff" | "failed" | "gone" | "vacant" => Paint::Bad,
             _ => Paint::None,
         }
     }
@@ -55,8 +56,7 @@ impl Table {
                 .into_iter()
                 .map(|cell| {
                     let paint = Paint::of_state(&cell);
-                    // A name or a reason comes from elsewhere: it may not move the cursor.
-                    (cell.chars().map(|c| if c.is_control() { ' ' } else { c }).collect(), paint)
+                    (printable(&cell), paint)
                 })
                 .collect(),
         );
@@ -100,20 +100,23 @@ impl Table {
     }
 }
 
-/// `text` in lines of at most `room` characters where its words allow it.
+/// `text` in lines of at most `room` characters where its words allow it. What indents it stays.
 fn wrap(text: &str, room: Option<usize>) -> Vec<String> {
     let Some(room) = room else { return vec![text.to_owned()] };
-    let mut lines = vec![String::new()];
-    for word in text.split(' ') {
+    let words = text.trim_start();
+    let mut lines = vec![text[..text.len() - words.len()].to_owned()];
+    let mut begun = false;
+    for word in words.split(' ') {
         let line = lines.last_mut().expect("there is always a line");
-        if !line.is_empty() && line.chars().count() + 1 + word.chars().count() > room {
+        if begun && line.chars().count() + 1 + word.chars().count() > room {
             lines.push(word.to_owned());
         } else {
-            if !line.is_empty() {
+            if begun {
                 line.push(' ');
             }
             line.push_str(word);
         }
+        begun = true;
     }
     lines
 }

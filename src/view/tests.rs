@@ -5,9 +5,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::model::command::{Answer, NodeAbout, NodeRow, NodeState, Outcome, Part, Refusal, Reply};
-use crate::model::event::Exit;
+use crate::model::command::{Answer, NodeAbout, NodeRow, NodeState, Outcome, Part, Patience, Refusal, Reply};
+use crate::model::event::{Changes, Exit};
 use crate::model::names::{ClusterName, NodeName, WatcherName};
+use crate::model::plan::{Change, Effect, KeyChange, Plan};
 use crate::model::snapshot::{
     LeaseRole, LeaseView, Phase, ProcessView, Snapshot, StoreView, WatcherState, WatcherView,
 };
@@ -73,6 +74,7 @@ fn snapshot(name: &str, watchers: Vec<WatcherView>) -> Snapshot {
         node: node(name),
         cluster: ClusterName::parse("prod").unwrap(),
         phase: Phase::Running,
+        config: String::new(),
         store: StoreView::Up,
         watchers,
     }
@@ -228,6 +230,8 @@ fn the_page_of_one_watcher() {
     let mut snapshot = web_1();
     snapshot.watchers.retain(|watcher| watcher.name.as_str() == "beat");
     snapshot.watchers[0].last_exit = Some((Exit::Signal(9), secs(275_010.0)));
+    snapshot.watchers[0].next_try = Some(secs(4.0));
+    snapshot.watchers[0].processes[0].status = Some("12 tasks".into());
     let reply = own(Reply::Done(Answer::WatcherStatus(Box::new(snapshot))));
     assert_eq!(reply["status"], "active");
     golden(
@@ -236,11 +240,12 @@ fn the_page_of_one_watcher() {
         "
         |beat   singleton, active on web-1
         |  ready      1/1
-        |  process    #1 pid 48211, running, 3d 04h
+        |  process    #1 pid 48211, running, 3d 04h, says: 12 tasks
         |  lease      holder, token 17, 4.1/5.0s left, refreshed in 2.1 ms, held for 3d 04h
         |  key        circus:{prod/beat}:lease
         |  restarts   0
-        |  last exit  killed by SIGKILL, 3d 04h ago"
+        |  last exit  killed by SIGKILL, 3d 04h ago
+        |  next try   in 4.0 s"
             .replace("\n        ", "\n")
             .as_str(),
     );
@@ -346,6 +351,102 @@ fn stats_show_each_process() {
 }
 
 #[test]
+fn children_stand_indented_below_their_parent_and_a_hooks_words_behind_it() {
+    let child = |pid: u32, children: Value| {
+        json!({
+            "mem_info1": "1.00M", "mem_info2": "2.00M", "cpu": 1.5, "mem": 0.1, "ctime": "0:01.00", "pid": pid,
+            "username": "www", "nice": 0, "cmdline": "gunicorn", "age": 9.0, "create_time": 1.0, "children": children,
+        })
+    };
+    let mut info = child(755, json!([child(756, json!([child(757, json!([]))]))]));
+    info["wid"] = json!(1);
+    info["queue"] = json!(3);
+    golden(
+        &Command::Stats { watcher: Some("web".into()), pid: None, extended: true },
+        &json!({"status": "ok", "name": "web", "info": {"755": info}}),
+        "
+        |WATCHER  WID  PID   CPU   MEM    RSS   VIRT     TIME  USER  PROGRAM
+        |web        1  755  1.5%  0.1%  1.00M  2.00M  0:01.00  www   gunicorn  queue=3
+        |              756  1.5%  0.1%  1.00M  2.00M  0:01.00  www      gunicorn
+        |              757  1.5%  0.1%  1.00M  2.00M  0:01.00  www         gunicorn"
+            .replace("\n        ", "\n")
+            .as_str(),
+    );
+}
+
+fn plan() -> Plan {
+    let change = |watcher: &str, effect, keys: &[(&str, Option<&str>, Option<&str>)]| Change {
+        watcher: WatcherName::parse(watcher).unwrap(),
+        effect,
+        keys: keys
+            .iter()
+            .map(|(key, from, to)| KeyChange {
+                key: (*key).to_owned(),
+                from: from.map(str::to_owned),
+                to: to.map(str::to_owned),
+            })
+            .collect(),
+    };
+    Plan {
+        changes: vec![
+            change("old", Effect::Removed { stops: 2 }, &[]),
+            change(
+                "worker",
+                Effect::Replaced { restarts: 12 },
+                &[("env SECRET", Some("********"), Some("********")), ("max_age", None, Some("3600"))],
+            ),
+            change("web", Effect::InPlace, &[("graceful_timeout", Some("30"), Some("300"))]),
+            change("job", Effect::Resized { from: 1, to: 3 }, &[]),
+            change("flower", Effect::Added { starts: 1 }, &[]),
+        ],
+        unchanged: 3,
+        needs_restart: vec!["[circus] node".into()],
+    }
+}
+
+#[test]
+fn a_plan_says_what_changes_and_what_that_costs() {
+    golden(
+        &Command::Plan,
+        &own(Reply::Done(Answer::Plan(plan()))),
+        "
+        |  - old      stops 2 processes
+        |  ~ worker   restarts 12 processes, one at a time
+        |      env SECRET   ******** → ********
+        |      max_age      (none) → 3600
+        |  ~ web      no restart
+        |      graceful_timeout   30 → 300
+        |  ~ job      1 → 3 processes
+        |  + flower   starts 1 process
+        |  = 3 watchers unchanged
+        |  ! [circus] node   changes with a restart of the agent only
+        |plan: 1 added, 3 changed, 1 removed, 12 restarts"
+            .replace("\n        ", "\n")
+            .as_str(),
+    );
+}
+
+#[test]
+fn nodes_with_the_same_plan_share_it_and_nothing_to_do_is_said() {
+    let part = |plan: Plan| Part::Own(Reply::Done(Answer::Plan(plan)));
+    let small = Plan { changes: plan().changes.split_off(4), ..Plan::default() };
+    golden(
+        &Command::Plan,
+        &gathered(vec![("web-1", part(small.clone())), ("web-2", part(Plan::default())), ("web-3", part(small))]),
+        "
+        |web-1, web-3
+        |  + flower   starts 1 process
+        |plan: 1 added, no restart
+        |web-2
+        |nothing to do"
+            .replace("\n        ", "\n")
+            .as_str(),
+    );
+    let reload = Command::ReloadConfig { patience: Patience::Admitted };
+    assert_eq!(shown(&reload, &own(Reply::Done(Answer::Plan(Plan::default())))), "nothing to do\n");
+}
+
+#[test]
 fn short_replies_are_circuss_own_lines() {
     let list = Command::List { watcher: None };
     assert_eq!(shown(&list, &json!({"status": "ok", "watchers": ["a", "b"]})), "a,b\n");
@@ -354,12 +455,33 @@ fn short_replies_are_circuss_own_lines() {
     let options = Command::Options { watcher: "web".into(), keys: None };
     let reply = json!({"status": "ok", "options": {"a": true, "b": null, "c": {}, "d": {"K": "V", "L": "W"}, "e": 3}});
     assert_eq!(shown(&options, &reply), "a: True\nb: \nc: {}\nd: K=V,L=W\ne: 3\n");
-    let start = Command::Start { pattern: None, patience: crate::model::command::Patience::Settled };
+    let start = Command::Start { pattern: None, patience: Patience::Settled };
     assert_eq!(shown(&start, &json!({"status": "ok"})), "ok\n");
     assert_eq!(
         shown(&start, &json!({"status": "ok", "info": {"started": [4, 5], "kept": [3], "stopped": []}})),
         "ok, started 4 5, kept 3\n"
     );
+    let add =
+        Command::Add { name: "web".into(), changes: Changes::default(), start: true, patience: Patience::Settled };
+    assert_eq!(shown(&add, &json!({"status": "ok", "started": [4], "kept": []})), "ok, started 4\n");
+    let global = json!({"status": "ok", "options": {"check_delay": 5.0, "endpoint": "tcp://127.0.0.1:5555"}});
+    assert_eq!(
+        shown(&Command::GlobalOptions { option: None }, &global),
+        "check_delay: 5.0\nendpoint: tcp://127.0.0.1:5555\n"
+    );
+    let info = json!({
+        "pid": 7, "cmdline": "circus-agent", "username": "root", "nice": 0, "mem_info1": "8.50M", "mem_info2": "12.22M",
+        "cpu": 0.0, "mem": 0.035, "ctime": "0:00.10", "children": [],
+    });
+    assert_eq!(
+        shown(&Command::AgentStats, &json!({"status": "ok", "info": info})),
+        "Main Process:\n    7  circus-agent root 0 8.50M 12.22M 0.0 0.035 0:00.10\n"
+    );
+    let sockets = json!({"status": "ok", "sockets": [
+        {"fd": 6, "name": "ux", "backlog": 2048, "path": "/x"},
+        {"fd": 7, "name": "web", "backlog": 2048, "host": "127.0.0.1", "port": 46525},
+    ]});
+    assert_eq!(shown(&Command::ListSockets, &sockets), "6:socket 'ux' at /x\n7:socket 'web' at 127.0.0.1:46525\n");
     let many = json!({"status": "ok", "nodes": {"a": {"status": "ok"}, "b": {"status": "ok"}}});
     assert_eq!(shown(&start, &many), "a: ok\nb: ok\n");
 }

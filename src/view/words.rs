@@ -14,6 +14,11 @@ pub(super) fn span(seconds: f64) -> String {
     }
 }
 
+/// A text that comes from elsewhere, on one line: it may not move the cursor.
+pub(super) fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
 /// As [`span`], of a number that may be missing.
 pub(super) fn maybe_span(seconds: &Value) -> String {
     seconds.as_f64().map_or_else(|| "-".into(), span)

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use crate::model::command::{Answer, NodeRow, Outcome, Part, Refusal, Reply, Sample, Usage};
-use crate::model::names::{NodeName, WatcherName};
+use super::{options, stats};
+use crate::model::command::{Answer, NodeRow, Outcome, Part, Refusal, Reply};
+use crate::model::names::NodeName;
+use crate::model::plan::{Change, Effect, Plan};
 use crate::model::snapshot::{LeaseView, Phase, ProcessView, Snapshot, StoreView, WatcherView};
-use crate::model::spec::{Output, Sink, StreamSpec, WID, WatcherSpec};
 
 /// The reply to a request; `time` in seconds of the Unix epoch.
 ///
@@ -17,15 +18,25 @@ use crate::model::spec::{Output, Sink, StreamSpec, WID, WatcherSpec};
 /// - `status`: `statuses` `{NAME: word}`, and of ours `node`, `cluster`, `phase` (`starting` `running` `stopping`),
 ///   `store` `{state: "up"|"down"|"unknown", reason?}` and `watchers` `[WATCHER, …]` in start order. With a name the
 ///   watcher's word stands in `status` itself, as Circus has it, and `watchers` holds that one.
-///   - WATCHER: `name state note numprocesses processes restarts last_exit lease`; `processes` `[{wid, pid, state,
-///     age}]`; `last_exit` `{text, ago}` or null; `lease` LEASE or null
-///   - the words: `stopped starting active backoff standby stopping failed`
+///   - WATCHER: `name state note numprocesses processes restarts last_exit next_try lease`; `processes` `[{wid, pid,
+///     state, age, status}]`, of which `status` is what it last said of itself, or null; `last_exit` `{text, ago}` or
+///     null; `next_try` in so many seconds, or null; `lease` LEASE or null
+///   - the words: `stopped starting active unhealthy backoff standby stopping failed`
 /// - `numwatchers`: `numwatchers`; `numprocesses`: `numprocesses`, with a name also `watcher_name`
 /// - `stats`: `infos` `{NAME: {"PID": INFO}}`; with a name `name` and `info` `{"PID": INFO}`; with a pid also
-///   `process`, and `info` INFO. INFO is Circus's object, or the text `No such process (stopped?)`.
-/// - `options`: `options`, Circus's keys of a watcher
-/// - `start` `restart`: `info` `{started, kept, stopped}`, lists of pids, where one watcher was waited for
+///   `process`, and `info` INFO. INFO is Circus's object, with its children in it and what a hook adds, or the text
+///   `No such process (stopped?)`.
+/// - `dstats`: `info` INFO, of the agent
+/// - `options`: `options`, Circus's keys of a watcher, ours and the free-form ones; `get`: those that were asked for.
+///   `globaloptions`: `options`, the agent's
+/// - `listsockets`: `sockets` `[{fd, name, backlog, host, port | path}]`
+/// - `start` `restart` `reload`: `info` `{started, kept, stopped}`, lists of pids, where one watcher was waited for
+/// - `add`: `started` and `kept`, lists of pids, where its start was waited for
 /// - `incr` `decr`: `numprocesses`, and `singleton: true` where there is one at most
+/// - `plan` and `reloadconfig`: `plan` `{changes: [CHANGE, …], unchanged, needs_restart}`, of
+///   which `unchanged` is a number of watchers and `needs_restart` a list of keys
+///   - CHANGE: `watcher`, `keys` `[{key, from, to}]` (null: not there), and `effect`: `added` with `starts`, `removed`
+///     with `stops`, `in-place`, `resized` with `from` and `to`, `replaced` with `restarts`, all numbers of processes
 /// - `version`: `version`
 /// - `nodes`: `roster` `[{name, state, seen, version, host, pid, up, config, watchers, holds, waits}]`, sorted by name
 /// - `leases`: `leases` `[LEASE, …]`; LEASE: `name key role token ttl left holder latency held_for why`
@@ -52,7 +63,8 @@ pub fn reply_json(outcome: &Outcome, id: &Value, time: f64) -> Value {
 
 type Object = Map<String, Value>;
 
-fn object(value: Value) -> Object {
+/// The fields of a value that was written as an object.
+pub(super) fn object(value: Value) -> Object {
     match value {
         Value::Object(object) => object,
         _ => Object::new(),
@@ -190,11 +202,17 @@ fn done(answer: &Answer) -> Object {
         Answer::NumProcesses { watcher: Some(watcher), count } => {
             ok(json!({"numprocesses": count, "watcher_name": watcher.as_str()}))
         }
-        Answer::Stats { watcher, pid, samples } => ok(stats(watcher.as_ref(), *pid, samples)),
-        Answer::AgentStats(_) | Answer::GlobalOptions(_) | Answer::Sockets | Answer::Plan(_) | Answer::Added { .. } => {
-            ok(json!({}))
-        }
-        Answer::Options { spec, numprocesses, .. } => ok(json!({"options": options(spec, *numprocesses)})),
+        Answer::Stats { watcher, pid, samples } => ok(stats::stats(watcher.as_ref(), *pid, samples)),
+        Answer::AgentStats(sample) => ok(json!({"info": stats::agent(sample)})),
+        Answer::Options { spec, numprocesses, keys } => match options::chosen(spec, *numprocesses, keys.as_deref()) {
+            Ok(options) => ok(json!({"options": options})),
+            Err(refusal) => refused(&refusal),
+        },
+        Answer::GlobalOptions(options) => ok(json!({"options": options.iter().map(global_option).collect::<Object>()})),
+        Answer::Sockets => ok(json!({"sockets": []})),
+        Answer::Plan(changes) => ok(json!({"plan": plan(changes)})),
+        // At the top level, as Circus has it here and nowhere else.
+        Answer::Added { started } => ok(json!({"started": started, "kept": []})),
         Answer::Started { started, kept, stopped } => {
             ok(json!({"info": {"started": started, "kept": kept, "stopped": stopped}}))
         }
@@ -212,7 +230,7 @@ fn done(answer: &Answer) -> Object {
 }
 
 /// Seconds, to the millisecond.
-fn seconds(duration: Duration) -> f64 {
+pub(super) fn seconds(duration: Duration) -> f64 {
     duration.as_millis() as f64 / 1000.0
 }
 
@@ -250,12 +268,13 @@ fn watcher(view: &WatcherView) -> Value {
         "processes": view.processes.iter().map(process).collect::<Vec<_>>(),
         "restarts": view.restarts,
         "last_exit": view.last_exit.map(|(exit, ago)| json!({"text": exit.to_string(), "ago": seconds(ago)})),
+        "next_try": view.next_try.map(seconds),
         "lease": view.lease.as_ref().map(lease),
     })
 }
 
 fn process(view: &ProcessView) -> Value {
-    json!({"wid": view.wid, "pid": view.pid, "state": view.state, "age": seconds(view.age)})
+    json!({"wid": view.wid, "pid": view.pid, "state": view.state, "age": seconds(view.age), "status": view.status})
 }
 
 fn lease(view: &LeaseView) -> Value {
@@ -289,159 +308,38 @@ fn row(row: &NodeRow) -> Value {
     })
 }
 
-fn stats(watcher: Option<&WatcherName>, pid: Option<u32>, samples: &[Sample]) -> Value {
-    match (watcher, pid) {
-        (None, _) => {
-            let mut infos = Object::new();
-            for sample in samples {
-                let of_watcher = infos.entry(sample.watcher.as_str()).or_insert_with(|| json!({}));
-                of_watcher[sample.pid.to_string()] = info(sample);
-            }
-            json!({"infos": infos})
-        }
-        (Some(name), None) => {
-            let info: Object = samples.iter().map(|sample| (sample.pid.to_string(), info(sample))).collect();
-            json!({"name": name.as_str(), "info": info})
-        }
-        (Some(name), Some(pid)) => {
-            let info = samples.iter().find(|sample| sample.pid == pid).map_or_else(vanished, info);
-            json!({"name": name.as_str(), "process": pid, "info": info})
-        }
-    }
-}
-
-fn vanished() -> Value {
-    json!("No such process (stopped?)")
-}
-
-/// Circus's INFO object of one process.
-pub(crate) fn info(sample: &Sample) -> Value {
-    let Some(usage) = &sample.usage else { return vanished() };
-    let Usage { program, user, nice, resident, virtual_size, .. } = usage;
+fn plan(plan: &Plan) -> Value {
     json!({
-        "mem_info1": bytes(*resident),
-        "mem_info2": bytes(*virtual_size),
-        "cpu": round(usage.cpu_percent, 1),
-        "mem": round(usage.memory_percent, 3),
-        "ctime": processor_time(usage.cpu_time),
-        "pid": sample.pid,
-        "username": user,
-        "nice": nice,
-        "create_time": round(usage.started, 2),
-        "age": round(usage.age.as_secs_f64(), 2),
-        "cmdline": program,
-        "children": [],
-        "started": round(usage.started, 2),
-        "wid": sample.wid,
+        "changes": plan.changes.iter().map(change).collect::<Vec<_>>(),
+        "unchanged": plan.unchanged,
+        "needs_restart": plan.needs_restart,
     })
 }
 
-fn round(number: f64, digits: i32) -> f64 {
-    let scale = 10_f64.powi(digits);
-    (number * scale).round() / scale
-}
-
-/// `123B`, `8.50M`: powers of 1024, two digits.
-fn bytes(count: u64) -> String {
-    const UNITS: [&str; 8] = ["K", "M", "G", "T", "P", "E", "Z", "Y"];
-    if count < 1024 {
-        return format!("{count}B");
-    }
-    let mut size = count as f64 / 1024.0;
-    let mut unit = 0;
-    while size >= 1024.0 {
-        size /= 1024.0;
-        unit += 1;
-    }
-    format!("{size:.2}{}", UNITS[unit])
-}
-
-/// `M:SS.cc`. Circus drops whole hours here; these minutes go on counting, as top's do.
-fn processor_time(time: Duration) -> String {
-    format!("{}:{:02}.{:02}", time.as_secs() / 60, time.as_secs() % 60, time.subsec_millis() / 10)
-}
-
-/// Circus's options of a watcher, with Python's types: what it has as `int`, `float`, `bool`, `str` or `None` is that.
-fn options(spec: &WatcherSpec, numprocesses: u32) -> Value {
-    let program = &spec.program;
-    // A whole number stays one: Python's clients print what they get.
-    let number = |duration: Duration| match duration.subsec_nanos() {
-        0 => json!(duration.as_secs()),
-        _ => json!(seconds(duration)),
-    };
-    let stream = |output: &Output| match output {
-        Output::Stream(StreamSpec { sink: Sink::File { path, .. }, .. }) => json!({"filename": path.to_string_lossy()}),
-        Output::Stream(_) | Output::Inherit | Output::Null => json!({}),
-    };
-    let env: Object = program.env.keys().map(|name| (name.clone(), json!("********"))).collect();
-    let uid = program.user.as_ref().map(|user| user.name.as_ref().map_or_else(|| json!(user.uid), |name| json!(name)));
-    json!({
-        "__name__": spec.name.as_str(),
-        "args": "",
-        "close_child_stderr": program.stderr == Output::Null,
-        "close_child_stdin": program.close_stdin,
-        "close_child_stdout": program.stdout == Output::Null,
-        "cmd": command_line(&program.words),
-        "copy_env": program.copy_env,
-        "env": env,
-        "executable": null,
-        "gid": program.gid,
-        "graceful_timeout": number(spec.graceful_timeout),
-        "max_age": 0,
-        "max_age_variance": 30,
-        "max_retry": spec.max_retry.map_or(-1, i64::from),
-        "numprocesses": numprocesses,
-        "on_demand": false,
-        "priority": spec.priority,
-        "respawn": spec.respawn,
-        "send_hup": false,
-        "shell": false,
-        "shell_args": null,
-        "singleton": spec.singleton.is_some(),
-        "stderr_stream_conf": stream(&program.stderr),
-        "stdout_stream_conf": stream(&program.stdout),
-        "stop_children": false,
-        "stop_signal": spec.stop_signal,
-        "uid": uid,
-        "use_sockets": false,
-        "warmup_delay": number(spec.warmup_delay),
-        "working_dir": program.working_dir.as_ref().map(|dir| dir.to_string_lossy()),
-    })
-}
-
-/// The words as a shell would need them, but with the slot's variable as people write it.
-fn command_line(words: &[String]) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "@%+=:,./_-".contains(c);
-    let quoted = words.iter().map(|word| match word.replace(WID, "").chars().all(plain) && !word.is_empty() {
-        true => word.clone(),
-        // What holds a zero byte cannot be quoted, and no program was ever started with it either.
-        false => shlex::try_quote(word).map_or_else(|_| word.clone(), |quoted| quoted.into_owned()),
+fn change(change: &Change) -> Value {
+    let mut fields = object(match change.effect {
+        Effect::Added { starts } => json!({"effect": "added", "starts": starts}),
+        Effect::Removed { stops } => json!({"effect": "removed", "stops": stops}),
+        Effect::InPlace => json!({"effect": "in-place"}),
+        Effect::Resized { from, to } => json!({"effect": "resized", "from": from, "to": to}),
+        Effect::Replaced { restarts } => json!({"effect": "replaced", "restarts": restarts}),
     });
-    quoted.collect::<Vec<_>>().join(" ")
+    fields.insert("watcher".into(), json!(change.watcher.as_str()));
+    let keys = change.keys.iter().map(|key| json!({"key": key.key, "from": key.from, "to": key.to}));
+    fields.insert("keys".into(), keys.collect());
+    Value::Object(fields)
+}
+
+/// The agent's options are texts, but Circus's interval is a `float`.
+fn global_option((name, text): (&String, &String)) -> (String, Value) {
+    let number = if name == "check_delay" { text.parse::<f64>().ok() } else { None };
+    (name.clone(), number.map_or_else(|| json!(text), |number| json!(number)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_and_times_read_as_circus_writes_them() {
-        assert_eq!(bytes(0), "0B");
-        assert_eq!(bytes(1023), "1023B");
-        assert_eq!(bytes(8_912_896), "8.50M");
-        assert_eq!(bytes(u64::MAX), "16.00E");
-        assert_eq!(processor_time(Duration::from_millis(109)), "0:00.10");
-        assert_eq!(processor_time(Duration::from_secs(3_725)), "62:05.00");
-    }
-
-    #[test]
-    fn a_command_line_is_quoted_only_where_it_must_be() {
-        let words = |words: &[&str]| command_line(&words.iter().map(ToString::to_string).collect::<Vec<_>>());
-        assert_eq!(words(&["sleep", "10"]), "sleep 10");
-        assert_eq!(words(&["sh", "-c", "a; b"]), "sh -c 'a; b'");
-        assert_eq!(words(&["run", "--fd=$(circus.wid)"]), "run --fd=$(circus.wid)");
-        assert_eq!(words(&["run", ""]), "run ''");
-    }
+    use crate::model::names::WatcherName;
 
     #[test]
     fn an_error_has_all_that_circus_promises_and_a_code() {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use circus_agent::model::names::{ClusterName, NodeName, WatcherName};
-use circus_agent::model::spec::{AgentSpec, LogOutput, Output, ProgramSpec, WatcherSpec};
+use circus_agent::model::spec::{AgentSpec, LogOutput, Output, ProgramSpec, RedisSpec, Secret, WatcherSpec};
 
 /// A node of the cluster `test` without Redis, with these watchers.
 pub(crate) fn agent(node: &NodeName, watchers: Vec<WatcherSpec>) -> AgentSpec {
@@ -19,10 +19,18 @@ pub(crate) fn agent(node: &NodeName, watchers: Vec<WatcherSpec>) -> AgentSpec {
         log_output: LogOutput::Stderr,
         python: None,
         global_options: BTreeMap::new(),
+        lease_settings: BTreeMap::new(),
+        hash: String::new(),
         redis: None,
         warmup_delay: Duration::ZERO,
         watchers,
     }
+}
+
+/// A Redis that nobody reaches.
+#[allow(dead_code, reason = "not every test has a Redis")]
+pub(crate) fn redis() -> Option<RedisSpec> {
+    Some(RedisSpec { url: Secret::new("redis://".into()) })
 }
 
 /// A watcher with Circus's defaults, which runs a program of its own name.

@@ -372,10 +372,11 @@ mod tests {
 
     use super::super::spawner::Spawner;
     use super::*;
+    use crate::host::plan::Surroundings;
     use crate::model::spec::Output;
 
     fn jobs() -> Jobs {
-        Jobs::new(Arc::new(Spawner::new().unwrap()), "test-", None)
+        Jobs::new(Arc::new(Spawner::new().unwrap()), "test-", Surroundings::default())
     }
 
     fn web() -> WatcherName {

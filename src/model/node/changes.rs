@@ -11,7 +11,7 @@ use crate::model::command::{Answer, Command, Leave, Patience, Refusal, Reply, Re
 use crate::model::event::{Action, AmendBase, Changes, Level, News, Notice};
 use crate::model::names::WatcherName;
 use crate::model::plan::{Change, Effect, KeyChange, Plan};
-use crate::model::spec::{AgentSpec, WatcherSpec};
+use crate::model::spec::{AgentSpec, Defaults, WatcherSpec};
 use crate::model::watcher::Watcher;
 
 use super::commands::Goal;
@@ -150,6 +150,8 @@ impl Node {
         // What the running agent cannot change stays as it is, and stays different until it is started again.
         self.agent.warmup_delay = spec.warmup_delay;
         self.agent.global_options = spec.global_options;
+        self.agent.lease_settings = spec.lease_settings;
+        self.agent.hash = spec.hash;
         self.watchers.sort();
         self.learn_order();
         (changed, gone)
@@ -168,8 +170,8 @@ impl Node {
     ) -> Result<(), Refusal> {
         let key = self.find(watcher)?;
         let base = Box::new(self.watchers[key].spec().clone());
-        let (of, asked) = (AmendBase::Watcher(base.clone()), changes.clone());
-        actions.push(Action::Amend { request, base: of, changes: asked });
+        let (of, asked, defaults) = (AmendBase::Watcher(base.clone()), changes.clone(), self.defaults());
+        actions.push(Action::Amend { request, base: of, changes: asked, defaults });
         self.amendments.insert(request, Amendment::Set { key, base, changes, patience });
         Ok(())
     }
@@ -183,9 +185,16 @@ impl Node {
     ) -> Result<(), Refusal> {
         let Command::Add { name, changes, start, patience } = command else { return Ok(()) };
         self.check_new(&name)?;
-        actions.push(Action::Amend { request, base: AmendBase::New(name.clone()), changes });
+        let (base, defaults) = (AmendBase::New(name.clone()), self.defaults());
+        actions.push(Action::Amend { request, base, changes, defaults });
         self.amendments.insert(request, Amendment::Add { name, start, patience });
         Ok(())
+    }
+
+    /// What a changed or new watcher takes from what is around it.
+    fn defaults(&self) -> Defaults {
+        let order = |watcher: &Watcher| (watcher.spec().name.clone(), watcher.spec().after.clone());
+        Defaults { watchers: self.watchers.iter().map(order).collect(), ..self.agent.defaults() }
     }
 
     fn check_new(&self, name: &str) -> Result<(), Refusal> {

@@ -5,7 +5,7 @@ use super::relay::Errand;
 use super::watchers::Key;
 use super::{Node, State, exit, log};
 use crate::model::command::{Answer, Command, NodeRow, NodeState, Patience, Refusal, Reply, RequestId, Sample};
-use crate::model::event::{Action, Haste, HookEnd, HookId, Level, ProcessId};
+use crate::model::event::{Action, Haste, HookEnd, HookId, Level, News, ProcessId};
 use crate::model::lease::Hold;
 use crate::model::names::{NodeName, WatcherName};
 use crate::model::pattern::Pattern;
@@ -169,7 +169,15 @@ impl Node {
             Command::Stop { pattern, patience } => {
                 let keys = self.select(pattern.as_ref(), false)?;
                 self.queue.retain(|key| !keys.contains(key));
-                keys.iter().for_each(|key| self.watchers.stir(*key).stop());
+                for key in &keys {
+                    let watcher = self.watchers.stir(*key);
+                    // One that rests is told of once more: whoever means to start it again, such as the flapping
+                    // plugin, learns that it is to stay down.
+                    if watcher.is_at_rest() && watcher.is_empty() {
+                        watcher.publish(News::Stop, actions);
+                    }
+                    watcher.stop();
+                }
                 return Ok(self.wait_or(patience, request, Goal::Down { keys }));
             }
             Command::Restart { pattern, patience } => {

@@ -156,6 +156,11 @@ impl Node {
         errands.chain(phase).chain(start).chain(self.reminder).chain(self.watchers.next_wakeup()).min()
     }
 
+    /// What is wanted of each watcher, in start order.
+    pub fn specs(&self) -> impl Iterator<Item = &WatcherSpec> {
+        self.watchers.iter().map(Watcher::spec)
+    }
+
     /// What others may see.
     pub fn snapshot(&self) -> Snapshot {
         Snapshot {
@@ -166,6 +171,7 @@ impl Node {
                 State::Running => Phase::Running,
                 State::Stopping { .. } | State::Left => Phase::Stopping,
             },
+            config: self.agent.hash.clone(),
             store: self.store.clone(),
             watchers: self.watchers.iter().map(|watcher| watcher.view(self.now)).collect(),
         }

@@ -34,16 +34,43 @@ pub struct AgentSpec {
     pub log_level: Option<LogLevel>,
     /// Where the agent logs to.
     pub log_output: LogOutput,
-    /// The interpreter for hooks and streams written in Python; nothing: the first that is found.
+    /// The interpreter for hooks and streams written in Python; nothing: none was found.
     pub python: Option<PathBuf>,
     /// What `globaloptions` answers: Circus's endpoints and `check_delay`, as the file has them.
     pub global_options: BTreeMap<String, String>,
     /// Redis, or nothing: then this machine's agents are a cluster of their own.
     pub redis: Option<RedisSpec>,
+    /// The lease timings of `[redis]` as texts, for watchers that commands add or change.
+    pub lease_settings: BTreeMap<String, String>,
+    /// Six hex digits over all keys and values but those that differ between nodes on purpose (node name, paths of the
+    /// agent's own, Redis's URL): nodes that show the same were told the same.
+    pub hash: String,
     /// The pause between the starts of two watchers.
     pub warmup_delay: Duration,
     /// The watchers in start order: by priority, highest first, then by name.
     pub watchers: Vec<WatcherSpec>,
+}
+
+/// What a watcher takes from the configuration around it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Defaults {
+    /// The interpreter for what is in Python.
+    pub python: Option<PathBuf>,
+    /// The lease timings of `[redis]`, as texts.
+    pub lease: BTreeMap<String, String>,
+    /// The watchers there are, each with those it starts after.
+    pub watchers: BTreeMap<WatcherName, Vec<WatcherName>>,
+}
+
+impl AgentSpec {
+    /// What a watcher of this agent takes from it.
+    pub fn defaults(&self) -> Defaults {
+        Defaults {
+            python: self.python.clone(),
+            lease: self.lease_settings.clone(),
+            watchers: self.watchers.iter().map(|watcher| (watcher.name.clone(), watcher.after.clone())).collect(),
+        }
+    }
 }
 
 /// How much is logged.

@@ -869,7 +869,7 @@ impl Watcher {
         (ttl * STAND_BACK_TTLS).clamp(STAND_BACK.0, STAND_BACK.1)
     }
 
-    fn publish(&self, news: News, actions: &mut Vec<Action>) {
+    pub(super) fn publish(&self, news: News, actions: &mut Vec<Action>) {
         actions.push(Action::Publish(Notice { watcher: self.spec.name.clone(), news }));
     }
 

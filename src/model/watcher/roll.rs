@@ -79,7 +79,7 @@ impl Watcher {
                 self.stop_one(oldest, now, quiet);
             }
             Some(_) => {}
-            None if new_up && staying.len() >= wanted => {
+            None if new_up && staying.len() >= wanted && !self.processes.iter().any(|p| roll.old.contains(&p.id)) => {
                 self.roll = None;
                 self.say(actions, Level::Info, None, "reloaded");
                 self.publish(News::Reload, actions);

@@ -1,7 +1,9 @@
 //! Plays on the whole model: a script of events, and what the node orders.
 
-#[path = "support/specs.rs"]
+#[path = "../support/specs.rs"]
 mod specs;
+mod stage;
+mod supervision;
 
 use std::time::Duration;
 
@@ -9,166 +11,21 @@ use circus_agent::model::command::{
     Answer, Command, NodeAbout, NodeRow, NodeState, Outcome, Part, Patience, Refusal, Reply, RequestId, Target,
 };
 use circus_agent::model::event::{
-    Action, AskKind, Event, Exit, Haste, LeaseAnswer, ProcessEvent, ProcessId, Reach, SpawnFailure,
+    Action, AskKind, Event, Exit, Haste, LeaseAnswer, ProcessEvent, ProcessId, SpawnFailure,
 };
-use circus_agent::model::names::{NodeName, WatcherName};
-use circus_agent::model::node::Node;
+use circus_agent::model::names::WatcherName;
 use circus_agent::model::pattern::Pattern;
 use circus_agent::model::random::Random;
 use circus_agent::model::snapshot::WatcherState;
-use circus_agent::model::spec::{AgentSpec, LeaseTimings, RedisSpec, Secret, WatcherSpec};
-use circus_agent::model::time::Time;
+use circus_agent::model::spec::WatcherSpec;
 use specs::watcher;
-
-const TERM: i32 = 15;
-const GRACE: Duration = Duration::from_secs(30);
-
-fn singleton(name: &str) -> WatcherSpec {
-    WatcherSpec { singleton: Some(LeaseTimings::thirds(Duration::from_secs(15))), ..watcher(name) }
-}
-
-fn name(text: &str) -> NodeName {
-    NodeName::parse(text).unwrap()
-}
-
-/// A node on a stage: what it orders is collected, and processes do as they are told unless the play says otherwise.
-struct Stage {
-    node: Node,
-    now: Time,
-    orders: Vec<Action>,
-    requests: u64,
-}
-
-impl Stage {
-    fn new(watchers: Vec<WatcherSpec>) -> Stage {
-        Stage::with(watchers, Duration::ZERO, true)
-    }
-
-    fn with(watchers: Vec<WatcherSpec>, warmup_delay: Duration, clustered: bool) -> Stage {
-        let redis = clustered.then(|| RedisSpec { url: Secret::new("redis://".into()) });
-        let spec = AgentSpec { redis, warmup_delay, ..specs::agent(&name("a"), watchers) };
-        let now = Time::from_nanos(1_000_000_000);
-        let mut stage =
-            Stage { node: Node::new(spec, Random::from_number(1), now), now, orders: Vec::new(), requests: 0 };
-        stage.tell(Event::Woke);
-        stage
-    }
-
-    fn tell(&mut self, event: Event) {
-        self.node.step(self.now, event, &mut self.orders);
-        assert!(self.node.next_wakeup().is_none_or(|due| due > self.now), "a deadline lies in the past");
-    }
-
-    fn process(&mut self, id: ProcessId, event: ProcessEvent) {
-        self.tell(Event::Process(id, event));
-    }
-
-    /// Lets time pass, waking the node whenever it asked for it.
-    fn wait(&mut self, time: Duration) {
-        let end = self.now + time;
-        while let Some(due) = self.node.next_wakeup().filter(|due| *due <= end) {
-            self.now = due;
-            self.tell(Event::Woke);
-        }
-        self.now = end;
-        self.tell(Event::Woke);
-    }
-
-    fn orders(&mut self) -> Vec<Action> {
-        let orders = std::mem::take(&mut self.orders);
-        orders.into_iter().filter(|action| !matches!(action, Action::Log { .. } | Action::Publish(_))).collect()
-    }
-
-    /// The processes ordered since the last look, as `watcher#wid`.
-    fn spawns(&mut self) -> Vec<(ProcessId, String)> {
-        let spawn = |action| match action {
-            Action::Spawn { process, launch } => Some((process, format!("{}#{}", launch.watcher, launch.wid))),
-            _ => None,
-        };
-        self.orders().into_iter().filter_map(spawn).collect()
-    }
-
-    /// Starts what was ordered; their ids.
-    fn start(&mut self) -> Vec<ProcessId> {
-        let ids: Vec<ProcessId> = self.spawns().into_iter().map(|(id, _)| id).collect();
-        for id in &ids {
-            self.process(*id, ProcessEvent::Spawned { pid: 1_000 + id.0 as u32 });
-        }
-        ids
-    }
-
-    fn end(&mut self, id: ProcessId, exit: Exit) {
-        self.process(id, ProcessEvent::Exited(exit));
-        self.process(id, ProcessEvent::Gone);
-    }
-
-    fn ask(&mut self, target: Target, command: Command) -> RequestId {
-        self.ask_within(None, target, command)
-    }
-
-    fn ask_within(&mut self, limit: Option<Duration>, target: Target, command: Command) -> RequestId {
-        self.requests += 1;
-        let request = RequestId(self.requests);
-        self.tell(Event::Asked { request, target, command, limit });
-        request
-    }
-
-    fn asks_for(&mut self, command: Command) -> RequestId {
-        self.ask(Target::Here, command)
-    }
-
-    /// The one reply to a request since the last look, if there was one.
-    fn outcome(&mut self, request: RequestId) -> Option<Outcome> {
-        let mut outcomes: Vec<_> = self
-            .orders()
-            .into_iter()
-            .filter_map(|action| match action {
-                Action::Reply { request: to, outcome } if to == request => Some(outcome),
-                _ => None,
-            })
-            .collect();
-        assert!(outcomes.len() <= 1, "answered twice: {outcomes:?}");
-        outcomes.pop()
-    }
-
-    fn state(&self, name: &str) -> WatcherState {
-        self.node.snapshot().watchers.iter().find(|watcher| watcher.name.as_str() == name).unwrap().state
-    }
-
-    fn note(&self, name: &str) -> String {
-        let snapshot = self.node.snapshot();
-        snapshot.watchers.into_iter().find(|watcher| watcher.name.as_str() == name).unwrap().note.unwrap_or_default()
-    }
-
-    /// Grants the lease that was just asked for.
-    fn grant(&mut self, token: u64) {
-        let asked = self.orders().into_iter().find_map(|action| match action {
-            Action::AskLease { watcher, ask, .. } if matches!(ask.kind, AskKind::Take { .. }) => Some((watcher, ask)),
-            _ => None,
-        });
-        let (watcher, ask) = asked.expect("a take");
-        self.tell(Event::Lease { watcher, ask, answer: LeaseAnswer::Granted { token } });
-    }
-}
-
-fn killed(orders: &[Action], id: ProcessId) -> bool {
-    orders.contains(&Action::Kill { process: id })
-}
-
-fn signalled(orders: &[Action], id: ProcessId) -> bool {
-    orders.contains(&Action::Signal { process: id, signal: TERM, reach: Reach::Main })
-}
-
-fn releases(orders: &[Action]) -> usize {
-    let release = |action: &&Action| matches!(action, Action::AskLease { ask, .. } if matches!(ask.kind, AskKind::Release { .. }));
-    orders.iter().filter(release).count()
-}
+use stage::{GRACE, Stage, TERM, killed, name, releases, signalled, singleton};
 
 #[test]
 fn processes_start_in_order_each_in_a_slot_of_its_own() {
     let mut stage = Stage::new(vec![WatcherSpec { numprocesses: 3, ..watcher("web") }, watcher("aux")]);
     let started: Vec<String> = stage.spawns().into_iter().map(|(_, what)| what).collect();
-    assert_eq!(started, ["web#1", "web#2", "web#3", "aux#1"]);
+    assert_eq!(started, ["aux#1", "web#1", "web#2", "web#3"]);
 }
 
 #[test]

@@ -1,0 +1,345 @@
+//! Those who follow this agent: each is told what happens, or what processes print, as it comes.
+//!
+//! ```text
+//!   Followers::publish ──▶ broadcast ─┐                 a task for each follower
+//!                                     ├──▶ chosen, as JSON ──▶ bounded queue ──▶ its connection
+//!   output of processes ─▶ broadcast ─┘        │
+//!                                              └── no room: counted, and said as soon as there is
+//! ```
+//!
+//! Invariants:
+//! - Whoever has something to tell never waits for a follower; one that reads too slowly loses lines, and is told how
+//!   many.
+//! - The first line of a stream is the reply to its request; each line has the request's id.
+//! - A stream ends with its client, and all of them end with the agent.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+
+use super::unix_time;
+use crate::control;
+use crate::model::command::{Answer, Outcome, Refusal, Reply};
+use crate::model::names::WatcherName;
+use crate::model::snapshot::LogLine;
+use crate::wire::{self, Follow, Subject};
+
+/// How many streams there are at once, of all clients.
+pub const MAX_FOLLOWERS: usize = 64;
+/// How many events are kept for those who ask what has been.
+pub const KEPT_EVENTS: usize = 1000;
+
+/// How far the tasks of followers may be behind what happens before they lose some of it.
+const BEHIND: usize = 1024;
+/// How many lines wait for one connection.
+const QUEUE: usize = 128;
+
+/// What followers are told of. Dropping it ends all streams.
+#[derive(Debug)]
+pub struct Followers {
+    events: broadcast::Sender<Arc<Told>>,
+    recent: VecDeque<Arc<Told>>,
+    /// Each follower's task has a receiver: by them they are counted, and end.
+    leaving: watch::Sender<()>,
+}
+
+/// An event as it is told.
+#[derive(Debug)]
+struct Told {
+    watcher: WatcherName,
+    event: Value,
+}
+
+/// The output of the watchers that one follower is to see.
+#[derive(Debug)]
+pub struct Output {
+    /// What has been, oldest first.
+    pub recent: Vec<Arc<LogLine>>,
+    /// What comes, of all watchers. Subscribed to at the same moment.
+    pub live: broadcast::Receiver<Arc<LogLine>>,
+    /// Those whose output the agent does not see.
+    pub unseen: Vec<WatcherName>,
+}
+
+impl Default for Followers {
+    fn default() -> Followers {
+        let (events, leaving) = (broadcast::Sender::new(BEHIND), watch::Sender::new(()));
+        Followers { events, recent: VecDeque::new(), leaving }
+    }
+}
+
+impl Followers {
+    /// Tells of something that happened to `watcher`; `event` as [`wire::notice_json`] has it.
+    pub fn publish(&mut self, watcher: WatcherName, event: Value) {
+        let told = Arc::new(Told { watcher, event });
+        if self.recent.len() == KEPT_EVENTS {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(Arc::clone(&told));
+        // Nobody may follow.
+        let _ = self.events.send(told);
+    }
+
+    /// Answers a request for a stream with one, or refuses it where there are [`MAX_FOLLOWERS`] already. `output` is
+    /// asked for where output is what is to be followed.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn answer(
+        &self,
+        id: Value,
+        follow: Follow,
+        output: impl FnOnce(&Follow) -> Output,
+        answer: oneshot::Sender<control::Answer>,
+    ) {
+        let reply = |reply, more| {
+            let line = wire::reply_json(&Outcome::Own(reply), &id, unix_time()).to_string();
+            // Who asked may have hung up.
+            let _ = answer.send(control::Answer { line, more });
+        };
+        if self.leaving.receiver_count() == MAX_FOLLOWERS {
+            let why = format!("{MAX_FOLLOWERS} streams are followed already: end one of them and ask again");
+            return reply(Reply::Refused(Refusal::Unavailable(why)), None);
+        }
+        let (lines, more) = mpsc::channel(QUEUE);
+        reply(Reply::Done(Answer::Ok), Some(more));
+        let stream = Stream { id, lines, leaving: self.leaving.subscribe() };
+        let live = follow.live;
+        match follow.subject {
+            Subject::Events => {
+                let fitting = self.recent.iter().rev().filter(|told| follow.fits(&told.watcher));
+                let mut recent: Vec<Arc<Told>> = fitting.take(follow.lines).cloned().collect();
+                recent.reverse();
+                let coming = live.then(|| self.events.subscribe());
+                let fits = move |told: &Told| follow.fits(&told.watcher);
+                tokio::spawn(stream.run(Vec::new(), recent, coming, fits, |told| told.event.clone()));
+            }
+            Subject::Logs => {
+                let Output { recent, live: coming, unseen } = output(&follow);
+                let notes = unseen.iter().map(note).collect();
+                let fits = move |line: &LogLine| follow.fits(&line.watcher);
+                tokio::spawn(stream.run(notes, recent, live.then_some(coming), fits, wire::log_line_json));
+            }
+        }
+    }
+}
+
+fn note(unseen: &WatcherName) -> Value {
+    json!({"note": format!("{unseen} writes to the agent's own output: give it a stdout_stream to see it here")})
+}
+
+/// The way to one follower.
+struct Stream {
+    id: Value,
+    lines: mpsc::Sender<String>,
+    leaving: watch::Receiver<()>,
+}
+
+impl Stream {
+    /// Tells all there is to tell: `notes`, what has been, and what comes, or that this was all.
+    async fn run<T>(
+        mut self,
+        notes: Vec<Value>,
+        recent: Vec<Arc<T>>,
+        coming: Option<broadcast::Receiver<Arc<T>>>,
+        fits: impl Fn(&T) -> bool,
+        json: impl Fn(&T) -> Value,
+    ) {
+        // At the client's own pace; that costs nobody but it, and the connection knows how long is too long.
+        for line in notes.into_iter().chain(recent.into_iter().map(|item| json(&item))) {
+            if self.lines.send(self.text(line)).await.is_err() {
+                return;
+            }
+        }
+        match coming {
+            Some(coming) => self.go_on(coming, fits, json).await,
+            None => drop(self.lines.send(self.text(json!({"end": true}))).await),
+        }
+    }
+
+    async fn go_on<T>(
+        &mut self,
+        mut coming: broadcast::Receiver<Arc<T>>,
+        fits: impl Fn(&T) -> bool,
+        json: impl Fn(&T) -> Value,
+    ) {
+        let mut dropped: u64 = 0;
+        loop {
+            tokio::select! {
+                // In this order, so that what was lost is said where it is missing, and all that was told before the
+                // agent leaves is passed on.
+                biased;
+                // Half the queue: with less, every other line would tell of the one that was dropped before it.
+                room = self.lines.reserve_many(QUEUE / 2), if dropped > 0 => {
+                    let Some(room) = room.ok().and_then(|mut room| room.next()) else { return };
+                    room.send(self.text(json!({"dropped": dropped})));
+                    dropped = 0;
+                }
+                told = coming.recv() => match told {
+                    Ok(item) if !fits(&item) => {}
+                    Ok(item) => match self.lines.try_reserve() {
+                        Ok(room) if dropped == 0 => room.send(self.text(json(&item))),
+                        Ok(_) | Err(TrySendError::Full(())) => dropped += 1,
+                        Err(TrySendError::Closed(())) => return,
+                    },
+                    // Of whichever watchers: it is not known any more.
+                    Err(RecvError::Lagged(missed)) => dropped += missed,
+                    Err(RecvError::Closed) => break,
+                },
+                () = self.lines.closed() => return,
+                _ = self.leaving.changed() => break,
+            }
+        }
+        if dropped > 0 {
+            let _ = self.lines.try_send(self.text(json!({"dropped": dropped})));
+        }
+    }
+
+    fn text(&self, mut line: Value) -> String {
+        line["id"] = self.id.clone();
+        line.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::pattern::Pattern;
+    use std::time::Duration;
+    use tokio::time::timeout;
+
+    fn name(name: &str) -> WatcherName {
+        WatcherName::parse(name).unwrap()
+    }
+
+    fn follow(subject: Subject, lines: usize, live: bool) -> Follow {
+        Follow { subject, names: vec![Pattern::Glob("web*".into())], lines, live }
+    }
+
+    fn line(watcher: &str, text: &str) -> Arc<LogLine> {
+        let bytes = text.as_bytes().to_vec();
+        Arc::new(LogLine { watcher: name(watcher), wid: 1, pid: 7, stream: "stdout", time: 1.0, bytes })
+    }
+
+    fn no_output(_: &Follow) -> Output {
+        unreachable!("events have nothing to do with output")
+    }
+
+    /// What comes next in a stream, or nothing at its end.
+    async fn next(more: &mut mpsc::Receiver<String>) -> Option<Value> {
+        let line = timeout(Duration::from_secs(10), more.recv()).await.expect("a line or the end")?;
+        Some(serde_json::from_str(&line).unwrap())
+    }
+
+    async fn ask(
+        followers: &Followers,
+        wanted: Follow,
+        output: impl FnOnce(&Follow) -> Output,
+    ) -> (Value, Option<mpsc::Receiver<String>>) {
+        let (sender, answer) = oneshot::channel();
+        followers.answer(json!("me"), wanted, output, sender);
+        let control::Answer { line, more } = answer.await.unwrap();
+        (serde_json::from_str(&line).unwrap(), more)
+    }
+
+    #[tokio::test]
+    async fn an_event_reaches_those_who_follow_its_watcher_and_ends_with_the_agent() {
+        let mut followers = Followers::default();
+        for number in 0..3 {
+            followers.publish(name("web"), json!({"number": number}));
+            followers.publish(name("beat"), json!({}));
+        }
+        let (reply, more) = ask(&followers, follow(Subject::Events, 2, true), no_output).await;
+        assert_eq!((&reply["status"], &reply["id"]), (&json!("ok"), &json!("me")));
+        let mut more = more.unwrap();
+        followers.publish(name("beat"), json!({}));
+        followers.publish(name("web-2"), json!({"number": 3}));
+        for number in 1..4 {
+            assert_eq!(next(&mut more).await, Some(json!({"number": number, "id": "me"})));
+        }
+        followers.publish(name("web"), json!({"number": 4}));
+        drop(followers);
+        assert_eq!(next(&mut more).await.unwrap()["number"], 4, "what was told last is still heard");
+        assert_eq!(next(&mut more).await, None);
+    }
+
+    #[tokio::test]
+    async fn only_so_many_events_are_kept() {
+        let mut followers = Followers::default();
+        for number in 0..=KEPT_EVENTS {
+            followers.publish(name("web"), json!({"number": number}));
+        }
+        let (_, more) = ask(&followers, follow(Subject::Events, usize::MAX, false), no_output).await;
+        let mut more = more.unwrap();
+        for number in 1..=KEPT_EVENTS {
+            assert_eq!(next(&mut more).await.unwrap()["number"], number);
+        }
+        assert_eq!(next(&mut more).await, Some(json!({"end": true, "id": "me"})));
+        assert_eq!(next(&mut more).await, None);
+    }
+
+    #[tokio::test]
+    async fn output_comes_after_a_note_on_what_is_not_seen_and_then_live() {
+        let followers = Followers::default();
+        let source = broadcast::Sender::new(8);
+        let output = |_: &Follow| Output {
+            recent: vec![line("web", "old")],
+            live: source.subscribe(),
+            unseen: vec![name("web-2")],
+        };
+        let (_, more) = ask(&followers, follow(Subject::Logs, 9, true), output).await;
+        let mut more = more.unwrap();
+        source.send(line("beat", "tick")).unwrap();
+        source.send(line("web", "new")).unwrap();
+        assert!(next(&mut more).await.unwrap()["note"].as_str().unwrap().starts_with("web-2 writes to the agent's"));
+        assert_eq!(next(&mut more).await.unwrap()["line"], "old");
+        assert_eq!(next(&mut more).await.unwrap()["line"], "new");
+        drop(followers);
+        assert_eq!(next(&mut more).await, None, "although there is more output to come");
+    }
+
+    #[tokio::test]
+    async fn who_reads_too_slowly_is_told_how_many_lines_were_lost() {
+        let followers = Followers::default();
+        let source = broadcast::Sender::new(4 * QUEUE);
+        let output = |_: &Follow| Output { recent: Vec::new(), live: source.subscribe(), unseen: Vec::new() };
+        let (_, more) = ask(&followers, follow(Subject::Logs, 0, true), output).await;
+        let mut more = more.unwrap();
+        for number in 0..2 * QUEUE {
+            source.send(line("web", &number.to_string())).unwrap();
+            // What is not asked for is not missed.
+            source.send(line("beat", "tick")).unwrap();
+        }
+        while !source.is_empty() {
+            tokio::task::yield_now().await;
+        }
+        for number in 0..QUEUE {
+            assert_eq!(next(&mut more).await.unwrap()["line"], number.to_string());
+        }
+        assert_eq!(next(&mut more).await, Some(json!({"dropped": QUEUE, "id": "me"})));
+        source.send(line("web", "again")).unwrap();
+        assert_eq!(next(&mut more).await.unwrap()["line"], "again");
+    }
+
+    #[tokio::test]
+    async fn a_follower_too_many_is_refused_until_one_leaves() {
+        let followers = Followers::default();
+        let mut streams = Vec::new();
+        for _ in 0..MAX_FOLLOWERS {
+            streams.push(ask(&followers, follow(Subject::Events, 0, true), no_output).await.1.unwrap());
+        }
+        let (reply, more) = ask(&followers, follow(Subject::Events, 0, true), no_output).await;
+        assert!(reply["reason"].as_str().unwrap().starts_with("64 streams are followed already"), "{reply}");
+        assert!(more.is_none());
+        streams.pop();
+        while followers.leaving.receiver_count() == MAX_FOLLOWERS {
+            tokio::task::yield_now().await;
+        }
+        let (reply, _) = ask(&followers, follow(Subject::Events, 0, true), no_output).await;
+        assert_eq!(reply["status"], "ok");
+    }
+}

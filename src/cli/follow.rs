@@ -1,0 +1,233 @@
+//! circusctl's streams: `events` and `logs`, shown as they come until nothing more is to come, or ^C.
+
+use std::io::{self, Write};
+use std::time::{Duration, SystemTime};
+
+use clap::{Args, Subcommand};
+use jiff::tz::TimeZone;
+use regex::Regex;
+use serde_json::Value;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::time::sleep;
+
+use super::ctl::{self, Global};
+use super::{ctl_exit, interrupted};
+use crate::client::follow::Stream;
+use crate::client::{ClientError, Endpoint};
+use crate::model::names::NodeName;
+use crate::model::pattern::Pattern;
+use crate::view::{StreamView, Text};
+use crate::wire::{Follow, Subject};
+
+/// How long beginning a stream may take, unless `--timeout` says otherwise.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long after a stream has broken off, or could not be taken up again, that is tried (again).
+const PAUSE: Duration = Duration::from_millis(250);
+/// How many lines are asked for, at most, where all that is kept is of interest.
+const ALL_LINES: usize = 10_000;
+
+/// What can be followed.
+#[derive(Debug, Subcommand)]
+pub(super) enum Words {
+    /// Show what happened to watchers and their processes
+    Events {
+        /// Watchers: names, or patterns with * ? [ ]
+        #[arg(value_name = "NAME")]
+        names: Vec<String>,
+        /// Go on with what happens
+        #[arg(long, short)]
+        follow: bool,
+        /// How many of the latest to show
+        #[arg(long, short = 'n', value_name = "N", default_value_t = 100)]
+        lines: usize,
+    },
+    /// Follow events as Circus has them: topics begin with these
+    #[command(hide = true)]
+    Listen {
+        /// Beginnings of topics, as watcher.web.
+        topics: Vec<String>,
+    },
+    /// Show what processes print
+    Logs(Logs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Logs {
+    /// Watchers: names, or patterns with * ? [ ]
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
+    /// Go on with what is printed
+    #[arg(long, short)]
+    follow: bool,
+    /// How many of the latest lines to show [default: 100, with --grep all that are kept]
+    #[arg(long, short = 'n', value_name = "N")]
+    lines: Option<usize>,
+    /// Show only lines that match this regular expression; (?i) ignores case
+    #[arg(long, value_name = "RE")]
+    grep: Option<Regex>,
+}
+
+/// What is shown of a stream, and how.
+struct Show {
+    view: StreamView,
+    json: bool,
+    grep: Option<Regex>,
+    topics: Vec<String>,
+    nodes: Vec<NodeName>,
+}
+
+/// Shows a stream to its end, or until ^C: the exit code.
+///
+/// # Errors
+/// It could not be begun, or broke off and is not to be followed.
+pub(super) fn run(global: &Global, words: Words) -> Result<u8, ClientError> {
+    let (follow, grep, topics) = understand(words);
+    let nodes = global.node.clone();
+    let mut show = Show {
+        view: StreamView::new(ctl::style(), TimeZone::system()),
+        json: global.json || global.prettify,
+        grep,
+        topics,
+        nodes,
+    };
+    ctl::runtime()?.block_on(async {
+        let endpoint = ctl::endpoint(global)?;
+        if let (Endpoint::Unix(_), true) = (&endpoint, global.all || !global.node.is_empty()) {
+            let why = "a stream comes from one agent: name its control socket with --endpoint; events of all nodes \
+                       come with --endpoint redis://…";
+            return Err(ClientError::Usage(why.into()));
+        }
+        tokio::select! {
+            ended = shown(global, &endpoint, follow, &mut show) => ended,
+            () = interrupted() => Ok(ctl_exit::OK),
+            () = reader_gone() => Ok(end_like_others()),
+        }
+    })
+}
+
+fn understand(words: Words) -> (Follow, Option<Regex>, Vec<String>) {
+    let globs = |names: Vec<String>| names.into_iter().map(Pattern::Glob).collect();
+    match words {
+        Words::Events { names, follow, lines } => {
+            (Follow { subject: Subject::Events, names: globs(names), lines, live: follow }, None, Vec::new())
+        }
+        Words::Listen { topics } => {
+            (Follow { subject: Subject::Events, names: Vec::new(), lines: 0, live: true }, None, topics)
+        }
+        Words::Logs(Logs { names, follow, lines, grep }) => {
+            let lines = lines.unwrap_or(if grep.is_some() { ALL_LINES } else { 100 });
+            (Follow { subject: Subject::Logs, names: globs(names), lines, live: follow }, grep, Vec::new())
+        }
+    }
+}
+
+async fn shown(global: &Global, endpoint: &Endpoint, mut follow: Follow, show: &mut Show) -> Result<u8, ClientError> {
+    let patience = global.timeout.unwrap_or(PATIENCE);
+    let mut stream = Stream::open(endpoint, &global.cluster, &follow, patience).await?;
+    // What is older than this has been shown, or was not asked for.
+    let mut seen = unix_time();
+    let mut catching_up = false;
+    loop {
+        match stream.next().await {
+            Ok(Some(line)) => {
+                let time = line["time"].as_f64();
+                if catching_up && time.is_some_and(|time| time <= seen) {
+                    continue;
+                }
+                // From the first new line on all are, even if the clock is set back.
+                catching_up &= time.is_none();
+                seen = time.map_or(seen, |time| seen.max(time));
+                if let Err(error) = show.print(&line) {
+                    return Ok(match error.kind() {
+                        io::ErrorKind::BrokenPipe => end_like_others(),
+                        _ => {
+                            eprintln!("error: standard output: {error}");
+                            ctl_exit::FAILED
+                        }
+                    });
+                }
+            }
+            Ok(None) => return Ok(ctl_exit::OK),
+            Err(error) if !follow.live => return Err(error),
+            Err(error) => {
+                eprintln!("note: {error}; waiting for its return");
+                follow.lines = ALL_LINES;
+                stream = reopened(global, endpoint, &follow, patience).await?;
+                catching_up = true;
+                match endpoint {
+                    Endpoint::Unix(_) => eprintln!("note: {endpoint} is back"),
+                    Endpoint::Redis(_) => eprintln!("note: {endpoint} is back; what happened meanwhile is not known"),
+                }
+            }
+        }
+    }
+}
+
+async fn reopened(
+    global: &Global,
+    endpoint: &Endpoint,
+    follow: &Follow,
+    patience: Duration,
+) -> Result<Stream, ClientError> {
+    loop {
+        sleep(PAUSE).await;
+        match Stream::open(endpoint, &global.cluster, follow, patience).await {
+            Err(ClientError::Unreached(_) | ClientError::Silent(_)) => {}
+            opened => return opened,
+        }
+    }
+}
+
+impl Show {
+    fn print(&mut self, line: &Value) -> io::Result<()> {
+        if !self.wants(line) {
+            return Ok(());
+        }
+        let text = match self.json {
+            false => self.view.text(line),
+            true => {
+                let mut line = line.clone();
+                line.as_object_mut().map(|line| line.remove("id"));
+                Text { out: format!("{line}\n"), err: String::new() }
+            }
+        };
+        let mut stdout = io::stdout().lock();
+        stdout.write_all(text.out.as_bytes())?;
+        stdout.flush()?;
+        eprint!("{}", text.err);
+        Ok(())
+    }
+
+    fn wants(&self, line: &Value) -> bool {
+        let greps = |text: &str| self.grep.as_ref().is_none_or(|grep| grep.is_match(text));
+        let begins = |topic: &str| self.topics.is_empty() || self.topics.iter().any(|wanted| topic.starts_with(wanted));
+        let there = |node: &str| self.nodes.is_empty() || self.nodes.iter().any(|wanted| wanted.as_str() == node);
+        line["line"].as_str().is_none_or(greps)
+            && line["topic"].as_str().is_none_or(begins)
+            && line["node"].as_str().is_none_or(there)
+    }
+}
+
+fn unix_time() -> f64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}
+
+/// Waits until nobody reads standard output any more: `circusctl logs -f | grep -m1 ready` is to end when it was found
+/// and not only when there is one more line to write.
+async fn reader_gone() {
+    // SAFETY: nothing in this program closes or replaces standard output.
+    let watched = unsafe { AsyncFd::register_with_interest(io::stdout(), Interest::ERROR) };
+    match watched {
+        Ok(stdout) => drop(stdout.ready(Interest::ERROR).await),
+        // A file: it has no reader.
+        Err(_) => std::future::pending().await,
+    }
+}
+
+/// Ends this program as others end whose output nobody reads: by SIGPIPE. Where that is blocked, an exit code is left.
+fn end_like_others() -> u8 {
+    ctl::default_sigpipe();
+    let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGPIPE);
+    ctl_exit::FAILED
+}

@@ -1,0 +1,110 @@
+//! Streams: the events and the output of one agent, or the events of a whole cluster.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+use super::{ClientError, Endpoint, MAX_REPLY};
+use crate::cluster::events::EventStream;
+use crate::model::names::{ClusterName, WatcherName};
+use crate::wire::{self, Follow, Subject};
+
+/// A stream that is being followed.
+pub struct Stream(Source);
+
+enum Source {
+    Agent { lines: BufReader<UnixStream>, at: PathBuf },
+    Cluster { events: EventStream, follow: Follow },
+}
+
+impl Stream {
+    /// Asks for a stream, and gives it back once it has begun. `patience` bounds how long that may take.
+    ///
+    /// # Errors
+    /// Nobody was reached; or the agent was, and refused ([`ClientError::Refused`]).
+    pub async fn open(
+        endpoint: &Endpoint,
+        cluster: &ClusterName,
+        follow: &Follow,
+        patience: Duration,
+    ) -> Result<Stream, ClientError> {
+        match (endpoint, follow.subject) {
+            (Endpoint::Unix(path), _) => match timeout(patience, ask(path, follow)).await {
+                Ok(begun) => Ok(Stream(Source::Agent { lines: begun?, at: path.clone() })),
+                Err(_) => Err(ClientError::Silent(format!(
+                    "the agent at {} did not reply within {} s",
+                    path.display(),
+                    patience.as_secs_f64()
+                ))),
+            },
+            (Endpoint::Redis(_), Subject::Logs) => {
+                let why = "output is not sent over Redis: ask the node's agent over its control socket";
+                Err(ClientError::Usage(why.into()))
+            }
+            (Endpoint::Redis(_), Subject::Events) if !follow.live => {
+                Err(ClientError::Usage("events are not kept in Redis: follow them with -f".into()))
+            }
+            (Endpoint::Redis(url), Subject::Events) => {
+                let events = EventStream::connect(url, cluster, patience).await.map_err(ClientError::Unreached)?;
+                Ok(Stream(Source::Cluster { events, follow: follow.clone() }))
+            }
+        }
+    }
+
+    /// The next line: an event, a line of output, or what there is to say about the stream (`note`, `dropped`).
+    /// Nothing where all has been said that was asked for. Takes as long as it takes.
+    ///
+    /// # Errors
+    /// The stream broke off.
+    pub async fn next(&mut self) -> Result<Option<Value>, ClientError> {
+        match &mut self.0 {
+            Source::Agent { lines, at } => {
+                let line = read(lines, at).await?;
+                Ok((line["end"] != true).then_some(line))
+            }
+            Source::Cluster { events, follow } => loop {
+                let text = events.next().await.map_err(ClientError::Silent)?;
+                // Anybody may publish there.
+                let Ok(event) = serde_json::from_slice::<Value>(&text) else { continue };
+                let watcher = event["watcher"].as_str().and_then(|name| WatcherName::parse(name).ok());
+                if watcher.is_some_and(|watcher| follow.fits(&watcher)) {
+                    return Ok(Some(event));
+                }
+            },
+        }
+    }
+}
+
+/// Puts the request to an agent and reads its reply.
+async fn ask(path: &Path, follow: &Follow) -> Result<BufReader<UnixStream>, ClientError> {
+    let unreached =
+        |error: io::Error| ClientError::Unreached(format!("no agent reached at {}: {error}", path.display()));
+    let mut agent = UnixStream::connect(path).await.map_err(unreached)?;
+    let mut request = wire::follow_json(follow);
+    request["id"] = json!(std::process::id());
+    agent.write_all(format!("{request}\n").as_bytes()).await.map_err(|error| broken(path, &error))?;
+    let mut lines = BufReader::new(agent);
+    let reply = read(&mut lines, path).await?;
+    match reply["status"] == "ok" {
+        true => Ok(lines),
+        false => Err(ClientError::Refused(reply["reason"].as_str().unwrap_or("it did not say why").to_owned())),
+    }
+}
+
+async fn read(lines: &mut BufReader<UnixStream>, at: &Path) -> Result<Value, ClientError> {
+    let mut line = Vec::new();
+    match lines.take(MAX_REPLY).read_until(b'\n', &mut line).await {
+        Ok(0) => Err(ClientError::Silent(format!("the agent at {} hung up", at.display()))),
+        Ok(_) => serde_json::from_slice(&line).map_err(|error| broken(at, &error.into())),
+        Err(error) => Err(broken(at, &error)),
+    }
+}
+
+fn broken(at: &Path, error: &io::Error) -> ClientError {
+    ClientError::Silent(format!("the agent at {} broke off: {error}", at.display()))
+}

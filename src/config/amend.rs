@@ -1,0 +1,79 @@
+//! A watcher with changed settings, and a new one: what `set` and `add` lead to.
+//!
+//! The settings of a watcher are a small configuration of their own. They are read by the same code as a file, so
+//! that whatever a file may say, a command may say too, and is refused for the same reasons.
+
+use std::collections::BTreeMap;
+
+use super::Surroundings;
+use super::build::{build_one, name_of};
+use super::problem::{Problem, Problems, Severity};
+use super::scan::Document;
+use super::watcher::Environment;
+use crate::model::event::{AmendBase, Changes};
+use crate::model::spec::{Defaults, WatcherSpec};
+
+/// The keys whose effect on an environment cannot be taken back, as it is not kept what there was before.
+const FIXED: [&str; 3] = ["virtualenv", "virtualenv_py_ver", "copy_path"];
+
+/// Works out a watcher with changed settings, or a new one.
+///
+/// A value may hold `$(circus.env.NAME)`, from the agent's environment or the watcher's own. Fails with all that is
+/// wrong, in one text. It looks at files and the user database, as reading a file does, and may therefore block.
+pub fn amend(
+    base: &AmendBase,
+    changes: &Changes,
+    defaults: &Defaults,
+    around: &Surroundings,
+) -> Result<WatcherSpec, String> {
+    let (name, before) = match base {
+        AmendBase::Watcher(spec) => (spec.name.to_string(), Some(spec)),
+        AmendBase::New(name) => (name.trim().to_owned(), None),
+    };
+    let head = if name.starts_with("plugin:") { name } else { format!("watcher:{name}") };
+    let name = name_of(&head)?;
+    let mut settings = before.map(|spec| spec.settings.clone()).unwrap_or_default();
+    for (key, value) in &changes.settings {
+        match value {
+            Some(value) => settings.insert(key.clone(), value.clone()),
+            None => settings.remove(key),
+        };
+    }
+    let env = match (&changes.env, before) {
+        (Some(env), _) => Environment::Plain(env.iter().cloned().collect()),
+        (None, None) => Environment::Plain(BTreeMap::new()),
+        (None, Some(spec)) => {
+            if let Some(key) = FIXED.iter().find(|key| settings.get(**key) != spec.settings.get(**key)) {
+                return Err(format!("`{key}` cannot change without `env`: change it in the file, and reload that"));
+            }
+            Environment::Complete(spec.program.env.clone())
+        }
+    };
+
+    let mut doc = Document::default();
+    for (key, value) in &defaults.lease {
+        doc.set("redis", key, (head.as_str(), key), value);
+    }
+    for (key, value) in &settings {
+        doc.set(&head, key, (head.as_str(), key), value.trim());
+    }
+    let mut problems = Problems::default();
+    let watcher = build_one(&doc, (&head, &name), env, defaults, around, &mut problems);
+    let errors: Vec<String> =
+        problems.0.iter().filter(|problem| problem.severity == Severity::Error).map(told).collect();
+    match watcher {
+        Some(watcher) if errors.is_empty() => Ok(watcher),
+        _ => Err(errors.join("; ")),
+    }
+}
+
+/// A problem without its place.
+fn told(problem: &Problem) -> String {
+    let notes = problem.notes.iter().map(|note| note.strip_prefix("help: ").unwrap_or(note));
+    let label = Some(problem.label.as_str()).filter(|label| !label.is_empty());
+    let more: Vec<&str> = label.into_iter().chain(notes).collect();
+    match more.as_slice() {
+        [] => problem.message.clone(),
+        more => format!("{} ({})", problem.message, more.join("; ")),
+    }
+}

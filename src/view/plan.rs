@@ -1,0 +1,111 @@
+//! What a changed configuration changes.
+
+use serde_json::Value;
+
+use super::table::Paint;
+use super::words::printable;
+use super::{Parts, Style, list, word};
+
+/// A plan for each node; nodes with the same plan share one.
+pub(super) fn text(parts: &Parts, style: Style) -> String {
+    let mut groups: Vec<(Vec<&str>, &Value)> = Vec::new();
+    for (node, part) in &parts.good {
+        let plan = &part["plan"];
+        match groups.iter_mut().find(|(_, other)| *other == plan) {
+            Some((nodes, _)) => nodes.push(node),
+            None => groups.push((vec![node], plan)),
+        }
+    }
+    let mut text = String::new();
+    for (nodes, plan) in groups {
+        if parts.many {
+            text.push_str(&format!("{}\n", nodes.join(", ")));
+        }
+        text.push_str(&of_one(plan, style));
+    }
+    text
+}
+
+fn of_one(plan: &Value, style: Style) -> String {
+    let (changes, needs_restart) = (list(plan, "changes"), list(plan, "needs_restart"));
+    if changes.is_empty() && needs_restart.is_empty() {
+        return "nothing to do\n".into();
+    }
+    let mut text = String::new();
+    let width = changes.iter().map(|change| word(change, "watcher").chars().count()).max().unwrap_or(0);
+    for change in changes {
+        let (sign, paint) = match change["effect"].as_str() {
+            Some("added") => ("+", Paint::Good),
+            Some("removed") => ("-", Paint::Bad),
+            _ => ("~", Paint::Warn),
+        };
+        let watcher = word(change, "watcher");
+        let fill = " ".repeat(width - watcher.chars().count());
+        text.push_str(&format!("  {} {watcher}{fill}   {}\n", paint.apply(sign, style), effect(change)));
+        let keys = list(change, "keys");
+        let width = keys.iter().map(|key| word(key, "key").chars().count()).max().unwrap_or(0);
+        for key in keys {
+            text.push_str(&format!(
+                "      {:width$}   {} → {}\n",
+                word(key, "key"),
+                side(key, "from"),
+                side(key, "to")
+            ));
+        }
+    }
+    if let Some(unchanged @ 1..) = plan["unchanged"].as_u64() {
+        text.push_str(&format!("  = {} unchanged\n", count(unchanged, "watcher", "watchers")));
+    }
+    for key in needs_restart {
+        text.push_str(&format!("  ! {}   changes with a restart of the agent only\n", key.as_str().unwrap_or("-")));
+    }
+    text.push_str(&format!("{}\n", summary(changes)));
+    text
+}
+
+/// What becomes of the watcher's processes.
+fn effect(change: &Value) -> String {
+    let number = |key: &str| change[key].as_u64().unwrap_or(0);
+    let processes = |key: &str| count(number(key), "process", "processes");
+    match change["effect"].as_str() {
+        Some("added") => format!("starts {}", processes("starts")),
+        Some("removed") => format!("stops {}", processes("stops")),
+        Some("in-place") => "no restart".into(),
+        Some("resized") => format!("{} → {}", number("from"), processes("to")),
+        Some("replaced") => match number("restarts") {
+            0 | 1 => format!("restarts {}", processes("restarts")),
+            _ => format!("restarts {}, one at a time", processes("restarts")),
+        },
+        // An agent of a later version may know more.
+        Some(other) => other.to_owned(),
+        None => "-".into(),
+    }
+}
+
+/// `plan: 1 added, 2 changed, 1 removed, 12 restarts`.
+fn summary(changes: &[Value]) -> String {
+    let of = |effect: &str| changes.iter().filter(|change| change["effect"] == effect).count() as u64;
+    let (added, removed) = (of("added"), of("removed"));
+    let restarts: u64 = changes.iter().filter_map(|change| change["restarts"].as_u64()).sum();
+    let mut facts = Vec::new();
+    for (number, what) in [(added, "added"), (changes.len() as u64 - added - removed, "changed"), (removed, "removed")]
+    {
+        if number > 0 {
+            facts.push(format!("{number} {what}"));
+        }
+    }
+    facts.push(match restarts {
+        0 => "no restart".into(),
+        _ => count(restarts, "restart", "restarts"),
+    });
+    format!("plan: {}", facts.join(", "))
+}
+
+fn count(number: u64, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
+}
+
+/// A value as it was or will be.
+fn side(key: &Value, side: &str) -> String {
+    printable(key[side].as_str().unwrap_or("(none)"))
+}

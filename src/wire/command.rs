@@ -1,0 +1,251 @@
+//! Commands back to JSON, for the agent that they are sent to.
+
+use serde_json::{Value, json};
+
+use super::settings;
+use crate::model::command::{Command, Leave, Patience, ReloadWay};
+use crate::model::event::Reach;
+use crate::model::names::NodeName;
+use crate::model::pattern::Pattern;
+
+/// What a command is called in a message.
+pub fn command_name(command: &Command) -> &'static str {
+    match command {
+        Command::List { .. } => "list",
+        Command::Status { .. } => "status",
+        Command::NumWatchers => "numwatchers",
+        Command::NumProcesses { .. } => "numprocesses",
+        Command::Stats { .. } => "stats",
+        Command::AgentStats => "dstats",
+        Command::Options { keys: None, .. } => "options",
+        Command::Options { keys: Some(_), .. } => "get",
+        Command::GlobalOptions { .. } => "globaloptions",
+        Command::ListSockets => "listsockets",
+        Command::Start { .. } => "start",
+        Command::Stop { .. } => "stop",
+        Command::Restart { .. } => "restart",
+        Command::Reload { .. } => "reload",
+        Command::ReloadConfig { .. } => "reloadconfig",
+        Command::Plan => "plan",
+        // The lowest number has no opposite; `incr` takes it as it is.
+        Command::Resize { by, .. } if *by < 0 && *by != i64::MIN => "decr",
+        Command::Resize { .. } => "incr",
+        Command::Set { .. } => "set",
+        Command::Add { .. } => "add",
+        Command::Remove { .. } => "rm",
+        Command::Signal { .. } => "signal",
+        Command::Kill { .. } => "kill",
+        Command::Quit { .. } => "quit",
+        Command::Version => "version",
+        Command::Nodes => "nodes",
+        Command::Leases => "leases",
+        Command::Failover { .. } => "failover",
+        Command::LeaseInit { .. } => "lease-init",
+    }
+}
+
+/// A command as a request without `id`, for the node that it is sent to: `{"command": …, "properties": {…}}`.
+pub fn command_json(command: &Command) -> Value {
+    let waiting = |patience: &Patience| *patience == Patience::Settled;
+    let mut properties = match command {
+        Command::NumWatchers
+        | Command::AgentStats
+        | Command::ListSockets
+        | Command::Plan
+        | Command::Version
+        | Command::Nodes
+        | Command::Leases => json!({}),
+        Command::List { watcher } | Command::Status { watcher } | Command::NumProcesses { watcher } => {
+            json!({"name": watcher})
+        }
+        Command::Stats { watcher, pid, extended } => {
+            json!({"name": watcher, "process": pid, "extended": extended.then_some(true)})
+        }
+        Command::Options { watcher, keys } => json!({"name": watcher, "keys": keys}),
+        Command::GlobalOptions { option } => json!({"option": option}),
+        Command::Start { pattern, patience }
+        | Command::Stop { pattern, patience }
+        | Command::Restart { pattern, patience } => {
+            let (name, kind) = match pattern {
+                None => (None, None),
+                Some(Pattern::Glob(text)) => (Some(text.as_str()), None),
+                Some(Pattern::Name(text)) => (Some(text.as_str()), Some("simple")),
+                Some(regex @ Pattern::Regex(_)) => (Some(regex.text()), Some("regex")),
+            };
+            json!({"name": name, "match": kind, "waiting": waiting(patience)})
+        }
+        Command::Reload { watcher, way, patience } => json!({
+            "name": watcher,
+            "graceful": *way != ReloadWay::Restart,
+            "sequential": *way == ReloadWay::Sequential,
+            "waiting": waiting(patience),
+        }),
+        Command::ReloadConfig { patience } | Command::Quit { patience } => json!({"waiting": waiting(patience)}),
+        Command::Resize { watcher, by, patience } => {
+            let nb = if command_name(command) == "decr" { -by } else { *by };
+            json!({"name": watcher, "nb": nb, "waiting": waiting(patience)})
+        }
+        Command::Set { watcher, changes, patience } => {
+            json!({"name": watcher, "options": settings::write(changes), "waiting": waiting(patience)})
+        }
+        Command::Add { name, changes, start, patience } => {
+            let mut options = settings::write(changes);
+            let (cmd, args) = (options.remove("cmd"), options.remove("args"));
+            json!({
+                "name": name, "cmd": cmd, "args": args, "options": options, "start": start,
+                "waiting": waiting(patience),
+            })
+        }
+        Command::Remove { watcher, leave, patience } => {
+            json!({"name": watcher, "nostop": *leave == Leave::Processes, "waiting": waiting(patience)})
+        }
+        Command::Signal { watcher, pid, signal, reach } => {
+            let child = if let Reach::Child(child) = reach { Some(child) } else { None };
+            // Children without their descendants, but with the process, is what a stop wants and nobody can ask for.
+            let recursive = matches!(reach, Reach::Tree | Reach::MainAndChildren);
+            json!({
+                "name": watcher, "signum": signal, "pid": pid, "childpid": child,
+                "children": (*reach == Reach::Children).then_some(true), "recursive": recursive.then_some(true),
+            })
+        }
+        Command::Kill { watcher, pid, signal, grace, patience } => json!({
+            "name": watcher, "pid": pid, "signum": signal, "graceful_timeout": grace.map(|grace| grace.as_secs_f64()),
+            "waiting": waiting(patience),
+        }),
+        Command::Failover { watcher, to, patience } => {
+            json!({"name": watcher, "to": to.as_ref().map(NodeName::as_str), "waiting": waiting(patience)})
+        }
+        Command::LeaseInit { watcher } => json!({"name": watcher}),
+    };
+    if let Value::Object(properties) = &mut properties {
+        properties.retain(|_, value| !value.is_null());
+    }
+    json!({"command": command_name(command), "properties": properties})
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::model::command::Target;
+    use crate::model::event::Changes;
+    use crate::wire::parse_request;
+
+    /// Each command in all its forms.
+    fn every_command() -> Vec<Command> {
+        let name = || Some("Web *".to_owned());
+        let mut commands = vec![
+            Command::List { watcher: None },
+            Command::List { watcher: name() },
+            Command::Status { watcher: None },
+            Command::Status { watcher: name() },
+            Command::NumWatchers,
+            Command::NumProcesses { watcher: None },
+            Command::NumProcesses { watcher: name() },
+            Command::Stats { watcher: None, pid: None, extended: false },
+            Command::Stats { watcher: name(), pid: Some(7), extended: false },
+            Command::Stats { watcher: name(), pid: None, extended: true },
+            Command::AgentStats,
+            Command::Options { watcher: "web".into(), keys: None },
+            Command::Options { watcher: "web".into(), keys: Some(vec![]) },
+            Command::Options { watcher: "web".into(), keys: Some(vec!["cmd".into(), "hooks.before_start".into()]) },
+            Command::GlobalOptions { option: None },
+            Command::GlobalOptions { option: Some("endpoint".into()) },
+            Command::ListSockets,
+            Command::Plan,
+            Command::Version,
+            Command::Nodes,
+            Command::Leases,
+            Command::LeaseInit { watcher: "beat".into() },
+        ];
+        for patience in [Patience::Admitted, Patience::Settled] {
+            for pattern in [None, name().map(Pattern::Glob), name().map(Pattern::Name), Pattern::regex("w.b").ok()] {
+                commands.push(Command::Start { pattern: pattern.clone(), patience });
+                commands.push(Command::Stop { pattern: pattern.clone(), patience });
+                commands.push(Command::Restart { pattern, patience });
+            }
+            for by in [0, 1, -1, 5, -5, i64::MAX, i64::MIN, i64::MIN + 1] {
+                commands.push(Command::Resize { watcher: "web".into(), by, patience });
+            }
+            for way in [ReloadWay::Rolling, ReloadWay::Sequential, ReloadWay::Restart] {
+                commands.push(Command::Reload { watcher: None, way, patience });
+                commands.push(Command::Reload { watcher: name(), way, patience });
+            }
+            commands.push(Command::ReloadConfig { patience });
+            for changes in [Changes::default(), changes()] {
+                commands.push(Command::Set { watcher: "web".into(), changes, patience });
+            }
+            for start in [false, true] {
+                commands.push(Command::Add { name: "web".into(), changes: changes(), start, patience });
+            }
+            for leave in [Leave::Nothing, Leave::Processes] {
+                commands.push(Command::Remove { watcher: "web".into(), leave, patience });
+            }
+            for (pid, signal, grace) in [(None, None, None), (Some(7), Some(9), Some(Duration::from_millis(2_500)))] {
+                commands.push(Command::Kill { watcher: "web".into(), pid, signal, grace, patience });
+            }
+            commands.push(Command::Quit { patience });
+            for to in [None, Some(NodeName::parse("web-2").unwrap())] {
+                commands.push(Command::Failover { watcher: "beat".into(), to, patience });
+            }
+        }
+        for (pid, reach) in
+            [(None, Reach::Main), (None, Reach::Children), (Some(7), Reach::Tree), (Some(7), Reach::Child(8))]
+        {
+            commands.push(Command::Signal { watcher: "web".into(), pid, signal: 64, reach });
+        }
+        commands
+    }
+
+    /// Of every type one, with a key that goes.
+    fn changes() -> Changes {
+        let mut settings = vec![("max_age".to_owned(), None)];
+        for (key, text) in [
+            ("args", "-c 'a b'"),
+            ("cmd", "sh"),
+            ("graceful_timeout", "2.5"),
+            ("hooks.before_start", "mod.hook,true"),
+            ("numprocesses", "3"),
+            ("respawn", "False"),
+            ("rlimit_core", ""),
+            ("stdout_stream.class", "FileStream"),
+            ("stop_signal", "15"),
+            ("warmup_delay", "1m"),
+        ] {
+            settings.push((key.into(), Some(text.into())));
+        }
+        settings.sort();
+        Changes { settings, env: Some(vec![("A".into(), "1".into()), ("B".into(), String::new())]) }
+    }
+
+    #[test]
+    fn every_command_reads_back_as_itself() {
+        for command in every_command() {
+            let request = parse_request(&command_json(&command).to_string()).unwrap();
+            assert_eq!(request.command, command);
+            assert_eq!((request.id, request.cast, request.target), (Value::Null, false, Target::Here));
+        }
+    }
+
+    #[test]
+    fn prefixes_and_corrupted_bytes_are_answered_and_never_panic() {
+        for command in every_command() {
+            let mut message = command_json(&command);
+            message["id"] = json!("é7");
+            let good = message.to_string();
+            for end in 0..good.len() {
+                if let Some(prefix) = good.get(..end) {
+                    assert_eq!(parse_request(prefix).unwrap_err().refusal.errno(), 1);
+                }
+            }
+            for at in 0..good.len() {
+                for bit in 0..8 {
+                    let mut bytes = good.clone().into_bytes();
+                    bytes[at] ^= 1 << bit;
+                    let _ = parse_request(&String::from_utf8_lossy(&bytes));
+                }
+            }
+        }
+    }
+}
