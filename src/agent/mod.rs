@@ -28,7 +28,7 @@ use crate::control::{self, ControlSocket, Question};
 use crate::host::Host;
 use crate::host::clock::{self, Alarm};
 use crate::model::command::{NodeAbout, Outcome, Refusal, Reply, RequestId};
-use crate::model::event::{Action, Ask, Event, Haste, Level, Notice};
+use crate::model::event::{Action, Ask, Event, Haste, Level, News, Notice};
 use crate::model::names::{NodeName, WatcherName};
 use crate::model::node::Node;
 use crate::model::random::Random;
@@ -426,6 +426,9 @@ impl Agent {
         let event = wire::notice_json(&notice, &self.name, unix_time());
         if let Store::Redis(redis) = &mut self.store {
             redis.publish_event(event.to_string());
+        }
+        if notice.news == News::Remove {
+            self.host.output().forget(&notice.watcher);
         }
         self.followers.publish(notice.watcher, event);
     }
