@@ -364,7 +364,8 @@ fn set_applies_what_it_accepts() {
     send(pid(&agent, "web"), libc::SIGKILL);
     agent.comes_to("web", "stopped");
     set(json!({"singleton": true}));
-    done(&agent, "start", &json!({"name": "web", "waiting": true}));
+    done(&agent, "start", &json!({"name": "web"}));
+    agent.comes_to("web", "active");
     assert_eq!(agent.lease("web")["role"], "holder");
 }
 
