@@ -23,12 +23,12 @@ use self::follow::{Followers, Output};
 use crate::cluster::identity::{Identity, IdentityError, default_state_dir, identity};
 use crate::cluster::local::{self, Local};
 use crate::cluster::{self, BusQuestion, Redis, Standing};
-use crate::config::{self, Config, Surroundings};
+use crate::config::{self, Config, Severity, Surroundings};
 use crate::control::{self, ControlSocket, Question};
 use crate::host::Host;
 use crate::host::clock::{self, Alarm};
 use crate::model::command::{NodeAbout, Outcome, Refusal, Reply, RequestId};
-use crate::model::event::{Action, Ask, Event, Haste, Level, Notice};
+use crate::model::event::{Action, Ask, Event, Haste, Level, News, Notice};
 use crate::model::names::{NodeName, WatcherName};
 use crate::model::node::Node;
 use crate::model::random::Random;
@@ -355,12 +355,16 @@ impl Agent {
             let spec = match config::read(&path, &Surroundings::of_this_process()) {
                 Ok(Config { mut spec, warnings, .. }) => {
                     if !warnings.is_empty() {
-                        tracing::warn!("\n{}", config::render(&warnings, &path));
+                        tracing::warn!("\n{}", config::render(&warnings, &path, ""));
                     }
                     overrides.apply(&mut spec);
                     Ok(Box::new(spec))
                 }
-                Err(problems) => Err(config::render(&problems, &path)),
+                Err(mut problems) => {
+                    // The warnings were told when it was last applied, most of them.
+                    problems.retain(|problem| problem.severity == Severity::Error);
+                    Err(config::render(&problems, &path, "nothing is changed"))
+                }
             };
             Event::SpecRead { request, spec }
         });
@@ -422,6 +426,9 @@ impl Agent {
         let event = wire::notice_json(&notice, &self.name, unix_time());
         if let Store::Redis(redis) = &mut self.store {
             redis.publish_event(event.to_string());
+        }
+        if notice.news == News::Remove {
+            self.host.output().forget(&notice.watcher);
         }
         self.followers.publish(notice.watcher, event);
     }

@@ -278,7 +278,8 @@ impl fmt::Display for Refusal {
             Refusal::Stopping => f.write_str("the agent is stopping"),
             Refusal::NoCluster => f.write_str("this agent has no [redis] section, so it knows no other node"),
             Refusal::Exists(name) => write!(f, "'{name}' already exist"),
-            Refusal::Unavailable(why) | Refusal::Failed(why) | Refusal::BadConfig(why) => f.write_str(why),
+            Refusal::BadConfig(problems) => write!(f, "the configuration cannot be applied\n\n{}", problems.trim_end()),
+            Refusal::Unavailable(why) | Refusal::Failed(why) => f.write_str(why),
         }
     }
 }

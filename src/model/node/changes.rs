@@ -64,8 +64,9 @@ impl Node {
         });
         let reply = match (spec, reading) {
             (Err(problems), _) => {
-                log(actions, Level::Error, format!("nothing is changed:\n{problems}"));
-                Some(Reply::Refused(Refusal::BadConfig(problems)))
+                let refusal = Refusal::BadConfig(problems);
+                log(actions, Level::Error, refusal.to_string());
+                Some(Reply::Refused(refusal))
             }
             (Ok(spec), Reading::Plan) => Some(Reply::Done(Answer::Plan(self.plan(&spec)))),
             (Ok(_), Reading::Apply { .. }) if stopping => Some(Reply::Refused(Refusal::Stopping)),
