@@ -338,7 +338,7 @@ fn set_applies_what_it_accepts() {
     assert!(!proc(pid(&agent, "web"), "environ").contains("CANARY"));
     let set = |options: Value| done(&agent, "set", &json!({"name": "web", "options": options, "waiting": true}));
     let options = json!({
-        "max_retry": 9, "copy_env": true, "retry_in": 3, "close_child_stdin": false, "close_child_stdout": true,
+        "max_retry": 9, "copy_env": true, "flapping.retry_in": 3, "close_child_stdin": false, "close_child_stdout": true,
         "close_child_stderr": true, "rlimit_nofile": 99, "rlimit_core": null,
     });
     set(options.clone());
@@ -346,6 +346,9 @@ fn set_applies_what_it_accepts() {
         let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         assert_eq!(text(&option(&agent, "web", key)), text(value), "{key}");
     }
+    // What nothing would come of is refused.
+    let reason = refused(&agent, "set", &json!({"name": "web", "options": {"retry_in": 3}}));
+    assert_eq!(reason, "unknown key 'retry_in'");
     let now = pid(&agent, "web");
     assert!(proc(now, "environ").contains("\nCANARY=sings\n"), "{}", proc(now, "environ"));
     let limits = proc(now, "limits");
@@ -378,7 +381,7 @@ fn add_takes_what_a_file_takes_and_no_empty_name() {
     }
     let options = json!({
         "autostart": false, "priority": 7, "rlimit_nofile": 99, "shell": true, "shell_args": "zero one",
-        "executable": "/bin/sh", "max_age": 3600, "stats_base_port": "8100", "after": "web",
+        "executable": "/bin/sh", "max_age": 3600, "after": "web",
     });
     let add = json!({"name": "new", "cmd": "sleep 600", "options": options, "start": true, "waiting": true});
     let started = done(&agent, "add", &add)["started"].clone();
