@@ -281,6 +281,8 @@ impl Watcher {
         if from_file {
             self.filed = Some(Box::new(spec.clone()));
         }
+        // The latest word counts, also against one that waits.
+        self.heir = None;
         if spec.singleton != self.spec.singleton {
             self.heir = Some(Box::new(spec));
             return;
