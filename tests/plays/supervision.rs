@@ -243,6 +243,7 @@ fn a_lost_lease_waits_for_no_hook() {
     stage.wait(Duration::from_secs(12));
     let story = stage.story();
     assert!(story.contains(&"signal web#1 15".to_owned()), "{story:?}");
+    assert!(!story.iter().any(|line| line.starts_with("hook")), "{story:?}");
     stage.wait(Duration::from_secs(3));
     assert!(stage.story().contains(&"kill web#1".to_owned()));
 }
@@ -334,6 +335,29 @@ fn a_reload_has_each_new_process_up_before_an_old_one_goes() {
     // And back: slots go N+1..2N, then 1..N.
     stage.asks_for(reload("web", ReloadWay::Rolling));
     assert_eq!(stage.story(), ["spawn web#1"]);
+}
+
+#[test]
+fn new_processes_take_other_slots_than_those_they_replace_even_when_these_are_free() {
+    let mut stage = running(vec![many("web", 3)]);
+    stage.asks_for(reload("web", ReloadWay::Rolling));
+    for (old, new) in [("web#1", "web#4"), ("web#2", "web#5"), ("web#3", "web#6")] {
+        stage.story();
+        stage.spawned(new);
+        stage.story();
+        stage.ends(old, ENDED);
+    }
+    let wids: Vec<u32> = stage.node.snapshot().watchers[0].processes.iter().map(|process| process.wid).collect();
+    assert_eq!(wids, [4, 5, 6]);
+    // And a crash after that is tried again in its own slot, with its own pause.
+    for _ in 0..3 {
+        stage.ends("web#5", Exit::Code(1));
+        stage.wait(Duration::from_secs(1));
+        run_all(&mut stage);
+    }
+    stage.ends("web#5", Exit::Code(1));
+    assert_eq!(stage.state("web"), WatcherState::Backoff);
+    assert!(!stage.story().iter().any(|line| line.starts_with("spawn")));
 }
 
 #[test]
