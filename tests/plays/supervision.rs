@@ -668,6 +668,16 @@ fn a_watcher_becomes_a_singleton_when_nothing_of_it_runs() {
     assert_eq!(crate::stage::releases(&stage.orders()), 1);
 }
 
+#[test]
+fn of_two_changes_in_a_row_the_latest_counts() {
+    let mut stage = running(vec![watcher("web")]);
+    file_says(&mut stage, None, vec![singleton("web")]);
+    file_says(&mut stage, None, vec![watcher("web")]);
+    stage.story();
+    stage.ends("web#1", ENDED);
+    assert_eq!(stage.story().last().unwrap(), "spawn web#1", "without asking for a lease");
+}
+
 // ---- set, add, rm, kill ----
 
 #[test]

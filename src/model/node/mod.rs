@@ -15,14 +15,17 @@ mod changes;
 mod commands;
 mod order;
 mod relay;
+mod stats;
+mod waits;
 mod watchers;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use self::changes::{Amendment, Reading};
-use self::commands::{StatsCall, Wait};
 use self::relay::Errand;
+use self::stats::StatsCall;
+use self::waits::Wait;
 use self::watchers::{Key, Watchers};
 use super::command::{Answer, Part, Refusal, Reply, RequestId};
 use super::event::{Action, Event, Haste, HookId, Level};
