@@ -6,6 +6,7 @@
 mod background;
 mod ctl;
 mod daemon;
+mod destination;
 mod follow;
 mod log;
 mod plugin;
@@ -24,6 +25,7 @@ use crate::model::spec::{LogLevel, LogOutput};
 
 pub use ctl::{CtlArgs, circusctl};
 pub use daemon::circus_agent;
+pub use destination::Destination;
 pub use log::{LogFormat, logging};
 pub use plugin::{PLUGIN, circus_plugin};
 
@@ -88,6 +90,9 @@ pub struct AgentArgs {
     /// Where to: a file, - for standard error, or syslog://…; wins over the file's `logoutput`
     #[arg(long, value_name = "WHERE", value_parser = config::log_output)]
     pub log_output: Option<LogOutput>,
+    /// Accepted for circusd's sake, with a warning: there is no Python here whose log it could describe
+    #[arg(long, value_name = "FILE")]
+    pub logger_config: Option<PathBuf>,
     /// How the log is written; text suits itself to a terminal, the journal or a file
     #[arg(long, value_enum, default_value_t)]
     pub log_format: LogFormat,
@@ -141,9 +146,11 @@ mod tests {
     fn the_agents_command_line_is_sound() {
         use clap::CommandFactory;
         AgentArgs::command().debug_assert();
-        let line = "circus-agent a.ini --check --log-format json --daemon --pidfile p --log-level debug --log-output l";
+        let line = "circus-agent a.ini --check --log-format json --daemon --pidfile p --log-level debug --log-output l \
+                    --logger-config c";
         let args = AgentArgs::read(line.split(' ')).unwrap();
         assert_eq!((args.config, args.pidfile), (Some("a.ini".into()), Some("p".into())));
+        assert_eq!(args.logger_config, Some("c".into()));
         assert_eq!((args.check, args.daemon, args.log_format), (true, true, LogFormat::Json));
         assert_eq!((args.log_level, args.log_output), (Some(LogLevel::Debug), Some(LogOutput::File("l".into()))));
         let code = |word| exit_code(&AgentArgs::try_parse_from(["circus-agent", word]).unwrap_err());

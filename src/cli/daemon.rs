@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::Path;
 
 use super::background::{self, Side};
-use super::{AgentArgs, LogFormat, agent_exit, logging, print_error};
+use super::{AgentArgs, Destination, LogFormat, agent_exit, logging, print_error};
 use crate::agent::{self, Overrides};
 use crate::config::{self, Config, Surroundings};
 use crate::model::spec::AgentSpec;
@@ -14,11 +14,15 @@ use crate::model::spec::AgentSpec;
 ///
 /// To be called on the main thread, before any other exists.
 pub fn circus_agent(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> u8 {
-    let AgentArgs { config: path, check, daemon, log_format, pidfile, log_level, log_output } =
+    let AgentArgs { config: path, check, daemon, log_format, pidfile, log_level, log_output, logger_config } =
         match AgentArgs::read(args) {
             Ok(args) => args,
             Err(code) => return code,
         };
+    if let Some(file) = logger_config {
+        let file = file.display();
+        eprintln!("warning: --logger-config {file} has no effect: --log-level and --log-output say how the log is");
+    }
     let Some(path) = path else {
         print_error("no configuration named; write one as in beatcop.ini.example, then: circus-agent FILE");
         return agent_exit::USAGE;
@@ -62,10 +66,14 @@ pub fn circus_agent(args: impl IntoIterator<Item = impl Into<OsString> + Clone>)
 
 /// Runs the agent to its end: its exit code, or why it did not begin, with the code for that.
 fn run(path: &Path, log_format: LogFormat, overrides: Overrides, config: Config) -> Result<u8, (u8, String)> {
-    logging(log_format, config.spec.log_level).map_err(|why| (agent_exit::USAGE, why))?;
-    match agent::run(path, overrides, config) {
+    let unavailable = |why: String| (agent_exit::UNAVAILABLE, why);
+    let log = Destination::open(&config.spec.log_output).map_err(unavailable)?;
+    logging(log_format, config.spec.log_level, log.clone()).map_err(|why| (agent_exit::USAGE, why))?;
+    let ended = agent::run(path, overrides, config);
+    log.flush();
+    match ended {
         Ok(code) => Ok(u8::try_from(code).unwrap_or(agent_exit::INTERNAL)),
-        Err(error) => Err((agent_exit::UNAVAILABLE, error.to_string())),
+        Err(error) => Err(unavailable(error.to_string())),
     }
 }
 

@@ -1,4 +1,4 @@
-//! The log: one line for each event, on standard error, in the form that its reader wants.
+//! The log: one line for each event, in the form that its reader wants.
 
 use std::fmt;
 use std::io::IsTerminal;
@@ -12,6 +12,7 @@ use tracing_subscriber::fmt::time::FormatTime;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
+use super::destination::Destination;
 use crate::model::spec::LogLevel;
 
 /// How the log is written.
@@ -27,7 +28,7 @@ pub enum LogFormat {
 /// Sets the log up, once for the whole process. `CIRCUS_LOG` is a filter that overrides `level`.
 ///
 /// The error is for the operator: a filter that cannot be read, or a log that is set up already.
-pub fn logging(format: LogFormat, level: Option<LogLevel>) -> Result<(), String> {
+pub fn logging(format: LogFormat, level: Option<LogLevel>, destination: Destination) -> Result<(), String> {
     let usual = match level {
         Some(LogLevel::Error) => "error",
         Some(LogLevel::Warning) => "warn",
@@ -40,11 +41,11 @@ pub fn logging(format: LogFormat, level: Option<LogLevel>) -> Result<(), String>
         }
         _ => EnvFilter::new(usual),
     };
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let style = LineStyle::of(&destination);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(destination);
     match format {
         LogFormat::Json => builder.json().flatten_event(true).with_timer(Utc).try_init(),
         LogFormat::Text => {
-            let style = LineStyle::of_stderr();
             let colour = matches!(style, LineStyle::Terminal { colour: true });
             builder.with_ansi(colour).event_format(Lines(style)).try_init()
         }
@@ -61,16 +62,20 @@ enum LineStyle {
     Terminal { colour: bool },
     /// A file or a pipe: the full time, in UTC.
     Plain,
+    /// A syslog server: it has both from elsewhere.
+    Bare,
 }
 
 impl LineStyle {
-    fn of_stderr() -> LineStyle {
-        if is_journal() {
-            return LineStyle::Journal;
-        }
-        match std::io::stderr().is_terminal() {
-            true => LineStyle::Terminal { colour: super::colours(true) },
-            false => LineStyle::Plain,
+    fn of(destination: &Destination) -> LineStyle {
+        match destination {
+            Destination::Elsewhere(_) if destination.has_time() => LineStyle::Bare,
+            Destination::Elsewhere(_) => LineStyle::Plain,
+            Destination::Stderr if is_journal() => LineStyle::Journal,
+            Destination::Stderr if std::io::stderr().is_terminal() => {
+                LineStyle::Terminal { colour: super::colours(true) }
+            }
+            Destination::Stderr => LineStyle::Plain,
         }
     }
 }
@@ -100,14 +105,15 @@ where
 
 /// What stands before the message; `now` since the Unix epoch.
 fn head(style: LineStyle, level: Level, now: Duration) -> String {
-    let (priority, word, colour) = match level {
-        Level::ERROR => (3, "error", 31),
-        Level::WARN => (4, "warning", 33),
-        Level::INFO => (6, "info", 0),
-        Level::DEBUG | Level::TRACE => (7, "debug", 2),
+    let (word, colour) = match level {
+        Level::ERROR => ("error", 31),
+        Level::WARN => ("warning", 33),
+        Level::INFO => ("info", 0),
+        Level::DEBUG | Level::TRACE => ("debug", 2),
     };
     match style {
-        LineStyle::Journal => format!("<{priority}>"),
+        LineStyle::Bare => String::new(),
+        LineStyle::Journal => format!("<{}>", severity(level)),
         LineStyle::Plain => format!("{} {word:<7} ", rfc3339(now)),
         LineStyle::Terminal { colour: with_colour } => {
             let time = time_of_day(now);
@@ -118,6 +124,16 @@ fn head(style: LineStyle, level: Level, now: Duration) -> String {
                 _ => format!("{time} {word}: "),
             }
         }
+    }
+}
+
+/// The level as syslog and the journal count it.
+pub(super) fn severity(level: Level) -> u8 {
+    match level {
+        Level::ERROR => 3,
+        Level::WARN => 4,
+        Level::INFO => 6,
+        Level::DEBUG | Level::TRACE => 7,
     }
 }
 
@@ -159,6 +175,7 @@ mod tests {
         let now = Duration::from_millis(1_795_298_934_123);
         assert_eq!(head(LineStyle::Journal, Level::ERROR, now), "<3>");
         assert_eq!(head(LineStyle::Journal, Level::DEBUG, now), "<7>");
+        assert_eq!(head(LineStyle::Bare, Level::WARN, now), "");
         assert_eq!(head(LineStyle::Plain, Level::WARN, now), "2026-11-21T22:08:54.123Z warning ");
         assert_eq!(head(LineStyle::Plain, Level::INFO, now), "2026-11-21T22:08:54.123Z info    ");
         let terminal = |colour| head(LineStyle::Terminal { colour }, Level::ERROR, now);

@@ -7,7 +7,7 @@ use futures_util::StreamExt;
 use nix::sys::prctl;
 use signal_hook_tokio::Signals;
 
-use super::{LogFormat, agent_exit, logging, print_error};
+use super::{Destination, LogFormat, agent_exit, logging, print_error};
 use crate::client::Endpoint;
 use crate::model::random::Random;
 use crate::plugins::{self, Plugin};
@@ -36,7 +36,7 @@ pub fn circus_plugin(args: impl IntoIterator<Item = impl Into<OsString>>) -> u8 
     };
     // Without it, `ps` and `top` show an agent.
     let _ = prctl::set_name(c"circus-plugin");
-    if let Err(error) = logging(LogFormat::Text, None) {
+    if let Err(error) = logging(LogFormat::Text, None, Destination::Stderr) {
         print_error(error);
         return agent_exit::USAGE;
     }
