@@ -668,6 +668,31 @@ fn a_watcher_becomes_a_singleton_when_nothing_of_it_runs() {
     assert_eq!(crate::stage::releases(&stage.orders()), 1);
 }
 
+#[test]
+fn what_changes_before_a_watcher_has_become_a_singleton_is_not_lost() {
+    let mut stage = running(vec![watcher("web")]);
+    let set = |stage: &mut Stage, spec: &WatcherSpec| {
+        let changes = settings(&[("max_retry", "9")]);
+        let request = stage.asks_for(Command::Set { watcher: "web".into(), changes, patience: Patience::Admitted });
+        let base = stage.orders().into_iter().find_map(|action| match action {
+            Action::Amend { base: AmendBase::Watcher(base), .. } => Some(*base),
+            _ => None,
+        });
+        stage.tell(Event::Amended { request, spec: Ok(Box::new(spec.clone())) });
+        base.expect("an order to work it out")
+    };
+    let told = singleton("web");
+    set(&mut stage, &told);
+    let more = WatcherSpec { max_retry: Some(9), ..told.clone() };
+    assert_eq!(set(&mut stage, &more), told, "worked out from what it is to become");
+    // Taken back, it never comes about.
+    assert_eq!(set(&mut stage, &watcher("web")), more);
+    stage.story();
+    let old = stage.pid("web#1");
+    stage.ends("web#1", ENDED);
+    assert_eq!(stage.story(), [format!("web reap {old}"), "web stop".into(), "spawn web#1".into()]);
+}
+
 // ---- set, add, rm, kill ----
 
 #[test]
