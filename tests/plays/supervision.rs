@@ -827,6 +827,23 @@ fn fewer_processes_are_wanted_and_the_oldest_go_first() {
 }
 
 #[test]
+fn without_respawn_a_waiting_incr_and_a_waiting_reload_come_to_an_end() {
+    let mut stage = running(vec![WatcherSpec { respawn: false, ..many("job", 2) }]);
+    stage.ends("job#1", Exit::Code(0));
+    let incr = stage.asks_for(Command::Resize { watcher: "job".into(), by: 1, patience: Patience::Settled });
+    assert!(stage.story().contains(&"spawn job#3".to_owned()));
+    stage.spawned("job#3");
+    assert!(reply(&mut stage, incr).is_some(), "it waits for one that will never be");
+    // As in Circus, a reload has all of them again.
+    let reload = stage.asks_for(reload("job", ReloadWay::Rolling));
+    run_all(&mut stage);
+    stage.ends("job#2", ENDED);
+    stage.ends("job#3", ENDED);
+    assert!(reply(&mut stage, reload).is_some(), "it waits for one that is not there");
+    assert_eq!(stage.node.snapshot().watchers[0].processes.len(), 3);
+}
+
+#[test]
 fn a_process_is_replaced_at_its_age() {
     let max_age = Some(Duration::from_secs(100));
     let mut stage = running(vec![WatcherSpec { max_age, max_age_variance: Duration::from_secs(10), ..watcher("web") }]);

@@ -705,7 +705,7 @@ impl Watcher {
         self.advance_roll(now, actions);
         self.shrink(now);
         self.grow(now, hold, ids, actions);
-        if self.stage == Stage::Open && self.up() >= self.numprocesses as usize {
+        if self.stage == Stage::Open && self.all_up() {
             match self.call(HookPoint::AfterStart, Facts::default(), Next::Settle) {
                 true => self.stage = Stage::Confirming,
                 false => self.settle_in(actions),
@@ -720,8 +720,10 @@ impl Watcher {
         self.publish(News::Start, actions);
     }
 
-    fn up(&self) -> usize {
-        self.processes.iter().filter(|process| process.is_up()).count()
+    /// Whether all are up that are to be: of those that ended and are not replaced nothing more is expected.
+    fn all_up(&self) -> bool {
+        let up = self.processes.iter().filter(|process| process.is_up()).count();
+        up + self.retired.len() >= self.numprocesses as usize
     }
 
     /// How many processes there may be now.
@@ -928,6 +930,12 @@ impl Watcher {
         self.roll.is_none() && self.heir.is_none() && !self.recycle
     }
 
+    /// Whether it has as many processes as are wanted, counting those that ended and are not replaced.
+    pub fn is_full(&self) -> bool {
+        let (there, wanted) = (self.processes.len(), self.numprocesses as usize);
+        there <= wanted && there + self.retired.len() >= wanted
+    }
+
     /// Whether nothing of it runs, and since when only the store is waited for.
     pub fn releasing_since(&self) -> Option<Time> {
         self.lease.as_ref().filter(|_| self.is_empty()).and_then(Lease::releasing_since)
@@ -957,7 +965,7 @@ impl Watcher {
                 Some(Hold::Firm { .. }) | None if self.must_go() => WatcherState::Stopping,
                 Some(Hold::Firm { .. }) | None if self.pausing(now).is_some() => WatcherState::Backoff,
                 Some(Hold::Firm { .. }) | None => {
-                    let up = self.stage == Stage::Settled && self.up() >= self.numprocesses as usize;
+                    let up = self.stage == Stage::Settled && self.all_up();
                     match self.processes.iter().any(Process::is_unwell) {
                         _ if !up => WatcherState::Starting,
                         true => WatcherState::Unhealthy,
@@ -1001,11 +1009,15 @@ impl Watcher {
                     Stage::Leaving => Some("hook after_stop runs".into()),
                     Stage::Closed | Stage::Open | Stage::Settled | Stage::Draining => None,
                 };
+                let retired = || match self.retired.len() {
+                    0 => None,
+                    ended => Some(format!("{ended} of {} ended, and respawn is off", self.numprocesses)),
+                };
                 let complaint = || {
                     let found = self.processes.iter().find_map(|process| Some((process.wid, process.complaint()?)));
                     found.map(|(wid, why)| format!("#{wid}: {why}"))
                 };
-                lease().or_else(gate).or_else(pause).or_else(hook).or_else(complaint)
+                lease().or_else(gate).or_else(pause).or_else(hook).or_else(complaint).or_else(retired)
             }
         }
     }
