@@ -33,7 +33,7 @@ use crate::model::names::WatcherName;
 use crate::model::spec::{self, ProgramSpec, Rotation, StreamSpec};
 
 /// How much may wait for a place. The last passage may go beyond it.
-const BUFFER: usize = 1 << 20;
+pub(super) const BUFFER: usize = 1 << 20;
 /// A write that takes longer holds up nobody any more.
 pub(super) const SLOW: Duration = Duration::from_millis(250);
 /// How long the end of a process waits for its last lines to be written.
@@ -42,7 +42,7 @@ pub(super) const PARTING: Duration = Duration::from_secs(1);
 /// losses are told before the agent leaves.
 const LAST_CHANCE: Duration = Duration::from_millis(500);
 /// The pause after a write that failed: it doubles up to the second.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+pub(super) const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 /// How often losses are told of.
 const NEWS: Duration = Duration::from_secs(10);
 
