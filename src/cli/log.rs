@@ -39,8 +39,9 @@ pub(super) fn logging(format: LogFormat, level: Option<LogLevel>, output: &LogOu
         Some(LogLevel::Debug) => "debug",
     };
     let filter = match std::env::var("CIRCUS_LOG") {
-        Ok(filter) if !filter.is_empty() => EnvFilter::try_new(&filter)
-            .map_err(|error| (agent_exit::USAGE, format!("CIRCUS_LOG={filter}: {error}")))?,
+        Ok(filter) if !filter.is_empty() => {
+            EnvFilter::try_new(&filter).map_err(|error| (agent_exit::USAGE, format!("CIRCUS_LOG={filter}: {error}")))?
+        }
         _ => EnvFilter::new(usual),
     };
     let log = Log::start(output).map_err(|error| {
