@@ -2,6 +2,7 @@
 
 #![allow(unreachable_pub)] // Included by several test files, each a crate of its own.
 #![allow(dead_code)] // Each of which uses a part of it.
+#![allow(clippy::print_stdout)] // What was seen is told.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
