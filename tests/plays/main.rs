@@ -104,7 +104,11 @@ fn without_respawn_the_last_end_is_the_watchers() {
     let ids = stage.start();
     stage.end(ids[0], Exit::Code(0));
     assert_eq!(stage.spawns(), []);
-    assert_ne!(stage.state("job"), WatcherState::Stopped);
+    // It is as it should be, and says what is missing.
+    assert_eq!(
+        (stage.state("job"), stage.note("job").as_str()),
+        (WatcherState::Active, "1 of 2 ended, and respawn is off")
+    );
     stage.end(ids[1], Exit::Code(0));
     assert_eq!((stage.spawns(), stage.state("job")), (vec![], WatcherState::Stopped));
 }

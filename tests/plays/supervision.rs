@@ -243,6 +243,7 @@ fn a_lost_lease_waits_for_no_hook() {
     stage.wait(Duration::from_secs(12));
     let story = stage.story();
     assert!(story.contains(&"signal web#1 15".to_owned()), "{story:?}");
+    assert!(!story.iter().any(|line| line.starts_with("hook")), "{story:?}");
     stage.wait(Duration::from_secs(3));
     assert!(stage.story().contains(&"kill web#1".to_owned()));
 }
@@ -334,6 +335,29 @@ fn a_reload_has_each_new_process_up_before_an_old_one_goes() {
     // And back: slots go N+1..2N, then 1..N.
     stage.asks_for(reload("web", ReloadWay::Rolling));
     assert_eq!(stage.story(), ["spawn web#1"]);
+}
+
+#[test]
+fn new_processes_take_other_slots_than_those_they_replace_even_when_these_are_free() {
+    let mut stage = running(vec![many("web", 3)]);
+    stage.asks_for(reload("web", ReloadWay::Rolling));
+    for (old, new) in [("web#1", "web#4"), ("web#2", "web#5"), ("web#3", "web#6")] {
+        stage.story();
+        stage.spawned(new);
+        stage.story();
+        stage.ends(old, ENDED);
+    }
+    let wids: Vec<u32> = stage.node.snapshot().watchers[0].processes.iter().map(|process| process.wid).collect();
+    assert_eq!(wids, [4, 5, 6]);
+    // And a crash after that is tried again in its own slot, with its own pause.
+    for _ in 0..3 {
+        stage.ends("web#5", Exit::Code(1));
+        stage.wait(Duration::from_secs(1));
+        run_all(&mut stage);
+    }
+    stage.ends("web#5", Exit::Code(1));
+    assert_eq!(stage.state("web"), WatcherState::Backoff);
+    assert!(!stage.story().iter().any(|line| line.starts_with("spawn")));
 }
 
 #[test]
@@ -669,13 +693,28 @@ fn a_watcher_becomes_a_singleton_when_nothing_of_it_runs() {
 }
 
 #[test]
-fn of_two_changes_in_a_row_the_latest_counts() {
+fn what_changes_before_a_watcher_has_become_a_singleton_is_not_lost() {
     let mut stage = running(vec![watcher("web")]);
-    file_says(&mut stage, None, vec![singleton("web")]);
-    file_says(&mut stage, None, vec![watcher("web")]);
+    let set = |stage: &mut Stage, spec: &WatcherSpec| {
+        let changes = settings(&[("max_retry", "9")]);
+        let request = stage.asks_for(Command::Set { watcher: "web".into(), changes, patience: Patience::Admitted });
+        let base = stage.orders().into_iter().find_map(|action| match action {
+            Action::Amend { base: AmendBase::Watcher(base), .. } => Some(*base),
+            _ => None,
+        });
+        stage.tell(Event::Amended { request, spec: Ok(Box::new(spec.clone())) });
+        base.expect("an order to work it out")
+    };
+    let told = singleton("web");
+    set(&mut stage, &told);
+    let more = WatcherSpec { max_retry: Some(9), ..told.clone() };
+    assert_eq!(set(&mut stage, &more), told, "worked out from what it is to become");
+    // Taken back, it never comes about.
+    assert_eq!(set(&mut stage, &watcher("web")), more);
     stage.story();
+    let old = stage.pid("web#1");
     stage.ends("web#1", ENDED);
-    assert_eq!(stage.story().last().unwrap(), "spawn web#1", "without asking for a lease");
+    assert_eq!(stage.story(), [format!("web reap {old}"), "web stop".into(), "spawn web#1".into()]);
 }
 
 // ---- set, add, rm, kill ----
@@ -809,6 +848,23 @@ fn fewer_processes_are_wanted_and_the_oldest_go_first() {
     );
     stage.ends("web#1", ENDED);
     assert_eq!(stage.story(), Vec::<String>::new(), "the end of one too many is no news");
+}
+
+#[test]
+fn without_respawn_a_waiting_incr_and_a_waiting_reload_come_to_an_end() {
+    let mut stage = running(vec![WatcherSpec { respawn: false, ..many("job", 2) }]);
+    stage.ends("job#1", Exit::Code(0));
+    let incr = stage.asks_for(Command::Resize { watcher: "job".into(), by: 1, patience: Patience::Settled });
+    assert!(stage.story().contains(&"spawn job#3".to_owned()));
+    stage.spawned("job#3");
+    assert!(reply(&mut stage, incr).is_some(), "it waits for one that will never be");
+    // As in Circus, a reload has all of them again.
+    let reload = stage.asks_for(reload("job", ReloadWay::Rolling));
+    run_all(&mut stage);
+    stage.ends("job#2", ENDED);
+    stage.ends("job#3", ENDED);
+    assert!(reply(&mut stage, reload).is_some(), "it waits for one that is not there");
+    assert_eq!(stage.node.snapshot().watchers[0].processes.len(), 3);
 }
 
 #[test]

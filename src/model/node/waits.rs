@@ -147,7 +147,7 @@ impl Node {
             Goal::Resized { key } => {
                 let Some(watcher) = self.watchers.get(*key) else { return Some(removed()) };
                 let (numprocesses, state) = (watcher.numprocesses(), watcher.state(now));
-                let all = watcher.ids().len() == numprocesses as usize && is_up(state);
+                let all = watcher.is_full() && is_up(state);
                 let idle = state == WatcherState::Stopped;
                 let answer = Answer::Resized { numprocesses, singleton: false };
                 (all || idle).then_some(Reply::Done(answer)).or_else(|| failure(watcher, now))
