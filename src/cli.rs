@@ -76,7 +76,7 @@ pub struct AgentArgs {
     /// Print every problem of the configuration and exit: 0 where there is none, 78 otherwise
     #[arg(long)]
     pub check: bool,
-    /// Run in the background; ends when all there is to start has been started, or with the reason why not
+    /// Run in the background; ends when each watcher has had its turn to start, or with the reason why none will
     #[arg(long)]
     pub daemon: bool,
     /// Where the agent's pid is written; wins over the file's `pidfile`

@@ -3,7 +3,7 @@
 //! ```text
 //!   parent ── fork ─▶ leader of a session of its own ── fork ─▶ the agent
 //!     ▲                    (ends at once)                          │
-//!     └── a socket: READY=1 when all there is to start has been started, or EXIT_STATUS=… and the reason why not
+//!     └── a socket: READY=1 when each watcher has had its turn to start, or EXIT_STATUS=… and the reason why not
 //! ```
 //!
 //! The parent waits for one of the two, or for the agent's end, and exits accordingly: a start that fails is seen. How

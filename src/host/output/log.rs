@@ -63,7 +63,7 @@ impl Log {
     pub fn put(&self, severity: u8, text: &[u8]) {
         let shared = &self.0;
         let mut backlog = shared.backlog();
-        if backlog.bytes.len() + backlog.in_hand >= BUFFER {
+        if backlog.is_full() {
             backlog.lost += lines(text).count();
             return;
         }
@@ -108,7 +108,7 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Backlog {
     bytes: Vec<u8>,
-    /// How much of what was taken out of `bytes` is not yet known to be written.
+    /// How much was taken out of `bytes` and is not yet written.
     in_hand: usize,
     /// Lines that there was no room for.
     lost: usize,
@@ -116,24 +116,36 @@ struct Backlog {
     ended: bool,
 }
 
+impl Backlog {
+    fn is_full(&self) -> bool {
+        self.bytes.len() + self.in_hand >= BUFFER
+    }
+}
+
 impl Shared {
     /// Writes what comes in, until the end.
     fn drain(&self, writer: &mut dyn Writer) {
-        let mut bytes = Vec::new();
+        let (mut bytes, mut trouble) = (Vec::new(), None);
         while self.take(&mut bytes) {
-            let Some(trouble) = self.write(&bytes, writer) else { break };
-            let lost = {
-                let mut backlog = self.backlog();
-                backlog.in_hand = 0;
-                mem::take(&mut backlog.lost)
-            };
+            match self.write(&bytes, writer) {
+                Some(new) => trouble = new.or(trouble),
+                None => break,
+            }
+            let lost = self.written();
             if lost > 0 {
-                let why = trouble.unwrap_or_else(|| format!("{} is slower than what is logged", self.place));
-                tracing::error!("{lost} lines of this log were lost: {why}");
+                let slow = || format!("{} is slower than what is logged", self.place);
+                tracing::error!("{lost} lines of this log were lost: {}", trouble.take().unwrap_or_else(slow));
             }
         }
         self.backlog().ended = true;
         self.end.notify_all();
+    }
+
+    /// Takes note that all that was in hand is written: how many lines were lost, once there is room to tell.
+    fn written(&self) -> usize {
+        let mut backlog = self.backlog();
+        backlog.in_hand = 0;
+        if backlog.is_full() { 0 } else { mem::take(&mut backlog.lost) }
     }
 
     /// Waits for what is to be written next; false when there is nothing more.
