@@ -30,7 +30,7 @@ use crate::control::{self, ControlSocket, Question};
 use crate::host::Host;
 use crate::host::clock::{self, Alarm};
 use crate::model::command::{NodeAbout, Outcome, Refusal, Reply, RequestId};
-use crate::model::event::{Action, Ask, Event, Haste, Level, News, Notice};
+use crate::model::event::{Action, Ask, Event, Level, News, Notice};
 use crate::model::names::{NodeName, WatcherName};
 use crate::model::node::Node;
 use crate::model::random::Random;
@@ -442,8 +442,9 @@ impl Agent {
             _ => name.to_owned(),
         };
         match origin.signal {
-            libc::SIGTERM | libc::SIGINT => self.take(Event::StopAsked { haste: Haste::Graceful, by }),
-            libc::SIGQUIT => self.take(Event::StopAsked { haste: Haste::Fast, by }),
+            libc::SIGTERM | libc::SIGINT | libc::SIGQUIT => {
+                self.take(Event::StopAsked { by });
+            }
             libc::SIGHUP => self.take(Event::ReloadAsked { by }),
             libc::SIGUSR1 => {
                 tracing::info!("{by}: opening log files anew");
