@@ -17,7 +17,7 @@ use circus_agent::model::spec::HookPoint;
 use circus_agent::wire;
 use serde_json::json;
 
-use agent::{Agent, Home, is_alive, send, wait_for};
+use agent::{Agent, Home, wait_for};
 
 // ------------------------------------------------------------------------------------------------- the page
 
@@ -317,89 +317,30 @@ fn written(path: &Path) -> String {
     wait_for(&path.display().to_string(), || fs::read_to_string(path).ok().filter(|text| text.ends_with('\n')))
 }
 
-/// Waits until nobody has this pid any more.
-#[track_caller]
-fn gone(pid: u32) {
-    wait_for("its end", || (!is_alive(pid)).then_some(()));
-}
-
 fn said(agent: &Agent, command: &str, name: &str) {
     let reply = agent.ask(&json!({"command": command, "properties": {"name": name, "waiting": true}}));
     assert_eq!(reply["status"], "ok", "{reply}");
 }
 
 #[test]
-fn mask_pidfile_and_log_level_are_as_told_and_the_command_line_wins() {
+fn mask_and_log_level_are_as_told_and_the_command_line_wins() {
     let home = Home::new();
-    let (mask, file, other) = (home.file("mask"), home.file("pid"), home.file("other"));
+    let mask = home.file("mask");
     let command = home.script("run", &format!("umask >{}; exec sleep 600", mask.display()));
-    // Left by an agent that was killed; its number is somebody else's now.
-    fs::write(&file, "1\n").expect("a pidfile");
-    let config = format!("umask = 027\nloglevel = error\npidfile = {}\n[watcher:web]\ncmd = {command}", file.display());
-    let mut agent = home.agent("a", &config);
-    assert_eq!((written(&mask).as_str(), written(&file)), ("0027\n", format!("{}\n", agent.pid())));
+    let mut agent = home.agent("a", &format!("umask = 027\nloglevel = error\n[watcher:web]\ncmd = {command}"));
+    assert_eq!(written(&mask), "0027\n");
     agent.comes_to("web", "active");
     assert!(!agent.log().contains("web: started"), "{}", agent.log());
     agent.signal(libc::SIGTERM);
     agent.exits(0);
-    assert!(!file.exists(), "the pidfile is left behind");
 
-    let log = home.file("by-hand.log");
+    let (log, pidfile) = (home.file("by-hand.log"), home.file("pid"));
     let path = home.file("a.ini").display().to_string();
-    let args = ["--pidfile", &other.display().to_string(), "--log-level", "info", &path];
+    let args = ["--log-level", "info", "--pidfile", &pidfile.display().to_string(), &path];
     let out = File::create(&log).expect("a log");
     let by_hand = Started(home.program(&args).stderr(out).spawn().expect("circus-agent"));
     wait_for("its log", || fs::read_to_string(&log).ok()?.contains("web: started").then_some(()));
-    assert_eq!((written(&other), file.exists()), (format!("{}\n", by_hand.0.id()), false));
-}
-
-#[test]
-fn in_the_background_it_tells_who_started_it_how_that_went() {
-    let home = Home::new();
-    let file = home.file("pid");
-    let path = home.configure("a", &format!("pidfile = {}\n[watcher:web]\n{SLEEPS}", file.display()));
-    let daemon = || {
-        let started = home.program(&["--daemon", &path.display().to_string()]).stdout(Stdio::null()).output();
-        let output = started.expect("circus-agent");
-        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
-    };
-    assert_eq!(daemon(), (Some(0), String::new()));
-    // Nobody has to wait for it.
-    let pid: u32 = fs::read_to_string(&file).expect("a pidfile").trim().parse().expect("a pid");
-    let endpoint = format!("unix://{}/a.sock", home.path().display());
-    let watchers = home.ctl(&["--endpoint", &endpoint, "list", "--json"]);
-    let second = daemon();
-    let kept = written(&file);
-    send(pid, libc::SIGTERM);
-    gone(pid);
-    assert_eq!(watchers.expect(0).json()["watchers"], json!(["web"]));
-    assert!(second.0 == Some(69) && second.1.contains("error: "), "{second:?}");
-    assert_eq!((kept, file.exists()), (format!("{pid}\n"), false));
-}
-
-#[test]
-fn the_log_goes_to_a_file_that_may_be_moved() {
-    let home = Home::new();
-    let (log, moved) = (home.file("circus.log"), home.file("circus.log.1"));
-    let config = format!("logoutput = {}\n[watcher:web]\n{SLEEPS}", log.display());
-    let mut agent = home.agent("a", &config);
-    let says = |path: &Path, text: &str| {
-        wait_for(text, || fs::read_to_string(path).ok()?.contains(text).then_some(()));
-    };
-    says(&log, "web: started");
-    assert!(!agent.log().contains("web: started"), "{}", agent.log());
-    fs::rename(&log, &moved).expect("a file to be moved");
-    said(&agent, "stop", "web");
-    says(&log, "web: stopped");
-    agent.signal(libc::SIGTERM);
-    agent.exits(0);
-    // To the last line.
-    assert!(fs::read_to_string(&log).expect("the log").ends_with("all watchers are stopped; leaving\n"), "{log:?}");
-
-    let other = home.file("other.log");
-    let args = ["--log-output", &other.display().to_string(), &home.file("a.ini").display().to_string()];
-    let _by_hand = Started(home.program(&args).spawn().expect("circus-agent"));
-    says(&other, "web: started");
+    assert_eq!(written(&pidfile), format!("{}\n", by_hand.0.id()));
 }
 
 #[test]

@@ -1,19 +1,20 @@
 //! The log: one line for each event, in the form that its reader wants.
 
 use std::fmt;
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal};
 use std::time::{Duration, SystemTime};
 
 use clap::ValueEnum;
-use tracing::{Event, Level, Subscriber};
+use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
-use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
 use tracing_subscriber::registry::LookupSpan;
 
-use super::destination::Destination;
-use crate::model::spec::LogLevel;
+use super::agent_exit;
+use crate::host::output::Log;
+use crate::model::spec::{LogLevel, LogOutput};
 
 /// How the log is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
@@ -25,10 +26,12 @@ pub enum LogFormat {
     Json,
 }
 
-/// Sets the log up, once for the whole process. `CIRCUS_LOG` is a filter that overrides `level`.
+/// Sets the log up, once for the whole process, and starts the thread that writes it. `CIRCUS_LOG` is a filter that
+/// overrides `level`.
 ///
-/// The error is for the operator: a filter that cannot be read, or a log that is set up already.
-pub fn logging(format: LogFormat, level: Option<LogLevel>, destination: Destination) -> Result<(), String> {
+/// The error is for the operator, with the exit code that it ends in: a filter that cannot be read, a file that cannot
+/// be opened.
+pub(super) fn logging(format: LogFormat, level: Option<LogLevel>, output: &LogOutput) -> Result<Logging, (u8, String)> {
     let usual = match level {
         Some(LogLevel::Error) => "error",
         Some(LogLevel::Warning) => "warn",
@@ -37,20 +40,85 @@ pub fn logging(format: LogFormat, level: Option<LogLevel>, destination: Destinat
     };
     let filter = match std::env::var("CIRCUS_LOG") {
         Ok(filter) if !filter.is_empty() => {
-            EnvFilter::try_new(&filter).map_err(|error| format!("CIRCUS_LOG={filter}: {error}"))?
+            EnvFilter::try_new(&filter).map_err(|error| (agent_exit::USAGE, format!("CIRCUS_LOG={filter}: {error}")))?
         }
         _ => EnvFilter::new(usual),
     };
-    let style = LineStyle::of(&destination);
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(destination);
+    let log = Log::start(output).map_err(|error| {
+        let place = match output {
+            LogOutput::File(path) => path.display().to_string(),
+            LogOutput::Stderr | LogOutput::Syslog(_) => "its thread".into(),
+        };
+        (agent_exit::UNAVAILABLE, format!("cannot begin to log: {place}: {error}"))
+    })?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(Door(log.clone()));
     match format {
         LogFormat::Json => builder.json().flatten_event(true).with_timer(Utc).try_init(),
         LogFormat::Text => {
+            let style = LineStyle::of(output);
             let colour = matches!(style, LineStyle::Terminal { colour: true });
             builder.with_ansi(colour).event_format(Lines(style)).try_init()
         }
     }
-    .map_err(|error| error.to_string())
+    .map_err(|error| (agent_exit::INTERNAL, error.to_string()))?;
+    if *output != LogOutput::Stderr {
+        // Where stderr is, nobody may look.
+        std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
+    }
+    Ok(Logging(log))
+}
+
+/// The log that was set up. To be kept to the end: what is left to be written then is, for as long as a second.
+#[derive(Debug)]
+#[must_use]
+pub(super) struct Logging(Log);
+
+impl Drop for Logging {
+    fn drop(&mut self) {
+        self.0.finish();
+    }
+}
+
+/// Where each event goes in, with its severity.
+struct Door(Log);
+
+impl<'a> MakeWriter<'a> for Door {
+    type Writer = Entry<'a>;
+
+    fn make_writer(&'a self) -> Entry<'a> {
+        Entry { log: &self.0, severity: severity(Level::INFO) }
+    }
+
+    fn make_writer_for(&'a self, about: &Metadata<'_>) -> Entry<'a> {
+        Entry { log: &self.0, severity: severity(*about.level()) }
+    }
+}
+
+/// Takes the text of one event, which comes in one piece.
+struct Entry<'a> {
+    log: &'a Log,
+    severity: u8,
+}
+
+impl io::Write for Entry<'_> {
+    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+        self.log.put(self.severity, text);
+        Ok(text.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Syslog's number for a level, which is the journal's too.
+fn severity(level: Level) -> u8 {
+    match level {
+        Level::ERROR => 3,
+        Level::WARN => 4,
+        Level::INFO => 6,
+        Level::DEBUG | Level::TRACE => 7,
+    }
 }
 
 /// Who reads the lines.
@@ -62,20 +130,18 @@ enum LineStyle {
     Terminal { colour: bool },
     /// A file or a pipe: the full time, in UTC.
     Plain,
-    /// A syslog server: it has both from elsewhere.
+    /// A syslog server: it is given the time and the priority beside the line.
     Bare,
 }
 
 impl LineStyle {
-    fn of(destination: &Destination) -> LineStyle {
-        match destination {
-            Destination::Elsewhere(_) if destination.has_time() => LineStyle::Bare,
-            Destination::Elsewhere(_) => LineStyle::Plain,
-            Destination::Stderr if is_journal() => LineStyle::Journal,
-            Destination::Stderr if std::io::stderr().is_terminal() => {
-                LineStyle::Terminal { colour: super::colours(true) }
-            }
-            Destination::Stderr => LineStyle::Plain,
+    fn of(output: &LogOutput) -> LineStyle {
+        match output {
+            LogOutput::File(_) => LineStyle::Plain,
+            LogOutput::Syslog(_) => LineStyle::Bare,
+            LogOutput::Stderr if is_journal() => LineStyle::Journal,
+            LogOutput::Stderr if io::stderr().is_terminal() => LineStyle::Terminal { colour: super::colours(true) },
+            LogOutput::Stderr => LineStyle::Plain,
         }
     }
 }
@@ -84,7 +150,7 @@ impl LineStyle {
 /// us may have pointed our output elsewhere.
 fn is_journal() -> bool {
     let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
-    let Ok(found) = nix::sys::stat::fstat(std::io::stderr()) else { return false };
+    let Ok(found) = nix::sys::stat::fstat(io::stderr()) else { return false };
     stream == format!("{}:{}", found.st_dev, found.st_ino)
 }
 
@@ -127,16 +193,6 @@ fn head(style: LineStyle, level: Level, now: Duration) -> String {
     }
 }
 
-/// The level as syslog and the journal count it.
-pub(super) fn severity(level: Level) -> u8 {
-    match level {
-        Level::ERROR => 3,
-        Level::WARN => 4,
-        Level::INFO => 6,
-        Level::DEBUG | Level::TRACE => 7,
-    }
-}
-
 /// `2026-11-21T22:08:54.123Z`.
 fn rfc3339(now: Duration) -> String {
     let seconds = now.as_secs();
@@ -175,7 +231,6 @@ mod tests {
         let now = Duration::from_millis(1_795_298_934_123);
         assert_eq!(head(LineStyle::Journal, Level::ERROR, now), "<3>");
         assert_eq!(head(LineStyle::Journal, Level::DEBUG, now), "<7>");
-        assert_eq!(head(LineStyle::Bare, Level::WARN, now), "");
         assert_eq!(head(LineStyle::Plain, Level::WARN, now), "2026-11-21T22:08:54.123Z warning ");
         assert_eq!(head(LineStyle::Plain, Level::INFO, now), "2026-11-21T22:08:54.123Z info    ");
         let terminal = |colour| head(LineStyle::Terminal { colour }, Level::ERROR, now);

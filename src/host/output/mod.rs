@@ -10,8 +10,8 @@
 //! ```
 //!
 //! Reading order: `reader` (one for each pipe), `passage` (what it passes on), [`Hub`], `signs`, `sink` (the buffer, and
-//! what is lost), `format` (from lines to bytes), `place`, and what writes there: `file` with `rotation`, `stdout`,
-//! `datagram`, `python`.
+//! what is lost), `format` (from lines to bytes), `place`, and what writes there: `file` with `rotation`,
+//! `standard`, `datagram`, `python`. Beside them, [`Log`]: what the agent has to say itself.
 //!
 //! # Invariants
 //!
@@ -27,6 +27,7 @@ mod datagram;
 mod file;
 mod format;
 mod hub;
+mod log;
 mod passage;
 mod place;
 mod python;
@@ -34,7 +35,7 @@ mod reader;
 mod rotation;
 mod signs;
 mod sink;
-mod stdout;
+mod standard;
 
 use std::convert::Infallible;
 use std::fs::File;
@@ -49,6 +50,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 pub use self::hub::Hub;
+pub use self::log::Log;
 use self::passage::{Source, Stream};
 use self::place::Means;
 use self::reader::{BUFFER, Outlets, Reader};

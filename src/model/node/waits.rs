@@ -130,9 +130,10 @@ impl Node {
             }
             Goal::Down { keys } => {
                 let mut watchers = keys.iter().filter_map(|key| self.watchers.get(*key));
+                let answer = if keys.len() == 1 { Answer::Stopped } else { Answer::Ok };
                 match watchers.clone().find(|watcher| !watcher.is_at_rest()) {
                     Some(watcher) => Some(called_back(watcher)),
-                    None => watchers.all(Watcher::is_down).then_some(Reply::Done(Answer::Ok)),
+                    None => watchers.all(Watcher::is_down).then_some(Reply::Done(answer)),
                 }
             }
             Goal::Removed { keys } => match keys.iter().find(|key| self.watchers.get(**key).is_some()) {
@@ -147,7 +148,7 @@ impl Node {
             Goal::Resized { key } => {
                 let Some(watcher) = self.watchers.get(*key) else { return Some(removed()) };
                 let (numprocesses, state) = (watcher.numprocesses(), watcher.state(now));
-                let all = watcher.ids().len() == numprocesses as usize && is_up(state);
+                let all = watcher.is_full() && is_up(watcher, now);
                 let idle = state == WatcherState::Stopped;
                 let answer = Answer::Resized { numprocesses, singleton: false };
                 (all || idle).then_some(Reply::Done(answer)).or_else(|| failure(watcher, now))
@@ -176,7 +177,7 @@ impl Node {
                 if let Some(failed) = failure(watcher, now) {
                     return Some(failed);
                 }
-                let up = is_up(watcher.state(now)) || watcher.is_at_rest();
+                let up = is_up(watcher, now) || watcher.is_at_rest();
                 let started = watcher.pids().into_iter().map(|(_, pid)| pid).collect();
                 up.then_some(Reply::Done(Answer::Added { started }))
             }
@@ -186,7 +187,7 @@ impl Node {
                     return Some(failed);
                 }
                 let replaced = !replace || watchers.iter().all(|w| w.ids().iter().all(|id| !before.contains(id)));
-                let up = |watcher: &&Watcher| is_up(watcher.state(now)) || watcher.state(now) == WatcherState::Stopped;
+                let up = |watcher: &&Watcher| is_up(watcher, now) || watcher.state(now) == WatcherState::Stopped;
                 if !replaced || !watchers.iter().all(up) {
                     return None;
                 }
@@ -210,14 +211,23 @@ impl Node {
         }
         let queued = |key: &Key| self.queue.contains(key);
         let settled = |watcher: &&Watcher| {
-            watcher.is_as_told() && (watcher.is_down() || (!watcher.is_at_rest() && is_up(watcher.state(now))))
+            watcher.is_as_told() && (watcher.is_down() || (!watcher.is_at_rest() && is_up(watcher, now)))
         };
         (watchers.iter().all(settled) && !keys.iter().any(queued)).then_some(Ok(()))
     }
 }
 
-fn is_up(state: WatcherState) -> bool {
-    matches!(state, WatcherState::Active | WatcherState::Unhealthy | WatcherState::Standby)
+/// Whether it runs as it should, here or elsewhere. A singleton whose lease was not answered for yet may be about to.
+fn is_up(watcher: &Watcher, now: Time) -> bool {
+    match watcher.state(now) {
+        WatcherState::Active | WatcherState::Unhealthy => true,
+        WatcherState::Standby => watcher.lease().is_some_and(|lease| lease.waits_because().is_some()),
+        WatcherState::Stopped
+        | WatcherState::Starting
+        | WatcherState::Backoff
+        | WatcherState::Stopping
+        | WatcherState::Failed => false,
+    }
 }
 
 fn removed() -> Reply {

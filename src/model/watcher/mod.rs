@@ -196,9 +196,9 @@ impl Watcher {
         self.spec.singleton.map(|timings| Lease::new(name, node.clone(), timings, self.random.branch()))
     }
 
-    /// Its configuration, with what commands have changed.
+    /// Its configuration, with what commands have changed: what it is to become, where that waits until it is down.
     pub fn spec(&self) -> &WatcherSpec {
-        &self.spec
+        self.heir.as_deref().unwrap_or(&self.spec)
     }
 
     /// What the file said of it when it was last read; nothing for one that a command added.

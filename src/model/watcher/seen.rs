@@ -61,6 +61,12 @@ impl Watcher {
         self.roll.is_none() && self.heir.is_none() && !self.recycle
     }
 
+    /// Whether it has as many processes as are wanted, counting those that ended and are not replaced.
+    pub fn is_full(&self) -> bool {
+        let (there, wanted) = (self.processes.len(), self.numprocesses as usize);
+        there <= wanted && there + self.retired.len() >= wanted
+    }
+
     /// Whether nothing of it runs, and since when only the store is waited for.
     pub fn releasing_since(&self) -> Option<Time> {
         self.lease.as_ref().filter(|_| self.is_empty()).and_then(Lease::releasing_since)
@@ -90,7 +96,7 @@ impl Watcher {
                 Some(Hold::Firm { .. }) | None if self.must_go() => WatcherState::Stopping,
                 Some(Hold::Firm { .. }) | None if self.pausing(now).is_some() => WatcherState::Backoff,
                 Some(Hold::Firm { .. }) | None => {
-                    let up = self.stage == Stage::Settled && self.up() >= self.numprocesses as usize;
+                    let up = self.stage == Stage::Settled && self.all_up();
                     match self.processes.iter().any(Process::is_unwell) {
                         _ if !up => WatcherState::Starting,
                         true => WatcherState::Unhealthy,
@@ -134,11 +140,15 @@ impl Watcher {
                     Stage::Leaving => Some("hook after_stop runs".into()),
                     Stage::Closed | Stage::Open | Stage::Settled | Stage::Draining => None,
                 };
+                let retired = || match self.retired.len() {
+                    0 => None,
+                    ended => Some(format!("{ended} of {} ended, and respawn is off", self.numprocesses)),
+                };
                 let complaint = || {
                     let found = self.processes.iter().find_map(|process| Some((process.wid, process.complaint()?)));
                     found.map(|(wid, why)| format!("#{wid}: {why}"))
                 };
-                lease().or_else(gate).or_else(pause).or_else(hook).or_else(complaint)
+                lease().or_else(gate).or_else(pause).or_else(hook).or_else(complaint).or_else(retired)
             }
         }
     }

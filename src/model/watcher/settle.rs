@@ -237,7 +237,7 @@ impl Watcher {
         self.advance_roll(now, actions);
         self.shrink(now);
         self.grow(now, hold, ids, actions);
-        if self.stage == Stage::Open && self.up() >= self.numprocesses as usize {
+        if self.stage == Stage::Open && self.all_up() {
             match self.call(HookPoint::AfterStart, Facts::default(), Next::Settle) {
                 true => self.stage = Stage::Confirming,
                 false => self.settle_in(actions),
@@ -252,8 +252,10 @@ impl Watcher {
         self.publish(News::Start, actions);
     }
 
-    pub(super) fn up(&self) -> usize {
-        self.processes.iter().filter(|process| process.is_up()).count()
+    /// Whether all are up that are to be: of those that ended and are not replaced nothing more is expected.
+    pub(super) fn all_up(&self) -> bool {
+        let up = self.processes.iter().filter(|process| process.is_up()).count();
+        up + self.retired.len() >= self.numprocesses as usize
     }
 
     /// How many processes there may be now.
