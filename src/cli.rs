@@ -63,7 +63,7 @@ pub mod agent_exit {
     name = "circus-agent",
     version,
     about = "Supervises processes, and keeps what must be alone in the cluster alone, over Redis",
-    after_help = "Signals: TERM and INT stop, QUIT kills what runs and stops, HUP applies what has changed in the \
+    after_help = "Signals: TERM, INT and QUIT stop, and kill what runs when they come again, HUP applies what has changed in the \
                   configuration, USR1 opens log files anew.\n\
                   Exit codes: 0 stopped on request, 64 usage, 69 something needed is not available, 70 internal \
                   error, 78 problems in the configuration.\n\

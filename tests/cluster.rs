@@ -296,6 +296,20 @@ lease_case_tests!();
 // ---- Leases, where Redis does not do its part ----
 
 #[tokio::test]
+async fn the_release_of_a_lease_that_is_asked_for_later_is_heard_too() {
+    let server = RedisServer::start();
+    let mut agent = Agent::ready(&server.url(), "b", 2).await;
+    let late = WatcherName::parse("late").unwrap();
+    agent.redis.ask(&late, take(&owner("b", 2)), ASK);
+    let freed = Event::LeaseFreed { watcher: late.clone() };
+    // Once when its channel is new, as something may have been missed.
+    agent.next(|event| (event == freed).then_some(())).await;
+    let lease = LeaseName { cluster: cluster(), watcher: late };
+    server.command(&["PUBLISH", &lease.free_channel(), "x"]);
+    agent.next(|event| (event == freed).then_some(())).await;
+}
+
+#[tokio::test]
 async fn a_waiter_hears_of_a_release_and_takes_the_lease() {
     let server = RedisServer::start();
     let (a, b) = (owner("a", 1), owner("b", 2));

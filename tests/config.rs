@@ -144,10 +144,11 @@ fn describe_watcher(watcher: &WatcherSpec, fact: &mut impl FnMut(String)) {
 #[test]
 fn good_files_mean_what_their_texts_say() {
     for path in files("good") {
-        let config = read(&path).unwrap_or_else(|problems| panic!("{}", config::render(&problems, &path)));
+        let config = read(&path)
+            .unwrap_or_else(|problems| panic!("{}", config::render(&problems, &path, "nothing was started")));
         let mut found = describe(&config);
         if !config.warnings.is_empty() {
-            found.push_str(&format!("\n{}", config::render(&config.warnings, &path)));
+            found.push_str(&format!("\n{}", config::render(&config.warnings, &path, "nothing was started")));
         }
         compare(&path, &found);
     }
@@ -158,7 +159,7 @@ fn bad_files_are_refused_with_every_problem_and_its_place() {
     for path in files("bad") {
         let problems = read(&path).expect_err(&path.display().to_string());
         assert!(problems.iter().any(|problem| problem.severity == Severity::Error));
-        compare(&path, &config::render(&problems, &path));
+        compare(&path, &config::render(&problems, &path, "nothing was started"));
     }
 }
 
@@ -194,7 +195,7 @@ const EXAMPLE: &str = "beatcop.ini.example";
 #[test]
 fn the_example_is_valid_and_runs_one_singleton() {
     let config = config::read(Path::new(EXAMPLE), &around("")).unwrap_or_else(|problems| {
-        panic!("{}", config::render(&problems, Path::new(EXAMPLE)));
+        panic!("{}", config::render(&problems, Path::new(EXAMPLE), "nothing was started"));
     });
     // Whether celery is installed is the machine's affair.
     assert!(config.warnings.iter().all(|problem| problem.code == code::PROGRAM), "{:?}", config.warnings);
@@ -266,7 +267,7 @@ fn each_documented_key_is_known_and_says_truly_whether_it_works() {
         };
         let errors: Vec<_> = problems.iter().filter(|problem| problem.severity == Severity::Error).collect();
         let unsupported = errors.iter().all(|problem| later && problem.code == code::NOT_YET);
-        assert!(unsupported, "{setting}\n{}", config::render(&problems, &path));
+        assert!(unsupported, "{setting}\n{}", config::render(&problems, &path, "nothing was started"));
         assert!(problems.iter().all(|problem| problem.code != code::FREE_FORM), "{setting}");
     }
     assert!(keys > 150, "{keys}");
@@ -283,7 +284,8 @@ fn config_of(text: &str) -> Config {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("t.ini");
     fs::write(&path, text).expect("a file");
-    config::read(&path, &around(text)).unwrap_or_else(|problems| panic!("{}", config::render(&problems, &path)))
+    config::read(&path, &around(text))
+        .unwrap_or_else(|problems| panic!("{}", config::render(&problems, &path, "nothing was started")))
 }
 
 fn existing(config: &Config, name: &str) -> AmendBase {
@@ -324,7 +326,8 @@ fn settings_hold_all_that_a_watcher_was_told() {
 
 #[test]
 fn a_watcher_takes_changed_settings() {
-    let config = config_of("[watcher:w]\ncmd = sleep 1\nnumprocesses = 2\n[env]\nA = 1\n[watcher:db]\ncmd = x\n");
+    let config =
+        config_of("[watcher:w]\ncmd = sleep 1\nnumprocesses = 2\nfree = 1\n[env]\nA = 1\n[watcher:db]\ncmd = x\n");
     let amend =
         |changes: &Changes| config::amend(&existing(&config, "w"), changes, &config.spec.defaults(), &around(""));
     let more = [
@@ -339,7 +342,9 @@ fn a_watcher_takes_changed_settings() {
     assert_eq!(amended.after, [WatcherName::parse("db").expect("a name")]);
     assert_eq!((amended.settings["free"].as_str(), amended.program.env["A"].as_str()), ("/root", "1"));
     let fewer = amend(&changes(&[("numprocesses", None)])).expect("a watcher");
-    assert_eq!((fewer.numprocesses, fewer.settings.len()), (1, 1));
+    assert_eq!((fewer.numprocesses, fewer.settings.len()), (1, 2));
+    // A file may have keys that nobody knows; whoever types one has mistaken it.
+    assert_eq!(amend(&changes(&[("colour", Some("red"))])).expect_err("a mistake"), "unknown key 'colour'");
     let env = Changes { env: Some(vec![("B".into(), "2".into())]), ..changes(&[("args", Some("$(circus.env.b)"))]) };
     let other = amend(&env).expect("a watcher").program;
     assert_eq!(

@@ -59,7 +59,7 @@ fn every_configuration_shown_or_shipped_is_accepted() {
     let mut tried = 0;
     let mut accept = |path: &Path, from: &Path| {
         if let Err(problems) = config::read(path, &around) {
-            panic!("{}: {}", from.display(), config::render(&problems, path));
+            panic!("{}: {}", from.display(), config::render(&problems, path, ""));
         }
         tried += 1;
     };

@@ -2,6 +2,8 @@
 //!
 //! The names of these tests are the defects of Circus's plugins, mended.
 
+#![allow(clippy::print_stdout)] // How an agent ended is told.
+
 #[path = "support/agent.rs"]
 mod agent;
 #[path = "support/redis.rs"]
@@ -56,6 +58,16 @@ fn receives(statsd: &UdpSocket, wanted: &[&str]) {
     }
 }
 
+/// Has `bad` flap until the plugin stops it, which thus has seen all that happened before.
+#[track_caller]
+fn flaps(agent: &Agent) {
+    let seen = |agent: &Agent| agent.log().matches("bad: flapping").count();
+    let before = seen(agent);
+    agent.ask(&json!({"command": "start", "properties": {"name": "bad"}}));
+    wait_for("flapping that is seen", || (seen(agent) > before).then_some(()));
+    agent.comes_to("bad", "stopped");
+}
+
 const FLAPPING: &str = "\n[plugin:flapping]\nuse = circus.plugins.flapping.Flapping\n";
 /// Ends at once, which is too soon.
 const BAD: &str = "\n[watcher:bad]\ncmd = /bin/sh -c 'exit 3'\n";
@@ -63,11 +75,12 @@ const BAD: &str = "\n[watcher:bad]\ncmd = /bin/sh -c 'exit 3'\n";
 #[test]
 fn flapping_is_stopped_while_another_watcher_takes_its_time_to_stop() {
     let home = Home::new();
-    let slow =
-        "\n[watcher:slow]\ncmd = /bin/sh -c 'trap \"\" TERM; while :; do sleep 1; done'\ngraceful_timeout = 60\n";
+    let stubborn = home.script("stubborn", "trap '' TERM\necho > $1\nwhile :; do sleep 1; done\n");
+    let deaf = home.file("deaf");
+    let slow = format!("\n[watcher:slow]\ncmd = {stubborn} {}\ngraceful_timeout = 60\n", deaf.display());
     let bad = format!("{BAD}autostart = False\n");
     let agent = home.agent("a", &format!("{FLAPPING}retry_in = 0.1\nmax_retry = 1\n{slow}{bad}"));
-    agent.comes_to("slow", "active");
+    wait_for("a process that is deaf to SIGTERM", || deaf.exists().then_some(()));
     // From here on a stop is under way.
     agent.ask(&json!({"command": "stop", "properties": {"name": "slow"}}));
     agent.comes_to("plugin:flapping", "active");
@@ -76,7 +89,7 @@ fn flapping_is_stopped_while_another_watcher_takes_its_time_to_stop() {
         "plugin:flapping: bad: flapping: slot 1 ended 2 times within 1 s of running; stopped, starts again in 0.1 s",
     );
     agent.logs("bad: has rested; starting it");
-    agent.logs("and was tried anew 1 times; it stays stopped");
+    agent.logs("max_retry = 1 is used up, so that it stays stopped");
     agent.comes_to("bad", "stopped");
     assert_eq!(agent.watcher("slow")["state"], "stopping");
 }
@@ -87,21 +100,18 @@ fn flapping_leaves_alone_what_is_stopped_restarted_and_reloaded_by_hand() {
     let web = "\n[watcher:web]\ncmd = sleep 1000\nnumprocesses = 4\n";
     let bad = format!("{BAD}autostart = False\n");
     let agent = home.agent("a", &format!("{FLAPPING}retry_in = 0\nmax_retry = 0\n{web}{bad}"));
-    agent.comes_to("plugin:flapping", "active");
+    flaps(&agent);
     for command in ["restart", "reload", "stop"] {
         let reply = agent.ask(&json!({"command": command, "properties": {"name": "web", "waiting": true}}));
         assert_eq!(reply["status"], "ok", "{reply}");
     }
-    // Once it has seen this one, it has seen all that was before.
-    agent.ask(&json!({"command": "start", "properties": {"name": "bad"}}));
-    agent.logs("bad: flapping");
-    agent.comes_to("bad", "stopped");
+    flaps(&agent);
     assert!(!agent.log().contains("web: flapping"), "{}", agent.log());
     assert_eq!(agent.watcher("web")["state"], "stopped");
 }
 
 #[test]
-fn flapping_keeps_its_hands_off_a_watcher_that_someone_stops_while_it_rests() {
+fn a_watcher_that_someone_starts_while_it_rests_is_theirs() {
     let home = Home::new();
     let agent = home.agent("a", &format!("{FLAPPING}retry_in = 3600\n{BAD}"));
     agent.logs("bad: flapping");
@@ -115,17 +125,26 @@ fn flapping_keeps_its_hands_off_a_watcher_that_someone_stops_while_it_rests() {
 }
 
 #[test]
+fn a_watcher_that_someone_stops_while_it_rests_is_not_started_again() {
+    let home = Home::new();
+    let agent = home.agent("a", &format!("{FLAPPING}retry_in = 3600\n{BAD}"));
+    agent.logs("bad: flapping");
+    agent.comes_to("bad", "stopped");
+    agent.ask(&json!({"command": "stop", "properties": {"name": "bad", "waiting": true}}));
+    agent.logs("bad: stop by someone else");
+}
+
+#[test]
 fn flapping_counts_slots_and_not_their_healthy_siblings() {
     let home = Home::new();
-    let once = "\n[watcher:web]\ncmd = sleep 1000\nnumprocesses = 5\n";
+    let web = "\n[watcher:web]\ncmd = sleep 1000\nnumprocesses = 5\n";
     let bad = format!("{BAD}autostart = False\n");
-    let agent = home.agent("a", &format!("{FLAPPING}{once}{bad}"));
-    agent.comes_to("plugin:flapping", "active");
+    let agent = home.agent("a", &format!("{FLAPPING}max_retry = 0\n{web}{bad}"));
+    flaps(&agent);
     let old = new_pids(&agent, "web", 5, &[]);
     old.iter().for_each(|pid| send(*pid, libc::SIGKILL));
     new_pids(&agent, "web", 5, &old);
-    agent.ask(&json!({"command": "start", "properties": {"name": "bad"}}));
-    agent.logs("bad: flapping");
+    flaps(&agent);
     assert!(!agent.log().contains("web: flapping"), "{}", agent.log());
 }
 
@@ -134,8 +153,9 @@ fn a_watchers_own_flapping_options_count() {
     let home = Home::new();
     let bad = format!("{BAD}flapping.attempts = 3\nflapping.max_retry = 0\n");
     let agent = home.agent("a", &format!("{FLAPPING}attempts = 900\n{bad}"));
-    agent
-        .logs("bad: flapping: slot 1 ended 3 times within 1 s of running and was tried anew 0 times; it stays stopped");
+    agent.logs(
+        "bad: flapping: slot 1 ended 3 times within 1 s of running; max_retry = 0 is used up, so that it stays stopped",
+    );
     agent.comes_to("bad", "stopped");
 }
 

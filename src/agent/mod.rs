@@ -25,12 +25,12 @@ use self::pidfile::{Pidfile, PidfileError};
 use crate::cluster::identity::{Identity, IdentityError, default_state_dir, identity};
 use crate::cluster::local::{self, Local};
 use crate::cluster::{self, BusQuestion, Redis, Standing};
-use crate::config::{self, Config, Surroundings};
+use crate::config::{self, Config, Severity, Surroundings};
 use crate::control::{self, ControlSocket, Question};
 use crate::host::Host;
 use crate::host::clock::{self, Alarm};
 use crate::model::command::{NodeAbout, Outcome, Refusal, Reply, RequestId};
-use crate::model::event::{Action, Ask, Event, Haste, Level, Notice};
+use crate::model::event::{Action, Ask, Event, Level, News, Notice};
 use crate::model::names::{NodeName, WatcherName};
 use crate::model::node::Node;
 use crate::model::random::Random;
@@ -351,12 +351,16 @@ impl Agent {
             let spec = match config::read(&path, &Surroundings::of_this_process()) {
                 Ok(Config { mut spec, warnings, .. }) => {
                     if !warnings.is_empty() {
-                        tracing::warn!("\n{}", config::render(&warnings, &path));
+                        tracing::warn!("\n{}", config::render(&warnings, &path, ""));
                     }
                     overrides.apply(&mut spec);
                     Ok(Box::new(spec))
                 }
-                Err(problems) => Err(config::render(&problems, &path)),
+                Err(mut problems) => {
+                    // The warnings were told when it was last applied, most of them.
+                    problems.retain(|problem| problem.severity == Severity::Error);
+                    Err(config::render(&problems, &path, "nothing is changed"))
+                }
             };
             Event::SpecRead { request, spec }
         });
@@ -419,6 +423,9 @@ impl Agent {
         if let Store::Redis(redis) = &mut self.store {
             redis.publish_event(event.to_string());
         }
+        if notice.news == News::Remove {
+            self.host.output().forget(&notice.watcher);
+        }
         self.followers.publish(notice.watcher, event);
     }
 
@@ -435,8 +442,9 @@ impl Agent {
             _ => name.to_owned(),
         };
         match origin.signal {
-            libc::SIGTERM | libc::SIGINT => self.take(Event::StopAsked { haste: Haste::Graceful, by }),
-            libc::SIGQUIT => self.take(Event::StopAsked { haste: Haste::Fast, by }),
+            libc::SIGTERM | libc::SIGINT | libc::SIGQUIT => {
+                self.take(Event::StopAsked { by });
+            }
             libc::SIGHUP => self.take(Event::ReloadAsked { by }),
             libc::SIGUSR1 => {
                 tracing::info!("{by}: opening log files anew");

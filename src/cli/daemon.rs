@@ -33,12 +33,12 @@ pub fn circus_agent(args: impl IntoIterator<Item = impl Into<OsString> + Clone>)
     let mut config = match config::read(&path, &Surroundings::of_this_process()) {
         Ok(config) => config,
         Err(problems) => {
-            eprint!("{}", config::render(&problems, &path));
+            eprint!("{}", config::render(&problems, &path, "nothing was started"));
             return agent_exit::CONFIG;
         }
     };
     if !config.warnings.is_empty() {
-        eprint!("{}", config::render(&config.warnings, &path));
+        eprint!("{}", config::render(&config.warnings, &path, ""));
     }
     if check {
         // Told to nobody is as good as told.

@@ -1,6 +1,6 @@
 //! [`Redis`]: all that an agent does in the shared world. Each call returns at once; what comes of it is an [`Event`].
 
-use std::collections::HashMap;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -35,7 +35,7 @@ pub struct Me {
     /// What tells this agent from another with the same name. It survives a restart of the agent on its machine, so
     /// that a restarted agent need not wait for its own last beat to be forgotten.
     pub instance: u128,
-    /// The singletons whose releases are listened for.
+    /// The singletons whose releases are listened for; those that are asked for later are added.
     pub leases: Vec<WatcherName>,
     /// What the node says of itself, kept current by the agent.
     pub standing: watch::Receiver<Standing>,
@@ -69,6 +69,8 @@ pub struct Redis {
     link: Link,
     bus: Bus,
     publisher: Publisher,
+    /// The channels that are listened on.
+    channels: watch::Sender<BTreeSet<String>>,
     events: mpsc::Sender<Event>,
     /// The link, the subscription and the heartbeat. They end with this value.
     _tasks: JoinSet<()>,
@@ -97,16 +99,20 @@ impl Redis {
         // Without random bits the node's own instance is the next best thing that no other node has.
         let reply_id = bus::new_id().unwrap_or(instance);
         let bus = Bus::new((cluster.clone(), node.clone()), reply_id, link.clone(), named, questions);
-        tasks.spawn(listen(url, &cluster, leases, bus.clone(), events.clone()));
+        let free = leases.into_iter().map(|watcher| LeaseName { cluster: cluster.clone(), watcher }.free_channel());
+        let channels = watch::Sender::new(bus.channels().into_iter().chain(free).collect());
+        tasks.spawn(listen(url, &cluster, channels.subscribe(), bus.clone(), events.clone()));
 
         let publisher = Publisher::start(&cluster, link.clone());
-        Redis { cluster, node, instance, link, bus, publisher, events, _tasks: tasks, heartbeat }
+        Redis { cluster, node, instance, link, bus, publisher, channels, events, _tasks: tasks, heartbeat }
     }
 
     /// Puts `ask` to Redis. Exactly one [`Event::Lease`] answers it, within `timeout`, and at once while the link is
     /// down. After [`LeaseAnswer::Failed`] it may still be carried out, now or later.
     pub fn ask(&self, watcher: &WatcherName, ask: Ask, timeout: Duration) {
         let lease = self.lease(watcher);
+        let channel = lease.free_channel();
+        self.channels.send_if_modified(|channels| !channels.contains(&channel) && channels.insert(channel));
         let link = self.link.clone();
         self.tell(async move {
             let answer = match link.call(&scripts::call(&lease, &ask), timeout).await {
@@ -191,26 +197,24 @@ impl Redis {
 fn listen(
     url: Secret,
     cluster: &ClusterName,
-    leases: Vec<WatcherName>,
+    channels: watch::Receiver<BTreeSet<String>>,
     bus: Bus,
     events: mpsc::Sender<Event>,
 ) -> impl Future<Output = ()> + use<> {
-    let channel = |watcher: WatcherName| {
-        let lease = LeaseName { cluster: cluster.clone(), watcher };
-        (lease.free_channel(), lease.watcher)
-    };
-    let leases: HashMap<String, WatcherName> = leases.into_iter().map(channel).collect();
     let [questions, answers] = bus.channels();
-    let channels = leases.keys().chain([&questions, &answers]).cloned().collect();
-    let freed = |watcher: &WatcherName| Event::LeaseFreed { watcher: watcher.clone() };
+    let (cluster, wanted) = (cluster.clone(), channels.clone());
+    let freed = move |channel: &str| {
+        let watcher = LeaseName::of_free_channel(&cluster, channel)?.watcher;
+        Some(Event::LeaseFreed { watcher })
+    };
     let take = move |heard: Heard<'_>| match heard {
-        Heard::Anew => leases.values().map(freed).collect(),
+        Heard::Anew => wanted.borrow().iter().filter_map(|channel| freed(channel)).collect(),
         Heard::Message { channel, payload } if channel == questions => {
             bus.asked(payload);
             Vec::new()
         }
         Heard::Message { channel, payload } if channel == answers => bus.answered(payload).into_iter().collect(),
-        Heard::Message { channel, .. } => leases.get(channel).map(freed).into_iter().collect(),
+        Heard::Message { channel, .. } => freed(channel).into_iter().collect(),
     };
     subscription::listen(url, channels, take, events)
 }

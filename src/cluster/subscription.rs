@@ -5,13 +5,13 @@
 //! - A server that hangs never closes a connection, so it is asked for a sign of life every few seconds.
 //! - What is heard waits in a bounded box for the agent; a full box drops, as a lost connection would.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use redis::Client;
 use redis::aio::{PubSubSink, PubSubStream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use super::link::{self, Backoff};
@@ -34,10 +34,10 @@ pub(super) enum Heard<'a> {
     Message { channel: &'a str, payload: &'a [u8] },
 }
 
-/// Listens on `channels` for ever and passes on the events that `take` makes of what is heard.
+/// Listens on `channels`, which may become more, for ever, and passes on the events that `take` makes of what is heard.
 pub(super) async fn listen(
     url: Secret,
-    channels: Vec<String>,
+    mut channels: watch::Receiver<BTreeSet<String>>,
     mut take: impl FnMut(Heard<'_>) -> Vec<Event>,
     events: mpsc::Sender<Event>,
 ) {
@@ -46,13 +46,14 @@ pub(super) async fn listen(
     let mut outbox = VecDeque::new();
     loop {
         let begun = Instant::now();
-        match backoff.attempt(subscribe(&url, &channels)).await {
+        let wanted: Vec<String> = channels.borrow_and_update().iter().cloned().collect();
+        match backoff.attempt(subscribe(&url, &wanted)).await {
             Ok((sink, stream)) => {
                 tracing::debug!("subscribed");
                 // Those of the connection before say no more than these.
                 outbox.retain(|event| !matches!(event, Event::LeaseFreed { .. }));
                 outbox.extend(take(Heard::Anew));
-                let reason = serve(sink, stream, &mut outbox, &mut take, &events).await;
+                let reason = serve(sink, stream, &mut channels, &mut outbox, &mut take, &events).await;
                 tracing::debug!(%reason, "subscription lost");
                 backoff.lived(begun.elapsed());
             }
@@ -82,6 +83,7 @@ pub(super) async fn subscribe(url: &Secret, channels: &[String]) -> Result<(PubS
 async fn serve(
     mut sink: PubSubSink,
     mut stream: PubSubStream,
+    channels: &mut watch::Receiver<BTreeSet<String>>,
     outbox: &mut VecDeque<Event>,
     take: &mut impl FnMut(Heard<'_>) -> Vec<Event>,
     events: &mpsc::Sender<Event>,
@@ -106,6 +108,15 @@ async fn serve(
                 (Ok(permit), Some(event)) => permit.send(event),
                 _ => return "the agent has ended".into(),
             },
+            Ok(()) = channels.changed() => {
+                let wanted: Vec<String> = channels.borrow_and_update().iter().cloned().collect();
+                match timeout(PING_TIMEOUT, sink.subscribe(&wanted)).await {
+                    // What was told on a new one before may have been missed.
+                    Ok(Ok(())) => outbox.extend(take(Heard::Anew)),
+                    Ok(Err(error)) => return error.to_string(),
+                    Err(_) => return reason::no_answer(PING_TIMEOUT),
+                }
+            }
             _ = pings.tick() => match timeout(PING_TIMEOUT, sink.ping::<redis::Value>()).await {
                 Ok(Ok(_)) => {}
                 Ok(Err(error)) => return error.to_string(),

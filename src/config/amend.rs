@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use super::Surroundings;
 use super::build::{build_one, name_of};
-use super::problem::{Problem, Problems, Severity};
+use super::problem::{Problem, Problems, Severity, code};
 use super::scan::Document;
 use super::watcher::Environment;
 use crate::model::event::{AmendBase, Changes};
@@ -59,8 +59,16 @@ pub fn amend(
     }
     let mut problems = Problems::default();
     let watcher = build_one(&doc, (&head, &name), env, defaults, around, &mut problems);
-    let errors: Vec<String> =
+    let mut errors: Vec<String> =
         problems.0.iter().filter(|problem| problem.severity == Severity::Error).map(told).collect();
+    // A file may hold keys that nobody knows, for hooks and plugins; who types a new one has mistaken it.
+    let had = |key: &str| before.is_some_and(|spec| spec.settings.contains_key(key));
+    let free = |key: &str| {
+        let named = |problem: &Problem| problem.message.starts_with(&format!("`{key}` "));
+        problems.0.iter().any(|problem| problem.code == code::FREE_FORM && named(problem))
+    };
+    let mistaken = changes.settings.iter().filter(|(key, _)| !had(key) && free(key));
+    errors.extend(mistaken.map(|(key, _)| format!("unknown key '{key}'")));
     match watcher {
         Some(watcher) if errors.is_empty() => Ok(watcher),
         _ => Err(errors.join("; ")),

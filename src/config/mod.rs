@@ -370,7 +370,8 @@ mod tests {
         // Those that need more of a machine have tests of their own.
         const ELSEWHERE: [&str; 5] = ["include", "include_dir", "copy_path", "virtualenv", "virtualenv_py_ver"];
         let spec = |text: &str| {
-            let read = parse(text).unwrap_or_else(|problems| panic!("{text}{}", render(&problems, Path::new("t.ini"))));
+            let read =
+                parse(text).unwrap_or_else(|problems| panic!("{text}{}", render(&problems, Path::new("t.ini"), "no")));
             let mut spec = read.spec;
             // These hold the text of every key, whatever comes of it.
             spec.watchers.iter_mut().for_each(|watcher| watcher.settings.clear());
@@ -454,9 +455,9 @@ mod tests {
             ] {
                 let problems = parse(&text).expect_err(&text);
                 assert!(
-                    !render(&problems, Path::new("t.ini")).contains("hunter2"),
+                    !render(&problems, Path::new("t.ini"), "no").contains("hunter2"),
                     "{}",
-                    render(&problems, Path::new("t.ini"))
+                    render(&problems, Path::new("t.ini"), "no")
                 );
             }
             let mut around = around();
@@ -510,7 +511,7 @@ mod tests {
                 }
             }
             if let Err(problems) = parse(&String::from_utf8_lossy(&bytes)) {
-                let _ = render(&problems, Path::new("t.ini"));
+                let _ = render(&problems, Path::new("t.ini"), "no");
             }
         }
     }

@@ -163,8 +163,9 @@ impl fmt::Display for Problem {
 }
 
 /// All problems, a blank line after each, and a last line that counts them:
-/// `3 errors, 1 warning in FILE; nothing was started`. Empty when there are none.
-pub fn render(problems: &[Problem], file: &Path) -> String {
+/// `3 errors, 1 warning in FILE; nothing was started`. What comes of errors, `outcome`, is told where there are some.
+/// Empty when there are no problems at all.
+pub fn render(problems: &[Problem], file: &Path, outcome: &str) -> String {
     if problems.is_empty() {
         return String::new();
     }
@@ -174,7 +175,7 @@ pub fn render(problems: &[Problem], file: &Path) -> String {
         n => Some(format!("{n} {word}s")),
     };
     let errors = count(Severity::Error, "error");
-    let end = if errors.is_some() { "; nothing was started" } else { "" };
+    let end = if errors.is_some() { format!("; {outcome}") } else { String::new() };
     let counts: Vec<String> = errors.into_iter().chain(count(Severity::Warning, "warning")).collect();
     let mut text: String = problems.iter().map(|problem| format!("{problem}\n\n")).collect();
     text.push_str(&format!("{} in {}{end}\n", counts.join(", "), file.display()));
@@ -260,8 +261,11 @@ mod tests {
     #[test]
     fn the_last_line_counts_and_claims_a_refusal_only_where_there_was_one() {
         let both = [problem(Severity::Error), problem(Severity::Error), problem(Severity::Warning)];
-        assert!(render(&both, Path::new("x")).ends_with("\n2 errors, 1 warning in x; nothing was started\n"));
-        assert!(render(&both[2..], Path::new("x")).ends_with("\n1 warning in x\n"));
-        assert_eq!(render(&[], Path::new("x")), "");
+        assert!(
+            render(&both, Path::new("x"), "nothing was started")
+                .ends_with("\n2 errors, 1 warning in x; nothing was started\n")
+        );
+        assert!(render(&both[2..], Path::new("x"), "nothing was started").ends_with("\n1 warning in x\n"));
+        assert_eq!(render(&[], Path::new("x"), ""), "");
     }
 }

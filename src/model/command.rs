@@ -194,6 +194,8 @@ pub enum Answer {
     Plan(Plan),
     /// What the start of an added watcher led to: pids.
     Added { started: Vec<u32> },
+    /// The one watcher that was waited for is down.
+    Stopped,
     /// What a start or restart led to, of one watcher: pids.
     Started { started: Vec<u32>, kept: Vec<u32>, stopped: Vec<u32> },
     /// The new number of processes of a watcher.
@@ -278,7 +280,8 @@ impl fmt::Display for Refusal {
             Refusal::Stopping => f.write_str("the agent is stopping"),
             Refusal::NoCluster => f.write_str("this agent has no [redis] section, so it knows no other node"),
             Refusal::Exists(name) => write!(f, "'{name}' already exist"),
-            Refusal::Unavailable(why) | Refusal::Failed(why) | Refusal::BadConfig(why) => f.write_str(why),
+            Refusal::BadConfig(problems) => write!(f, "the configuration cannot be applied\n\n{}", problems.trim_end()),
+            Refusal::Unavailable(why) | Refusal::Failed(why) => f.write_str(why),
         }
     }
 }

@@ -104,6 +104,13 @@ impl LeaseName {
     pub fn free_channel(&self) -> String {
         format!("circus:{{{self}}}:free")
     }
+
+    /// The lease of `cluster` whose [`free_channel`](LeaseName::free_channel) this is.
+    pub fn of_free_channel(cluster: &ClusterName, channel: &str) -> Option<LeaseName> {
+        let name = channel.strip_prefix("circus:{")?.strip_suffix("}:free")?;
+        let watcher = name.strip_prefix(cluster.as_str())?.strip_prefix('/')?;
+        Some(LeaseName { cluster: cluster.clone(), watcher: WatcherName::parse(watcher).ok()? })
+    }
 }
 
 impl fmt::Display for LeaseName {

@@ -92,7 +92,10 @@ impl Process {
     /// Its program runs.
     pub fn spawned(&mut self, now: Time, pid: u32, spec: &WatcherSpec, expires: Option<Time>) {
         if let State::Starting { .. } = self.state {
-            let checkup = Box::new(Checkup::new(now, spec.ready.clone(), spec.health.clone()));
+            let (mut ready, mut health) = (spec.ready.clone(), spec.health.clone());
+            let checks = ready.iter_mut().map(|ready| &mut ready.check).chain(health.iter_mut().map(|h| &mut h.check));
+            checks.for_each(|check| *check = check.in_slot(self.wid));
+            let checkup = Box::new(Checkup::new(now, ready, health));
             self.state = State::Running { pid, since: now, checkup, announced: false };
             self.expires = expires;
         }

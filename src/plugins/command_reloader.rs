@@ -405,7 +405,7 @@ mod tests {
     fn a_watcher_that_is_gone_is_forgotten() {
         let (mut plugin, _) = reloader();
         step(&mut plugin, 1.1, event("Web", "remove", None));
-        assert_eq!(step(&mut plugin, 2.0, Input::Woke).len(), 1);
+        assert_eq!(step(&mut plugin, 2.0, Input::Woke), []);
         assert_eq!(step(&mut plugin, 2.0, looked("Web", Ok(mark("/srv/web", 1)))), []);
     }
 }

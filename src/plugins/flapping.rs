@@ -302,7 +302,7 @@ impl Watched {
             Some(most) if self.tries >= *most => {
                 self.tries = 0;
                 let again = format!("once its cause is mended: circusctl start '{watcher}'");
-                (Level::Error, format!("{what} and was tried anew {most} times; it stays stopped; {again}"))
+                (Level::Error, format!("{what}; max_retry = {most} is used up, so that it stays stopped; {again}"))
             }
             most => {
                 self.tries = self.tries.saturating_add(1);
@@ -647,9 +647,9 @@ mod tests {
         play.crash(1, 0.1);
         play.event("stop");
         let [command] = start();
-        assert_eq!(play.wake(8.0), [command.clone()]);
+        assert_eq!(play.wake(8.0), std::slice::from_ref(&command));
         play.take(failed(command.clone(), None));
-        assert_eq!(play.wake(13.0), [command.clone()]);
+        assert_eq!(play.wake(13.0), std::slice::from_ref(&command));
         play.take(failed(command, Some("stopping")));
         assert_eq!(play.next(), None);
     }

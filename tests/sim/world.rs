@@ -11,14 +11,16 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::time::Duration;
 
 use circus_agent::cluster::scripts;
-use circus_agent::model::command::{Command, Patience, RequestId, Target};
+use circus_agent::model::command::{Command, Leave, Patience, ReloadWay, RequestId, Target};
 use circus_agent::model::event::{
-    Action, Ask, AskKind, Deadline, Event, Exit, Haste, LeaseAnswer, ProcessEvent, ProcessId,
+    Action, Ask, AskKind, Deadline, Event, Exit, HookEnd, HookId, LeaseAnswer, Notification, ProcessEvent, ProcessId,
 };
 use circus_agent::model::names::{ClusterName, LeaseName, NodeName, WatcherName};
 use circus_agent::model::node::Node;
 use circus_agent::model::random::Random;
-use circus_agent::model::spec::{AgentSpec, LeaseTimings, RedisSpec, Secret, WatcherSpec};
+use circus_agent::model::spec::{
+    AgentSpec, Check, HookPoint, HookProgram, HookSpec, LeaseTimings, ReadySpec, RedisSpec, Secret, WatcherSpec,
+};
 use circus_agent::model::time::Time;
 
 use crate::simulated_redis::{SimulatedRedis, Snapshot};
@@ -258,6 +260,10 @@ pub(crate) struct World {
     requests: u64,
     faults_end: Instant,
     crashes: bool,
+    /// Whether the watcher has hooks, which may be slow, hang, fail and say no.
+    hooked: bool,
+    /// Whether its child has to say that it is ready.
+    says_ready: bool,
     traced: bool,
 }
 
@@ -284,6 +290,7 @@ impl World {
             })
             .collect();
         let graceful = ttl.mul_f64(0.2 + random.fraction());
+        let (hooked, says_ready) = (random.fraction() < 0.5, random.fraction() < 0.3);
         let redis = SimulatedRedis::with_plant(match plant {
             Plant::AbsentIsPermission => plant_absence,
             _ => str::to_owned,
@@ -307,7 +314,10 @@ impl World {
             steps: 0,
             requests: 0,
             faults_end: 0,
-            crashes: false,
+            // One that never says that it is ready counts as one that crashes.
+            crashes: says_ready,
+            hooked,
+            says_ready,
             traced: std::env::var_os("CIRCUS_TRACE").is_some(),
         };
         for host in 0..world.hosts.len() {
@@ -327,6 +337,10 @@ impl World {
         // One ttl for the lease, one second for everything else, and the time a stop under way may take. A node that
         // had its child crash stands back before it tries again.
         let back = if self.crashes { 2 * ttl.clamp(SEC, 30 * SEC) + ttl } else { 0 };
+        // Hooks that hang take all of their time: before a stop, around its signal, and after it; and so does a child
+        // that never says that it is ready.
+        let back = back + if self.hooked { 4 * self.hook_timeout().as_nanos() as u64 } else { 0 };
+        let back = back + if self.says_ready { ttl } else { 0 };
         let due = self.now + ttl + ttl / 50 + SEC + self.graceful.as_nanos() as u64 + back;
         self.live_until(due);
         if self.witness.alive.is_empty() {
@@ -495,9 +509,22 @@ impl World {
         self.tell(host, Event::Woke);
     }
 
+    fn hook_timeout(&self) -> Duration {
+        self.timings.ttl / 2
+    }
+
     fn spec(&self, host: usize) -> AgentSpec {
-        let beat =
-            WatcherSpec { graceful_timeout: self.graceful, singleton: Some(self.timings), ..specs::watcher("beat") };
+        let hook = |point| (point, HookSpec { program: HookProgram::Python("a.b".into()), ignore_failure: false });
+        let hooks = HookPoint::ALL.into_iter().filter(|_| self.hooked).map(hook);
+        let ready = ReadySpec { check: Check::Notify, timeout: self.timings.ttl };
+        let beat = WatcherSpec {
+            graceful_timeout: self.graceful,
+            singleton: Some(self.timings),
+            hooks: hooks.collect(),
+            hook_timeout: self.hook_timeout(),
+            ready: self.says_ready.then_some(ready),
+            ..specs::watcher("beat")
+        };
         let redis = Some(RedisSpec { url: Secret::new("redis://simulated".into()) });
         AgentSpec { redis, ..specs::agent(&self.hosts[host].name, vec![beat]) }
     }
@@ -568,6 +595,11 @@ impl World {
                 self.witness.born(self.now, host, process, token);
                 self.arm(host, process, deadline);
                 self.report(host, Event::Process(process, ProcessEvent::Spawned { pid: process.0 as u32 }));
+                if launch.signs.notify && (self.at_peace() || self.random.fraction() < 0.8) {
+                    let ready = ProcessEvent::Notified(Notification::Ready);
+                    let delay = self.random.below(self.timings.ttl.mul_f64(0.3)) + Duration::from_millis(1);
+                    self.after(delay, What::Tell { host, life, event: Event::Process(process, ready) });
+                }
             }
             Action::Signal { process, .. } => self.signal(host, process),
             Action::Kill { process } => self.kill(host, process),
@@ -590,18 +622,49 @@ impl World {
                 let rows = Ok(self.hosts.iter().map(row).collect());
                 self.report(host, Event::RosterRead { request, rows });
             }
+            Action::Hook { hook, call, timeout } => self.hook(host, hook, call.point, timeout),
+            Action::ReadSpec { request } => {
+                let mut spec = self.spec(host);
+                if !self.at_peace() {
+                    match self.random.number() % 4 {
+                        0 => {}
+                        1 => spec.watchers[0].program.words.push("--new".into()),
+                        2 => spec.watchers[0].graceful_timeout /= 2,
+                        _ => spec.watchers.clear(),
+                    }
+                }
+                self.report(host, Event::SpecRead { request, spec: Ok(Box::new(spec)) });
+            }
             Action::Log { .. }
             | Action::Publish(_)
             | Action::SampleAgent { .. }
             | Action::Check { .. }
-            | Action::Hook { .. }
-            | Action::ReadSpec { .. }
             | Action::Amend { .. }
             | Action::Reply { .. }
             | Action::Relay { .. }
             | Action::Sample { .. }
             | Action::InitLease { .. } => {}
         }
+    }
+
+    fn at_peace(&self) -> bool {
+        self.now >= self.faults_end
+    }
+
+    /// A hook comes back, some time or never: then its time is up.
+    fn hook(&mut self, host: usize, hook: HookId, point: HookPoint, timeout: Duration) {
+        let returned = |truth| HookEnd::Returned { truth, output: String::new() };
+        let fate = if self.at_peace() { 0 } else { self.random.number() % 20 };
+        let (delay, end) = match fate {
+            0..14 => (self.random.below(self.timings.ttl.mul_f64(0.1)), returned(true)),
+            14 | 15 => (Duration::from_millis(1), returned(false)),
+            16 | 17 => (Duration::from_millis(1), HookEnd::Failed("it broke".into())),
+            _ => (timeout, HookEnd::Failed("it hung".into())),
+        };
+        let (delay, end) = if delay < timeout { (delay, end) } else { (timeout, HookEnd::Failed("it hung".into())) };
+        self.crashes |= point.can_fail() && end != returned(true);
+        let life = self.hosts[host].life;
+        self.after(delay, What::Tell { host, life, event: Event::HookEnded { hook, end } });
     }
 
     // ---- children and guards ----
@@ -711,13 +774,13 @@ impl World {
             return;
         }
         let host = (self.random.number() % self.hosts.len() as u64) as usize;
-        let fault = self.random.number() % 18;
+        let fault = self.random.number() % 22;
         self.trace(host, || format!("FAULT {fault}"));
         match fault {
             0 | 1 => self.crash_agent(host),
             2 => {
-                let haste = if self.random.fraction() < 0.2 { Haste::Fast } else { Haste::Graceful };
-                self.report(host, Event::StopAsked { haste, by: "SIGTERM".into() });
+                let times = if self.random.fraction() < 0.2 { 2 } else { 1 };
+                (0..times).for_each(|_| self.report(host, Event::StopAsked { by: "SIGTERM".into() }));
             }
             3 | 4 => {
                 if let Some(agent) = &mut self.hosts[host].agent {
@@ -758,6 +821,21 @@ impl World {
                 self.command(host, |patience| Command::Failover { watcher: "beat".into(), to, patience });
             }
             16 => self.command(host, |patience| Command::Restart { pattern: None, patience }),
+            17 => {
+                let ways = [ReloadWay::Rolling, ReloadWay::Sequential, ReloadWay::Restart];
+                let way = ways[(self.random.number() % 3) as usize];
+                self.command(host, |patience| Command::Reload { watcher: None, way, patience });
+            }
+            18 => {
+                let grace = Some(self.graceful.mul_f64(self.random.fraction()));
+                let (watcher, pid, signal) = ("beat".into(), None, Some(9));
+                self.command(host, |patience| Command::Kill { watcher, pid, signal, grace, patience });
+            }
+            19 => {
+                let (watcher, leave) = ("beat".into(), Leave::Nothing);
+                self.command(host, |patience| Command::Remove { watcher, leave, patience });
+            }
+            20 => self.command(host, |patience| Command::ReloadConfig { patience }),
             _ => {
                 self.command(host, |patience| Command::Stop { pattern: None, patience });
                 self.command(host, |patience| Command::Start { pattern: None, patience });
@@ -810,6 +888,7 @@ impl World {
             self.happen(What::Heal { host });
             self.happen(What::Thaw { host });
             self.happen(What::Boot { host });
+            self.command(host, |patience| Command::ReloadConfig { patience });
             self.command(host, |patience| Command::Start { pattern: None, patience });
         }
     }

@@ -2,6 +2,7 @@
 
 #![allow(unreachable_pub)] // Included by several test files, each a crate of its own.
 #![allow(dead_code)] // Each of which uses a part of it.
+#![allow(clippy::print_stdout)] // What was seen is told.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -91,7 +92,35 @@ impl Home {
         let mut command = Command::new(program);
         command.args(args).env_clear().env("HOME", self.path()).env("LANG", "C.UTF-8").stdin(Stdio::null());
         command.envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
+        // An agent puts its own mark behind this one, and its processes carry both.
+        command.env("CIRCUS_PROCESS", self.mark());
         command
+    }
+
+    fn mark(&self) -> String {
+        self.path().file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    /// What its agents started and is still there, guards, hooks and daemons included, whoever its parent is by now:
+    /// pid and command line.
+    pub fn left(&self) -> BTreeMap<u32, String> {
+        let mark = format!("CIRCUS_PROCESS={}/", self.mark());
+        let read = |pid: u32, file: &str| fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
+        let marked = |pid: &u32| read(*pid, "environ").split(|byte| *byte == 0).any(|v| v.starts_with(mark.as_bytes()));
+        let words = |pid: u32| String::from_utf8_lossy(&read(pid, "cmdline")).replace('\0', " ");
+        all_pids().filter(marked).map(|pid| (pid, words(pid))).collect()
+    }
+
+    /// Waits until nothing is left of what its agents started.
+    #[track_caller]
+    pub fn is_clean(&self) {
+        let mut left = self.left();
+        let deadline = Instant::now() + PATIENCE;
+        while !left.is_empty() {
+            assert!(Instant::now() < deadline, "this is left behind: {left:?}");
+            thread::sleep(Duration::from_millis(2));
+            left = self.left();
+        }
     }
 
     /// Runs the real circusctl.
@@ -213,6 +242,41 @@ impl Agent {
         status["watchers"][0].clone()
     }
 
+    /// The pids of a watcher's processes, by slot.
+    #[track_caller]
+    pub fn pids(&self, watcher: &str) -> Vec<u32> {
+        let processes = self.watcher(watcher)["processes"].clone();
+        let pids = processes.as_array().into_iter().flatten().filter_map(|process| process["pid"].as_u64());
+        pids.filter_map(|pid| u32::try_from(pid).ok()).collect()
+    }
+
+    /// Why a watcher is as it is; empty where that is no question.
+    #[track_caller]
+    pub fn note(&self, watcher: &str) -> String {
+        self.watcher(watcher)["note"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// Waits until a watcher's note has these words.
+    #[track_caller]
+    pub fn notes(&self, watcher: &str, words: &str) {
+        let mut last = self.note(watcher);
+        let deadline = Instant::now() + PATIENCE;
+        while !last.contains(words) {
+            assert!(Instant::now() < deadline, "{watcher} of {} does not note {words:?}: {last}", self.name);
+            thread::sleep(Duration::from_millis(2));
+            last = self.note(watcher);
+        }
+    }
+
+    /// The events of a watcher from now on, in order.
+    #[track_caller]
+    pub fn events(&self, watcher: &str) -> Line {
+        let mut line = self.connect();
+        let began = line.ask(&json!({"command": "events", "properties": {"name": watcher}}).to_string());
+        assert_eq!(began.expect("a stream")["status"], "ok");
+        line
+    }
+
     /// The lease of one watcher as this agent sees it.
     #[track_caller]
     pub fn lease(&self, name: &str) -> Value {
@@ -319,6 +383,11 @@ impl Line {
     /// Sends one line as it is, and reads one.
     pub fn ask(&mut self, line: &str) -> Option<Value> {
         self.0.get_mut().write_all(format!("{line}\n").as_bytes()).ok()?;
+        self.read()
+    }
+
+    /// Reads one line more: of a stream.
+    pub fn read(&mut self) -> Option<Value> {
         let mut reply = String::new();
         self.0.read_line(&mut reply).ok()?;
         serde_json::from_str(&reply).ok()
@@ -353,13 +422,17 @@ pub fn is_alive(pid: u32) -> bool {
     state_of(pid).is_some_and(|state| !matches!(state, 'Z' | 'X'))
 }
 
+/// All processes of this machine.
+fn all_pids() -> impl Iterator<Item = u32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
 /// All that descends from a process.
 pub fn descendants(pid: u32) -> BTreeSet<u32> {
     let mut children: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
-    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        if let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok())
-            && let Some((_, parent)) = stat_of(pid)
-        {
+    for pid in all_pids() {
+        if let Some((_, parent)) = stat_of(pid) {
             children.entry(parent).or_default().push(pid);
         }
     }

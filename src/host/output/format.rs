@@ -172,3 +172,75 @@ fn one_word(name: &str) -> String {
 fn hostname() -> String {
     nix::unistd::gethostname().map_or_else(|_| "-".into(), |name| one_word(&name.to_string_lossy()))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use jiff::Timestamp;
+
+    use super::super::datagram::unframe;
+    use super::*;
+    use crate::model::event::ProcessId;
+    use crate::model::names::WatcherName;
+
+    fn source() -> Arc<Source> {
+        let watcher = WatcherName::parse("web").unwrap();
+        Arc::new(Source { process: ProcessId(1), watcher, wid: 2, pid: 47, stream: Stream::Stderr })
+    }
+
+    fn format(sink: Sink, time_format: Option<&str>, bytes: &[u8], within: bool) -> Vec<u8> {
+        let source = source();
+        let spec = StreamSpec { sink, time_format: time_format.map(String::from) };
+        let passage = Passage { source: &source, time: Timestamp::UNIX_EPOCH, bytes, continues: within };
+        let mut to = Vec::new();
+        Format::new(&spec, &source, TimeZone::UTC).put(&passage, within, &mut to);
+        to
+    }
+
+    fn text(bytes: Vec<u8>) -> String {
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn a_line_that_goes_on_has_no_second_time_but_its_colour() {
+        let stamped = format(Sink::Stdout, Some("%H:%M"), b"a\nb", true);
+        assert_eq!(text(stamped), "a\n00:00 [47] | b");
+        let fancy = format(Sink::Fancy { colour: 3 }, None, b"a\nb", true);
+        let expected = "\x1b[0;33;40ma\x1b[0m\n\x1b[0;33;40m1970-01-01 00:00:00 [47] | b\x1b[0m";
+        assert_eq!(text(fancy), expected);
+    }
+
+    #[test]
+    fn a_time_format_that_means_nothing_gives_the_default() {
+        assert_eq!(text(format(Sink::Stdout, Some("%!"), b"a\n", false)), "1970-01-01 00:00:00 [47] | a\n");
+    }
+
+    #[test]
+    fn the_journal_gets_each_line_with_its_fields_whatever_bytes_are_in_it() {
+        let buffer = format(Sink::Journal { ident: "app\nFAKE=1".into() }, None, b"one\nb\0\xff=\r\n", false);
+        let mut rest = buffer.as_slice();
+        for line in [b"one" as &[u8], b"b\0\xff=\r"] {
+            let (mut entry, behind) = unframe(rest).unwrap();
+            let mut fields = Vec::new();
+            // As the journal reads it: a name, a length, so many bytes.
+            while let Some(at) = entry.iter().position(|&byte| byte == b'\n') {
+                let (length, value) = entry[at + 1..].split_first_chunk().unwrap();
+                let length = u64::from_le_bytes(*length) as usize;
+                fields.push((std::str::from_utf8(&entry[..at]).unwrap(), &value[..length]));
+                entry = &value[length + 1..];
+            }
+            let expected: [(&str, &[u8]); 6] = [
+                ("PRIORITY", b"3"),
+                ("SYSLOG_IDENTIFIER", b"app\nFAKE=1"),
+                ("SYSLOG_PID", b"47"),
+                ("CIRCUS_WATCHER", b"web"),
+                ("CIRCUS_WID", b"2"),
+                ("MESSAGE", line),
+            ];
+            assert_eq!(fields, expected);
+            rest = behind;
+        }
+        assert!(rest.is_empty());
+    }
+}

@@ -34,6 +34,9 @@ use crate::model::spec::{self, ProgramSpec, Rotation, StreamSpec};
 
 /// How much may wait for a place. The last passage may go beyond it.
 pub(super) const BUFFER: usize = 1 << 20;
+/// How soon after a write the next one follows, unless there is so much to write.
+const GATHERING: Duration = Duration::from_millis(1);
+const PORTION: usize = 64 * 1024;
 /// A write that takes longer holds up nobody any more.
 pub(super) const SLOW: Duration = Duration::from_millis(250);
 /// How long the end of a process waits for its last lines to be written.
@@ -211,9 +214,12 @@ impl Tap {
         }
         self.format.put(&passage, within, &mut backlog.bytes);
         backlog.open = (!passage.is_finished()).then(|| Arc::clone(&self.source));
-        backlog.accepted += (backlog.bytes.len() - before) as u64;
+        let after = backlog.bytes.len();
+        backlog.accepted += (after - before) as u64;
         drop(backlog);
-        self.sink.news.notify_one();
+        if before == 0 || (before < PORTION && after >= PORTION) {
+            self.sink.news.notify_one();
+        }
     }
 
     /// Waits until what was put in is written, or will not be. The last one waits until the place is left, so that who
@@ -253,6 +259,7 @@ impl Sink {
             if let Some(work) = self.take(&mut spare) {
                 let Some((back, written)) = self.write(work, hand, &sinks).await else { break };
                 (hand, spare) = (back, written);
+                self.gather().await;
             } else if sinks.retire(&self, Unwritten::Keep) {
                 hand.close().await;
                 break;
@@ -262,6 +269,16 @@ impl Sink {
         }
         self.backlog().part(&self.place);
         self.progress.send_modify(|progress| progress.left = true);
+    }
+
+    /// Lets a busy child's next lines come together, since a write for each costs more than the lines.
+    async fn gather(&self) {
+        let enough = async {
+            while self.backlog().bytes.len() < PORTION && !self.is_unused() {
+                self.news.notified().await;
+            }
+        };
+        let _ = timeout(GATHERING, enough).await;
     }
 
     /// What is to be written next. `spare` is used again for what comes in meanwhile.

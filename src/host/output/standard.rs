@@ -47,10 +47,10 @@ pub(super) fn write_all(mut file: &File, bytes: &mut &[u8]) -> io::Result<()> {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(written) => *bytes = &bytes[written..],
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            Err(full) if full.kind() == io::ErrorKind::WouldBlock => {
                 let mut fds = [PollFd::new(file.as_fd(), PollFlags::POLLOUT)];
                 match poll(&mut fds, PollTimeout::from(FULL_MS)) {
-                    Ok(0) => return Err(error),
+                    Ok(0) => return Err(io::Error::other("full, and nobody reads from it")),
                     Ok(_) | Err(Errno::EINTR) => {}
                     Err(errno) => return Err(errno.into()),
                 }

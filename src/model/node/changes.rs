@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::waits::Goal;
 use super::watchers::Key;
 use super::{Node, State, log};
 use crate::model::command::{Answer, Command, Leave, Patience, Refusal, Reply, RequestId};
@@ -13,8 +14,6 @@ use crate::model::names::WatcherName;
 use crate::model::plan::{Change, Effect, KeyChange, Plan};
 use crate::model::spec::{AgentSpec, Defaults, WatcherSpec};
 use crate::model::watcher::Watcher;
-
-use super::commands::Goal;
 
 /// What the configuration is read for.
 #[derive(Debug)]
@@ -64,8 +63,9 @@ impl Node {
         });
         let reply = match (spec, reading) {
             (Err(problems), _) => {
-                log(actions, Level::Error, format!("nothing is changed:\n{problems}"));
-                Some(Reply::Refused(Refusal::BadConfig(problems)))
+                let refusal = Refusal::BadConfig(problems);
+                log(actions, Level::Error, refusal.to_string());
+                Some(Reply::Refused(refusal))
             }
             (Ok(spec), Reading::Plan) => Some(Reply::Done(Answer::Plan(self.plan(&spec)))),
             (Ok(_), Reading::Apply { .. }) if stopping => Some(Reply::Refused(Refusal::Stopping)),

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::in_slot;
+
 /// One way to tell. The same ways serve `ready` and `health`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Check {
@@ -29,6 +31,16 @@ pub struct Url {
     pub port: u16,
     /// Path and query, with the leading slash.
     pub path: String,
+}
+
+impl Check {
+    /// The same for the process in slot `wid`: a command may name it.
+    pub fn in_slot(&self, wid: u32) -> Check {
+        match self {
+            Check::Command(words) => Check::Command(words.iter().map(|word| in_slot(word, wid)).collect()),
+            Check::Timer(_) | Check::Notify | Check::Log(_) | Check::Tcp { .. } | Check::Http(_) => self.clone(),
+        }
+    }
 }
 
 impl fmt::Display for Check {

@@ -220,8 +220,13 @@ pub struct ProgramSpec {
 impl ProgramSpec {
     /// Program and arguments of the process in slot `wid`.
     pub fn argv(&self, wid: u32) -> Vec<String> {
-        self.words.iter().map(|word| word.replace(WID, &wid.to_string())).collect()
+        self.words.iter().map(|word| in_slot(word, wid)).collect()
     }
+}
+
+/// A word of a command line of the process in slot `wid`.
+fn in_slot(word: &str, wid: u32) -> String {
+    word.replace(WID, &wid.to_string())
 }
 
 /// What stands for the slot number in [`ProgramSpec::words`].

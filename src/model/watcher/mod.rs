@@ -16,11 +16,16 @@
 //!
 //! The stages in brackets last as long as their hook, and are skipped without one.
 //!
+//! Reading order: this file (what is wanted, what happened), `settle` (up, down, and between), `roll` (one process at a
+//! time), `hooks`, `seen`.
+//!
 //! A singleton adds one condition, its [`Lease`]: children start only under a firm hold, all of them end when it is
 //! being lost, and the lease goes only when nothing of them is left.
 
 mod hooks;
 mod roll;
+mod seen;
+mod settle;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -28,18 +33,14 @@ use std::time::Duration;
 
 use self::hooks::{Calls, Facts, Next};
 use self::roll::{Roll, Way};
-use super::checkup::Verdict;
 use super::command::ReloadWay;
-use super::event::{
-    Action, Ask, Deadline, Exit, Launch, LeaseAnswer, Level, News, Notice, ProcessEvent, ProcessId, Reach, Signs,
-};
-use super::lease::{After, Hold, Lease, RESERVATION};
+use super::event::{Action, Ask, Deadline, Exit, LeaseAnswer, Level, News, Notice, ProcessEvent, ProcessId, Reach};
+use super::lease::{After, Lease, RESERVATION};
 use super::names::{ClusterName, LeaseName, NodeName, WatcherName};
-use super::process::{Process, StopDue};
+use super::process::Process;
 use super::random::Random;
 use super::restart::Restart;
-use super::snapshot::{ProcessView, WatcherState, WatcherView};
-use super::spec::{Check, HealthAction, HookPoint, ProgramSpec, Purpose, WatcherSpec};
+use super::spec::{HookPoint, ProgramSpec, WatcherSpec};
 use super::time::Time;
 
 /// How long, in ttls, a node stands back from a lease whose child does not run there.
@@ -195,9 +196,9 @@ impl Watcher {
         self.spec.singleton.map(|timings| Lease::new(name, node.clone(), timings, self.random.branch()))
     }
 
-    /// Its configuration, with what commands have changed.
+    /// Its configuration, with what commands have changed: what it is to become, where that waits until it is down.
     pub fn spec(&self) -> &WatcherSpec {
-        &self.spec
+        self.heir.as_deref().unwrap_or(&self.spec)
     }
 
     /// What the file said of it when it was last read; nothing for one that a command added.
@@ -280,6 +281,8 @@ impl Watcher {
         if from_file {
             self.filed = Some(Box::new(spec.clone()));
         }
+        // The latest word counts, also against one that waits.
+        self.heir = None;
         if spec.singleton != self.spec.singleton {
             self.heir = Some(Box::new(spec));
             return;
@@ -479,384 +482,7 @@ impl Watcher {
         }
     }
 
-    // ---- settling ----
-
-    /// Orders what brings the actual nearer to the wanted.
-    pub fn settle(&mut self, now: Time, ids: &mut u64, actions: &mut Vec<Action>) {
-        self.advance_lease(now, actions);
-        let hold = self.hold(now);
-        if let Some(Hold::Firm { deadline, .. }) = hold {
-            self.feed(deadline, actions);
-        }
-        self.look_after(now, actions);
-        match hold {
-            Some(Hold::Losing { kill }) => self.wind_down(now, Some(kill), actions),
-            _ if self.must_go() => self.wind_down(now, None, actions),
-            None => self.rise(now, None, ids, actions),
-            Some(Hold::Firm { token, deadline }) => self.rise(now, Some((token, deadline)), ids, actions),
-            Some(Hold::No) => {}
-        }
-        // What has just gone down may rise again at once, without its lease or under one it kept.
-        if self.stage == Stage::Closed && !self.must_go() {
-            match self.hold(now) {
-                None => self.rise(now, None, ids, actions),
-                Some(Hold::Firm { token, deadline }) => self.rise(now, Some((token, deadline)), ids, actions),
-                Some(Hold::Losing { .. } | Hold::No) => {}
-            }
-        }
-        self.carry_out_stops(now, actions);
-        self.order_calls(now, ids, actions);
-        self.advance_lease(now, actions);
-        self.report_lease(now, actions);
-    }
-
-    /// Whether it is on its way down, or has to be.
-    fn must_go(&self) -> bool {
-        self.goal != Goal::Run
-            || self.parting.is_some()
-            || self.recycle
-            || self.heir.is_some()
-            || matches!(self.stage, Stage::Parting | Stage::Draining | Stage::Leaving)
-    }
-
-    fn advance_lease(&mut self, now: Time, actions: &mut Vec<Action>) {
-        let mut questions = Vec::new();
-        if let Some(lease) = &mut self.lease {
-            lease.advance(now, &mut questions);
-        }
-        self.put(questions, actions);
-    }
-
-    fn hold(&self, now: Time) -> Option<Hold> {
-        self.lease.as_ref().map(|lease| lease.hold(now))
-    }
-
-    /// Passes a confirmed lease on to the guards.
-    fn feed(&mut self, deadline: Deadline, actions: &mut Vec<Action>) {
-        if self.fed.replace(deadline) != Some(deadline) {
-            for process in &self.processes {
-                process.guard(deadline, actions);
-            }
-        }
-    }
-
-    /// Asks for the checks that are due and draws their consequences; ends what has reached its `max_age`.
-    fn look_after(&mut self, now: Time, actions: &mut Vec<Action>) {
-        for index in 0..self.processes.len() {
-            let process = &mut self.processes[index];
-            let (id, wid) = (process.id, process.wid);
-            if process.is_expired(now) {
-                self.say(actions, Level::Info, Some(wid), "has reached its max_age");
-                self.stop_one(id, now, true);
-                continue;
-            }
-            let Some(verdict) = process.check(now, actions) else { continue };
-            match verdict {
-                Verdict::NotReady(why) | Verdict::Unwell(why, HealthAction::Restart) => {
-                    self.say(actions, Level::Warn, Some(wid), &format!("{why}; stopping it"));
-                    self.with_process(id, |process| process.fail(why));
-                    self.stop_one(id, now, false);
-                }
-                Verdict::Unwell(why, HealthAction::Signal(signal)) => {
-                    let text = format!("{why}; sending {}", super::event::signal_name(signal));
-                    self.say(actions, Level::Warn, Some(wid), &text);
-                    self.send_unless_vetoed(id, signal, Reach::Main, actions);
-                }
-                Verdict::Unwell(why, HealthAction::Report) => self.say(actions, Level::Warn, Some(wid), &why),
-                Verdict::Recovered => self.say(actions, Level::Info, Some(wid), "well again"),
-            }
-        }
-    }
-
-    /// Takes the next steps down; `kill` is when all is to be over where the lease is being lost, and then nothing is
-    /// waited for.
-    fn wind_down(&mut self, now: Time, kill: Option<Time>, actions: &mut Vec<Action>) {
-        if self.stop_gate.is_some() && kill.is_none() {
-            return;
-        }
-        self.roll = None;
-        match self.stage {
-            Stage::Closed | Stage::Draining | Stage::Leaving => {}
-            // Its end leads nowhere any more, but it is waited for: its opposite may be the next.
-            Stage::Opening if kill.is_none() => return,
-            Stage::Opening => self.stage = Stage::Closed,
-            Stage::Open | Stage::Confirming | Stage::Settled => {
-                let asked = kill.is_none() && self.call(HookPoint::BeforeStop, Facts::default(), Next::Drain);
-                self.stage = if asked { Stage::Parting } else { Stage::Draining };
-            }
-            Stage::Parting if kill.is_some() => self.stage = Stage::Draining,
-            Stage::Parting => {}
-        }
-        if self.stage == Stage::Draining {
-            self.processes.retain(|process| !process.has_not_begun());
-            self.stop_all(kill.unwrap_or(now + self.spec.graceful_timeout).min(now + self.spec.graceful_timeout));
-            if self.processes.is_empty() {
-                self.say(actions, Level::Info, None, "stopped");
-                self.publish(News::Stop, actions);
-                let asked = self.call(HookPoint::AfterStop, Facts::default(), Next::Close);
-                self.stage = if asked { Stage::Leaving } else { Stage::Closed };
-            }
-        }
-        if self.stage == Stage::Closed {
-            self.part_from_lease(now, kill.is_some());
-        }
-    }
-
-    /// Nothing of it is left: gives the lease away, unless it is to run again under it, and becomes what it is to be.
-    fn part_from_lease(&mut self, now: Time, losing: bool) {
-        if let Some(lease) = &mut self.lease {
-            match (&self.goal, self.parting.take()) {
-                (Goal::Rest(_), _) => lease.leave(now),
-                (Goal::Run, Some((to, after))) => lease.release(now, to, after),
-                (Goal::Run, None) if self.heir.is_some() => lease.leave(now),
-                (Goal::Run, None) if losing => lease.release(now, None, After::Stay),
-                (Goal::Run, None) => {}
-            }
-            self.fed = None;
-        }
-        self.recycle = false;
-        if self.lease.as_ref().is_none_or(Lease::is_clear)
-            && let Some(heir) = self.heir.take()
-        {
-            self.become_spec(*heir);
-            self.lease = self.new_lease();
-            if let (Some(lease), Goal::Run) = (&mut self.lease, &self.goal) {
-                lease.want(now);
-            }
-        }
-    }
-
-    /// Asks all processes to stop; each is killed at `kill`.
-    fn stop_all(&mut self, kill: Time) {
-        let (signal, reach) = (self.spec.stop_signal, self.stop_reach());
-        for process in &mut self.processes {
-            process.stop(signal, reach, kill, false);
-        }
-    }
-
-    /// Asks one process to stop; `quiet`: its end is no news.
-    fn stop_one(&mut self, id: ProcessId, now: Time, quiet: bool) {
-        let (signal, reach, kill) = (self.spec.stop_signal, self.stop_reach(), now + self.spec.graceful_timeout);
-        self.with_process(id, |process| process.stop(signal, reach, kill, quiet));
-    }
-
-    fn stop_reach(&self) -> Reach {
-        if self.spec.stop_children { Reach::MainAndChildren } else { Reach::Main }
-    }
-
-    fn with_process(&mut self, id: ProcessId, then: impl FnOnce(&mut Process)) {
-        if let Some(process) = self.processes.iter_mut().find(|process| process.id == id) {
-            then(process);
-        }
-    }
-
-    /// Sends the signals that are due of stops, and SIGKILL.
-    fn carry_out_stops(&mut self, now: Time, actions: &mut Vec<Action>) {
-        let losing = matches!(self.hold(now), Some(Hold::Losing { .. }));
-        for index in 0..self.processes.len() {
-            let process = &mut self.processes[index];
-            let (id, wid, pid) = (process.id, process.wid, process.pid());
-            let due = process.stop_due(now);
-            match due {
-                Some(StopDue::Kill) => actions.push(Action::Kill { process: id }),
-                Some(StopDue::Signal { signal, reach }) if losing => self.send(id, signal, reach, actions),
-                Some(StopDue::Signal { signal, reach }) => self.send_unless_vetoed(id, signal, reach, actions),
-                None => continue,
-            }
-            if let Some(pid) = pid {
-                self.publish(News::Kill { wid, pid }, actions);
-            }
-        }
-    }
-
-    /// Sends a signal once the hook before it agrees.
-    fn send_unless_vetoed(&mut self, id: ProcessId, signal: i32, reach: Reach, actions: &mut Vec<Action>) {
-        let facts = self.signal_facts(id, signal);
-        if !self.call(HookPoint::BeforeSignal, facts, Next::Send { process: id, signal, reach }) {
-            self.send(id, signal, reach, actions);
-        }
-    }
-
-    fn send(&mut self, id: ProcessId, signal: i32, reach: Reach, actions: &mut Vec<Action>) {
-        let facts = self.signal_facts(id, signal);
-        if facts.pid.is_some() {
-            actions.push(Action::Signal { process: id, signal, reach });
-            self.call(HookPoint::AfterSignal, facts, Next::Nothing);
-        }
-    }
-
-    fn signal_facts(&self, id: ProcessId, signal: i32) -> Facts {
-        let process = self.processes.iter().find(|process| process.id == id);
-        let (pid, wid) = (process.and_then(Process::pid), process.map(|process| process.wid));
-        Facts { pid, wid, signal: Some(signal), exit: None }
-    }
-
-    /// Takes the next steps up.
-    fn rise(&mut self, now: Time, hold: Option<(u64, Deadline)>, ids: &mut u64, actions: &mut Vec<Action>) {
-        if self.stage == Stage::Closed && self.start_gate.is_none() {
-            let asked = self.call(HookPoint::BeforeStart, Facts::default(), Next::Open);
-            self.stage = if asked { Stage::Opening } else { Stage::Open };
-        }
-        if !matches!(self.stage, Stage::Open | Stage::Confirming | Stage::Settled) {
-            return;
-        }
-        self.advance_roll(now, actions);
-        self.shrink(now);
-        self.grow(now, hold, ids, actions);
-        if self.stage == Stage::Open && self.up() >= self.numprocesses as usize {
-            match self.call(HookPoint::AfterStart, Facts::default(), Next::Settle) {
-                true => self.stage = Stage::Confirming,
-                false => self.settle_in(actions),
-            }
-        }
-    }
-
-    /// It has come up.
-    fn settle_in(&mut self, actions: &mut Vec<Action>) {
-        self.stage = Stage::Settled;
-        self.say(actions, Level::Info, None, "started");
-        self.publish(News::Start, actions);
-    }
-
-    fn up(&self) -> usize {
-        self.processes.iter().filter(|process| process.is_up()).count()
-    }
-
-    /// How many processes there may be now.
-    fn allowed(&self) -> usize {
-        self.numprocesses as usize + self.roll.as_ref().map_or(0, |roll| roll.surplus(&self.processes))
-    }
-
-    /// Stops the oldest of too many.
-    fn shrink(&mut self, now: Time) {
-        let staying = self.processes.iter().filter(|process| !process.is_stopping());
-        let surplus = staying.clone().count().saturating_sub(self.allowed());
-        for id in staying.take(surplus).map(|process| process.id).collect::<Vec<_>>() {
-            self.stop_one(id, now, true);
-        }
-        self.processes.retain(|process| !(process.is_stopping() && process.has_not_begun()));
-    }
-
-    /// Starts what is missing and due, one per warm-up pause.
-    fn grow(&mut self, now: Time, hold: Option<(u64, Deadline)>, ids: &mut u64, actions: &mut Vec<Action>) {
-        for wid in self.open_slots() {
-            if self.start_due(wid) > now {
-                continue;
-            }
-            *ids += 1;
-            let id = ProcessId(*ids);
-            self.processes.push(Process::planned(id, wid));
-            let facts = Facts { wid: Some(wid), ..Facts::default() };
-            if !self.call(HookPoint::BeforeSpawn, facts, Next::Spawn(id)) {
-                self.with_process(id, Process::allow);
-            }
-            self.pace = now + self.spec.warmup_delay;
-        }
-        for index in 0..self.processes.len() {
-            let process = &mut self.processes[index];
-            if process.order(now) {
-                let (process, wid) = (process.id, process.wid);
-                let launch = self.launch(wid, hold);
-                actions.push(Action::Spawn { process, launch });
-            }
-        }
-    }
-
-    /// The free slots to fill. Those whose process failed come first, each with its own pause, then the lowest. A retired
-    /// one counts as filled.
-    fn open_slots(&self) -> Vec<u32> {
-        let overlaps = self.roll.as_ref().is_some_and(Roll::overlaps);
-        let in_the_way = |process: &&Process| !(overlaps && process.is_stopping());
-        let filled = self.processes.iter().filter(in_the_way).count() + self.retired.len();
-        let missing = self.allowed().saturating_sub(filled);
-        if missing == 0 {
-            return Vec::new();
-        }
-        let taken: BTreeSet<u32> =
-            self.processes.iter().map(|process| process.wid).chain(self.retired.iter().copied()).collect();
-        let reserved = |wid: u32| self.roll.as_ref().is_some_and(|roll| roll.reserves(wid));
-        let free = |wid: &u32| !taken.contains(wid);
-        let failed = self.slots.iter().filter(|(_, slot)| slot.failures() > 0).map(|(wid, _)| *wid);
-        let failed: Vec<u32> = failed.filter(free).take(missing).collect();
-        let fresh = (1..).filter(free).filter(|wid| !reserved(*wid) && !failed.contains(wid));
-        let more = missing - failed.len();
-        failed.iter().copied().chain(fresh.take(more)).collect()
-    }
-
-    /// When an open slot's process may start.
-    fn start_due(&self, wid: u32) -> Time {
-        self.slots.get(&wid).map_or(Time::ZERO, Restart::next).max(self.pace)
-    }
-
-    fn launch(&self, wid: u32, hold: Option<(u64, Deadline)>) -> Launch {
-        let (cluster, node) = &self.me;
-        let mut env = vec![
-            ("CIRCUS_CLUSTER", cluster.to_string()),
-            ("CIRCUS_NODE", node.to_string()),
-            ("CIRCUS_WATCHER", self.spec.name.to_string()),
-            ("CIRCUS_WID", wid.to_string()),
-        ];
-        if let (Some(lease), Some((token, _))) = (&self.lease, hold) {
-            env.push(("CIRCUS_FENCING_TOKEN", token.to_string()));
-            env.push(("CIRCUS_LEASE_KEY", lease.name().lease_key()));
-        }
-        Launch {
-            watcher: self.spec.name.clone(),
-            wid,
-            argv: self.program.argv(wid),
-            program: Arc::clone(&self.program),
-            env,
-            stop_signal: self.spec.stop_signal,
-            guard: hold.map(|(_, deadline)| deadline),
-            signs: self.signs(),
-        }
-    }
-
-    /// What its processes are listened to for.
-    fn signs(&self) -> Signs {
-        let ready = self.spec.ready.as_ref().map(|ready| &ready.check);
-        let health = self.spec.health.as_ref();
-        let log = |purpose, check: Option<&Check>| match check {
-            Some(Check::Log(pattern)) => Some((purpose, pattern.clone())),
-            _ => None,
-        };
-        let watchdog = health.filter(|health| health.check == Check::Notify).map(|health| health.interval);
-        Signs {
-            notify: ready == Some(&Check::Notify) || watchdog.is_some(),
-            watchdog,
-            log: [log(Purpose::Ready, ready), log(Purpose::Health, health.map(|health| &health.check))]
-                .into_iter()
-                .flatten()
-                .collect(),
-        }
-    }
-
-    /// Says in the log what became of the lease, each thing once.
-    fn report_lease(&mut self, now: Time, actions: &mut Vec<Action>) {
-        let Some(lease) = &self.lease else { return };
-        let had = matches!(self.said, Some(Said::Held { .. } | Said::Losing { .. }));
-        let said = match lease.hold(now) {
-            Hold::Firm { token, .. } => Said::Held { token },
-            Hold::Losing { .. } => Said::Losing { why: lease.why().unwrap_or_default() },
-            Hold::No if !lease.is_clear() => return,
-            Hold::No => match (self.goal == Goal::Run, lease.waits_because()) {
-                (true, Some(why)) => Said::Standby { why },
-                (false, _) if had => Said::Released,
-                _ => return,
-            },
-        };
-        if self.said.as_ref() == Some(&said) {
-            return;
-        }
-        let (level, text) = match &said {
-            Said::Held { token } => (Level::Info, format!("lease held, token {token}")),
-            Said::Losing { why } => (Level::Warn, format!("{why}; stopping")),
-            Said::Standby { why } => (Level::Info, format!("standby: {why}")),
-            Said::Released => (Level::Info, "lease released".into()),
-        };
-        self.say(actions, level, None, &text);
-        self.said = Some(said);
-    }
+    // ---- small things ----
 
     fn say(&self, actions: &mut Vec<Action>, level: Level, wid: Option<u32>, text: &str) {
         let name = &self.spec.name;
@@ -869,168 +495,8 @@ impl Watcher {
         (ttl * STAND_BACK_TTLS).clamp(STAND_BACK.0, STAND_BACK.1)
     }
 
-    fn publish(&self, news: News, actions: &mut Vec<Action>) {
+    pub(super) fn publish(&self, news: News, actions: &mut Vec<Action>) {
         actions.push(Action::Publish(Notice { watcher: self.spec.name.clone(), news }));
-    }
-
-    // ---- what others see ----
-
-    /// The next deadline of anything inside.
-    pub fn next_wakeup(&self, now: Time) -> Option<Time> {
-        let processes = self.processes.iter().filter_map(Process::next_wakeup).min();
-        let lease = self.lease.as_ref().and_then(Lease::next_wakeup);
-        let may_run = matches!(self.hold(now), None | Some(Hold::Firm { .. }));
-        let open = matches!(self.stage, Stage::Open | Stage::Confirming | Stage::Settled);
-        let growing = open && may_run && !self.must_go();
-        let start = growing.then(|| self.open_slots().into_iter().map(|wid| self.start_due(wid)).min()).flatten();
-        [processes, lease, start].into_iter().flatten().min()
-    }
-
-    /// Whether nothing of it runs and no lease is held: what a stop comes to.
-    pub fn is_down(&self) -> bool {
-        self.is_empty() && self.lease.as_ref().is_none_or(Lease::is_clear)
-    }
-
-    /// Whether nothing of it runs, and no hook of its start or stop is out.
-    pub fn is_empty(&self) -> bool {
-        self.processes.is_empty() && self.stage == Stage::Closed
-    }
-
-    /// Whether all that runs of it is being killed.
-    pub fn is_being_killed(&self) -> bool {
-        self.stage == Stage::Draining && self.processes.iter().all(Process::is_being_killed)
-    }
-
-    /// Whether the lease is being given away, in an orderly move or after failures.
-    pub fn is_parting(&self) -> bool {
-        self.parting.is_some()
-    }
-
-    /// Whether nothing of it is wanted.
-    pub fn is_at_rest(&self) -> bool {
-        self.goal != Goal::Run
-    }
-
-    /// Whether it gave up.
-    pub fn has_failed(&self) -> bool {
-        matches!(self.goal, Goal::Rest(Cause::Failed(_)))
-    }
-
-    /// Whether what waits for it may go on: it is up, or another node has it up.
-    pub fn is_up(&self, now: Time) -> bool {
-        matches!(self.state(now), WatcherState::Active | WatcherState::Unhealthy | WatcherState::Standby)
-    }
-
-    /// Whether its processes are all as it says they should be: none is being replaced, and it is to become nothing else.
-    pub fn is_as_told(&self) -> bool {
-        self.roll.is_none() && self.heir.is_none() && !self.recycle
-    }
-
-    /// Whether nothing of it runs, and since when only the store is waited for.
-    pub fn releasing_since(&self) -> Option<Time> {
-        self.lease.as_ref().filter(|_| self.is_empty()).and_then(Lease::releasing_since)
-    }
-
-    /// Pids of its live main processes, by slot.
-    pub fn pids(&self) -> Vec<(u32, u32)> {
-        let mut pids: Vec<_> = self.processes.iter().filter_map(|p| Some((p.wid, p.pid()?))).collect();
-        pids.sort_unstable();
-        pids
-    }
-
-    /// Ids of its processes, those included whose tree is being ended.
-    pub fn ids(&self) -> Vec<ProcessId> {
-        self.processes.iter().map(|process| process.id).collect()
-    }
-
-    /// How it is.
-    pub fn state(&self, now: Time) -> WatcherState {
-        match &self.goal {
-            Goal::Rest(_) if !self.is_empty() => WatcherState::Stopping,
-            Goal::Rest(Cause::Failed(_)) => WatcherState::Failed,
-            Goal::Rest(_) => WatcherState::Stopped,
-            Goal::Run => match self.hold(now) {
-                Some(Hold::No) => WatcherState::Standby,
-                Some(Hold::Losing { .. }) => WatcherState::Stopping,
-                Some(Hold::Firm { .. }) | None if self.must_go() => WatcherState::Stopping,
-                Some(Hold::Firm { .. }) | None if self.pausing(now).is_some() => WatcherState::Backoff,
-                Some(Hold::Firm { .. }) | None => {
-                    let up = self.stage == Stage::Settled && self.up() >= self.numprocesses as usize;
-                    match self.processes.iter().any(Process::is_unwell) {
-                        _ if !up => WatcherState::Starting,
-                        true => WatcherState::Unhealthy,
-                        false => WatcherState::Active,
-                    }
-                }
-            },
-        }
-    }
-
-    /// How long the next start of an open slot is put off because of failures.
-    fn pausing(&self, now: Time) -> Option<Duration> {
-        let open = self.open_slots();
-        let paused = open.iter().filter_map(|wid| self.slots.get(wid));
-        paused.filter(|slot| slot.failures() > 0 && slot.next() > now).map(|slot| now.until(slot.next())).min()
-    }
-
-    /// Why it is as it is, where that is a question.
-    pub fn note(&self, now: Time) -> Option<String> {
-        if let (Some(gate), true) = (&self.stop_gate, self.must_go()) {
-            return Some(format!("waits for {gate} to stop"));
-        }
-        match &self.goal {
-            Goal::Rest(Cause::NotStarted) => Some("not started".into()),
-            Goal::Rest(Cause::Asked) => None,
-            Goal::Rest(Cause::Ended(why) | Cause::Failed(why)) => Some(why.clone()),
-            Goal::Run => {
-                let lease = || self.lease.as_ref().and_then(Lease::why);
-                let gate = || {
-                    let gate = self.start_gate.as_ref().filter(|_| self.stage == Stage::Closed);
-                    gate.map(|gate| format!("waits for {gate}"))
-                };
-                let pause = || {
-                    let end = self.last_end.as_ref().map_or_else(String::new, |(end, _)| format!("{end}, "));
-                    self.pausing(now).map(|pause| format!("{end}again in {}", secs(pause)))
-                };
-                let hook = || match self.stage {
-                    Stage::Opening => Some("hook before_start runs".into()),
-                    Stage::Confirming => Some("hook after_start runs".into()),
-                    Stage::Parting => Some("hook before_stop runs".into()),
-                    Stage::Leaving => Some("hook after_stop runs".into()),
-                    Stage::Closed | Stage::Open | Stage::Settled | Stage::Draining => None,
-                };
-                let complaint = || {
-                    let found = self.processes.iter().find_map(|process| Some((process.wid, process.complaint()?)));
-                    found.map(|(wid, why)| format!("#{wid}: {why}"))
-                };
-                lease().or_else(gate).or_else(pause).or_else(hook).or_else(complaint)
-            }
-        }
-    }
-
-    fn process_views(&self, now: Time) -> Vec<ProcessView> {
-        let mut processes: Vec<_> = self.processes.iter().map(|process| process.view(now)).collect();
-        processes.sort_by_key(|process| process.wid);
-        processes
-    }
-
-    /// What others may see of it.
-    pub fn view(&self, now: Time) -> WatcherView {
-        let last_exit = self.last_end.as_ref().and_then(|(end, at)| match end {
-            End::Exit(exit) => Some((*exit, now.since(*at))),
-            End::NoStart(_) | End::Fault(_) => None,
-        });
-        WatcherView {
-            name: self.spec.name.clone(),
-            state: self.state(now),
-            note: self.note(now),
-            numprocesses: self.numprocesses,
-            processes: self.process_views(now),
-            restarts: self.restarts,
-            last_exit,
-            next_try: self.pausing(now),
-            lease: self.lease.as_ref().map(|lease| lease.view(now)),
-        }
     }
 }
 

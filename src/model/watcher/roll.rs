@@ -54,8 +54,10 @@ impl Roll {
 }
 
 impl Watcher {
-    /// Begins to replace all processes that there are.
+    /// Begins to replace all processes that there are. Those that ended and were not replaced come back with them, as in
+    /// Circus.
     pub(super) fn begin_roll(&mut self, way: Way) {
+        self.retired.clear();
         let old = self.processes.iter().filter(|process| !process.is_stopping());
         let (old, reserved) = old.map(|process| (process.id, process.wid)).unzip();
         self.roll = Some(Roll { way, old, reserved });
