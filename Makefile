@@ -39,7 +39,7 @@ release:
 	install -D -t target/static target/$(host)/release/circus-agent target/$(host)/release/circusctl
 
 bench: setup
-	cargo bench --locked --bench step --bench restart --bench handover
+	cargo bench --locked --bench step --bench restart --bench handover --bench output
 
 clean:
 	rm -rf .venv target

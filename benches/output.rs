@@ -56,9 +56,7 @@ fn main() {
 fn child() {
     let mut to: Box<dyn Write> = match std::env::args().nth(2) {
         Some(file) => Box::new(std::fs::File::options().append(true).create(true).open(file).expect("the file")),
-        None => Box::new(std::fs::File::from(std::os::fd::OwnedFd::from(
-            nix::unistd::dup(std::io::stdout()).expect("stdout"),
-        ))),
+        None => Box::new(std::fs::File::from(nix::unistd::dup(std::io::stdout()).expect("stdout"))),
     };
     let line = [vec![b'x'; LINE - 1], vec![b'\n']].concat().repeat(AT_ONCE);
     for _ in 0..BYTES / line.len() {

@@ -24,7 +24,7 @@ use crate::model::spec::{LogLevel, LogOutput};
 
 pub use ctl::{CtlArgs, circusctl};
 pub use daemon::circus_agent;
-pub use log::{LogFormat, logging};
+pub use log::LogFormat;
 pub use plugin::{PLUGIN, circus_plugin};
 
 /// What circusctl's exit code says.
@@ -63,7 +63,7 @@ pub mod agent_exit {
     name = "circus-agent",
     version,
     about = "Supervises processes, and keeps what must be alone in the cluster alone, over Redis",
-    after_help = "Signals: TERM and INT stop, QUIT kills what runs and stops, HUP applies what has changed in the \
+    after_help = "Signals: TERM, INT and QUIT stop, and kill what runs when they come again, HUP applies what has changed in the \
                   configuration, USR1 opens log files anew.\n\
                   Exit codes: 0 stopped on request, 64 usage, 69 something needed is not available, 70 internal \
                   error, 78 problems in the configuration.\n\
@@ -76,7 +76,7 @@ pub struct AgentArgs {
     /// Print every problem of the configuration and exit: 0 where there is none, 78 otherwise
     #[arg(long)]
     pub check: bool,
-    /// Run in the background; ends when all there is to start has been started, or with the reason why not
+    /// Run in the background; ends when each watcher has had its turn to start, or with the reason why none will
     #[arg(long)]
     pub daemon: bool,
     /// Where the agent's pid is written; wins over the file's `pidfile`
@@ -88,6 +88,9 @@ pub struct AgentArgs {
     /// Where to: a file, - for standard error, or syslog://…; wins over the file's `logoutput`
     #[arg(long, value_name = "WHERE", value_parser = config::log_output)]
     pub log_output: Option<LogOutput>,
+    /// Has no effect, as with `loggerconfig`: it names a file for Python's logging, and there is no Python here
+    #[arg(long, value_name = "FILE")]
+    pub logger_config: Option<PathBuf>,
     /// How the log is written; text suits itself to a terminal, the journal or a file
     #[arg(long, value_enum, default_value_t)]
     pub log_format: LogFormat,
@@ -111,6 +114,11 @@ fn exit_code(error: &clap::Error) -> u8 {
 /// Prints `error: …` to standard error.
 pub fn print_error(error: impl Display) {
     eprintln!("error: {error}");
+}
+
+/// Prints `warning: …` to standard error.
+fn print_warning(warning: impl Display) {
+    eprintln!("warning: {warning}");
 }
 
 /// Waits for ^C. From the first call on ^C does nothing else.
@@ -141,10 +149,12 @@ mod tests {
     fn the_agents_command_line_is_sound() {
         use clap::CommandFactory;
         AgentArgs::command().debug_assert();
-        let line = "circus-agent a.ini --check --log-format json --daemon --pidfile p --log-level debug --log-output l";
+        let line = "circus-agent a.ini --check --log-format json --daemon --pidfile p --log-level debug --log-output l \
+                    --logger-config c";
         let args = AgentArgs::read(line.split(' ')).unwrap();
         assert_eq!((args.config, args.pidfile), (Some("a.ini".into()), Some("p".into())));
         assert_eq!((args.check, args.daemon, args.log_format), (true, true, LogFormat::Json));
+        assert_eq!(args.logger_config, Some("c".into()));
         assert_eq!((args.log_level, args.log_output), (Some(LogLevel::Debug), Some(LogOutput::File("l".into()))));
         let code = |word| exit_code(&AgentArgs::try_parse_from(["circus-agent", word]).unwrap_err());
         assert_eq!((code("--chekc"), code("--help"), code("--version")), (64, 0, 0));

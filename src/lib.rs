@@ -62,6 +62,7 @@
 //! |---|---|---|
 //! | wanted and actual processes, leases, open requests, deadlines | [`model::node::Node`], on the agent's loop | a Snapshot |
 //! | pids, pidfds, guards | [`host::Host`] and its tasks | events |
+//! | output of processes | [`host::output`]: a reader for each pipe, one writer for each place | [`host::output::Hub`] |
 //! | the Redis connections and their time-outs | [`cluster::Redis`] and its tasks | events |
 //! | a singleton's child and its deadline | its guard, a process of its own | events |
 //! | leases, the registry | Redis, only through `lua/`; or the state directory | everybody |
@@ -83,7 +84,7 @@
 //! | each machine | plays: beside the code, and `tests/plays.rs` |
 //! | many nodes, faults | `tests/sim`: seeded simulation around the shipped Lua scripts, with planted bugs that it must see |
 //! | scripts and link | `tests/cluster.rs`: a real redis-server, and the lease cases on the simulated one too |
-//! | this machine | `tests/host.rs`, `tests/hooks.rs`, `tests/local.rs`: real children, guards, hooks, locks |
+//! | this machine | `tests/host.rs`, `tests/output.rs`, `tests/hooks.rs`, `tests/local.rs`: real children, guards, output, hooks, locks |
 //! | all of it | `tests/agent.rs`, `tests/supervision`: real agents; `tests/celery.rs`: a real Celery beat |
 //! | plugins | plays beside the code, and `tests/plugins.rs`: real agents |
 //! | words and bytes | `tests/config.rs`, `tests/wire.rs`, `tests/cli.rs`, `tests/systemd.rs`, `tests/packaging.rs` |

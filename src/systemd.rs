@@ -18,7 +18,7 @@ use sd_notify::NotifyState;
 /// The line to the service manager; where there is none, all of it does nothing.
 #[derive(Debug, Default)]
 pub struct Notify {
-    line: Option<(UnixDatagram, SocketAddr)>,
+    line: Option<(UnixDatagram, Option<SocketAddr>)>,
     watchdog: Option<Duration>,
     status: String,
 }
@@ -55,7 +55,13 @@ impl Notify {
         };
         let socket = UnixDatagram::unbound()?;
         socket.set_nonblocking(true)?;
-        Ok(Notify { line: Some((socket, address)), watchdog, status: String::new() })
+        Ok(Notify { line: Some((socket, Some(address))), watchdog, status: String::new() })
+    }
+
+    /// A line that is connected already, to somebody who listens as a service manager does.
+    pub fn over(socket: UnixDatagram) -> io::Result<Notify> {
+        socket.set_nonblocking(true)?;
+        Ok(Notify { line: Some((socket, None)), watchdog: None, status: String::new() })
     }
 
     /// All there is to start has been started; also ends what [`Notify::reloading`] began.
@@ -105,7 +111,10 @@ impl Notify {
             let _ = writeln!(message, "{state}");
         }
         // Nobody could be told of a failure, and the next message may get through.
-        let _ = socket.send_to_addr(message.as_bytes(), address);
+        let _ = match address {
+            Some(address) => socket.send_to_addr(message.as_bytes(), address),
+            None => socket.send(message.as_bytes()),
+        };
     }
 }
 

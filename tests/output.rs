@@ -46,6 +46,7 @@ const CASES: &[Case] = cases![
     syslog_gets_each_line_as_a_datagram,
     a_python_class_gets_what_both_streams_write,
     a_stuck_place_holds_up_nobody_and_each_lost_line_is_counted,
+    a_line_whose_middle_was_lost_is_cut_short_and_its_rest_is_no_line,
     a_full_disk_is_told_of_and_nothing_is_lost_that_fits_the_buffer,
     what_cannot_be_written_at_the_end_is_told_of,
 ];
@@ -118,6 +119,16 @@ async fn a_sign_in_the_output_is_told() {
         assert_eq!(world.next_of(process).await, ProcessEvent::Matched(Purpose::Ready));
         world.host.kill(process);
         world.ends(process).await;
+    }
+    // What a process has said is told before its end.
+    for guard in [None, Some(far())] {
+        let mut launch = writes(sh("printf done"), stream(Sink::Memory));
+        launch.signs.log = vec![(Purpose::Ready, "^done$".into())];
+        launch.guard = guard;
+        let process = world.spawn(launch);
+        world.spawned(process).await;
+        assert_eq!(world.next_of(process).await, ProcessEvent::Matched(Purpose::Ready));
+        assert_eq!(world.ends(process).await, Exit::Code(0));
     }
     let mut launch = sh("true");
     launch.signs.log = vec![(Purpose::Ready, "(".into())];
@@ -357,35 +368,49 @@ async fn a_python_class_gets_what_both_streams_write() {
 
 async fn a_stuck_place_holds_up_nobody_and_each_lost_line_is_counted() {
     const LINES: usize = 1_000_000;
-    let log = Log::listen();
-    let mut world = World::new();
-    let fifo = world.path("fifo");
-    mkfifo(&fifo, Mode::S_IRWXU).unwrap();
-    // Somebody has it open for reading, and does not read.
-    let mut reader = File::options().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(&fifo).unwrap();
-    // As long as this one lives, what is buffered is kept.
-    let other = world.spawn(writes(launch(["sleep", "1000"]), Output::file(fifo.clone())));
-    world.spawned(other).await;
+    let mut stuck = Stuck::new().await;
     let started = Instant::now();
-    let process = world.spawn(writes(launch(["seq", "-w", &LINES.to_string()]), Output::file(fifo)));
-    world.spawned(process).await;
-    assert_eq!(world.ends(process).await, Exit::Code(0));
-    assert!(started.elapsed() < NEVER / 2, "{:?}", started.elapsed());
-    eventually("it is told", || log.lost() > 0).await;
-
-    let mut read = Vec::new();
-    let told = |read: &[u8]| read.split(|&byte| byte == b'\n').count() - 1 + log.lost();
+    let writer = launch(["seq", "-w", &LINES.to_string()]);
+    assert_eq!(stuck.world.runs(writes(writer, Output::file(stuck.fifo.clone()))).await, Exit::Code(0));
+    assert!(started.elapsed() < NEVER / 2, "it was held up: {:?}", started.elapsed());
+    eventually("losses are told", || stuck.log.lost() > 0).await;
+    let mut text = String::new();
     eventually("each line is read or told of", || {
-        let _ = reader.read_to_end(&mut read);
-        told(&read) == LINES
+        text += &stuck.read();
+        text.lines().count() + stuck.log.lost() == LINES
     })
     .await;
-    eventually("it is told", || log.has("takes output again")).await;
-    let text = String::from_utf8(read).unwrap();
+    assert!(stuck.log.has("takes output again"));
     assert!(text.len() > 1 << 20, "only {} bytes were kept", text.len());
     assert!(text.lines().all(|line| line.len() == 7) && text.lines().is_sorted(), "torn lines");
-    world.host.kill(other);
-    world.ends(other).await;
+    stuck.leave().await;
+}
+
+async fn a_line_whose_middle_was_lost_is_cut_short_and_its_rest_is_no_line() {
+    let mut stuck = Stuck::new().await;
+    let go = stuck.world.path("go");
+    let wait = format!("while [ ! -e {} ]; do sleep 0.01; done", go.display());
+    let script = format!("head -c 3000000 /dev/zero | tr '\\0' x; {wait}; echo rest; echo next");
+    let process = stuck.world.spawn(writes(sh(&script), Output::file(stuck.fifo.clone())));
+    stuck.world.spawned(process).await;
+    eventually("losses are told", || stuck.log.lost() > 0).await;
+    let mut text = String::new();
+    eventually("it takes output again", || {
+        text += &stuck.read();
+        stuck.log.has("takes output again")
+    })
+    .await;
+    File::create(go).unwrap();
+    eventually("the next line comes", || {
+        text += &stuck.read();
+        text.ends_with("t\n")
+    })
+    .await;
+    stuck.world.ends(process).await;
+    let (cut, next) = text.split_once('\n').unwrap();
+    assert!(cut.len() > 1 << 20 && cut.len() < 3_000_000 && cut.bytes().all(|byte| byte == b'x'));
+    assert_eq!(next, "next\n");
+    stuck.leave().await;
 }
 
 async fn a_full_disk_is_told_of_and_nothing_is_lost_that_fits_the_buffer() {
@@ -494,6 +519,42 @@ impl World {
     fn recent(&self) -> Vec<String> {
         let recent = self.host.output().recent(|_| true, 100);
         recent.iter().map(|line| String::from_utf8(line.bytes.clone()).unwrap()).collect()
+    }
+}
+
+/// A world with a FIFO that somebody has open for reading, and does not read from yet.
+struct Stuck {
+    world: World,
+    log: Log,
+    fifo: PathBuf,
+    reader: File,
+    /// As long as this process lives, what is buffered is kept.
+    other: ProcessId,
+}
+
+impl Stuck {
+    async fn new() -> Stuck {
+        let log = Log::listen();
+        let mut world = World::new();
+        let fifo = world.path("fifo");
+        mkfifo(&fifo, Mode::S_IRWXU).unwrap();
+        let reader = File::options().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(&fifo).unwrap();
+        let other = world.spawn(writes(launch(["sleep", "1000"]), Output::file(fifo.clone())));
+        world.spawned(other).await;
+        Stuck { world, log, fifo, reader, other }
+    }
+
+    /// Reads what is there.
+    fn read(&mut self) -> String {
+        let mut read = Vec::new();
+        // The end is an error here: nothing more for now.
+        let _ = self.reader.read_to_end(&mut read);
+        String::from_utf8(read).unwrap()
+    }
+
+    async fn leave(mut self) {
+        self.world.host.kill(self.other);
+        self.world.ends(self.other).await;
     }
 }
 

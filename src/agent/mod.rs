@@ -5,6 +5,8 @@
 
 pub mod follow;
 
+mod pidfile;
+
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -12,7 +14,6 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::StreamExt;
-use nix::sys::stat::Mode;
 use serde_json::Value;
 use signal_hook::iterator::exfiltrator::WithOrigin;
 use signal_hook::low_level::siginfo::Origin;
@@ -20,6 +21,7 @@ use signal_hook_tokio::SignalsInfo;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::follow::{Followers, Output};
+use self::pidfile::{Pidfile, PidfileError};
 use crate::cluster::identity::{Identity, IdentityError, default_state_dir, identity};
 use crate::cluster::local::{self, Local};
 use crate::cluster::{self, BusQuestion, Redis, Standing};
@@ -28,7 +30,7 @@ use crate::control::{self, ControlSocket, Question};
 use crate::host::Host;
 use crate::host::clock::{self, Alarm};
 use crate::model::command::{NodeAbout, Outcome, Refusal, Reply, RequestId};
-use crate::model::event::{Action, Ask, Event, Haste, Level, News, Notice};
+use crate::model::event::{Action, Ask, Event, Level, News, Notice};
 use crate::model::names::{NodeName, WatcherName};
 use crate::model::node::Node;
 use crate::model::random::Random;
@@ -88,6 +90,9 @@ pub enum StartError {
     /// The control socket cannot be had.
     #[error(transparent)]
     Control(#[from] control::BindError),
+    /// The pidfile is another agent's, or cannot be written.
+    #[error(transparent)]
+    Pidfile(#[from] PidfileError),
     /// A step failed.
     #[error("{step}: {error}")]
     Step {
@@ -106,20 +111,11 @@ fn step(step: impl Into<String>) -> impl FnOnce(io::Error) -> StartError {
 /// Runs an agent to its end: its exit code.
 ///
 /// `path` is the file that `config` was read from, to be read again when it has changed; `overrides` have been
-/// applied to it, and will be then. To be called on the main thread,
-/// before any other exists.
-pub fn run(path: &Path, overrides: Overrides, config: Config) -> Result<i32, StartError> {
-    // SAFETY: the caller's promise: this is the only thread.
-    let notify = unsafe { Notify::from_env() }.unwrap_or_else(|error| {
-        tracing::warn!("systemd is not told how this agent is: {error}");
-        Notify::default()
-    });
-    if let Some(umask) = config.spec.umask {
-        nix::sys::stat::umask(Mode::from_bits_truncate(umask));
-    }
+/// applied to it, and will be then. `notify` is who is told how the agent is. To be called on the main thread.
+pub fn run(path: &Path, overrides: Overrides, config: Config, notify: Notify) -> Result<i32, StartError> {
     let state_dir = config.spec.state_dir.clone().unwrap_or_else(default_state_dir);
     let identity = identity(&state_dir, &config.spec.node)?;
-    let _pidfile = config.spec.pidfile.as_deref().map(Pidfile::write).transpose()?;
+    let _pidfile = config.spec.pidfile.as_deref().map(Pidfile::take).transpose()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -446,8 +442,9 @@ impl Agent {
             _ => name.to_owned(),
         };
         match origin.signal {
-            libc::SIGTERM | libc::SIGINT => self.take(Event::StopAsked { haste: Haste::Graceful, by }),
-            libc::SIGQUIT => self.take(Event::StopAsked { haste: Haste::Fast, by }),
+            libc::SIGTERM | libc::SIGINT | libc::SIGQUIT => {
+                self.take(Event::StopAsked { by });
+            }
             libc::SIGHUP => self.take(Event::ReloadAsked { by }),
             libc::SIGUSR1 => {
                 tracing::info!("{by}: opening log files anew");
@@ -586,22 +583,4 @@ fn seed() -> Result<Random, StartError> {
         *word = u64::from_ne_bytes(*bytes);
     }
     Ok(Random::new(seed))
-}
-
-/// A file with the agent's pid, gone with the agent.
-struct Pidfile(PathBuf);
-
-impl Pidfile {
-    fn write(path: &Path) -> Result<Pidfile, StartError> {
-        let text = format!("{}\n", std::process::id());
-        std::fs::write(path, text).map_err(step(format!("cannot write the pidfile {}", path.display())))?;
-        Ok(Pidfile(path.to_owned()))
-    }
-}
-
-impl Drop for Pidfile {
-    fn drop(&mut self) {
-        // Already gone is as good.
-        let _ = std::fs::remove_file(&self.0);
-    }
 }

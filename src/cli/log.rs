@@ -1,18 +1,20 @@
-//! The log: one line for each event, on standard error, in the form that its reader wants.
+//! The log: one line for each event, in the form that its reader wants.
 
 use std::fmt;
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal};
 use std::time::{Duration, SystemTime};
 
 use clap::ValueEnum;
-use tracing::{Event, Level, Subscriber};
+use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
-use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
 use tracing_subscriber::registry::LookupSpan;
 
-use crate::model::spec::LogLevel;
+use super::agent_exit;
+use crate::host::output::Log;
+use crate::model::spec::{LogLevel, LogOutput};
 
 /// How the log is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
@@ -24,10 +26,12 @@ pub enum LogFormat {
     Json,
 }
 
-/// Sets the log up, once for the whole process. `CIRCUS_LOG` is a filter that overrides `level`.
+/// Sets the log up, once for the whole process, and starts the thread that writes it. `CIRCUS_LOG` is a filter that
+/// overrides `level`.
 ///
-/// The error is for the operator: a filter that cannot be read, or a log that is set up already.
-pub fn logging(format: LogFormat, level: Option<LogLevel>) -> Result<(), String> {
+/// The error is for the operator, with the exit code that it ends in: a filter that cannot be read, a file that cannot
+/// be opened.
+pub(super) fn logging(format: LogFormat, level: Option<LogLevel>, output: &LogOutput) -> Result<Logging, (u8, String)> {
     let usual = match level {
         Some(LogLevel::Error) => "error",
         Some(LogLevel::Warning) => "warn",
@@ -36,20 +40,85 @@ pub fn logging(format: LogFormat, level: Option<LogLevel>) -> Result<(), String>
     };
     let filter = match std::env::var("CIRCUS_LOG") {
         Ok(filter) if !filter.is_empty() => {
-            EnvFilter::try_new(&filter).map_err(|error| format!("CIRCUS_LOG={filter}: {error}"))?
+            EnvFilter::try_new(&filter).map_err(|error| (agent_exit::USAGE, format!("CIRCUS_LOG={filter}: {error}")))?
         }
         _ => EnvFilter::new(usual),
     };
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = Log::start(output).map_err(|error| {
+        let place = match output {
+            LogOutput::File(path) => path.display().to_string(),
+            LogOutput::Stderr | LogOutput::Syslog(_) => "its thread".into(),
+        };
+        (agent_exit::UNAVAILABLE, format!("cannot begin to log: {place}: {error}"))
+    })?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(Door(log.clone()));
     match format {
         LogFormat::Json => builder.json().flatten_event(true).with_timer(Utc).try_init(),
         LogFormat::Text => {
-            let style = LineStyle::of_stderr();
+            let style = LineStyle::of(output);
             let colour = matches!(style, LineStyle::Terminal { colour: true });
             builder.with_ansi(colour).event_format(Lines(style)).try_init()
         }
     }
-    .map_err(|error| error.to_string())
+    .map_err(|error| (agent_exit::INTERNAL, error.to_string()))?;
+    if *output != LogOutput::Stderr {
+        // Where stderr is, nobody may look.
+        std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
+    }
+    Ok(Logging(log))
+}
+
+/// The log that was set up. To be kept to the end: what is left to be written then is, for as long as a second.
+#[derive(Debug)]
+#[must_use]
+pub(super) struct Logging(Log);
+
+impl Drop for Logging {
+    fn drop(&mut self) {
+        self.0.finish();
+    }
+}
+
+/// Where each event goes in, with its severity.
+struct Door(Log);
+
+impl<'a> MakeWriter<'a> for Door {
+    type Writer = Entry<'a>;
+
+    fn make_writer(&'a self) -> Entry<'a> {
+        Entry { log: &self.0, severity: severity(Level::INFO) }
+    }
+
+    fn make_writer_for(&'a self, about: &Metadata<'_>) -> Entry<'a> {
+        Entry { log: &self.0, severity: severity(*about.level()) }
+    }
+}
+
+/// Takes the text of one event, which comes in one piece.
+struct Entry<'a> {
+    log: &'a Log,
+    severity: u8,
+}
+
+impl io::Write for Entry<'_> {
+    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+        self.log.put(self.severity, text);
+        Ok(text.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Syslog's number for a level, which is the journal's too.
+fn severity(level: Level) -> u8 {
+    match level {
+        Level::ERROR => 3,
+        Level::WARN => 4,
+        Level::INFO => 6,
+        Level::DEBUG | Level::TRACE => 7,
+    }
 }
 
 /// Who reads the lines.
@@ -61,16 +130,18 @@ enum LineStyle {
     Terminal { colour: bool },
     /// A file or a pipe: the full time, in UTC.
     Plain,
+    /// A syslog server: it is given the time and the priority beside the line.
+    Bare,
 }
 
 impl LineStyle {
-    fn of_stderr() -> LineStyle {
-        if is_journal() {
-            return LineStyle::Journal;
-        }
-        match std::io::stderr().is_terminal() {
-            true => LineStyle::Terminal { colour: super::colours(true) },
-            false => LineStyle::Plain,
+    fn of(output: &LogOutput) -> LineStyle {
+        match output {
+            LogOutput::File(_) => LineStyle::Plain,
+            LogOutput::Syslog(_) => LineStyle::Bare,
+            LogOutput::Stderr if is_journal() => LineStyle::Journal,
+            LogOutput::Stderr if io::stderr().is_terminal() => LineStyle::Terminal { colour: super::colours(true) },
+            LogOutput::Stderr => LineStyle::Plain,
         }
     }
 }
@@ -79,7 +150,7 @@ impl LineStyle {
 /// us may have pointed our output elsewhere.
 fn is_journal() -> bool {
     let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
-    let Ok(found) = nix::sys::stat::fstat(std::io::stderr()) else { return false };
+    let Ok(found) = nix::sys::stat::fstat(io::stderr()) else { return false };
     stream == format!("{}:{}", found.st_dev, found.st_ino)
 }
 
@@ -100,14 +171,15 @@ where
 
 /// What stands before the message; `now` since the Unix epoch.
 fn head(style: LineStyle, level: Level, now: Duration) -> String {
-    let (priority, word, colour) = match level {
-        Level::ERROR => (3, "error", 31),
-        Level::WARN => (4, "warning", 33),
-        Level::INFO => (6, "info", 0),
-        Level::DEBUG | Level::TRACE => (7, "debug", 2),
+    let (word, colour) = match level {
+        Level::ERROR => ("error", 31),
+        Level::WARN => ("warning", 33),
+        Level::INFO => ("info", 0),
+        Level::DEBUG | Level::TRACE => ("debug", 2),
     };
     match style {
-        LineStyle::Journal => format!("<{priority}>"),
+        LineStyle::Bare => String::new(),
+        LineStyle::Journal => format!("<{}>", severity(level)),
         LineStyle::Plain => format!("{} {word:<7} ", rfc3339(now)),
         LineStyle::Terminal { colour: with_colour } => {
             let time = time_of_day(now);

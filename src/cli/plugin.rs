@@ -7,9 +7,11 @@ use futures_util::StreamExt;
 use nix::sys::prctl;
 use signal_hook_tokio::Signals;
 
-use super::{LogFormat, agent_exit, logging, print_error};
+use super::log::logging;
+use super::{LogFormat, agent_exit, print_error};
 use crate::client::Endpoint;
 use crate::model::random::Random;
+use crate::model::spec::LogOutput;
 use crate::plugins::{self, Plugin};
 
 /// The name (`argv[0]`) under which the agent's program is a plugin.
@@ -36,10 +38,13 @@ pub fn circus_plugin(args: impl IntoIterator<Item = impl Into<OsString>>) -> u8 
     };
     // Without it, `ps` and `top` show an agent.
     let _ = prctl::set_name(c"circus-plugin");
-    if let Err(error) = logging(LogFormat::Text, None) {
-        print_error(error);
-        return agent_exit::USAGE;
-    }
+    let _log = match logging(LogFormat::Text, None, &LogOutput::Stderr) {
+        Ok(log) => log,
+        Err((code, why)) => {
+            print_error(why);
+            return code;
+        }
+    };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

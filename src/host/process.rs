@@ -165,9 +165,9 @@ impl Life {
             Err(failure) => return self.end([ProcessEvent::SpawnFailed(failure)]).await,
         };
         self.report(ProcessEvent::Spawned { pid: child.pid() }).await;
-        let reading = self.read(intake, child.pid());
+        let mut reading = self.read(intake, child.pid());
         let exit = self.follow(&child, &launch, &mut signs).await;
-        self.exited(exit, signs).await;
+        self.exited(exit, signs, Some(&mut reading)).await;
         sweep(Some(child.pid()), &self.around.tag, &name).await;
         reading.finish().await;
         self.end([ProcessEvent::Gone]).await;
@@ -252,11 +252,11 @@ impl Life {
                     }
                     Ok(Some(Report::Code(code))) => {
                         end = GuardedEnd::Exited;
-                        self.exited(Exit::Code(code), std::mem::take(&mut signs)).await;
+                        self.exited(Exit::Code(code), std::mem::take(&mut signs), reading.as_mut()).await;
                     }
                     Ok(Some(Report::Signal(signal))) => {
                         end = GuardedEnd::Exited;
-                        self.exited(Exit::Signal(signal), std::mem::take(&mut signs)).await;
+                        self.exited(Exit::Signal(signal), std::mem::take(&mut signs), reading.as_mut()).await;
                     }
                     Ok(Some(Report::Stuck(pids))) => warn_of_stuck(&name, &pids),
                     // It has ended, or is not what we think it is.
@@ -346,7 +346,10 @@ impl Life {
     }
 
     /// Tells of the end of the main process, after all that it has said.
-    async fn exited(&self, exit: Exit, signs: SignsOfLife) {
+    async fn exited(&self, exit: Exit, signs: SignsOfLife, reading: Option<&mut Reading>) {
+        if let Some(reading) = reading {
+            reading.catch_up().await;
+        }
         for word in signs.last_words() {
             self.report(word).await;
         }

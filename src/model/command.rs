@@ -194,6 +194,8 @@ pub enum Answer {
     Plan(Plan),
     /// What the start of an added watcher led to: pids.
     Added { started: Vec<u32> },
+    /// The one watcher that was waited for is down.
+    Stopped,
     /// What a start or restart led to, of one watcher: pids.
     Started { started: Vec<u32>, kept: Vec<u32>, stopped: Vec<u32> },
     /// The new number of processes of a watcher.

@@ -57,17 +57,8 @@ pub enum Event {
     Amended { request: RequestId, spec: Result<Box<WatcherSpec>, String> },
     /// The agent was told to apply its configuration file's changes (SIGHUP), by whom.
     ReloadAsked { by: String },
-    /// The agent was told to end.
-    StopAsked { haste: Haste, by: String },
-}
-
-/// How an agent is to end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Haste {
-    /// Each process gets its graceful time; a second request hurries.
-    Graceful,
-    /// SIGKILL at once.
-    Fast,
+    /// The agent was told to end: in good order, and in haste when it is told again.
+    StopAsked { by: String },
 }
 
 /// What became of a process.

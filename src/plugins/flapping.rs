@@ -647,9 +647,9 @@ mod tests {
         play.crash(1, 0.1);
         play.event("stop");
         let [command] = start();
-        assert_eq!(play.wake(8.0), [command.clone()]);
+        assert_eq!(play.wake(8.0), std::slice::from_ref(&command));
         play.take(failed(command.clone(), None));
-        assert_eq!(play.wake(13.0), [command.clone()]);
+        assert_eq!(play.wake(13.0), std::slice::from_ref(&command));
         play.take(failed(command, Some("stopping")));
         assert_eq!(play.next(), None);
     }

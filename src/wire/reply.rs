@@ -213,6 +213,8 @@ fn done(answer: &Answer) -> Object {
         Answer::Plan(changes) => ok(json!({"plan": plan(changes)})),
         // At the top level, as Circus has it here and nowhere else.
         Answer::Added { started } => ok(json!({"started": started, "kept": []})),
+        // Circus's `null`: there is nothing to tell of a stop.
+        Answer::Stopped => ok(json!({"info": null})),
         Answer::Started { started, kept, stopped } => {
             ok(json!({"info": {"started": started, "kept": kept, "stopped": stopped}}))
         }

@@ -10,9 +10,7 @@ use std::time::Duration;
 use circus_agent::model::command::{
     Answer, Command, NodeAbout, NodeRow, NodeState, Outcome, Part, Patience, Refusal, Reply, RequestId, Target,
 };
-use circus_agent::model::event::{
-    Action, AskKind, Event, Exit, Haste, LeaseAnswer, ProcessEvent, ProcessId, SpawnFailure,
-};
+use circus_agent::model::event::{Action, AskKind, Event, Exit, LeaseAnswer, ProcessEvent, ProcessId, SpawnFailure};
 use circus_agent::model::names::WatcherName;
 use circus_agent::model::pattern::Pattern;
 use circus_agent::model::random::Random;
@@ -45,7 +43,7 @@ fn a_warm_up_delay_spaces_processes_and_watchers() {
 fn a_stop_in_the_middle_of_start_up_starts_nothing_more() {
     let mut stage = Stage::with(vec![watcher("web"), watcher("aux")], Duration::from_secs(10), true);
     let id = stage.start()[0];
-    stage.tell(Event::StopAsked { haste: Haste::Graceful, by: "test".into() });
+    stage.tell(Event::StopAsked { by: "test".into() });
     assert!(signalled(&stage.orders(), id));
     stage.end(id, Exit::Signal(TERM));
     stage.wait(Duration::from_secs(60));
@@ -128,7 +126,7 @@ fn a_stopped_process_that_stays_is_killed_when_its_grace_is_over() {
     stage.process(id, ProcessEvent::Exited(Exit::Signal(9)));
     assert_eq!(stage.outcome(request), None, "what it left may still live");
     stage.process(id, ProcessEvent::Gone);
-    assert_eq!(stage.outcome(request), Some(Outcome::Own(Reply::Done(Answer::Ok))));
+    assert_eq!(stage.outcome(request), Some(Outcome::Own(Reply::Done(Answer::Stopped))));
 }
 
 #[test]
@@ -162,12 +160,12 @@ fn priorities_stop_from_the_lowest_up_and_a_second_request_hurries() {
     let mut stage = Stage::new(specs);
     let ids = stage.start();
     let (db, web) = (ids[0], ids[1]);
-    stage.tell(Event::StopAsked { haste: Haste::Graceful, by: "test".into() });
+    stage.tell(Event::StopAsked { by: "test".into() });
     let orders = stage.orders();
     assert!(signalled(&orders, web) && !signalled(&orders, db));
     stage.end(web, Exit::Code(0));
     assert!(signalled(&stage.orders(), db));
-    stage.tell(Event::StopAsked { haste: Haste::Graceful, by: "test".into() });
+    stage.tell(Event::StopAsked { by: "test".into() });
     assert!(killed(&stage.orders(), db));
     stage.end(db, Exit::Signal(9));
     assert_eq!(stage.orders(), [Action::Leave { code: 0 }]);
@@ -383,7 +381,7 @@ fn a_process_that_is_being_started_stops_when_its_priority_has_its_turn() {
     let spawns = stage.spawns();
     let [(late, _), (early, _)] = &spawns[..] else { panic!("{spawns:?}") };
     stage.process(*early, ProcessEvent::Spawned { pid: 10 });
-    stage.tell(Event::StopAsked { haste: Haste::Graceful, by: "SIGTERM".into() });
+    stage.tell(Event::StopAsked { by: "SIGTERM".into() });
     stage.process(*late, ProcessEvent::Spawned { pid: 11 });
     let orders = stage.orders();
     assert!(signalled(&orders, *early) && !signalled(&orders, *late), "{orders:?}");

@@ -7,7 +7,7 @@ use circus_agent::model::command::{
     Answer, Command, Leave, Outcome, Patience, Refusal, ReloadWay, Reply, RequestId, Sample, Usage,
 };
 use circus_agent::model::event::{
-    Action, AmendBase, Changes, Event, Exit, Haste, HookEnd, HookId, News, Notification, ProcessEvent, ProcessId, Reach,
+    Action, AmendBase, Changes, Event, Exit, HookEnd, HookId, News, Notification, ProcessEvent, ProcessId, Reach,
 };
 use circus_agent::model::names::WatcherName;
 use circus_agent::model::pattern::Pattern;
@@ -230,7 +230,7 @@ fn a_stop_waits_for_its_hook_and_ends_with_the_other() {
     assert_eq!(stage.story()[1..], only(&["web stop", "hook web after_stop"]));
     assert_eq!(stage.state("web"), WatcherState::Stopping);
     stage.returns("web after_stop", true);
-    assert_eq!(reply(&mut stage, request), Some(Reply::Done(Answer::Ok)));
+    assert_eq!(reply(&mut stage, request), Some(Reply::Done(Answer::Stopped)));
 }
 
 #[test]
@@ -243,6 +243,7 @@ fn a_lost_lease_waits_for_no_hook() {
     stage.wait(Duration::from_secs(12));
     let story = stage.story();
     assert!(story.contains(&"signal web#1 15".to_owned()), "{story:?}");
+    assert!(!story.iter().any(|line| line.starts_with("hook")), "{story:?}");
     stage.wait(Duration::from_secs(3));
     assert!(stage.story().contains(&"kill web#1".to_owned()));
 }
@@ -275,8 +276,8 @@ fn a_crash_tells_its_end_between_the_hooks_of_the_reaper() {
 #[test]
 fn a_second_stop_signal_during_start_up_hurries_past_a_hook_that_hangs() {
     let mut stage = Stage::new(vec![hooked(&[HookPoint::BeforeStart])]);
-    stage.tell(Event::StopAsked { haste: Haste::Graceful, by: "test".into() });
-    stage.tell(Event::StopAsked { haste: Haste::Graceful, by: "test".into() });
+    stage.tell(Event::StopAsked { by: "test".into() });
+    stage.tell(Event::StopAsked { by: "test".into() });
     assert!(stage.orders().contains(&Action::Leave { code: 0 }));
 }
 
@@ -334,6 +335,29 @@ fn a_reload_has_each_new_process_up_before_an_old_one_goes() {
     // And back: slots go N+1..2N, then 1..N.
     stage.asks_for(reload("web", ReloadWay::Rolling));
     assert_eq!(stage.story(), ["spawn web#1"]);
+}
+
+#[test]
+fn new_processes_take_other_slots_than_those_they_replace_even_when_these_are_free() {
+    let mut stage = running(vec![many("web", 3)]);
+    stage.asks_for(reload("web", ReloadWay::Rolling));
+    for (old, new) in [("web#1", "web#4"), ("web#2", "web#5"), ("web#3", "web#6")] {
+        stage.story();
+        stage.spawned(new);
+        stage.story();
+        stage.ends(old, ENDED);
+    }
+    let wids: Vec<u32> = stage.node.snapshot().watchers[0].processes.iter().map(|process| process.wid).collect();
+    assert_eq!(wids, [4, 5, 6]);
+    // And a crash after that is tried again in its own slot, with its own pause.
+    for _ in 0..3 {
+        stage.ends("web#5", Exit::Code(1));
+        stage.wait(Duration::from_secs(1));
+        run_all(&mut stage);
+    }
+    stage.ends("web#5", Exit::Code(1));
+    assert_eq!(stage.state("web"), WatcherState::Backoff);
+    assert!(!stage.story().iter().any(|line| line.starts_with("spawn")));
 }
 
 #[test]
@@ -504,7 +528,7 @@ fn a_watcher_starts_when_those_it_comes_after_are_up() {
 #[test]
 fn watchers_stop_in_the_reverse_order() {
     let mut stage = running(vec![after("app", "db"), watcher("db")]);
-    stage.tell(Event::StopAsked { haste: Haste::Graceful, by: "test".into() });
+    stage.tell(Event::StopAsked { by: "test".into() });
     let story = stage.story();
     assert!(story.contains(&"signal app#1 15".to_owned()) && !story.contains(&"signal db#1 15".to_owned()));
     assert_eq!(stage.note("db"), "waits for app to stop");
@@ -520,7 +544,7 @@ fn order_holds_against_priorities_when_stopping() {
     let app = WatcherSpec { priority: 9, ..after("app", "db") };
     let mut stage = Stage::new(vec![app, db]);
     run_all(&mut stage);
-    stage.tell(Event::StopAsked { haste: Haste::Graceful, by: "test".into() });
+    stage.tell(Event::StopAsked { by: "test".into() });
     assert!(stage.story().contains(&"signal app#1 15".to_owned()), "db is first, and comes after nobody but app");
     stage.ends("app#1", ENDED);
     assert!(stage.story().contains(&"signal db#1 15".to_owned()));
@@ -539,7 +563,8 @@ fn one_that_gave_up_keeps_those_after_it_waiting_and_one_that_nobody_wants_does_
 #[test]
 fn a_hurried_end_keeps_no_order() {
     let mut stage = running(vec![after("app", "db"), watcher("db")]);
-    stage.tell(Event::StopAsked { haste: Haste::Fast, by: "test".into() });
+    stage.tell(Event::StopAsked { by: "test".into() });
+    stage.tell(Event::StopAsked { by: "test".into() });
     let story = stage.story();
     assert!(story.contains(&"kill app#1".to_owned()) && story.contains(&"kill db#1".to_owned()), "{story:?}");
 }
@@ -884,4 +909,18 @@ fn stop_children_reaches_them_before_their_parent() {
     stage.asks_for(stop("web"));
     let reach = Reach::MainAndChildren;
     assert!(stage.orders().iter().any(|action| matches!(action, Action::Signal { reach: to, .. } if *to == reach)));
+}
+
+#[test]
+fn a_start_of_a_singleton_is_waited_for_until_the_store_has_answered() {
+    let mut stage = Stage::new(vec![WatcherSpec { autostart: false, ..singleton("beat") }]);
+    let request = stage.asks_for(start("beat"));
+    let answered = |stage: &Stage| stage.orders.iter().any(|action| matches!(action, Action::Reply { .. }));
+    assert!(!answered(&stage), "nobody has said yet who has the lease");
+    stage.grant(1);
+    assert!(!answered(&stage));
+    stage.story();
+    stage.spawned("beat#1");
+    let started = Answer::Started { started: vec![stage.pid("beat#1")], kept: vec![], stopped: vec![] };
+    assert_eq!(reply(&mut stage, request), Some(Reply::Done(started)));
 }

@@ -13,8 +13,7 @@ use std::time::Duration;
 use circus_agent::cluster::scripts;
 use circus_agent::model::command::{Command, Leave, Patience, ReloadWay, RequestId, Target};
 use circus_agent::model::event::{
-    Action, Ask, AskKind, Deadline, Event, Exit, Haste, HookEnd, HookId, LeaseAnswer, Notification, ProcessEvent,
-    ProcessId,
+    Action, Ask, AskKind, Deadline, Event, Exit, HookEnd, HookId, LeaseAnswer, Notification, ProcessEvent, ProcessId,
 };
 use circus_agent::model::names::{ClusterName, LeaseName, NodeName, WatcherName};
 use circus_agent::model::node::Node;
@@ -780,8 +779,8 @@ impl World {
         match fault {
             0 | 1 => self.crash_agent(host),
             2 => {
-                let haste = if self.random.fraction() < 0.2 { Haste::Fast } else { Haste::Graceful };
-                self.report(host, Event::StopAsked { haste, by: "SIGTERM".into() });
+                let times = if self.random.fraction() < 0.2 { 2 } else { 1 };
+                (0..times).for_each(|_| self.report(host, Event::StopAsked { by: "SIGTERM".into() }));
             }
             3 | 4 => {
                 if let Some(agent) = &mut self.hosts[host].agent {

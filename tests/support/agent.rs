@@ -2,6 +2,7 @@
 
 #![allow(unreachable_pub)] // Included by several test files, each a crate of its own.
 #![allow(dead_code)] // Each of which uses a part of it.
+#![allow(clippy::print_stdout)] // What was seen is told.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -144,11 +145,16 @@ impl Home {
 
     /// Starts it with the configuration that is there already, and waits for nothing.
     pub fn launch(&self, name: &str, env: &[(&str, &str)]) -> Agent {
+        self.launch_with(name, &[], env)
+    }
+
+    /// And with more arguments.
+    pub fn launch_with(&self, name: &str, args: &[&str], env: &[(&str, &str)]) -> Agent {
         let config = self.file(&format!("{name}.ini"));
         let log = self.file(&format!("{name}.log"));
         let out = || File::options().create(true).append(true).open(&log).expect("a log");
         let mut command = self.program(&[&config.display().to_string()]);
-        command.envs(env.iter().copied()).stdout(out()).stderr(out());
+        command.args(args).envs(env.iter().copied()).stdout(out()).stderr(out());
         // SAFETY: between fork and exec only prctl is called, which is safe there.
         unsafe {
             command.pre_exec(|| {

@@ -13,7 +13,7 @@ use memchr::{memchr, memrchr};
 
 use super::place::{Failure, Writer};
 use super::rotation::Calendar;
-use super::stdout::write_all;
+use super::standard::write_all;
 use crate::model::spec::Rotation;
 
 /// How soon a rotation that failed is tried again. The file is written on until then.

@@ -1,12 +1,12 @@
 //! From lines to the bytes that a place takes.
 
-use jiff::Zoned;
 use jiff::fmt::strtime;
 use jiff::tz::TimeZone;
+use jiff::{Timestamp, Zoned};
 
 use super::datagram::{self, frame};
 use super::passage::{Passage, Source, Stream, body, lines};
-use crate::model::spec::{Sink, StreamSpec, SyslogAddress};
+use crate::model::spec::{Sink, StreamSpec, Syslog, SyslogAddress};
 
 /// How times look where nothing is said, or nothing that can be understood.
 const DEFAULT_TIME: &str = "%Y-%m-%d %H:%M:%S";
@@ -26,8 +26,8 @@ enum Shape {
     Plain,
     /// In a colour: 1 to 7.
     Coloured(u8),
-    /// Each a datagram of RFC 3164: `<PRIORITY>TIME HOST IDENT[PID]: LINE`.
-    Syslog { priority: u8, host: Option<String>, ident: String, longest: usize },
+    /// Each a datagram of RFC 3164, with this severity.
+    Syslog(SyslogLines, u8),
     /// Each a datagram of the journal's; these are its other fields.
     Journal { fields: Vec<u8> },
     /// As they came, in chunks for a Python class.
@@ -46,13 +46,7 @@ impl Format {
                 Shape::Coloured(*colour)
             }
             Sink::Syslog(syslog) => {
-                let (host, longest) = match syslog.address {
-                    // A server of this machine knows where it is.
-                    SyslogAddress::Unix(_) => (None, datagram::LONGEST_UNIX),
-                    SyslogAddress::Udp { .. } => (Some(hostname()), datagram::LONGEST_UDP),
-                };
-                let ident = format!("{}[{}]", one_word(&syslog.ident), source.pid);
-                Shape::Syslog { priority: syslog.facility * 8 + severity(source.stream), host, ident, longest }
+                Shape::Syslog(SyslogLines::new(syslog, source.pid, zone.clone()), severity(source.stream))
             }
             Sink::Journal { ident } => {
                 let mut fields = Vec::new();
@@ -92,22 +86,9 @@ impl Format {
                 to.extend_from_slice(b"\x1b[0m");
                 to.extend_from_slice(&line[body(line).len()..]);
             }),
-            Shape::Syslog { priority, host, ident, longest } => {
-                let time = strftime("%b %e %H:%M:%S", &passage.time.to_zoned(self.zone.clone()));
-                let host = host.as_ref().map(|host| format!("{host} ")).unwrap_or_default();
-                let head = format!("<{priority}>{time} {host}{ident}: ").into_bytes();
-                let room = longest.saturating_sub(head.len() + begin.len()).max(1);
-                each_line(passage.visible(), within, &begin, |begin, line| {
-                    for part in body(line).chunks(room) {
-                        frame(to, |to| {
-                            to.extend_from_slice(&head);
-                            to.extend_from_slice(begin);
-                            // A server may take it for the end.
-                            to.extend(part.iter().map(|&byte| if byte == 0 { b' ' } else { byte }));
-                        });
-                    }
-                });
-            }
+            Shape::Syslog(syslog, severity) => each_line(passage.visible(), within, &begin, |begin, line| {
+                syslog.put(*severity, passage.time, begin, line, to);
+            }),
             Shape::Chunks => frame(to, |to| {
                 to.extend_from_slice(&passage.source.pid.to_ne_bytes());
                 to.extend_from_slice(passage.bytes);
@@ -118,6 +99,46 @@ impl Format {
                     datagram::field("MESSAGE", &[begin, body(line)].concat(), to);
                 });
             }),
+        }
+    }
+}
+
+/// How one program's lines look to a syslog server: `<PRIORITY>TIME HOST IDENT[PID]: LINE` (RFC 3164).
+#[derive(Debug)]
+pub(super) struct SyslogLines {
+    facility: u8,
+    host: Option<String>,
+    /// With the pid.
+    ident: String,
+    /// How many bytes a server takes.
+    longest: usize,
+    zone: TimeZone,
+}
+
+impl SyslogLines {
+    pub(super) fn new(syslog: &Syslog, pid: u32, zone: TimeZone) -> SyslogLines {
+        let (host, longest) = match syslog.address {
+            // A server of this machine knows where it is.
+            SyslogAddress::Unix(_) => (None, datagram::LONGEST_UNIX),
+            SyslogAddress::Udp { .. } => (Some(hostname()), datagram::LONGEST_UDP),
+        };
+        let ident = format!("{}[{pid}]", one_word(&syslog.ident));
+        SyslogLines { facility: syslog.facility, host, ident, longest, zone }
+    }
+
+    /// Adds a line, which begins with `begin`, in as many datagrams as it takes. `severity` is syslog's: 3 for an error.
+    pub(super) fn put(&self, severity: u8, time: Timestamp, begin: &[u8], line: &[u8], to: &mut Vec<u8>) {
+        let priority = self.facility * 8 + severity;
+        let time = strftime("%b %e %H:%M:%S", &time.to_zoned(self.zone.clone()));
+        let host = self.host.as_ref().map(|host| format!("{host} ")).unwrap_or_default();
+        let head = [format!("<{priority}>{time} {host}{}: ", self.ident).as_bytes(), begin].concat();
+        let room = self.longest.saturating_sub(head.len()).max(1);
+        for part in body(line).chunks(room) {
+            frame(to, |to| {
+                to.extend_from_slice(&head);
+                // A server may take it for the end.
+                to.extend(part.iter().map(|&byte| if byte == 0 { b' ' } else { byte }));
+            });
         }
     }
 }

@@ -10,23 +10,24 @@
 //! ```
 //!
 //! Reading order: `reader` (one for each pipe), `passage` (what it passes on), [`Hub`], `signs`, `sink` (the buffer, and
-//! what is lost), `format` (from lines to bytes), `place`, and what writes there: `file` with `rotation`, `stdout`,
-//! `datagram`, `python`.
+//! what is lost), `format` (from lines to bytes), `place`, and what writes there: `file` with `rotation`,
+//! `standard`, `datagram`, `python`. Beside them, [`Log`]: what the agent has to say itself.
 //!
 //! # Invariants
 //!
 //! - No child and no loop waits for a place that takes nothing. One that is slow is waited for while it gets on, for
-//!   [`sink::SLOW`] at the most; then lines are lost: whole ones, counted, and told.
+//!   `sink::SLOW` at the most; then lines are lost: whole ones, counted, and told.
 //! - Bytes are passed on as they came. A line begins with its time once, however long it is, and however often its
 //!   program paused within it.
 //! - A place has one writer, whoever writes there: its lines are whole, and it rotates once.
 //! - What a process wrote is passed on before its `Gone`, and written too where that takes no longer than
-//!   [`sink::PARTING`].
+//!   `sink::PARTING`.
 
 mod datagram;
 mod file;
 mod format;
 mod hub;
+mod log;
 mod passage;
 mod place;
 mod python;
@@ -34,8 +35,9 @@ mod reader;
 mod rotation;
 mod signs;
 mod sink;
-mod stdout;
+mod standard;
 
+use std::convert::Infallible;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -48,6 +50,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 pub use self::hub::Hub;
+pub use self::log::Log;
 use self::passage::{Source, Stream};
 use self::place::Means;
 use self::reader::{BUFFER, Outlets, Reader};
@@ -103,39 +106,62 @@ impl Outputs {
     ) -> Reading {
         let Intake { watcher, wid, program, stdout, stderr, signs } = intake;
         let signs = Arc::new(signs);
-        let (stop, stopped) = watch::channel(());
+        let (stage, stages) = watch::channel(Stage::Running);
+        let (catching_up, caught_up) = mpsc::channel(1);
         let reader = |pipe: Option<Pipe>, stream| {
             let Pipe { end, spec, file } = pipe?;
             let source = Arc::new(Source { process, watcher: watcher.clone(), wid, pid, stream });
             let tap = self.sinks.tap(&spec, &source, &program, file);
             let ear = Ear::new(Arc::clone(&signs));
-            let outlets = Outlets { hub: self.hub.clone(), ear, tap, events: events.clone() };
+            let (hub, events) = (self.hub.clone(), events.clone());
+            let outlets = Outlets { hub, ear, tap, events, heard: Vec::new() };
             let reader = Reader::new(Arc::clone(self), source, end, outlets);
             let told = |error| tracing::error!("{watcher}: its {} cannot be read: {error}", stream.name());
-            reader.map_err(told).ok().map(|reader| reader.run(stopped.clone()))
+            reader.map_err(told).ok().map(|reader| reader.run(stages.clone(), catching_up.clone()))
         };
         let readers = [reader(stdout, Stream::Stdout), reader(stderr, Stream::Stderr)];
         let task = tokio::spawn(async {
             futures_util::future::join_all(readers.into_iter().flatten()).await;
         });
-        Reading { stop, task }
+        Reading { stage, caught_up, signs, task }
     }
 }
 
 /// Readers of a process's pipes.
 #[derive(Debug)]
 pub(super) struct Reading {
-    /// Dropped, it tells them to read what is there, and to stop.
-    stop: watch::Sender<()>,
+    stage: watch::Sender<Stage>,
+    /// Closed when each of them has read what was there at the end of the main process.
+    caught_up: mpsc::Receiver<Infallible>,
+    signs: Arc<Signs>,
     task: JoinHandle<()>,
 }
 
+/// What readers know of the process they read from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// It may run.
+    Running,
+    /// Its main process has ended.
+    Ended,
+    /// Nothing of it is left.
+    Gone,
+}
+
 impl Reading {
+    /// Waits until what the main process wrote is read, now that it has ended. Signs in what others write after it are
+    /// none of its life.
+    pub(super) async fn catch_up(&mut self) {
+        self.stage.send_replace(Stage::Ended);
+        let _ = timeout(LINGER, self.caught_up.recv()).await;
+        self.signs.forget();
+    }
+
     /// Waits until all that a process wrote is passed on, now that nothing of its tree is left. Somebody who escaped
     /// from the tree and holds a pipe is not waited for.
     pub(super) async fn finish(mut self) {
         if timeout(LINGER, &mut self.task).await.is_err() {
-            drop(self.stop);
+            self.stage.send_replace(Stage::Gone);
             // It is not worth more words than the panic itself.
             let _ = self.task.await;
         }

@@ -16,7 +16,7 @@ use super::datagram::{Datagrams, JOURNAL};
 use super::file::LogFile;
 use super::passage::{Source, Stream};
 use super::python::PythonStream;
-use super::stdout::Stdout;
+use super::standard::Standard;
 use crate::host::job::Jobs;
 use crate::host::sys::error_text;
 use crate::model::names::WatcherName;
@@ -67,7 +67,7 @@ impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Place::File(path) | Place::Unix(path) => write!(f, "{path:?}"),
-            Place::Stdout => f.write_str("the agent's stdout"),
+            Place::Stdout => Standard::Out.fmt(f),
             Place::Udp(host, port) => write!(f, "udp://{host}:{port}"),
             Place::Python { class, .. } => f.write_str(class),
         }
@@ -112,7 +112,7 @@ impl Hand {
     pub(super) fn new(place: &Place, file: Option<File>, around: &Arc<ProgramSpec>, means: &Means) -> Hand {
         match place.clone() {
             Place::File(path) => Hand::Blocking(Box::new(LogFile::new(path, file, means.zone()))),
-            Place::Stdout => Hand::Blocking(Box::new(Stdout)),
+            Place::Stdout => Hand::Blocking(Box::new(Standard::Out)),
             Place::Unix(path) => Hand::Blocking(Box::new(Datagrams::unix(path))),
             Place::Udp(host, port) => Hand::Blocking(Box::new(Datagrams::udp(host, port))),
             Place::Python { watcher, stream, class, options } => Hand::Python(Box::new(PythonStream {

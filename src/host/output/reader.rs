@@ -1,5 +1,6 @@
 //! Reads one pipe: as much as there is, a little at a time.
 
+use std::convert::Infallible;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, PoisonError};
@@ -15,7 +16,7 @@ use tokio::time::{Instant, sleep};
 use super::passage::{Cutter, LONGEST_LINE, Passage, Source};
 use super::signs::Ear;
 use super::sink::Tap;
-use super::{Hub, Outputs};
+use super::{Hub, Outputs, Stage};
 use crate::model::event::{Event, ProcessEvent};
 use crate::model::spec::Purpose;
 
@@ -43,6 +44,8 @@ pub(super) struct Outlets {
     pub(super) ear: Ear,
     pub(super) tap: Option<Tap>,
     pub(super) events: mpsc::Sender<Event>,
+    /// Signs that are yet to be told.
+    pub(super) heard: Vec<Purpose>,
 }
 
 /// What a look into the pipe found.
@@ -64,20 +67,28 @@ impl Reader {
         Ok(Reader { outputs, source, pipe, cutter: Cutter::default(), outlets })
     }
 
-    /// Reads until nobody holds the other end, or until `stop` is closed: then what is there, and no more. Ends when
-    /// that is written, or will not be.
-    pub(super) async fn run(mut self, mut stop: watch::Receiver<()>) {
+    /// Reads until nobody holds the other end, or nothing is left of the process: then what is there, and no more.
+    /// Ends when that is written, or will not be. `catching_up` is dropped when what was there at the end of the main
+    /// process has been read.
+    pub(super) async fn run(mut self, mut stages: watch::Receiver<Stage>, catching_up: mpsc::Sender<Infallible>) {
+        let mut catching_up = Some(catching_up);
         loop {
             select! {
                 biased;
-                _ = stop.changed() => {
+                _ = stages.changed() => {
+                    let stage = *stages.borrow_and_update();
                     self.empty().await;
-                    break;
+                    self.release().await;
+                    drop(catching_up.take());
+                    if stage == Stage::Gone {
+                        break;
+                    }
                 }
                 more = self.step() => if !more { break },
             }
         }
         self.release().await;
+        drop(catching_up);
         if let Some(tap) = self.outlets.tap {
             tap.close().await;
         }
@@ -97,52 +108,53 @@ impl Reader {
         }
         // Last of all, as others may fill what was empty.
         self.outlets.wait_for_room().await;
-        let (found, heard) = self.take();
-        self.outlets.report(&self.source, heard).await;
+        let found = self.take(pipe::Receiver::try_read);
+        self.outlets.report(&self.source).await;
         // A child that writes without end would otherwise have the loop for itself.
         yield_now().await;
         !matches!(found, Found::End)
     }
 
-    /// Passes on what is in the pipe now.
+    /// Passes on what is in the pipe now. Asks the kernel itself, since the runtime may not have heard of it yet.
     async fn empty(&mut self) {
         for _ in 0..LAST_READS {
             self.outlets.wait_for_room().await;
-            let (found, heard) = self.take();
-            self.outlets.report(&self.source, heard).await;
+            let found = self.take(|pipe, buffer| Ok(nix::unistd::read(pipe, buffer)?));
+            self.outlets.report(&self.source).await;
             if !matches!(found, Found::Bytes) {
                 break;
             }
         }
     }
 
-    /// Reads once and passes it on; gives the signs that it held.
-    fn take(&mut self) -> (Found, Vec<Purpose>) {
+    /// Reads once and passes it on.
+    fn take(&mut self, read: impl FnOnce(&pipe::Receiver, &mut [u8]) -> io::Result<usize>) -> Found {
         let mut buffer = self.outputs.buffer.lock().unwrap_or_else(PoisonError::into_inner);
         let held = self.cutter.held().len();
         buffer[..held].copy_from_slice(self.cutter.held());
-        let length = match self.pipe.try_read(&mut buffer[held..held + READ]) {
-            Ok(0) => return (Found::End, Vec::new()),
+        let length = match read(&self.pipe, &mut buffer[held..held + READ]) {
+            Ok(0) => return Found::End,
             Ok(length) => length,
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
-                return (Found::Nothing, Vec::new());
+                return Found::Nothing;
             }
             Err(error) => {
                 tracing::error!("{}: its {} cannot be read: {error}", self.source.watcher, self.source.stream.name());
-                return (Found::End, Vec::new());
+                return Found::End;
             }
         };
-        let cut = self.cutter.cut(&buffer[..held + length]);
-        let heard = cut.map(|(bytes, continues)| self.outlets.pass(&self.source, bytes, continues));
-        (Found::Bytes, heard.unwrap_or_default())
+        if let Some((bytes, continues)) = self.cutter.cut(&buffer[..held + length]) {
+            self.outlets.pass(&self.source, bytes, continues);
+        }
+        Found::Bytes
     }
 
     /// Passes on a line that has not come to its end.
     async fn release(&mut self) {
         self.outlets.wait_for_room().await;
         if let Some((bytes, continues)) = self.cutter.release() {
-            let heard = self.outlets.pass(&self.source, &bytes, continues);
-            self.outlets.report(&self.source, heard).await;
+            self.outlets.pass(&self.source, &bytes, continues);
+            self.outlets.report(&self.source).await;
         }
     }
 }
@@ -156,20 +168,22 @@ impl Outlets {
         }
     }
 
-    /// Passes on what was read; gives the signs that it held.
-    fn pass(&mut self, source: &Arc<Source>, bytes: &[u8], continues: bool) -> Vec<Purpose> {
+    /// Passes on what was read.
+    fn pass(&mut self, source: &Arc<Source>, bytes: &[u8], continues: bool) {
         let passage = Passage { source, time: Timestamp::now(), bytes, continues };
         self.hub.put(&passage);
         if let Some(tap) = &mut self.tap {
             tap.put(&passage);
         }
-        self.ear.hear(&passage, Instant::now())
+        self.heard.extend(self.ear.hear(&passage, Instant::now()));
     }
 
-    async fn report(&self, source: &Source, heard: Vec<Purpose>) {
-        for purpose in heard {
+    /// Tells of the signs that were heard. Dropping the wait loses none.
+    async fn report(&mut self, source: &Source) {
+        while !self.heard.is_empty() {
             // Nobody listens to an agent that is leaving.
-            let _ = self.events.send(Event::Process(source.process, ProcessEvent::Matched(purpose))).await;
+            let Ok(room) = self.events.reserve().await else { return self.heard.clear() };
+            room.send(Event::Process(source.process, ProcessEvent::Matched(self.heard.remove(0))));
         }
     }
 }

@@ -35,6 +35,11 @@ impl Signs {
         Ok(Signs(Mutex::new(patterns.iter().map(sign).collect::<Result<_, _>>()?)))
     }
 
+    /// Listens for nothing any more.
+    pub(super) fn forget(&self) {
+        self.lock().clear();
+    }
+
     fn lock(&self) -> MutexGuard<'_, Vec<Sign>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

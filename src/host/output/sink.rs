@@ -33,7 +33,7 @@ use crate::model::names::WatcherName;
 use crate::model::spec::{self, ProgramSpec, Rotation, StreamSpec};
 
 /// How much may wait for a place. The last passage may go beyond it.
-const BUFFER: usize = 1 << 20;
+pub(super) const BUFFER: usize = 1 << 20;
 /// How soon after a write the next one follows, unless there is so much to write.
 const GATHERING: Duration = Duration::from_millis(1);
 const PORTION: usize = 64 * 1024;
@@ -45,7 +45,7 @@ pub(super) const PARTING: Duration = Duration::from_secs(1);
 /// losses are told before the agent leaves.
 const LAST_CHANCE: Duration = Duration::from_millis(500);
 /// The pause after a write that failed: it doubles up to the second.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+pub(super) const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 /// How often losses are told of.
 const NEWS: Duration = Duration::from_secs(10);
 

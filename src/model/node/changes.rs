@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::waits::Goal;
 use super::watchers::Key;
 use super::{Node, State, log};
 use crate::model::command::{Answer, Command, Leave, Patience, Refusal, Reply, RequestId};
@@ -13,8 +14,6 @@ use crate::model::names::WatcherName;
 use crate::model::plan::{Change, Effect, KeyChange, Plan};
 use crate::model::spec::{AgentSpec, Defaults, WatcherSpec};
 use crate::model::watcher::Watcher;
-
-use super::commands::Goal;
 
 /// What the configuration is read for.
 #[derive(Debug)]

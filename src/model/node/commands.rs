@@ -2,62 +2,16 @@
 
 use super::changes::Reading;
 use super::relay::Errand;
+use super::waits::Goal;
 use super::watchers::Key;
-use super::{Node, State, exit, log};
-use crate::model::command::{Answer, Command, NodeRow, NodeState, Patience, Refusal, Reply, RequestId, Sample};
-use crate::model::event::{Action, Haste, HookEnd, HookId, Level, News, ProcessId};
+use super::{Haste, Node, State, exit, log};
+use crate::model::command::{Answer, Command, NodeRow, NodeState, Patience, Refusal, Reply, RequestId};
+use crate::model::event::{Action, Level, News};
 use crate::model::lease::Hold;
 use crate::model::names::{NodeName, WatcherName};
 use crate::model::pattern::Pattern;
-use crate::model::plan::Plan;
-use crate::model::snapshot::{Snapshot, WatcherState};
-use crate::model::spec::HookPoint;
-use crate::model::time::Time;
-use crate::model::watcher::{Reloading, Watcher};
-
-/// A request that is answered when its watchers settle.
-#[derive(Debug)]
-pub(super) struct Wait {
-    request: RequestId,
-    goal: Goal,
-}
-
-/// What it waits for.
-#[derive(Debug)]
-pub(super) enum Goal {
-    /// These are up, and where `replace` none of the processes from before is left.
-    Up { keys: Vec<Key>, before: Vec<ProcessId>, pids: Vec<u32>, replace: bool },
-    /// An added one is up.
-    Added { key: Key },
-    /// These are down.
-    Down { keys: Vec<Key> },
-    /// It has as many processes as are wanted.
-    Resized { key: Key },
-    /// These are as their settings say, and up unless nobody wants them.
-    AsTold { keys: Vec<Key> },
-    /// What a changed file says is done.
-    Applied { plan: Plan, changed: Vec<Key>, gone: Vec<Key> },
-    /// None of these processes is left.
-    Killed { key: Key, processes: Vec<ProcessId> },
-    /// These watchers are not there any more.
-    Removed { keys: Vec<Key> },
-    /// The lease has gone.
-    Moved { key: Key, to: Option<NodeName>, token: u64 },
-    /// Samples come back.
-    Sampled { watcher: Option<Key>, pid: Option<u32>, extended: bool },
-    /// Hooks add to the samples that there are.
-    Extended { watcher: Option<Key>, pid: Option<u32>, samples: Vec<Sample>, calls: usize },
-    /// The agent has ended.
-    Left,
-}
-
-/// A hook that adds to one sample of a request.
-#[derive(Debug)]
-pub(super) struct StatsCall {
-    request: RequestId,
-    watcher: Key,
-    sample: usize,
-}
+use crate::model::snapshot::Snapshot;
+use crate::model::watcher::Reloading;
 
 impl Node {
     /// Carries a command out here.
@@ -333,223 +287,6 @@ impl Node {
         Ok(Move { key, to, token })
     }
 
-    /// The reply where it is due now; else it is kept for when what it waits for has come true.
-    pub(super) fn wait_or(&mut self, patience: Patience, request: RequestId, goal: Goal) -> Option<Reply> {
-        match (patience, goal) {
-            (Patience::Admitted, Goal::Applied { plan, .. }) => Some(Reply::Done(Answer::Plan(plan))),
-            (Patience::Admitted, _) => Some(Reply::Done(Answer::Ok)),
-            (Patience::Settled, goal) => {
-                self.waits.push(Wait { request, goal });
-                None
-            }
-        }
-    }
-
-    /// What the processes are before they are started or replaced.
-    fn up_goal(&self, keys: Vec<Key>, replace: bool) -> Goal {
-        let before = keys.iter().flat_map(|key| self.watchers[*key].ids()).collect();
-        let pids = keys.iter().flat_map(|key| self.watchers[*key].pids()).map(|(_, pid)| pid).collect();
-        Goal::Up { keys, before, pids, replace }
-    }
-
-    // ---- statistics ----
-
-    /// Processes were sampled for a request.
-    pub(super) fn sampled(&mut self, request: RequestId, samples: Vec<Sample>, actions: &mut Vec<Action>) {
-        let sampling = |wait: &Wait| wait.request == request && matches!(wait.goal, Goal::Sampled { .. });
-        let Some(index) = self.waits.iter().position(sampling) else { return };
-        let Goal::Sampled { watcher, pid, extended } = self.waits.remove(index).goal else { return };
-        let calls =
-            watcher.filter(|_| extended).map_or(0, |key| self.call_stats_hooks(request, key, &samples, actions));
-        self.waits.push(Wait { request, goal: Goal::Extended { watcher, pid, samples, calls } });
-    }
-
-    /// Has a watcher's hook add to the statistics of each process: how many calls that takes.
-    fn call_stats_hooks(
-        &mut self,
-        request: RequestId,
-        watcher: Key,
-        samples: &[Sample],
-        actions: &mut Vec<Action>,
-    ) -> usize {
-        let Some(found) = self.watchers.get(watcher) else { return 0 };
-        let calls = samples.iter().enumerate().filter(|(_, sample)| sample.usage.is_some());
-        let calls: Vec<_> =
-            calls.filter_map(|(index, sample)| Some((index, found.stats_call(self.now, sample)?))).collect();
-        let count = calls.len();
-        for (sample, (call, timeout)) in calls {
-            self.last_id += 1;
-            let hook = HookId(self.last_id);
-            self.stats_calls.insert(hook, StatsCall { request, watcher, sample });
-            actions.push(Action::Hook { hook, call: Box::new(call), timeout });
-        }
-        count
-    }
-
-    /// A hook that adds to statistics came back.
-    pub(super) fn stats_hook_ended(&mut self, hook: HookId, end: &HookEnd, actions: &mut Vec<Action>) {
-        let Some(StatsCall { request, watcher, sample }) = self.stats_calls.remove(&hook) else { return };
-        if let Some(watcher) = self.watchers.get(watcher) {
-            watcher.tell_hook(HookPoint::ExtendedStats, end, actions);
-        }
-        for wait in self.waits.iter_mut().filter(|wait| wait.request == request) {
-            if let Goal::Extended { samples, calls, .. } = &mut wait.goal {
-                *calls = calls.saturating_sub(1);
-                if let (Some(sample), HookEnd::Returned { output, .. }) = (samples.get_mut(sample), end) {
-                    sample.extra = Some(output.clone()).filter(|output| !output.is_empty());
-                }
-            }
-        }
-    }
-
-    // ---- open requests ----
-
-    /// Answers all requests that are still open: the agent leaves.
-    pub(super) fn dismiss(&mut self, actions: &mut Vec<Action>) {
-        for wait in std::mem::take(&mut self.waits) {
-            let reply = match wait.goal {
-                Goal::Left | Goal::Down { .. } | Goal::Removed { .. } | Goal::Killed { .. } => Reply::Done(Answer::Ok),
-                Goal::Up { .. }
-                | Goal::Added { .. }
-                | Goal::Resized { .. }
-                | Goal::AsTold { .. }
-                | Goal::Applied { .. }
-                | Goal::Moved { .. }
-                | Goal::Sampled { .. }
-                | Goal::Extended { .. } => Reply::Refused(Refusal::Stopping),
-            };
-            self.reply(wait.request, reply, actions);
-        }
-        let asked: Vec<RequestId> = self.readings.keys().chain(self.amendments.keys()).copied().collect();
-        for request in asked {
-            self.reply(request, Reply::Refused(Refusal::Stopping), actions);
-        }
-        self.readings.clear();
-        self.amendments.clear();
-        for request in self.errands.keys().copied().collect::<Vec<_>>() {
-            self.abandon(request, "the agent that gathered the answers ended", actions);
-        }
-    }
-
-    /// Forgets what was to be waited for on behalf of a request.
-    pub(super) fn forget(&mut self, request: RequestId) {
-        self.waits.retain(|wait| wait.request != request);
-        self.readings.remove(&request);
-        self.amendments.remove(&request);
-    }
-
-    /// Answers the requests that have what they waited for.
-    pub(super) fn answer_settled(&mut self, actions: &mut Vec<Action>) {
-        let waits = std::mem::take(&mut self.waits);
-        for wait in waits {
-            match self.settled(&wait.goal) {
-                Some(reply) => self.reply(wait.request, reply, actions),
-                None => self.waits.push(wait),
-            }
-        }
-    }
-
-    fn settled(&self, goal: &Goal) -> Option<Reply> {
-        let now = self.now;
-        let done = |answer| Some(Reply::Done(answer));
-        match goal {
-            Goal::Left | Goal::Sampled { .. } => None,
-            Goal::Extended { calls, .. } if *calls > 0 => None,
-            Goal::Extended { watcher, pid, samples, .. } => {
-                let watcher = watcher.and_then(|key| self.watchers.get(key)).map(|watcher| watcher.spec().name.clone());
-                match samples.as_slice() {
-                    // The agent's own sample belongs to no slot.
-                    [own] if watcher.is_none() && own.wid == 0 => done(Answer::AgentStats(own.clone())),
-                    samples => done(Answer::Stats { watcher, pid: *pid, samples: samples.to_vec() }),
-                }
-            }
-            Goal::Down { keys } => {
-                let mut watchers = keys.iter().filter_map(|key| self.watchers.get(*key));
-                match watchers.clone().find(|watcher| !watcher.is_at_rest()) {
-                    Some(watcher) => Some(called_back(watcher)),
-                    None => watchers.all(Watcher::is_down).then_some(Reply::Done(Answer::Ok)),
-                }
-            }
-            Goal::Removed { keys } => match keys.iter().find(|key| self.watchers.get(**key).is_some()) {
-                None => done(Answer::Ok),
-                Some(key) if !self.leaving.contains(key) => Some(called_back(&self.watchers[*key])),
-                Some(_) => None,
-            },
-            Goal::Killed { key, processes } => {
-                let ids = self.watchers.get(*key).map(Watcher::ids).unwrap_or_default();
-                processes.iter().all(|id| !ids.contains(id)).then_some(Reply::Done(Answer::Ok))
-            }
-            Goal::Resized { key } => {
-                let Some(watcher) = self.watchers.get(*key) else { return Some(removed()) };
-                let (numprocesses, state) = (watcher.numprocesses(), watcher.state(now));
-                let all = watcher.is_full() && is_up(state);
-                let idle = state == WatcherState::Stopped;
-                let answer = Answer::Resized { numprocesses, singleton: false };
-                (all || idle).then_some(Reply::Done(answer)).or_else(|| failure(watcher, now))
-            }
-            Goal::AsTold { keys } => self.as_told(keys).map(|told| told.err().unwrap_or(Reply::Done(Answer::Ok))),
-            Goal::Applied { plan, changed, gone } => {
-                let told = self.as_told(changed)?;
-                let gone = gone.iter().all(|key| self.watchers.get(*key).is_none() || !self.leaving.contains(key));
-                match told {
-                    Err(failed) => Some(failed),
-                    Ok(()) => gone.then(|| Reply::Done(Answer::Plan(plan.clone()))),
-                }
-            }
-            Goal::Moved { key, to, token } => {
-                let Some(watcher) = self.watchers.get(*key) else { return Some(removed()) };
-                let held = watcher.lease().is_some_and(|lease| matches!(lease.hold(now), Hold::Firm { .. }));
-                if held && !watcher.is_parting() && !watcher.is_at_rest() {
-                    return Some(called_back(watcher));
-                }
-                let clear = watcher.is_down() || watcher.lease().is_some_and(|lease| lease.releasing_since().is_some());
-                let answer = Answer::Moved { from: self.name.clone(), to: to.clone(), token: *token };
-                (clear && watcher.is_empty()).then_some(Reply::Done(answer))
-            }
-            Goal::Added { key } => {
-                let Some(watcher) = self.watchers.get(*key) else { return Some(removed()) };
-                if let Some(failed) = failure(watcher, now) {
-                    return Some(failed);
-                }
-                let up = is_up(watcher.state(now)) || watcher.is_at_rest();
-                let started = watcher.pids().into_iter().map(|(_, pid)| pid).collect();
-                up.then_some(Reply::Done(Answer::Added { started }))
-            }
-            Goal::Up { keys, before, pids, replace } => {
-                let watchers: Vec<&Watcher> = keys.iter().filter_map(|key| self.watchers.get(*key)).collect();
-                if let Some(failed) = watchers.iter().find_map(|watcher| failure(watcher, now)) {
-                    return Some(failed);
-                }
-                let replaced = !replace || watchers.iter().all(|w| w.ids().iter().all(|id| !before.contains(id)));
-                let up = |watcher: &&Watcher| is_up(watcher.state(now)) || watcher.state(now) == WatcherState::Stopped;
-                if !replaced || !watchers.iter().all(up) {
-                    return None;
-                }
-                if watchers.len() != 1 {
-                    return done(Answer::Ok);
-                }
-                let live: Vec<u32> = watchers.iter().flat_map(|w| w.pids()).map(|(_, pid)| pid).collect();
-                let (kept, started) = live.iter().copied().partition(|pid| pids.contains(pid));
-                let stopped = pids.iter().copied().filter(|pid| !live.contains(pid)).collect();
-                done(Answer::Started { started, kept, stopped })
-            }
-        }
-    }
-
-    /// Whether these are as their settings say; the first that fails ends the wait.
-    fn as_told(&self, keys: &[Key]) -> Option<Result<(), Reply>> {
-        let now = self.now;
-        let watchers: Vec<&Watcher> = keys.iter().filter_map(|key| self.watchers.get(*key)).collect();
-        if let Some(failed) = watchers.iter().find_map(|watcher| failure(watcher, now)) {
-            return Some(Err(failed));
-        }
-        let queued = |key: &Key| self.queue.contains(key);
-        let settled = |watcher: &&Watcher| {
-            watcher.is_as_told() && (watcher.is_down() || (!watcher.is_at_rest() && is_up(watcher.state(now))))
-        };
-        (watchers.iter().all(settled) && !keys.iter().any(queued)).then_some(Ok(()))
-    }
-
     // ---- look-ups ----
 
     /// The watcher a user means.
@@ -576,26 +313,6 @@ impl Node {
         let near = names.map(|name| (distance(&name.as_str().to_lowercase(), &text.to_lowercase()), name)).min();
         let hint = near.filter(|(steps, _)| *steps <= 2.max(text.len() / 4)).map(|(_, name)| name.clone());
         Refusal::NoSuchWatcher { name: text.to_owned(), hint }
-    }
-
-    fn processes_of(&self, watcher: Option<&str>, pid: Option<u32>) -> Result<Vec<(WatcherName, u32, u32)>, Refusal> {
-        let found = match watcher {
-            Some(text) => vec![self.find(text)?],
-            None => self.watchers.keys(),
-        };
-        let of = |key: &Key| {
-            let watcher = &self.watchers[*key];
-            watcher.pids().into_iter().map(|(wid, pid)| (watcher.spec().name.clone(), wid, pid)).collect::<Vec<_>>()
-        };
-        let mut processes: Vec<_> = found.iter().flat_map(of).collect();
-        if let (Some(pid), Some(key)) = (pid, found.first()) {
-            processes.retain(|(_, _, other)| *other == pid);
-            if processes.is_empty() {
-                let watcher = self.watchers[*key].spec().name.clone();
-                return Err(Refusal::NoSuchProcess { watcher, pid });
-            }
-        }
-        Ok(processes)
     }
 }
 
@@ -632,27 +349,6 @@ fn successor(
         Some(row) => format!("it is {} (last seen {} s ago)", row.state.word(), row.seen.as_secs()),
     };
     Err(format!("{to} cannot take {watcher}: {why}; {hint}"))
-}
-
-fn is_up(state: WatcherState) -> bool {
-    matches!(state, WatcherState::Active | WatcherState::Unhealthy | WatcherState::Standby)
-}
-
-fn removed() -> Reply {
-    Reply::Refused(Refusal::Failed("it was removed meanwhile".into()))
-}
-
-/// What is said to who waits for a watcher to go, when someone has started it again meanwhile.
-fn called_back(watcher: &Watcher) -> Reply {
-    Reply::Refused(Refusal::Failed(format!("{} was started again meanwhile", watcher.spec().name)))
-}
-
-/// Why a watcher that was to come up does not.
-fn failure(watcher: &Watcher, now: Time) -> Option<Reply> {
-    matches!(watcher.state(now), WatcherState::Failed | WatcherState::Backoff).then(|| {
-        let note = watcher.note(now).unwrap_or_else(|| "it does not run".into());
-        Reply::Refused(Refusal::Failed(format!("{}: {note}", watcher.spec().name)))
-    })
 }
 
 /// Levenshtein's: how many characters to change, add or drop. The model has only std, so it is spelled out here.

@@ -15,17 +15,20 @@ mod changes;
 mod commands;
 mod order;
 mod relay;
+mod stats;
+mod waits;
 mod watchers;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use self::changes::{Amendment, Reading};
-use self::commands::{StatsCall, Wait};
 use self::relay::Errand;
+use self::stats::StatsCall;
+use self::waits::Wait;
 use self::watchers::{Key, Watchers};
 use super::command::{Answer, Part, Refusal, Reply, RequestId};
-use super::event::{Action, Event, Haste, HookId, Level};
+use super::event::{Action, Event, HookId, Level};
 use super::names::{ClusterName, NodeName};
 use super::random::Random;
 use super::snapshot::{Phase, Snapshot, StoreView};
@@ -78,6 +81,15 @@ pub struct Node {
     /// Hooks that add to statistics.
     stats_calls: BTreeMap<HookId, StatsCall>,
     now: Time,
+}
+
+/// How an agent is to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Haste {
+    /// Each process gets its graceful time; a second request hurries.
+    Graceful,
+    /// SIGKILL at once.
+    Fast,
 }
 
 #[derive(Debug)]
@@ -237,9 +249,9 @@ impl Node {
                 log(actions, Level::Info, format!("{by}: reading the configuration again"));
                 actions.push(Action::ReadSpec { request: None });
             }
-            Event::StopAsked { haste, by } => {
-                let hurry = matches!(self.phase, State::Stopping { .. });
-                let haste = if hurry { Haste::Fast } else { haste };
+            Event::StopAsked { by } => {
+                let again = matches!(self.phase, State::Stopping { .. });
+                let haste = if again { Haste::Fast } else { Haste::Graceful };
                 let how = if haste == Haste::Fast { "killing" } else { "stopping" };
                 log(actions, Level::Info, format!("{by}: {how} all watchers"));
                 self.end(haste, exit::OK);

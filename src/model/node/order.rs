@@ -3,8 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::watchers::Key;
-use super::{Node, State, is_settled_down};
-use crate::model::event::Haste;
+use super::{Haste, Node, State, is_settled_down};
 use crate::model::names::WatcherName;
 use crate::model::watcher::Watcher;
 

@@ -1,5 +1,6 @@
-//! The agent's own stdout, and writing to what may be a pipe.
+//! The agent's own stdout and stderr, and writing to what may be a pipe.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -13,16 +14,28 @@ use crate::host::plan::inherited;
 /// How long a pipe may stay full before that is a failure.
 const FULL_MS: u16 = 1000;
 
-/// Writes to descriptor 1.
-#[derive(Debug)]
-pub(super) struct Stdout;
+/// Writes to a descriptor that this program was started with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standard {
+    Out = 1,
+    Err = 2,
+}
 
-impl Writer for Stdout {
+impl Writer for Standard {
     fn write(&mut self, bytes: &mut &[u8]) -> Result<(), Failure> {
-        let failed = |error| Failure { step: "write to the agent's stdout".into(), error };
+        let failed = |error| Failure { step: format!("write to {self}"), error };
         // A descriptor of its own for each write, so that none is kept; the file behind it is the same.
-        let file = File::from(inherited()[1].try_clone_to_owned().map_err(failed)?);
+        let file = File::from(inherited()[*self as usize].try_clone_to_owned().map_err(failed)?);
         write_all(&file, bytes).map_err(failed)
+    }
+}
+
+impl fmt::Display for Standard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Standard::Out => "the agent's stdout",
+            Standard::Err => "the agent's stderr",
+        })
     }
 }
 
