@@ -4,12 +4,12 @@
 mod agent;
 
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{Read, Seek};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use nix::sys::prctl;
 use nix::sys::stat::Mode;
@@ -75,15 +75,43 @@ fn in_background(home: &Home, name: &str, more: &[&str]) -> Command {
     let (config, pidfile) = (home.file(&format!("{name}.ini")), home.file(&format!("{name}.pid")));
     let mut command = home.program(&["--daemon", &config.display().to_string()]);
     command.arg("--pidfile").arg(pidfile).args(more).current_dir(home.path());
-    command.stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
 
-/// Runs it to its end, which is that of the process in front only where the background keeps nothing of it open.
-fn run(mut command: Command) -> Said {
-    let Output { status, stdout, stderr } = command.output().expect("circus-agent to run");
-    let text = |bytes| String::from_utf8(bytes).expect("text");
-    Said { code: status.code().expect("a code"), out: text(stdout), err: text(stderr) }
+/// The process in front, while it waits.
+struct Front {
+    process: Child,
+    said: [File; 2],
+}
+
+impl Front {
+    /// It speaks to files: of pipes it would not be known who keeps them open.
+    fn start(mut command: Command) -> Front {
+        let said = [tempfile::tempfile().expect("a file"), tempfile::tempfile().expect("a file")];
+        let [out, err] = said.each_ref().map(|file| file.try_clone().expect("a file"));
+        Front { process: command.stdout(out).stderr(err).spawn().expect("circus-agent to start"), said }
+    }
+
+    #[track_caller]
+    fn ends(mut self) -> Said {
+        let code = ends(&mut self.process).expect("a code");
+        let [out, err] = self.said.map(|mut file| {
+            let mut text = String::new();
+            file.rewind().and_then(|()| file.read_to_string(&mut text)).expect("text");
+            text
+        });
+        Said { code, out, err }
+    }
+}
+
+#[track_caller]
+fn ends(child: &mut Child) -> Option<i32> {
+    wait_for("the process in front ends", || child.try_wait().expect("a child")).code()
+}
+
+#[track_caller]
+fn run(command: Command) -> Said {
+    Front::start(command).ends()
 }
 
 #[test]
@@ -130,23 +158,16 @@ fn a_daemon_leaves_its_terminal_and_nothing_else_behind() {
 fn whoever_starts_a_daemon_waits_for_the_last_watcher_or_the_agent_s_end() {
     let home = Home::new();
     home.configure("web", &format!("warmup_delay = 1000\n{SLEEPER}"));
-    let mut parent = in_background(&home, "web", &[]).spawn().expect("circus-agent to start");
+    let mut front = Front::start(in_background(&home, "web", &[]));
     let daemon = wait_for("a pidfile", || pid_in(&home.file("web.pid")).map(|_| Daemon::of(&home, "web")));
     wait_for("the watcher's process", || (!descendants(daemon.pid).is_empty()).then_some(()));
     daemon.ctl(&home, &["version"]).expect(0);
-    assert_eq!(parent.try_wait().expect("a child"), None, "it did not wait");
+    assert_eq!(front.process.try_wait().expect("a child"), None, "it did not wait");
     send(daemon.pid, libc::SIGKILL);
-    assert_eq!(ends(&mut parent), Some(70));
-    let mut said = String::new();
-    parent.stderr.take().expect("a pipe").read_to_string(&mut said).expect("text");
+    let said = front.ends().expect(70).err;
     let [warning, error] = said.lines().collect::<Vec<_>>()[..] else { panic!("{said}") };
     assert!(warning.starts_with("warning: with --daemon the log goes nowhere"), "{said}");
     assert_eq!(error, "error: the agent ended while it started");
-}
-
-#[track_caller]
-fn ends(child: &mut Child) -> Option<i32> {
-    wait_for("the process in front ends", || child.try_wait().expect("a child")).code()
 }
 
 #[test]
