@@ -770,6 +770,20 @@ fn a_setting_that_makes_a_watcher_wait_for_itself_is_refused() {
 }
 
 #[test]
+fn what_comes_after_a_watcher_that_was_removed_can_still_be_changed() {
+    let mut stage = running(vec![after("app", "db"), watcher("db")]);
+    stage.asks_for(Command::Remove { watcher: "db".into(), leave: Leave::Nothing, patience: Patience::Admitted });
+    stage.story();
+    stage.ends("db#1", ENDED);
+    let changes = settings(&[("priority", "4")]);
+    let request = stage.asks_for(Command::Set { watcher: "app".into(), changes, patience: Patience::Settled });
+    let known = |action: &Action| matches!(action, Action::Amend { defaults, .. } if defaults.watchers.len() == 2);
+    assert!(stage.orders.iter().any(known), "what it comes after is no mistake");
+    stage.tell(Event::Amended { request, spec: Ok(Box::new(WatcherSpec { priority: 4, ..after("app", "db") })) });
+    assert_eq!(reply(&mut stage, request), Some(Reply::Done(Answer::Ok)));
+}
+
+#[test]
 fn an_added_watcher_starts_when_it_is_asked_to_and_its_name_is_taken_then() {
     let mut stage = running(vec![watcher("web")]);
     let add = |name: &str| Command::Add {

@@ -170,7 +170,9 @@ impl Node {
     ) -> Result<(), Refusal> {
         let key = self.find(watcher)?;
         let base = Box::new(self.watchers[key].spec().clone());
-        let (of, asked, defaults) = (AmendBase::Watcher(base.clone()), changes.clone(), self.defaults());
+        let (of, asked, mut defaults) = (AmendBase::Watcher(base.clone()), changes.clone(), self.defaults());
+        // What it comes after may have been removed since: that keeps nobody waiting, and other settings may change.
+        base.after.iter().for_each(|first| drop(defaults.watchers.entry(first.clone()).or_default()));
         actions.push(Action::Amend { request, base: of, changes: asked, defaults });
         self.amendments.insert(request, Amendment::Set { key, base, changes, patience });
         Ok(())
@@ -223,7 +225,7 @@ impl Node {
             (Ok(spec), Amendment::Add { name, start, patience }) => {
                 let checked = self
                     .check_new(&name)
-                    .and_then(|()| self.check_after(&spec.name, &spec.after).map_err(Refusal::BadMessage));
+                    .and_then(|()| self.check_after(&spec.name, &spec.after, &[]).map_err(Refusal::BadMessage));
                 match checked {
                     Err(refusal) => Some(Reply::Refused(refusal)),
                     Ok(()) => {
@@ -262,7 +264,7 @@ impl Node {
             let name = base.name.to_string();
             return self.set(request, &name, changes, patience, actions).err().map(Reply::Refused);
         }
-        if let Err(why) = self.check_after(&spec.name, &spec.after) {
+        if let Err(why) = self.check_after(&spec.name, &spec.after, &base.after) {
             return Some(Reply::Refused(Refusal::BadMessage(why)));
         }
         let updated = changes.settings.len() + usize::from(changes.env.is_some());

@@ -91,12 +91,21 @@ impl Node {
         news
     }
 
-    /// Why a watcher must not come after those: one is not there, or it would wait for itself.
-    pub(super) fn check_after(&self, name: &WatcherName, after: &[WatcherName]) -> Result<(), String> {
+    /// Why a watcher must not come after those: one is not there, unless it came after it `before`, or it would wait for
+    /// itself.
+    pub(super) fn check_after(
+        &self,
+        name: &WatcherName,
+        after: &[WatcherName],
+        before: &[WatcherName],
+    ) -> Result<(), String> {
         let mut path = vec![name.clone()];
         let mut next: Vec<WatcherName> = after.to_vec();
         for first in after {
-            if first != name && self.watchers.position(|watcher| watcher.spec().name == *first).is_none() {
+            if first != name
+                && !before.contains(first)
+                && self.watchers.position(|watcher| watcher.spec().name == *first).is_none()
+            {
                 return Err(format!("after: there is no watcher {first}"));
             }
         }
