@@ -333,6 +333,7 @@ impl Agent {
             Action::SampleAgent { request } => self.host.sample_agent(request),
             Action::Check { process, purpose, check, timeout } => self.host.check(process, purpose, check, timeout),
             Action::Hook { hook, call, timeout } => self.host.hook(hook, call, timeout),
+            Action::CallOff { hook } => self.host.call_off(hook),
             Action::ReadSpec { request } => self.read_spec(request),
             Action::Amend { request, base, changes, defaults } => self.elsewhere(move || {
                 let spec = config::amend(&base, &changes, &defaults, &Surroundings::of_this_process());

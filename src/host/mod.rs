@@ -54,6 +54,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{getpid, gettid};
 use signal_hook_tokio::Signals;
 use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 
 use self::hook::Hooks;
 use self::job::Jobs;
@@ -88,6 +89,8 @@ pub struct Host {
     /// Where hooks and checks are started from.
     jobs: Jobs,
     hooks: Hooks,
+    /// The tasks that wait for hooks.
+    called: HashMap<HookId, AbortHandle>,
 }
 
 impl Host {
@@ -119,6 +122,7 @@ impl Host {
         Ok(Host {
             events,
             hooks: Hooks::new(jobs.clone(), None),
+            called: HashMap::new(),
             outputs: Arc::new(Outputs::new(jobs.clone())?),
             jobs,
             spawner,
@@ -218,17 +222,28 @@ impl Host {
         self.outputs.reopen();
     }
 
-    /// Calls a hook; ends in exactly one [`Event::HookEnded`] within `timeout`.
+    /// Calls a hook; ends in exactly one [`Event::HookEnded`] within `timeout`, unless it is [called
+    /// off](Host::call_off).
     ///
     /// One that takes longer has failed, and all it started is killed. One that ends in time may leave things running
     /// in the background; they go on, and are reaped as orphans.
     pub fn hook(&mut self, hook: HookId, call: Box<HookCall>, timeout: Duration) {
         let (events, end) = (self.events.clone(), self.hooks.call(call, timeout));
-        tokio::spawn(async move {
+        let task = tokio::spawn(async move {
             let end = end.await;
             // Nobody listens to an agent that is leaving.
             let _ = events.send(Event::HookEnded { hook, end }).await;
         });
+        self.called.retain(|_, task| !task.is_finished());
+        self.called.insert(hook, task.abort_handle());
+    }
+
+    /// Ends a hook that has not ended, and all that it started.
+    pub fn call_off(&mut self, hook: HookId) {
+        // Whoever waits for a hook holds it: dropped, it is killed.
+        if let Some(task) = self.called.remove(&hook) {
+            task.abort();
+        }
     }
 
     fn order(&self, process: ProcessId, give: impl FnOnce(&Mailbox)) {

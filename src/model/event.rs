@@ -271,6 +271,8 @@ pub enum Action {
     Check { process: ProcessId, purpose: Purpose, check: Check, timeout: Duration },
     /// Call a hook; ends in `HookEnded` within `timeout`.
     Hook { hook: HookId, call: Box<HookCall>, timeout: Duration },
+    /// End a hook that is out, and all of its tree; whether it still ends in `HookEnded` does not matter any more.
+    CallOff { hook: HookId },
     /// Read the configuration file again; ends in `SpecRead`.
     ReadSpec { request: Option<RequestId> },
     /// Work out a watcher from `base` with changed settings; ends in `Amended`.

@@ -12,7 +12,7 @@ use circus_agent::model::event::{
 use circus_agent::model::names::WatcherName;
 use circus_agent::model::pattern::Pattern;
 use circus_agent::model::plan::{Effect, Plan};
-use circus_agent::model::snapshot::WatcherState;
+use circus_agent::model::snapshot::{Phase, WatcherState};
 use circus_agent::model::spec::{
     AgentSpec, Check, Defaults, HealthAction, HealthSpec, HookPoint, HookProgram, HookSpec, Purpose, ReadySpec,
     WatcherSpec,
@@ -246,6 +246,46 @@ fn a_lost_lease_waits_for_no_hook() {
     assert!(!story.iter().any(|line| line.starts_with("hook")), "{story:?}");
     stage.wait(Duration::from_secs(3));
     assert!(stage.story().contains(&"kill web#1".to_owned()));
+}
+
+#[test]
+fn a_hook_that_is_out_when_a_lease_is_lost_is_called_off_before_the_lease_goes() {
+    let spec = WatcherSpec { singleton: singleton("web").singleton, ..hooked(&[HookPoint::BeforeStart]) };
+    let mut stage = Stage::new(vec![spec]);
+    stage.grant(1);
+    stage.story();
+    let hook = HookId(stage.id("web before_start"));
+    // Nobody answers a refresh any more.
+    stage.wait(Duration::from_secs(12));
+    let orders = stage.orders();
+    let off = orders.iter().position(|action| *action == Action::CallOff { hook }).expect("it is called off");
+    assert_eq!(crate::stage::releases(&orders[..off]), 0);
+    assert!(crate::stage::releases(&orders[off..]) > 0);
+}
+
+#[test]
+fn a_planned_stop_gives_the_lease_away_after_the_last_hook() {
+    let spec = WatcherSpec { singleton: singleton("web").singleton, ..hooked(&[HookPoint::AfterReap]) };
+    let mut stage = Stage::new(vec![spec]);
+    stage.grant(1);
+    run_all(&mut stage);
+    stage.asks_for(stop("web"));
+    stage.story();
+    stage.ends("web#1", ENDED);
+    assert!(stage.orders.iter().any(|action| matches!(action, Action::Hook { .. })));
+    assert_eq!(crate::stage::releases(&stage.orders), 0);
+    stage.story();
+    stage.returns("web after_reap", true);
+    assert_eq!(crate::stage::releases(&stage.orders()), 1);
+}
+
+#[test]
+fn an_agent_is_up_when_the_last_warm_up_pause_is_over() {
+    let mut stage = Stage::with(vec![watcher("web")], Duration::from_secs(5), true);
+    run_all(&mut stage);
+    assert_eq!(stage.node.snapshot().phase, Phase::Starting);
+    stage.wait(Duration::from_secs(5));
+    assert_eq!(stage.node.snapshot().phase, Phase::Running);
 }
 
 #[test]

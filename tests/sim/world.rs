@@ -639,6 +639,7 @@ impl World {
             | Action::Publish(_)
             | Action::SampleAgent { .. }
             | Action::Check { .. }
+            | Action::CallOff { .. }
             | Action::Amend { .. }
             | Action::Reply { .. }
             | Action::Relay { .. }

@@ -172,7 +172,9 @@ impl Node {
         let base = Box::new(self.watchers[key].spec().clone());
         let (of, asked, mut defaults) = (AmendBase::Watcher(base.clone()), changes.clone(), self.defaults());
         // What it comes after may have been removed since: that keeps nobody waiting, and other settings may change.
-        base.after.iter().for_each(|first| drop(defaults.watchers.entry(first.clone()).or_default()));
+        for first in &base.after {
+            defaults.watchers.entry(first.clone()).or_default();
+        }
         actions.push(Action::Amend { request, base: of, changes: asked, defaults });
         self.amendments.insert(request, Amendment::Set { key, base, changes, patience });
         Ok(())

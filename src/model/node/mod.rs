@@ -164,7 +164,9 @@ impl Node {
             }
             State::Left => return None,
         };
-        let start = (!self.queue.is_empty()).then_some(self.next_start);
+        // After the last one too: then all have had their turn.
+        let starting = !self.queue.is_empty() || matches!(self.phase, State::Starting);
+        let start = starting.then_some(self.next_start);
         errands.chain(phase).chain(start).chain(self.reminder).chain(self.watchers.next_wakeup()).min()
     }
 
@@ -309,10 +311,10 @@ impl Node {
 
     /// Lets the watchers settle, and those whose turn it is then.
     fn settle(&mut self, actions: &mut Vec<Action>) {
-        self.stop_next();
+        self.stop_next(actions);
         self.open_gates();
         self.watchers.settle(self.now, &mut self.last_id, actions);
-        while self.stop_next() | self.open_gates() {
+        while self.stop_next(actions) | self.open_gates() {
             self.watchers.settle(self.now, &mut self.last_id, actions);
         }
     }

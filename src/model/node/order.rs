@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::watchers::Key;
 use super::{Haste, Node, State, is_settled_down};
+use crate::model::event::Action;
 use crate::model::names::WatcherName;
 use crate::model::watcher::Watcher;
 
@@ -59,7 +60,7 @@ impl Node {
     }
 
     /// Of an ending agent: stops the lowest priority that is not down yet, and what comes after it; whether that is news.
-    pub(super) fn stop_next(&mut self) -> bool {
+    pub(super) fn stop_next(&mut self, actions: &mut Vec<Action>) -> bool {
         let State::Stopping { haste, .. } = self.phase else { return false };
         let now = self.now;
         let up = self.watchers.iter().filter(|watcher| !is_settled_down(watcher, now));
@@ -84,7 +85,7 @@ impl Node {
                 news = true;
             }
             if haste == Haste::Fast && !self.watchers[key].is_empty() && !self.watchers[key].is_being_killed() {
-                self.watchers.stir(key).kill(now);
+                self.watchers.stir(key).kill(now, actions);
                 news = true;
             }
         }

@@ -150,6 +150,7 @@ impl Watchers {
                 match action {
                     Action::Spawn { process, .. } => drop(self.owners.insert(*process, key)),
                     Action::Hook { hook, .. } => drop(self.callers.insert(*hook, key)),
+                    Action::CallOff { hook } => drop(self.callers.remove(hook)),
                     _ => {}
                 }
             }

@@ -1,7 +1,8 @@
 //! A watcher's hooks: what is called when, and what goes on once it has come back.
 //!
 //! Whatever a hook stands before waits for it, and for nothing else: each call has its own continuation, and no call
-//! outlasts its time. Where a lease is being lost nothing waits at all.
+//! outlasts its time. Where a lease is being lost nothing waits at all: what is out is called off, and what is called
+//! then ends by the end of the lease. No lease is given away while a call is out.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,8 +18,17 @@ use crate::model::time::Time;
 /// The calls that are out, and those that are to be made.
 #[derive(Debug, Default)]
 pub(super) struct Calls {
-    out: BTreeMap<HookId, (HookPoint, Next)>,
+    out: BTreeMap<HookId, Out>,
     wanted: Vec<(HookPoint, Facts, Next)>,
+}
+
+/// A call that is out.
+#[derive(Debug)]
+struct Out {
+    point: HookPoint,
+    next: Next,
+    /// Its time is within what is left of a lease that is being lost.
+    hurried: bool,
 }
 
 /// What a call is about, besides the watcher.
@@ -54,14 +64,37 @@ pub(super) enum Next {
 }
 
 impl Calls {
-    /// Forgets all calls: what they stood before happens without them.
-    pub(super) fn clear(&mut self) {
-        self.out.clear();
-        self.wanted.clear();
+    /// Whether none is out, and none is to be made.
+    pub(super) fn is_empty(&self) -> bool {
+        self.out.is_empty() && self.wanted.is_empty()
     }
 }
 
 impl Watcher {
+    /// Calls off all hooks that are out, and makes none: what they stood before happens without them.
+    pub(super) fn call_off_hooks(&mut self, actions: &mut Vec<Action>) {
+        self.calls.wanted.clear();
+        self.call_off(|_| true, actions);
+    }
+
+    /// Calls off those that may take longer than what is left of a lease.
+    pub(super) fn hurry_hooks(&mut self, actions: &mut Vec<Action>) {
+        self.call_off(|out| !out.hurried, actions);
+    }
+
+    fn call_off(&mut self, meant: impl Fn(&Out) -> bool, actions: &mut Vec<Action>) {
+        let (off, staying) = std::mem::take(&mut self.calls.out).into_iter().partition(|(_, out)| meant(out));
+        self.calls.out = staying;
+        let off: BTreeMap<HookId, Out> = off;
+        for (hook, Out { next, .. }) in off {
+            actions.push(Action::CallOff { hook });
+            // An end is told in any case; the stages move on by themselves.
+            if let Next::TellEnd { wid, pid, exit } = next {
+                self.tell_end(wid, pid, exit, actions);
+            }
+        }
+    }
+
     /// Has the hook of `point` called, if there is one; `next` then waits for it.
     pub(super) fn call(&mut self, point: HookPoint, facts: Facts, next: Next) -> bool {
         let there_is = self.spec.hooks.contains_key(&point);
@@ -73,11 +106,12 @@ impl Watcher {
 
     /// Orders the calls that are wanted.
     pub(super) fn order_calls(&mut self, now: Time, ids: &mut u64, actions: &mut Vec<Action>) {
+        let hurried = matches!(self.hold(now), Some(Hold::Losing { .. }));
         for (point, facts, next) in std::mem::take(&mut self.calls.wanted) {
             let Some(call) = self.hook_call(now, point, facts, None) else { continue };
             *ids += 1;
             let hook = HookId(*ids);
-            self.calls.out.insert(hook, (point, next));
+            self.calls.out.insert(hook, Out { point, next, hurried });
             actions.push(Action::Hook { hook, call: Box::new(call), timeout: self.hook_time(now) });
         }
     }
@@ -120,7 +154,7 @@ impl Watcher {
 
     /// A hook came back. One that is not waited for any more is told of by nobody.
     pub fn hook_ended(&mut self, hook: HookId, end: &HookEnd, actions: &mut Vec<Action>) {
-        let Some((point, next)) = self.calls.out.remove(&hook) else { return };
+        let Some(Out { point, next, .. }) = self.calls.out.remove(&hook) else { return };
         self.tell_hook(point, end, actions);
         let go_on = goes_on(&self.spec, point, end);
         let why = || match end {

@@ -235,8 +235,8 @@ impl Watcher {
     }
 
     /// Kills what runs, without grace and without asking a hook.
-    pub fn kill(&mut self, now: Time) {
-        self.calls.clear();
+    pub fn kill(&mut self, now: Time, actions: &mut Vec<Action>) {
+        self.call_off_hooks(actions);
         self.stop_gate = None;
         self.stage = if self.processes.is_empty() { Stage::Closed } else { Stage::Draining };
         self.stop_all(now);

@@ -109,7 +109,11 @@ impl Watcher {
             return;
         }
         self.roll = None;
+        if kill.is_some() {
+            self.hurry_hooks(actions);
+        }
         match self.stage {
+            Stage::Leaving if kill.is_some() => self.stage = Stage::Closed,
             Stage::Closed | Stage::Draining | Stage::Leaving => {}
             // Its end leads nowhere any more, but it is waited for: its opposite may be the next.
             Stage::Opening if kill.is_none() => return,
@@ -131,7 +135,8 @@ impl Watcher {
                 self.stage = if asked { Stage::Leaving } else { Stage::Closed };
             }
         }
-        if self.stage == Stage::Closed {
+        // A hook that still runs is something left of it.
+        if self.stage == Stage::Closed && (self.lease.is_none() || self.calls.is_empty()) {
             self.part_from_lease(now, kill.is_some());
         }
     }
