@@ -83,7 +83,7 @@
 //! - What is no singleton depends on neither Redis, nor another node, nor a neighbour's fault.
 //! - Nothing waits inside the loop. Every queue has a bound, every wait an end.
 //! - Each request has one reply, each spawn one end, each hook one end within its time. Only its own watcher waits for a
-//!   hook, and where a lease is being lost nobody does.
+//!   hook; where a lease is being lost nobody does, it is called off, and no lease is given away before the last hook.
 //! - Output blocks neither the process nor the agent: what a place does not take in time is lost, counted and told.
 //! - A file with an error changes nothing. A sound one is compared with what it said before, and only the difference is
 //!   applied, so that what commands did stays.

@@ -35,6 +35,7 @@ const CASES: &[Case] = cases![
     a_command_runs_as_the_agent_and_not_as_its_watchers_user,
     a_command_that_did_not_end_by_itself_has_failed_and_says_why,
     a_late_command_is_killed_with_all_it_started,
+    a_hook_that_is_called_off_is_killed_with_all_it_started_and_says_nothing_more,
     what_a_command_leaves_in_the_background_goes_on_and_can_still_write,
     a_command_that_prints_without_end_is_cut_and_not_waited_for,
     a_commands_complaints_are_logged,
@@ -130,6 +131,24 @@ async fn a_late_command_is_killed_with_all_it_started() {
     world.fails_within(sh(&script), 800).await;
     let pids: Vec<u32> = fs::read_to_string(pids).unwrap().lines().map(|pid| pid.parse().unwrap()).collect();
     assert_eq!(pids.len(), 4);
+    eventually("all of it is gone", || !pids.iter().any(|&pid| exists(pid))).await;
+    world.leave().await;
+}
+
+async fn a_hook_that_is_called_off_is_killed_with_all_it_started_and_says_nothing_more() {
+    let mut world = World::new();
+    let pids = world.path("pids");
+    world.module(
+        "import os, time\ndef hangs(*args):\n    \
+             open('pids', 'a').write('%d\\n' % os.getpid())\n    \
+             while True: time.sleep(1)\n",
+    );
+    let script = format!("setsid sleep 1000 & echo $! >> {pids}; echo $$ >> {pids}; wait", pids = pids.display());
+    let hooks = [world.call(sh(&script), NEVER), world.call(python("mod.hangs"), NEVER)];
+    let told = || fs::read_to_string(&pids).unwrap_or_default();
+    eventually("all of it runs", || told().lines().count() == 3).await;
+    let pids: Vec<u32> = told().lines().map(|pid| pid.parse().unwrap()).collect();
+    hooks.into_iter().for_each(|hook| world.host.call_off(hook));
     eventually("all of it is gone", || !pids.iter().any(|&pid| exists(pid))).await;
     world.leave().await;
 }
