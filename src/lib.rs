@@ -86,6 +86,7 @@
 //! | scripts and link | `tests/cluster.rs`: a real redis-server, and the lease cases on the simulated one too |
 //! | this machine | `tests/host.rs`, `tests/output.rs`, `tests/hooks.rs`, `tests/local.rs`: real children, guards, output, hooks, locks |
 //! | all of it | `tests/agent.rs`, `tests/supervision`: real agents; `tests/celery.rs`: a real Celery beat |
+//! | in the background, in a container | `tests/daemon.rs`, `tests/pid1.rs`: real agents |
 //! | plugins | plays beside the code, and `tests/plugins.rs`: real agents |
 //! | words and bytes | `tests/config.rs`, `tests/wire.rs`, `tests/cli.rs`, `tests/systemd.rs`, `tests/packaging.rs` |
 //! | the architecture | `tests/tidy.rs` |
