@@ -36,7 +36,7 @@ demo:
 release: host = $(shell rustc -vV | sed -n 's/^host: //p')
 release:
 	RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --release --bins --target $(host)
-	install -D -t target/static target/$(host)/release/circus-agent target/$(host)/release/circusctl
+	install -D -t target/static $(addprefix $${CARGO_TARGET_DIR:-target}/$(host)/release/,circus-agent circusctl)
 
 bench: setup
 	cargo bench --locked --bench step --bench restart --bench handover --bench output

@@ -16,7 +16,7 @@
 //!                                                          |
 //!                         _______________ Action _________ | _______________________
 //!                        /                                 v                        \
-//!                 Reply, Relay                   Spawn, Signal, Kill, Guard       AskLease
+//!             Reply, Relay, Publish        Spawn, Signal, Kill, Guard, Check, Hook      AskLease
 //! ```
 //!
 //! Six words carry the product: **Spec** (what should be), **Event** (what happened), **Command** (what someone asks;
@@ -28,44 +28,51 @@
 //! Imports point down only, and modules of one line do not know each other (`tests/tidy.rs` draws the arrows):
 //!
 //! ```text
-//!   bin → cli → plugins → agent, client → cluster | config | control | host | systemd | view → wire → model → std
+//!   bin → cli → plugins → agent, client → cluster | config | control | host | systemd | view → wire → model
 //! ```
 //!
 //! | module | what it is |
 //! |---|---|
-//! | [`model`] | what is decided: pure, total, std only; time is an argument |
+//! | [`model`] | what is decided: pure, total, only std and regular expressions; time is an argument |
 //! | [`wire`] | JSON promised to others ↔ the model's types |
-//! | [`config`] | an ini file → a Spec, or every problem with its line |
-//! | [`host`] | this machine: programs started, watched, guarded, ended, measured |
+//! | [`config`] | an ini file, or what `set` and `add` say → a Spec, or every problem with its line |
+//! | [`host`] | this machine: programs started, watched, checked, guarded, ended, measured; their output; hooks |
 //! | [`cluster`] | the shared world: leases, the registry and the bus over Redis, or leases by file locks |
-//! | [`control`] | the control socket: lines in, lines out |
+//! | [`control`] | the control socket: lines in, lines out, and streams of lines |
 //! | [`systemd`] | what the service manager is told |
-//! | [`view`] | Replies → tables and lines for people: pure |
-//! | [`agent`] | wires it all: wait in one `select!`, decide in `step`, act in `perform` |
-//! | [`client`] | what circusctl does: find an agent, or Redis, and ask |
+//! | [`view`] | Replies and streams → tables and lines for people: pure |
+//! | [`agent`] | wires it all: wait in one `select!`, decide in `step`, act in `perform`; tell followers what happens |
+//! | [`client`] | what circusctl does: find an agent, or Redis, and ask, or follow |
 //! | [`plugins`] | Circus's plugins: policies that watch an agent from a process of their own, as its clients |
-//! | [`cli`] | command lines, exit codes, the log |
+//! | [`cli`] | command lines, the shell, exit codes, the log |
 //!
 //! Beside them, `lua/` holds the scripts that alone write leases and the registry; each says its invariant in its head.
 //!
 //! # Reading order
 //!
-//! 1. [`model::spec`], [`model::event`], [`model::command`]: the vocabulary.
-//! 2. [`model::process`], [`model::restart`], [`model::lease`], [`model::watcher`], [`model::node`]: the decisions.
-//! 3. `lua/take.lua`, `lua/refresh.lua`, `lua/release.lua`: who may have a lease.
-//! 4. [`host::guard`]: why a killed or frozen agent leaves no child behind.
-//! 5. [`agent`]: how the two sides meet.
+//! 1. [`model::spec`], [`model::event`], [`model::command`], [`model::plan`]: the vocabulary.
+//! 2. [`model::restart`], [`model::checkup`], [`model::process`]: one process. [`model::lease`]: one promise to the cluster.
+//! 3. [`model::watcher`], with its `hooks`, `roll`, `settle` and `seen`: a number of processes, kept true.
+//! 4. [`model::node`], with its `order` and `changes`: who comes after whom, and what a changed file changes.
+//! 5. `lua/take.lua`, `lua/refresh.lua`, `lua/release.lua`: who may have a lease.
+//! 6. [`host`]: `process`, the life of one as a task; [`host::guard`], why a killed or frozen agent leaves no singleton
+//!    behind; [`host::output`], why a full disk holds up nobody.
+//! 7. [`agent`]: how the two sides meet.
 //!
 //! # Who owns what
 //!
 //! | state | owner | how others see it |
 //! |---|---|---|
-//! | wanted and actual processes, leases, open requests, deadlines | [`model::node::Node`], on the agent's loop | a Snapshot |
-//! | pids, pidfds, guards | [`host::Host`] and its tasks | events |
+//! | what should be, as the file and commands have made it | [`model::node::Node`], on the agent's loop | `options`, a Plan |
+//! | wanted and actual processes, leases, open requests and hooks, deadlines | the same | a Snapshot |
+//! | pids, pidfds, guards, checks that are under way | [`host::Host`] and its tasks | events |
 //! | output of processes | [`host::output`]: a reader for each pipe, one writer for each place | [`host::output::Hub`] |
+//! | modules of Python hooks and streams | a helper process for each watcher | events |
+//! | the latest events, and who follows them | [`agent::follow`] | streams |
 //! | the Redis connections and their time-outs | [`cluster::Redis`] and its tasks | events |
 //! | a singleton's child and its deadline | its guard, a process of its own | events |
 //! | leases, the registry | Redis, only through `lua/`; or the state directory | everybody |
+//! | what a plugin has seen | its own process | – |
 //!
 //! # What is kept true
 //!
@@ -75,21 +82,31 @@
 //! - An absent lease is never permission to start ([`cluster::scripts`]).
 //! - What is no singleton depends on neither Redis, nor another node, nor a neighbour's fault.
 //! - Nothing waits inside the loop. Every queue has a bound, every wait an end.
-//! - Each request has one reply, each spawn one end.
+//! - Each request has one reply, each spawn one end, each hook one end within its time. Only its own watcher waits for a
+//!   hook, and where a lease is being lost nobody does.
+//! - Output blocks neither the process nor the agent: what a place does not take in time is lost, counted and told.
+//! - A file with an error changes nothing. A sound one is compared with what it said before, and only the difference is
+//!   applied, so that what commands did stays.
+//! - A process has a slot in its watcher (`wid`) from the first thought of it to the last of its tree, and no other has it
+//!   meanwhile. A rolling reload gives new ones slots that no old one has, and asks an old one to stop only when
+//!   all new ones are up; a singleton's never overlap.
+//! - "Active" is a fact: all that is wanted runs, and is ready.
 //!
 //! # How it is proven
 //!
 //! | part | test |
 //! |---|---|
-//! | each machine | plays: beside the code, and `tests/plays.rs` |
+//! | each machine | plays: beside the code, and `tests/plays` |
 //! | many nodes, faults | `tests/sim`: seeded simulation around the shipped Lua scripts, with planted bugs that it must see |
 //! | scripts and link | `tests/cluster.rs`: a real redis-server, and the lease cases on the simulated one too |
 //! | this machine | `tests/host.rs`, `tests/output.rs`, `tests/hooks.rs`, `tests/local.rs`: real children, guards, output, hooks, locks |
-//! | all of it | `tests/agent.rs`, `tests/supervision`: real agents; `tests/celery.rs`: a real Celery beat |
-//! | in the background, in a container | `tests/daemon.rs`, `tests/pid1.rs`: real agents |
+//! | all of it | `tests/agent.rs`, `tests/supervision`: real agents; `tests/daemon.rs`: in the background; `tests/pid1.rs`: as PID 1; `tests/celery.rs`: a real Celery beat; `tests/follow.rs`: streams |
+//! | Circus's users lose nothing | `tests/compatibility.rs`; `tests/defects.rs`: what was broken there; the table in `docs/circus-compatibility.md` |
 //! | plugins | plays beside the code, and `tests/plugins.rs`: real agents |
-//! | words and bytes | `tests/config.rs`, `tests/wire.rs`, `tests/cli.rs`, `tests/systemd.rs`, `tests/packaging.rs` |
+//! | words and bytes | `tests/config.rs`, `tests/wire.rs`, `tests/cli.rs`, `tests/shell.rs`, `tests/systemd.rs`, `tests/packaging.rs` |
+//! | the manual | `tests/docs.rs`: its files are read, its commands and links exist |
 //! | the architecture | `tests/tidy.rs` |
+//! | how fast | `benches`: each figure beside a baseline |
 
 pub mod model;
 

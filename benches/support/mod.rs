@@ -134,6 +134,16 @@ impl Agent {
         agent
     }
 
+    /// Its pid.
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Where circusctl finds it.
+    pub fn endpoint(&self) -> String {
+        format!("unix://{}", self.socket.display())
+    }
+
     /// Puts a command to it and gives the reply.
     pub fn ask(&self, command: &str, properties: &Value) -> Value {
         let mut stream = UnixStream::connect(&self.socket).expect("the control socket");

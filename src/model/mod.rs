@@ -1,4 +1,4 @@
-//! What is decided. Only `std`: no clock, no I/O, nothing that can fail.
+//! What is decided. Only `std`, and `regex` for patterns: no clock, no I/O, nothing that can fail.
 //!
 //! Invariants:
 //!

@@ -170,10 +170,11 @@ fn pids(watcher: &Value) -> String {
     }
 }
 
-/// How long its youngest process has run: since then nothing happened.
+/// How long its youngest process has been up, well or not: since then nothing happened.
 fn up(watcher: &Value) -> String {
-    running(watcher)
+    list(watcher, "processes")
         .iter()
+        .filter(|process| matches!(process["state"].as_str(), Some("running" | "unhealthy")))
         .filter_map(|process| process["age"].as_f64())
         .min_by(f64::total_cmp)
         .map_or_else(|| "-".into(), span)

@@ -164,6 +164,14 @@ fn status_of_one_node() {
 }
 
 #[test]
+fn an_unhealthy_process_is_up_and_not_ready() {
+    let mut sick = watcher("sick", WatcherState::Unhealthy, 1, &[(7, 60)], Some("#1: exit 1"));
+    sick.processes[0].state = "unhealthy";
+    let shown = shown(&STATUS, &own(status(snapshot("web-1", vec![sick]))));
+    assert!(shown.contains("sick     unhealthy    0/1  7    1m 00s         0  #1: exit 1"), "{shown}");
+}
+
+#[test]
 fn status_of_the_cluster() {
     golden(
         &STATUS,

@@ -41,13 +41,6 @@ impl Neighbour {
     }
 }
 
-/// The agent's resident memory, in bytes.
-fn memory(agent: &Agent) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", agent.pid())).expect("a running agent");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory");
-    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
-}
-
 #[test]
 fn programs_that_cannot_run_here_say_at_which_step_and_why() {
     let world = World::new();
@@ -151,7 +144,7 @@ fn a_flood_of_output_into_a_full_or_stuck_place_costs_lines_and_nobody_elses_tim
         (agent.log().contains("/dev/full") && agent.log().contains("ENOSPC")).then_some(())
     });
     assert_eq!(["kept", "full", "stuck", "rotated"].map(|name| agent.pids(name)), pids, "a writer was stopped");
-    let megabytes = memory(&agent) / 1_000_000;
+    let megabytes = agent.memory() / 1_000_000;
     assert!(megabytes < 200, "the agent has grown to {megabytes} MB");
     let logs = fs::read_dir(world.path())
         .unwrap()

@@ -104,10 +104,10 @@ impl Home {
     /// What its agents started and is still there, guards, hooks and daemons included, whoever its parent is by now:
     /// pid and command line.
     pub fn left(&self) -> BTreeMap<u32, String> {
-        let mark = format!("CIRCUS_PROCESS={}/", self.mark());
-        let read = |pid: u32, file: &str| fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
-        let marked = |pid: &u32| read(*pid, "environ").split(|byte| *byte == 0).any(|v| v.starts_with(mark.as_bytes()));
-        let words = |pid: u32| String::from_utf8_lossy(&read(pid, "cmdline")).replace('\0', " ");
+        let mark = self.mark() + "/";
+        let marked = |pid: &u32| variable_of(*pid, "CIRCUS_PROCESS").is_some_and(|value| value.starts_with(&mark));
+        let words = |pid: u32| fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let words = |pid: u32| String::from_utf8_lossy(&words(pid)).replace('\0', " ");
         all_pids().filter(marked).map(|pid| (pid, words(pid))).collect()
     }
 
@@ -346,6 +346,20 @@ impl Agent {
         assert_eq!(self.ends().signal(), Some(libc::SIGKILL));
     }
 
+    /// How many descriptors it has open.
+    #[track_caller]
+    pub fn open_files(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("a running agent").count()
+    }
+
+    /// Its resident memory, in bytes.
+    #[track_caller]
+    pub fn memory(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("a running agent");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory");
+        line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
+    }
+
     /// Its descendants, guards included.
     pub fn descendants(&self) -> BTreeSet<u32> {
         self.process.as_ref().map(|process| descendants(process.id())).unwrap_or_default()
@@ -406,6 +420,16 @@ fn stat_of(pid: u32) -> Option<(char, u32)> {
     let (_, fields) = stat.rsplit_once(')')?;
     let mut fields = fields.split_whitespace();
     Some((fields.next()?.chars().next()?, fields.next()?.parse().ok()?))
+}
+
+/// A variable of the environment with which a process was started; nothing for one that has ended.
+pub fn variable_of(pid: u32, name: &str) -> Option<String> {
+    let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
+    let variables = environment.split(|byte| *byte == 0).filter_map(|variable| std::str::from_utf8(variable).ok());
+    variables
+        .filter_map(|variable| variable.split_once('='))
+        .find(|(own, _)| *own == name)
+        .map(|(_, value)| value.into())
 }
 
 /// The parent of a process.
