@@ -63,11 +63,12 @@ pub mod agent_exit {
     name = "circus-agent",
     version,
     about = "Supervises processes, and keeps what must be alone in the cluster alone, over Redis",
-    after_help = "Signals: TERM, INT and QUIT stop, and kill what runs when they come again, HUP applies what has changed in the \
-                  configuration, USR1 opens log files anew.\n\
+    after_help = "Signals: TERM, INT and QUIT stop, and kill what still runs when they come again; HUP applies what has \
+                  changed in the configuration; USR1 opens log files anew.\n\
                   Exit codes: 0 stopped on request, 64 usage, 69 something needed is not available, 70 internal \
                   error, 78 problems in the configuration.\n\
-                  Environment: CIRCUS_CONFIG, CIRCUS_LOG (a filter such as info or circus_agent=debug), NO_COLOR."
+                  Environment: CIRCUS_CONFIG; CIRCUS_NODE, CIRCUS_REDIS_URL and the like win over the keys of \
+                  [circus] and [redis]; CIRCUS_LOG (a filter such as info or circus_agent=debug); NO_COLOR."
 )]
 pub struct AgentArgs {
     /// The configuration, an ini file

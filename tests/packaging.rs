@@ -1,7 +1,8 @@
 //! What operators install: the units, the images' description, the scripts.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -63,6 +64,49 @@ fn the_template_differs_from_the_unit_only_in_its_file_and_its_description() {
     unit.retain(|line| !of_instance(line));
     template.retain(|line| !of_instance(line));
     assert_eq!(unit, template);
+}
+
+/// Ends with the test.
+struct Agent(Child);
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn logrotate_and_the_agent_understand_each_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let config = format!(
+        "[circus]\nstate_dir = {0}\ncontrol_socket = {0}/a.sock\nlogoutput = {0}/agent.log\n",
+        dir.path().display()
+    );
+    std::fs::write(path("a.ini"), config).unwrap();
+    let mut agent = Command::new(env!("CARGO_BIN_EXE_circus-agent"));
+    let agent = Agent(agent.arg(path("a.ini")).stdin(Stdio::null()).spawn().unwrap());
+    let until_logged = |text: &str| {
+        let begun = Instant::now();
+        while !std::fs::read_to_string(path("agent.log")).is_ok_and(|log| log.contains(text)) {
+            assert!(begun.elapsed() < Duration::from_secs(20), "{text} is not logged");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    };
+    until_logged("control socket");
+
+    let shipped = std::fs::read_to_string(root().join("packaging/logrotate/circus-agent")).unwrap();
+    let signal = "systemctl kill --kill-whom=main --signal=USR1 'circus-agent*' || true";
+    assert!(shipped.contains(signal) && shipped.contains("\n/var/log/circus/*.log {"));
+    let here = shipped.replace("/var/log/circus", &dir.path().display().to_string());
+    std::fs::write(path("rotate"), here.replace(signal, &format!("kill -USR1 {}", agent.0.id()))).unwrap();
+    let mut logrotate = Command::new("/usr/sbin/logrotate");
+    let rotated = run(logrotate.args(["--force", "--state", &path("state"), &path("rotate")]));
+    assert!(rotated.status.success() && text(&rotated).is_empty(), "{}", text(&rotated));
+    until_logged("opening log files anew");
+    let before = std::fs::read_to_string(path("agent.log.1")).unwrap();
+    assert!(before.contains("control socket") && !before.contains("anew"), "{before}");
 }
 
 /// The Python that `make setup` puts the tests' packages into.

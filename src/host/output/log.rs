@@ -37,8 +37,9 @@ impl Log {
         let (place, syslog, mut writer): (_, _, Box<dyn Writer>) = match output {
             LogOutput::Stderr => (Standard::Err.to_string(), None, Box::new(Standard::Err)),
             LogOutput::File(path) => {
-                let file = file::open(path)?;
-                (Place::File(path.clone()).to_string(), None, Box::new(LogFile::new(path.clone(), file, zone)))
+                // To see whether it can be; the first line opens it again.
+                file::open(path)?;
+                (Place::File(path.clone()).to_string(), None, Box::new(LogFile::new(path.clone(), None, zone)))
             }
             LogOutput::Syslog(syslog) => {
                 let lines = SyslogLines::new(syslog, std::process::id(), zone);
