@@ -170,7 +170,9 @@ impl Node {
     ) -> Result<(), Refusal> {
         let key = self.find(watcher)?;
         let base = Box::new(self.watchers[key].spec().clone());
-        let (of, asked, defaults) = (AmendBase::Watcher(base.clone()), changes.clone(), self.defaults());
+        let (of, asked, mut defaults) = (AmendBase::Watcher(base.clone()), changes.clone(), self.defaults());
+        // One that it came after may have been removed since: no reason to refuse a change of something else.
+        base.after.iter().for_each(|first| drop(defaults.watchers.entry(first.clone()).or_default()));
         actions.push(Action::Amend { request, base: of, changes: asked, defaults });
         self.amendments.insert(request, Amendment::Set { key, base, changes, patience });
         Ok(())
@@ -262,7 +264,8 @@ impl Node {
             let name = base.name.to_string();
             return self.set(request, &name, changes, patience, actions).err().map(Reply::Refused);
         }
-        if let Err(why) = self.check_after(&spec.name, &spec.after) {
+        let new: Vec<_> = spec.after.iter().filter(|first| !base.after.contains(first)).cloned().collect();
+        if let Err(why) = self.check_after(&spec.name, &new) {
             return Some(Reply::Refused(Refusal::BadMessage(why)));
         }
         let updated = changes.settings.len() + usize::from(changes.env.is_some());
