@@ -32,13 +32,12 @@ fn main() {
         end(children);
         stops.push(begun.elapsed());
     }
-    print("baseline: 1000 children by fork and exec", &starts);
+    print("baseline: 1000 children, one after the other", &starts);
     print("baseline: SIGTERM to all, and all reaped", &stops);
 
-    let one = memory(&agent(dir.path(), "one", 1));
+    let one = memory(&agent(dir.path(), "one", 1, ""));
     let begun = Instant::now();
-    let many = agent(dir.path(), "many", WATCHERS);
-    comes_up(&many);
+    let many = agent(dir.path(), "many", WATCHERS, "");
     print("agent: from its own start to 1000 watchers up", &[begun.elapsed()]);
     let used = memory(&many);
     println!(
@@ -81,6 +80,10 @@ fn main() {
     let begun = Instant::now();
     drop(many);
     print("agent: SIGTERM, until it has stopped all and ended", &[begun.elapsed()]);
+
+    let ordered = agent(dir.path(), "ordered", WATCHERS, "after = w0\n");
+    print("agent: stop where 999 come after one", &[command(&ordered, "stop")]);
+    print("agent: start where 999 come after one", &[command(&ordered, "start")]);
 }
 
 fn spawn() -> Child {
@@ -99,9 +102,10 @@ fn end(children: Vec<Child>) {
     }
 }
 
-/// An agent with so many watchers, all of them up.
-fn agent(dir: &Path, name: &str, watchers: usize) -> Agent {
-    let watcher = |number| format!("[watcher:w{number}]\ncmd = {PROGRAM} 1000\n");
+/// An agent with so many watchers, all of them up; `more` is for all but the first.
+fn agent(dir: &Path, name: &str, watchers: usize, more: &str) -> Agent {
+    let more = |number| if number == 0 { "" } else { more };
+    let watcher = |number| format!("[watcher:w{number}]\ncmd = {PROGRAM} 1000\n{}", more(number));
     let agent = Agent::start(dir, name, &(0..watchers).map(watcher).collect::<String>());
     comes_up(&agent);
     agent

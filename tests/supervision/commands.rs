@@ -100,6 +100,25 @@ fn watchers_come_and_go_while_others_run() {
 }
 
 #[test]
+fn a_watcher_can_be_changed_when_one_that_it_came_after_was_removed() {
+    let world = World::new();
+    let command = world.teller("run", "");
+    let watcher = |name: &str, more: &str| format!("[watcher:{name}]\ncmd = {command}\n{more}");
+    let agent = world.agent("a", &(watcher("db", "") + &watcher("app", "after = db\n")));
+    agent.comes_to("app", "active");
+    agent.ctl(&world, &["rm", "db", "--waiting"]).expect(0);
+    agent.ctl(&world, &["set", "app", "max_retry", "9", "--waiting"]).expect(0);
+    agent.ctl(&world, &["restart", "app", "--waiting"]).expect(0);
+    // It cannot be told anew to come after what is not there.
+    agent.ctl(&world, &["set", "app", "after", "db, cache"]).expect(1);
+    // What comes back comes before it again, and must not come after it.
+    let said = agent.ctl(&world, &["add", "db", &command, "--option", "after=app"]).expect(1);
+    assert!(said.err.contains("wait for each other"), "{said:?}");
+    agent.ctl(&world, &["add", "db", &command]).expect(0);
+    world.end(agent);
+}
+
+#[test]
 fn processes_are_counted_added_taken_away_signalled_and_killed() {
     let world = World::new();
     let command = world.teller("run", "trap 'say usr1' USR1");

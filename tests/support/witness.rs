@@ -61,24 +61,25 @@ impl Witness {
     #[track_caller]
     pub fn lives(&self) -> Vec<Life> {
         let text = std::fs::read_to_string(&self.0).unwrap_or_default();
-        let mut lives: BTreeMap<u32, Life> = BTreeMap::new();
+        let mut lives: Vec<Life> = Vec::new();
+        // The latest of each number: the system gives one to another process when it has gone round.
+        let mut latest: BTreeMap<u32, usize> = BTreeMap::new();
         // What is not a whole line is being written.
         for line in text.split_inclusive('\n').filter(|line| line.ends_with('\n')) {
             let words: Vec<&str> = line.split_whitespace().collect();
             let [kind, at, pid, node, token, parent] = words[..] else { panic!("a torn line: {line:?}") };
             let number = |text: &str| text.parse::<u64>().unwrap_or_else(|error| panic!("{error}: {line:?}"));
-            let (at, pid, parent) = (number(at), number(pid) as u32, number(parent) as u32);
+            let (at, pid, token, parent) = (number(at), number(pid) as u32, number(token), number(parent) as u32);
             assert!(kind != "TWICE", "{node} started a child, token {token}, while something of another was left");
-            let life = lives.entry(pid).or_insert_with(|| Life {
-                pid,
-                node: node.to_owned(),
-                token: number(token),
-                parent: (parent != 0).then_some(parent),
-                start: at,
-                last: at,
-                asked: None,
-                exit: None,
-            });
+            let parent = (parent != 0).then_some(parent);
+            let known = latest.get(&pid).filter(|index| kind != "START" && lives[**index].parent == parent);
+            let index = known.copied().unwrap_or(lives.len());
+            if index == lives.len() {
+                let (node, start, last) = (node.to_owned(), at, at);
+                lives.push(Life { pid, node, token, parent, start, last, asked: None, exit: None });
+                latest.insert(pid, index);
+            }
+            let life = &mut lives[index];
             // Its start is reckoned back, and told after.
             life.start = life.start.min(at);
             life.last = life.last.max(at);
@@ -88,7 +89,6 @@ impl Witness {
                 _ => {}
             }
         }
-        let mut lives: Vec<Life> = lives.into_values().collect();
         lives.sort_by_key(|life| life.start);
         lives
     }

@@ -23,6 +23,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use self::changes::{Amendment, Reading};
+use self::order::Order;
 use self::relay::Errand;
 use self::stats::StatsCall;
 use self::waits::Wait;
@@ -63,8 +64,7 @@ pub struct Node {
     /// Those that are to start, in order, and when the next may.
     queue: VecDeque<Key>,
     next_start: Time,
-    /// Whether a watcher comes after another.
-    ordered: bool,
+    order: Order,
     /// Those that are removed once they are down.
     leaving: BTreeSet<Key>,
     phase: State,
@@ -123,7 +123,7 @@ impl Node {
             watchers,
             queue,
             next_start: now,
-            ordered: false,
+            order: Order::default(),
             leaving: BTreeSet::new(),
             phase: State::Starting,
             store: StoreView::Unknown,
@@ -306,6 +306,7 @@ impl Node {
         self.remove_those_down(actions);
         self.expire_errands(actions);
         self.answer_settled(actions);
+        self.watchers.forget_touched();
         self.leave_when_down(actions);
     }
 

@@ -1,6 +1,6 @@
 //! Who waits for whom: `after` when starting, and the reverse when stopping.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use super::watchers::Key;
 use super::{Haste, Node, State, is_settled_down};
@@ -8,10 +8,37 @@ use crate::model::event::Action;
 use crate::model::names::WatcherName;
 use crate::model::watcher::Watcher;
 
+/// Who comes after whom.
+#[derive(Debug, Default)]
+pub(super) struct Order {
+    firsts: HashMap<Key, Vec<Key>>,
+    laters: HashMap<Key, Vec<Key>>,
+}
+
+impl Order {
+    /// Those that this one comes after, as its settings list them.
+    fn firsts(&self, key: Key) -> &[Key] {
+        self.firsts.get(&key).map_or(&[], Vec::as_slice)
+    }
+
+    /// Those that come after this one, in start order.
+    fn laters(&self, key: Key) -> &[Key] {
+        self.laters.get(&key).map_or(&[], Vec::as_slice)
+    }
+}
+
 impl Node {
     /// Takes note of who comes after whom, when a watcher was added, changed or removed.
     pub(super) fn learn_order(&mut self) {
-        self.ordered = self.watchers.iter().any(|watcher| !watcher.spec().after.is_empty());
+        self.order = Order::default();
+        let named: HashMap<&WatcherName, Key> =
+            self.watchers.keys().into_iter().map(|key| (&self.watchers[key].spec().name, key)).collect();
+        for key in self.watchers.keys() {
+            for first in self.watchers[key].spec().after.iter().filter_map(|name| named.get(name)) {
+                self.order.firsts.entry(key).or_default().push(*first);
+                self.order.laters.entry(*first).or_default().push(key);
+            }
+        }
         for key in self.watchers.keys() {
             // Whoever it waited for may not be named any more; who still is, is found again at once.
             let gated = self.watchers.peek(key);
@@ -21,16 +48,16 @@ impl Node {
         }
     }
 
-    /// Tells each watcher whom it waits for now; whether that is news for one.
+    /// Tells each watcher whom it waits for now; whether that is news for one. Only those next to one that was touched
+    /// can have any.
     pub(super) fn open_gates(&mut self) -> bool {
-        if !self.ordered {
-            return false;
-        }
+        let near = |key: &Key| [&[*key], self.order.firsts(*key), self.order.laters(*key)].concat();
+        let gated: BTreeSet<Key> = self.watchers.touched().iter().flat_map(near).collect();
         let mut news = false;
-        for key in self.watchers.keys() {
-            let after = &self.watchers[key].spec().after;
-            let first = after.iter().find(|first| self.keeps_waiting(first)).cloned();
-            let last = self.kept_up_by(key);
+        for key in gated {
+            let name = |key: &Key| self.watchers[*key].spec().name.clone();
+            let first = self.order.firsts(key).iter().find(|first| self.keeps_waiting(**first)).map(name);
+            let last = self.order.laters(key).iter().find(|later| self.keeps_up(**later)).map(name);
             let watcher = self.watchers.peek(key);
             if watcher.wait_to_start(first) | watcher.wait_to_stop(last) {
                 self.watchers.stir(key);
@@ -40,23 +67,19 @@ impl Node {
         news
     }
 
-    /// Whether what comes after `first` has to wait: it is wanted and not up, or it was wanted and gave up. One that
-    /// nobody wants, or that is not there, keeps nobody waiting.
-    fn keeps_waiting(&self, first: &WatcherName) -> bool {
-        let Some(key) = self.watchers.position(|watcher| watcher.spec().name == *first) else { return false };
-        let watcher = &self.watchers[key];
-        let wanted = !watcher.is_at_rest() || watcher.has_failed() || self.queue.contains(&key);
+    /// Whether what comes after this one has to wait: it is wanted and not up, or it was wanted and gave up. One that
+    /// nobody wants keeps nobody waiting.
+    fn keeps_waiting(&self, first: Key) -> bool {
+        let watcher = &self.watchers[first];
+        let wanted = !watcher.is_at_rest() || watcher.has_failed() || self.queue.contains(&first);
         wanted && !watcher.is_up(self.now)
     }
 
-    /// Who has to be down before this one stops: one that comes after it and is on its way down too.
-    fn kept_up_by(&self, key: Key) -> Option<WatcherName> {
-        let name = &self.watchers[key].spec().name;
-        if let State::Stopping { haste: Haste::Fast, .. } = self.phase {
-            return None;
-        }
-        let holds = |other: &&Watcher| other.spec().after.contains(name) && other.is_at_rest() && !other.is_empty();
-        self.watchers.iter().find(holds).map(|other| other.spec().name.clone())
+    /// Whether what this one comes after has to wait before it stops: this one is on its way down, and not there.
+    fn keeps_up(&self, later: Key) -> bool {
+        let watcher = &self.watchers[later];
+        let hurry = matches!(self.phase, State::Stopping { haste: Haste::Fast, .. });
+        !hurry && watcher.is_at_rest() && !watcher.is_empty()
     }
 
     /// Of an ending agent: stops the lowest priority that is not down yet, and what comes after it; whether that is news.
@@ -69,14 +92,9 @@ impl Node {
         let turn = |watcher: &Watcher| watcher.spec().priority <= lowest || watcher.is_empty() || haste == Haste::Fast;
         let mut turns: BTreeSet<Key> =
             self.watchers.keys().into_iter().filter(|key| turn(&self.watchers[*key])).collect();
-        loop {
-            let named = |name: &WatcherName| turns.iter().any(|key| self.watchers[*key].spec().name == *name);
-            let follows = |key: &Key| !turns.contains(key) && self.watchers[*key].spec().after.iter().any(named);
-            let more: Vec<Key> = self.watchers.keys().into_iter().filter(follows).collect();
-            if more.is_empty() {
-                break;
-            }
-            turns.extend(more);
+        let mut ahead: Vec<Key> = turns.iter().copied().collect();
+        while let Some(key) = ahead.pop() {
+            ahead.extend(self.order.laters(key).iter().filter(|later| turns.insert(**later)));
         }
         let mut news = false;
         for key in turns {

@@ -1,5 +1,7 @@
 //! Requests that are answered when what they wait for has come true, or cannot.
 
+use std::collections::BTreeSet;
+
 use super::Node;
 use super::watchers::Key;
 use crate::model::command::{Answer, Patience, Refusal, Reply, RequestId, Sample};
@@ -22,7 +24,7 @@ pub(super) struct Wait {
 #[derive(Debug)]
 pub(super) enum Goal {
     /// These are up, and where `replace` none of the processes from before is left.
-    Up { keys: Vec<Key>, before: Vec<ProcessId>, pids: Vec<u32>, replace: bool },
+    Up { keys: Vec<Key>, before: BTreeSet<ProcessId>, pids: Vec<u32>, replace: bool },
     /// An added one is up.
     Added { key: Key },
     /// These are down.
@@ -182,19 +184,17 @@ impl Node {
                 up.then_some(Reply::Done(Answer::Added { started }))
             }
             Goal::Up { keys, before, pids, replace } => {
-                let watchers: Vec<&Watcher> = keys.iter().filter_map(|key| self.watchers.get(*key)).collect();
-                if let Some(failed) = watchers.iter().find_map(|watcher| failure(watcher, now)) {
+                if let Some(failed) = self.new_failure(keys) {
                     return Some(failed);
                 }
-                let replaced = !replace || watchers.iter().all(|w| w.ids().iter().all(|id| !before.contains(id)));
-                let up = |watcher: &&Watcher| is_up(watcher, now) || watcher.state(now) == WatcherState::Stopped;
-                if !replaced || !watchers.iter().all(up) {
+                let mut watchers = keys.iter().filter_map(|key| self.watchers.get(*key));
+                let replaced = |watcher: &Watcher| !replace || watcher.ids().iter().all(|id| !before.contains(id));
+                let up = |watcher: &Watcher| is_up(watcher, now) || watcher.state(now) == WatcherState::Stopped;
+                if !watchers.clone().all(|watcher| replaced(watcher) && up(watcher)) {
                     return None;
                 }
-                if watchers.len() != 1 {
-                    return done(Answer::Ok);
-                }
-                let live: Vec<u32> = watchers.iter().flat_map(|w| w.pids()).map(|(_, pid)| pid).collect();
+                let (Some(watcher), None) = (watchers.next(), watchers.next()) else { return done(Answer::Ok) };
+                let live: Vec<u32> = watcher.pids().into_iter().map(|(_, pid)| pid).collect();
                 let (kept, started) = live.iter().copied().partition(|pid| pids.contains(pid));
                 let stopped = pids.iter().copied().filter(|pid| !live.contains(pid)).collect();
                 done(Answer::Started { started, kept, stopped })
@@ -204,16 +204,21 @@ impl Node {
 
     /// Whether these are as their settings say; the first that fails ends the wait.
     fn as_told(&self, keys: &[Key]) -> Option<Result<(), Reply>> {
-        let now = self.now;
-        let watchers: Vec<&Watcher> = keys.iter().filter_map(|key| self.watchers.get(*key)).collect();
-        if let Some(failed) = watchers.iter().find_map(|watcher| failure(watcher, now)) {
+        if let Some(failed) = self.new_failure(keys) {
             return Some(Err(failed));
         }
         let queued = |key: &Key| self.queue.contains(key);
-        let settled = |watcher: &&Watcher| {
-            watcher.is_as_told() && (watcher.is_down() || (!watcher.is_at_rest() && is_up(watcher, now)))
+        let settled = |watcher: &Watcher| {
+            watcher.is_as_told() && (watcher.is_down() || (!watcher.is_at_rest() && is_up(watcher, self.now)))
         };
-        (watchers.iter().all(settled) && !keys.iter().any(queued)).then_some(Ok(()))
+        let mut watchers = keys.iter().filter_map(|key| self.watchers.get(*key));
+        (watchers.all(settled) && !keys.iter().any(queued)).then_some(Ok(()))
+    }
+
+    /// Why one of these does not come up, where that shows in this step; in an earlier one it was told already.
+    fn new_failure(&self, keys: &[Key]) -> Option<Reply> {
+        let touched = self.watchers.touched().iter().filter(|key| keys.contains(key));
+        touched.filter_map(|key| self.watchers.get(*key)).find_map(|watcher| failure(watcher, self.now))
     }
 }
 

@@ -23,6 +23,8 @@ pub(super) struct Watchers {
     order: Vec<Key>,
     last_key: u32,
     stirred: BTreeSet<Key>,
+    /// Those that were changed or have settled in this step: whatever is new is new of one of them.
+    touched: BTreeSet<Key>,
     /// Each one's next deadline, and the same in order.
     due: HashMap<Key, Time>,
     timers: BTreeSet<(Time, Key)>,
@@ -47,7 +49,7 @@ impl Watchers {
         self.list.insert(key, watcher);
         self.order.push(key);
         self.sort();
-        self.stirred.insert(key);
+        self.stir(key);
         key
     }
 
@@ -55,6 +57,7 @@ impl Watchers {
     pub(super) fn remove(&mut self, key: Key) -> Option<Watcher> {
         self.order.retain(|other| *other != key);
         self.stirred.remove(&key);
+        self.touched.remove(&key);
         if let Some(due) = self.due.remove(&key) {
             self.timers.remove(&(due, key));
         }
@@ -101,7 +104,18 @@ impl Watchers {
     /// The watcher to change.
     pub(super) fn stir(&mut self, key: Key) -> &mut Watcher {
         self.stirred.insert(key);
+        self.touched.insert(key);
         self.peek(key)
+    }
+
+    /// Those that were changed or have settled in this step.
+    pub(super) fn touched(&self) -> &BTreeSet<Key> {
+        &self.touched
+    }
+
+    /// The step is over.
+    pub(super) fn forget_touched(&mut self) {
+        self.touched.clear();
     }
 
     /// The watcher of that very name, to change.
@@ -144,6 +158,7 @@ impl Watchers {
         }
         for key in std::mem::take(&mut self.stirred) {
             let Some(watcher) = self.list.get_mut(&key) else { continue };
+            self.touched.insert(key);
             let before = actions.len();
             watcher.settle(now, last_id, actions);
             for action in &actions[before..] {
