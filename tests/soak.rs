@@ -426,8 +426,8 @@ fn number(name: &str) -> Option<u64> {
 #[test]
 fn random_commands_kills_and_files_end_with_what_is_wanted() {
     let lasts = Duration::from_secs(number("CIRCUS_SOAK_SECONDS").unwrap_or(15));
-    let drawn = || getrandom::u64().expect("random bits") % 1_000_000;
-    let mut seed = number("CIRCUS_SEED").unwrap_or_else(drawn);
+    // The same for everybody, so that a failure is a change's and not chance's; longer runs draw others.
+    let mut seed = number("CIRCUS_SEED").unwrap_or(1);
     let began = Instant::now();
     let mut soak = Soak::begin();
     soak.settles(as_wanted);
