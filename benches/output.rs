@@ -4,7 +4,6 @@
 
 #![allow(clippy::print_stdout)] // Its figures are what it is for.
 
-use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -116,20 +115,7 @@ fn cpu() -> Duration {
 
 fn launch(file: Option<PathBuf>, stdout: Output) -> Launch {
     let me = std::env::current_exe().expect("this program").display().to_string();
-    let program = ProgramSpec {
-        words: Vec::new(),
-        executable: None,
-        env: BTreeMap::new(),
-        copy_env: true,
-        working_dir: None,
-        user: None,
-        gid: None,
-        umask: None,
-        rlimits: Vec::new(),
-        close_stdin: true,
-        stdout,
-        stderr: Output::Inherit,
-    };
+    let program = ProgramSpec { copy_env: true, stdout, ..ProgramSpec::of(Vec::new()) };
     Launch {
         watcher: WatcherName::parse("bench").expect("a name"),
         wid: 1,

@@ -21,7 +21,7 @@ use circus_agent::model::command::{Sample, Usage};
 use circus_agent::model::event::{Event, Exit, HookAbout, HookCall, HookEnd, HookId};
 use circus_agent::model::names::{ClusterName, NodeName, WatcherName};
 use circus_agent::model::snapshot::ProcessView;
-use circus_agent::model::spec::{HookPoint, HookProgram, Output, ProgramSpec, UserSpec};
+use circus_agent::model::spec::{HookPoint, HookProgram, ProgramSpec, UserSpec};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 use tempfile::TempDir;
@@ -719,20 +719,7 @@ fn python(dotted: &str) -> HookCall {
 
 /// `before_start` of the watcher `web`.
 fn hook(program: HookProgram) -> HookCall {
-    let surroundings = ProgramSpec {
-        words: vec!["sleep".into(), "1000".into()],
-        executable: None,
-        env: BTreeMap::new(),
-        copy_env: true,
-        working_dir: None,
-        user: None,
-        gid: None,
-        umask: None,
-        rlimits: Vec::new(),
-        close_stdin: true,
-        stdout: Output::Inherit,
-        stderr: Output::Inherit,
-    };
+    let surroundings = ProgramSpec { copy_env: true, ..ProgramSpec::of(vec!["sleep".into(), "1000".into()]) };
     HookCall {
         point: HookPoint::BeforeStart,
         program,

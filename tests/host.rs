@@ -1347,20 +1347,7 @@ fn sh(script: &str) -> Launch {
 }
 
 fn launch<const N: usize>(argv: [&str; N]) -> Launch {
-    let program = ProgramSpec {
-        words: Vec::new(),
-        executable: None,
-        env: BTreeMap::new(),
-        copy_env: true,
-        working_dir: None,
-        user: None,
-        gid: None,
-        umask: None,
-        rlimits: Vec::new(),
-        close_stdin: false,
-        stdout: Output::Inherit,
-        stderr: Output::Inherit,
-    };
+    let program = ProgramSpec { copy_env: true, close_stdin: false, ..ProgramSpec::of(Vec::new()) };
     Launch {
         watcher: WatcherName::parse("test").unwrap(),
         wid: 1,

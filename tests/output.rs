@@ -569,20 +569,7 @@ fn sh(script: &str) -> Launch {
 }
 
 fn launch<const N: usize>(argv: [&str; N]) -> Launch {
-    let program = ProgramSpec {
-        words: Vec::new(),
-        executable: None,
-        env: BTreeMap::new(),
-        copy_env: true,
-        working_dir: None,
-        user: None,
-        gid: None,
-        umask: None,
-        rlimits: Vec::new(),
-        close_stdin: true,
-        stdout: Output::Inherit,
-        stderr: Output::Inherit,
-    };
+    let program = ProgramSpec { copy_env: true, ..ProgramSpec::of(Vec::new()) };
     Launch {
         watcher: WatcherName::parse("test").unwrap(),
         wid: 1,

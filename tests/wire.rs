@@ -205,18 +205,13 @@ fn options_have_circuss_keys_and_types_and_no_secrets() {
     let spec = WatcherSpec {
         name: name("dummy"),
         program: ProgramSpec {
-            words: vec!["/bin/sh".into(), "-c".into(), "sleep 10".into()],
-            executable: None,
             env: BTreeMap::from([("PASSWORD".to_owned(), "hunter2".to_owned())]),
             copy_env: true,
             working_dir: Some(PathBuf::from("/srv")),
             user: Some(UserSpec { uid: 33, gid: 33, name: Some("www-data".into()) }),
-            gid: None,
-            umask: None,
-            rlimits: vec![],
-            close_stdin: true,
             stdout: Output::file("/var/log/dummy.log"),
             stderr: Output::Null,
+            ..ProgramSpec::of(vec!["/bin/sh".into(), "-c".into(), "sleep 10".into()])
         },
         numprocesses: 1,
         warmup_delay: Duration::ZERO,

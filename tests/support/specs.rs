@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use circus_agent::model::names::{ClusterName, NodeName, WatcherName};
-use circus_agent::model::spec::{AgentSpec, LogOutput, Output, ProgramSpec, RedisSpec, Secret, WatcherSpec};
+use circus_agent::model::spec::{AgentSpec, LogOutput, ProgramSpec, RedisSpec, Secret, WatcherSpec};
 
 /// A node of the cluster `test` without Redis, with these watchers.
 pub(crate) fn agent(node: &NodeName, watchers: Vec<WatcherSpec>) -> AgentSpec {
@@ -37,20 +37,7 @@ pub(crate) fn redis() -> Option<RedisSpec> {
 pub(crate) fn watcher(name: &str) -> WatcherSpec {
     WatcherSpec {
         name: WatcherName::parse(name).unwrap(),
-        program: ProgramSpec {
-            words: vec![name.into(), "--wid=$(circus.wid)".into()],
-            executable: None,
-            env: BTreeMap::new(),
-            copy_env: false,
-            working_dir: None,
-            user: None,
-            gid: None,
-            umask: None,
-            rlimits: Vec::new(),
-            close_stdin: true,
-            stdout: Output::Inherit,
-            stderr: Output::Inherit,
-        },
+        program: ProgramSpec::of(vec![name.into(), "--wid=$(circus.wid)".into()]),
         numprocesses: 1,
         warmup_delay: Duration::ZERO,
         priority: 0,

@@ -373,7 +373,6 @@ mod tests {
     use super::super::spawner::Spawner;
     use super::*;
     use crate::host::plan::Surroundings;
-    use crate::model::spec::Output;
 
     fn jobs() -> Jobs {
         Jobs::new(Arc::new(Spawner::new().unwrap()), "test-", Surroundings::default())
@@ -384,20 +383,7 @@ mod tests {
     }
 
     fn around(dir: &Path) -> ProgramSpec {
-        ProgramSpec {
-            words: Vec::new(),
-            executable: None,
-            env: BTreeMap::new(),
-            copy_env: true,
-            working_dir: Some(dir.to_owned()),
-            user: None,
-            gid: None,
-            umask: None,
-            rlimits: Vec::new(),
-            close_stdin: true,
-            stdout: Output::Inherit,
-            stderr: Output::Inherit,
-        }
+        ProgramSpec { copy_env: true, working_dir: Some(dir.to_owned()), ..ProgramSpec::of(Vec::new()) }
     }
 
     /// Waits for a file to hold this.

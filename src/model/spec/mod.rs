@@ -218,6 +218,25 @@ pub struct ProgramSpec {
 }
 
 impl ProgramSpec {
+    /// These words, and nothing else said: in the agent's directory, as its user, to its output, in an empty environment,
+    /// with nothing to read.
+    pub fn of(words: Vec<String>) -> ProgramSpec {
+        ProgramSpec {
+            words,
+            executable: None,
+            env: BTreeMap::new(),
+            copy_env: false,
+            working_dir: None,
+            user: None,
+            gid: None,
+            umask: None,
+            rlimits: Vec::new(),
+            close_stdin: true,
+            stdout: Output::Inherit,
+            stderr: Output::Inherit,
+        }
+    }
+
     /// Program and arguments of the process in slot `wid`.
     pub fn argv(&self, wid: u32) -> Vec<String> {
         self.words.iter().map(|word| in_slot(word, wid)).collect()
