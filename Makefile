@@ -39,7 +39,7 @@ release:
 	install -D -t target/static $(addprefix $${CARGO_TARGET_DIR:-target}/$(host)/release/,circus-agent circusctl)
 
 bench: setup
-	cargo bench --locked --bench step --bench restart --bench handover --bench output
+	cargo bench --locked --bench step --bench restart --bench handover --bench output --bench watchers
 
 clean:
 	rm -rf .venv target
