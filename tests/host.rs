@@ -87,7 +87,7 @@ const CASES: &[Case] = cases![
     a_command_check_runs_as_the_process_does_and_leaves_nothing_behind,
     each_check_is_answered_once_and_none_after_the_end,
     processes_are_sampled,
-    samples_show_children_and_theirs_where_that_is_asked_for,
+    samples_show_children_and_theirs,
     the_agent_itself_is_sampled,
     an_alarm_rings_when_it_is_set_to_and_at_once_when_that_has_passed,
 ];
@@ -1114,12 +1114,11 @@ async fn processes_are_sampled() {
     let start = Instant::now();
     while usage.as_ref().is_none_or(|usage: &circus_agent::model::command::Usage| usage.cpu_percent < 10.0) {
         assert!(start.elapsed() < NEVER, "no use of the processor was seen: {usage:?}");
-        world.host.sample(RequestId(1), vec![(name(), 3, pid), (name(), 4, u32::MAX)], false);
+        world.host.sample(RequestId(1), vec![(name(), 3, pid), (name(), 4, u32::MAX)]);
         let Some(Event::Sampled { request, samples }) = world.events.recv().await else { panic!("no samples") };
         assert_eq!(request, RequestId(1));
         assert_eq!((samples[0].wid, samples[0].pid, samples[1].pid), (3, pid, u32::MAX));
         assert_eq!(samples[1].usage, None);
-        assert!(samples[0].children.is_empty());
         usage.clone_from(&samples[0].usage);
     }
     let usage = usage.unwrap();
@@ -1130,13 +1129,13 @@ async fn processes_are_sampled() {
     world.ends(process).await;
 }
 
-async fn samples_show_children_and_theirs_where_that_is_asked_for() {
+async fn samples_show_children_and_theirs() {
     let mut world = World::new();
     let mark = mark();
     let process = world.spawn(sh(&format!("sleep 1000 {mark} & sh -c 'sleep 1000 {mark} & wait' & wait")));
     let pid = world.spawned(process).await;
     eventually("all are there", || marked(&mark).len() == 2).await;
-    world.host.sample(RequestId(1), vec![(WatcherName::parse("test").unwrap(), 1, pid)], true);
+    world.host.sample(RequestId(1), vec![(WatcherName::parse("test").unwrap(), 1, pid)]);
     let [sample] = &world.sampled().await[..] else { panic!("not one sample") };
     assert_eq!(sample.usage.as_ref().unwrap().program, "sh");
     let mut children: Vec<_> = sample.children.iter().map(|child| (child.usage.program.as_str(), child)).collect();

@@ -312,7 +312,7 @@ impl Agent {
             Action::Guard { process, deadline } => self.host.guard(process, deadline),
             Action::AskLease { watcher, ask, timeout } => self.store.ask(watcher, ask, timeout),
             Action::InitLease { request, watcher } => self.store.init_lease(request, watcher),
-            Action::Sample { request, processes, extended } => self.host.sample(request, processes, extended),
+            Action::Sample { request, processes } => self.host.sample(request, processes),
             Action::ReadRoster { request } => match &self.store {
                 Store::Redis(redis) => redis.read_roster(request),
                 Store::Local(_) => self.tell(Event::RosterRead { request, rows: Err("there is none".into()) }),

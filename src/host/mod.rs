@@ -195,12 +195,12 @@ impl Host {
         self.order(process, |mailbox| mailbox.check(purpose, check, timeout));
     }
 
-    /// Measures processes (watcher, slot and pid of each) on another thread; ends in [`Event::Sampled`]. `extended`:
-    /// with all that is below them.
-    pub fn sample(&self, request: RequestId, processes: Vec<(WatcherName, u32, u32)>, extended: bool) {
+    /// Measures processes (watcher, slot and pid of each), and all that is below them, on another thread; ends in
+    /// [`Event::Sampled`].
+    pub fn sample(&self, request: RequestId, processes: Vec<(WatcherName, u32, u32)>) {
         let (sampler, events) = (Arc::clone(&self.sampler), self.events.clone());
         tokio::task::spawn_blocking(move || {
-            let samples = sampler.lock().unwrap_or_else(PoisonError::into_inner).sample(processes, extended);
+            let samples = sampler.lock().unwrap_or_else(PoisonError::into_inner).sample(processes);
             // Nobody listens to an agent that is leaving.
             let _ = events.blocking_send(Event::Sampled { request, samples });
         });
@@ -209,7 +209,7 @@ impl Host {
     /// Measures this very program and all that is below it, in the same way: as slot 0 of a watcher `circus`.
     pub fn sample_agent(&self, request: RequestId) {
         let name = WatcherName::parse("circus").expect("a name");
-        self.sample(request, vec![(name, 0, std::process::id())], true);
+        self.sample(request, vec![(name, 0, std::process::id())]);
     }
 
     /// The lines that processes wrote lately, and those they will.

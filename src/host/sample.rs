@@ -57,11 +57,11 @@ impl Default for Sampler {
 }
 
 impl Sampler {
-    /// Measures each process; one that is not there any more has no usage. `extended`: with all below it.
-    pub(super) fn sample(&mut self, processes: Vec<(WatcherName, u32, u32)>, extended: bool) -> Vec<Sample> {
+    /// Measures each process and all below it; one that is not there any more has no usage.
+    pub(super) fn sample(&mut self, processes: Vec<(WatcherName, u32, u32)>) -> Vec<Sample> {
         let now = clock::now();
         self.before.retain(|_, measured| now.since(measured.at) < MEMORY);
-        let families = if extended { families() } else { Families::new() };
+        let families = families();
         let measure = |(watcher, wid, pid)| Sample {
             watcher,
             wid,

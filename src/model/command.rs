@@ -46,7 +46,7 @@ pub enum Command {
     NumWatchers,
     /// How many processes run, in all or of one watcher.
     NumProcesses { watcher: Option<String> },
-    /// What the processes use; `extended`: with their children and what hooks add, of one watcher.
+    /// What the processes and their children use; `extended`: with what hooks add, of one watcher.
     Stats { watcher: Option<String>, pid: Option<u32>, extended: bool },
     /// What the agent itself uses.
     AgentStats,

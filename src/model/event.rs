@@ -263,8 +263,8 @@ pub enum Action {
     ReadRoster { request: RequestId },
     /// Ask another node. Each reply comes as `Replied`; silence is the model's to notice.
     Relay { request: RequestId, to: NodeName, command: Command },
-    /// Sample processes: watcher, slot and pid of each; `extended`: with their children.
-    Sample { request: RequestId, processes: Vec<(WatcherName, u32, u32)>, extended: bool },
+    /// Sample processes, watcher, slot and pid of each, and all below them.
+    Sample { request: RequestId, processes: Vec<(WatcherName, u32, u32)> },
     /// Sample the agent itself.
     SampleAgent { request: RequestId },
     /// Make a check of a running process (`Tcp`, `Http`, `Command`); ends in `Checked` within `timeout`.

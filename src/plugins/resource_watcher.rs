@@ -245,7 +245,7 @@ impl Policy for ResourceWatcher {
                 return vec![Output::Ask(Command::Stats {
                     watcher: Some(self.watcher.clone()),
                     pid: None,
-                    extended: self.process_children,
+                    extended: false,
                 })];
             }
             Input::Answered { command: Command::Stats { .. }, reply } => {

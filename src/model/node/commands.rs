@@ -64,7 +64,7 @@ impl Node {
                 let watcher = watcher.map(|text| self.find(&text)).transpose()?;
                 // Circus extends the statistics of a named watcher only.
                 let extended = extended && watcher.is_some();
-                actions.push(Action::Sample { request, processes, extended });
+                actions.push(Action::Sample { request, processes });
                 let goal = Goal::Sampled { watcher, pid, extended };
                 return Ok(self.wait_or(Patience::Settled, request, goal));
             }
