@@ -468,6 +468,6 @@ fn random_commands_kills_and_files_end_with_what_is_wanted() {
     soak.agent.signal(libc::SIGTERM);
     soak.agent.exits(0);
     soak.home.is_clean();
-    soak.witness.check_over();
+    soak.witness.check();
     fs::metadata(soak.home.file("a.sock")).expect_err("the control socket is left behind");
 }
