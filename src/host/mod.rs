@@ -14,7 +14,7 @@
 //! - What a process says of itself, and how checks of it come out, is told after its `Spawned` and before its `Exited`.
 //! - A process is meant by its pidfd, never by a number that may have become another's.
 //! - An exit status is fetched by the one task that waits for it; adopted orphans are reaped apart from them.
-//! - An agent that is killed leaves nothing behind: the kernel sends its children their stop signal, and guards kill
+//! - An agent that is killed leaves no child behind: the kernel sends its children their stop signal, and guards kill
 //!   theirs. Nothing here needs the agent to leave in good order.
 //! - Nothing blocks the loop: what may (`execve`, files and their names, /proc of many, a place where output ends) has
 //!   other threads.

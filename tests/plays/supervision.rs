@@ -923,6 +923,20 @@ fn without_respawn_a_waiting_incr_and_a_waiting_reload_come_to_an_end() {
 }
 
 #[test]
+fn without_respawn_a_reload_whose_new_process_ends_keeps_the_old_ones_and_says_so() {
+    let mut stage = Stage::new(vec![WatcherSpec { respawn: false, ..ready_by(Check::Notify) }]);
+    run_all(&mut stage);
+    stage.process(ProcessId(stage.id("web#1")), ProcessEvent::Notified(Notification::Ready));
+    let request = stage.asks_for(reload("web", ReloadWay::Rolling));
+    stage.story();
+    stage.spawned("web#2");
+    stage.ends("web#2", Exit::Code(1));
+    let Some(Reply::Refused(Refusal::Failed(why))) = reply(&mut stage, request) else { panic!("it waits for ever") };
+    assert_eq!(why, "web keeps its old processes");
+    assert_eq!(stage.pid("web#1"), stage.node.snapshot().watchers[0].processes[0].pid.unwrap());
+}
+
+#[test]
 fn a_process_is_replaced_at_its_age() {
     let max_age = Some(Duration::from_secs(100));
     let mut stage = running(vec![WatcherSpec { max_age, max_age_variance: Duration::from_secs(10), ..watcher("web") }]);

@@ -427,6 +427,10 @@ impl Watcher {
         let spent = self.spec.max_retry.is_some_and(|most| failures >= most) && (never_began || self.lease.is_some());
         if !self.spec.respawn && !never_began {
             self.say(actions, Level::Info, Some(wid), &format!("ended: {end}; it is not replaced (respawn is off)"));
+            // Of a reload: what does not stay takes nothing's place, and is not missed.
+            if self.roll.take().is_some() && self.up() >= self.numprocesses as usize {
+                return;
+            }
             self.retired.insert(wid);
             if self.retired.len() >= self.numprocesses as usize {
                 self.goal = Goal::Rest(Cause::Ended(format!("{end}, and respawn is off")));

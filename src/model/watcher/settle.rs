@@ -259,8 +259,12 @@ impl Watcher {
 
     /// Whether all are up that are to be: of those that ended and are not replaced nothing more is expected.
     pub(super) fn all_up(&self) -> bool {
-        let up = self.processes.iter().filter(|process| process.is_up()).count();
-        up + self.retired.len() >= self.numprocesses as usize
+        self.up() + self.retired.len() >= self.numprocesses as usize
+    }
+
+    /// How many are.
+    pub(super) fn up(&self) -> usize {
+        self.processes.iter().filter(|process| process.is_up()).count()
     }
 
     /// How many processes there may be now.
