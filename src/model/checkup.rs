@@ -86,6 +86,11 @@ impl Checkup {
         self.ready_at.is_some()
     }
 
+    /// Whether a check says when it is ready.
+    pub fn has_ready_check(&self) -> bool {
+        self.ready.is_some()
+    }
+
     /// Why it is unwell, or not ready yet.
     pub fn complaint(&self) -> Option<&str> {
         let unwell = self.health.as_ref().is_some_and(|health| self.failures >= health.retries);

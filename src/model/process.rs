@@ -208,6 +208,17 @@ impl Process {
             && self.stop.is_none()
     }
 
+    /// When it may be counted on: at once where a check says that it is ready, or else when it has run for `life`. Nothing
+    /// for one that is not up.
+    pub fn proven_at(&self, life: Duration) -> Option<Time> {
+        match &self.state {
+            State::Running { since, checkup, .. } if self.is_up() => {
+                Some(if checkup.has_ready_check() { *since } else { *since + life })
+            }
+            State::Running { .. } | State::Planned | State::Due | State::Starting { .. } | State::Ended { .. } => None,
+        }
+    }
+
     /// Whether its program runs, is ready and unwell.
     pub fn is_unwell(&self) -> bool {
         matches!(&self.state, State::Running { checkup, .. } if checkup.is_unwell())

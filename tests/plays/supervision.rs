@@ -23,6 +23,8 @@ use crate::stage::{GRACE, Stage, TERM, name, singleton};
 
 const KILLED: Exit = Exit::Signal(9);
 const ENDED: Exit = Exit::Signal(TERM);
+/// How long a new process of a reload has to live where nothing says that it is ready.
+const LIFE: Duration = Duration::from_millis(250);
 
 fn hooked(points: &[HookPoint]) -> WatcherSpec {
     let hook = || HookSpec { program: HookProgram::Python("a.b".into()), ignore_failure: false };
@@ -359,6 +361,7 @@ fn a_reload_has_each_new_process_up_before_an_old_one_goes() {
     let request = stage.asks_for(reload("web", ReloadWay::Rolling));
     assert_eq!(stage.story(), ["spawn web#3"]);
     stage.spawned("web#3");
+    stage.wait(LIFE);
     let three = stage.pid("web#3");
     let told =
         [format!("web spawn {three}"), "spawn web#4".into(), "signal web#1 15".into(), format!("web kill {one}")];
@@ -366,6 +369,7 @@ fn a_reload_has_each_new_process_up_before_an_old_one_goes() {
     stage.ends("web#1", ENDED);
     assert_eq!(stage.story(), only(&[]), "the end of one that was replaced is no news");
     stage.spawned("web#4");
+    stage.wait(LIFE);
     let four = stage.pid("web#4");
     assert_eq!(stage.story(), [format!("web spawn {four}"), "signal web#2 15".into(), format!("web kill {two}")]);
     stage.ends("web#2", ENDED);
@@ -378,12 +382,27 @@ fn a_reload_has_each_new_process_up_before_an_old_one_goes() {
 }
 
 #[test]
+fn a_new_process_that_dies_at_once_takes_no_old_one_along() {
+    let mut stage = running(vec![watcher("web")]);
+    stage.asks_for(reload("web", ReloadWay::Rolling));
+    for _ in 0..3 {
+        let story = run_all(&mut stage);
+        stage.wait(LIFE / 2);
+        stage.ends("web#2", Exit::Code(1));
+        assert!(!story.iter().any(|line| line.starts_with("signal")), "{story:?}");
+        stage.wait(Duration::from_secs(1));
+    }
+    assert_eq!(stage.pid("web#1"), stage.node.snapshot().watchers[0].processes[0].pid.unwrap());
+}
+
+#[test]
 fn new_processes_take_other_slots_than_those_they_replace_even_when_these_are_free() {
     let mut stage = running(vec![many("web", 3)]);
     stage.asks_for(reload("web", ReloadWay::Rolling));
     for (old, new) in [("web#1", "web#4"), ("web#2", "web#5"), ("web#3", "web#6")] {
         stage.story();
         stage.spawned(new);
+        stage.wait(LIFE);
         stage.story();
         stage.ends(old, ENDED);
     }
@@ -438,11 +457,13 @@ fn a_sequential_reload_never_has_more_than_are_wanted() {
     stage.ends("web#1", ENDED);
     assert_eq!(stage.story(), [format!("web reap {one}"), "spawn web#1".into()]);
     stage.spawned("web#1");
+    stage.wait(LIFE);
     let new = stage.pid("web#1");
     assert_eq!(stage.story(), [format!("web spawn {new}"), "signal web#2 15".into(), format!("web kill {two}")]);
     stage.ends("web#2", ENDED);
     stage.story();
     stage.spawned("web#2");
+    stage.wait(LIFE);
     assert_eq!(stage.story().last().unwrap(), "web reload");
 }
 
@@ -630,10 +651,12 @@ fn only_what_changed_restarts_and_one_process_at_a_time() {
     assert_eq!(story.iter().filter(|line| line.starts_with("signal")).collect::<Vec<_>>(), ["signal web#1 15"]);
     stage.ends("web#1", ENDED);
     run_all(&mut stage);
+    stage.wait(LIFE);
     stage.ends("web#2", ENDED);
     let spawn = stage.story();
     assert!(spawn.contains(&"spawn web#2".to_owned()), "{spawn:?}");
     stage.spawned("web#2");
+    stage.wait(LIFE);
     let Some(Reply::Done(Answer::Plan(plan))) = reply(&mut stage, request) else { panic!("no plan") };
     assert_eq!((plan.changes.len(), plan.changes[0].effect, plan.unchanged), (1, Effect::Replaced { restarts: 2 }, 1));
     assert_eq!(plan.changes[0].keys[0].key, "cmd");
@@ -777,6 +800,7 @@ fn a_setting_is_worked_out_applied_and_told() {
     stage.ends("web#1", ENDED);
     stage.story();
     stage.spawned("web#1");
+    stage.wait(LIFE);
     assert_eq!(reply(&mut stage, request), Some(Reply::Done(Answer::Ok)));
 }
 
@@ -915,7 +939,10 @@ fn without_respawn_a_waiting_incr_and_a_waiting_reload_come_to_an_end() {
     assert!(reply(&mut stage, incr).is_some(), "it waits for one that will never be");
     // As in Circus, a reload has all of them again.
     let reload = stage.asks_for(reload("job", ReloadWay::Rolling));
-    run_all(&mut stage);
+    for _ in 0..4 {
+        run_all(&mut stage);
+        stage.wait(LIFE);
+    }
     stage.ends("job#2", ENDED);
     stage.ends("job#3", ENDED);
     assert!(reply(&mut stage, reload).is_some(), "it waits for one that is not there");

@@ -5,14 +5,19 @@
 //!  OneDown  the oldest old one is asked to stop, its successor comes up in its slot, and so on: never more
 //! ```
 //!
-//! A new process that does not come up is tried again, ever more slowly, and the old ones go on meanwhile.
+//! A new process that does not come up is tried again, ever more slowly, and the old ones go on meanwhile. Where nothing
+//! says that it is ready it has to live for [`LIFE`]: many a program that cannot run dies at once.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::Watcher;
 use crate::model::event::{Action, Level, News, ProcessId};
 use crate::model::process::Process;
 use crate::model::time::Time;
+
+/// How long a new process runs before an old one goes for it.
+pub(super) const LIFE: Duration = Duration::from_millis(250);
 
 /// A replacement under way.
 #[derive(Debug, Clone, PartialEq)]
@@ -47,6 +52,12 @@ impl Roll {
         self.way == Way::OneUp
     }
 
+    /// When the next new one is proven.
+    pub(super) fn next_wakeup(&self, processes: &[Process], now: Time) -> Option<Time> {
+        let new = processes.iter().filter(|process| !self.old.contains(&process.id));
+        new.filter_map(|process| process.proven_at(LIFE)).filter(|proven| *proven > now).min()
+    }
+
     /// The old ones that nobody has asked to stop, oldest first.
     fn remaining<'a>(&'a self, processes: &'a [Process]) -> impl Iterator<Item = ProcessId> + 'a {
         processes.iter().filter(|p| self.old.contains(&p.id) && !p.is_stopping()).map(|p| p.id)
@@ -69,7 +80,8 @@ impl Watcher {
         let staying: Vec<&Process> = self.processes.iter().filter(|process| !process.is_stopping()).collect();
         let next = roll.remaining(&self.processes).next();
         let wanted = self.numprocesses as usize;
-        let new_up = staying.iter().all(|process| roll.old.contains(&process.id) || process.is_up());
+        let proven = |process: &Process| process.proven_at(LIFE).is_some_and(|proven| proven <= now);
+        let new_up = staying.iter().all(|process| roll.old.contains(&process.id) || proven(process));
         let due = match roll.way {
             Way::OneUp => staying.len() > wanted,
             // A successor takes its slot when nothing of the one before is left.

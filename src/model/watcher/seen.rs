@@ -18,7 +18,8 @@ impl Watcher {
         let open = matches!(self.stage, Stage::Open | Stage::Confirming | Stage::Settled);
         let growing = open && may_run && !self.must_go();
         let start = growing.then(|| self.open_slots().into_iter().map(|wid| self.start_due(wid)).min()).flatten();
-        [processes, lease, start].into_iter().flatten().min()
+        let roll = self.roll.as_ref().and_then(|roll| roll.next_wakeup(&self.processes, now));
+        [processes, lease, start, roll].into_iter().flatten().min()
     }
 
     /// Whether nothing of it runs and no lease is held: what a stop comes to.
