@@ -239,6 +239,11 @@ impl Process {
         self.stop.as_ref().is_some_and(|stop| stop.quiet)
     }
 
+    /// Whether it is to go on: it has not ended, and nobody asked it to stop.
+    pub fn is_staying(&self) -> bool {
+        self.stop.is_none() && !matches!(self.state, State::Ended { .. })
+    }
+
     /// Whether no spawn was ordered yet.
     pub fn has_not_begun(&self) -> bool {
         matches!(self.state, State::Planned | State::Due)

@@ -958,9 +958,28 @@ fn without_respawn_a_reload_whose_new_process_ends_keeps_the_old_ones_and_says_s
     stage.story();
     stage.spawned("web#2");
     stage.ends("web#2", Exit::Code(1));
+    let stopped = |action: &Action| matches!(action, Action::Signal { .. });
+    assert!(!stage.orders.iter().any(stopped), "the one that ended is not one too many");
     let Some(Reply::Refused(Refusal::Failed(why))) = reply(&mut stage, request) else { panic!("it waits for ever") };
     assert_eq!(why, "web keeps its old processes");
     assert_eq!(stage.pid("web#1"), stage.node.snapshot().watchers[0].processes[0].pid.unwrap());
+}
+
+#[test]
+fn a_reload_beside_a_process_that_takes_its_time_to_stop_is_no_failure() {
+    let mut stage = running(vec![many("web", 2)]);
+    let pid = stage.pid("web#1");
+    let (watcher, patience) = ("web".to_owned(), Patience::Admitted);
+    stage.asks_for(Command::Kill { watcher, pid: Some(pid), signal: None, grace: None, patience });
+    let request = stage.asks_for(reload("web", ReloadWay::Rolling));
+    for _ in 0..4 {
+        run_all(&mut stage);
+        stage.wait(LIFE);
+    }
+    stage.ends("web#2", ENDED);
+    assert_eq!(reply(&mut stage, request), None, "the first one is yet to end");
+    stage.ends("web#1", ENDED);
+    assert!(matches!(reply(&mut stage, request), Some(Reply::Done(Answer::Started { .. }))));
 }
 
 #[test]

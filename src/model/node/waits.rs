@@ -189,7 +189,9 @@ impl Node {
                 }
                 let mut watchers = keys.iter().filter_map(|key| self.watchers.get(*key));
                 let replaced = |watcher: &Watcher| !replace || watcher.ids().iter().all(|id| !before.contains(id));
-                let kept = |watcher: &&Watcher| !replaced(watcher) && watcher.is_as_told() && !watcher.is_at_rest();
+                let stays = |watcher: &Watcher| watcher.staying().any(|id| before.contains(&id));
+                let kept =
+                    |watcher: &&Watcher| *replace && stays(watcher) && watcher.is_as_told() && !watcher.is_at_rest();
                 if let Some(watcher) = watchers.clone().find(kept) {
                     let note = watcher.note(now).map_or_else(String::new, |note| format!(": {note}"));
                     let text = format!("{} keeps its old processes{note}", watcher.spec().name);

@@ -60,7 +60,7 @@ impl Roll {
 
     /// The old ones that nobody has asked to stop, oldest first.
     fn remaining<'a>(&'a self, processes: &'a [Process]) -> impl Iterator<Item = ProcessId> + 'a {
-        processes.iter().filter(|p| self.old.contains(&p.id) && !p.is_stopping()).map(|p| p.id)
+        processes.iter().filter(|p| self.old.contains(&p.id) && p.is_staying()).map(|p| p.id)
     }
 }
 
@@ -69,7 +69,7 @@ impl Watcher {
     /// Circus.
     pub(super) fn begin_roll(&mut self, way: Way) {
         self.retired.clear();
-        let old = self.processes.iter().filter(|process| !process.is_stopping());
+        let old = self.processes.iter().filter(|process| process.is_staying());
         let (old, reserved) = old.map(|process| (process.id, process.wid)).unzip();
         self.roll = Some(Roll { way, old, reserved });
     }
@@ -77,7 +77,7 @@ impl Watcher {
     /// Asks the next old one to stop when its time has come; ends the roll when none is left.
     pub(super) fn advance_roll(&mut self, now: Time, actions: &mut Vec<Action>) {
         let Some(roll) = &self.roll else { return };
-        let staying: Vec<&Process> = self.processes.iter().filter(|process| !process.is_stopping()).collect();
+        let staying: Vec<&Process> = self.processes.iter().filter(|process| process.is_staying()).collect();
         let next = roll.remaining(&self.processes).next();
         let wanted = self.numprocesses as usize;
         let proven = |process: &Process| process.proven_at(LIFE).is_some_and(|proven| proven <= now);

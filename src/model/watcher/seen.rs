@@ -85,6 +85,11 @@ impl Watcher {
         self.processes.iter().map(|process| process.id).collect()
     }
 
+    /// Ids of its processes that are to go on.
+    pub fn staying(&self) -> impl Iterator<Item = ProcessId> + '_ {
+        self.processes.iter().filter(|process| process.is_staying()).map(|process| process.id)
+    }
+
     /// How it is.
     pub fn state(&self, now: Time) -> WatcherState {
         match &self.goal {

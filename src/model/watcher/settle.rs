@@ -274,7 +274,7 @@ impl Watcher {
 
     /// Stops the oldest of too many.
     fn shrink(&mut self, now: Time) {
-        let staying = self.processes.iter().filter(|process| !process.is_stopping());
+        let staying = self.processes.iter().filter(|process| process.is_staying());
         let surplus = staying.clone().count().saturating_sub(self.allowed());
         for id in staying.take(surplus).map(|process| process.id).collect::<Vec<_>>() {
             self.stop_one(id, now, true);
