@@ -740,7 +740,7 @@ async fn children_hear_of_a_stop_though_their_parent_ends_at_once() {
         // The child is known by nothing but its parent, and so is out of reach of whoever comes after the parent's end.
         let script = format!(
             "env -i PATH=\"$PATH\" setsid sh -c 'trap \"echo heard >>{0}; exit\" TERM; touch {0}; \
-             while :; do sleep 0.01; done' & wait",
+             while :; do sleep 0.01; done' & wait; sleep 1000",
             note.display()
         );
         for _ in 0..10 {

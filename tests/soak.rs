@@ -54,12 +54,13 @@ const FAILING: [&str; 2] = ["crash", "ends"];
 /// Those that only commands add.
 const EXTRA: [&str; 2] = ["extra-1", "extra-2"];
 /// Why a command may be refused: for what it says, or for what its watcher does. Never because of another command.
-const REFUSALS: [&str; 10] = [
+const REFUSALS: [&str; 11] = [
     "not found",
     "already exist",
     "was removed meanwhile",
     "was started again meanwhile",
     "again in",
+    "keeps its old processes",
     "times in a row",
     "and respawn is off",
     "the configuration cannot be applied",
