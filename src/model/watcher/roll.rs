@@ -17,7 +17,7 @@ use crate::model::process::Process;
 use crate::model::time::Time;
 
 /// How long a new process runs before an old one goes for it.
-pub(super) const LIFE: Duration = Duration::from_millis(250);
+const LIFE: Duration = Duration::from_millis(250);
 
 /// A replacement under way.
 #[derive(Debug, Clone, PartialEq)]

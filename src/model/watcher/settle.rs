@@ -26,12 +26,10 @@ impl Watcher {
         match hold {
             Some(Hold::Losing { kill }) => self.wind_down(now, Some(kill), actions),
             _ if self.must_go() => self.wind_down(now, None, actions),
-            None => self.rise(now, None, ids, actions),
-            Some(Hold::Firm { token, deadline }) => self.rise(now, Some((token, deadline)), ids, actions),
-            Some(Hold::No) => {}
+            Some(Hold::Firm { .. } | Hold::No) | None => {}
         }
         // What has just gone down may rise again at once, without its lease or under one it kept.
-        if self.stage == Stage::Closed && !self.must_go() {
+        if !self.must_go() {
             match self.hold(now) {
                 None => self.rise(now, None, ids, actions),
                 Some(Hold::Firm { token, deadline }) => self.rise(now, Some((token, deadline)), ids, actions),
