@@ -112,6 +112,7 @@ fn describe_watcher(watcher: &WatcherSpec, fact: &mut impl FnMut(String)) {
         close_stdin,
         stdout,
         stderr,
+        sockets: _,
     } = program;
     fact(format!("\n{name}: {numprocesses} of {words:?}"));
     executable.iter().for_each(|path| fact(format!("  executable {}", path.display())));

@@ -233,6 +233,7 @@ fn options_have_circuss_keys_and_types_and_no_secrets() {
             HookSpec { program: HookProgram::Python("mod.hook".into()), ignore_failure: true },
         )]),
         hook_timeout: Duration::from_secs(30),
+        on_demand: None,
         singleton: None,
         settings: [
             ("cmd", "sleep"),
@@ -295,7 +296,7 @@ fn circuss_circusctl_reads_the_agent_itself() {
     exchange(
         r#"{"command": "listsockets", "properties": {}, "id": 1}"#,
         &Command::ListSockets,
-        Answer::Sockets,
+        Answer::Sockets(Vec::new()),
         json!({"status": "ok", "sockets": []}),
     );
     let agent = Sample {
@@ -430,6 +431,7 @@ fn a_plan_tells_what_becomes_of_each_watcher() {
         to: to.map(str::to_owned),
     };
     let plan = Plan {
+        sockets: Vec::new(),
         changes: vec![
             change("old", Effect::Removed { stops: 2 }, vec![]),
             change("new", Effect::Added { starts: 1 }, vec![]),

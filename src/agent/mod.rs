@@ -339,6 +339,16 @@ impl Agent {
                 let spec = config::amend(&base, &changes, &defaults, &Surroundings::of_this_process());
                 Event::Amended { request, spec: spec.map(Box::new) }
             }),
+            Action::AmendSocket { request, base, changes, defaults } => self.elsewhere(move || {
+                let spec = config::amend_socket(&base, &changes, &defaults, &Surroundings::of_this_process());
+                Event::SocketAmended { request, spec: spec.map(Box::new) }
+            }),
+            Action::Bind { bind, sockets } => self.host.bind(bind, sockets),
+            Action::Unbind { sockets } => self.host.unbind(&sockets),
+            Action::CloseLanes { lanes } => self.host.close_lanes(&lanes),
+            Action::AwaitDemand { watcher, sockets } => self.host.await_demand(watcher, sockets),
+            Action::IgnoreDemand { watcher } => self.host.ignore_demand(&watcher),
+            Action::CountDemand { watcher, sockets } => self.host.count_demand(watcher, sockets),
             Action::Publish(notice) => self.publish(notice),
             Action::Leave { code } => self.leaving = Some(code),
         }

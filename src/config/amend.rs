@@ -10,11 +10,21 @@ use super::build::{build_one, name_of};
 use super::problem::{Problem, Problems, Severity, code};
 use super::scan::Document;
 use super::watcher::Environment;
-use crate::model::event::{AmendBase, Changes};
-use crate::model::spec::{Defaults, WatcherSpec};
+use crate::model::event::{AmendBase, Changes, SocketBase};
+use crate::model::spec::{Defaults, SocketSpec, WatcherSpec};
 
 /// The keys whose effect on an environment cannot be taken back, as it is not kept what there was before.
 const FIXED: [&str; 3] = ["virtualenv", "virtualenv_py_ver", "copy_path"];
+
+/// Works out a socket with changed settings, or a new one. Fails with all that is wrong, in one text.
+pub fn amend_socket(
+    _base: &SocketBase,
+    _changes: &Changes,
+    _defaults: &Defaults,
+    _around: &Surroundings,
+) -> Result<SocketSpec, String> {
+    Err("sockets are not supported yet".into())
+}
 
 /// Works out a watcher with changed settings, or a new one.
 ///

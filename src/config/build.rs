@@ -37,6 +37,7 @@ pub(super) fn build(doc: &Document, around: &Surroundings, problems: &mut Proble
     build.check_order(&BTreeMap::new());
 
     Some(AgentSpec {
+        sockets: Vec::new(),
         node: match circus.text("node") {
             Some(name) => NodeName::parse(&name).ok()?,
             None => node_name(&around.hostname)?,

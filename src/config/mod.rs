@@ -40,7 +40,7 @@ use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-pub use amend::amend;
+pub use amend::{amend, amend_socket};
 pub use keys::{reference, reference_tables};
 pub use problem::{Problem, Severity, code, render};
 

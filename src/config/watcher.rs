@@ -12,7 +12,7 @@ use super::vars;
 use crate::model::names::WatcherName;
 use crate::model::spec::{
     Check, HealthAction, HealthSpec, HookPoint, HookProgram, HookSpec, LeaseTimings, Output, ProgramSpec, ReadySpec,
-    Sink, StreamSpec, WatcherSpec,
+    Sink, SocketUse, StreamSpec, WatcherSpec,
 };
 
 /// What a watcher's processes find as environment, before the keys of the watcher add to it.
@@ -83,6 +83,7 @@ impl Build<'_> {
             close_stdin: settings.bool("close_child_stdin"),
             stdout,
             stderr,
+            sockets: SocketUse::default(),
         };
         Some(WatcherSpec {
             name: name.clone(),
@@ -105,6 +106,7 @@ impl Build<'_> {
             after,
             hooks,
             hook_timeout: settings.seconds("hook_timeout"),
+            on_demand: None,
             singleton,
             settings: kept(settings, redis, singleton.is_some()),
         })

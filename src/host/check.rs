@@ -52,7 +52,7 @@ impl Checks {
             Check::Tcp { host, port } => Box::pin(tcp(host, port, limit)),
             Check::Http(url) => Box::pin(http(url, limit)),
             Check::Command(argv) => Box::pin(command(job(argv), jobs.clone(), limit)),
-            Check::Timer(_) | Check::Notify | Check::Log(_) => {
+            Check::Timer(_) | Check::Notify | Check::Ack | Check::Log(_) => {
                 Box::pin(ready(Err(format!("{check} is not checked from outside"))))
             }
         };

@@ -130,6 +130,9 @@ impl Job {
             argv,
             program: Arc::new(program),
             env: Vec::new(),
+            pids: Vec::new(),
+            sockets: Vec::new(),
+            stdin: None,
             stop_signal: libc::SIGKILL,
             guard: None,
             signs: Signs::default(),
@@ -138,8 +141,8 @@ impl Job {
     }
 
     /// Adds a variable, above those of the surroundings.
-    pub(super) fn env(mut self, name: &'static str, value: impl Into<String>) -> Job {
-        self.launch.env.push((name, value.into()));
+    pub(super) fn env(mut self, name: &str, value: impl Into<String>) -> Job {
+        self.launch.env.push((name.into(), value.into()));
         self
     }
 

@@ -34,6 +34,7 @@ mod plan;
 mod process;
 mod python;
 mod sample;
+mod socket;
 mod spawn;
 mod spawner;
 mod sys;
@@ -64,12 +65,15 @@ use self::plan::Surroundings;
 use self::process::{Life, Mailbox};
 pub use self::python::find_python;
 use self::sample::Sampler;
+use self::socket::Sockets;
 use self::spawn::{Limit, Plan};
 use self::spawner::Spawner;
 use crate::model::command::RequestId;
-use crate::model::event::{Deadline, Event, HookCall, HookId, Launch, ProcessId, Reach};
+use crate::model::event::{
+    BindId, Deadline, Event, Handed, HookCall, HookId, LaneId, Launch, ProcessId, Reach, SocketId,
+};
 use crate::model::names::WatcherName;
-use crate::model::spec::{Check, Purpose};
+use crate::model::spec::{Check, Purpose, SocketSpec};
 
 /// This machine's processes. One per agent, on the runtime of its main thread.
 #[derive(Debug)]
@@ -86,6 +90,7 @@ pub struct Host {
     notify_dir: Arc<NotifyDir>,
     sampler: Arc<Mutex<Sampler>>,
     outputs: Arc<Outputs>,
+    sockets: Arc<Sockets>,
     /// Where hooks and checks are started from.
     jobs: Jobs,
     hooks: Hooks,
@@ -124,6 +129,7 @@ impl Host {
             hooks: Hooks::new(jobs.clone(), None),
             called: HashMap::new(),
             outputs: Arc::new(Outputs::new(jobs.clone())?),
+            sockets: Arc::default(),
             jobs,
             spawner,
             mailboxes: HashMap::new(),
@@ -161,6 +167,7 @@ impl Host {
             mailbox,
             spawner: Arc::clone(&self.spawner),
             outputs: Arc::clone(&self.outputs),
+            sockets: Arc::clone(&self.sockets),
             around,
             hold,
             jobs: self.jobs.clone(),
@@ -245,6 +252,40 @@ impl Host {
             task.abort();
         }
     }
+
+    // ---- sockets ----
+
+    /// Opens these sockets, or none of them, on another thread; ends in [`Event::Bound`]. One that is open under its id is
+    /// adjusted to its spec. One at the address of an open one is that very socket under another id.
+    pub fn bind(&mut self, bind: BindId, sockets: Vec<(SocketId, SocketSpec)>) {
+        let (open, events) = (Arc::clone(&self.sockets), self.events.clone());
+        tokio::task::spawn_blocking(move || {
+            let result = open.bind(&sockets);
+            // Nobody listens to an agent that is leaving.
+            let _ = events.blocking_send(Event::Bound { bind, result });
+        });
+    }
+
+    /// Closes sockets. Processes that have them keep them.
+    pub fn unbind(&mut self, sockets: &[SocketId]) {
+        self.sockets.unbind(sockets);
+    }
+
+    /// Closes the listeners of lanes.
+    pub fn close_lanes(&mut self, lanes: &[LaneId]) {
+        self.sockets.close_lanes(lanes);
+    }
+
+    /// Watches a sleeping watcher's sockets, in place of those that were watched for it; ends in [`Event::Demanded`] as
+    /// soon as a connection or a datagram waits in one of them, unless it is [called off](Host::ignore_demand).
+    pub fn await_demand(&mut self, _watcher: WatcherName, _sockets: Vec<Handed>) {}
+
+    /// Stops to watch for a watcher.
+    pub fn ignore_demand(&mut self, _watcher: &WatcherName) {}
+
+    /// Looks whether anybody has wanted something of a watcher's sockets since it was last asked, or still does; ends in
+    /// [`Event::Counted`].
+    pub fn count_demand(&mut self, _watcher: WatcherName, _sockets: Vec<Handed>) {}
 
     fn order(&self, process: ProcessId, give: impl FnOnce(&Mailbox)) {
         if let Some(mailbox) = self.mailboxes.get(&process).and_then(Weak::upgrade) {

@@ -29,6 +29,7 @@ use super::job::Jobs;
 use super::notify::{Notices, NotifyDir};
 use super::output::{Intake, Outputs, Reading};
 use super::plan::{Stdio, Surroundings};
+use super::socket::Sockets;
 use super::spawn::{Child, Plan, failure, spawn};
 use super::spawner::Spawner;
 use super::tree::{self, Left, Main, Patience, Scope};
@@ -120,6 +121,7 @@ pub(super) struct Life {
     pub(super) mailbox: Arc<Mailbox>,
     pub(super) spawner: Arc<Spawner>,
     pub(super) outputs: Arc<Outputs>,
+    pub(super) sockets: Arc<Sockets>,
     pub(super) around: Surroundings,
     /// For the process to keep open until its tree is gone.
     pub(super) hold: Option<OwnedFd>,
@@ -335,12 +337,12 @@ impl Life {
         if launch.signs.notify || launch.signs.watchdog.is_some() {
             let (dir, process) = (Arc::clone(&self.notify_dir), self.process);
             let socket = on_spawner(&self.spawner, move || dir.open(process)).await?;
-            launch.env.push(("NOTIFY_SOCKET", socket.address()));
+            launch.env.push(("NOTIFY_SOCKET".into(), socket.address()));
             signs.notices = Some(socket.listen().map_err(|error| failure("notify epoll", &error))?);
         }
         // Without WATCHDOG_PID, which nobody knows before it runs: whoever reads this is meant then.
         if let Some(interval) = launch.signs.watchdog {
-            launch.env.push(("WATCHDOG_USEC", interval.as_micros().to_string()));
+            launch.env.push(("WATCHDOG_USEC".into(), interval.as_micros().to_string()));
         }
         Ok((launch, signs))
     }

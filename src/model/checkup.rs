@@ -6,7 +6,7 @@
 //!     └── not within its time-out: NotReady                  one came true
 //! ```
 //!
-//! `Tcp`, `Http` and `Command` are asked for, one at a time; `Notify` and `Log` are listened for.
+//! `Tcp`, `Http` and `Command` are asked for, one at a time; `Notify`, `Ack` and `Log` are listened for.
 
 use std::time::Duration;
 
@@ -75,7 +75,7 @@ impl Checkup {
         match &checkup.ready {
             None => checkup.become_ready(now),
             Some(ReadySpec { check: Check::Timer(after), .. }) => checkup.next = Some(now + *after),
-            Some(ReadySpec { check: Check::Notify | Check::Log(_), .. }) => {}
+            Some(ReadySpec { check: Check::Notify | Check::Ack | Check::Log(_), .. }) => {}
             Some(_) => checkup.next = Some(now + FIRST_PAUSE),
         }
         checkup
@@ -138,13 +138,18 @@ impl Checkup {
         let watched = self.health_is(|check| *check == Check::Notify);
         match notification {
             Notification::Ready if self.ready_waits_for(|check| *check == Check::Notify) => self.become_ready(now),
+            Notification::Ack if self.ready_waits_for(|check| *check == Check::Ack) => self.become_ready(now),
             Notification::Alive if watched => self.heard = true,
             Notification::Trigger if watched && self.is_ready() => {
                 self.failures = self.health.as_ref().map_or(0, |health| health.retries.saturating_sub(1));
                 self.judge(Err("it asked to be ended (WATCHDOG=trigger)".into()));
             }
             Notification::Status(text) => self.status = Some(text),
-            Notification::Ready | Notification::Alive | Notification::Trigger | Notification::Stopping => {}
+            Notification::Ready
+            | Notification::Ack
+            | Notification::Alive
+            | Notification::Trigger
+            | Notification::Stopping => {}
         }
     }
 

@@ -5,10 +5,10 @@ use std::fmt;
 use std::time::Duration;
 
 use super::event::{Changes, Reach};
-use super::names::{NodeName, WatcherName};
+use super::names::{NodeName, SocketName, WatcherName};
 use super::pattern::Pattern;
 use super::plan::Plan;
-use super::snapshot::{LeaseView, Snapshot};
+use super::snapshot::{LeaseView, Snapshot, SocketView};
 use super::spec::WatcherSpec;
 
 /// A question of one door, answered exactly once. The agent draws it; the model gives it back.
@@ -76,6 +76,12 @@ pub enum Command {
     Add { name: String, changes: Changes, start: bool, patience: Patience },
     /// Removes a watcher. With [`Leave::Processes`] what it runs goes on running, supervised by nobody.
     Remove { watcher: String, leave: Leave, patience: Patience },
+    /// Adds a socket, until the agent ends.
+    AddSocket { name: String, changes: Changes, patience: Patience },
+    /// Changes settings of a socket. Where it is bound anew, the processes that have it are replaced.
+    SetSocket { socket: String, changes: Changes, patience: Patience },
+    /// Removes a socket that no watcher names.
+    RemoveSocket { socket: String, patience: Patience },
     /// Sends a signal to a watcher's processes, or one of them.
     Signal { watcher: String, pid: Option<u32>, signal: i32, reach: Reach },
     /// Stops a watcher's processes, or one of them, with this signal and time; they are replaced.
@@ -128,6 +134,9 @@ impl Command {
             | Command::Set { patience, .. }
             | Command::Add { patience, .. }
             | Command::Remove { patience, .. }
+            | Command::AddSocket { patience, .. }
+            | Command::SetSocket { patience, .. }
+            | Command::RemoveSocket { patience, .. }
             | Command::Kill { patience, .. }
             | Command::Quit { patience }
             | Command::Failover { patience, .. } => *patience,
@@ -188,8 +197,8 @@ pub enum Answer {
     Options { spec: Box<WatcherSpec>, numprocesses: u32, keys: Option<Vec<String>> },
     /// The agent's options.
     GlobalOptions(BTreeMap<String, String>),
-    /// The sockets that are shared: none, yet.
-    Sockets,
+    /// The sockets that are shared, by name.
+    Sockets(Vec<SocketView>),
     /// What a reload of the configuration would do, or did.
     Plan(Plan),
     /// What the start of an added watcher led to: pids.
@@ -221,6 +230,10 @@ pub enum Refusal {
     BadMessage(String),
     /// No watcher of that name; `hint` is one like it.
     NoSuchWatcher { name: String, hint: Option<WatcherName> },
+    /// No socket of that name; `hint` is one like it.
+    NoSuchSocket { name: String, hint: Option<SocketName> },
+    /// There is a socket of that name already.
+    SocketExists(SocketName),
     /// The watcher is no singleton.
     NotSingleton(WatcherName),
     /// The watcher has no process of that pid.
@@ -251,10 +264,11 @@ impl Refusal {
             Refusal::UnknownCommand(_) => 2,
             Refusal::BadMessage(_)
             | Refusal::NoSuchWatcher { .. }
+            | Refusal::NoSuchSocket { .. }
             | Refusal::NoSuchProcess { .. }
             | Refusal::NotSingleton(_) => 3,
             Refusal::NotHolder { .. } | Refusal::NoCandidate(_) | Refusal::Stopping | Refusal::NoCluster => 5,
-            Refusal::Exists(_) => 5,
+            Refusal::Exists(_) | Refusal::SocketExists(_) => 5,
             Refusal::Unavailable(_) | Refusal::Failed(_) | Refusal::BadConfig(_) => 6,
         }
     }
@@ -270,6 +284,11 @@ impl fmt::Display for Refusal {
             Refusal::NoSuchWatcher { name, hint: Some(hint) } => {
                 write!(f, "program {name} not found; did you mean {hint}?")
             }
+            Refusal::NoSuchSocket { name, hint: None } => write!(f, "socket {name} not found"),
+            Refusal::NoSuchSocket { name, hint: Some(hint) } => {
+                write!(f, "socket {name} not found; did you mean {hint}?")
+            }
+            Refusal::SocketExists(name) => write!(f, "socket '{name}' already exist"),
             Refusal::NotSingleton(name) => write!(f, "{name} is no singleton"),
             Refusal::NoSuchProcess { watcher, pid } => write!(f, "process {pid} not found in '{watcher}'"),
             Refusal::NotHolder { watcher, holder: Some(holder) } => {

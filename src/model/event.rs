@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::command::{Command, NodeRow, Outcome, RequestId, Sample, Target};
 use super::names::{ClusterName, NodeName, Owner, WatcherName};
 use super::snapshot::ProcessView;
-use super::spec::{AgentSpec, Check, Defaults, HookPoint, HookProgram, ProgramSpec, Purpose, WatcherSpec};
+use super::spec::{AgentSpec, Check, Defaults, HookPoint, HookProgram, ProgramSpec, Purpose, SocketSpec, WatcherSpec};
 use super::time::Time;
 
 /// One process of one watcher, from its spawn to the end of its tree. Never used twice.
@@ -18,6 +20,19 @@ pub struct ProcessId(pub u64);
 /// One call of one hook. Never used twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HookId(pub u64);
+
+/// One opening of one socket. Another follows where its address changes. Never used twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SocketId(pub u64);
+
+/// One wanted process's own share of the `so_reuseport` sockets of a watcher: its listeners stay open when the process
+/// is replaced, and the next one has them. Never used twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LaneId(pub u64);
+
+/// One order to open sockets. Never used twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BindId(pub u64);
 
 /// What happened.
 #[derive(Debug, Clone, PartialEq)]
@@ -55,6 +70,14 @@ pub enum Event {
     SpecRead { request: Option<RequestId>, spec: Result<Box<AgentSpec>, String> },
     /// A watcher's changed or new settings were understood, or what is wrong with them.
     Amended { request: RequestId, spec: Result<Box<WatcherSpec>, String> },
+    /// A socket's changed or new settings were understood, or what is wrong with them.
+    SocketAmended { request: RequestId, spec: Result<Box<SocketSpec>, String> },
+    /// All sockets of an order are open, or none of them is: then all that went wrong, a line each.
+    Bound { bind: BindId, result: Result<Vec<(SocketId, Bound)>, String> },
+    /// Somebody wants something of a watcher that sleeps: a connection or a datagram waits.
+    Demanded { watcher: WatcherName },
+    /// A watcher's sockets were looked at: whether anybody has wanted something since the last time, or still does.
+    Counted { watcher: WatcherName, busy: bool },
     /// The agent was told to apply its configuration file's changes (SIGHUP), by whom.
     ReloadAsked { by: String },
     /// The agent was told to end: in good order, and in haste when it is told again.
@@ -80,11 +103,13 @@ pub enum ProcessEvent {
     Gone,
 }
 
-/// What a process can say over its `NOTIFY_SOCKET` (sd_notify(3)).
+/// What a process can say over its `NOTIFY_SOCKET` (sd_notify(3)), and over its einhorn socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Notification {
     /// `READY=1`
     Ready,
+    /// `{"command":"worker:ack","pid":PID}`, over `EINHORN_SOCK_PATH` or `EINHORN_SOCK_FD`.
+    Ack,
     /// `STOPPING=1`
     Stopping,
     /// `WATCHDOG=1`
@@ -277,6 +302,22 @@ pub enum Action {
     ReadSpec { request: Option<RequestId> },
     /// Work out a watcher from `base` with changed settings; ends in `Amended`.
     Amend { request: RequestId, base: AmendBase, changes: Changes, defaults: Defaults },
+    /// Work out a socket from `base` with changed settings; ends in `SocketAmended`.
+    AmendSocket { request: RequestId, base: SocketBase, changes: Changes, defaults: Defaults },
+    /// Open these sockets, or none of them; ends in `Bound`. One that is open under this id already is adjusted to its
+    /// new spec. One at the address of an open one is that very socket, under another id: no connection is lost.
+    Bind { bind: BindId, sockets: Vec<(SocketId, SocketSpec)> },
+    /// Close sockets. Processes that have them keep them.
+    Unbind { sockets: Vec<SocketId> },
+    /// Close the listeners of lanes.
+    CloseLanes { lanes: Vec<LaneId> },
+    /// Watch a sleeping watcher's sockets, in place of those watched for it before; ends in `Demanded`, unless it is
+    /// called off.
+    AwaitDemand { watcher: WatcherName, sockets: Vec<Handed> },
+    /// Stop to watch for a watcher.
+    IgnoreDemand { watcher: WatcherName },
+    /// See whether somebody wants something of a watcher's sockets; ends in `Counted`.
+    CountDemand { watcher: WatcherName, sockets: Vec<Handed> },
     /// Tell whoever listens.
     Publish(Notice),
     /// Answer a request, once and for all.
@@ -310,13 +351,64 @@ pub struct Launch {
     /// Where, as whom, within which limits.
     pub program: Arc<ProgramSpec>,
     /// Variables of ours, above all others: `CIRCUS_WATCHER`, `CIRCUS_WID`, `CIRCUS_FENCING_TOKEN`, ….
-    pub env: Vec<(&'static str, String)>,
+    pub env: Vec<(String, String)>,
+    /// Variables of ours that hold a pid which nobody knows before the process is there.
+    pub pids: Vec<(&'static str, Whose)>,
+    /// The sockets it finds from descriptor 3 on.
+    pub sockets: Vec<Handed>,
+    /// The socket that is its stdin.
+    pub stdin: Option<Handed>,
     /// The signal it is to get when the agent itself dies and nobody guards it.
     pub stop_signal: i32,
     /// Where a lease is behind it: when its guard stops and kills it unless told otherwise.
     pub guard: Option<Deadline>,
     /// What it is listened to for.
     pub signs: Signs,
+}
+
+/// Whose pid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whose {
+    /// The process's own.
+    Own,
+    /// Its parent's: the agent's, or its guard's.
+    Parent,
+}
+
+/// A socket that is handed down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Handed {
+    /// Which.
+    pub socket: SocketId,
+    /// Where each process has a listener of its own: whose.
+    pub lane: Option<LaneId>,
+}
+
+/// An open socket, as the system has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bound {
+    /// The agent's own descriptor of it.
+    pub fd: i32,
+    /// Where it is.
+    pub address: Address,
+}
+
+/// Where a socket is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Address {
+    /// IP address and port; of raw sockets 0.
+    Inet(SocketAddr),
+    /// A path.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Inet(address) => address.fmt(f),
+            Address::Unix(path) => path.display().fmt(f),
+        }
+    }
 }
 
 /// The signs of life that a process is listened to for.
@@ -326,6 +418,8 @@ pub struct Signs {
     pub notify: bool,
     /// And `WATCHDOG_USEC`: it is to say `WATCHDOG=1` at least so often.
     pub watchdog: Option<Duration>,
+    /// It gets einhorn's socket: `EINHORN_SOCK_PATH` and `EINHORN_SOCK_FD`.
+    pub ack: bool,
     /// Regular expressions whose first match (ready) or each match (health) in a line of output is reported.
     pub log: Vec<(Purpose, String)>,
 }
@@ -350,6 +444,15 @@ pub enum Reach {
 pub enum AmendBase {
     /// A watcher that there is.
     Watcher(Box<WatcherSpec>),
+    /// Nothing yet but a name.
+    New(String),
+}
+
+/// From what a socket is worked out.
+#[derive(Debug, Clone, PartialEq)]
+pub enum SocketBase {
+    /// A socket that there is.
+    Socket(Box<SocketSpec>),
     /// Nothing yet but a name.
     New(String),
 }

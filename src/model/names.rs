@@ -73,6 +73,11 @@ name!(
     }
 );
 
+name!(
+    /// What stands after `socket:` in a section's head: lower case, as in Circus.
+    SocketName, |text: &str| plain("socket", &text.to_lowercase())
+);
+
 impl WatcherName {
     /// Whether a user who wrote `text` means this watcher.
     pub fn matches(&self, text: &str) -> bool {

@@ -1,12 +1,14 @@
 //! What a changed configuration changes: the difference between two specs, and its effect.
 
-use super::names::WatcherName;
+use super::names::{SocketName, WatcherName};
 
 /// What applying a file would do. Empty lists: nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Plan {
     /// One entry for each watcher that is added, changed or removed, in the order in which it would happen.
     pub changes: Vec<Change>,
+    /// One entry for each socket that is added, changed or removed, by name.
+    pub sockets: Vec<SocketChange>,
     /// Watchers that stay as they are.
     pub unchanged: usize,
     /// Keys outside of watchers that change only with a restart of the agent: `[circus] node`.
@@ -37,6 +39,30 @@ pub enum Effect {
     Resized { from: u32, to: u32 },
     /// So many processes are replaced, one at a time.
     Replaced { restarts: u32 },
+}
+
+/// What becomes of one socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SocketChange {
+    /// Which.
+    pub socket: SocketName,
+    /// What becomes of it.
+    pub effect: SocketEffect,
+    /// The keys that differ, sorted; empty for one that is added or removed.
+    pub keys: Vec<KeyChange>,
+}
+
+/// What a change of a socket comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SocketEffect {
+    /// It is opened.
+    Added,
+    /// It is closed, and the processes that have it are replaced.
+    Removed,
+    /// It is opened elsewhere, and the processes that have it are replaced.
+    Moved,
+    /// It changes as it is, and no process notices.
+    Adjusted,
 }
 
 /// One key that differs. Values of the environment are not shown.

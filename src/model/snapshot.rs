@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use super::event::Exit;
-use super::names::{ClusterName, NodeName, WatcherName};
+use super::event::{Bound, Exit};
+use super::names::{ClusterName, NodeName, SocketName, WatcherName};
+use super::spec::SocketKind;
 
 /// A node at one moment.
 #[derive(Debug, Clone, PartialEq)]
@@ -67,6 +68,23 @@ pub struct WatcherView {
     pub lease: Option<LeaseView>,
 }
 
+/// A socket that is shared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SocketView {
+    /// Its name.
+    pub name: SocketName,
+    /// The agent's descriptor of it, and where it is; nothing while it is being opened.
+    pub bound: Option<Bound>,
+    /// What goes through it.
+    pub kind: SocketKind,
+    /// How many connections may wait to be accepted.
+    pub backlog: u32,
+    /// Whether each process has a listener of its own.
+    pub reuse_port: bool,
+    /// The watchers that use it.
+    pub watchers: Vec<WatcherName>,
+}
+
 /// How a watcher is: honest, so that "active" means that all wanted processes run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WatcherState {
@@ -80,6 +98,8 @@ pub enum WatcherState {
     Unhealthy,
     /// A process died lately and the next try is not yet due.
     Backoff,
+    /// It sleeps until the first connection.
+    Listening,
     /// A singleton that another node runs, or that nobody may run yet.
     Standby,
     /// Processes are being ended.
@@ -97,6 +117,7 @@ impl WatcherState {
             WatcherState::Active => "active",
             WatcherState::Unhealthy => "unhealthy",
             WatcherState::Backoff => "backoff",
+            WatcherState::Listening => "listening",
             WatcherState::Standby => "standby",
             WatcherState::Stopping => "stopping",
             WatcherState::Failed => "failed",

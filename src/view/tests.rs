@@ -396,6 +396,7 @@ fn plan() -> Plan {
             .collect(),
     };
     Plan {
+        sockets: Vec::new(),
         changes: vec![
             change("old", Effect::Removed { stops: 2 }, &[]),
             change(

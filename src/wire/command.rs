@@ -21,6 +21,9 @@ pub fn command_name(command: &Command) -> &'static str {
         Command::Options { keys: Some(_), .. } => "get",
         Command::GlobalOptions { .. } => "globaloptions",
         Command::ListSockets => "listsockets",
+        Command::AddSocket { .. } => "addsocket",
+        Command::SetSocket { .. } => "setsocket",
+        Command::RemoveSocket { .. } => "rmsocket",
         Command::Start { .. } => "start",
         Command::Stop { .. } => "stop",
         Command::Restart { .. } => "restart",
@@ -96,6 +99,10 @@ pub fn command_json(command: &Command) -> Value {
                 "waiting": waiting(patience),
             })
         }
+        Command::AddSocket { name, changes, patience } | Command::SetSocket { socket: name, changes, patience } => {
+            json!({"name": name, "options": settings::write(changes), "waiting": waiting(patience)})
+        }
+        Command::RemoveSocket { socket, patience } => json!({"name": socket, "waiting": waiting(patience)}),
         Command::Remove { watcher, leave, patience } => {
             json!({"name": watcher, "nostop": *leave == Leave::Processes, "waiting": waiting(patience)})
         }

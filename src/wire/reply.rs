@@ -133,6 +133,8 @@ pub fn error_code(refusal: &Refusal) -> &'static str {
         Refusal::UnknownCommand(_) => "unknown-command",
         Refusal::BadMessage(_) => "bad-message",
         Refusal::NoSuchWatcher { .. } => "no-such-watcher",
+        Refusal::NoSuchSocket { .. } => "no-such-socket",
+        Refusal::SocketExists(_) => "socket-exists",
         Refusal::NotSingleton(_) => "not-singleton",
         Refusal::NoSuchProcess { .. } => "no-such-process",
         Refusal::NotHolder { .. } => "not-holder",
@@ -209,7 +211,7 @@ fn done(answer: &Answer) -> Object {
             Err(refusal) => refused(&refusal),
         },
         Answer::GlobalOptions(options) => ok(json!({"options": options.iter().map(global_option).collect::<Object>()})),
-        Answer::Sockets => ok(json!({"sockets": []})),
+        Answer::Sockets(_) => ok(json!({"sockets": []})),
         Answer::Plan(changes) => ok(json!({"plan": plan(changes)})),
         // At the top level, as Circus has it here and nowhere else.
         Answer::Added { started } => ok(json!({"started": started, "kept": []})),

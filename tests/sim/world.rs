@@ -641,6 +641,13 @@ impl World {
             | Action::Check { .. }
             | Action::CallOff { .. }
             | Action::Amend { .. }
+            | Action::AmendSocket { .. }
+            | Action::Bind { .. }
+            | Action::Unbind { .. }
+            | Action::CloseLanes { .. }
+            | Action::AwaitDemand { .. }
+            | Action::IgnoreDemand { .. }
+            | Action::CountDemand { .. }
             | Action::Reply { .. }
             | Action::Relay { .. }
             | Action::Sample { .. }

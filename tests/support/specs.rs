@@ -23,6 +23,7 @@ pub(crate) fn agent(node: &NodeName, watchers: Vec<WatcherSpec>) -> AgentSpec {
         hash: String::new(),
         redis: None,
         warmup_delay: Duration::ZERO,
+        sockets: Vec::new(),
         watchers,
     }
 }
@@ -55,6 +56,7 @@ pub(crate) fn watcher(name: &str) -> WatcherSpec {
         after: Vec::new(),
         hooks: BTreeMap::new(),
         hook_timeout: Duration::from_secs(30),
+        on_demand: None,
         singleton: None,
         settings: BTreeMap::new(),
     }

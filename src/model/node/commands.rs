@@ -82,7 +82,10 @@ impl Node {
                 Some((key, value)) => Answer::GlobalOptions([(key.clone(), value.clone())].into()),
                 None => return Err(Refusal::BadMessage(format!("'{option}' not an existing option"))),
             },
-            Command::ListSockets => Answer::Sockets,
+            Command::ListSockets => Answer::Sockets(Vec::new()),
+            Command::AddSocket { .. } | Command::SetSocket { .. } | Command::RemoveSocket { .. } => {
+                return Err(Refusal::UnknownCommand("socket".into()));
+            }
             Command::Plan => {
                 self.read_spec(request, Reading::Plan, actions);
                 return Ok(None);

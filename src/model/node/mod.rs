@@ -247,6 +247,7 @@ impl Node {
             }
             Event::SpecRead { request, spec } => self.spec_read(request, spec, actions),
             Event::Amended { request, spec } => self.amended(request, spec, actions),
+            Event::SocketAmended { .. } | Event::Bound { .. } | Event::Demanded { .. } | Event::Counted { .. } => {}
             Event::ReloadAsked { by } => {
                 log(actions, Level::Info, format!("{by}: reading the configuration again"));
                 actions.push(Action::ReadSpec { request: None });

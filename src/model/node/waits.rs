@@ -233,7 +233,7 @@ impl Node {
 /// Whether it runs as it should, here or elsewhere. A singleton whose lease was not answered for yet may be about to.
 fn is_up(watcher: &Watcher, now: Time) -> bool {
     match watcher.state(now) {
-        WatcherState::Active | WatcherState::Unhealthy => true,
+        WatcherState::Active | WatcherState::Unhealthy | WatcherState::Listening => true,
         WatcherState::Standby => watcher.lease().is_some_and(|lease| lease.waits_because().is_some()),
         WatcherState::Stopped
         | WatcherState::Starting

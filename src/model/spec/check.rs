@@ -12,6 +12,8 @@ pub enum Check {
     Timer(Duration),
     /// It says so over `NOTIFY_SOCKET`: `READY=1`; for health, `WATCHDOG=1`.
     Notify,
+    /// It says so over `EINHORN_SOCK_PATH` or `EINHORN_SOCK_FD`, as under einhorn: `worker:ack` (`ready` only).
+    Ack,
     /// A line of its output matches this regular expression (syntax checked when the file was read).
     Log(String),
     /// Something accepts connections there.
@@ -38,7 +40,9 @@ impl Check {
     pub fn in_slot(&self, wid: u32) -> Check {
         match self {
             Check::Command(words) => Check::Command(words.iter().map(|word| in_slot(word, wid)).collect()),
-            Check::Timer(_) | Check::Notify | Check::Log(_) | Check::Tcp { .. } | Check::Http(_) => self.clone(),
+            Check::Timer(_) | Check::Notify | Check::Ack | Check::Log(_) | Check::Tcp { .. } | Check::Http(_) => {
+                self.clone()
+            }
         }
     }
 }
@@ -48,6 +52,7 @@ impl fmt::Display for Check {
         match self {
             Check::Timer(after) => write!(f, "timer {} s", after.as_secs_f64()),
             Check::Notify => f.write_str("notify"),
+            Check::Ack => f.write_str("ack"),
             Check::Log(pattern) => write!(f, "log {pattern}"),
             Check::Tcp { host, port } => write!(f, "tcp {host}:{port}"),
             Check::Http(url) => write!(f, "http://{}:{}{}", url.host, url.port, url.path),

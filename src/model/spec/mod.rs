@@ -3,6 +3,7 @@
 mod check;
 mod hook;
 mod output;
+mod socket;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,8 +13,9 @@ use std::time::Duration;
 pub use check::{Check, HealthAction, HealthSpec, Purpose, ReadySpec, Url};
 pub use hook::{HookPoint, HookProgram, HookSpec};
 pub use output::{Output, Rollover, Rotation, Sink, StreamSpec, Syslog, SyslogAddress};
+pub use socket::{Convention, FIRST_FD, Family, Place, SocketKind, SocketSpec, SocketUse, Which};
 
-use super::names::{ClusterName, NodeName, WatcherName};
+use super::names::{ClusterName, NodeName, SocketName, WatcherName};
 
 /// Everything one agent was told to be.
 #[derive(Debug, Clone, PartialEq)]
@@ -47,6 +49,8 @@ pub struct AgentSpec {
     pub hash: String,
     /// The pause between the starts of two watchers.
     pub warmup_delay: Duration,
+    /// The sockets its processes share, by name.
+    pub sockets: Vec<SocketSpec>,
     /// The watchers in start order: by priority, highest first, then by name.
     pub watchers: Vec<WatcherSpec>,
 }
@@ -60,6 +64,8 @@ pub struct Defaults {
     pub lease: BTreeMap<String, String>,
     /// The watchers there are, each with those it starts after.
     pub watchers: BTreeMap<WatcherName, Vec<WatcherName>>,
+    /// The sockets there are, each with the only watchers that may have it.
+    pub sockets: BTreeMap<SocketName, Vec<WatcherName>>,
 }
 
 impl AgentSpec {
@@ -69,6 +75,7 @@ impl AgentSpec {
             python: self.python.clone(),
             lease: self.lease_settings.clone(),
             watchers: self.watchers.iter().map(|watcher| (watcher.name.clone(), watcher.after.clone())).collect(),
+            sockets: self.sockets.iter().map(|socket| (socket.name.clone(), socket.watchers.clone())).collect(),
         }
     }
 }
@@ -174,6 +181,8 @@ pub struct WatcherSpec {
     pub hooks: BTreeMap<HookPoint, HookSpec>,
     /// How long a hook may take.
     pub hook_timeout: Duration,
+    /// It starts at the first connection to one of its sockets; nothing: it starts like any other.
+    pub on_demand: Option<OnDemand>,
     /// The lease's timings where at most one process may run in the whole cluster.
     pub singleton: Option<LeaseTimings>,
     /// All keys as they were given, variables replaced, free-form ones and inherited lease timings included: what `set`
@@ -188,10 +197,18 @@ impl WatcherSpec {
     }
 }
 
+/// A watcher that sleeps until somebody wants something of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OnDemand {
+    /// How long nobody must have wanted anything for it to sleep again; nothing: it stays up.
+    pub idle_timeout: Option<Duration>,
+}
+
 /// What one process runs and in which surroundings.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ProgramSpec {
-    /// Program and arguments; the words may hold `$(circus.wid)`, which [`ProgramSpec::argv`] fills in.
+    /// Program and arguments; the words may hold `$(circus.wid)` and `$(circus.sockets.NAME)`, which
+    /// [`ProgramSpec::argv`] fills in.
     pub words: Vec<String>,
     /// The file that is executed in place of the first word, which then only names it.
     pub executable: Option<PathBuf>,
@@ -215,6 +232,8 @@ pub struct ProgramSpec {
     pub stdout: Output,
     /// Where fd 2 goes.
     pub stderr: Output,
+    /// The sockets it gets.
+    pub sockets: SocketUse,
 }
 
 impl ProgramSpec {
@@ -234,18 +253,28 @@ impl ProgramSpec {
             close_stdin: true,
             stdout: Output::Inherit,
             stderr: Output::Inherit,
+            sockets: SocketUse::default(),
         }
     }
 
-    /// Program and arguments of the process in slot `wid`.
-    pub fn argv(&self, wid: u32) -> Vec<String> {
-        self.words.iter().map(|word| in_slot(word, wid)).collect()
+    /// Program and arguments of the process in slot `wid` that gets these sockets, in this order.
+    pub fn argv(&self, wid: u32, sockets: &[SocketName]) -> Vec<String> {
+        let numbered = |word: String| {
+            let numbers = sockets.iter().zip(FIRST_FD..);
+            numbers.fold(word, |word, (name, fd)| word.replace(&socket_word(name), &fd.to_string()))
+        };
+        self.words.iter().map(|word| numbered(in_slot(word, wid))).collect()
     }
 }
 
 /// A word of a command line of the process in slot `wid`.
 fn in_slot(word: &str, wid: u32) -> String {
     word.replace(WID, &wid.to_string())
+}
+
+/// What stands for a socket's descriptor in [`ProgramSpec::words`]: `$(circus.sockets.web)`.
+pub fn socket_word(name: &SocketName) -> String {
+    format!("$(circus.sockets.{name})")
 }
 
 /// What stands for the slot number in [`ProgramSpec::words`].

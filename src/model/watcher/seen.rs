@@ -54,7 +54,10 @@ impl Watcher {
 
     /// Whether what waits for it may go on: it is up, or another node has it up.
     pub fn is_up(&self, now: Time) -> bool {
-        matches!(self.state(now), WatcherState::Active | WatcherState::Unhealthy | WatcherState::Standby)
+        matches!(
+            self.state(now),
+            WatcherState::Active | WatcherState::Unhealthy | WatcherState::Listening | WatcherState::Standby
+        )
     }
 
     /// Whether its processes are all as it says they should be: none is being replaced, and it is to become nothing else.

@@ -334,21 +334,24 @@ impl Watcher {
     fn launch(&self, wid: u32, hold: Option<(u64, Deadline)>) -> Launch {
         let (cluster, node) = &self.me;
         let mut env = vec![
-            ("CIRCUS_CLUSTER", cluster.to_string()),
-            ("CIRCUS_NODE", node.to_string()),
-            ("CIRCUS_WATCHER", self.spec.name.to_string()),
-            ("CIRCUS_WID", wid.to_string()),
+            ("CIRCUS_CLUSTER".to_owned(), cluster.to_string()),
+            ("CIRCUS_NODE".to_owned(), node.to_string()),
+            ("CIRCUS_WATCHER".to_owned(), self.spec.name.to_string()),
+            ("CIRCUS_WID".to_owned(), wid.to_string()),
         ];
         if let (Some(lease), Some((token, _))) = (&self.lease, hold) {
-            env.push(("CIRCUS_FENCING_TOKEN", token.to_string()));
-            env.push(("CIRCUS_LEASE_KEY", lease.name().lease_key()));
+            env.push(("CIRCUS_FENCING_TOKEN".to_owned(), token.to_string()));
+            env.push(("CIRCUS_LEASE_KEY".to_owned(), lease.name().lease_key()));
         }
         Launch {
             watcher: self.spec.name.clone(),
             wid,
-            argv: self.program.argv(wid),
+            argv: self.program.argv(wid, &[]),
             program: Arc::clone(&self.program),
             env,
+            pids: Vec::new(),
+            sockets: Vec::new(),
+            stdin: None,
             stop_signal: self.spec.stop_signal,
             guard: hold.map(|(_, deadline)| deadline),
             signs: self.signs(),
@@ -367,6 +370,7 @@ impl Watcher {
         Signs {
             notify: ready == Some(&Check::Notify) || watchdog.is_some(),
             watchdog,
+            ack: false,
             log: [log(Purpose::Ready, ready), log(Purpose::Health, health.map(|health| &health.check))]
                 .into_iter()
                 .flatten()
