@@ -63,6 +63,7 @@ fn describe(config: &Config) -> String {
         hash: _,
         redis,
         warmup_delay,
+        sockets: _,
         watchers,
     } = &config.spec;
     let mut out = format!("node {node}, cluster {cluster}\n");
