@@ -128,7 +128,7 @@ async fn every_other_failure_names_its_stage_too() {
     assert_eq!(world.fails(launch(["a\0b"])).await.stage, r#"exec("a\0b")"#);
 
     let mut variable = sh("true");
-    variable.env.push(("CIRCUS_NODE", "a\0b".into()));
+    variable.env.push(("CIRCUS_NODE".into(), "a\0b".into()));
     assert_eq!(world.fails(variable).await.stage, r#"env("CIRCUS_NODE")"#);
 
     let mut limit = sh("true");
