@@ -250,7 +250,7 @@ async fn the_environment_is_the_agents_below_the_programs_below_ours_and_without
             program.env =
                 [("FROM_BOTH", "program"), ("CIRCUS_NODE", "program")].map(|(n, v)| (n.into(), v.into())).into();
         });
-        launch.env = vec![("CIRCUS_NODE", "web-1".into()), ("CIRCUS_WATCHER", "test".into())];
+        launch.env = vec![("CIRCUS_NODE".into(), "web-1".into()), ("CIRCUS_WATCHER".into(), "test".into())];
         if with_guard {
             launch.guard = Some(world.far());
         }
