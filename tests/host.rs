@@ -1037,7 +1037,7 @@ async fn a_command_check_runs_as_the_process_does_and_leaves_nothing_behind() {
                 program.user = Some(user(65534, 65534, Some("nobody")));
             }
         });
-        sleeper.env = vec![("CIRCUS_WID", "7".into())];
+        sleeper.env = vec![("CIRCUS_WID".into(), "7".into())];
         let process = world.spawn(sleeper);
         world.spawned(process).await;
         let cmd = |script: &str| Check::Command(["sh", "-c", script].map(String::from).into());
