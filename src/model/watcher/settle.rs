@@ -349,6 +349,7 @@ impl Watcher {
             argv: self.program.argv(wid, &[]),
             program: Arc::clone(&self.program),
             env,
+            socket_env: Vec::new(),
             pids: Vec::new(),
             sockets: Vec::new(),
             stdin: None,
