@@ -24,15 +24,27 @@ use crate::model::spec::{Output, ProgramSpec, UserSpec};
 const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
 /// What a child does not inherit from the agent even when it copies its environment. The agent's own settings hold
-/// passwords; the rest is systemd's talk with the agent, which a child would answer in its name. `INVOCATION_ID` and
-/// `JOURNAL_STREAM` stay: they are as true for the child as for the agent.
+/// passwords; the rest is the talk of systemd, or of whoever else started the agent, with the agent: a child would
+/// answer in its name, and take descriptors of its own for the agent's sockets. `INVOCATION_ID` and `JOURNAL_STREAM`
+/// stay: they are as true for the child as for the agent.
 fn is_private(name: &OsStr) -> bool {
     let name = name.as_bytes();
-    name.starts_with(b"CIRCUS_")
-        || name.starts_with(b"WATCHDOG_")
-        || name.starts_with(b"LISTEN_")
-        || matches!(name, b"NOTIFY_SOCKET" | b"CREDENTIALS_DIRECTORY" | b"SYSTEMD_EXEC_PID")
+    PRIVATE_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) || PRIVATE_NAMES.contains(&name)
 }
+
+const PRIVATE_PREFIXES: &[&[u8]] =
+    &[b"CIRCUS_", b"WATCHDOG_", b"LISTEN_", b"EINHORN_", b"SERVER_STARTER_", b"PUMA_INHERIT_"];
+
+/// Not all that begins with `GUNICORN_`: `GUNICORN_CMD_ARGS` is the operator's.
+const PRIVATE_NAMES: &[&[u8]] = &[
+    b"NOTIFY_SOCKET",
+    b"CREDENTIALS_DIRECTORY",
+    b"SYSTEMD_EXEC_PID",
+    b"NGINX",
+    b"UNICORN_FD",
+    b"GUNICORN_FD",
+    b"GUNICORN_PID",
+];
 
 /// What the agent knows and a launch does not.
 #[derive(Debug, Clone, Default)]
@@ -222,7 +234,10 @@ mod tests {
         for name in ["CIRCUS_REDIS_URL", "NOTIFY_SOCKET", "WATCHDOG_USEC", "LISTEN_FDS", "CREDENTIALS_DIRECTORY"] {
             assert!(is_private(OsStr::new(name)), "{name}");
         }
-        for name in ["PATH", "INVOCATION_ID", "JOURNAL_STREAM", "HOME"] {
+        for name in ["EINHORN_FD_0", "SERVER_STARTER_PORT", "NGINX", "UNICORN_FD", "PUMA_INHERIT_0", "GUNICORN_FD"] {
+            assert!(is_private(OsStr::new(name)), "{name}");
+        }
+        for name in ["PATH", "INVOCATION_ID", "JOURNAL_STREAM", "HOME", "GUNICORN_CMD_ARGS", "NGINX_CONF", "UNICORN"] {
             assert!(!is_private(OsStr::new(name)), "{name}");
         }
     }
