@@ -334,6 +334,7 @@ impl GuardProgram {
         Plan {
             argv: vec![text(guard::NAME.into()), text(launch.watcher.to_string())],
             env: vec![text(format!("{}={}", tree::TAG, around.tag))],
+            pids: Vec::new(),
             candidates: vec![self.0.clone()],
             limits: Vec::new(),
             umask: None,

@@ -28,7 +28,7 @@ use super::frame::{Garbage, Inbox, Order, Report, encode};
 use super::job::Jobs;
 use super::notify::{Notices, NotifyDir};
 use super::output::{Intake, Outputs, Reading};
-use super::plan::{Stdio, Surroundings};
+use super::plan::{Descriptors, Surroundings};
 use super::socket::Sockets;
 use super::spawn::{Child, Plan, failure, spawn};
 use super::spawner::Spawner;
@@ -177,11 +177,12 @@ impl Life {
 
     async fn start(&self, launch: &Launch) -> Result<(Watched, Intake, SignsOfLife), SpawnFailure> {
         let (launch, signs) = self.listen(launch).await?;
-        let around = self.around.clone();
+        let (around, sockets) = (self.around.clone(), Arc::clone(&self.sockets));
         let start = move || {
             let plan = Plan::of(&launch, &around, launch.stop_signal)?;
-            let (stdio, intake) = Stdio::open(&launch)?;
-            spawn(&plan, &stdio.fds()).map(|child| (child, intake))
+            let (descriptors, intake) = Descriptors::open(&launch, &sockets)?;
+            let fds: Vec<_> = descriptors.standard().into_iter().chain(descriptors.further()).collect();
+            spawn(&plan, &fds).map(|child| (child, intake))
         };
         let (child, intake) = start_with(&self.spawner, &self.around.tag, start).await?;
         Ok((child, intake, signs))
@@ -313,18 +314,21 @@ impl Life {
         let line = Line::new(ours).map_err(|error| failure("guard socketpair", &error))?;
         let hold = self.hold.as_ref().map(|hold| hold.try_clone()).transpose();
         let hold = hold.map_err(|error| failure("guard dup", &error))?;
-        let around = self.around.clone();
+        let (around, sockets) = (self.around.clone(), Arc::clone(&self.sockets));
         let start = move || {
             let plan = Plan::of(&launch, &around, libc::SIGKILL)?;
-            let (stdio, intake) = Stdio::open(&launch)?;
-            let mut fds = stdio.fds().to_vec();
+            let (descriptors, intake) = Descriptors::open(&launch, &sockets)?;
+            let mut fds = descriptors.standard().to_vec();
+            debug_assert_eq!(fds.len() as i32, guard::SOCKET);
             fds.push(theirs.as_fd());
-            debug_assert_eq!(fds.len() as i32 - 1, guard::SOCKET);
+            debug_assert_eq!(fds.len() as i32, guard::PASSED_ON);
+            fds.extend(descriptors.further());
             fds.extend(hold.as_ref().map(AsFd::as_fd));
             let started = spawn(&program.plan(&launch, &around), &fds);
             let child =
                 started.map_err(|failed| SpawnFailure { stage: format!("guard {}", failed.stage), ..failed })?;
-            let order = Order::Launch { plan, stop_signal: launch.stop_signal, until: until.into() };
+            let (plan, passed_on) = (Box::new(plan), descriptors.further().len());
+            let order = Order::Launch { plan, passed_on, stop_signal: launch.stop_signal, until: until.into() };
             Ok((child, (intake, order)))
         };
         let (guard, (intake, order)) = start_with(&self.spawner, &self.around.tag, start).await?;
