@@ -187,10 +187,14 @@ enum Stream {
 }
 
 impl Descriptors {
-    /// Opens what the program is to read from and write to, and our ends of what it writes to us, and
-    /// takes its sockets from among those that are open. They are to be kept until it runs: its own ends go with the
-    /// value.
-    pub(super) fn open(launch: &Launch, sockets: &Sockets) -> Result<(Descriptors, Intake), SpawnFailure> {
+    /// Opens what the program is to read from and write to, and our ends of what it writes to us; takes its sockets from
+    /// among those that are open, and puts `line` behind them. They are to be kept until it runs: its own ends go with
+    /// the value.
+    pub(super) fn open(
+        launch: &Launch,
+        sockets: &Sockets,
+        line: Option<OwnedFd>,
+    ) -> Result<(Descriptors, Intake), SpawnFailure> {
         let program = &*launch.program;
         let stdin = match hand(sockets, launch.stdin.as_slice())?.pop() {
             Some(socket) => Stream::Opened(socket),
@@ -199,7 +203,8 @@ impl Descriptors {
         };
         let (stdout, out) = output(&program.stdout)?;
         let (stderr, err) = output(&program.stderr)?;
-        let further = hand(sockets, &launch.sockets)?;
+        let mut further = hand(sockets, &launch.sockets)?;
+        further.extend(line);
         Ok((Descriptors { standard: [stdin, stdout, stderr], further }, Intake::new(launch, [out, err])?))
     }
 

@@ -23,10 +23,12 @@ use tokio::select;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::sleep;
 
+use super::ack::{AckSocket, Acks};
 use super::check::{CheckOrder, Checks};
+use super::contact::SocketDir;
 use super::frame::{Garbage, Inbox, Order, Report, encode};
 use super::job::Jobs;
-use super::notify::{Notices, NotifyDir};
+use super::notify::{Notices, NotifySocket};
 use super::output::{Intake, Outputs, Reading};
 use super::plan::{Descriptors, Surroundings};
 use super::socket::Sockets;
@@ -35,7 +37,7 @@ use super::spawner::Spawner;
 use super::tree::{self, Left, Main, Patience, Scope};
 use super::{GuardProgram, guard, sys};
 use crate::model::event::{Deadline, Event, Exit, Launch, ProcessEvent, ProcessId, Reach, SpawnFailure};
-use crate::model::spec::{Check, Purpose};
+use crate::model::spec::{Check, FIRST_FD, Purpose};
 
 /// What a process is yet to be sent. It stays small however long nobody fetches it: a signal that is there twice is
 /// there once (as in the kernel), a deadline replaces the one before, and a kill is a kill.
@@ -127,13 +129,14 @@ pub(super) struct Life {
     pub(super) hold: Option<OwnedFd>,
     /// Where check commands are started from.
     pub(super) jobs: Jobs,
-    pub(super) notify_dir: Arc<NotifyDir>,
+    pub(super) notify_dir: Arc<SocketDir>,
 }
 
 /// What a running process is known by, besides its end.
 #[derive(Default)]
 struct SignsOfLife {
     notices: Option<Notices>,
+    acks: Option<Acks>,
     checks: Checks,
 }
 
@@ -146,15 +149,24 @@ impl SignsOfLife {
                 None => pending().await,
             }
         };
+        let ack = async {
+            match &mut self.acks {
+                Some(acks) => acks.next().await,
+                None => pending().await,
+            }
+        };
         select! {
             said = notice => said.into_iter().map(ProcessEvent::Notified).collect(),
+            said = ack => vec![ProcessEvent::Notified(said)],
             (purpose, result) = self.checks.next() => vec![ProcessEvent::Checked { purpose, result }],
         }
     }
 
     /// What the process said before its end. The checks under way are given up.
     fn last_words(self) -> impl Iterator<Item = ProcessEvent> {
-        self.notices.into_iter().flat_map(Notices::last_words).map(ProcessEvent::Notified)
+        let ack = self.acks.and_then(Acks::last_words);
+        let notices = self.notices.into_iter().flat_map(Notices::last_words);
+        ack.into_iter().chain(notices).map(ProcessEvent::Notified)
     }
 }
 
@@ -176,11 +188,11 @@ impl Life {
     }
 
     async fn start(&self, launch: &Launch) -> Result<(Watched, Intake, SignsOfLife), SpawnFailure> {
-        let (launch, signs) = self.listen(launch).await?;
+        let (launch, signs, ack_line) = self.listen(launch).await?;
         let (around, sockets) = (self.around.clone(), Arc::clone(&self.sockets));
         let start = move || {
             let plan = Plan::of(&launch, &around, launch.stop_signal)?;
-            let (descriptors, intake) = Descriptors::open(&launch, &sockets)?;
+            let (descriptors, intake) = Descriptors::open(&launch, &sockets, ack_line)?;
             let fds: Vec<_> = descriptors.standard().into_iter().chain(descriptors.further()).collect();
             spawn(&plan, &fds).map(|child| (child, intake))
         };
@@ -309,7 +321,7 @@ impl Life {
         until: Deadline,
         program: GuardProgram,
     ) -> Result<(Watched, Intake, Line, Order, SignsOfLife), SpawnFailure> {
-        let (launch, signs) = self.listen(launch).await?;
+        let (launch, signs, ack_line) = self.listen(launch).await?;
         let (ours, theirs) = Socket::pair().map_err(|error| failure("guard socketpair", &error))?;
         let line = Line::new(ours).map_err(|error| failure("guard socketpair", &error))?;
         let hold = self.hold.as_ref().map(|hold| hold.try_clone()).transpose();
@@ -317,7 +329,7 @@ impl Life {
         let (around, sockets) = (self.around.clone(), Arc::clone(&self.sockets));
         let start = move || {
             let plan = Plan::of(&launch, &around, libc::SIGKILL)?;
-            let (descriptors, intake) = Descriptors::open(&launch, &sockets)?;
+            let (descriptors, intake) = Descriptors::open(&launch, &sockets, ack_line)?;
             let mut fds = descriptors.standard().to_vec();
             debug_assert_eq!(fds.len() as i32, guard::SOCKET);
             fds.push(theirs.as_fd());
@@ -335,12 +347,13 @@ impl Life {
         Ok((guard, intake, line, order, signs))
     }
 
-    /// Begins to listen to a process that is to say how it is; and how to start it so that it can.
-    async fn listen(&self, launch: &Launch) -> Result<(Launch, SignsOfLife), SpawnFailure> {
-        let (mut launch, mut signs) = (launch.clone(), SignsOfLife::default());
+    /// Begins to listen to a process that is to say how it is; and how to start it so that it can, with its end of a
+    /// connection that it is to find behind its sockets.
+    async fn listen(&self, launch: &Launch) -> Result<(Launch, SignsOfLife, Option<OwnedFd>), SpawnFailure> {
+        let (mut launch, mut signs, mut ack_line) = (launch.clone(), SignsOfLife::default(), None);
         if launch.signs.notify || launch.signs.watchdog.is_some() {
             let (dir, process) = (Arc::clone(&self.notify_dir), self.process);
-            let socket = on_spawner(&self.spawner, move || dir.open(process)).await?;
+            let socket = on_spawner(&self.spawner, move || NotifySocket::open(&dir, process)).await?;
             launch.env.push(("NOTIFY_SOCKET".into(), socket.address()));
             signs.notices = Some(socket.listen().map_err(|error| failure("notify epoll", &error))?);
         }
@@ -348,7 +361,16 @@ impl Life {
         if let Some(interval) = launch.signs.watchdog {
             launch.env.push(("WATCHDOG_USEC".into(), interval.as_micros().to_string()));
         }
-        Ok((launch, signs))
+        if launch.signs.ack {
+            let (dir, process) = (Arc::clone(&self.notify_dir), self.process);
+            let (socket, theirs) = on_spawner(&self.spawner, move || AckSocket::open(&dir, process)).await?;
+            let fd = FIRST_FD as usize + launch.sockets.len();
+            launch.socket_env.push(("EINHORN_SOCK_PATH".into(), socket.address()));
+            launch.socket_env.push(("EINHORN_SOCK_FD".into(), fd.to_string()));
+            signs.acks = Some(socket.listen().map_err(|error| failure("ack epoll", &error))?);
+            ack_line = Some(theirs);
+        }
+        Ok((launch, signs, ack_line))
     }
 
     /// Tells of the end of the main process, after all that it has said.
