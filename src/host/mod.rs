@@ -154,6 +154,12 @@ impl Host {
         self
     }
 
+    /// Uses sockets that the service manager has handed over, each for the socket of its name.
+    pub fn with_given_sockets(mut self, given: Vec<(String, OwnedFd)>) -> Host {
+        self.sockets = Arc::new(Sockets::with_given(given));
+        self
+    }
+
     /// Starts a process. Comes back at once; what follows are events: `SpawnFailed`, or `Spawned`, `Exited` and `Gone`.
     /// `hold` is kept open, by the guard too where there is one, until nothing of the process is left.
     pub fn spawn(&mut self, process: ProcessId, launch: &Launch, hold: Option<OwnedFd>) {
@@ -273,7 +279,8 @@ impl Host {
 
     /// Closes sockets. Processes that have them keep them.
     pub fn unbind(&mut self, sockets: &[SocketId]) {
-        self.sockets.unbind(sockets);
+        let (open, sockets) = (Arc::clone(&self.sockets), sockets.to_vec());
+        tokio::task::spawn_blocking(move || open.unbind(&sockets));
     }
 
     /// Closes the listeners of lanes.
