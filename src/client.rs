@@ -319,6 +319,9 @@ fn choose(roster: &[NodeRow], call: &Call) -> Result<Chosen, ClientError> {
             | Command::Set { .. }
             | Command::Add { .. }
             | Command::Remove { .. }
+            | Command::AddSocket { .. }
+            | Command::SetSocket { .. }
+            | Command::RemoveSocket { .. }
             | Command::Signal { .. }
             | Command::Kill { .. }
             | Command::Quit { .. },
