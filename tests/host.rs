@@ -250,7 +250,7 @@ async fn the_environment_is_the_agents_below_the_programs_below_ours_and_without
             program.env =
                 [("FROM_BOTH", "program"), ("CIRCUS_NODE", "program")].map(|(n, v)| (n.into(), v.into())).into();
         });
-        launch.env = vec![("CIRCUS_NODE", "web-1".into()), ("CIRCUS_WATCHER", "test".into())];
+        launch.env = vec![("CIRCUS_NODE".into(), "web-1".into()), ("CIRCUS_WATCHER".into(), "test".into())];
         if with_guard {
             launch.guard = Some(world.far());
         }
@@ -1037,7 +1037,7 @@ async fn a_command_check_runs_as_the_process_does_and_leaves_nothing_behind() {
                 program.user = Some(user(65534, 65534, Some("nobody")));
             }
         });
-        sleeper.env = vec![("CIRCUS_WID", "7".into())];
+        sleeper.env = vec![("CIRCUS_WID".into(), "7".into())];
         let process = world.spawn(sleeper);
         world.spawned(process).await;
         let cmd = |script: &str| Check::Command(["sh", "-c", script].map(String::from).into());

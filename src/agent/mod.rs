@@ -308,6 +308,7 @@ impl Agent {
                 self.host.spawn(process, &launch, hold);
             }
             Action::Signal { process, signal, reach } => self.host.signal(process, signal, reach),
+            Action::Freeze { process } => self.host.freeze(process),
             Action::Kill { process } => self.host.kill(process),
             Action::Guard { process, deadline } => self.host.guard(process, deadline),
             Action::AskLease { watcher, ask, timeout } => self.store.ask(watcher, ask, timeout),

