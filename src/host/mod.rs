@@ -67,7 +67,7 @@ use self::plan::Surroundings;
 use self::process::{Life, Mailbox};
 pub use self::python::find_python;
 use self::sample::Sampler;
-use self::socket::Sockets;
+use self::socket::{Demand, Sockets};
 use self::spawn::{Limit, Plan};
 use self::spawner::Spawner;
 use crate::model::command::RequestId;
@@ -93,6 +93,7 @@ pub struct Host {
     sampler: Arc<Mutex<Sampler>>,
     outputs: Arc<Outputs>,
     sockets: Arc<Sockets>,
+    demand: Demand,
     /// Where hooks and checks are started from.
     jobs: Jobs,
     hooks: Hooks,
@@ -128,6 +129,7 @@ impl Host {
         let around = Surroundings { tag: run.clone(), env, open_files: raise_open_files() };
         let jobs = Jobs::new(Arc::clone(&spawner), &run, around.clone());
         Ok(Host {
+            demand: Demand::new(events.clone()),
             events,
             hooks: Hooks::new(jobs.clone(), None),
             called: HashMap::new(),
@@ -193,6 +195,11 @@ impl Host {
     pub fn signal(&mut self, process: ProcessId, signal: i32, reach: Reach) {
         self.order(process, |mailbox| mailbox.signal(signal, reach));
     }
+
+    /// Stops the whole tree of a process that nobody guards (SIGSTOP); ends in
+    /// [`ProcessEvent::Frozen`](crate::model::event::ProcessEvent::Frozen) when nothing of it runs any more. SIGCONT to the
+    /// tree lets it go on.
+    pub fn freeze(&mut self, _process: ProcessId) {}
 
     /// Sends SIGKILL to the whole tree until nothing of it is left.
     pub fn kill(&mut self, process: ProcessId) {
@@ -288,14 +295,20 @@ impl Host {
 
     /// Watches a sleeping watcher's sockets, in place of those that were watched for it; ends in [`Event::Demanded`] as
     /// soon as a connection or a datagram waits in one of them, unless it is [called off](Host::ignore_demand).
-    pub fn await_demand(&mut self, _watcher: WatcherName, _sockets: Vec<Handed>) {}
+    pub fn await_demand(&mut self, watcher: WatcherName, sockets: &[Handed]) {
+        self.demand.wait(&self.sockets, watcher, sockets);
+    }
 
     /// Stops to watch for a watcher.
-    pub fn ignore_demand(&mut self, _watcher: &WatcherName) {}
+    pub fn ignore_demand(&mut self, watcher: &WatcherName) {
+        self.demand.ignore(watcher);
+    }
 
     /// Looks whether anybody has wanted something of a watcher's sockets since it was last asked, or still does; ends in
     /// [`Event::Counted`].
-    pub fn count_demand(&mut self, _watcher: WatcherName, _sockets: Vec<Handed>) {}
+    pub fn count_demand(&mut self, watcher: WatcherName, sockets: &[Handed]) {
+        self.demand.count(&self.sockets, watcher, sockets);
+    }
 
     fn order(&self, process: ProcessId, give: impl FnOnce(&Mailbox)) {
         if let Some(mailbox) = self.mailboxes.get(&process).and_then(Weak::upgrade) {
