@@ -632,6 +632,17 @@ fn whatever_else_happens_lets_a_frozen_process_go_on() {
 }
 
 #[test]
+fn one_that_does_not_freeze_or_is_not_counted_in_time_goes_on() {
+    let mut stage = awake(on_demand());
+    quiet(&mut stage);
+    stage.story();
+    stage.wait(Duration::from_secs(5));
+    assert_eq!(stage.story(), ["count app", "signal app#1 18"], "the time begins anew");
+    stage.wait(Duration::from_secs(5));
+    assert_eq!(stage.story(), ["count app"], "nobody answered");
+}
+
+#[test]
 fn a_hook_before_the_stop_does_not_run_beside_a_frozen_process() {
     let program = HookProgram::Command(vec!["hook".into()]);
     let hooks = BTreeMap::from([(HookPoint::BeforeStop, HookSpec { program, ignore_failure: false })]);
