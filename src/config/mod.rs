@@ -6,7 +6,8 @@
 //!
 //! ```text
 //!   files, environment ──scan──► sections, keys, places ──keys, value, vars──► settings ──build──► AgentSpec
-//!           a watcher's settings, changed ──amend──┘                                   └──watcher──► WatcherSpec
+//!     settings of a watcher or socket, changed ──amend──┘                         └──watcher──► WatcherSpec
+//!                                                                                 └──socket───► SocketSpec
 //!                                                      problem ◄── whatever is wrong at any step
 //! ```
 //!

@@ -28,7 +28,7 @@ const fn at(name: &'static str, signal: i32) -> Preset {
     Preset { name, signal, doubt: None }
 }
 
-/// Measured with a request under way, but for apache, caddy, haproxy, nginx and php-fpm, whose manuals say so.
+/// Measured with a request under way; those of apache, caddy, haproxy, nginx and php-fpm are from their manuals.
 const PRESETS: &[Preset] = &[
     at("apache", libc::SIGWINCH),
     at("caddy", libc::SIGTERM),

@@ -2,6 +2,7 @@
 //! how its program learns of them.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::path::Path;
 
 use super::build::Build;
@@ -12,7 +13,7 @@ use super::shell::{self, Line};
 use super::value::{Value, Wrong, wrong};
 use super::vars;
 use crate::model::names::{SocketName, WatcherName};
-use crate::model::spec::{Check, Convention, OnDemand, Place, SocketKind, SocketUse, Which};
+use crate::model::spec::{Check, Convention, Family, OnDemand, Place, SocketKind, SocketUse, Which};
 
 /// The sockets of one watcher, as far as its keys say so.
 pub(super) struct Handed<'a> {
@@ -288,7 +289,7 @@ impl Build<'_> {
     pub(super) fn check_own_socket(&mut self, set: &Set<'_>, check: &Check, handed: &Handed<'_>) {
         let Check::Tcp { host, port } = check else { return };
         let answers = |place: &Place| match place {
-            Place::Inet { host: own, port: own_port, .. } => own_port == port && (is_any(own) || is_same(own, host)),
+            Place::Inet { host: own, port: own_port, family } => own_port == port && meets((own, *family), host),
             Place::Unix(_) | Place::Given => false,
         };
         let gets = |name: &SocketName| match &handed.sockets.which {
@@ -325,16 +326,13 @@ fn refers(set: &Set<'_>) -> bool {
     vars::references(&set.text).iter().any(|reference| reference.name.starts_with("sockets."))
 }
 
-fn is_any(host: &str) -> bool {
-    host.is_empty() || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_unspecified())
-}
-
-/// Whether two texts name one host, this machine by any of its names.
-fn is_same(one: &str, other: &str) -> bool {
-    let here = |host: &str| {
-        host.eq_ignore_ascii_case("localhost") || host.parse::<std::net::IpAddr>().is_ok_and(|it| it.is_loopback())
-    };
-    one.eq_ignore_ascii_case(other) || (here(one) && here(other))
+/// Whether a socket of this host and IP version is where `asked` leads.
+fn meets((own, family): (&str, Family), asked: &str) -> bool {
+    let address = |host: &str| host.parse::<IpAddr>().ok();
+    let here = |host: &str| host.eq_ignore_ascii_case("localhost") || address(host).is_some_and(|it| it.is_loopback());
+    let all = own.is_empty() || address(own).is_some_and(|own| own.is_unspecified());
+    let reached = address(asked).is_none_or(|asked| asked.is_ipv4() == (family == Family::V4));
+    reached && (all || own.eq_ignore_ascii_case(asked) || (here(own) && here(asked)))
 }
 
 #[cfg(test)]
@@ -350,5 +348,27 @@ mod tests {
         assert_eq!(conventions("einhron").unwrap_err().label, "did you mean `einhorn`?");
         assert_eq!(conventions("listen auto").unwrap_err().label, "`auto` stands alone");
         assert!(conventions("systemd").is_err() && conventions(",").is_err());
+    }
+
+    #[test]
+    fn a_check_meets_a_socket_by_address_and_version() {
+        for (own, family, asked) in [
+            ("localhost", Family::V4, "127.0.0.1"),
+            ("::1", Family::V6, "LOCALHOST"),
+            ("", Family::V4, "10.0.0.1"),
+            ("::", Family::V6, "::1"),
+            ("web-1", Family::V4, "Web-1"),
+        ] {
+            assert!(meets((own, family), asked), "{own} {asked}");
+        }
+        for (own, family, asked) in [
+            ("localhost", Family::V4, "::1"),
+            ("::1", Family::V6, "127.0.0.1"),
+            ("0.0.0.0", Family::V4, "::1"),
+            ("10.0.0.1", Family::V4, "127.0.0.1"),
+            ("web-1", Family::V4, "web-2"),
+        ] {
+            assert!(!meets((own, family), asked), "{own} {asked}");
+        }
     }
 }
