@@ -149,7 +149,7 @@ fn a_socket_that_cannot_be_had_ends_the_agent_and_every_reason_is_told() {
             _ => None,
         })
         .collect();
-    assert_eq!(errors, ["socket web: EACCES", "socket adm: EADDRINUSE"]);
+    assert_eq!(errors, ["socket web: EACCES", "socket adm: EADDRINUSE", "nothing was started"]);
     assert_eq!(stage.orders.last(), Some(&Action::Leave { code: 69 }));
     assert!(!stage.orders.iter().any(|action| matches!(action, Action::Spawn { .. })));
 }
