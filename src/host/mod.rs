@@ -279,6 +279,8 @@ impl Host {
         let (open, events) = (Arc::clone(&self.sockets), self.events.clone());
         tokio::task::spawn_blocking(move || {
             let result = open.bind(&sockets);
+            // Whoever drops the host after this has dropped them all, with their paths.
+            drop(open);
             // Nobody listens to an agent that is leaving.
             let _ = events.blocking_send(Event::Bound { bind, result });
         });
