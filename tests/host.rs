@@ -1110,7 +1110,8 @@ assert says(path(), ack) == says(path(), b'{{\"command\":\"worker:ping\",\"pid\"
 async fn an_ack_is_heard_after_nonsense_and_beside_silence() {
     let mut world = World::new();
     let far = world.far();
-    let nonsense = "(b'\\n', b'\\xff\\0\\n', b'READY=1\\n', b'worker:ack\\n', b'{\"command\":\"die\",\"pid\":7}\\n', b'[' * 900 + b'\\n')";
+    let nonsense = "(b'\\n', b'\\xff\\0\\n', b'READY=1\\n', b'worker:ack\\n', b'{\"command\":\"die\",\"pid\":7}\\n', \
+                    b'[' * 900 + b'\\n')";
     let script = format!(
         "{ACK}
 import array, time
@@ -1121,9 +1122,9 @@ for words in {nonsense}:
     path().sendall(words)
     one.sendall(words)
 # More than anybody wants to hear.
-try:
-    for _ in range(20): path().sendall(b'x' * 100000)
-except OSError: pass
+for _ in range(20):
+    try: path().sendall(b'x' * 100000)
+    except OSError: pass
 ours, theirs = socket.socketpair()
 for connection in (path(), one):
     connection.sendmsg([b'x\\n'], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array('i', [theirs.fileno()]))])
