@@ -251,11 +251,14 @@ async fn the_environment_is_the_agents_below_the_programs_below_ours_and_without
                 [("FROM_BOTH", "program"), ("CIRCUS_NODE", "program")].map(|(n, v)| (n.into(), v.into())).into();
         });
         launch.env = vec![("CIRCUS_NODE".into(), "web-1".into()), ("CIRCUS_WATCHER".into(), "test".into())];
+        launch.socket_env = vec![("LISTEN_FDNAMES".into(), "web".into())];
         if with_guard {
             launch.guard = Some(world.far());
         }
         let said = world.says(launch).await;
-        for line in ["FROM_AGENT=agent", "FROM_BOTH=program", "CIRCUS_NODE=web-1", "CIRCUS_WATCHER=test"] {
+        for line in
+            ["FROM_AGENT=agent", "FROM_BOTH=program", "CIRCUS_NODE=web-1", "CIRCUS_WATCHER=test", "LISTEN_FDNAMES=web"]
+        {
             assert!(said.lines().any(|said| said == line), "{line} is not in {said}");
         }
         assert!(!said.contains("not-for-children"), "{said}");
@@ -1038,11 +1041,13 @@ async fn a_command_check_runs_as_the_process_does_and_leaves_nothing_behind() {
             }
         });
         sleeper.env = vec![("CIRCUS_WID".into(), "7".into())];
+        sleeper.socket_env = vec![("LISTEN_FDS".into(), "1".into())];
         let process = world.spawn(sleeper);
         world.spawned(process).await;
         let cmd = |script: &str| Check::Command(["sh", "-c", script].map(String::from).into());
         let as_it = "test \"$FROM_PROGRAM-$CIRCUS_WID-$(pwd)\" = 'x y-7-/usr'";
         assert_eq!(world.checks(process, cmd(as_it)).await, Ok(()));
+        assert_eq!(world.checks(process, cmd("test -z \"$LISTEN_FDS\"")).await, Ok(()), "it has no sockets");
         if geteuid().is_root() {
             assert_eq!(world.checks(process, cmd("test $(id -u) = 65534")).await, Ok(()));
         }
@@ -1353,6 +1358,7 @@ fn launch<const N: usize>(argv: [&str; N]) -> Launch {
         argv: argv.map(String::from).into(),
         program: Arc::new(program),
         env: Vec::new(),
+        socket_env: Vec::new(),
         pids: Vec::new(),
         sockets: Vec::new(),
         stdin: None,

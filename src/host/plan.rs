@@ -93,7 +93,8 @@ fn environment(launch: &Launch, around: &Surroundings) -> BTreeMap<OsString, OsS
     }
     env.extend(around.env.iter().map(|(name, value)| (name.into(), value.into())));
     env.extend(launch.program.env.iter().map(|(name, value)| (name.into(), value.into())));
-    env.extend(launch.env.iter().map(|(name, value)| (name.into(), value.into())));
+    let ours = launch.env.iter().chain(&launch.socket_env);
+    env.extend(ours.map(|(name, value)| (name.into(), value.into())));
     env.insert(tree::TAG.into(), (&around.tag).into());
     env
 }

@@ -356,6 +356,9 @@ pub struct Launch {
     pub program: Arc<ProgramSpec>,
     /// Variables of ours, above all others: `CIRCUS_WATCHER`, `CIRCUS_WID`, `CIRCUS_FENCING_TOKEN`, ….
     pub env: Vec<(String, String)>,
+    /// Variables that tell it of its sockets. Unlike `env` they are for nobody else: a command that checks it has none of
+    /// the sockets.
+    pub socket_env: Vec<(String, String)>,
     /// Variables of ours that hold a pid which nobody knows before the process is there.
     pub pids: Vec<(&'static str, Whose)>,
     /// The sockets it finds from descriptor 3 on.

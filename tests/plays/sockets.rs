@@ -169,7 +169,7 @@ fn a_process_finds_its_sockets_in_their_order_and_is_told_of_them() {
     assert_eq!(launch.argv, ["serve", "--fd=4", "1"]);
     let hand = |id| Handed { socket: id, lane: None };
     assert_eq!((launch.sockets, launch.stdin), (vec![hand(ids[2]), hand(ids[0])], Some(hand(ids[1]))));
-    assert!(launch.env.contains(&("LISTEN_FDNAMES".into(), "web:adm".into())), "{:?}", launch.env);
+    assert!(launch.socket_env.contains(&("LISTEN_FDNAMES".into(), "web:adm".into())), "{:?}", launch.socket_env);
     assert_eq!(launch.pids, [("LISTEN_PID", Whose::Own)]);
 }
 
@@ -187,7 +187,7 @@ fn all_sockets_include_later_ones_for_those_who_start_later_and_touch_nobody_els
     stage.ends("app#1", CRASHED);
     stage.wait(Duration::from_secs(1));
     let launch = start_all(&mut stage).remove(0);
-    assert!(launch.env.contains(&("LISTEN_FDNAMES".into(), "api:web".into())), "{:?}", launch.env);
+    assert!(launch.socket_env.contains(&("LISTEN_FDNAMES".into(), "api:web".into())), "{:?}", launch.socket_env);
 }
 
 #[test]
@@ -286,7 +286,7 @@ fn a_socket_that_goes_is_closed_and_who_had_it_among_all_is_replaced() {
     assert_eq!(stage.story(), ["unbind 1".into(), "signal app#1 15".into(), format!("app kill {pid}")]);
     stage.ends("app#1", DONE);
     let launch = start_all(&mut stage).remove(0);
-    assert!(launch.env.contains(&("LISTEN_FDNAMES".into(), "web".into())), "{:?}", launch.env);
+    assert!(launch.socket_env.contains(&("LISTEN_FDNAMES".into(), "web".into())), "{:?}", launch.socket_env);
 }
 
 #[test]

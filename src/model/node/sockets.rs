@@ -229,7 +229,7 @@ impl Node {
                     opening.push(Socket { id, spec: new.clone(), filed: Some(new.clone()), bound: None });
                 }
                 (Some(SocketEffect::Added | SocketEffect::Moved), _) => {
-                    opening.push(self.new_socket(new.clone(), true))
+                    opening.push(self.new_socket(new.clone(), true));
                 }
                 (Some(SocketEffect::Adjusted | SocketEffect::Removed) | None, _) => {}
             }
@@ -391,7 +391,7 @@ impl Node {
             let users = users.join(", ");
             return Err(Refusal::Failed(format!("socket {name} is used by {users}; take it from there first")));
         }
-        let keys = self.install(Vec::new(), &[name.clone()], actions);
+        let keys = self.install(Vec::new(), std::slice::from_ref(&name), actions);
         log(actions, Level::Info, format!("socket {name}: closed"));
         Ok(self.wait_or(patience, request, Goal::AsTold { keys }))
     }

@@ -138,12 +138,12 @@ impl Watcher {
         let may_sleep = up && self.idle_timeout().is_some();
         match &mut self.demand {
             None => {}
-            Some(Demand::Asleep { watched }) => {
-                if may_wait && !std::mem::replace(watched, true) {
-                    let (watcher, sockets) = (self.spec.name.clone(), self.doors());
-                    actions.push(Action::AwaitDemand { watcher, sockets });
-                }
+            Some(Demand::Asleep { watched }) if may_wait && !*watched => {
+                *watched = true;
+                let (watcher, sockets) = (self.spec.name.clone(), self.doors());
+                actions.push(Action::AwaitDemand { watcher, sockets });
             }
+            Some(Demand::Asleep { .. }) => {}
             Some(Demand::Awake(vigil)) if !may_sleep => {
                 *vigil = Vigil { quiet: None, step: Step::Watching { next: None } };
             }

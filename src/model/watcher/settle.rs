@@ -353,13 +353,13 @@ impl Watcher {
             env.push(("CIRCUS_FENCING_TOKEN".to_owned(), token.to_string()));
             env.push(("CIRCUS_LEASE_KEY".to_owned(), lease.name().lease_key()));
         }
-        env.extend(telling.env);
         Launch {
             watcher: self.spec.name.clone(),
             wid,
             argv,
             program: Arc::clone(&self.program),
             env,
+            socket_env: telling.env,
             pids: telling.pids,
             sockets,
             stdin,
