@@ -18,9 +18,9 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use agent::{Agent, Home, Said, descendants};
+use agent::{Agent, Home, Said, descendants, wait_for};
 use load::Address;
 
 /// An agent whose watchers are servers.
@@ -49,20 +49,15 @@ impl Site {
         Site { agent, home }
     }
 
-    /// Where the sockets are, by name.
+    /// Where the sockets are, by name, when all are open.
+    #[track_caller]
     fn addresses(&self) -> BTreeMap<String, Address> {
-        let reply = self.agent.ask(&json!({"command": "listsockets"}));
-        let sockets = reply["sockets"].as_array().unwrap_or_else(|| panic!("no sockets: {reply}"));
-        let address = |socket: &serde_json::Value| match (socket["path"].as_str(), socket["host"].as_str()) {
-            (Some(path), _) => Address::Unix(path.into()),
-            (None, Some(host)) => {
-                let ip: IpAddr = host.parse().unwrap_or_else(|error| panic!("{error}: {socket}"));
-                let port = socket["port"].as_u64().and_then(|port| u16::try_from(port).ok());
-                Address::Tcp(SocketAddr::new(ip, port.unwrap_or_else(|| panic!("no port: {socket}"))))
-            }
-            (None, None) => panic!("it is not open: {socket}"),
-        };
-        sockets.iter().map(|socket| (socket["name"].as_str().expect("a name").to_owned(), address(socket))).collect()
+        wait_for("all sockets to be open", || {
+            let reply = self.agent.ask(&json!({"command": "listsockets"}));
+            let sockets = reply["sockets"].as_array().unwrap_or_else(|| panic!("no sockets: {reply}"));
+            let named = |socket: &Value| Some((socket["name"].as_str()?.to_owned(), address_of(socket)?));
+            sockets.iter().map(named).collect()
+        })
     }
 
     /// Where one is.
@@ -98,6 +93,15 @@ impl Site {
         self.home.is_clean();
         self.home
     }
+}
+
+/// Where a socket is; nothing while it is being opened.
+fn address_of(socket: &Value) -> Option<Address> {
+    if let Some(path) = socket["path"].as_str() {
+        return Some(Address::Unix(path.into()));
+    }
+    let ip: IpAddr = socket["host"].as_str()?.parse().ok()?;
+    Some(Address::Tcp(SocketAddr::new(ip, u16::try_from(socket["port"].as_u64()?).ok()?)))
 }
 
 /// The programs that the servers run.

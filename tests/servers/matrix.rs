@@ -4,6 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::thread;
 
+use super::agent::wait_for;
 use super::load::{Address, get};
 use super::{Site, installed, programs};
 
@@ -110,7 +111,7 @@ fn each_server_answers_on_each_kind_of_socket_and_after_a_reload_it_is_another_p
         }
     }
 
-    // A socket takes connections as soon as the agent answers, long before there is a server.
+    // A socket takes connections as soon as it is open, long before there is a server.
     let ask = || -> Vec<u32> {
         thread::scope(|scope| {
             let clients =
@@ -128,6 +129,13 @@ fn each_server_answers_on_each_kind_of_socket_and_after_a_reload_it_is_another_p
     let before = ask();
     rows.iter().for_each(|(_, socket)| site.agent.comes_to(socket, "active"));
     site.ctl(&["reload", "--waiting"]).expect(0);
+    // gunicorn removes its socket's path when it stops, though the path is not its own.
+    let path = |address: &Address| match address {
+        Address::Unix(path) => Some(path.clone()),
+        Address::Tcp(_) => None,
+    };
+    let paths: Vec<PathBuf> = addresses.values().filter_map(path).collect();
+    wait_for("all paths to be there", || paths.iter().all(|path| path.exists()).then_some(()));
     let after = ask();
     for ((_, socket), (before, after)) in rows.iter().zip(before.iter().zip(&after)) {
         println!("{socket} at {}: {before}, {after}", addresses[socket]);
@@ -135,13 +143,6 @@ fn each_server_answers_on_each_kind_of_socket_and_after_a_reload_it_is_another_p
     }
     rows.iter().for_each(|(_, socket)| site.agent.comes_to(socket, "active"));
 
-    // Some servers remove a socket's path when they stop, though it is not theirs; the agent itself leaves none behind.
-    let path = |address: &Address| match address {
-        Address::Unix(path) => Some(path.clone()),
-        Address::Tcp(_) => None,
-    };
-    let paths: Vec<PathBuf> = addresses.values().filter_map(path).collect();
-    assert!(paths.iter().all(|path| path.exists()), "{paths:?}");
     let home = site.end();
     assert!(!paths.iter().any(|path| path.exists()), "{paths:?}");
     drop(home);
