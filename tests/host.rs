@@ -235,11 +235,15 @@ async fn a_child_inherits_no_descriptor_but_its_first_three() {
 async fn the_environment_is_the_agents_below_the_programs_below_ours_and_without_secrets() {
     // SAFETY: nothing else runs in this process yet.
     unsafe {
-        for name in
-            ["CIRCUS_REDIS_URL", "CIRCUS_WID", "NOTIFY_SOCKET", "WATCHDOG_USEC", "LISTEN_FDS", "CREDENTIALS_DIRECTORY"]
-        {
+        for name in ["CIRCUS_REDIS_URL", "CIRCUS_WID", "NOTIFY_SOCKET", "WATCHDOG_USEC", "CREDENTIALS_DIRECTORY"] {
             std::env::set_var(name, "not-for-children");
         }
+        for name in ["LISTEN_FDS", "EINHORN_FD_0", "SERVER_STARTER_PORT", "NGINX", "PUMA_INHERIT_0", "GUNICORN_PID"] {
+            std::env::set_var(name, "not-for-children");
+        }
+        std::env::set_var("UNICORN_FD", "not-for-children");
+        std::env::set_var("GUNICORN_FD", "not-for-children");
+        std::env::set_var("GUNICORN_CMD_ARGS", "--workers=2");
         std::env::set_var("FROM_AGENT", "agent");
         std::env::set_var("FROM_BOTH", "agent");
     }
@@ -247,8 +251,8 @@ async fn the_environment_is_the_agents_below_the_programs_below_ours_and_without
     for with_guard in [false, true] {
         let mut launch = launch(["env"]);
         with(&mut launch, |program| {
-            program.env =
-                [("FROM_BOTH", "program"), ("CIRCUS_NODE", "program")].map(|(n, v)| (n.into(), v.into())).into();
+            let own = [("FROM_BOTH", "program"), ("CIRCUS_NODE", "program"), ("UNICORN_FD", "9")];
+            program.env = own.map(|(n, v)| (n.into(), v.into())).into();
         });
         launch.env = vec![("CIRCUS_NODE".into(), "web-1".into()), ("CIRCUS_WATCHER".into(), "test".into())];
         launch.socket_env = vec![("LISTEN_FDNAMES".into(), "web".into())];

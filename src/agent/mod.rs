@@ -347,9 +347,9 @@ impl Agent {
             Action::Bind { bind, sockets } => self.host.bind(bind, sockets),
             Action::Unbind { sockets } => self.host.unbind(&sockets),
             Action::CloseLanes { lanes } => self.host.close_lanes(&lanes),
-            Action::AwaitDemand { watcher, sockets } => self.host.await_demand(watcher, sockets),
+            Action::AwaitDemand { watcher, sockets } => self.host.await_demand(watcher, &sockets),
             Action::IgnoreDemand { watcher } => self.host.ignore_demand(&watcher),
-            Action::CountDemand { watcher, sockets } => self.host.count_demand(watcher, sockets),
+            Action::CountDemand { watcher, sockets } => self.host.count_demand(watcher, &sockets),
             Action::Publish(notice) => self.publish(notice),
             Action::Leave { code } => self.leaving = Some(code),
         }

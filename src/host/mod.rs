@@ -5,8 +5,8 @@
 //! Reading order: `process` (one task per process, reads like its life), [`guard`] (the parent of a singleton's
 //! child), `tree` (what a process left behind), `plan` and `spawn` (from a `Launch` to a running program),
 //! `spawner` (the threads that do it), [`output`] (what processes write), `job` (processes on the side), `hook` and
-//! `python` (what runs at points of a watcher's life), `notify` and `check` (what a process says of itself, and what is
-//! seen of it), `sample`, [`clock`], `frame`, `sys`.
+//! `python` (what runs at points of a watcher's life), `contact` with `notify` and `ack` (what a process says of itself),
+//! `check` (what is seen of it), `sample`, [`clock`], `frame`, `sys`.
 //!
 //! # Invariants
 //!
@@ -25,7 +25,9 @@ pub mod clock;
 pub mod guard;
 pub mod output;
 
+mod ack;
 mod check;
+mod contact;
 mod frame;
 mod hook;
 mod job;
@@ -57,15 +59,15 @@ use signal_hook_tokio::Signals;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
+use self::contact::SocketDir;
 use self::hook::Hooks;
 use self::job::Jobs;
-use self::notify::NotifyDir;
 use self::output::{Hub, Outputs};
 use self::plan::Surroundings;
 use self::process::{Life, Mailbox};
 pub use self::python::find_python;
 use self::sample::Sampler;
-use self::socket::Sockets;
+use self::socket::{Demand, Sockets};
 use self::spawn::{Limit, Plan};
 use self::spawner::Spawner;
 use crate::model::command::RequestId;
@@ -87,10 +89,11 @@ pub struct Host {
     /// What is the same for all of them.
     around: Surroundings,
     guard_program: GuardProgram,
-    notify_dir: Arc<NotifyDir>,
+    notify_dir: Arc<SocketDir>,
     sampler: Arc<Mutex<Sampler>>,
     outputs: Arc<Outputs>,
     sockets: Arc<Sockets>,
+    demand: Demand,
     /// Where hooks and checks are started from.
     jobs: Jobs,
     hooks: Hooks,
@@ -104,9 +107,10 @@ impl Host {
     /// Makes this process adopt orphaned descendants, keeps the descriptors it was started with to itself, and raises
     /// its soft limit on open files; its children start with the limit there was.
     ///
-    /// `notify_dir` is made when the first process is to have a `NOTIFY_SOCKET`, in a directory that there is, and
-    /// removed with the host; what an earlier host left in it is removed too. The users of all such processes must be
-    /// able to reach it, and a socket's path may not be longer than 107 bytes: up to 20 are a slash and a number.
+    /// `notify_dir` is made when the first process is to have a `NOTIFY_SOCKET` or an `EINHORN_SOCK_PATH`, in a
+    /// directory that there is, and removed with the host; what an earlier host left in it is removed too. The users of
+    /// all such processes must be able to reach it, and a socket's path may not be longer than 107 bytes: up to 25 are a
+    /// slash, a number and `.ack`.
     ///
     /// `env` is for all that is started, below what a program's own environment says.
     ///
@@ -125,6 +129,7 @@ impl Host {
         let around = Surroundings { tag: run.clone(), env, open_files: raise_open_files() };
         let jobs = Jobs::new(Arc::clone(&spawner), &run, around.clone());
         Ok(Host {
+            demand: Demand::new(events.clone()),
             events,
             hooks: Hooks::new(jobs.clone(), None),
             called: HashMap::new(),
@@ -136,7 +141,7 @@ impl Host {
             run,
             around,
             guard_program: GuardProgram(c"/proc/self/exe".to_owned()),
-            notify_dir: Arc::new(NotifyDir::new(notify_dir)),
+            notify_dir: Arc::new(SocketDir::new(notify_dir)),
             sampler: Arc::default(),
         })
     }
@@ -290,14 +295,20 @@ impl Host {
 
     /// Watches a sleeping watcher's sockets, in place of those that were watched for it; ends in [`Event::Demanded`] as
     /// soon as a connection or a datagram waits in one of them, unless it is [called off](Host::ignore_demand).
-    pub fn await_demand(&mut self, _watcher: WatcherName, _sockets: Vec<Handed>) {}
+    pub fn await_demand(&mut self, watcher: WatcherName, sockets: &[Handed]) {
+        self.demand.wait(&self.sockets, watcher, sockets);
+    }
 
     /// Stops to watch for a watcher.
-    pub fn ignore_demand(&mut self, _watcher: &WatcherName) {}
+    pub fn ignore_demand(&mut self, watcher: &WatcherName) {
+        self.demand.ignore(watcher);
+    }
 
     /// Looks whether anybody has wanted something of a watcher's sockets since it was last asked, or still does; ends in
     /// [`Event::Counted`].
-    pub fn count_demand(&mut self, _watcher: WatcherName, _sockets: Vec<Handed>) {}
+    pub fn count_demand(&mut self, watcher: WatcherName, sockets: &[Handed]) {
+        self.demand.count(&self.sockets, watcher, sockets);
+    }
 
     fn order(&self, process: ProcessId, give: impl FnOnce(&Mailbox)) {
         if let Some(mailbox) = self.mailboxes.get(&process).and_then(Weak::upgrade) {
@@ -346,6 +357,7 @@ impl GuardProgram {
         Plan {
             argv: vec![text(guard::NAME.into()), text(launch.watcher.to_string())],
             env: vec![text(format!("{}={}", tree::TAG, around.tag))],
+            pids: Vec::new(),
             candidates: vec![self.0.clone()],
             limits: Vec::new(),
             umask: None,

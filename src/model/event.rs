@@ -1,8 +1,8 @@
 //! What happened ([`Event`], past tense) and what to do about it ([`Action`], imperative).
 
+use core::net::SocketAddr;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use circus_agent::model::command::{Answer, Command, Outcome, Patience, Refusal, ReloadWay, Reply, RequestId};
 use circus_agent::model::event::{
-    Action, Address, BindId, Bound, Changes, Event, Exit, Handed, Launch, Level, Notification, ProcessEvent, ProcessId,
-    SocketId, Whose,
+    Action, Address, BindId, Bound, Changes, Event, Exit, Handed, LaneId, Launch, Level, Notification, ProcessEvent,
+    ProcessId, SocketId, Whose,
 };
 use circus_agent::model::names::{SocketName, WatcherName};
 use circus_agent::model::pattern::Pattern;
@@ -128,6 +128,13 @@ fn nothing_starts_before_all_sockets_are_open() {
     assert_eq!(stage.story(), ["bind adm web"]);
     stage.tell(Event::Bound { bind: BindId(99), result: Ok(Vec::new()) });
     assert!(stage.story().is_empty(), "an answer to nobody");
+}
+
+#[test]
+fn who_is_told_to_start_meanwhile_waits_for_its_sockets() {
+    let mut stage = Stage::of(agent(vec![socket("web", 8000)], vec![serving("app", &["web"])]));
+    stage.asks_for(Command::Start { pattern: None, patience: Patience::Admitted });
+    assert_eq!((stage.story(), stage.note("app")), (vec!["bind web".into()], "waits for its sockets".into()));
 }
 
 #[test]
@@ -433,9 +440,12 @@ fn a_lane_goes_from_each_process_to_the_one_that_replaces_it() {
 
 #[test]
 fn a_lane_closes_only_when_fewer_processes_are_wanted() {
-    let mut stage = running(vec![spread(1)], vec![many(2)]);
+    let mut stage = open(vec![spread(1)], vec![many(2)]);
+    let oldest = lane(&start_all(&mut stage)[0]);
+    stage.story();
     let resize = |by| Command::Resize { watcher: "app".into(), by, patience: Patience::Admitted };
     stage.asks_for(resize(-1));
+    assert!(stage.orders.contains(&Action::CloseLanes { lanes: vec![LaneId(oldest)] }));
     let story = stage.story();
     assert!(story.contains(&"signal app#1 15".to_owned()) && story.contains(&"close 1 lanes".to_owned()), "{story:?}");
     stage.ends("app#1", DONE);
@@ -445,6 +455,14 @@ fn a_lane_closes_only_when_fewer_processes_are_wanted() {
     assert!(!stage.story().contains(&"close 1 lanes".to_owned()), "what waits there is served after the next start");
     stage.asks_for(resize(-1));
     assert_eq!(stage.story(), ["close 1 lanes"]);
+}
+
+#[test]
+fn only_sockets_that_are_spread_have_lanes() {
+    let mut stage = open(vec![socket("adm", 2), spread(1)], vec![serving("app", &["adm", "web"])]);
+    let launch = start_all(&mut stage).remove(0);
+    let lanes: Vec<bool> = launch.sockets.iter().map(|handed| handed.lane.is_some()).collect();
+    assert_eq!(lanes, [false, true]);
 }
 
 #[test]

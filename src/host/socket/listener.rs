@@ -2,21 +2,23 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::Refusal;
-use super::file::{Occupant, SocketFile, occupant};
+use super::arrival;
+use super::file::{Keeper, Occupant, SocketFile, check_length};
+use super::kernel;
 use super::place::Target;
 use crate::host::sys::error_text;
 use crate::model::event::{Address, Bound};
 use crate::model::spec::{SocketKind, SocketSpec};
-
-/// The longest path of a socket, in bytes (`sun_path` without the NUL at its end).
-const LONGEST_PATH: usize = 107;
 
 /// The first port that needs no privilege, unless the system says otherwise.
 const FIRST_FREE_PORT: u16 = 1024;
@@ -29,7 +31,25 @@ pub(super) struct Listener {
     kind: SocketKind,
     protocol: Option<i32>,
     /// Of a Unix socket of our own.
-    file: Option<SocketFile>,
+    file: Option<Arc<SocketFile>>,
+    bell: Bell,
+}
+
+/// Tells whether anybody has come, even where a process has served them since.
+#[derive(Debug, Default)]
+struct Bell {
+    is_armed: Mutex<bool>,
+    /// How often it has rung.
+    rung: AtomicU64,
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        // Processes may go on with the socket; the signals would speak of a descriptor that is another's by then.
+        if *self.bell.is_armed.get_mut().unwrap_or_else(PoisonError::into_inner) {
+            arrival::disarm(&self.socket);
+        }
+    }
 }
 
 impl Listener {
@@ -119,15 +139,56 @@ impl Listener {
         Bound { fd: self.socket.as_raw_fd(), address: self.address.clone() }
     }
 
-    /// What it has taken the place of is not needed any more.
-    pub(super) fn keep(&self) {
+    /// What it has taken the place of is not needed any more, and its own path is to stay.
+    pub(super) fn keep(&self, keeper: &Keeper) {
         if let Some(file) = &self.file {
             file.keep();
+            keeper.add(file);
         }
     }
 
-    fn new(socket: Socket, address: Address, spec: &SocketSpec, file: Option<SocketFile>) -> Listener {
-        Listener { socket, address, kind: spec.kind, protocol: spec.protocol, file }
+    /// Has thread `tid` signalled when somebody comes, once; gives back how often that was so. To be heard of by
+    /// [`Listener::ring`].
+    pub(super) fn arm(&self, tid: i32) -> io::Result<u64> {
+        let mut is_armed = self.bell.is_armed.lock().unwrap_or_else(PoisonError::into_inner);
+        if *is_armed && !arrival::is_armed(&self.socket)? {
+            // A process has taken the flag from the socket that it shares with us. Nobody knows who has come since.
+            self.bell.rung.fetch_add(1, Ordering::Relaxed);
+            *is_armed = false;
+        }
+        if !*is_armed {
+            arrival::arm(&self.socket, tid)?;
+            *is_armed = true;
+        }
+        Ok(self.bell.rung.load(Ordering::Relaxed))
+    }
+
+    /// Somebody has come. The next who comes is told when it is armed again: a busy server costs a signal for each time.
+    pub(super) fn ring(&self) {
+        let mut is_armed = self.bell.is_armed.lock().unwrap_or_else(PoisonError::into_inner);
+        if std::mem::take(&mut *is_armed) {
+            self.bell.rung.fetch_add(1, Ordering::Relaxed);
+            arrival::disarm(&self.socket);
+        }
+    }
+
+    /// Whether a connection or a datagram waits.
+    pub(super) fn has_waiting(&self) -> bool {
+        has_waiting(&self.socket)
+    }
+
+    /// Whether a process has a connection that came through it. Where lanes or others share the address, through any of
+    /// them: the kernel does not tell.
+    pub(super) fn has_connection(&self) -> io::Result<bool> {
+        match &self.address {
+            _ if !self.kind.listens() => Ok(false),
+            Address::Inet(address) => kernel::has_tcp_connection(*address),
+            Address::Unix(_) => kernel::has_unix_connection(&self.socket),
+        }
+    }
+
+    fn new(socket: Socket, address: Address, spec: &SocketSpec, file: Option<Arc<SocketFile>>) -> Listener {
+        Listener { socket, address, kind: spec.kind, protocol: spec.protocol, file, bell: Bell::default() }
     }
 }
 
@@ -139,6 +200,12 @@ pub(super) fn type_of(kind: SocketKind) -> Type {
         SocketKind::SeqPacket => Type::SEQPACKET,
         SocketKind::Raw => Type::RAW,
     }
+}
+
+/// Whether a connection or a datagram waits in a socket.
+pub(super) fn has_waiting(socket: impl AsFd) -> bool {
+    let mut asked = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
+    poll(&mut asked, PollTimeout::ZERO).is_ok_and(|ready| ready > 0) && asked[0].any() == Some(true)
 }
 
 /// Where a socket is bound.
@@ -190,15 +257,14 @@ fn open_inet(address: SocketAddr, spec: &SocketSpec, ours: &[(&SocketSpec, &List
 }
 
 fn open_unix(path: &Path, spec: &SocketSpec, ours: &[(&SocketSpec, &Listener)]) -> Result<Listener, String> {
-    let length = path.as_os_str().len();
-    if length > LONGEST_PATH {
-        let most = "ENAMETOOLONG: a socket's path has at most";
-        return Err(format!("{most} {LONGEST_PATH} bytes, and this one {length}; give it a shorter one"));
-    }
+    check_length(path)?;
     let socket = new_socket(Domain::UNIX, spec)?;
-    let is_ours = ours.iter().any(|(_, other)| other.file.as_ref().is_some_and(|file| file.is_at(path)));
-    let place = if is_ours { Occupant::Ours } else { occupant(path, spec.kind)? };
-    let file = SocketFile::bind(&socket, path, spec, place)?;
+    let mut files = ours.iter().filter_map(|(_, other)| other.file.as_ref());
+    let occupant = match files.find(|file| file.is_at(path)) {
+        Some(file) => Occupant::Ours(Arc::clone(file)),
+        None => Occupant::of(path, spec.kind)?,
+    };
+    let file = Arc::new(SocketFile::bind(&socket, path, spec, occupant)?);
     set_up(&socket, spec)?;
     Ok(Listener::new(socket, Address::Unix(path.to_owned()), spec, Some(file)))
 }
@@ -242,7 +308,11 @@ fn backlog(spec: &SocketSpec) -> i32 {
 
 fn explain_inet(error: &io::Error, address: SocketAddr, spec: &SocketSpec) -> String {
     match Errno::from_raw(error.raw_os_error().unwrap_or(0)) {
-        Errno::EADDRINUSE => "EADDRINUSE: another program is there; stop it or choose another port".into(),
+        Errno::EADDRINUSE => {
+            let who = kernel::holder(address, spec.kind).unwrap_or_else(|| "another program".into());
+            let does = if spec.kind.listens() { "listens" } else { "is" };
+            format!("EADDRINUSE: {who} {does} there; stop it or choose another port")
+        }
         Errno::EACCES if address.port() < FIRST_FREE_PORT => format!(
             "EACCES: ports below {FIRST_FREE_PORT} take a privilege; \
              run the agent with CAP_NET_BIND_SERVICE, or choose a higher port"

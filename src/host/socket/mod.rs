@@ -1,7 +1,8 @@
 //! The sockets that the agent opens and processes share.
 //!
 //! Reading order: this file (which are open, under which id, and who gets what), `listener` (one open socket), `place`
-//! (where a socket is to be), `file` (the path of a Unix socket).
+//! (where a socket is to be), `file` (the path of a Unix
+//! socket), `kernel` (what others have); `demand` (who comes, while nobody serves and since), `arrival` (how that is seen).
 //!
 //! # Invariants
 //!
@@ -12,7 +13,10 @@
 //!   connections wait for the next.
 //! - Nothing that may block is done while `open` is locked: processes are started meanwhile.
 
+mod arrival;
+mod demand;
 mod file;
+mod kernel;
 mod listener;
 mod place;
 
@@ -20,6 +24,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+pub(super) use self::demand::Demand;
+use self::file::Keeper;
 use self::listener::Listener;
 use self::place::{Given, Target};
 use crate::model::event::{Bound, Handed, LaneId, SocketId, SpawnFailure};
@@ -33,6 +39,7 @@ pub(super) struct Sockets {
     open: Mutex<HashMap<SocketId, Open>>,
     /// Held while sockets are opened and closed, which may take long: one order is carried out after the other.
     orders: Mutex<()>,
+    keeper: Keeper,
 }
 
 /// An opening of a socket.
@@ -143,6 +150,21 @@ impl Sockets {
         handed.iter().map(hand).collect()
     }
 
+    /// Where somebody may wait for a process that has these: in its lane's listener, or while that has none in any.
+    fn listeners(&self, handed: &[Handed]) -> Vec<Arc<Listener>> {
+        let open = self.open();
+        let of_one = |Handed { socket, lane }: &Handed| {
+            let open = open.get(socket)?;
+            let own = lane.and_then(|lane| open.lanes.get(&lane));
+            Some(own.map_or_else(|| open.listeners(), |own| vec![Arc::clone(own)]))
+        };
+        handed.iter().filter_map(of_one).flatten().collect()
+    }
+
+    fn all_listeners(&self) -> Vec<Arc<Listener>> {
+        self.open().values().flat_map(Open::listeners).collect()
+    }
+
     /// One part of an order. Where it fails, nothing of it is left to be taken back.
     fn carry_out(&self, id: SocketId, spec: &SocketSpec, target: &Target, done: &[Done]) -> Result<Vec<Done>, Refusal> {
         // While `orders` is held nobody else opens or closes any.
@@ -186,7 +208,7 @@ impl Sockets {
     fn keep(&self, step: Done) {
         match step {
             Done::Opened(id, opened) => {
-                opened.listeners().iter().for_each(|listener| listener.keep());
+                opened.listeners().iter().for_each(|listener| listener.keep(&self.keeper));
                 self.open().insert(id, opened);
             }
             Done::Adjusted { .. } => {}

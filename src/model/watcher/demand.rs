@@ -67,7 +67,7 @@ impl Watcher {
 
     /// Somebody wants something.
     pub fn demanded(&mut self, actions: &mut Vec<Action>) {
-        if self.demand == Some(Demand::Asleep { watched: true }) && self.goal == Goal::Run {
+        if self.demand == Some(Demand::Asleep { watched: true }) {
             self.demand = Some(Demand::WAKING);
             // What it has failed at before is not forgotten: who asks again and again does not make it quicker.
             self.retired.clear();
@@ -173,11 +173,11 @@ impl Watcher {
         }
     }
 
-    /// Lets those that were frozen go on, unless it is being decided about them.
+    /// Lets those that were frozen go on, unless it is still being decided about them.
     fn thaw(&mut self, actions: &mut Vec<Action>) {
         let deciding = matches!(&self.demand, Some(Demand::Awake(vigil))
             if matches!(vigil.step, Step::Freezing(_) | Step::Deciding));
-        if deciding && !self.must_go() {
+        if deciding {
             return;
         }
         for process in std::mem::take(&mut self.frozen) {

@@ -273,9 +273,6 @@ impl Watcher {
             self.restart(now);
             return Reloading::Replaced;
         }
-        if self.is_asleep() {
-            return Reloading::Kept;
-        }
         if self.spec.send_hup {
             self.signal(None, SIGHUP, Reach::Main, actions);
             self.publish(News::Reload, actions);
