@@ -31,7 +31,7 @@ fn agent(sockets: Vec<SocketSpec>, watchers: Vec<WatcherSpec>) -> AgentSpec {
 /// The latest order to open sockets.
 fn ordered(stage: &mut Stage) -> (BindId, Vec<(SocketId, SocketSpec)>) {
     let found = stage.orders.iter().rev().find_map(|action| match action {
-        Action::Bind { bind, sockets } => Some((*bind, sockets.clone())),
+        Action::Bind { bind, sockets, .. } => Some((*bind, sockets.clone())),
         _ => None,
     });
     found.expect("an order to open sockets")
@@ -384,7 +384,9 @@ fn sockets_are_added_changed_and_removed_by_commands() {
 #[test]
 fn a_socket_added_by_a_command_stays_when_the_file_is_read_and_none_takes_anothers_place() {
     let app = || vec![serving("app", &["web"])];
-    let mut stage = running(vec![socket("web", 8000)], app());
+    let mut stage = Stage::of(agent(vec![socket("web", 8000)], app()));
+    let web = opens(&mut stage)[0];
+    start_all(&mut stage);
     let add = |stage: &mut Stage, spec: SocketSpec| {
         let name = spec.name.to_string();
         let command = Command::AddSocket { name, changes: Changes::default(), patience: Patience::Admitted };
@@ -395,8 +397,11 @@ fn a_socket_added_by_a_command_stays_when_the_file_is_read_and_none_takes_anothe
     add(&mut stage, socket("adm", 9000));
     opens(&mut stage);
     let twin = add(&mut stage, socket("twin", 8000));
+    let Some(Action::Bind { staying, .. }) = stage.orders.last() else { panic!("no order: {:?}", stage.orders) };
+    assert!(staying.contains(&web), "nothing may take its place");
+    fails_to_open(&mut stage, "socket twin: EADDRINUSE");
     let refused = reply(&mut stage, twin);
-    assert!(matches!(&refused, Some(Reply::Refused(Refusal::BadMessage(why))) if why.contains("web")), "{refused:?}");
+    assert!(matches!(&refused, Some(Reply::Refused(Refusal::Failed(why))) if why.contains("twin")), "{refused:?}");
     let request = file_says(&mut stage, vec![socket("web", 8000)], app());
     assert!(matches!(reply(&mut stage, request), Some(Reply::Done(_))));
     assert_eq!(sockets_of(&mut stage).len(), 2);
