@@ -382,6 +382,16 @@ fn sockets_are_added_changed_and_removed_by_commands() {
 }
 
 #[test]
+fn a_socket_can_be_changed_after_the_watcher_that_may_have_it_was_removed() {
+    let only = SocketSpec { watchers: vec![app()], ..socket("web", 8000) };
+    let mut stage = open(vec![only], vec![watcher("other")]);
+    let (changes, patience) = (Changes::default(), Patience::Admitted);
+    stage.asks_for(Command::SetSocket { socket: "web".into(), changes, patience });
+    let Some(Action::AmendSocket { defaults, .. }) = stage.orders.last() else { panic!("{:?}", stage.orders) };
+    assert!(defaults.watchers.contains_key(&app()), "{defaults:?}");
+}
+
+#[test]
 fn a_socket_added_by_a_command_stays_when_the_file_is_read_and_none_takes_anothers_place() {
     let app = || vec![serving("app", &["web"])];
     let mut stage = Stage::of(agent(vec![socket("web", 8000)], app()));

@@ -307,7 +307,11 @@ impl Node {
         actions: &mut Vec<Action>,
     ) -> Result<(), Refusal> {
         let base = Box::new(self.find_socket(name)?.spec.clone());
-        let (of, asked, defaults) = (SocketBase::Socket(base.clone()), changes.clone(), self.defaults());
+        let (of, asked, mut defaults) = (SocketBase::Socket(base.clone()), changes.clone(), self.defaults());
+        // Who alone may have it may have been removed since: other settings may change.
+        for admitted in &base.watchers {
+            defaults.watchers.entry(admitted.clone()).or_default();
+        }
         actions.push(Action::AmendSocket { request, base: of, changes: asked, defaults });
         self.socket_amendments.insert(request, SocketAmendment::Set { base, changes, patience });
         Ok(())
