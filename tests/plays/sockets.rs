@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use circus_agent::model::command::{Answer, Command, Outcome, Patience, Refusal, ReloadWay, Reply, RequestId};
+use circus_agent::model::command::{Answer, Command, Leave, Outcome, Patience, Refusal, ReloadWay, Reply, RequestId};
 use circus_agent::model::event::{
     Action, Address, BindId, Bound, Changes, Event, Exit, Handed, LaneId, Launch, Level, Notification, ProcessEvent,
     ProcessId, SocketId, Whose,
@@ -570,6 +570,43 @@ fn a_stop_ends_the_watch_and_a_late_connection_starts_nothing() {
     assert!(stage.story().is_empty());
     stage.asks_for(Command::Start { pattern: None, patience: Patience::Admitted });
     assert_eq!(stage.story(), ["await app"]);
+}
+
+#[test]
+fn what_is_closed_is_not_watched_any_more() {
+    // A file that takes both away.
+    let mut stage = open(vec![socket("web", 1)], vec![on_demand()]);
+    stage.story();
+    file_says(&mut stage, Vec::new(), Vec::new());
+    assert!(stage.story().contains(&"ignore app".to_owned()));
+    // One that takes the socket from who is to go on.
+    let mut stage = open(vec![socket("web", 1)], vec![on_demand()]);
+    stage.story();
+    file_says(&mut stage, Vec::new(), vec![on_demand()]);
+    assert!(stage.story().contains(&"ignore app".to_owned()));
+    assert_eq!(stage.note("app"), "waits for its sockets");
+    demanded(&mut stage);
+    assert!(stage.story().is_empty());
+    // A lane that is one too many: what comes to it would wait for ever.
+    let mut stage = open(vec![spread(1)], vec![WatcherSpec { numprocesses: 2, ..on_demand() }]);
+    stage.story();
+    stage.asks_for(Command::Resize { watcher: "app".into(), by: -1, patience: Patience::Admitted });
+    let story = stage.story();
+    assert_eq!(story, ["close 1 lanes", "await app"]);
+}
+
+#[test]
+fn who_is_removed_and_left_alone_is_neither_watched_nor_left_frozen() {
+    let remove = || Command::Remove { watcher: "app".into(), leave: Leave::Processes, patience: Patience::Admitted };
+    let mut stage = open(vec![socket("web", 1)], vec![on_demand()]);
+    stage.story();
+    stage.asks_for(remove());
+    assert!(stage.story().contains(&"ignore app".to_owned()));
+    let mut stage = awake(on_demand());
+    quiet(&mut stage);
+    assert_eq!(stage.story().last().map(String::as_str), Some("freeze app#1"));
+    stage.asks_for(remove());
+    assert!(stage.story().contains(&"signal app#1 18".to_owned()));
 }
 
 #[test]
