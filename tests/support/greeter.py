@@ -2,7 +2,7 @@
 
     greeter.py [once]
 
-It finds its sockets by LISTEN_FDS, and takes wrong words there for a reason to end. A connection is answered at once,
+It finds its sockets by LISTEN_FDS, and takes wrong words there for a reason to end; one may be its stdin, too. A connection is answered at once,
 and closed when the client closes it; a datagram is answered with one.
 
 once: it ends, with 0, when a while nobody has come and nobody is connected.
@@ -11,6 +11,7 @@ once: it ends, with 0, when a while nobody has come and nobody is connected.
 import os
 import select
 import socket
+import stat
 import sys
 import threading
 import time
@@ -31,7 +32,10 @@ def sockets():
     count = int(os.environ["LISTEN_FDS"])
     if len(names) != count:
         raise SystemExit(f"{count} sockets are called {names}")
-    return [socket.socket(fileno=fd) for fd in range(FIRST_FD, FIRST_FD + count)]
+    fds = list(range(FIRST_FD, FIRST_FD + count))
+    if stat.S_ISSOCK(os.fstat(0).st_mode):
+        fds.append(0)
+    return [socket.socket(fileno=fd) for fd in fds]
 
 
 def came(difference):
