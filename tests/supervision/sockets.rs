@@ -15,7 +15,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::World;
 use super::agent::{Agent, PATIENCE, variable_of};
@@ -31,7 +31,7 @@ impl World {
     /// The command line of the server in `sockets/server.py`, for these words: descriptors, and how it says that it is up.
     fn server(&self, words: &str) -> String {
         let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/supervision/sockets/server.py");
-        format!("python3 -I -S {file} {} {words}", self.path().display())
+        format!("python3 -I -S {file} {} {words}", self.path().display()).trim_end().to_owned()
     }
 }
 
@@ -113,10 +113,16 @@ fn sockets_of(pid: u32) -> BTreeMap<u32, String> {
 
 /// The agent's own sockets that are shared, by name.
 fn shared(agent: &Agent) -> BTreeMap<String, String> {
+    let named = |(name, descriptor)| Some((name, socket_of(agent.pid(), descriptor)?));
+    descriptors(agent).into_iter().filter_map(named).collect()
+}
+
+/// The agent's descriptors of them.
+fn descriptors(agent: &Agent) -> BTreeMap<String, u32> {
     let sockets = agent.ask(&json!({"command": "listsockets"}))["sockets"].clone();
-    let named = |socket: &serde_json::Value| {
+    let named = |socket: &Value| {
         let descriptor = u32::try_from(socket["fd"].as_u64()?).ok()?;
-        Some((socket["name"].as_str()?.to_owned(), socket_of(agent.pid(), descriptor)?))
+        Some((socket["name"].as_str()?.to_owned(), descriptor))
     };
     sockets.as_array().into_iter().flatten().filter_map(named).collect()
 }
@@ -138,6 +144,6 @@ fn only(agent: &Agent, watcher: &str) -> u32 {
 /// The processes of a watcher as its answers name them.
 fn names(agent: &Agent, watcher: &str) -> Vec<String> {
     let processes = agent.watcher(watcher)["processes"].clone();
-    let name = |process: &serde_json::Value| Some(format!("{watcher}#{} {}", process["wid"], process["pid"].as_u64()?));
+    let name = |process: &Value| Some(format!("{watcher}#{} {}", process["wid"], process["pid"].as_u64()?));
     processes.as_array().into_iter().flatten().filter_map(name).collect()
 }

@@ -72,6 +72,7 @@ def serve(doors, bell, told):
                     one.sendall(answer(question, doors[0]).encode())
                     answered[one] = True
                 else:
+                    one.close()
                     del answered[one]
 
 
