@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use serde_json::{Value, json};
 
 use super::World;
-use super::agent::{Agent, PATIENCE, variable_of};
+use super::agent::{Agent, PATIENCE, variable_of, wait_for};
 
 /// Another address of this machine for each test: all of 127.0.0.0/8 are, so that no test needs another's port.
 fn own_address() -> Ipv4Addr {
@@ -28,6 +28,16 @@ fn own_address() -> Ipv4Addr {
 }
 
 impl World {
+    /// Starts an agent, and waits until its sockets are open: it can be asked before they are.
+    fn listening(&self, config: &str) -> Agent {
+        let agent = self.agent("a", config);
+        wait_for("its sockets to be open", || {
+            let sockets = agent.ask(&json!({"command": "listsockets"}))["sockets"].clone();
+            sockets.as_array()?.iter().all(|socket| socket["fd"].is_u64()).then_some(())
+        });
+        agent
+    }
+
     /// The command line of the server in `sockets/server.py`, for these words: descriptors, and how it says that it is up.
     fn server(&self, words: &str) -> String {
         let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/supervision/sockets/server.py");
@@ -96,6 +106,18 @@ fn who(at: SocketAddr) -> String {
 fn who_at(path: &Path) -> String {
     let answer = Client::connect_to(path).and_then(|mut client| client.ask("who"));
     answer.unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Waits until nobody listens there any more.
+#[track_caller]
+fn is_closed(at: SocketAddr) {
+    wait_for(&format!("{at} to be closed"), || Client::connect(at).is_err().then_some(()));
+}
+
+/// The same of a path, which is gone with its socket.
+#[track_caller]
+fn is_gone(path: &Path) {
+    wait_for(&format!("{} to be gone", path.display()), || (!path.exists()).then_some(()));
 }
 
 /// Which socket a descriptor of a process is, if it is one: `socket:[4711]`.

@@ -34,7 +34,7 @@ fn the_first_connection_wakes_its_own_watcher_alone_and_is_served_by_it() {
         sleeper(&world, "two", ""),
         sleeper(&world, "path", ""),
     ];
-    let agent = world.agent("a", &config.concat());
+    let agent = world.listening(&config.concat());
     let sleeps = |watcher: &str| agent.watcher(watcher)["state"] == "listening" && agent.pids(watcher).is_empty();
     ["one", "two", "path"].iter().for_each(|watcher| agent.comes_to(watcher, "listening"));
     // All is well: that nobody is there is as it should be.
@@ -60,7 +60,7 @@ fn the_first_connection_wakes_its_own_watcher_alone_and_is_served_by_it() {
 fn a_stopped_sleeper_hears_nobody_and_a_started_one_those_who_came_meanwhile() {
     let world = World::new();
     let at = SocketAddr::from((own_address(), 1000));
-    let agent = world.agent("a", &(tcp("web", at) + &sleeper(&world, "web", "")));
+    let agent = world.listening(&(tcp("web", at) + &sleeper(&world, "web", "")));
     agent.comes_to("web", "listening");
     agent.ctl(&world, &["stop", "web", "--waiting"]).expect(0);
     assert_eq!(agent.watcher("web")["state"], "stopped");
@@ -91,7 +91,7 @@ fn who_is_connected_keeps_it_up_and_when_they_have_gone_it_sleeps_again() {
         sleeper(&world, "web", "idle_timeout = 0.3"),
         sleeper(&world, "path", "idle_timeout = 0.3"),
     ];
-    let agent = world.agent("a", &config.concat());
+    let agent = world.listening(&config.concat());
     let mut kept = Client::connect(at).unwrap();
     let mut kept_too = Client::connect_to(&path).unwrap();
     kept.ask("who").unwrap();
@@ -129,7 +129,7 @@ fn one_that_crashes_whenever_it_is_woken_is_tried_ever_more_slowly_and_says_so()
         format!("[watcher:bad]\ncmd = {command}\nsockets = bad\non_demand = True\n"),
         sleeper(&world, "good", ""),
     ];
-    let agent = world.agent("a", &config.concat());
+    let agent = world.listening(&config.concat());
     agent.comes_to("bad", "listening");
     let _waiting = Client::connect(bad).unwrap();
     agent.comes_to("bad", "backoff");
@@ -146,7 +146,7 @@ fn one_that_crashes_whenever_it_is_woken_is_tried_ever_more_slowly_and_says_so()
 fn an_agent_whose_watchers_sleep_leaves_at_once_and_takes_its_paths_along() {
     let world = World::new();
     let path = world.file("web.unix");
-    let mut agent = world.agent("a", &(unix("web", &path) + &sleeper(&world, "web", "graceful_timeout = 600")));
+    let mut agent = world.listening(&(unix("web", &path) + &sleeper(&world, "web", "graceful_timeout = 600")));
     agent.comes_to("web", "listening");
     assert!(path.exists());
     agent.signal(libc::SIGTERM);

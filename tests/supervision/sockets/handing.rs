@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use super::super::World;
 use super::super::agent::{is_alive, parent_of, variable_of, wait_for};
-use super::{Client, only, own_address, shared, socket_of, sockets_of, tcp, unix, variable, who};
+use super::{is_closed, only, own_address, shared, socket_of, sockets_of, tcp, unix, variable, who};
 
 #[test]
 fn a_process_gets_the_sockets_that_it_names_in_that_order_and_no_other() {
@@ -14,8 +14,7 @@ fn a_process_gets_the_sockets_that_it_names_in_that_order_and_no_other() {
     let path = world.file("admin.unix");
     let sockets = tcp("web", (host, 8000).into()) + &unix("admin", &path) + &tcp("other", (host, 8001).into());
     let watcher = |name: &str, more: &str| format!("[watcher:{name}]\ncmd = sleep 600\n{more}\n");
-    let agent = world.agent(
-        "a",
+    let agent = world.listening(
         &[
             sockets,
             watcher("two", "sockets = web, admin\nsocket_env = none"),
@@ -62,8 +61,9 @@ fn both_spellings_are_the_number_in_any_case_and_nothing_names_the_sockets_twice
              sockets = web, adm\n"
         ),
     ];
-    let agent = world.agent("a", &config.concat());
+    let agent = world.listening(&config.concat());
     world.tells("up web#1", 1);
+    agent.comes_to("web", "active");
     let pid = only(&agent, "web");
     let words = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap().replace('\0', " ");
     assert!(words.ends_with(" --fd 3 4 3 "), "{words}");
@@ -86,7 +86,7 @@ fn each_convention_says_where_they_are_with_the_pids_that_programs_compare() {
          socket_env = circus, listen, einhorn, nginx, server-starter, unicorn, puma\n"
             .into(),
     ];
-    let agent = world.agent("a", &config.concat());
+    let agent = world.listening(&config.concat());
     agent.comes_to("web", "active");
     let pids = agent.pids("web");
     for (index, pid) in pids.iter().enumerate() {
@@ -128,7 +128,7 @@ fn a_server_behind_a_shell_finds_its_own_pid() {
         format!("[watcher:plain]\ncmd = {server} 2>&1\nshell = True\nsockets = plain\n"),
         format!("[watcher:exec]\ncmd = cd / && exec {server}\nshell = True\nsockets = exec\n"),
     ];
-    let agent = world.agent("a", &config.concat());
+    let agent = world.listening(&config.concat());
     for (watcher, at) in ["plain", "exec"].iter().zip(places) {
         // The server compares LISTEN_PID before it listens.
         assert_eq!(who(at), format!("{watcher}#1 {}", only(&agent, watcher)));
@@ -146,7 +146,7 @@ fn a_singleton_serves_on_a_socket_that_its_guard_does_not_keep() {
             "[watcher:web]\ncmd = {}\nsingleton = True\nlease_ttl = 3\nsockets = web\ncopy_env = True\n",
             world.server("")
         );
-    let mut agent = world.agent("a", &config);
+    let mut agent = world.listening(&config);
     agent.comes_to("web", "active");
     let pid = only(&agent, "web");
     assert_eq!(who(at), format!("web#1 {pid}"));
@@ -160,7 +160,7 @@ fn a_singleton_serves_on_a_socket_that_its_guard_does_not_keep() {
     // With the agent goes the child; nobody listens any more.
     agent.kill();
     wait_for("the child's end", || (!is_alive(pid)).then_some(()));
-    wait_for("a port that nobody has", || Client::connect(at).is_err().then_some(()));
+    is_closed(at);
     world.is_clean();
 }
 

@@ -34,7 +34,7 @@ fn who_all(at: SocketAddr) -> BTreeSet<String> {
 fn each_process_has_a_listener_of_its_own_which_its_successor_inherits() {
     let world = World::new();
     let at = SocketAddr::from((own_address(), 1000));
-    let agent = world.agent("a", &spread(&world, at, ""));
+    let agent = world.listening(&spread(&world, at, ""));
     agent.comes_to("web", "active");
     let own = listeners(&agent);
     assert_eq!(own.len(), 2, "{own:?}");
@@ -66,7 +66,7 @@ fn each_process_has_a_listener_of_its_own_which_its_successor_inherits() {
 fn who_waits_for_a_process_that_dies_is_served_by_the_next() {
     let world = World::new();
     let at = SocketAddr::from((own_address(), 1000));
-    let agent = world.agent("a", &spread(&world, at, ""));
+    let agent = world.listening(&spread(&world, at, ""));
     agent.comes_to("web", "active");
     who_all(at);
     // One of them hears nothing: what the kernel gives to it waits.
@@ -91,7 +91,7 @@ fn a_rolling_reload_waits_for_each_ack_and_refuses_nobody_meanwhile() {
                 "[watcher:web]\ncmd = {} $(circus.sockets.web)\nsockets = web\nnumprocesses = 2\nready = ack\n",
                 world.server(way)
             );
-        let agent = world.agent("a", &config);
+        let agent = world.listening(&config);
         ["up web#1", "up web#2"].iter().for_each(|line| world.tells(line, 1));
         assert_eq!(agent.watcher("web")["state"], "starting", "{way}");
         world.open("ack");

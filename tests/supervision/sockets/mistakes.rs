@@ -60,7 +60,9 @@ fn all_that_cannot_be_opened_is_told_at_once_with_who_has_it_and_nothing_starts(
     let me = fs::read_to_string("/proc/self/comm").unwrap();
     let me = format!("{} (pid {})", me.trim_end(), std::process::id());
     for line in [
-        format!("socket taken: cannot listen on {taken}: EADDRINUSE: {me} listens there; stop it or choose another port"),
+        format!(
+            "socket taken: cannot listen on {taken}: EADDRINUSE: {me} listens there; stop it or choose another port"
+        ),
         "socket away: cannot listen on 192.0.2.1:80: EADDRNOTAVAIL: this machine has no such address".into(),
         "ENODEV: there is no interface nonesuch0; `ip link` shows those there are".into(),
         "socket named: cannot listen on no-such-host.invalid:8080: no host \"no-such-host.invalid\" is known".into(),
@@ -110,7 +112,7 @@ fn a_path_that_nobody_listens_at_any_more_is_taken_and_a_live_one_only_when_it_i
         unix("live", &live) + "replace = True\n",
         format!("[watcher:web]\ncmd = {}\nuse_sockets = True\n", world.server("")),
     ];
-    let agent = world.agent("a", &config.concat());
+    let agent = world.listening(&config.concat());
     agent.comes_to("web", "active");
     says(&agent.log(), &format!("socket stale: removing {}, a socket that nobody has open", stale.display()));
     says(&agent.log(), &format!("socket live: taking {} from ", live.display()));
