@@ -2,8 +2,8 @@
 
 use std::net::SocketAddr;
 
-use super::super::World;
 use super::super::agent::{Agent, is_alive, send, wait_for};
+use super::super::{World, words};
 use super::{Client, only, own_address, tcp, unix, who, who_at};
 
 /// A watcher of the server that sleeps until somebody connects to the socket of its name.
@@ -106,6 +106,7 @@ fn who_is_connected_keeps_it_up_and_when_they_have_gone_it_sleeps_again() {
     agent.comes_to("clock", "listening");
     assert_eq!(["web", "path"].map(|watcher| only(&agent, watcher)), pids);
 
+    let mut events = agent.events("web");
     drop((kept, kept_too));
     for watcher in ["web", "path"] {
         agent.comes_to(watcher, "listening");
@@ -113,7 +114,9 @@ fn who_is_connected_keeps_it_up_and_when_they_have_gone_it_sleeps_again() {
     }
     assert!(!pids.iter().any(|pid| is_alive(*pid)));
     world.tells("down web#1", 1);
+    assert_eq!(words(&mut events, "stop"), ["kill", "reap", "stop"]);
     assert_ne!(wakes(&agent, "web", at), pids[0]);
+    assert_eq!(words(&mut events, "start"), ["spawn", "start"]);
     world.end(agent);
 }
 
