@@ -124,7 +124,7 @@ impl Start {
         });
         given.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         given.sockets.iter().for_each(|(name, _)| tracing::info!("systemd hands over socket {name}"));
-        match agent::run(&path, overrides, config, notify) {
+        match agent::run(&path, overrides, config, notify, given.sockets) {
             Ok(code) => Ok(u8::try_from(code).unwrap_or(agent_exit::INTERNAL)),
             Err(error) => Err((agent_exit::UNAVAILABLE, error.to_string())),
         }

@@ -197,7 +197,7 @@ impl Connection {
     }
 
     fn hear(&mut self, ration: &mut Ration) -> Heard {
-        let mut buffer = [0; 512];
+        let mut buffer = [0; LONGEST];
         while ration.is_left() {
             let length = match self.stream.get_ref().read(&mut buffer) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,

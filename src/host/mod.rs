@@ -199,7 +199,9 @@ impl Host {
     /// Stops the whole tree of a process that nobody guards (SIGSTOP); ends in
     /// [`ProcessEvent::Frozen`](crate::model::event::ProcessEvent::Frozen) when nothing of it runs any more. SIGCONT to the
     /// tree lets it go on.
-    pub fn freeze(&mut self, _process: ProcessId) {}
+    pub fn freeze(&mut self, process: ProcessId) {
+        self.order(process, Mailbox::freeze);
+    }
 
     /// Sends SIGKILL to the whole tree until nothing of it is left.
     pub fn kill(&mut self, process: ProcessId) {
@@ -277,6 +279,8 @@ impl Host {
         let (open, events) = (Arc::clone(&self.sockets), self.events.clone());
         tokio::task::spawn_blocking(move || {
             let result = open.bind(&sockets);
+            // Whoever drops the host after this has dropped them all, with their paths.
+            drop(open);
             // Nobody listens to an agent that is leaving.
             let _ = events.blocking_send(Event::Bound { bind, result });
         });

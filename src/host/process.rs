@@ -51,6 +51,8 @@ pub(super) struct Mailbox {
 struct Orders {
     /// Each once, in the order in which they were given.
     signals: Vec<(i32, Reach)>,
+    /// After how many of them the tree is to be frozen.
+    freeze: Option<usize>,
     deadline: Option<Deadline>,
     kill: bool,
     /// One for each purpose.
@@ -61,6 +63,11 @@ struct Orders {
 /// others at most.
 const MOST_SIGNALS: usize = 1000;
 
+/// How often it is tried to freeze a tree: one that waits for a device cannot be.
+const FREEZE: u32 = 100;
+/// And how soon again.
+const FREEZE_PAUSE: Duration = Duration::from_millis(1);
+
 impl Mailbox {
     /// Adds a signal; one that cannot exist is none.
     pub(super) fn signal(&self, signal: i32, reach: Reach) {
@@ -68,6 +75,13 @@ impl Mailbox {
             self.orders().add_signal(signal, reach);
             self.news.notify_one();
         }
+    }
+
+    /// Adds a freeze: what is ordered later comes after it.
+    pub(super) fn freeze(&self) {
+        let mut orders = self.orders();
+        orders.freeze = Some(orders.signals.len());
+        self.news.notify_one();
     }
 
     /// Adds a check; one that waits already for the same purpose is made in its stead.
@@ -103,7 +117,9 @@ impl Mailbox {
 impl Orders {
     fn add_signal(&mut self, signal: i32, reach: Reach) {
         let too_many = matches!(reach, Reach::Child(_)) && self.signals.len() >= MOST_SIGNALS;
-        if !too_many && !self.signals.contains(&(signal, reach)) {
+        // What was to be sent before a freeze is no reason not to send it after.
+        let alike = &self.signals[self.freeze.unwrap_or(0)..];
+        if !too_many && !alike.contains(&(signal, reach)) {
             self.signals.push((signal, reach));
         }
     }
@@ -205,22 +221,39 @@ impl Life {
         let name = launch.watcher.as_str();
         let scope = Scope::Process { pid: Some(child.pid()), main: Main::Running, tag: &self.around.tag };
         let mut killing: Option<Patience> = None;
+        let mut freezing: Option<u32> = None;
         loop {
             let pause = killing.as_mut().map(Patience::pause);
             select! {
                 biased;
                 exit = child.ended() => return exit,
                 orders = self.mailbox.fetch() => {
-                    for (signal, reach) in orders.signals {
+                    let send = |signals: &[(i32, Reach)]| for &(signal, reach) in signals {
                         tree::signal_below(child.pid(), signal, reach);
                         if tree::reaches_main(reach) {
                             child.signal(signal);
                         }
+                    };
+                    let (before, after) = orders.signals.split_at(orders.freeze.unwrap_or(0));
+                    send(before);
+                    if orders.freeze.is_some() {
+                        freezing = Some(FREEZE);
                     }
+                    if after.iter().any(|(signal, _)| *signal == libc::SIGCONT) {
+                        freezing = None;
+                    }
+                    send(after);
                     orders.checks.into_iter().for_each(|check| signs.checks.begin(check, launch, &self.jobs));
                     if orders.kill {
                         killing.get_or_insert_default();
                         tree::strike(scope);
+                    }
+                }
+                () = after(freezing.map(|_| FREEZE_PAUSE)) => {
+                    freezing = freezing.map(|left| left - 1);
+                    if tree::freeze(child.pid()) || freezing == Some(0) {
+                        freezing = None;
+                        self.report(ProcessEvent::Frozen).await;
                     }
                 }
                 () = after(pause) => complain(name, killing.as_ref(), &tree::strike(scope)),

@@ -149,7 +149,7 @@ fn a_socket_that_cannot_be_had_ends_the_agent_and_every_reason_is_told() {
             _ => None,
         })
         .collect();
-    assert_eq!(errors, ["socket web: EACCES", "socket adm: EADDRINUSE"]);
+    assert_eq!(errors, ["socket web: EACCES", "socket adm: EADDRINUSE", "nothing was started"]);
     assert_eq!(stage.orders.last(), Some(&Action::Leave { code: 69 }));
     assert!(!stage.orders.iter().any(|action| matches!(action, Action::Spawn { .. })));
 }
@@ -629,6 +629,17 @@ fn whatever_else_happens_lets_a_frozen_process_go_on() {
         let story = stage.story();
         assert!(story.contains(&"signal app#1 18".to_owned()), "{what}: {story:?}");
     }
+}
+
+#[test]
+fn one_that_does_not_freeze_or_is_not_counted_in_time_goes_on() {
+    let mut stage = awake(on_demand());
+    quiet(&mut stage);
+    stage.story();
+    stage.wait(Duration::from_secs(5));
+    assert_eq!(stage.story(), ["count app", "signal app#1 18"], "the time begins anew");
+    stage.wait(Duration::from_secs(5));
+    assert_eq!(stage.story(), ["count app"], "nobody answered");
 }
 
 #[test]

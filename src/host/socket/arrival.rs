@@ -60,20 +60,21 @@ impl Arrivals {
         Ok((Arrivals { signals }, gettid().as_raw()))
     }
 
-    /// Waits for one.
-    pub(super) async fn next(&self) -> io::Result<Arrival> {
-        loop {
-            let mut rung = self.signals.readable().await?;
-            let read = rung.try_io(|signals| match signals.get_ref().read_signal()? {
-                Some(signal) => Ok(signal),
-                None => Err(io::ErrorKind::WouldBlock.into()),
-            });
-            if let Ok(signal) = read {
-                let signal = signal?;
-                let overflown = signal.ssi_signo == Signal::SIGIO as u32;
-                return Ok(if overflown { Arrival::Anywhere } else { Arrival::At(signal.ssi_fd) });
-            }
-        }
+    /// Waits until there are some.
+    pub(super) async fn come(&self) -> io::Result<()> {
+        self.signals.readable().await?.clear_ready();
+        Ok(())
+    }
+
+    /// Those that nobody has taken yet.
+    pub(super) fn take(&self) -> io::Result<Vec<Arrival>> {
+        let signals = std::iter::from_fn(|| self.signals.get_ref().read_signal().transpose());
+        let arrivals = signals.map(|signal| {
+            let signal = signal?;
+            let overflown = signal.ssi_signo == Signal::SIGIO as u32;
+            Ok(if overflown { Arrival::Anywhere } else { Arrival::At(signal.ssi_fd) })
+        });
+        arrivals.collect()
     }
 }
 

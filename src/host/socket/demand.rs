@@ -6,9 +6,11 @@
 //! - In doubt a watcher is wanted: where the kernel does not tell, it is busy.
 
 use std::collections::HashMap;
+use std::future::pending;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use futures_util::future::select_all;
 use tokio::sync::mpsc;
@@ -27,16 +29,28 @@ pub(in crate::host) struct Demand {
     events: mpsc::Sender<Event>,
     awaited: HashMap<WatcherName, AbortHandle>,
     counts: Arc<Counts>,
-    /// The task that hears of arrivals, and the thread that they are told to; from the first count on.
-    hearing: Option<(AbortHandle, i32)>,
+    /// From the first count on.
+    hearing: Option<Hearing>,
 }
 
-/// How often the bells of a watcher's sockets had rung when it was last asked.
+/// Where this thread hears of arrivals.
+#[derive(Debug)]
+struct Hearing {
+    arrivals: Arc<Arrivals>,
+    tid: i32,
+    /// Takes them as they come.
+    task: AbortHandle,
+}
+
+/// What the last count of each watcher saw.
 #[derive(Debug, Default)]
 struct Counts {
-    seen: Mutex<HashMap<WatcherName, Vec<(Weak<Listener>, u64)>>>,
+    seen: Mutex<HashMap<WatcherName, Seen>>,
     is_told: AtomicBool,
 }
+
+/// Listeners, and how often somebody had come to each ([`Listener::arm`]).
+type Seen = Vec<(Weak<Listener>, u64)>;
 
 impl Demand {
     pub(in crate::host) fn new(events: mpsc::Sender<Event>) -> Demand {
@@ -80,31 +94,39 @@ impl Demand {
         let (listeners, counts, events) = (sockets.listeners(handed), Arc::clone(&self.counts), self.events.clone());
         spawn_blocking(move || {
             let busy = counts.count(&watcher, &listeners, tid);
+            // Whoever closes one after this has closed it.
+            drop(listeners);
             // Nobody listens to an agent that is leaving.
             let _ = events.blocking_send(Event::Counted { watcher, busy });
         });
     }
 
-    /// Begins to hear of arrivals, if that has not begun: the thread that they are to be told to.
+    /// Hears of arrivals up to now, and of those to come: the thread that they are to be told to.
     fn hear(&mut self, sockets: &Arc<Sockets>) -> Option<i32> {
         if self.hearing.is_none() {
             match Arrivals::new() {
                 Ok((arrivals, tid)) => {
-                    let task = tokio::spawn(ring(arrivals, Arc::downgrade(sockets)));
-                    self.hearing = Some((task.abort_handle(), tid));
+                    let arrivals = Arc::new(arrivals);
+                    let task = tokio::spawn(hear_all(Arc::clone(&arrivals), Arc::downgrade(sockets))).abort_handle();
+                    self.hearing = Some(Hearing { arrivals, tid, task });
                 }
                 Err(error) => self.counts.doubt(&error_text(&error)),
             }
         }
-        self.hearing.as_ref().map(|(_, tid)| *tid)
+        let hearing = self.hearing.as_ref()?;
+        // Who has been served already is to count, be it that the task has not had its turn yet.
+        if let Err(error) = ring(&hearing.arrivals, sockets) {
+            self.counts.doubt(&error_text(&error));
+        }
+        Some(hearing.tid)
     }
 }
 
 impl Drop for Demand {
     fn drop(&mut self) {
         self.awaited.values().for_each(AbortHandle::abort);
-        if let Some((task, _)) = &self.hearing {
-            task.abort();
+        if let Some(hearing) = &self.hearing {
+            hearing.task.abort();
         }
     }
 }
@@ -149,31 +171,41 @@ impl Counts {
         }
     }
 
-    fn seen(&self) -> std::sync::MutexGuard<'_, HashMap<WatcherName, Vec<(Weak<Listener>, u64)>>> {
+    fn seen(&self) -> MutexGuard<'_, HashMap<WatcherName, Seen>> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Rings the bells of those that somebody came to.
-async fn ring(arrivals: Arrivals, sockets: Weak<Sockets>) {
-    while let Ok(arrival) = arrivals.next().await {
+async fn hear_all(arrivals: Arc<Arrivals>, sockets: Weak<Sockets>) {
+    while arrivals.come().await.is_ok() {
         let Some(sockets) = sockets.upgrade() else {
             return;
         };
-        let all = sockets.all_listeners().into_iter();
-        all.filter(|listener| match arrival {
-            Arrival::At(fd) => listener.bound().fd == fd,
-            Arrival::Anywhere => true,
-        })
-        .for_each(|listener| listener.ring());
+        if ring(&arrivals, &sockets).is_err() {
+            return;
+        }
     }
+}
+
+/// Rings the bells of those that somebody came to.
+fn ring(arrivals: &Arrivals, sockets: &Sockets) -> io::Result<()> {
+    let arrivals = arrivals.take()?;
+    if arrivals.is_empty() {
+        return Ok(());
+    }
+    let is_meant = |listener: &Arc<Listener>| {
+        let fd = listener.bound().fd;
+        arrivals.iter().any(|arrival| matches!(arrival, Arrival::Anywhere) || *arrival == Arrival::At(fd))
+    };
+    sockets.all_listeners().iter().filter(|listener| is_meant(listener)).for_each(|listener| listener.ring());
+    Ok(())
 }
 
 /// Waits until something waits in one of these. For ever where there is none.
 async fn first_of(sockets: Vec<OwnedFd>) {
     let waits = sockets.into_iter().map(|socket| Box::pin(waits_in(socket))).collect::<Vec<_>>();
     if waits.is_empty() {
-        return std::future::pending().await;
+        return pending().await;
     }
     select_all(waits).await;
 }
@@ -191,5 +223,5 @@ async fn waits_in(socket: OwnedFd) {
         }
         ready.clear_ready();
     }
-    std::future::pending().await
+    pending::<()>().await;
 }

@@ -64,12 +64,7 @@ impl Listener {
         match target {
             Target::Inet(address) => open_inet(*address, spec, ours).map_err(refused),
             Target::Unix(path) => open_unix(path, spec, ours).map_err(refused),
-            Target::Given(fd, address) => {
-                let socket = fd.try_clone().map(Socket::from).map_err(|error| refused(error_text(&error)))?;
-                let listener = Listener::new(socket, address.clone(), spec, None);
-                set_up(&listener.socket, spec).map_err(refused)?;
-                Ok(listener)
-            }
+            Target::Given(fd, address) => open_given(fd, address, spec).map_err(refused),
         }
     }
 
@@ -78,7 +73,7 @@ impl Listener {
         let refused = |error| Refusal { step: format!("have one more at {}", self.address), error };
         match &self.address {
             Address::Inet(address) => open_inet(*address, spec, &[]).map_err(refused),
-            Address::Unix(_) => Err(refused("Unix sockets are one at a path; unset so_reuseport".into())),
+            Address::Unix(_) => Err(refused("there is one Unix socket at a path; take so_reuseport out".into())),
         }
     }
 
@@ -267,6 +262,18 @@ fn open_unix(path: &Path, spec: &SocketSpec, ours: &[(&SocketSpec, &Listener)]) 
     let file = Arc::new(SocketFile::bind(&socket, path, spec, occupant)?);
     set_up(&socket, spec)?;
     Ok(Listener::new(socket, Address::Unix(path.to_owned()), spec, Some(file)))
+}
+
+fn open_given(fd: &OwnedFd, address: &Address, spec: &SocketSpec) -> Result<Listener, String> {
+    let socket = Socket::from(fd.try_clone().map_err(|error| error_text(&error))?);
+    if let (true, Address::Inet(_)) = (spec.reuse_port, address) {
+        socket.set_reuse_port(true).map_err(|error| error_text(&error))?;
+    }
+    if spec.interface.is_some() {
+        bind_to_interface(&socket, spec.interface.as_deref())?;
+    }
+    set_up(&socket, spec)?;
+    Ok(Listener::new(socket, address.clone(), spec, None))
 }
 
 fn new_socket(domain: Domain, spec: &SocketSpec) -> Result<Socket, String> {

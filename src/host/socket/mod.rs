@@ -262,3 +262,204 @@ fn adjust(listeners: &[Arc<Listener>], from: &SocketSpec, to: &SocketSpec) -> Re
     }
     Ok(Done::Adjusted { listeners: listeners.to_vec(), from: from.clone(), to: to.clone() })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::net::{SocketAddr, TcpListener, TcpStream};
+    use std::os::fd::AsRawFd;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::model::event::Address;
+    use crate::model::names::SocketName;
+    use crate::model::spec::{Family, Place, SocketKind};
+
+    const SOCKET: SocketId = SocketId(1);
+
+    fn spec(port: u16) -> SocketSpec {
+        SocketSpec {
+            name: SocketName::parse("web").unwrap(),
+            place: Place::Inet { host: "127.0.0.1".into(), port, family: Family::V4 },
+            kind: SocketKind::Stream,
+            protocol: None,
+            backlog: 128,
+            blocking: false,
+            reuse_port: true,
+            replace: false,
+            umask: 0,
+            owner: (None, None),
+            interface: None,
+            watchers: Vec::new(),
+            settings: BTreeMap::new(),
+        }
+    }
+
+    fn bind(sockets: &Sockets, id: SocketId, port: u16) -> SocketAddr {
+        match &sockets.bind(&[(id, spec(port))]).unwrap()[0].1.address {
+            Address::Inet(address) => *address,
+            Address::Unix(path) => panic!("it is at {path:?}"),
+        }
+    }
+
+    fn lane(socket: SocketId, lane: u64) -> Handed {
+        Handed { socket, lane: Some(LaneId(lane)) }
+    }
+
+    /// What a process of this lane has.
+    fn hand(sockets: &Sockets, socket: SocketId, number: u64) -> TcpListener {
+        TcpListener::from(sockets.hand(&[lane(socket, number)]).unwrap().remove(0))
+    }
+
+    fn accepts(listener: &TcpListener) -> bool {
+        match listener.accept() {
+            Ok(_) => true,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// Accepts `count` connections from these, as they come: how many each had.
+    fn accept_all(listeners: &[&TcpListener], count: usize) -> Vec<usize> {
+        let (mut had, start) = (vec![0; listeners.len()], Instant::now());
+        while had.iter().sum::<usize>() < count {
+            assert!(start.elapsed() < Duration::from_secs(20), "never: only {had:?} of {count}");
+            listeners.iter().zip(&mut had).for_each(|(listener, had)| *had += usize::from(accepts(listener)));
+        }
+        had
+    }
+
+    fn connect(address: SocketAddr, count: usize) -> Vec<TcpStream> {
+        (0..count).map(|_| TcpStream::connect(address).unwrap()).collect()
+    }
+
+    #[test]
+    fn lanes_share_what_comes_and_none_of_it_waits_where_no_lane_is() {
+        let sockets = Sockets::default();
+        let address = bind(&sockets, SOCKET, 0);
+        // Before there is any lane.
+        let _early = connect(address, 3);
+        let (one, two) = (hand(&sockets, SOCKET, 1), hand(&sockets, SOCKET, 2));
+        assert_eq!(accept_all(&[&one, &two], 3), [3, 0]);
+        let _clients = connect(address, 64);
+        let had = accept_all(&[&one, &two], 64);
+        assert!(had.iter().all(|had| *had > 8), "the kernel spreads them: {had:?}");
+    }
+
+    #[test]
+    fn what_waits_in_a_lane_waits_for_its_next_process() {
+        let sockets = Sockets::default();
+        let address = bind(&sockets, SOCKET, 0);
+        let (one, two) = (hand(&sockets, SOCKET, 1), hand(&sockets, SOCKET, 2));
+        let _clients = connect(address, 32);
+        drop((one, two));
+        let (one, two) = (hand(&sockets, SOCKET, 1), hand(&sockets, SOCKET, 2));
+        accept_all(&[&one, &two], 32);
+    }
+
+    #[test]
+    fn the_last_lanes_listener_waits_for_the_next_lane() {
+        let sockets = Sockets::default();
+        let address = bind(&sockets, SOCKET, 0);
+        drop((hand(&sockets, SOCKET, 1), hand(&sockets, SOCKET, 2)));
+        sockets.close_lanes(&[LaneId(1), LaneId(2)]);
+        let _clients = connect(address, 8);
+        assert_eq!(sockets.listeners(&[Handed { socket: SOCKET, lane: None }]).len(), 1);
+        accept_all(&[&hand(&sockets, SOCKET, 3)], 8);
+    }
+
+    #[test]
+    fn a_closed_lane_gets_no_more() {
+        let sockets = Sockets::default();
+        let address = bind(&sockets, SOCKET, 0);
+        let (one, two) = (hand(&sockets, SOCKET, 1), hand(&sockets, SOCKET, 2));
+        drop(one);
+        sockets.close_lanes(&[LaneId(1)]);
+        let _clients = connect(address, 32);
+        accept_all(&[&two], 32);
+    }
+
+    #[test]
+    fn lanes_of_a_new_id_take_over_what_waits_in_those_of_the_old_one() {
+        let sockets = Sockets::default();
+        let address = bind(&sockets, SOCKET, 0);
+        let old = (hand(&sockets, SOCKET, 1), hand(&sockets, SOCKET, 2));
+        let _clients = connect(address, 32);
+        let renamed = SocketId(2);
+        assert_eq!(bind(&sockets, renamed, address.port()), address);
+        let (one, two) = (hand(&sockets, renamed, 11), hand(&sockets, renamed, 12));
+        sockets.unbind(&[SOCKET]);
+        drop(old);
+        accept_all(&[&one, &two], 32);
+        // One more than there were.
+        let three = hand(&sockets, renamed, 13);
+        let _clients = connect(address, 32);
+        accept_all(&[&one, &two, &three], 32);
+    }
+
+    #[test]
+    fn demand_is_looked_for_where_a_lane_is_or_while_there_is_none_where_all_waits() {
+        let sockets = Sockets::default();
+        bind(&sockets, SOCKET, 0);
+        let fds = |handed: &[Handed]| {
+            let listeners = sockets.listeners(handed);
+            listeners.iter().map(|listener| listener.bound().fd).collect::<Vec<_>>()
+        };
+        let first = fds(&[lane(SOCKET, 1)]);
+        assert_eq!(first, fds(&[Handed { socket: SOCKET, lane: None }]));
+        hand(&sockets, SOCKET, 1);
+        hand(&sockets, SOCKET, 2);
+        assert_eq!(fds(&[lane(SOCKET, 1)]), first);
+        let second = fds(&[lane(SOCKET, 2)]);
+        assert_ne!(second, first);
+        assert_eq!(fds(&[Handed { socket: SOCKET, lane: None }]), [first, second].concat());
+    }
+
+    #[test]
+    fn a_lane_has_all_options_of_its_socket() {
+        let sockets = Sockets::default();
+        let spec = SocketSpec { blocking: true, interface: Some("lo".into()), backlog: 3, ..spec(0) };
+        sockets.bind(&[(SOCKET, spec)]).unwrap();
+        hand(&sockets, SOCKET, 1);
+        let two = socket2::Socket::from(sockets.hand(&[lane(SOCKET, 2)]).unwrap().remove(0));
+        assert!(!two.nonblocking().unwrap() && two.reuse_port().unwrap() && two.is_listener().unwrap());
+        assert_eq!(two.device().unwrap().as_deref(), Some(&b"lo"[..]));
+    }
+
+    #[test]
+    fn what_is_handed_is_in_order_and_a_closed_socket_is_a_failure() {
+        let sockets = Sockets::default();
+        let (a, b) = (bind(&sockets, SOCKET, 0), bind(&sockets, SocketId(2), 0));
+        let both = [SocketId(2), SOCKET].map(|socket| Handed { socket, lane: None });
+        let handed: Vec<_> = sockets.hand(&both).unwrap().into_iter().map(TcpListener::from).collect();
+        assert_eq!(handed.iter().map(|one| one.local_addr().unwrap()).collect::<Vec<_>>(), [b, a]);
+        assert_ne!(handed[0].as_raw_fd(), handed[1].as_raw_fd());
+        sockets.unbind(&[SOCKET]);
+        let failure = sockets.hand(&both).unwrap_err();
+        assert_eq!(failure.to_string(), "spawn failed at socket: it has been closed");
+    }
+
+    #[test]
+    fn what_the_service_manager_has_opened_can_have_lanes() {
+        let given = TcpListener::bind("127.0.0.1:0").unwrap();
+        let sockets = Sockets::with_given(vec![("web".into(), given.into())]);
+        let address = bind(&sockets, SOCKET, 0);
+        let (one, two) = (hand(&sockets, SOCKET, 1), hand(&sockets, SOCKET, 2));
+        let _clients = connect(address, 64);
+        let had = accept_all(&[&one, &two], 64);
+        assert!(had.iter().all(|had| *had > 8), "the kernel spreads them: {had:?}");
+    }
+
+    #[test]
+    fn a_lane_that_cannot_be_opened_is_a_failure_that_names_the_socket() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("web");
+        let given = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let sockets = Sockets::with_given(vec![("web".into(), given.into())]);
+        sockets.bind(&[(SOCKET, SocketSpec { place: Place::Given, ..spec(0) })]).unwrap();
+        sockets.hand(&[lane(SOCKET, 1)]).unwrap();
+        let failure = sockets.hand(&[lane(SOCKET, 2)]).unwrap_err();
+        assert_eq!(failure.stage, format!("socket web: have one more at {}", path.display()));
+        assert_eq!(failure.error, "there is one Unix socket at a path; take so_reuseport out");
+    }
+}

@@ -115,7 +115,10 @@ impl Node {
                 self.opened(opened, then, actions);
             }
             (Err(Refusal::Stopping), Then::Start) => {}
-            (Err(_), Then::Start) => self.end(Haste::Fast, exit::CANNOT_LISTEN),
+            (Err(_), Then::Start) => {
+                log(actions, Level::Error, "nothing was started".into());
+                self.end(Haste::Fast, exit::CANNOT_LISTEN);
+            }
             (Err(refusal), Then::Apply { request, .. }) => {
                 if let Some(request) = request {
                     self.reply(request, Reply::Refused(refusal), actions);

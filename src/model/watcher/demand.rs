@@ -25,6 +25,8 @@ const SIGCONT: i32 = 18;
 const LOOKS: u32 = 4;
 /// And not more often than this, nor more rarely.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(15));
+/// A count or a freeze that takes longer is given up.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Whether anybody wants something of it.
 #[derive(Debug, Clone, PartialEq)]
@@ -41,12 +43,14 @@ pub(super) struct Vigil {
     /// Since when nobody has wanted anything; nothing: it is not up, so that is no question.
     quiet: Option<Time>,
     step: Step,
+    /// When it is counted next, or what it does now has taken too long.
+    due: Option<Time>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
 enum Step {
-    /// It is counted at `next`.
-    Watching { next: Option<Time> },
+    /// It waits for the next count.
+    Watching,
     /// It is being counted.
     Counting,
     /// Those that are yet to freeze.
@@ -56,7 +60,11 @@ enum Step {
 }
 
 impl Demand {
-    const WAKING: Demand = Demand::Awake(Vigil { quiet: None, step: Step::Watching { next: None } });
+    const WAKING: Demand = Demand::Awake(Vigil::NONE);
+}
+
+impl Vigil {
+    const NONE: Vigil = Vigil { quiet: None, step: Step::Watching, due: None };
 }
 
 impl Watcher {
@@ -85,17 +93,17 @@ impl Watcher {
         match (&vigil.step, idle_timeout) {
             (Step::Counting, Some(timeout)) => {
                 let end = vigil.quiet.unwrap_or(now) + timeout;
-                vigil.step = Step::Watching { next: Some(end.min(now + pause(timeout))) };
+                (vigil.step, vigil.due) = (Step::Watching, Some(end.min(now + pause(timeout))));
                 if end <= now {
-                    self.freeze(actions);
+                    self.freeze(now, actions);
                 }
             }
             (Step::Deciding, Some(_)) if !busy => {
                 self.say(actions, Level::Info, None, "nobody wants anything; stopping until the next connection");
                 self.go_to_sleep();
             }
-            (Step::Counting | Step::Deciding, _) => vigil.step = Step::Watching { next: None },
-            (Step::Watching { .. } | Step::Freezing(_), _) => {}
+            (Step::Counting | Step::Deciding, _) => (vigil.step, vigil.due) = (Step::Watching, None),
+            (Step::Watching | Step::Freezing(_), _) => {}
         }
     }
 
@@ -145,21 +153,21 @@ impl Watcher {
             }
             Some(Demand::Asleep { .. }) => {}
             Some(Demand::Awake(vigil)) if !may_sleep => {
-                *vigil = Vigil { quiet: None, step: Step::Watching { next: None } };
+                *vigil = Vigil::NONE;
             }
             Some(Demand::Awake(vigil)) => {
-                vigil.quiet.get_or_insert(now);
-                match &vigil.step {
-                    Step::Watching { next } if next.is_none_or(|next| next <= now) => {
-                        vigil.step = Step::Counting;
-                        self.look(actions);
-                    }
-                    Step::Freezing(left) if left.is_empty() => {
-                        vigil.step = Step::Deciding;
-                        self.look(actions);
-                    }
-                    Step::Watching { .. } | Step::Counting | Step::Freezing(_) | Step::Deciding => {}
+                if vigil.step != Step::Watching && vigil.due.is_some_and(|due| due <= now) {
+                    *vigil = Vigil::NONE;
                 }
+                vigil.quiet.get_or_insert(now);
+                let next = match &vigil.step {
+                    Step::Watching if vigil.due.is_none_or(|due| due <= now) => Step::Counting,
+                    Step::Freezing(left) if left.is_empty() => Step::Deciding,
+                    Step::Watching | Step::Counting | Step::Freezing(_) | Step::Deciding => return self.thaw(actions),
+                };
+                (vigil.step, vigil.due) = (next, Some(now + PATIENCE));
+                let (watcher, sockets) = (self.spec.name.clone(), self.doors());
+                actions.push(Action::CountDemand { watcher, sockets });
             }
         }
         self.thaw(actions);
@@ -168,8 +176,8 @@ impl Watcher {
     /// When it is to be counted next.
     pub(super) fn next_look(&self) -> Option<Time> {
         match &self.demand {
-            Some(Demand::Awake(Vigil { step: Step::Watching { next }, .. })) => *next,
-            Some(Demand::Awake(_) | Demand::Asleep { .. }) | None => None,
+            Some(Demand::Awake(vigil)) => vigil.due,
+            Some(Demand::Asleep { .. }) | None => None,
         }
     }
 
@@ -185,18 +193,13 @@ impl Watcher {
         }
     }
 
-    fn freeze(&mut self, actions: &mut Vec<Action>) {
+    fn freeze(&mut self, now: Time, actions: &mut Vec<Action>) {
         let ids: Vec<ProcessId> = self.processes.iter().filter(|p| p.pid().is_some()).map(|p| p.id).collect();
         actions.extend(ids.iter().map(|id| Action::Freeze { process: *id }));
         self.frozen.clone_from(&ids);
         if let Some(Demand::Awake(vigil)) = &mut self.demand {
-            vigil.step = Step::Freezing(ids);
+            (vigil.step, vigil.due) = (Step::Freezing(ids), Some(now + PATIENCE));
         }
-    }
-
-    fn look(&self, actions: &mut Vec<Action>) {
-        let (watcher, sockets) = (self.spec.name.clone(), self.doors());
-        actions.push(Action::CountDemand { watcher, sockets });
     }
 
     fn idle_timeout(&self) -> Option<Duration> {
