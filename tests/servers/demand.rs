@@ -8,6 +8,9 @@ use std::time::Duration;
 use super::load::{Address, Connection, Failure};
 use super::{Site, programs, times};
 
+/// Who has not gone to sleep by then never will.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
 /// A client whose requests come when a watcher is about to sleep: it finds out by itself when that is.
 struct Client {
     address: Address,
@@ -40,7 +43,7 @@ impl Client {
         for mut connection in connections {
             is_new |= self.pids.insert(connection.get("/slow?ms=1", false)?);
         }
-        self.pause = self.pause.mul_f64(if is_new { 0.9 } else { 1.2 });
+        self.pause = self.pause.mul_f64(if is_new { 0.9 } else { 1.2 }).min(LONGEST_PAUSE);
         Ok(is_new)
     }
 
