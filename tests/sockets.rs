@@ -26,6 +26,7 @@ use circus_agent::model::names::{SocketName, WatcherName};
 use circus_agent::model::spec::{Family, Place, SocketKind, SocketSpec};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::socket::{GetSockOpt, getsockopt, sockopt};
 use socket2::{Domain, SockAddr, Socket, Type};
 use tempfile::TempDir;
@@ -60,6 +61,7 @@ const CASES: &[Case] = cases![
     what_comes_to_another_watcher_does_not_count,
     two_watchers_of_one_socket_both_hear_of_a_connection,
     a_watcher_that_was_woken_counts_as_busy_first,
+    where_too_many_signals_wait_any_socket_may_be_meant,
     a_process_that_takes_the_signal_off_makes_the_watcher_busy,
 ];
 
@@ -596,10 +598,11 @@ async fn datagrams_make_a_watcher_busy() {
 async fn what_comes_to_another_watcher_does_not_count() {
     let mut world = World::new();
     let (path, other) = (world.path("a"), world.path("b"));
+    let port = free_port();
     let pairs = [
         (tcp("127.0.0.1", 0), tcp("127.0.0.1", 0)),
+        (tcp("127.0.0.1", port), tcp("127.0.0.2", port)),
         (unix(&path), unix(&other)),
-        (tcp("127.0.0.1", 0), tcp("127.0.0.2", 0)),
     ];
     for (id, (mine, others)) in (1..).step_by(2).zip(pairs) {
         let (mine, others) = (world.binds(id, mine).await, world.binds(id + 1, others).await);
@@ -635,13 +638,30 @@ async fn a_watcher_that_was_woken_counts_as_busy_first() {
     let mut world = World::new();
     let bound = world.binds(1, tcp("127.0.0.1", 0)).await;
     world.becomes_idle("web", 1).await;
-    world.host.await_demand(watcher("web"), &[handed(1)]);
+    // Counted already when it wakes, and served when it is counted again.
     let client = Client::connect(&bound, None);
+    assert!(world.is_busy("web", 1).await);
+    world.host.await_demand(watcher("web"), &[handed(1)]);
     assert_eq!(world.events.recv().await, Some(Event::Demanded { watcher: watcher("web") }));
     let _server = Served::by(SERVER, &bound);
     client.is_served(b'x');
     assert!(world.is_busy("web", 1).await);
     assert!(!world.is_busy("web", 1).await);
+}
+
+async fn where_too_many_signals_wait_any_socket_may_be_meant() {
+    let mut world = World::new();
+    let (bound, _other) = (world.binds(1, tcp("127.0.0.1", 0)).await, world.binds(2, tcp("127.0.0.1", 0)).await);
+    let _server = Served::by(SERVER, &bound);
+    world.becomes_idle("web", 1).await;
+    world.becomes_idle("other", 2).await;
+    // None may wait: the kernel sends SIGIO instead, which would end a process that does not expect it.
+    setrlimit(Resource::RLIMIT_SIGPENDING, 0, 0).unwrap();
+    Client::connect(&bound, None).is_served(b'x');
+    assert!(world.is_busy("web", 1).await);
+    assert!(world.is_busy("other", 2).await);
+    assert!(!world.is_busy("web", 1).await);
+    assert!(!world.is_busy("other", 2).await);
 }
 
 async fn a_process_that_takes_the_signal_off_makes_the_watcher_busy() {

@@ -6,7 +6,7 @@
 //! child), `tree` (what a process left behind), `plan` and `spawn` (from a `Launch` to a running program),
 //! `spawner` (the threads that do it), [`output`] (what processes write), `job` (processes on the side), `hook` and
 //! `python` (what runs at points of a watcher's life), `notify` and `check` (what a process says of itself, and what is
-//! seen of it), `sample`, [`clock`], `frame`, `sys`.
+//! seen of it), `socket` (what processes share, and who wants something of it), `sample`, [`clock`], `frame`, `sys`.
 //!
 //! # Invariants
 //!
