@@ -26,6 +26,7 @@ use circus_agent::model::names::{SocketName, WatcherName};
 use circus_agent::model::spec::{Family, Place, SocketKind, SocketSpec};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::socket::{GetSockOpt, getsockopt, sockopt};
 use socket2::{Domain, SockAddr, Socket, Type};
 use tempfile::TempDir;
@@ -60,6 +61,7 @@ const CASES: &[Case] = cases![
     what_comes_to_another_watcher_does_not_count,
     two_watchers_of_one_socket_both_hear_of_a_connection,
     a_watcher_that_was_woken_counts_as_busy_first,
+    where_too_many_signals_wait_any_socket_may_be_meant,
     a_process_that_takes_the_signal_off_makes_the_watcher_busy,
 ];
 
@@ -75,7 +77,7 @@ async fn every_kind_of_socket_opens_and_carries() {
         let to = SocketAddr::new(if host.is_empty() { [127, 0, 0, 1].into() } else { address.ip() }, address.port());
         let mut client = TcpStream::connect(to).unwrap();
         client.write_all(b"x").unwrap();
-        let mut server = TcpListener::from(copy(&bound)).accept().unwrap().0;
+        let mut server = TcpStream::from(OwnedFd::from(accepts(&bound).await));
         server.read_exact(&mut [0]).unwrap();
     }
 
@@ -87,7 +89,7 @@ async fn every_kind_of_socket_opens_and_carries() {
     let path = world.path("stream");
     let bound = world.binds(6, unix(&path)).await;
     let _client = UnixStream::connect(&path).unwrap();
-    UnixListener::from(copy(&bound)).accept().unwrap();
+    accepts(&bound).await;
 
     let path = world.path("datagram");
     let bound = world.binds(7, SocketSpec { kind: SocketKind::Datagram, ..unix(&path) }).await;
@@ -283,7 +285,7 @@ async fn a_path_where_this_user_may_not_be_is_told_with_the_way_out() {
     assert!(wrong.contains(&why), "{wrong}");
 
     let _live = UnixListener::bind(&taken).unwrap();
-    fs::set_permissions(&taken, Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&taken, Permissions::from_mode(0o000)).unwrap();
     let wrong = world.fails(vec![SocketSpec { replace: true, ..unix(&taken) }]).await;
     assert!(wrong.contains("EACCES: Permission denied; this agent's user may not connect to the socket"), "{wrong}");
     assert!(taken.exists());
@@ -364,7 +366,7 @@ async fn names_change_places_and_no_connection_is_lost() {
     let bound = world.order(swapped).await.unwrap();
     world.host.unbind(&[SocketId(1), SocketId(2)]);
     assert_eq!((inet(&bound[0].1), inet(&bound[1].1)), (inet(&b), inet(&a)));
-    TcpListener::from(copy(&bound[1].1)).accept().unwrap();
+    accepts(&bound[1].1).await;
 }
 
 async fn a_socket_moves_between_an_address_and_all_of_them() {
@@ -417,9 +419,8 @@ async fn a_socket_begins_and_ends_to_have_lanes_and_no_connection_is_lost() {
     world.host.unbind(&[SocketId(2)]);
     eventually("that is done", || !socket_option(&again, sockopt::ReusePort)).await;
     assert_eq!((one.fd, one.fd), (lanes.fd, again.fd));
-    let listener = TcpListener::from(copy(&again));
-    listener.accept().unwrap();
-    listener.accept().unwrap();
+    accepts(&again).await;
+    accepts(&again).await;
 }
 
 async fn sockets_of_the_service_manager_are_used_by_name() {
@@ -433,7 +434,7 @@ async fn sockets_of_the_service_manager_are_used_by_name() {
     let bound = world.binds(1, spec(Place::Given)).await;
     assert_eq!(inet(&bound), place);
     let _client = TcpStream::connect(place).unwrap();
-    TcpListener::from(copy(&bound)).accept().unwrap();
+    accepts(&bound).await;
     // And in the place of one of our own.
     assert_eq!(inet(&world.binds(2, SocketSpec { blocking: false, ..tcp("127.0.0.1", 0) }).await), place);
     assert!(flags(&bound).contains(OFlag::O_NONBLOCK));
@@ -479,7 +480,7 @@ async fn a_path_that_a_process_removes_is_put_back() {
         eventually("they are back", || path.exists() && other.exists() && world.path("c").exists()).await;
     }
     let _client = UnixStream::connect(&path).unwrap();
-    UnixListener::from(copy(&bound)).accept().unwrap();
+    accepts(&bound).await;
     // Moved elsewhere by its id.
     world.host.unbind(&[SocketId(1), SocketId(2), SocketId(3)]);
     fs::remove_file(world.path("moved")).unwrap();
@@ -596,10 +597,11 @@ async fn datagrams_make_a_watcher_busy() {
 async fn what_comes_to_another_watcher_does_not_count() {
     let mut world = World::new();
     let (path, other) = (world.path("a"), world.path("b"));
+    let port = free_port();
     let pairs = [
         (tcp("127.0.0.1", 0), tcp("127.0.0.1", 0)),
+        (tcp("127.0.0.1", port), tcp("127.0.0.2", port)),
         (unix(&path), unix(&other)),
-        (tcp("127.0.0.1", 0), tcp("127.0.0.2", 0)),
     ];
     for (id, (mine, others)) in (1..).step_by(2).zip(pairs) {
         let (mine, others) = (world.binds(id, mine).await, world.binds(id + 1, others).await);
@@ -635,13 +637,30 @@ async fn a_watcher_that_was_woken_counts_as_busy_first() {
     let mut world = World::new();
     let bound = world.binds(1, tcp("127.0.0.1", 0)).await;
     world.becomes_idle("web", 1).await;
-    world.host.await_demand(watcher("web"), &[handed(1)]);
+    // Counted already when it wakes, and served when it is counted again.
     let client = Client::connect(&bound, None);
+    assert!(world.is_busy("web", 1).await);
+    world.host.await_demand(watcher("web"), &[handed(1)]);
     assert_eq!(world.events.recv().await, Some(Event::Demanded { watcher: watcher("web") }));
     let _server = Served::by(SERVER, &bound);
     client.is_served(b'x');
     assert!(world.is_busy("web", 1).await);
     assert!(!world.is_busy("web", 1).await);
+}
+
+async fn where_too_many_signals_wait_any_socket_may_be_meant() {
+    let mut world = World::new();
+    let (bound, _other) = (world.binds(1, tcp("127.0.0.1", 0)).await, world.binds(2, tcp("127.0.0.1", 0)).await);
+    let _server = Served::by(SERVER, &bound);
+    world.becomes_idle("web", 1).await;
+    world.becomes_idle("other", 2).await;
+    // None may wait: the kernel sends SIGIO instead, which would end a process that does not expect it.
+    setrlimit(Resource::RLIMIT_SIGPENDING, 0, 0).unwrap();
+    Client::connect(&bound, None).is_served(b'x');
+    assert!(world.is_busy("web", 1).await);
+    assert!(world.is_busy("other", 2).await);
+    assert!(!world.is_busy("web", 1).await);
+    assert!(!world.is_busy("other", 2).await);
 }
 
 async fn a_process_that_takes_the_signal_off_makes_the_watcher_busy() {
@@ -794,6 +813,12 @@ fn socket_option<O: GetSockOpt>(bound: &Bound, option: O) -> O::Val {
 fn waits(bound: &Bound) -> bool {
     let socket = copy(bound);
     poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO).unwrap() > 0
+}
+
+/// Takes a connection that waits in it, or comes.
+async fn accepts(bound: &Bound) -> Socket {
+    eventually("somebody comes", || waits(bound)).await;
+    Socket::from(copy(bound)).accept().unwrap().0
 }
 
 fn watcher(name: &str) -> WatcherName {

@@ -100,6 +100,7 @@ impl Listener {
         if let Some(file) = &self.file
             && (to.umask, to.owner) != (from.umask, from.owner)
         {
+            file.put_back();
             file.dress(to.umask, to.owner).map_err(refused("change umask or owner"))?;
         }
         Ok(())
@@ -177,6 +178,9 @@ impl Listener {
     pub(super) fn has_connection(&self) -> io::Result<bool> {
         match &self.address {
             _ if !self.kind.listens() => Ok(false),
+            Address::Inet(_) if self.protocol.is_some_and(|protocol| protocol != libc::IPPROTO_TCP) => {
+                Err(io::Error::other("connections are looked for only where they are TCP's"))
+            }
             Address::Inet(address) => kernel::has_tcp_connection(*address),
             Address::Unix(_) => kernel::has_unix_connection(&self.socket),
         }
@@ -230,7 +234,8 @@ fn open_inet(address: SocketAddr, spec: &SocketSpec, ours: &[(&SocketSpec, &List
     }
     let mut bound = socket.bind(&address.into());
     // One that has an address, and one that has all of them, can be neighbours if both say so at that moment. So a
-    // socket of ours can move from one to the other, its old one being closed only when nobody has it any more.
+    // socket of ours can move from one to the other, its old one being closed only when nobody has it any more. (The
+    // kernel goes on to admit neighbours at this port that say so, but only sockets of this very user.)
     let is_neighbour = |(_, other): &&(&SocketSpec, &Listener)| {
         let port = |address: &Address| if let Address::Inet(address) = address { address.port() } else { 0 };
         other.kind == spec.kind && port(&other.address) == address.port()

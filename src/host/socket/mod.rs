@@ -1,8 +1,8 @@
 //! The sockets that the agent opens and processes share.
 //!
-//! Reading order: this file (which are open, under which id, and who gets what), `listener` (one open socket), `place`
-//! (where a socket is to be), `file` (the path of a Unix
-//! socket), `kernel` (what others have); `demand` (who comes, while nobody serves and since), `arrival` (how that is seen).
+//! Reading order: this file (which are open, under which id, and who gets what), `place` (where a socket is to be),
+//! `listener` (one open socket), `file` (the path of a Unix socket), `kernel` (what others have); `demand` (who comes,
+//! while nobody serves and since), `arrival` (how that is seen).
 //!
 //! # Invariants
 //!
@@ -20,7 +20,7 @@ mod kernel;
 mod listener;
 mod place;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -36,7 +36,7 @@ use crate::model::spec::SocketSpec;
 pub(super) struct Sockets {
     /// What the service manager has handed over.
     given: Vec<Given>,
-    open: Mutex<HashMap<SocketId, Open>>,
+    open: Mutex<BTreeMap<SocketId, Open>>,
     /// Held while sockets are opened and closed, which may take long: one order is carried out after the other.
     orders: Mutex<()>,
     keeper: Keeper,
@@ -167,8 +167,10 @@ impl Sockets {
 
     /// One part of an order. Where it fails, nothing of it is left to be taken back.
     fn carry_out(&self, id: SocketId, spec: &SocketSpec, target: &Target, done: &[Done]) -> Result<Vec<Done>, Refusal> {
-        // While `orders` is held nobody else opens or closes any.
-        let known: Vec<_> = self.open().iter().map(|(id, open)| (*id, open.spec.clone(), open.listeners())).collect();
+        // While `orders` is held nobody else opens or closes any. The newest come first: of several ids of one socket the
+        // last knows how it is.
+        let known: Vec<_> =
+            self.open().iter().rev().map(|(id, open)| (*id, open.spec.clone(), open.listeners())).collect();
         if let Some((_, from, listeners)) = known.iter().find(|(known, ..)| *known == id) {
             let adjusted = adjust(listeners, from, spec)?;
             return Ok(vec![adjusted, Done::Respecified(id, spec.clone())]);
@@ -197,10 +199,13 @@ impl Sockets {
 
     /// Makes it as if this had not been done. What was opened goes by being dropped.
     fn take_back(step: Done) {
-        if let Done::Adjusted { listeners, from, to } = step
-            && let Err(Refusal { step, error }) = adjust(&listeners, &to, &from)
-        {
-            tracing::warn!("socket {}: cannot {step} again: {error}", from.name);
+        if let Done::Adjusted { listeners, from, to } = step {
+            if let Err(Refusal { step, error }) = adjust(&listeners, &to, &from) {
+                tracing::warn!("socket {}: cannot {step} again: {error}", from.name);
+            }
+            if to.reuse_port && !from.reuse_port {
+                listeners.iter().for_each(|listener| listener.share_address(false));
+            }
         }
     }
 
@@ -220,7 +225,7 @@ impl Sockets {
         }
     }
 
-    fn open(&self) -> MutexGuard<'_, HashMap<SocketId, Open>> {
+    fn open(&self) -> MutexGuard<'_, BTreeMap<SocketId, Open>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
