@@ -18,7 +18,7 @@ use super::kernel;
 use super::place::Target;
 use crate::host::sys::error_text;
 use crate::model::event::{Address, Bound};
-use crate::model::spec::{SocketKind, SocketSpec};
+use crate::model::spec::{Place, SocketKind, SocketSpec};
 
 /// The first port that needs no privilege, unless the system says otherwise.
 const FIRST_FREE_PORT: u16 = 1024;
@@ -89,7 +89,7 @@ impl Listener {
         if to.reuse_port && !from.reuse_port {
             self.share_address(true);
         }
-        if to.backlog != from.backlog && to.kind.listens() {
+        if to.backlog != from.backlog && has_backlog(to) {
             let listened = self.socket.listen(backlog(to));
             listened.map_err(|error| refused("change the backlog")(error_text(&error)))?;
         }
@@ -310,8 +310,13 @@ fn bind_to_interface(socket: &Socket, interface: Option<&str>) -> Result<(), Str
 
 /// What comes after a socket has its place.
 fn set_up(socket: &Socket, spec: &SocketSpec) -> Result<(), String> {
-    let listened = if spec.kind.listens() { socket.listen(backlog(spec)) } else { Ok(()) };
+    let listened = if has_backlog(spec) { socket.listen(backlog(spec)) } else { Ok(()) };
     listened.and_then(|()| socket.set_nonblocking(!spec.blocking)).map_err(|error| error_text(&error))
+}
+
+/// Whether we say how many may wait. Of a socket that the service manager has opened, its unit does.
+fn has_backlog(spec: &SocketSpec) -> bool {
+    spec.kind.listens() && spec.place != Place::Given
 }
 
 fn backlog(spec: &SocketSpec) -> i32 {

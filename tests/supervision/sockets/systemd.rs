@@ -1,5 +1,6 @@
 //! Sockets that the service manager has opened.
 
+use std::fs;
 use std::net::SocketAddr;
 
 use super::super::World;
@@ -17,24 +18,30 @@ fn activated(world: &World, places: &[&str], names: &str) -> Agent {
 #[test]
 fn sockets_of_systemd_are_used_by_name_whatever_address_the_file_has() {
     let world = World::new();
-    let (at, other) = (SocketAddr::from((own_address(), 8000)), SocketAddr::from((own_address(), 8000)));
+    let [at, other, whole] = [(); 3].map(|()| SocketAddr::from((own_address(), 8000)));
     let path = world.file("adm.unix");
     let server = world.server("");
     let config = [
         // The file runs without systemd, too: there this address counts.
         tcp("web", other),
-        "[socket:adm]\nfrom = systemd\n".into(),
+        "[socket:adm]\nfrom = systemd\n[socket:whole]\nfrom = systemd\n".into(),
         format!("[watcher:web]\ncmd = {server}\nsockets = web\n"),
+        format!("[watcher:whole]\ncmd = {server}\nsockets = whole\n"),
         format!("[watcher:adm]\ncmd = {server}\nsockets = ADM\n"),
         "[watcher:plain]\ncmd = sleep 600\ncopy_env = True\n".into(),
     ];
     world.configure("a", &config.concat());
-    let mut agent = activated(&world, &[&at.to_string(), &path.display().to_string()], "web:adm");
+    let places = [at.to_string(), path.display().to_string(), whole.to_string()];
+    let mut agent = activated(&world, &places.each_ref().map(String::as_str), "web:adm:whole");
     // Who connects first starts the agent, and is served like all others.
     let mut first = wait_for("somebody who listens", || Client::connect(at).ok());
     agent.answers();
     assert_eq!(first.ask("who").unwrap(), format!("web#1 {}", only(&agent, "web")));
     assert_eq!(who_at(&path), format!("adm#1 {}", only(&agent, "adm")));
+    // How many may wait is the unit's to say: here it is more than the agent's default, if the system lets it.
+    let most: u32 = fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap().trim().parse().unwrap();
+    let backlog: u32 = Client::connect(whole).unwrap().ask("backlog").unwrap().parse().unwrap();
+    assert!(backlog >= most.min(4096), "{backlog} of {most}");
     Client::connect(other).map(drop).expect_err("the address of the file was opened, too");
 
     agent.comes_to("plain", "active");
