@@ -18,15 +18,22 @@ tests: setup
 	then set -x; cargo nextest run --locked; \
 	else set -x; cargo test --locked; fi
 
-setup: .venv/ready
+setup: .venv/ready .servers/python/ready .servers/debian/ready
 	@scripts/setup
 
 # Made anew when the versions change; the stamp comes last, so that a broken one is made again.
 .venv/ready: tests/celery/requirements.txt
+.servers/python/ready: tests/servers/requirements.txt
+.venv/ready .servers/python/ready:
 	@scripts/setup
-	rm -rf .venv
-	python3 -m venv .venv
-	.venv/bin/pip install --quiet --disable-pip-version-check --requirement tests/celery/requirements.txt
+	rm -rf $(@D)
+	python3 -m venv $(@D)
+	$(@D)/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
+
+.servers/debian/ready: scripts/servers
+	@scripts/setup
+	@scripts/servers $(@D)
 	@touch $@
 
 demo:
@@ -42,4 +49,4 @@ bench: setup
 	cargo bench --locked --bench step --bench restart --bench handover --bench output --bench watchers
 
 clean:
-	rm -rf .venv target
+	rm -rf .venv .servers target

@@ -122,6 +122,7 @@ fn launch(file: Option<PathBuf>, stdout: Output) -> Launch {
         argv: [me, "child".into()].into_iter().chain(file.map(|file| file.display().to_string())).collect(),
         program: Arc::new(program),
         env: Vec::new(),
+        socket_env: Vec::new(),
         pids: Vec::new(),
         sockets: Vec::new(),
         stdin: None,

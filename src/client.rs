@@ -319,6 +319,9 @@ fn choose(roster: &[NodeRow], call: &Call) -> Result<Chosen, ClientError> {
             | Command::Set { .. }
             | Command::Add { .. }
             | Command::Remove { .. }
+            | Command::AddSocket { .. }
+            | Command::SetSocket { .. }
+            | Command::RemoveSocket { .. }
             | Command::Signal { .. }
             | Command::Kill { .. }
             | Command::Quit { .. },
@@ -411,6 +414,9 @@ mod tests {
         assert_eq!(ask(stop(), Target::All).0, [node("a"), node("b")]);
         let removal = Command::Remove { watcher: "web".into(), leave: Leave::Nothing, patience: Patience::Admitted };
         assert!(matches!(choose(&roster, &call(removal, Target::Here)), Err(ClientError::Usage(_))));
+        let closing = Command::RemoveSocket { socket: "web".into(), patience: Patience::Admitted };
+        assert!(matches!(choose(&roster, &call(closing, Target::Here)), Err(ClientError::Usage(_))));
+        assert_eq!(ask(Command::ListSockets, Target::Here).0, [node("a"), node("b")]);
         assert_eq!(ask(Command::Plan, Target::Here).0, [node("a"), node("b")]);
         let failover =
             |watcher: &str| Command::Failover { watcher: watcher.into(), to: None, patience: Patience::Settled };

@@ -1,4 +1,4 @@
-//! circus-agent supervises processes, and keeps what must be alone in the cluster alone.
+//! circus-agent supervises processes and the sockets that they share, and keeps what must be alone in the cluster alone.
 //!
 //! This page is the map of the code. It is read from the top down, and so is the code.
 //!
@@ -8,7 +8,7 @@
 //! [`Node::step`](model::node::Node::step); one loop feeds it, [`agent`]; adapters obey.
 //!
 //! ```text
-//!      doors (control socket, Redis bus, signals)      kernel (exits)        Redis or file locks (grants)
+//!      doors (control socket, Redis bus, signals)      kernel (exits, sockets)   Redis or file locks (grants)
 //!                       \                                  |                         /
 //!                        \______________ Event ___________ | _______________________/
 //!                                                          v
@@ -16,7 +16,7 @@
 //!                                                          |
 //!                         _______________ Action _________ | _______________________
 //!                        /                                 v                        \
-//!             Reply, Relay, Publish        Spawn, Signal, Kill, Guard, Check, Hook      AskLease
+//!             Reply, Relay, Publish     Bind, Spawn, Signal, Kill, Guard, Check, Hook   AskLease
 //! ```
 //!
 //! Six words carry the product: **Spec** (what should be), **Event** (what happened), **Command** (what someone asks;
@@ -36,10 +36,10 @@
 //! | [`model`] | what is decided: pure, total, only std and regular expressions; time is an argument |
 //! | [`wire`] | JSON promised to others ↔ the model's types |
 //! | [`config`] | an ini file, or what `set` and `add` say → a Spec, or every problem with its line |
-//! | [`host`] | this machine: programs started, watched, checked, guarded, ended, measured; their output; hooks |
+//! | [`host`] | this machine: sockets opened; programs started, watched, checked, guarded, ended, measured; their output; hooks |
 //! | [`cluster`] | the shared world: leases, the registry and the bus over Redis, or leases by file locks |
 //! | [`control`] | the control socket: lines in, lines out, and streams of lines |
-//! | [`systemd`] | what the service manager is told |
+//! | [`systemd`] | what the service manager is told, and the sockets that it hands over |
 //! | [`view`] | Replies and streams → tables and lines for people: pure |
 //! | [`agent`] | wires it all: wait in one `select!`, decide in `step`, act in `perform`; tell followers what happens |
 //! | [`client`] | what circusctl does: find an agent, or Redis, and ask, or follow |
@@ -52,11 +52,12 @@
 //!
 //! 1. [`model::spec`], [`model::event`], [`model::command`], [`model::plan`]: the vocabulary.
 //! 2. [`model::restart`], [`model::checkup`], [`model::process`]: one process. [`model::lease`]: one promise to the cluster.
-//! 3. [`model::watcher`], with its `hooks`, `roll`, `settle` and `seen`: a number of processes, kept true.
-//! 4. [`model::node`], with its `order` and `changes`: who comes after whom, and what a changed file changes.
+//! 3. [`model::watcher`], with its `settle`, `roll`, `sockets`, `demand`, `hooks` and `seen`: a number of processes, kept
+//!    true.
+//! 4. [`model::node`], with its `order`, `changes` and `sockets`: who comes after whom, and what a changed file changes.
 //! 5. `lua/take.lua`, `lua/refresh.lua`, `lua/release.lua`: who may have a lease.
 //! 6. [`host`]: `process`, the life of one as a task; [`host::guard`], why a killed or frozen agent leaves no singleton
-//!    behind; [`host::output`], why a full disk holds up nobody.
+//!    behind; [`host::output`], why a full disk holds up nobody; `socket`, why a reload refuses no connection.
 //! 7. [`agent`]: how the two sides meet.
 //!
 //! # Who owns what
@@ -65,8 +66,9 @@
 //! |---|---|---|
 //! | what should be, as the file and commands have made it | [`model::node::Node`], on the agent's loop | `options`, a Plan |
 //! | wanted and actual processes, leases, open requests and hooks, deadlines | the same | a Snapshot |
-//! | open sockets, who waits in them | `host::socket` | events |
+//! | which sockets there are, who gets which, who sleeps | the same | `listsockets`, a Snapshot |
 //! | pids, pidfds, guards, checks that are under way | [`host::Host`] and its tasks | events |
+//! | listeners, and the paths they are bound at | `host::socket` | events |
 //! | output of processes | [`host::output`]: a reader for each pipe, one writer for each place | [`host::output::Hub`] |
 //! | modules of Python hooks and streams | a helper process for each watcher | events |
 //! | the latest events, and who follows them | [`agent::follow`] | streams |
@@ -91,6 +93,9 @@
 //! - A process has a slot in its watcher (`wid`) from the first thought of it to the last of its tree, and no other has it
 //!   meanwhile. A rolling reload gives new ones slots that no old one has, and asks an old one to stop only when
 //!   all new ones are up; a singleton's never overlap.
+//! - A socket is opened before whoever uses it starts, and stays open while processes come and go. A change of sockets is
+//!   made when all that it needs is open, or not at all.
+//! - The agent accepts no connection. Who sleeps until the first is frozen before it is decided that nobody wants it.
 //! - "Active" is a fact: all that is wanted runs, and is ready.
 //!
 //! # How it is proven
@@ -100,8 +105,8 @@
 //! | each machine | plays: beside the code, and `tests/plays` |
 //! | many nodes, faults | `tests/sim`: seeded simulation around the shipped Lua scripts, with planted bugs that it must see |
 //! | scripts and link | `tests/cluster.rs`: a real redis-server, and the lease cases on the simulated one too |
-//! | this machine | `tests/host.rs`, `tests/sockets.rs`, `tests/output.rs`, `tests/hooks.rs`, `tests/local.rs`: real children, guards, output, hooks, locks |
-//! | all of it | `tests/agent.rs`, `tests/supervision`: real agents; `tests/soak.rs`: one in random commands and kills; `tests/daemon.rs`: in the background; `tests/pid1.rs`: as PID 1; `tests/celery.rs`: a real Celery beat; `tests/follow.rs`: streams |
+//! | this machine | `tests/host.rs`, `tests/output.rs`, `tests/hooks.rs`, `tests/local.rs`: real children, guards, output, hooks, locks |
+//! | all of it | `tests/agent.rs`, `tests/supervision`: real agents; `tests/soak.rs`: one in random commands and kills; `tests/daemon.rs`: in the background; `tests/pid1.rs`: as PID 1; `tests/celery.rs`: a real Celery beat; `tests/servers`: real web servers on sockets, under load; `tests/follow.rs`: streams |
 //! | Circus's users lose nothing | `tests/compatibility.rs`; `tests/defects.rs`: what was broken there; the table in `docs/circus-compatibility.md` |
 //! | plugins | plays beside the code, and `tests/plugins.rs`: real agents |
 //! | words and bytes | `tests/config.rs`, `tests/wire.rs`, `tests/cli.rs`, `tests/shell.rs`, `tests/systemd.rs`, `tests/packaging.rs` |

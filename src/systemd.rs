@@ -1,19 +1,24 @@
-//! What systemd is told: that we are ready, how we are, that we live.
+//! What systemd is told: that we are ready, how we are, that we live. And what it hands over: sockets.
 //!
 //! The agent answers for itself only, so it takes systemd's variables out of its environment: a child that found them
-//! there could declare us ready, or keep our watchdog fed while we hang.
+//! there could declare us ready, keep our watchdog fed while we hang, or take descriptors for sockets that are none.
 //!
 //! Nothing here waits or fails: a service manager that does not listen must not hold up a supervisor.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fmt::Write;
 use std::io;
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
+use nix::sys::socket::{getsockopt, sockopt};
 use sd_notify::NotifyState;
+
+use crate::model::names::SocketName;
 
 /// The line to the service manager; where there is none, all of it does nothing.
 #[derive(Debug, Default)]
@@ -118,10 +123,132 @@ impl Notify {
     }
 }
 
+/// The sockets that systemd has opened and hands over (sd_listen_fds(3)).
+#[derive(Debug, Default)]
+pub struct Given {
+    /// Each with its name, of which no two are the same. They end with an `exec`.
+    pub sockets: Vec<(String, OwnedFd)>,
+    /// What is wrong with them, for the log.
+    pub warnings: Vec<String>,
+}
+
+impl Given {
+    /// Those that the environment names. Takes `LISTEN_FDS`, `LISTEN_PID`, `LISTEN_PIDFDID` and `LISTEN_FDNAMES` out of
+    /// it.
+    ///
+    /// A socket has its `FileDescriptorName=`, in lower case; the second one of a name is `NAME-2`, and one that has
+    /// none, or none that a socket can have, is `systemd-N`, of which N is its place among all.
+    ///
+    /// To be called before anything is opened, because whatever has these numbers is taken for a socket of systemd's; and
+    /// before a fork, because they are meant for the process that systemd has started.
+    ///
+    /// # Safety
+    ///
+    /// As for [`std::env::remove_var`]: no other thread may run yet.
+    pub unsafe fn from_env() -> Given {
+        let meant_for = std::env::var("LISTEN_PID").ok();
+        let listed = sd_notify::listen_fds_with_names().map(Iterator::unzip::<_, _, Vec<_>, Vec<_>>);
+        for name in ["LISTEN_FDS", "LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDNAMES"] {
+            // SAFETY: the caller's promise.
+            unsafe { std::env::remove_var(name) };
+        }
+        let own = std::process::id();
+        let (numbers, names) = match (meant_for, listed) {
+            (None, _) => return Given::default(),
+            (Some(pid), _) if pid != own.to_string() => {
+                return Given::nothing(format!(
+                    "the sockets of systemd are not taken: they are meant for process {pid} (LISTEN_PID), and this is \
+                     process {own}; where a script starts it, write: exec circus-agent …"
+                ));
+            }
+            (Some(_), Ok(listed)) => listed,
+            (Some(_), Err(error)) => {
+                return Given::nothing(format!("the sockets of systemd cannot be taken: {error}"));
+            }
+        };
+        let (names, mut warnings) = distinct(&names);
+        let mut sockets = Vec::new();
+        for (number, name) in numbers.into_iter().zip(names) {
+            // SAFETY: it is open, as it was just marked close-on-exec, and it was given to this process, in which nobody
+            // has opened anything yet.
+            let descriptor = unsafe { OwnedFd::from_raw_fd(number) };
+            match getsockopt(&descriptor, sockopt::SockType) {
+                Ok(_) => sockets.push((name, descriptor)),
+                Err(error) => warnings.push(format!("{name}, descriptor {number} of systemd's, is no socket: {error}")),
+            }
+        }
+        Given { sockets, warnings }
+    }
+
+    fn nothing(why: String) -> Given {
+        Given { sockets: Vec::new(), warnings: vec![why] }
+    }
+}
+
+/// The names under which sockets are known that systemd calls so, and what there is to say of those that were changed.
+fn distinct(given: &[String]) -> (Vec<String>, Vec<String>) {
+    let mut warnings = Vec::new();
+    let chosen: Vec<Option<String>> = given
+        .iter()
+        .map(|name| match (name.as_str(), SocketName::parse(name)) {
+            // What systemd says where nobody has chosen one.
+            ("" | "unknown", _) => None,
+            (_, Ok(name)) => Some(name.to_string()),
+            (_, Err(bad)) => {
+                warnings.push(format!("a socket that systemd hands over cannot be named '{name}': {bad}"));
+                None
+            }
+        })
+        .collect();
+    // Beforehand, so that a name which somebody has chosen is not taken by one that is made up.
+    let mut taken: BTreeSet<String> = chosen.iter().flatten().cloned().collect();
+    let mut made_up = |stem: &str, first: usize| {
+        let mut number = first;
+        while !taken.insert(format!("{stem}-{number}")) {
+            number += 1;
+        }
+        format!("{stem}-{number}")
+    };
+    let mut met = BTreeSet::new();
+    let mut names = Vec::new();
+    for (place, chosen) in (1..).zip(chosen) {
+        names.push(match chosen {
+            None => made_up("systemd", place),
+            Some(name) if met.insert(name.clone()) => name,
+            Some(name) => {
+                let other = made_up(&name, 2);
+                warnings.push(format!(
+                    "systemd hands over another socket named {name}: it is {other} here; a unit of its own gives it a \
+                     FileDescriptorName= of its own"
+                ));
+                other
+            }
+        });
+    }
+    (names, warnings)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::ffi::OsString;
+
+    #[test]
+    fn each_socket_has_a_name_of_its_own() {
+        let names = |given: &[&str]| distinct(&given.iter().map(ToString::to_string).collect::<Vec<_>>());
+        let owned = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(names(&["Web", "admin.socket"]), (owned(&["web", "admin.socket"]), vec![]));
+        assert_eq!(names(&["unknown", "web", ""]), (owned(&["systemd-1", "web", "systemd-3"]), vec![]));
+        assert_eq!(names(&["systemd-2", "unknown"]).0, ["systemd-2", "systemd-3"]);
+        // Who was named so keeps the name.
+        let (repeated, warnings) = names(&["web", "web", "WEB", "web-2"]);
+        assert_eq!(repeated, ["web", "web-3", "web-4", "web-2"]);
+        assert!(warnings.len() == 2 && warnings[0].contains("web-3 here"), "{warnings:?}");
+        let (unfit, warnings) = names(&["my web"]);
+        assert_eq!(unfit, ["systemd-1"]);
+        assert!(warnings.len() == 1 && warnings[0].contains("'my web'"), "{warnings:?}");
+        assert_eq!(names(&[]), (vec![], vec![]));
+    }
 
     /// Stands in for systemd.
     struct Manager(UnixDatagram, OsString);

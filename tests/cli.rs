@@ -74,6 +74,9 @@ fn help_lists_every_command_and_is_no_error() {
         "get",
         "globaloptions",
         "listsockets",
+        "addsocket",
+        "setsocket",
+        "rmsocket",
         "quit",
         "version",
         "nodes",
@@ -162,9 +165,34 @@ fn a_plan_is_shown_and_prettify_prints_json_over_lines() {
 }
 
 #[test]
+fn sockets_are_listed_as_circus_lists_them_and_what_is_wrong_with_one_is_said() {
+    let home = tempfile::tempdir().unwrap();
+    let listing = home.path().join("listing.sock");
+    agent(
+        &listing,
+        "{\"id\":ID,\"status\":\"ok\",\"sockets\":[{\"fd\":6,\"name\":\"web\",\"backlog\":9,\"host\":\"127.0.0.1\",\"port\":80}]}\n",
+    );
+    let refusing = home.path().join("refusing.sock");
+    agent(
+        &refusing,
+        "{\"id\":ID,\"status\":\"error\",\"reason\":\"socket wbe not found; did you mean web?\",\"code\":\"no-such-socket\",\"errno\":3}\n",
+    );
+    let ask = |words: &[&str], path: &Path| {
+        circusctl(home.path(), words).args(["--endpoint", path.to_str().unwrap()]).output().unwrap()
+    };
+    assert_eq!(text(&ask(&["listsockets"], &listing).stdout), "6:socket 'web' at 127.0.0.1:80\n");
+    assert_eq!(text(&ask(&["addsocket", "web", "port", "80"], &listing).stdout), "ok\n");
+    let refused = ask(&["rmsocket", "wbe"], &refusing);
+    assert_eq!(refused.status.code(), Some(1));
+    assert_eq!(text(&refused.stderr), "error: socket wbe not found; did you mean web?\n");
+}
+
+#[test]
 fn words_that_fit_no_command_together_are_exit_2_with_a_way_out() {
     for (words, hint) in [
         (&["set", "web", "numprocesses", "3", "respawn"][..], "set NAME KEY VALUE"),
+        (&["setsocket", "web", "port", "80", "host"], "'host' has no value: setsocket NAME KEY VALUE"),
+        (&["addsocket", "web/1", "port", "80"], "a socket name holds letters"),
         (&["signal", "web", "x", "HUP"], "signal NAME [PID] SIGNAL"),
         (&["stop", "--match", "regex", "("], "regular expression"),
     ] {

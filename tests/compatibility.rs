@@ -47,6 +47,9 @@ const OURS: [(&str, &[&str]); 3] = [
             "refresh_interval",
             "refresh_timeout",
             "sockets",
+            "socket_env",
+            "idle_timeout",
+            "stop_preset",
             "valor",
             "quorum",
             "expected",
@@ -60,7 +63,8 @@ const OURS: [(&str, &[&str]); 3] = [
 ];
 
 /// Commands that Circus does not have.
-const OUR_COMMANDS: [&str; 8] = ["plan", "version", "nodes", "leases", "failover", "lease", "events", "logs"];
+const OUR_COMMANDS: [&str; 11] =
+    ["plan", "version", "nodes", "leases", "failover", "lease", "events", "logs", "addsocket", "setsocket", "rmsocket"];
 
 /// Classes of streams, and their options, that Circus does not have.
 const OUR_STREAMS: [&str; 2] = ["SyslogStream", "JournalStream"];

@@ -11,9 +11,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use circus_agent::config::{self, Config, Problem, Severity, Surroundings, code};
-use circus_agent::model::event::{AmendBase, Changes};
+use circus_agent::model::event::{AmendBase, Changes, SocketBase};
 use circus_agent::model::names::WatcherName;
-use circus_agent::model::spec::{AgentSpec, LogOutput, ProgramSpec, WatcherSpec};
+use circus_agent::model::spec::{AgentSpec, LogOutput, Place, ProgramSpec, SocketSpec, SocketUse, WatcherSpec};
 
 fn around(text: &str) -> Surroundings {
     let base = [("PATH", "/usr/bin:/bin"), ("HOME", "/root"), ("LANG", "C.UTF-8")];
@@ -63,7 +63,7 @@ fn describe(config: &Config) -> String {
         hash: _,
         redis,
         warmup_delay,
-        sockets: _,
+        sockets,
         watchers,
     } = &config.spec;
     let mut out = format!("node {node}, cluster {cluster}\n");
@@ -91,10 +91,45 @@ fn describe(config: &Config) -> String {
     for (name, value) in global_options.iter().filter(|(name, value)| !usual.contains(&(name, value))) {
         fact(format!("global option {name} {value:?}"));
     }
+    for socket in sockets {
+        describe_socket(socket, &mut fact);
+    }
     for watcher in watchers {
         describe_watcher(watcher, &mut fact);
     }
     out
+}
+
+fn describe_socket(socket: &SocketSpec, fact: &mut impl FnMut(String)) {
+    let SocketSpec {
+        name,
+        place,
+        kind,
+        protocol,
+        backlog,
+        blocking,
+        reuse_port,
+        replace,
+        umask,
+        owner,
+        interface,
+        watchers,
+        settings: _,
+    } = socket;
+    fact(format!("\nsocket {name}: {} at {place:?}", kind.word()));
+    fact(format!("  backlog {backlog}, blocking {blocking}, reuse_port {reuse_port}"));
+    if matches!(place, Place::Unix(_)) {
+        fact(format!("  umask {umask:03o}, owner {owner:?}, replace {replace}"));
+    }
+    protocol.iter().for_each(|protocol| fact(format!("  protocol {protocol}")));
+    interface.iter().for_each(|interface| fact(format!("  interface {interface}")));
+    if !watchers.is_empty() {
+        fact(format!("  only for {}", listed(watchers)));
+    }
+}
+
+fn listed(names: &[WatcherName]) -> String {
+    names.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ")
 }
 
 fn describe_watcher(watcher: &WatcherSpec, fact: &mut impl FnMut(String)) {
@@ -113,7 +148,7 @@ fn describe_watcher(watcher: &WatcherSpec, fact: &mut impl FnMut(String)) {
         close_stdin,
         stdout,
         stderr,
-        sockets: _,
+        sockets,
     } = program;
     fact(format!("\n{name}: {numprocesses} of {words:?}"));
     executable.iter().for_each(|path| fact(format!("  executable {}", path.display())));
@@ -136,8 +171,15 @@ fn describe_watcher(watcher: &WatcherSpec, fact: &mut impl FnMut(String)) {
     watcher.ready.iter().for_each(|ready| fact(format!("  {ready:?}")));
     watcher.health.iter().for_each(|health| fact(format!("  {health:?}")));
     if !watcher.after.is_empty() {
-        fact(format!("  after {}", watcher.after.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ")));
+        fact(format!("  after {}", listed(&watcher.after)));
     }
+    if *sockets != SocketUse::default() {
+        let SocketUse { which, stdin, conventions } = sockets;
+        let words: Vec<&str> = conventions.iter().map(|convention| convention.word()).collect();
+        fact(format!("  sockets {which:?}, told by {}", words.join(", ")));
+        stdin.iter().for_each(|stdin| fact(format!("  stdin is socket {stdin}")));
+    }
+    watcher.on_demand.iter().for_each(|on_demand| fact(format!("  {on_demand:?}")));
     for (point, hook) in &watcher.hooks {
         fact(format!("  {}: {hook:?}, within {:?}", point.name(), watcher.hook_timeout));
     }
@@ -261,7 +303,9 @@ fn each_documented_key_is_known_and_says_truly_whether_it_works() {
         let Some(setting) = line.strip_prefix("; ") else { continue };
         keys += 1;
         let beside = beside(&section, &native, setting);
-        let others = ["web", "db", "cache", "redis"].map(|name| format!("[watcher:{name}]\ncmd = sleep 1\n")).concat();
+        let mut others =
+            ["web", "db", "cache", "redis"].map(|name| format!("[watcher:{name}]\ncmd = sleep 1\n")).concat();
+        others += "[socket:web]\nport = 0\n[socket:admin]\nport = 0\n";
         fs::write(&path, format!("{others}[{section}]\n{beside}{setting}\n")).expect("a file");
         let problems = match config::read(&path, &around("")) {
             Ok(config) => config.warnings,
@@ -369,12 +413,90 @@ fn a_new_watcher_takes_what_its_configuration_has_for_all() {
     assert_eq!(add(" ", &[]).expect_err("no name"), "a watcher name cannot be empty");
     assert_eq!(add("w", &[]).expect_err("no cmd"), "[watcher:w] has no `cmd` (nothing to run)");
     assert_eq!(add("w", &[("cmd", Some(""))]).expect_err("no cmd"), "[watcher:w] has no `cmd` (nothing to run)");
-    let all = add("w", &[("numproceses", Some("2")), ("max_age", Some("old")), ("use_sockets", Some("1"))]);
+    let all = add("w", &[("numproceses", Some("2")), ("max_age", Some("old")), ("cron", Some("1"))]);
     let all = all.expect_err("nonsense");
     assert_eq!(all.matches("; ").count(), 4, "{all}");
-    for part in ["did you mean `numprocesses`?", "`max_age` must be a time", "`use_sockets` is not supported yet"] {
+    for part in ["did you mean `numprocesses`?", "`max_age` must be a time", "`cron` is not supported yet"] {
         assert!(all.contains(part), "{part}: {all}");
     }
+}
+
+#[test]
+fn a_socket_that_is_amended_by_nothing_stays_as_it_is() {
+    let mut amended = 0;
+    for path in files("good") {
+        let around = around(&fs::read_to_string(&path).expect("the file"));
+        let config = read(&path).expect("good");
+        for socket in &config.spec.sockets {
+            let base = SocketBase::Socket(Box::new(socket.clone()));
+            let same = config::amend_socket(&base, &Changes::default(), &config.spec.defaults(), &around);
+            assert_eq!(same.as_ref(), Ok(socket), "{}", path.display());
+            amended += 1;
+        }
+    }
+    assert!(amended > 15, "{amended}");
+}
+
+#[test]
+fn a_socket_is_added_and_changed_as_a_file_would_have_it() {
+    let config = config_of("[socket:web]\nport = 8001\nbacklog = 5\n[watcher:app]\ncmd = sleep 1\nsockets = web\n");
+    let amend = |base: &SocketBase, settings: &[(&str, Option<&str>)]| {
+        config::amend_socket(base, &changes(settings), &config.spec.defaults(), &around(""))
+    };
+    let base = SocketBase::Socket(Box::new(config.spec.sockets[0].clone()));
+    let moved =
+        amend(&base, &[("port", Some("8002")), ("backlog", None), ("watchers", Some("APP"))]).expect("a socket");
+    assert_eq!(
+        (moved.name.as_str(), moved.backlog, moved.is_bound_like(&config.spec.sockets[0])),
+        ("web", 2048, false)
+    );
+    assert_eq!(listed(&moved.watchers), "app");
+    assert_eq!(moved.settings.keys().collect::<Vec<_>>(), ["port", "watchers"]);
+
+    let new = |name: &str, settings: &[(&str, Option<&str>)]| amend(&SocketBase::New(name.into()), settings);
+    let added = new(" Admin ", &[("path", Some("$(circus.env.home)/s")), ("umask", Some("077"))]).expect("a socket");
+    assert_eq!((added.name.as_str(), added.umask), ("admin", 0o77));
+    assert_eq!(added.place, Place::Unix("/root/s".into()));
+    assert_eq!(new("", &[]).expect_err("no name"), "a socket name cannot be empty");
+    let all =
+        new("s", &[("prot", Some("1")), ("family", Some("AF_X")), ("watchers", Some("ap"))]).expect_err("nonsense");
+    for part in ["unknown key `prot` in [socket:s]", "`family` must be AF_INET,", "there is no watcher `ap`"] {
+        assert!(all.contains(part), "{part}: {all}");
+    }
+    let why = new("s", &[("host", Some("::1")), ("family", Some("AF_INET"))]).expect_err("two families");
+    assert!(why.starts_with("`host` is an IPv6 address, and `family` is AF_INET ("), "{why}");
+}
+
+#[test]
+fn a_watcher_is_amended_beside_the_sockets_there_are() {
+    let config = config_of(
+        "[socket:web]\nport = 0\n[socket:own]\nport = 0\nwatchers = db\n\
+         [watcher:db]\ncmd = x\nuse_sockets = 1\n[watcher:app]\ncmd = sleep 1\n",
+    );
+    let amend = |settings: &[(&str, Option<&str>)]| {
+        config::amend(&existing(&config, "app"), &changes(settings), &config.spec.defaults(), &around(""))
+    };
+    let given = amend(&[("sockets", Some("WEB")), ("args", Some("$(circus.sockets.Web)"))]).expect("a watcher");
+    assert_eq!(given.program.words, ["sleep", "1", "$(circus.sockets.web)"]);
+    let why = |settings: &[(&str, Option<&str>)]| amend(settings).expect_err("no such socket");
+    assert_eq!(why(&[("sockets", Some("wbe"))]), "there is no socket `wbe` (did you mean `web`?)");
+    let forbidden = why(&[("stdin_socket", Some("own"))]);
+    assert!(forbidden.starts_with("`app` may not have socket `own` (it is for `db` alone;"), "{forbidden}");
+    assert!(why(&[("args", Some("$(circus.sockets.web)"))]).contains("write `sockets = web`"));
+}
+
+#[test]
+fn more_connections_than_the_system_lets_wait_are_warned_of_with_both_numbers() {
+    let most = fs::read_to_string("/proc/sys/net/core/somaxconn").expect("a limit");
+    let most: u32 = most.trim().parse().expect("a number");
+    let warnings = |backlog: u32| {
+        let text =
+            format!("[socket:web]\nport = 0\nbacklog = {backlog}\n[watcher:app]\ncmd = /bin/true\nsockets = web\n");
+        config_of(&text).warnings.into_iter().map(|warning| warning.message).collect::<Vec<_>>()
+    };
+    assert_eq!(warnings(most), [""; 0]);
+    let more = most + 1;
+    assert_eq!(warnings(more), [format!("no {more} connections can wait here, only {most}")]);
 }
 
 #[test]

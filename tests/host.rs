@@ -13,7 +13,7 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{PermissionsExt, chown};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
@@ -25,10 +25,13 @@ use circus_agent::host::Host;
 use circus_agent::host::clock::{self, Alarm};
 use circus_agent::model::command::{RequestId, Sample};
 use circus_agent::model::event::{
-    Deadline, Event, Exit, Launch, Notification, ProcessEvent, ProcessId, Reach, Signs, SpawnFailure,
+    BindId, Deadline, Event, Exit, Handed, Launch, Notification, ProcessEvent, ProcessId, Reach, Signs, SocketId,
+    SpawnFailure, Whose,
 };
-use circus_agent::model::names::WatcherName;
-use circus_agent::model::spec::{Check, Output, ProgramSpec, Purpose, Rlimit, Url, UserSpec};
+use circus_agent::model::names::{SocketName, WatcherName};
+use circus_agent::model::spec::{
+    Check, Output, Place, ProgramSpec, Purpose, Rlimit, SocketKind, SocketSpec, Url, UserSpec,
+};
 use circus_agent::model::time::Time;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, User, geteuid};
@@ -47,6 +50,11 @@ const CASES: &[Case] = cases![
     a_child_finds_no_signal_blocked_or_ignored,
     a_child_inherits_no_descriptor_but_its_first_three,
     the_environment_is_the_agents_below_the_programs_below_ours_and_without_secrets,
+    a_process_finds_its_sockets_in_order_from_descriptor_three_on_and_nothing_else,
+    a_process_finds_what_systemd_would_give_it,
+    a_socket_can_be_stdin,
+    a_pid_in_the_environment_is_that_of_the_process_or_of_its_parent,
+    a_socket_that_has_been_closed_fails_the_start,
     output_goes_to_the_end_of_the_files_it_was_given,
     exit_codes_and_signals_are_told_apart,
     a_signal_goes_to_the_main_process_only,
@@ -68,6 +76,7 @@ const CASES: &[Case] = cases![
     a_guard_hears_no_signal_but_kill,
     a_stopped_guard_still_obeys_a_kill_and_does_not_hold_up_the_agent,
     a_guard_keeps_nothing_open_and_stands_apart,
+    a_guard_lets_go_of_the_sockets_that_it_passes_on,
     what_a_guard_holds_is_released_only_after_the_tree_is_gone,
     an_agent_that_is_killed_leaves_nothing_behind,
     a_guard_that_is_told_nothing_or_garbage_ends,
@@ -79,6 +88,9 @@ const CASES: &[Case] = cases![
     descriptors_sent_with_a_message_are_closed,
     a_process_that_floods_its_socket_is_alone_in_waiting,
     the_last_words_of_a_process_come_before_its_end,
+    an_ack_is_heard_by_path_and_by_descriptor_and_told_once,
+    an_ack_is_heard_after_nonsense_and_beside_silence,
+    a_process_that_floods_its_ack_socket_is_alone_in_waiting,
     only_who_is_listened_to_gets_a_socket_and_nothing_is_left_of_it,
     a_child_that_is_another_user_may_speak_too,
     a_directory_of_another_user_or_too_long_a_path_fails_the_start,
@@ -235,11 +247,15 @@ async fn a_child_inherits_no_descriptor_but_its_first_three() {
 async fn the_environment_is_the_agents_below_the_programs_below_ours_and_without_secrets() {
     // SAFETY: nothing else runs in this process yet.
     unsafe {
-        for name in
-            ["CIRCUS_REDIS_URL", "CIRCUS_WID", "NOTIFY_SOCKET", "WATCHDOG_USEC", "LISTEN_FDS", "CREDENTIALS_DIRECTORY"]
-        {
+        for name in ["CIRCUS_REDIS_URL", "CIRCUS_WID", "NOTIFY_SOCKET", "WATCHDOG_USEC", "CREDENTIALS_DIRECTORY"] {
             std::env::set_var(name, "not-for-children");
         }
+        for name in ["LISTEN_FDS", "EINHORN_FD_0", "SERVER_STARTER_PORT", "NGINX", "PUMA_INHERIT_0", "GUNICORN_PID"] {
+            std::env::set_var(name, "not-for-children");
+        }
+        std::env::set_var("UNICORN_FD", "not-for-children");
+        std::env::set_var("GUNICORN_FD", "not-for-children");
+        std::env::set_var("GUNICORN_CMD_ARGS", "--workers=2");
         std::env::set_var("FROM_AGENT", "agent");
         std::env::set_var("FROM_BOTH", "agent");
     }
@@ -247,15 +263,18 @@ async fn the_environment_is_the_agents_below_the_programs_below_ours_and_without
     for with_guard in [false, true] {
         let mut launch = launch(["env"]);
         with(&mut launch, |program| {
-            program.env =
-                [("FROM_BOTH", "program"), ("CIRCUS_NODE", "program")].map(|(n, v)| (n.into(), v.into())).into();
+            let own = [("FROM_BOTH", "program"), ("CIRCUS_NODE", "program"), ("UNICORN_FD", "9")];
+            program.env = own.map(|(n, v)| (n.into(), v.into())).into();
         });
-        launch.env = vec![("CIRCUS_NODE", "web-1".into()), ("CIRCUS_WATCHER", "test".into())];
+        launch.env = vec![("CIRCUS_NODE".into(), "web-1".into()), ("CIRCUS_WATCHER".into(), "test".into())];
+        launch.socket_env = vec![("LISTEN_FDNAMES".into(), "web".into())];
         if with_guard {
             launch.guard = Some(world.far());
         }
         let said = world.says(launch).await;
-        for line in ["FROM_AGENT=agent", "FROM_BOTH=program", "CIRCUS_NODE=web-1", "CIRCUS_WATCHER=test"] {
+        for line in
+            ["FROM_AGENT=agent", "FROM_BOTH=program", "CIRCUS_NODE=web-1", "CIRCUS_WATCHER=test", "LISTEN_FDNAMES=web"]
+        {
             assert!(said.lines().any(|said| said == line), "{line} is not in {said}");
         }
         assert!(!said.contains("not-for-children"), "{said}");
@@ -265,6 +284,140 @@ async fn the_environment_is_the_agents_below_the_programs_below_ours_and_without
     let said = world.says(alone).await;
     let names: Vec<&str> = said.lines().filter_map(|line| line.split('=').next()).collect();
     assert_eq!(names, ["CIRCUS_PROCESS"]);
+}
+
+async fn a_process_finds_its_sockets_in_order_from_descriptor_three_on_and_nothing_else() {
+    let mut world = World::new();
+    let (a, b) = (world.path("a"), world.path("b"));
+    let blocking = unix(a.clone());
+    let not_blocking = SocketSpec { blocking: false, ..unix(b.clone()) };
+    let [web, admin] = world.binds([blocking, not_blocking]).await;
+    // A process that only looks at the flag that all share must find it as it was opened.
+    let script = "
+import fcntl, os, socket
+for fd in range(3, 100):
+    try: flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+    except OSError: continue
+    shared = 'non-blocking' if flags & os.O_NONBLOCK else 'blocking'
+    own = 'closed' if fcntl.fcntl(fd, fcntl.F_GETFD) & fcntl.FD_CLOEXEC else 'kept'
+    print(fd, socket.socket(fileno=fd).getsockname(), shared, own)";
+    let (a, b) = (a.display(), b.display());
+    for (sockets, expected) in [
+        (vec![web, admin], format!("3 {a} blocking kept\n4 {b} non-blocking kept\n")),
+        (vec![admin, web], format!("3 {b} non-blocking kept\n4 {a} blocking kept\n")),
+        (vec![admin], format!("3 {b} non-blocking kept\n")),
+        (vec![], String::new()),
+    ] {
+        for wrap in BOTH {
+            let lock = File::create(world.path("lock")).unwrap();
+            let launch = Launch { sockets: sockets.clone(), ..wrap(python(script), world.far()) };
+            assert_eq!(world.says_holding(launch, Some(lock.into())).await, expected);
+        }
+    }
+}
+
+async fn a_process_finds_what_systemd_would_give_it() {
+    let mut world = World::new();
+    // A program reads its sockets as the manual of sd_listen_fds says.
+    let script = "
+import fcntl, os, socket
+assert os.environ['LISTEN_PID'] == str(os.getpid())
+for fd, name in enumerate(os.environ['LISTEN_FDNAMES'].split(':'), 3):
+    one = socket.socket(fileno=fd)
+    listens = one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    blocks = not fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_NONBLOCK
+    print(fd, name, one.family, one.type, one.getsockname(), listens, blocks, not fcntl.fcntl(fd, fcntl.F_GETFD))
+print(os.environ['LISTEN_FDS'], sorted(name for name in os.environ if name.startswith('LISTEN_')))";
+    let paths = ["web", "adm"].map(|name| world.path(name));
+    let file = world.path("theirs");
+    let mut systemd = Command::new("systemd-socket-activate")
+        .args(paths.iter().flat_map(|path| ["-l".as_ref(), path.as_os_str()]))
+        .args(["--fdname=web:adm", "python3", "-c", script])
+        .stdout(File::create(&file).unwrap())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut caller = None;
+    eventually("it listens", || {
+        caller = UnixStream::connect(&paths[1]).ok();
+        caller.is_some()
+    })
+    .await;
+    assert!(systemd.wait().unwrap().success());
+    let theirs = fs::read_to_string(file).unwrap();
+    assert_eq!(theirs.lines().count(), 3);
+    for path in &paths {
+        fs::remove_file(path).unwrap();
+    }
+
+    let sockets = world.binds(paths.map(unix)).await;
+    for wrap in BOTH {
+        let mut launch = wrap(python(script), world.far());
+        launch.sockets = sockets.into();
+        launch.socket_env = vec![("LISTEN_FDS".into(), "2".into()), ("LISTEN_FDNAMES".into(), "web:adm".into())];
+        launch.pids = vec![("LISTEN_PID", Whose::Own)];
+        assert_eq!(world.says(launch).await, theirs);
+    }
+}
+
+async fn a_socket_can_be_stdin() {
+    let mut world = World::new();
+    let path = world.path("socket");
+    let [web, admin] = world.binds([unix(path.clone()), unix(world.path("other"))]).await;
+    let script = "
+import os, socket
+stdin = socket.socket(fileno=0)
+connection = stdin.accept()[0]
+print(connection.recv(9), sorted(map(int, os.listdir('/proc/self/fd')))[3:])";
+    for close_stdin in [false, true] {
+        for wrap in BOTH {
+            let mut launch = Launch { stdin: Some(web), ..wrap(python(script), world.far()) };
+            with(&mut launch, |program| program.close_stdin = close_stdin);
+            UnixStream::connect(&path).unwrap().write_all(b"hello").unwrap();
+            // Of the last two, one is the connection and one is the list's own.
+            assert_eq!(world.says(launch.clone()).await, "b'hello' [3, 4]\n");
+            launch.sockets = vec![admin, web];
+            UnixStream::connect(&path).unwrap().write_all(b"hello").unwrap();
+            assert_eq!(world.says(launch).await, "b'hello' [3, 4, 5, 6]\n");
+        }
+    }
+}
+
+async fn a_pid_in_the_environment_is_that_of_the_process_or_of_its_parent() {
+    let mut world = World::new();
+    for wrap in BOTH {
+        let mut launch = wrap(launch(["sleep", "1000"]), world.far());
+        launch.pids = vec![("LISTEN_PID", Whose::Own), ("EINHORN_MASTER_PID", Whose::Parent)];
+        // Nobody can know better.
+        launch.env = vec![("LISTEN_PID".into(), "1".into())];
+        with(&mut launch, |program| drop(program.env.insert("EINHORN_MASTER_PID".into(), "1".into())));
+        let process = world.spawn(launch);
+        let pid = world.spawned(process).await;
+        let mut env = String::new();
+        eventually("its environment can be seen", || {
+            env = fs::read_to_string(format!("/proc/{pid}/environ")).unwrap();
+            !env.is_empty()
+        })
+        .await;
+        let is_pid = |line: &&str| line.starts_with("LISTEN_PID=") || line.starts_with("EINHORN_MASTER_PID=");
+        let pids: Vec<&str> = env.split('\0').filter(is_pid).collect();
+        assert_eq!(pids, [format!("LISTEN_PID={pid}"), format!("EINHORN_MASTER_PID={}", parent_of(pid))]);
+        world.host.kill(process);
+        world.ends(process).await;
+    }
+}
+
+async fn a_socket_that_has_been_closed_fails_the_start() {
+    let mut world = World::new();
+    let [web] = world.binds([unix(world.path("socket"))]).await;
+    let gone = Handed { socket: SocketId(99), lane: None };
+    for wrap in BOTH {
+        let launch = wrap(sh("true"), world.far());
+        let failed = world.fails(Launch { sockets: vec![web, gone], ..launch.clone() }).await;
+        assert_eq!(failed.to_string(), "spawn failed at socket: it has been closed");
+        let failed = world.fails(Launch { stdin: Some(gone), ..launch }).await;
+        assert_eq!(failed.to_string(), "spawn failed at socket: it has been closed");
+    }
 }
 
 async fn output_goes_to_the_end_of_the_files_it_was_given() {
@@ -604,6 +757,33 @@ async fn a_guard_keeps_nothing_open_and_stands_apart() {
     world.ends(process).await;
 }
 
+async fn a_guard_lets_go_of_the_sockets_that_it_passes_on() {
+    let mut world = World::new();
+    let paths = ["a", "b", "stdin"].map(|name| world.path(name));
+    // Of datagrams: one may ask for such a socket as often as one likes, and nothing waits in it.
+    let [a, b, stdin] =
+        world.binds(paths.clone().map(|path| SocketSpec { kind: SocketKind::Datagram, ..unix(path) })).await;
+    let closed = world.path("closed");
+    let script = format!(
+        "import os, time\nfor fd in (0, 3, 4): os.close(fd)\nopen('{}', 'w').close()\ntime.sleep(1000)",
+        closed.display()
+    );
+    let launch = Launch { sockets: vec![a, b], stdin: Some(stdin), ..guarded(python(&script), world.far()) };
+    let process = world.spawn(acking(launch));
+    world.spawned(process).await;
+    eventually("the child has closed its own", || closed.exists()).await;
+    // Through other names, since those of the agent's own go with its descriptors.
+    let links = ["a2", "b2", "stdin2"].map(|name| world.path(name));
+    for (path, link) in paths.iter().zip(&links) {
+        fs::hard_link(path, link).unwrap();
+    }
+    world.host.unbind(&[a.socket, b.socket, stdin.socket]);
+    let is_gone = |link: &PathBuf| UnixDatagram::unbound().unwrap().connect(link).is_err();
+    eventually("nobody has them any more", || links.iter().all(is_gone)).await;
+    world.host.kill(process);
+    world.ends(process).await;
+}
+
 async fn what_a_guard_holds_is_released_only_after_the_tree_is_gone() {
     let mut world = World::new();
     let file = world.path("lock");
@@ -888,6 +1068,112 @@ async fn the_last_words_of_a_process_come_before_its_end() {
         assert_eq!(world.notified(process).await, Notification::Status("no database".into()));
         assert_eq!(world.ends(process).await, Exit::Code(3));
     }
+    for (wrap, by) in BOTH.into_iter().flat_map(|wrap| [(wrap, "path"), (wrap, "line")]) {
+        let process = world.spawn(wrap(acking(python(&format!("{ACK}{by}().sendall(ack); os._exit(3)"))), far));
+        let pid = world.spawned(process).await;
+        while exists(pid) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!(world.notified(process).await, Notification::Ack);
+        assert_eq!(world.ends(process).await, Exit::Code(3));
+    }
+}
+
+async fn an_ack_is_heard_by_path_and_by_descriptor_and_told_once() {
+    let mut world = World::new();
+    let far = world.far();
+    let [web] = world.binds([unix(world.path("socket"))]).await;
+    // The first as einhorn's own library writes it.
+    for (by, dialect) in [
+        ("path", "b'---%%0Acommand: worker:ack%%0Apid: %d%%0A\\n' % os.getpid()"),
+        ("path", "b'{\"command\":\"worker:ack\",\"pid\":%d}\\n' % os.getpid()"),
+        ("line", "b'{command: worker:ack, pid: %d}\\n' % os.getpid()"),
+    ] {
+        for wrap in BOTH {
+            let script = format!(
+                "{ACK}
+assert os.environ['EINHORN_SOCK_FD'] == '4'
+# Comes back when it is closed.
+def says(connection, words):
+    connection.sendall(words)
+    return connection.recv(1)
+assert says({by}(), {dialect}) == b''
+# Whoever comes later finds somebody.
+assert says(path(), ack) == says(path(), b'{{\"command\":\"worker:ping\",\"pid\":7}}\\n') == b''"
+            );
+            let launch = Launch { sockets: vec![web], ..wrap(acking(python(&script)), far) };
+            let process = world.spawn(launch);
+            world.spawned(process).await;
+            assert_eq!(world.notified(process).await, Notification::Ack);
+            assert_eq!(world.ends(process).await, Exit::Code(0));
+        }
+    }
+}
+
+async fn an_ack_is_heard_after_nonsense_and_beside_silence() {
+    let mut world = World::new();
+    let far = world.far();
+    let nonsense = "(b'\\n', b'\\xff\\0\\n', b'READY=1\\n', b'worker:ack\\n', b'{\"command\":\"die\",\"pid\":7}\\n', \
+                    b'[' * 900 + b'\\n')";
+    let script = format!(
+        "{ACK}
+import array, time
+silent = [path() for _ in range(100)]
+begun = path(); begun.sendall(ack[:9])
+one = line()
+for words in {nonsense}:
+    path().sendall(words)
+    one.sendall(words)
+# More than anybody wants to hear.
+for _ in range(20):
+    try: path().sendall(b'x' * 100000)
+    except OSError: pass
+ours, theirs = socket.socketpair()
+for connection in (path(), one):
+    connection.sendmsg([b'x\\n'], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array('i', [theirs.fileno()]))])
+theirs.close()
+assert ours.recv(1) == b''
+"
+    );
+    let descriptors = || fs::read_dir("/proc/self/fd").unwrap().count();
+    for wrap in BOTH {
+        for by in ["path()", "one"] {
+            let before = descriptors();
+            let process =
+                world.spawn(wrap(acking(python(&format!("{script}{by}.sendall(ack); time.sleep(1000)"))), far));
+            world.spawned(process).await;
+            assert_eq!(world.notified(process).await, Notification::Ack);
+            assert!(descriptors() < before + 30, "as many as were silent are open");
+            world.host.kill(process);
+            assert_eq!(world.ends(process).await, Exit::Signal(9));
+        }
+    }
+}
+
+async fn a_process_that_floods_its_ack_socket_is_alone_in_waiting() {
+    let mut world = World::new();
+    let script = format!(
+        "{ACK}
+import time
+start = time.monotonic()
+for _ in range(80):
+    one = path()
+    one.sendall(b'{{\"command\":\"worker:ping\",\"pid\":7}}\\n')
+    assert one.recv(1) == b''
+print(time.monotonic() - start)"
+    );
+    let mut flood = acking(python(&script));
+    let file = world.path("took");
+    with(&mut flood, |program| program.stdout = Output::file(file.clone()));
+    let process = world.spawn(flood);
+    world.spawned(process).await;
+    for code in 0..20 {
+        assert_eq!(world.runs(sh(&format!("exit {code}"))).await, Exit::Code(code));
+    }
+    assert_eq!(world.ends(process).await, Exit::Code(0));
+    // Each connection counts, and what is said in it: 160 things, and 16 are heard in each window of 50 ms.
+    let took: f64 = fs::read_to_string(file).unwrap().trim().parse().unwrap();
+    assert!(took > 0.4, "{took}");
 }
 
 async fn only_who_is_listened_to_gets_a_socket_and_nothing_is_left_of_it() {
@@ -898,7 +1184,7 @@ async fn only_who_is_listened_to_gets_a_socket_and_nothing_is_left_of_it() {
     fs::create_dir(&dir).unwrap();
     fs::write(&left, "of an earlier run").unwrap();
     for wrap in BOTH {
-        let show = "env | grep -e ^NOTIFY -e ^WATCHDOG | sort";
+        let show = "env | grep -e ^NOTIFY -e ^WATCHDOG -e ^EINHORN | sort";
         assert_eq!(world.says(wrap(sh(show), far)).await, "");
         let mut watched = heard(sh(show));
         watched.signs.watchdog = Some(Duration::from_millis(1500));
@@ -906,10 +1192,14 @@ async fn only_who_is_listened_to_gets_a_socket_and_nothing_is_left_of_it() {
         let path = dir.join(world.spawned.to_string());
         assert_eq!(said, format!("NOTIFY_SOCKET={}\nWATCHDOG_USEC=1500000\n", path.display()));
         assert!(!path.exists());
+        let said = world.says(wrap(acking(sh(show)), far)).await;
+        let path = dir.join(format!("{}.ack", world.spawned));
+        assert_eq!(said, format!("EINHORN_SOCK_FD=3\nEINHORN_SOCK_PATH={}\n", path.display()));
+        assert!(!path.exists());
     }
     assert!(dir.exists() && !left.exists());
     assert_eq!(fs::metadata(&dir).unwrap().permissions().mode() & 0o777, 0o711);
-    let mut failing = heard(launch(["/bin/nosuch"]));
+    let mut failing = acking(heard(launch(["/bin/nosuch"])));
     assert!(world.fails(failing.clone()).await.stage.starts_with("exec"));
     failing.guard = Some(far);
     assert!(world.fails(failing).await.stage.starts_with("exec"));
@@ -928,10 +1218,12 @@ async fn a_child_that_is_another_user_may_speak_too() {
     fs::set_permissions(world.dir.path(), fs::Permissions::from_mode(0o711)).unwrap();
     let far = world.far();
     for wrap in BOTH {
-        let mut other = heard(python(&format!("{SAY}say(b'READY=1')")));
+        let mut other =
+            acking(heard(python(&format!("{SAY}{ACK}one = path(); one.sendall(ack); one.recv(1); say(b'READY=1')"))));
         with(&mut other, |program| program.user = Some(user(65534, 65534, Some("nobody"))));
         let process = world.spawn(wrap(other, far));
         world.spawned(process).await;
+        assert_eq!(world.notified(process).await, Notification::Ack);
         assert_eq!(world.notified(process).await, Notification::Ready);
         assert_eq!(world.ends(process).await, Exit::Code(0));
     }
@@ -1028,8 +1320,9 @@ server.serve_forever()";
 async fn a_command_check_runs_as_the_process_does_and_leaves_nothing_behind() {
     let mut world = World::new();
     let far = world.far();
+    let [web] = world.binds([unix(world.path("socket"))]).await;
     for wrap in BOTH {
-        let mut sleeper = wrap(launch(["sleep", "1000"]), far);
+        let mut sleeper = Launch { sockets: vec![web], ..wrap(acking(launch(["sleep", "1000"])), far) };
         with(&mut sleeper, |program| {
             program.working_dir = Some("/usr".into());
             program.env = [("FROM_PROGRAM".into(), "x y".into())].into();
@@ -1037,12 +1330,16 @@ async fn a_command_check_runs_as_the_process_does_and_leaves_nothing_behind() {
                 program.user = Some(user(65534, 65534, Some("nobody")));
             }
         });
-        sleeper.env = vec![("CIRCUS_WID", "7".into())];
+        sleeper.env = vec![("CIRCUS_WID".into(), "7".into())];
+        sleeper.socket_env = vec![("LISTEN_FDS".into(), "1".into())];
+        sleeper.pids = vec![("LISTEN_PID", Whose::Own)];
         let process = world.spawn(sleeper);
         world.spawned(process).await;
         let cmd = |script: &str| Check::Command(["sh", "-c", script].map(String::from).into());
         let as_it = "test \"$FROM_PROGRAM-$CIRCUS_WID-$(pwd)\" = 'x y-7-/usr'";
         assert_eq!(world.checks(process, cmd(as_it)).await, Ok(()));
+        let has_no_sockets = "! env | grep -q -e ^LISTEN -e ^EINHORN && exec test $(ls /proc/self/fd | wc -l) = 4";
+        assert_eq!(world.checks(process, cmd(has_no_sockets)).await, Ok(()));
         if geteuid().is_root() {
             assert_eq!(world.checks(process, cmd("test $(id -u) = 65534")).await, Ok(()));
         }
@@ -1206,6 +1503,18 @@ impl World {
         self.dir.path().join(name)
     }
 
+    /// Opens sockets, to be handed to processes.
+    async fn binds<const N: usize>(&mut self, specs: [SocketSpec; N]) -> [Handed; N] {
+        let mut ids = (1..).map(SocketId);
+        let sockets = specs.map(|spec| (ids.next().unwrap(), spec));
+        let handed = sockets.each_ref().map(|(socket, _)| Handed { socket: *socket, lane: None });
+        self.host.bind(BindId(1), sockets.into());
+        match self.events.recv().await {
+            Some(Event::Bound { result: Ok(_), .. }) => handed,
+            other => panic!("not open: {other:?}"),
+        }
+    }
+
     /// A deadline that does not matter.
     fn far(&self) -> Deadline {
         let far = clock::now() + Duration::from_secs(1000);
@@ -1327,6 +1636,12 @@ fn guarded(mut launch: Launch, until: Deadline) -> Launch {
     launch
 }
 
+/// One that is given einhorn's sockets to say that it is up.
+fn acking(mut launch: Launch) -> Launch {
+    launch.signs.ack = true;
+    launch
+}
+
 /// One that is given a socket to say how it is.
 fn heard(mut launch: Launch) -> Launch {
     launch.signs.notify = true;
@@ -1341,6 +1656,17 @@ fn python(script: &str) -> Launch {
 const SAY: &str = "import os, socket\nline = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n\
                    line.connect(os.environ['NOTIFY_SOCKET'])\nsay = line.send\n";
 
+/// The beginning of a Python script that has two ways to say `ack`: a new connection to `path()`, and one by `line()`.
+const ACK: &str = "
+import os, socket
+def path():
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(os.environ['EINHORN_SOCK_PATH'])
+    return connection
+def line(): return socket.socket(fileno=int(os.environ['EINHORN_SOCK_FD']))
+ack = b'{\"command\":\"worker:ack\",\"pid\":%d}\\n' % os.getpid()
+";
+
 fn sh(script: &str) -> Launch {
     launch(["sh", "-c", script])
 }
@@ -1353,6 +1679,7 @@ fn launch<const N: usize>(argv: [&str; N]) -> Launch {
         argv: argv.map(String::from).into(),
         program: Arc::new(program),
         env: Vec::new(),
+        socket_env: Vec::new(),
         pids: Vec::new(),
         sockets: Vec::new(),
         stdin: None,
@@ -1364,6 +1691,24 @@ fn launch<const N: usize>(argv: [&str; N]) -> Launch {
 
 fn with(launch: &mut Launch, change: impl FnOnce(&mut ProgramSpec)) {
     change(Arc::make_mut(&mut launch.program));
+}
+
+fn unix(path: PathBuf) -> SocketSpec {
+    SocketSpec {
+        name: SocketName::parse("s").unwrap(),
+        place: Place::Unix(path),
+        kind: SocketKind::Stream,
+        protocol: None,
+        backlog: 128,
+        blocking: true,
+        reuse_port: false,
+        replace: false,
+        umask: 0,
+        owner: (None, None),
+        interface: None,
+        watchers: Vec::new(),
+        settings: BTreeMap::new(),
+    }
 }
 
 fn user(uid: u32, gid: u32, name: Option<&str>) -> UserSpec {

@@ -576,6 +576,7 @@ fn launch<const N: usize>(argv: [&str; N]) -> Launch {
         argv: argv.map(String::from).into(),
         program: Arc::new(program),
         env: Vec::new(),
+        socket_env: Vec::new(),
         pids: Vec::new(),
         sockets: Vec::new(),
         stdin: None,

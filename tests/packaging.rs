@@ -39,6 +39,16 @@ fn systemd_finds_no_fault_with_the_units() {
 }
 
 #[test]
+fn systemd_finds_no_fault_with_the_example_of_a_socket_for_the_service() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let service = install(dir.path(), "circus-agent.service", "circus-agent.service");
+    let socket = dir.path().join("circus-agent.socket");
+    std::fs::copy(root().join("packaging/systemd/circus-agent.socket"), &socket).unwrap();
+    verify(&[&socket, &service]);
+    assert!(settings("circus-agent.socket").contains(&"FileDescriptorName=web".to_owned()));
+}
+
+#[test]
 fn systemd_finds_no_fault_with_the_hardened_unit_and_calls_it_ok() {
     let dir = tempfile::TempDir::new().unwrap();
     let unit = install(dir.path(), "circus-agent.service", "circus-agent.service");

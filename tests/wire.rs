@@ -2,21 +2,24 @@
 //!
 //! The other side is not rebuilt with us: a change that breaks one of these breaks somebody's script.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use circus_agent::model::command::{
     Answer, Command, Leave, NodeRow, NodeState, Outcome, Patience, Refusal, ReloadWay, Reply, Sample, Usage,
 };
-use circus_agent::model::event::{Changes, Exit, Reach};
-use circus_agent::model::names::{ClusterName, NodeName, WatcherName};
+use circus_agent::model::event::{Address, Bound, Changes, Exit, Reach};
+use circus_agent::model::names::{ClusterName, NodeName, SocketName, WatcherName};
 use circus_agent::model::pattern::Pattern;
-use circus_agent::model::plan::{Change, Effect, KeyChange, Plan};
+use circus_agent::model::plan::{Change, Effect, KeyChange, Plan, SocketChange, SocketEffect};
 use circus_agent::model::snapshot::{
-    LeaseRole, LeaseView, Phase, ProcessView, Snapshot, StoreView, WatcherState, WatcherView,
+    LeaseRole, LeaseView, Phase, ProcessView, Snapshot, SocketView, StoreView, WatcherState, WatcherView,
 };
-use circus_agent::model::spec::{HookPoint, HookProgram, HookSpec, Output, ProgramSpec, UserSpec, WatcherSpec};
+use circus_agent::model::spec::{
+    HookPoint, HookProgram, HookSpec, OnDemand, Output, ProgramSpec, SocketKind, SocketUse, UserSpec, WatcherSpec,
+    Which,
+};
 use circus_agent::wire::{parse_request, reply_json};
 use serde_json::{Value, json};
 
@@ -44,6 +47,10 @@ fn refused(request: &str, refusal: Option<Refusal>, errno: i64, reason: &str, id
     assert_eq!(reply["status"], "error");
     assert_eq!((&reply["errno"], &reply["reason"]), (&json!(errno), &json!(reason)), "{request}");
     assert_eq!((&reply["tb"], &reply["time"], &reply["id"]), (&Value::Null, &json!(TIME), id));
+}
+
+fn socket_name(text: &str) -> SocketName {
+    SocketName::parse(text).unwrap()
 }
 
 fn snapshot(watchers: Vec<WatcherView>) -> Box<Snapshot> {
@@ -200,26 +207,18 @@ fn stats_have_circuss_units() {
     );
 }
 
-#[test]
-fn options_have_circuss_keys_and_types_and_no_secrets() {
-    let spec = WatcherSpec {
+/// A watcher of which nothing is said but what it runs.
+fn plain_watcher() -> WatcherSpec {
+    WatcherSpec {
         name: name("dummy"),
-        program: ProgramSpec {
-            env: BTreeMap::from([("PASSWORD".to_owned(), "hunter2".to_owned())]),
-            copy_env: true,
-            working_dir: Some(PathBuf::from("/srv")),
-            user: Some(UserSpec { uid: 33, gid: 33, name: Some("www-data".into()) }),
-            stdout: Output::file("/var/log/dummy.log"),
-            stderr: Output::Null,
-            ..ProgramSpec::of(vec!["/bin/sh".into(), "-c".into(), "sleep 10".into()])
-        },
+        program: ProgramSpec::of(vec!["/bin/sh".into(), "-c".into(), "sleep 10".into()]),
         numprocesses: 1,
         warmup_delay: Duration::ZERO,
-        priority: 3,
+        priority: 0,
         autostart: true,
         respawn: true,
         max_retry: None,
-        graceful_timeout: Duration::from_millis(2_500),
+        graceful_timeout: Duration::from_secs(30),
         stop_signal: 15,
         stop_children: false,
         send_hup: false,
@@ -228,13 +227,32 @@ fn options_have_circuss_keys_and_types_and_no_secrets() {
         ready: None,
         health: None,
         after: Vec::new(),
+        hooks: BTreeMap::new(),
+        hook_timeout: Duration::from_secs(30),
+        on_demand: None,
+        singleton: None,
+        settings: BTreeMap::new(),
+    }
+}
+
+#[test]
+fn options_have_circuss_keys_and_types_and_no_secrets() {
+    let spec = WatcherSpec {
+        program: ProgramSpec {
+            env: BTreeMap::from([("PASSWORD".to_owned(), "hunter2".to_owned())]),
+            copy_env: true,
+            working_dir: Some(PathBuf::from("/srv")),
+            user: Some(UserSpec { uid: 33, gid: 33, name: Some("www-data".into()) }),
+            stdout: Output::file("/var/log/dummy.log"),
+            stderr: Output::Null,
+            ..plain_watcher().program
+        },
+        priority: 3,
+        graceful_timeout: Duration::from_millis(2_500),
         hooks: BTreeMap::from([(
             HookPoint::BeforeStart,
             HookSpec { program: HookProgram::Python("mod.hook".into()), ignore_failure: true },
         )]),
-        hook_timeout: Duration::from_secs(30),
-        on_demand: None,
-        singleton: None,
         settings: [
             ("cmd", "sleep"),
             ("args", "10"),
@@ -247,8 +265,9 @@ fn options_have_circuss_keys_and_types_and_no_secrets() {
         ]
         .map(|(key, text)| (key.to_owned(), text.to_owned()))
         .into(),
+        ..plain_watcher()
     };
-    let options = json!({
+    let mut options = json!({
         "__name__": "dummy", "args": "10", "autostart": true, "close_child_stderr": true, "close_child_stdin": true,
         "close_child_stdout": false, "cmd": "sleep", "copy_env": true, "env": {"PASSWORD": "********"},
         "executable": null, "gid": null, "graceful_timeout": 2.5, "max_age": 0, "max_age_variance": 30,
@@ -256,10 +275,13 @@ fn options_have_circuss_keys_and_types_and_no_secrets() {
         "shell": true, "shell_args": null, "singleton": false, "stderr_stream_conf": {},
         "stdout_stream_conf": {"filename": "/var/log/dummy.log"}, "stop_children": false, "stop_signal": 15,
         "uid": "www-data", "use_sockets": false, "warmup_delay": 0, "working_dir": "/srv",
-        // Of ours, and what is nobody's but the file's.
-        "after": null, "health": null, "hook_timeout": 30, "hooks": {"before_start": "mod.hook,true"}, "ready": null,
-        "umask": null, "virtualenv": "/srv/venv", "stats_base_port": "9000",
     });
+    let ours_and_the_files = json!({
+        "after": null, "health": null, "hook_timeout": 30, "hooks": {"before_start": "mod.hook,true"},
+        "idle_timeout": null, "ready": null, "socket_env": null, "sockets": null, "stdin_socket": null,
+        "stop_preset": null, "umask": null, "virtualenv": "/srv/venv", "stats_base_port": "9000",
+    });
+    options.as_object_mut().unwrap().extend(ours_and_the_files.as_object().unwrap().clone());
     let spec = Box::new(spec);
     let answer = |keys| Answer::Options { spec: spec.clone(), numprocesses: 4, keys };
     exchange(
@@ -277,6 +299,46 @@ fn options_have_circuss_keys_and_types_and_no_secrets() {
     );
     let reply = reply_json(&Outcome::Own(Reply::Done(answer(Some(vec!["nokey".into()])))), &Value::Null, TIME);
     assert_eq!((&reply["errno"], &reply["reason"]), (&json!(3), &json!("'nokey' option not found")));
+}
+
+#[test]
+fn options_about_sockets_have_their_types() {
+    let texts = |pairs: &[(&str, &str)]| pairs.iter().map(|(key, text)| (key.to_string(), text.to_string())).collect();
+    let mut spec = plain_watcher();
+    spec.program.sockets =
+        SocketUse { which: Which::All, stdin: Some(socket_name("fcgi")), conventions: BTreeSet::new() };
+    spec.on_demand = Some(OnDemand { idle_timeout: Some(Duration::from_secs(600)) });
+    spec.settings = texts(&[
+        ("use_sockets", "true"),
+        ("stdin_socket", "fcgi"),
+        ("on_demand", "yes"),
+        ("idle_timeout", "10m"),
+        ("socket_env", "listen, einhorn"),
+        ("stop_preset", "gunicorn"),
+    ]);
+    let keys = ["use_sockets", "sockets", "stdin_socket", "on_demand", "idle_timeout", "socket_env", "stop_preset"];
+    let options = |spec: &WatcherSpec| {
+        let keys = Some(keys.map(str::to_owned).to_vec());
+        let answer = Answer::Options { spec: Box::new(spec.clone()), numprocesses: 1, keys };
+        reply_json(&Outcome::Own(Reply::Done(answer)), &Value::Null, TIME)["options"].clone()
+    };
+    assert_eq!(
+        options(&spec),
+        json!({
+            "use_sockets": true, "sockets": null, "stdin_socket": "fcgi", "on_demand": true, "idle_timeout": 600,
+            "socket_env": "listen, einhorn", "stop_preset": "gunicorn",
+        })
+    );
+    spec.program.sockets = SocketUse { which: Which::These(vec![socket_name("web")]), ..SocketUse::default() };
+    spec.on_demand = None;
+    spec.settings = texts(&[("sockets", "web")]);
+    assert_eq!(
+        options(&spec),
+        json!({
+            "use_sockets": false, "sockets": "web", "stdin_socket": null, "on_demand": false, "idle_timeout": null,
+            "socket_env": null, "stop_preset": null,
+        })
+    );
 }
 
 #[test]
@@ -316,6 +378,45 @@ fn circuss_circusctl_reads_the_agent_itself() {
             "username": "root", "nice": 0, "create_time": 1_795_298_081.58, "age": 64.12, "cmdline": "circus-agent",
             "children": [],
         }}),
+    );
+}
+
+#[test]
+fn circuss_circusctl_lists_sockets() {
+    let socket = |name: &str, fd, address| SocketView {
+        name: socket_name(name),
+        bound: Some(Bound { fd, address }),
+        kind: SocketKind::Stream,
+        backlog: 2048,
+        reuse_port: false,
+        watchers: vec![],
+    };
+    let inet = |text: &str| Address::Inet(text.parse().unwrap());
+    let being_opened = SocketView { bound: None, reuse_port: true, ..socket("new", 0, inet("127.0.0.1:0")) };
+    let datagrams = SocketView {
+        kind: SocketKind::Datagram,
+        watchers: vec![name("web"), name("Sleep Two")],
+        ..socket("ux", 8, Address::Unix(PathBuf::from("/x")))
+    };
+    exchange(
+        r#"{"command": "listsockets", "properties": {}, "id": 1}"#,
+        &Command::ListSockets,
+        Answer::Sockets(vec![
+            being_opened,
+            socket("six", 11, inet("[::1]:8080")),
+            socket("web", 9, inet("127.0.0.1:44347")),
+            datagrams,
+        ]),
+        json!({"status": "ok", "sockets": [
+            {"fd": 8, "name": "ux", "backlog": 2048, "path": "/x",
+             "type": "SOCK_DGRAM", "so_reuseport": false, "watchers": ["web", "Sleep Two"]},
+            {"fd": 9, "name": "web", "backlog": 2048, "host": "127.0.0.1", "port": 44347,
+             "type": "SOCK_STREAM", "so_reuseport": false, "watchers": []},
+            {"fd": 11, "name": "six", "backlog": 2048, "host": "::1", "port": 8080,
+             "type": "SOCK_STREAM", "so_reuseport": false, "watchers": []},
+            {"fd": null, "name": "new", "backlog": 2048,
+             "type": "SOCK_STREAM", "so_reuseport": true, "watchers": []},
+        ]}),
     );
 }
 
@@ -423,15 +524,72 @@ fn our_own_commands() {
 }
 
 #[test]
-fn a_plan_tells_what_becomes_of_each_watcher() {
+fn sockets_are_added_changed_and_removed() {
+    let set = |key: &str, text: &str| (key.to_owned(), Some(text.to_owned()));
+    exchange(
+        r#"{"command": "addsocket", "properties": {"name": "Web", "options": {"port": 8080, "host": "::", "so_reuseport": true}, "waiting": true}, "id": 1}"#,
+        &Command::AddSocket {
+            name: "Web".into(),
+            changes: Changes {
+                settings: vec![set("host", "::"), set("port", "8080"), set("so_reuseport", "True")],
+                env: None,
+            },
+            patience: Patience::Settled,
+        },
+        Answer::Ok,
+        json!({"status": "ok"}),
+    );
+    exchange(
+        r#"{"command": "setsocket", "properties": {"name": "web", "options": {"backlog": 128, "interface": null}}, "id": 2}"#,
+        &Command::SetSocket {
+            socket: "web".into(),
+            changes: Changes { settings: vec![set("backlog", "128"), ("interface".into(), None)], env: None },
+            patience: Patience::Admitted,
+        },
+        Answer::Ok,
+        json!({"status": "ok"}),
+    );
+    exchange(
+        r#"{"command": "rmsocket", "properties": {"name": "web"}, "id": 3}"#,
+        &Command::RemoveSocket { socket: "web".into(), patience: Patience::Admitted },
+        Answer::Ok,
+        json!({"status": "ok"}),
+    );
+    refused(
+        r#"{"command": "rmsocket", "properties": {"name": "wbe"}, "id": 4}"#,
+        Some(Refusal::NoSuchSocket { name: "wbe".into(), hint: Some(socket_name("web")) }),
+        3,
+        "socket wbe not found; did you mean web?",
+        &json!(4),
+    );
+    refused(
+        r#"{"command": "addsocket", "properties": {"name": "web", "options": {}}}"#,
+        Some(Refusal::SocketExists(socket_name("web"))),
+        5,
+        "socket 'web' already exist",
+        &Value::Null,
+    );
+    let bad = r#"{"command": "addsocket", "properties": {"name": "a/b", "options": {}}}"#;
+    let why = "'name': a socket name holds letters, digits, '.', '_' and '-' only, not '/'";
+    refused(bad, None, 3, why, &Value::Null);
+}
+
+#[test]
+fn a_plan_tells_what_becomes_of_each_watcher_and_socket() {
     let change = |watcher: &str, effect, keys| Change { watcher: name(watcher), effect, keys };
     let key = |key: &str, from: Option<&str>, to: Option<&str>| KeyChange {
         key: key.into(),
         from: from.map(str::to_owned),
         to: to.map(str::to_owned),
     };
+    let socket = |socket: &str, effect, keys| SocketChange { socket: socket_name(socket), effect, keys };
     let plan = Plan {
-        sockets: Vec::new(),
+        sockets: vec![
+            socket("admin", SocketEffect::Added, vec![]),
+            socket("stats", SocketEffect::Removed, vec![]),
+            socket("ux", SocketEffect::Adjusted, vec![key("backlog", None, Some("128"))]),
+            socket("web", SocketEffect::Moved, vec![key("port", Some("80"), Some("8080"))]),
+        ],
         changes: vec![
             change("old", Effect::Removed { stops: 2 }, vec![]),
             change("new", Effect::Added { starts: 1 }, vec![]),
@@ -447,6 +605,12 @@ fn a_plan_tells_what_becomes_of_each_watcher() {
         &Command::Plan,
         Answer::Plan(plan),
         json!({"status": "ok", "plan": {
+            "sockets": [
+                {"socket": "admin", "effect": "added", "keys": []},
+                {"socket": "stats", "effect": "removed", "keys": []},
+                {"socket": "ux", "effect": "adjusted", "keys": [{"key": "backlog", "from": null, "to": "128"}]},
+                {"socket": "web", "effect": "moved", "keys": [{"key": "port", "from": "80", "to": "8080"}]},
+            ],
             "changes": [
                 {"watcher": "old", "effect": "removed", "stops": 2, "keys": []},
                 {"watcher": "new", "effect": "added", "starts": 1, "keys": []},

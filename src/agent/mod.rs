@@ -111,8 +111,15 @@ fn step(step: impl Into<String>) -> impl FnOnce(io::Error) -> StartError {
 /// Runs an agent to its end: its exit code.
 ///
 /// `path` is the file that `config` was read from, to be read again when it has changed; `overrides` have been
-/// applied to it, and will be then. `notify` is who is told how the agent is. To be called on the main thread.
-pub fn run(path: &Path, overrides: Overrides, config: Config, notify: Notify) -> Result<i32, StartError> {
+/// applied to it, and will be then. `notify` is who is told how the agent is; `given` are sockets that the service manager
+/// handed over, with their names. To be called on the main thread.
+pub fn run(
+    path: &Path,
+    overrides: Overrides,
+    config: Config,
+    notify: Notify,
+    given: Vec<(String, OwnedFd)>,
+) -> Result<i32, StartError> {
     let state_dir = config.spec.state_dir.clone().unwrap_or_else(default_state_dir);
     let identity = identity(&state_dir, &config.spec.node)?;
     let _pidfile = config.spec.pidfile.as_deref().map(Pidfile::take).transpose()?;
@@ -121,7 +128,7 @@ pub fn run(path: &Path, overrides: Overrides, config: Config, notify: Notify) ->
         .build()
         .map_err(step("cannot start the asynchronous runtime"))?;
     runtime.block_on(async {
-        let (agent, doors) = Agent::new(path, overrides, config, &state_dir, &identity, notify)?;
+        let (agent, doors) = Agent::new(path, overrides, config, &state_dir, &identity, (notify, given))?;
         Ok(agent.live(doors).await)
     })
 }
@@ -193,7 +200,7 @@ impl Agent {
         config: Config,
         state_dir: &Path,
         identity: &Identity,
-        notify: Notify,
+        (notify, given): (Notify, Vec<(String, OwnedFd)>),
     ) -> Result<(Agent, Doors), StartError> {
         let Config { spec, warnings: _, files: _ } = config;
         let socket = spec.control_socket.clone().unwrap_or_else(|| control::default_path(&spec.node, state_dir));
@@ -210,7 +217,8 @@ impl Agent {
         let endpoint = format!("unix://{}", socket.path().display());
         let host = Host::new(events.clone(), notify_dir.into(), &[("CIRCUSCTL_ENDPOINT", &endpoint)])
             .map_err(step("cannot take charge of this machine's processes"))?
-            .with_python(spec.python.clone());
+            .with_python(spec.python.clone())
+            .with_given_sockets(given);
         let (standing, standing_seen) = watch::channel(Standing { about: about(&spec), draining: false });
         let store = Store::start(&spec, state_dir, identity, &events, asked_there, standing_seen)?;
         let signals = SignalsInfo::<WithOrigin>::new(SIGNALS);
@@ -308,6 +316,7 @@ impl Agent {
                 self.host.spawn(process, &launch, hold);
             }
             Action::Signal { process, signal, reach } => self.host.signal(process, signal, reach),
+            Action::Freeze { process } => self.host.freeze(process),
             Action::Kill { process } => self.host.kill(process),
             Action::Guard { process, deadline } => self.host.guard(process, deadline),
             Action::AskLease { watcher, ask, timeout } => self.store.ask(watcher, ask, timeout),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use serde_json::{Value, json};
 
-use super::words::{Add, Kill, Matching, Reload, Remove, Resize, Set, Signal};
+use super::words::{Add, AddSocket, Kill, Matching, Reload, Remove, RemoveSocket, Resize, Set, SetSocket, Signal};
 use super::{colours, ctl_exit, follow, interrupted, shell};
 use crate::client::{self, Call, ClientError, Endpoint};
 use crate::control::Places;
@@ -153,6 +153,12 @@ enum Words {
     },
     /// List the sockets that are shared
     Listsockets,
+    /// Open a socket, until the agent ends
+    Addsocket(AddSocket),
+    /// Change options of a socket, until the agent ends
+    Setsocket(SetSocket),
+    /// Close and remove a socket
+    Rmsocket(RemoveSocket),
     /// End the agent and all it runs
     Quit {
         /// Reply when all is stopped
@@ -260,6 +266,9 @@ impl Words {
             Words::Get { name, keys } => Command::Options { watcher: name, keys: Some(keys) },
             Words::Globaloptions { option } => Command::GlobalOptions { option },
             Words::Listsockets => Command::ListSockets,
+            Words::Addsocket(add) => add.command()?,
+            Words::Setsocket(set) => set.command()?,
+            Words::Rmsocket(remove) => remove.command(),
             Words::Quit { waiting } => Command::Quit { patience: patience(waiting) },
             Words::Version => Command::Version,
             Words::Nodes => Command::Nodes,
@@ -634,6 +643,24 @@ mod tests {
             ("globaloptions", Command::GlobalOptions { option: None }),
             ("globaloptions endpoint", Command::GlobalOptions { option: Some("endpoint".into()) }),
             ("listsockets", Command::ListSockets),
+            (
+                "addsocket Web host :: port 8080 --waiting",
+                Command::AddSocket {
+                    name: "web".into(),
+                    changes: Changes { settings: vec![set("host", "::"), set("port", "8080")], env: None },
+                    patience: Settled,
+                },
+            ),
+            (
+                "setsocket web backlog -1 env A=1",
+                Command::SetSocket {
+                    socket: "web".into(),
+                    changes: Changes { settings: vec![set("backlog", "-1"), set("env", "A=1")], env: None },
+                    patience: Admitted,
+                },
+            ),
+            ("rmsocket web", Command::RemoveSocket { socket: "web".into(), patience: Admitted }),
+            ("rmsocket --waiting web", Command::RemoveSocket { socket: "web".into(), patience: Settled }),
             ("stats --extended web", Command::Stats { watcher: web(), pid: None, extended: true }),
             ("numprocesses web", Command::NumProcesses { watcher: web() }),
             ("numwatchers", Command::NumWatchers),
@@ -694,6 +721,11 @@ mod tests {
             "kill web --signum FOO",
             "kill web --graceful_timeout -1",
             "rm",
+            "addsocket web",
+            "addsocket web port",
+            "addsocket web/1 port 80",
+            "setsocket web port 80 host",
+            "rmsocket",
             "status --node web/1",
             "status --timeout 0",
             "status --timeout nan",
@@ -735,7 +767,9 @@ mod tests {
     #[test]
     fn the_exit_code_tells_the_worst() {
         let status = Command::Status { watcher: None };
-        let well = json!({"status": "ok", "watchers": [{"name": "a", "state": "standby"}]});
+        let well = json!({"status": "ok", "watchers": [
+            {"name": "a", "state": "standby"}, {"name": "b", "state": "listening"},
+        ]});
         let ill = json!({"status": "ok", "watchers": [{"name": "a", "state": "backoff"}]});
         let silent = json!({"status": "error", "silent": true});
         let failed = json!({"status": "error"});

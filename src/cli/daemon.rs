@@ -12,7 +12,7 @@ use super::{AgentArgs, LogFormat, agent_exit, print_error, print_warning};
 use crate::agent::{self, Overrides};
 use crate::config::{self, Config, Surroundings};
 use crate::model::spec::{AgentSpec, LogOutput, WatcherSpec};
-use crate::systemd::Notify;
+use crate::systemd::{Given, Notify};
 
 /// Runs `circus-agent` with these arguments, the program's name first: its exit code.
 ///
@@ -27,6 +27,9 @@ pub fn circus_agent(args: impl IntoIterator<Item = impl Into<OsString> + Clone>)
         print_error("no configuration named; write one as in beatcop.ini.example, then: circus-agent FILE");
         return agent_exit::USAGE;
     };
+    // SAFETY: the caller's promise. It comes before a file is opened, the configuration's too, and before `--daemon` forks:
+    // systemd means this process, and its descriptors go along to the one in the background.
+    let given = unsafe { Given::from_env() };
     if logger_config.is_some_and(|file| file != Path::new("default")) {
         print_warning("--logger-config has no effect: files for Python's logging are not read; see --log-output");
     }
@@ -47,7 +50,7 @@ pub fn circus_agent(args: impl IntoIterator<Item = impl Into<OsString> + Clone>)
     }
     let overrides = Overrides { pidfile, log_level, log_output };
     overrides.apply(&mut config.spec);
-    let start = Start { path, log_format, overrides, config };
+    let start = Start { path, log_format, overrides, config, given };
     // SAFETY: the caller's promise: this is the only thread.
     unsafe { if daemon { start.in_background() } else { start.here() } }
 }
@@ -58,6 +61,7 @@ struct Start {
     log_format: LogFormat,
     overrides: Overrides,
     config: Config,
+    given: Given,
 }
 
 impl Start {
@@ -108,7 +112,7 @@ impl Start {
 
     /// Runs it to its end: its exit code, or why it did not begin, with the code for that.
     fn run(self, notify: io::Result<Notify>) -> Result<u8, (u8, String)> {
-        let Start { path, log_format, overrides, config } = self;
+        let Start { path, log_format, overrides, config, given } = self;
         if let Some(mask) = config.spec.umask {
             // Before there is a file of ours.
             umask(Mode::from_bits_truncate(mask));
@@ -118,7 +122,9 @@ impl Start {
             tracing::warn!("the service manager is not told how this agent is: {error}");
             Notify::default()
         });
-        match agent::run(&path, overrides, config, notify) {
+        given.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+        given.sockets.iter().for_each(|(name, _)| tracing::info!("systemd hands over socket {name}"));
+        match agent::run(&path, overrides, config, notify, given.sockets) {
             Ok(code) => Ok(u8::try_from(code).unwrap_or(agent_exit::INTERNAL)),
             Err(error) => Err((agent_exit::UNAVAILABLE, error.to_string())),
         }
@@ -130,11 +136,12 @@ fn summary(path: &Path, spec: &AgentSpec) -> String {
     let mut text = format!("{}: no errors\n", path.display());
     let store = if spec.redis.is_some() { "Redis" } else { "file locks on this machine" };
     text += &format!("  node {} of cluster {}, leases by {store}\n", spec.node, spec.cluster);
+    spec.sockets.iter().for_each(|socket| text += &format!("  socket {}: {}\n", socket.name, socket.place));
     spec.watchers.iter().for_each(|watcher| text += &format!("  {}\n", watcher_line(watcher)));
     text
 }
 
-/// What a watcher would run: `watcher web: 2 processes; hooks before_start, after_stop`.
+/// What a watcher would run: `watcher web: 2 processes, on demand; hooks before_start, after_stop`.
 fn watcher_line(watcher: &WatcherSpec) -> String {
     let count = match (&watcher.singleton, watcher.numprocesses) {
         (Some(timings), _) => format!(
@@ -145,7 +152,11 @@ fn watcher_line(watcher: &WatcherSpec) -> String {
         (None, 1) => "1 process".into(),
         (None, n) => format!("{n} processes"),
     };
-    let start = if watcher.autostart { "" } else { ", not started by itself" };
+    let start = match (watcher.autostart, watcher.on_demand) {
+        (false, _) => ", not started by itself",
+        (true, Some(_)) => ", on demand",
+        (true, None) => "",
+    };
     let hooks: Vec<&str> = watcher.hooks.keys().map(|point| point.name()).collect();
     let hooks = if hooks.is_empty() { String::new() } else { format!("; hooks {}", hooks.join(", ")) };
     format!("watcher {}: {count}{start}{hooks}", watcher.name)

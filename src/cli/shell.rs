@@ -156,7 +156,7 @@ fn history_file() -> Option<PathBuf> {
     Some(Path::join(&dir, "history"))
 }
 
-/// What TAB offers: commands, their options, and the watchers there are.
+/// What TAB offers: commands, their options, and the watchers and sockets there are.
 struct Completion<'a> {
     global: &'a Global,
     commands: clap::Command,
@@ -176,7 +176,7 @@ impl Completer for Completion<'_> {
         let (start, asked) = asked(&self.commands, &line[..position]);
         let mut offered = match asked {
             Asked::Words(words) => words,
-            Asked::Watchers => self.watchers(),
+            Asked::Names(of) => self.names(of),
         };
         offered.retain(|word| word.starts_with(&line[start..position]));
         offered.sort();
@@ -191,8 +191,15 @@ impl Completer for Completion<'_> {
 enum Asked {
     /// One of these.
     Words(Vec<String>),
-    /// A watcher's name.
+    /// A name of one of these.
+    Names(Named),
+}
+
+/// What an agent knows by name.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Named {
     Watchers,
+    Sockets,
 }
 
 /// Where the last word of `line` begins, and what it could become.
@@ -207,6 +214,7 @@ fn asked(commands: &clap::Command, line: &str) -> (usize, Asked) {
     }
     let shown = command.get_subcommands().filter(|command| !command.is_hide_set());
     let mut words: Vec<String> = shown.map(|command| command.get_name().to_owned()).collect();
+    let takes = |ids: &[&str]| command.get_positionals().any(|word| ids.contains(&word.get_id().as_str()));
     let asked = if is_help {
         Asked::Words(words)
     } else if line[start..].starts_with('-') {
@@ -218,8 +226,10 @@ fn asked(commands: &clap::Command, line: &str) -> (usize, Asked) {
     } else if std::ptr::eq(command, commands) {
         words.extend(["help", "exit"].map(str::to_owned));
         Asked::Words(words)
-    } else if command.get_positionals().any(|word| matches!(word.get_id().as_str(), "name" | "names")) {
-        Asked::Watchers
+    } else if takes(&["name", "names"]) {
+        Asked::Names(Named::Watchers)
+    } else if takes(&["socket"]) {
+        Asked::Names(Named::Sockets)
     } else {
         Asked::Words(words)
     };
@@ -227,26 +237,34 @@ fn asked(commands: &clap::Command, line: &str) -> (usize, Asked) {
 }
 
 impl Completion<'_> {
-    /// The names of all watchers, as far as they can be had at once.
-    fn watchers(&self) -> Vec<String> {
+    /// Their names, as far as they can be had at once.
+    fn names(&self, of: Named) -> Vec<String> {
+        let command = match of {
+            Named::Watchers => Command::List { watcher: None },
+            Named::Sockets => Command::ListSockets,
+        };
         let names = async {
             let endpoint = ctl::endpoint(self.global).ok()?;
-            let call = Call {
-                command: Command::List { watcher: None },
-                target: Target::Here,
-                cluster: self.global.cluster.clone(),
-                patience: COMPLETION_TIME,
-            };
+            let call =
+                Call { command, target: Target::Here, cluster: self.global.cluster.clone(), patience: COMPLETION_TIME };
             let reply = timeout(COMPLETION_TIME, client::ask(&endpoint, &call)).await.ok()?.ok()?;
             let parts = reply["nodes"].as_object().map(|nodes| nodes.values().collect()).unwrap_or(vec![&reply]);
-            let names = parts.into_iter().filter_map(|part| part["watchers"].as_array()).flatten();
-            let mut names: Vec<String> = names.filter_map(Value::as_str).map(quoted).collect();
+            let mut names: Vec<String> = parts.into_iter().flat_map(|part| told(of, part)).collect();
             names.sort();
             names.dedup();
             Some(names)
         };
         ctl::runtime().ok().and_then(|runtime| runtime.block_on(names)).unwrap_or_default()
     }
+}
+
+/// The names in one node's reply, each as one word.
+fn told(of: Named, part: &Value) -> Vec<String> {
+    let (list, name): (_, fn(&Value) -> Option<&str>) = match of {
+        Named::Watchers => (&part["watchers"], Value::as_str),
+        Named::Sockets => (&part["sockets"], |socket| socket["name"].as_str()),
+    };
+    list.as_array().into_iter().flatten().filter_map(name).map(quoted).collect()
 }
 
 /// A name as one word.
@@ -264,7 +282,7 @@ mod tests {
         let commands = CtlArgs::command();
         let words = |line: &str| match asked(&commands, line).1 {
             Asked::Words(words) => words,
-            Asked::Watchers => panic!("watchers after {line}"),
+            Asked::Names(of) => panic!("{of:?} after {line}"),
         };
         assert!(["status", "events", "help", "exit"].iter().all(|name| words("st").iter().any(|word| word == name)));
         assert!(!words("").iter().any(|word| word == "listen"), "what is hidden is not offered");
@@ -274,8 +292,22 @@ mod tests {
         assert!(words("stop --").iter().any(|word| word == "--json"));
         assert_eq!(words("version "), [""; 0]);
         for line in ["stop ", "--json status we", "logs web ", "lease init "] {
-            assert_eq!(asked(&commands, line).1, Asked::Watchers, "{line}");
+            assert_eq!(asked(&commands, line).1, Asked::Names(Named::Watchers), "{line}");
         }
+        for line in ["setsocket ", "rmsocket we", "--json setsocket w"] {
+            assert_eq!(asked(&commands, line).1, Asked::Names(Named::Sockets), "{line}");
+        }
+        // One that is to be has no name yet.
+        assert_eq!(words("addsocket "), [""; 0]);
         assert_eq!(asked(&commands, "stop we").0, 5);
+    }
+
+    #[test]
+    fn names_are_found_in_replies_and_quoted() {
+        let watchers = serde_json::json!({"watchers": ["web", "sleep two"]});
+        assert_eq!(told(Named::Watchers, &watchers), ["web", "'sleep two'"]);
+        let sockets = serde_json::json!({"sockets": [{"fd": 3, "name": "web"}, {"fd": null, "name": "ux"}, 5]});
+        assert_eq!(told(Named::Sockets, &sockets), ["web", "ux"]);
+        assert_eq!(told(Named::Sockets, &watchers), [""; 0]);
     }
 }

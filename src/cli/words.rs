@@ -8,6 +8,7 @@ use super::ctl::{patience, time};
 use crate::client::ClientError;
 use crate::model::command::{Command, Leave, ReloadWay};
 use crate::model::event::{Changes, Reach, signal_number};
+use crate::model::names::SocketName;
 use crate::model::pattern::Pattern;
 use crate::model::spec::HookPoint;
 
@@ -186,15 +187,20 @@ pub(super) struct Set {
 impl Set {
     pub(super) fn command(self) -> Result<Command, ClientError> {
         let mut changes = Changes::default();
-        for pair in self.pairs.chunks(2) {
-            match pair {
-                [key, value] => change(&mut changes, key, value)?,
-                [key] => return Err(ClientError::Usage(format!("'{key}' has no value: set NAME KEY VALUE …"))),
-                _ => {}
-            }
+        for (key, value) in pairs(&self.pairs, "set")? {
+            change(&mut changes, key, value)?;
         }
         Ok(Command::Set { watcher: self.name, changes, patience: patience(self.waiting) })
     }
+}
+
+/// `KEY VALUE KEY VALUE …`, as the command `usage` has them.
+fn pairs<'a>(words: &'a [String], usage: &str) -> Result<Vec<(&'a str, &'a str)>, ClientError> {
+    let pair = |pair: &'a [String]| match pair {
+        [key, value] => Ok((key.as_str(), value.as_str())),
+        odd => Err(ClientError::Usage(format!("'{}' has no value: {usage} NAME KEY VALUE …", odd.join(" ")))),
+    };
+    words.chunks(2).map(pair).collect()
 }
 
 #[derive(Debug, Args)]
@@ -251,6 +257,78 @@ impl Remove {
     pub(super) fn command(self) -> Command {
         let leave = if self.nostop { Leave::Processes } else { Leave::Nothing };
         Command::Remove { watcher: self.name, leave, patience: patience(self.waiting) }
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(override_usage = "circusctl addsocket [OPTIONS] <NAME> <KEY> <VALUE> [<KEY> <VALUE>]...")]
+pub(super) struct AddSocket {
+    /// The socket's name
+    #[arg(value_name = "NAME", value_parser = socket_name)]
+    new: SocketName,
+    #[command(flatten)]
+    settings: SocketSettings,
+}
+
+#[derive(Debug, Args)]
+#[command(override_usage = "circusctl setsocket [OPTIONS] <NAME> <KEY> <VALUE> [<KEY> <VALUE>]...")]
+pub(super) struct SetSocket {
+    /// The socket
+    #[arg(value_name = "NAME")]
+    socket: String,
+    #[command(flatten)]
+    settings: SocketSettings,
+}
+
+#[derive(Debug, Args)]
+struct SocketSettings {
+    /// Options and their values: host 127.0.0.1 port 8080, or path /run/web.sock
+    #[arg(value_names = ["KEY", "VALUE"], num_args = 2.., required = true, allow_negative_numbers = true)]
+    pairs: Vec<String>,
+    /// Reply when it is done
+    #[arg(long)]
+    waiting: bool,
+}
+
+impl SocketSettings {
+    fn changes(&self, usage: &str) -> Result<Changes, ClientError> {
+        let settings = pairs(&self.pairs, usage)?;
+        let settings = settings.into_iter().map(|(key, value)| (key.to_owned(), Some(value.to_owned())));
+        Ok(Changes { settings: settings.collect(), env: None })
+    }
+}
+
+impl AddSocket {
+    pub(super) fn command(self) -> Result<Command, ClientError> {
+        let (changes, patience) = (self.settings.changes("addsocket")?, patience(self.settings.waiting));
+        Ok(Command::AddSocket { name: self.new.to_string(), changes, patience })
+    }
+}
+
+impl SetSocket {
+    pub(super) fn command(self) -> Result<Command, ClientError> {
+        let (changes, patience) = (self.settings.changes("setsocket")?, patience(self.settings.waiting));
+        Ok(Command::SetSocket { socket: self.socket, changes, patience })
+    }
+}
+
+fn socket_name(text: &str) -> Result<SocketName, String> {
+    SocketName::parse(text).map_err(|bad| bad.to_string())
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RemoveSocket {
+    /// The socket
+    #[arg(value_name = "NAME")]
+    socket: String,
+    /// Reply when it is done
+    #[arg(long)]
+    waiting: bool,
+}
+
+impl RemoveSocket {
+    pub(super) fn command(self) -> Command {
+        Command::RemoveSocket { socket: self.socket, patience: patience(self.waiting) }
     }
 }
 

@@ -13,9 +13,9 @@ use super::value::{Kind, RLIMITS, Value};
 use super::vars::{self, EnvVars};
 use super::watcher::{Environment, lease_texts};
 use super::{Surroundings, python};
-use crate::model::names::{ClusterName, NodeName, WatcherName};
+use crate::model::names::{ClusterName, NodeName, SocketName, WatcherName};
 use crate::model::pattern;
-use crate::model::spec::{AgentSpec, Defaults, LogOutput, RedisSpec, Secret, WatcherSpec};
+use crate::model::spec::{AgentSpec, Defaults, LogOutput, RedisSpec, Secret, SocketSpec, WatcherSpec};
 
 /// Reads the merged files; what is wrong goes to `problems`, and the result is then good for nothing.
 pub(super) fn build(doc: &Document, around: &Surroundings, problems: &mut Problems) -> Option<AgentSpec> {
@@ -33,11 +33,15 @@ pub(super) fn build(doc: &Document, around: &Surroundings, problems: &mut Proble
     build.check_lease_defaults(&redis);
     let log_output = build.log_output(&circus);
     build.python = build.interpreter(&circus);
-    let watchers = build.watchers(&global, &vars, &redis);
+    let heads = build.heads();
+    build.names = heads.iter().map(|(_, name)| name.clone()).collect();
+    build.read_sockets(&vars);
+    let watchers = build.watchers(&heads, (&global, &vars), &redis);
     build.check_order(&BTreeMap::new());
+    build.check_unused();
 
     Some(AgentSpec {
-        sockets: Vec::new(),
+        sockets: build.opened,
         node: match circus.text("node") {
             Some(name) => NodeName::parse(&name).ok()?,
             None => node_name(&around.hostname)?,
@@ -71,6 +75,7 @@ pub(super) fn build_one(
     let mut build = Build::new(doc, around, problems);
     build.python.clone_from(&defaults.python);
     build.names = defaults.watchers.keys().filter(|known| *known != name).chain([name]).cloned().collect();
+    build.sockets.clone_from(&defaults.sockets);
     let (Environment::Plain(own) | Environment::Complete(own)) = &env;
     let mut vars = EnvVars::default();
     vars.add(&around.env);
@@ -83,6 +88,22 @@ pub(super) fn build_one(
     }
     build.check_order(&defaults.watchers);
     watcher
+}
+
+/// Reads the one socket of a document, beside the watchers that `defaults` has.
+pub(super) fn build_socket(
+    doc: &Document,
+    (head, name): (&str, &SocketName),
+    defaults: &Defaults,
+    around: &Surroundings,
+    problems: &mut Problems,
+) -> Option<SocketSpec> {
+    let mut build = Build::new(doc, around, problems);
+    build.names = defaults.watchers.keys().cloned().collect();
+    let mut vars = EnvVars::default();
+    vars.add(&around.env);
+    let settings = build.settings(head, Section::Socket, &vars);
+    build.socket(name, &settings)
 }
 
 /// What `globaloptions` answers: Circus's keys as the file has them, or Circus's defaults.
@@ -113,19 +134,36 @@ pub(super) struct Build<'a> {
     pub(super) names: Vec<WatcherName>,
     /// Those that start after others, with the place where that is said.
     pub(super) order: Vec<(WatcherName, Vec<WatcherName>, Spot)>,
+    /// All sockets, each with the only watchers that may have it.
+    pub(super) sockets: BTreeMap<SocketName, Vec<WatcherName>>,
+    /// Those of the file, as far as they are sound.
+    pub(super) opened: Vec<SocketSpec>,
+    /// Those that some watcher names.
+    pub(super) used: BTreeSet<SocketName>,
     /// Free-form keys already warned about.
     free_forms: BTreeSet<&'a str>,
 }
 
 /// The section types that wait for a later version, by their exact head or the beginning of it.
-const LATER: &[&str] = &["socket:", "legion:", "beatcop", "circus-cluster", "node:"];
+const LATER: &[&str] = &["legion:", "beatcop", "circus-cluster", "node:"];
 const TYPES: &[&str] =
     &["circus", "redis", "watcher", "env", "socket", "plugin", "legion", "beatcop", "circus-cluster", "node"];
 
 impl<'a> Build<'a> {
     fn new(doc: &'a Document, around: &'a Surroundings, problems: &'a mut Problems) -> Build<'a> {
-        let (names, order, free_forms) = (Vec::new(), Vec::new(), BTreeSet::new());
-        Build { doc, around, problems, python: None, module_path: None, names, order, free_forms }
+        Build {
+            doc,
+            around,
+            problems,
+            python: None,
+            module_path: None,
+            names: Vec::new(),
+            order: Vec::new(),
+            sockets: BTreeMap::new(),
+            opened: Vec::new(),
+            used: BTreeSet::new(),
+            free_forms: BTreeSet::new(),
+        }
     }
 
     fn check_sections(&mut self) {
@@ -133,8 +171,13 @@ impl<'a> Build<'a> {
             let Some(spot) = self.doc.head(head).cloned() else { continue };
             let later = |kind: &str| if kind.ends_with(':') { head.starts_with(kind) } else { head == kind };
             if Section::of(head).is_some() || head == "env" || head.starts_with("env:") || head == "DEFAULT" {
-                let (kind, key) = if head.starts_with("plugin:") { ("plugin", "use") } else { ("watcher", "cmd") };
-                if is_watcher(head) && self.entries(head, self.section_of(head)).is_empty() {
+                let (kind, section, key) = match head.split(':').next() {
+                    Some(kind @ "watcher") => (kind, Section::Watcher, "cmd"),
+                    Some(kind @ "plugin") => (kind, self.section_of(head), "use"),
+                    Some(kind @ "socket") => (kind, Section::Socket, "port"),
+                    _ => continue,
+                };
+                if self.entries(head, section).is_empty() {
                     self.problems
                         .warn(code::NO_EFFECT, spot, format!("[{head}] is empty, and therefore no {kind}"))
                         .help(format_args!("give it a `{key}`"));
@@ -153,15 +196,17 @@ impl<'a> Build<'a> {
                         problem.label(format!("did you mean `[{known}:NAME]`?"))
                     }
                     (Some(known), None) => problem.label(format!("did you mean `[{known}]`?")),
-                    (None, _) => problem
-                        .help("sections are [circus], [redis], [watcher:NAME], [plugin:NAME], [env] and [env:NAMES]"),
+                    (None, _) => problem.help(
+                        "sections are [circus], [redis], [watcher:NAME], [socket:NAME], [plugin:NAME], [env] and \
+                         [env:NAMES]",
+                    ),
                 };
             }
         }
     }
 
     /// A section's keys, and below them those of `[DEFAULT]` that it knows.
-    fn entries(&self, head: &'a str, section: Section) -> Vec<Entry<'a>> {
+    pub(super) fn entries(&self, head: &'a str, section: Section) -> Vec<Entry<'a>> {
         let doc = self.doc;
         let own = doc.entries(head);
         let defaults = doc.entries("DEFAULT").filter(|entry| keys::find(section, entry.key).is_some());
@@ -175,7 +220,7 @@ impl<'a> Build<'a> {
         let doc = self.doc;
         // Keys of [DEFAULT] belong to every section: those that are no setting are variables.
         let defaults = doc.entries("DEFAULT").filter(|entry| {
-            let settings = [Section::Circus, Section::Redis, Section::Plugin(&[])];
+            let settings = [Section::Circus, Section::Redis, Section::Socket, Section::Plugin(&[])];
             doc.head(head).is_some() && settings.iter().all(|section| keys::find(*section, entry.key).is_none())
         });
         let entries = doc.entries(head).chain(defaults.filter(|entry| doc.get(head, entry.key).is_none()));
@@ -318,6 +363,7 @@ impl<'a> Build<'a> {
             (Section::Circus, "[circus]"),
             (Section::Redis, "[redis]"),
             (Section::Watcher, "[watcher:NAME]"),
+            (Section::Socket, "[socket:NAME]"),
             (Section::Plugin(&[]), "another plugin's section"),
         ];
         let at_home = others.iter().find(|(other, _)| keys::find(*other, key).is_some()).map(|(_, home)| home);
@@ -420,17 +466,15 @@ impl<'a> Build<'a> {
 
     fn watchers(
         &mut self,
-        global: &BTreeMap<String, String>,
-        vars: &EnvVars,
+        heads: &[(&'a str, WatcherName)],
+        (global, vars): (&BTreeMap<String, String>, &EnvVars),
         redis: &Settings<'_>,
     ) -> Vec<WatcherSpec> {
-        let heads = self.heads();
-        self.names = heads.iter().map(|(_, name)| name.clone()).collect();
         let names: Vec<&str> = heads.iter().map(|(_, name)| name.as_str()).collect();
         let envs = self.env_sections(&names);
         let mut logs = BTreeMap::new();
         let mut watchers = Vec::new();
-        for (head, name) in &heads {
+        for (head, name) in heads {
             let mut env = global.clone();
             for (_, section) in envs.iter().filter(|(patterns, _)| covers(patterns, name.as_str())) {
                 env.extend(section.clone());

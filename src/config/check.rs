@@ -4,7 +4,8 @@ use super::keys::nearest;
 use super::value::{self, Kind, Value, Wrong, wrong};
 use crate::model::spec::{Check, HealthAction, Url};
 
-const WAYS: &str = "timer 1s, notify, log REGEX, tcp PORT, tcp HOST:PORT, http URL, http PORT/PATH, cmd PROGRAM ARGS";
+const WAYS: &str =
+    "timer 1s, notify, ack, log REGEX, tcp PORT, tcp HOST:PORT, http URL, http PORT/PATH, cmd PROGRAM ARGS";
 
 /// Where a port alone is: on this machine.
 const HERE: &str = "127.0.0.1";
@@ -16,6 +17,9 @@ pub(super) fn ready(text: &str) -> Result<Check, Wrong> {
     if way == "notify" && !rest.is_empty() {
         return Err(wrong("takes nothing after `notify`").label("the process says so itself, over NOTIFY_SOCKET"));
     }
+    if way == "ack" && !rest.is_empty() {
+        return Err(wrong("takes nothing after `ack`").label("the process says so itself, as under einhorn"));
+    }
     if matches!(way, "timer" | "log" | "tcp" | "http" | "cmd") && rest.is_empty() {
         return Err(wrong(format!("says nothing after `{way}`")).help(format!("the ways are {WAYS}")));
     }
@@ -25,13 +29,14 @@ pub(super) fn ready(text: &str) -> Result<Check, Wrong> {
             _ => Err(wrong("must have a time after `timer`")),
         },
         "notify" => Ok(Check::Notify),
+        "ack" => Ok(Check::Ack),
         "log" => value::regex(rest).map(|()| Check::Log(rest.to_owned())),
         "tcp" => host_and_port(rest, None).map(|(host, port)| Check::Tcp { host, port }),
         "http" => url(rest).map(Check::Http),
         "cmd" => value::program(rest).map(Check::Command),
         _ => {
-            let wrong = wrong("must begin with timer, notify, log, tcp, http or cmd");
-            let known = ["timer", "notify", "log", "tcp", "http", "cmd"];
+            let wrong = wrong("must begin with timer, notify, ack, log, tcp, http or cmd");
+            let known = ["timer", "notify", "ack", "log", "tcp", "http", "cmd"];
             Err(match nearest(way, known) {
                 Some(known) => wrong.label(format!("did you mean `{known}`?")),
                 None => wrong.label("this is none of them").help(format!("the ways are {WAYS}")),
@@ -44,6 +49,9 @@ pub(super) fn ready(text: &str) -> Result<Check, Wrong> {
 pub(super) fn health(text: &str) -> Result<Check, Wrong> {
     match ready(text)? {
         Check::Timer(_) => Err(wrong("cannot be a timer").label("time alone tells nothing of a process's health")),
+        Check::Ack => Err(wrong("cannot be an ack")
+            .label("a process says it once")
+            .help("`notify` wants WATCHDOG=1 time and again")),
         check => Ok(check),
     }
 }
@@ -115,6 +123,7 @@ mod tests {
         let table = [
             ("timer 500ms", "timer 0.5 s"),
             ("notify", "notify"),
+            ("ack", "ack"),
             ("log (?i)listening on .*", "log (?i)listening on .*"),
             ("tcp 8000", "tcp 127.0.0.1:8000"),
             ("tcp db-1:5432", "tcp db-1:5432"),
@@ -138,6 +147,7 @@ mod tests {
             "timer",
             "timer soon",
             "notify now",
+            "ack now",
             "log",
             "log (",
             "tcp",
@@ -163,7 +173,7 @@ mod tests {
             assert!(ready(text).is_err(), "{text}: {:?}", ready(text));
         }
         assert_eq!(ready("notfy").unwrap_err().label, "did you mean `notify`?");
-        assert!(health("timer 1s").is_err() && health("tcp 80").is_ok());
+        assert!(health("timer 1s").is_err() && health("ack").is_err() && health("tcp 80").is_ok());
     }
 
     #[test]

@@ -9,6 +9,7 @@ use super::build::Build;
 use super::keys::{self, KEYS, Section};
 use super::problem::code;
 use super::settings::{Set, Settings};
+use super::socket_use::Handed;
 use super::value::Value;
 use super::{vars, words};
 use crate::model::spec::WID;
@@ -18,7 +19,7 @@ const DEFAULT_PATH: &str = "/bin:/usr/bin";
 
 impl Build<'_> {
     /// A watcher's command line as words; nothing where it has none, which is then said.
-    pub(super) fn words(&mut self, settings: &Settings<'_>) -> Option<Vec<String>> {
+    pub(super) fn words(&mut self, settings: &Settings<'_>, handed: &Handed<'_>) -> Option<Vec<String>> {
         let Some(cmd) = settings.get("cmd").filter(|set| set.value != Value::Unset) else {
             if self.is_absent(settings, "cmd") {
                 self.missing(settings.head, format!("[{}] has no `cmd`", settings.head)).label("nothing to run");
@@ -29,9 +30,9 @@ impl Build<'_> {
         for set in [Some(cmd), settings.get("args")].into_iter().flatten().filter(|_| shell) {
             self.warn_of_cut(set);
         }
-        let cmd_line = self.fill(cmd, settings);
+        let cmd_line = self.fill(cmd, settings, handed);
         let cmd_words = self.split(cmd, &cmd_line);
-        let args = settings.get("args").map(|set| (set, self.fill(set, settings)));
+        let args = settings.get("args").map(|set| (set, self.fill(set, settings, handed)));
         let args_words = args.as_ref().map(|(set, line)| self.split(set, line));
         let shell_args = settings.get("shell_args").map(|set| {
             if !shell {
@@ -39,7 +40,7 @@ impl Build<'_> {
                     .warn(code::NO_EFFECT, set.entry.key_spot(), "`shell_args` has no effect here")
                     .label("only with `shell = True`");
             }
-            let line = self.fill(set, settings);
+            let line = self.fill(set, settings, handed);
             self.split(set, &line)
         });
         let (args_words, shell_args) =
@@ -49,15 +50,18 @@ impl Build<'_> {
             self.problems.error(code::MISSING, cmd.entry.spot(), "`cmd` names no program");
             return None;
         }
+        self.warn_of_gunicorn(settings, handed);
         if !shell {
             words.extend(args_words);
+            self.check_shell(&words, cmd, handed);
             return Some(words);
         }
         // The line is the shell's, as Circus's documentation says; Circus itself quotes each word, which makes
         // `;` and `|` literal. Line ends are those of the file, not of the script.
         let line = [cmd_line, args.map_or(String::new(), |(_, line)| line)].join(" ").replace('\n', " ");
         let sh = settings.text("executable").unwrap_or_else(|| "/bin/sh".to_owned());
-        let sh = [sh, "-c".to_owned(), line.trim().to_owned()];
+        let line = self.without_shell(line.trim().to_owned(), cmd, handed);
+        let sh = [sh, "-c".to_owned(), line];
         Some(sh.into_iter().chain(shell_args).collect())
     }
 
@@ -76,21 +80,16 @@ impl Build<'_> {
         }
     }
 
-    /// A command line with all its variables filled in but the slot number.
-    fn fill(&mut self, set: &Set<'_>, settings: &Settings<'_>) -> String {
+    /// A command line with all its variables filled in but the numbers of the slot and of sockets.
+    fn fill(&mut self, set: &Set<'_>, settings: &Settings<'_>, handed: &Handed<'_>) -> String {
         for reference in vars::references(set.entry.value) {
             let name = reference.name.as_str();
-            if name.starts_with("env.") || settings.variable(name).is_some() {
-                continue;
-            }
             let spot = set.entry.part(&reference.range);
             if let Some(socket) = name.strip_prefix("sockets.") {
-                let sections = self.doc.sections();
-                if !sections.iter().any(|head| head.to_lowercase() == format!("socket:{socket}")) {
-                    self.problems
-                        .error(code::VARIABLE, spot, format!("there is no socket `{socket}`"))
-                        .label(format!("no section [socket:{socket}]"));
-                }
+                self.check_socket_variable(socket, spot, handed);
+                continue;
+            }
+            if name.starts_with("env.") || settings.variable(name).is_some() {
                 continue;
             }
             let problem = self.problems.error(code::VARIABLE, spot, format!("`$(circus.{name})` has no value"));
@@ -103,7 +102,7 @@ impl Build<'_> {
                 Some(known) => problem.label(format!("did you mean `$(circus.{known})`?")),
                 None => problem
                     .label("no such variable")
-                    .help("there are wid, env.NAME, rlimits.NAME and the keys of the watcher"),
+                    .help("there are wid, env.NAME, sockets.NAME, rlimits.NAME and the keys of the watcher"),
             };
         }
         vars::substitute(&set.text, |name| settings.variable(name))

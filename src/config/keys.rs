@@ -12,6 +12,7 @@ pub(super) enum Section {
     Circus,
     Redis,
     Watcher,
+    Socket,
     /// One of these plugins; none: any of them.
     Plugin(&'static [Native]),
 }
@@ -23,6 +24,7 @@ impl Section {
             "circus" => Some(Section::Circus),
             "redis" => Some(Section::Redis),
             _ if head.starts_with("watcher:") => Some(Section::Watcher),
+            _ if head.starts_with("socket:") => Some(Section::Socket),
             _ if head.starts_with("plugin:") => Some(Section::Plugin(&[])),
             _ => None,
         }
@@ -91,12 +93,13 @@ const fn eg(example: &'static str) -> (&'static str, &'static str) {
 }
 
 use Kind::{
-    Action, Amount, Bool, Class, Cluster, Colour, Command, Count, Group, Health, Hook, HttpUrl, Level, Limit,
-    LogOutput, Memory, Names, Node, Number, Octal, Path, Port, Positive, Ready, Regex, Retries, Rollover, Seconds,
-    Sibling, Signal, Size, Syslog, Text, Times, Url, Use, User,
+    Action, Amount, Bool, Class, Cluster, Colour, Command, Count, Family, From, Group, Health, Hook, Host, HttpUrl,
+    Interface, Level, Limit, LogOutput, Memory, Names, Node, Number, Octal, Owner, Path, Port, Positive, Protocol,
+    Ready, Regex, Retries, Rollover, Seconds, Sibling, Signal, Size, SocketEnv, SocketPath, SocketType, Sockets,
+    StopPreset, Syslog, Text, Times, Url, Use, User,
 };
 use Native::{CommandReloader, Flapping, FullStats, HttpObserver, RedisObserver, ResourceWatcher, WatchDog};
-use Section::{Circus, Plugin, Redis, Watcher};
+use Section::{Circus, Plugin, Redis, Socket, Watcher};
 use Status::{Answered, Dead, Idle, NotYet, Works};
 
 const INTERNAL: Status = Dead("there are no internal watchers here; see loglevel");
@@ -227,6 +230,8 @@ pub(super) const KEYS: &[Key] = &[
     key(Watcher, "rlimit_*", Limit, eg("1024"), Works,
         "any limit of setrlimit(2); empty: infinite"),
     key(Watcher, "stop_signal", Signal, is("TERM"), Works, "asks a process to stop: TERM, SIGINT, 2, SIGRTMIN+1"),
+    key(Watcher, "stop_preset", StopPreset, eg("gunicorn"), Works,
+        "the stop signal at which this server finishes its requests: gunicorn, uvicorn, nginx, …"),
     key(Watcher, "stop_children", Bool, is("False"), Works,
         "sends the stop signal to the children of the process too"),
     key(Watcher, "graceful_timeout", Seconds, is("30"), Works, "how long it may take to stop before SIGKILL"),
@@ -239,9 +244,9 @@ pub(super) const KEYS: &[Key] = &[
     key(Watcher, "priority", Number, is("0"), Works, "higher starts first and stops last"),
     key(Watcher, "after", Names, eg("db, cache"), Works, "starts when these watchers are ready, and stops before them"),
     key(Watcher, "ready", Ready, eg("tcp 8000"), Works,
-        "timer TIME, notify, log REGEX, tcp [HOST:]PORT, http URL or PORT/PATH, cmd …; default: it runs"),
+        "timer TIME, notify, ack, log REGEX, tcp [HOST:]PORT, http URL or PORT/PATH, cmd …; default: it runs"),
     key(Watcher, "ready_timeout", Positive, is("60"), Works, "not ready by then, a process is replaced"),
-    key(Watcher, "health", Health, eg("http 8000/health"), Works, "the same ways but timer; default: it runs"),
+    key(Watcher, "health", Health, eg("http 8000/health"), Works, "the same ways but timer and ack; default: it runs"),
     key(Watcher, "health_interval", Positive, is("10"), Works, "from one check to the next"),
     key(Watcher, "health_timeout", Positive, is("5"), Works, "how long a check may take"),
     key(Watcher, "health_retries", Times, is("3"), Works, "so many failures in a row, and something is done"),
@@ -285,6 +290,13 @@ pub(super) const KEYS: &[Key] = &[
     key(Watcher, "stderr_stream.ident", Text, eg("app"), Works, "the same for stderr"),
     key(Watcher, "stderr_stream.refresh_time", Text, eg("0.3"), Dead("Circus ignores it too"), "no effect, as in Circus"),
     key(Watcher, "stderr_stream.*", Text, eg("value"), Works, "the same for stderr"),
+    key(Watcher, "sockets", Sockets, eg("web, admin"), Works, "gets these sockets as descriptors 3, 4, … in this order"),
+    key(Watcher, "use_sockets", Bool, is("False"), Works, "gets all sockets, by name"),
+    key(Watcher, "stdin_socket", Kind::Socket, eg("web"), Works, "the socket that is its stdin"),
+    key(Watcher, "socket_env", SocketEnv, is("auto"), Works,
+        "how its environment names them: none, or some of circus listen einhorn nginx server-starter unicorn puma"),
+    key(Watcher, "on_demand", Bool, is("False"), Works, "starts at the first connection to one of its sockets"),
+    key(Watcher, "idle_timeout", Positive, eg("5m"), Works, "on_demand: stops when nobody wanted anything for so long"),
     key(Watcher, "singleton", Bool, is("False"), Works, "one process in the whole cluster, under a lease"),
     key(Watcher, "lease_ttl", Seconds, eg("15"), Works, "this singleton's own; default: that of [redis]"),
     key(Watcher, "refresh_interval", Seconds, eg("5"), Works, "this singleton's own"),
@@ -300,10 +312,6 @@ pub(super) const KEYS: &[Key] = &[
         "no effect: Circus dropped papa in 0.18"),
     key(Watcher, "env", Text, eg("A=1"), Dead("Circus ignores it too; write a section [env:NAME]"),
         "no effect, as in Circus; write a section [env:NAME]"),
-    key(Watcher, "use_sockets", Bool, is("False"), NotYet, "hands the agent's sockets down"),
-    key(Watcher, "sockets", Text, eg("web"), NotYet, "which sockets are handed down"),
-    key(Watcher, "stdin_socket", Text, eg("web"), NotYet, "the socket that becomes stdin"),
-    key(Watcher, "on_demand", Bool, is("False"), NotYet, "starts at the first connection"),
     key(Watcher, "valor", Number, eg("98"), NotYet, "who is preferred as holder of the lease"),
     key(Watcher, "quorum", Text, is("1"), NotYet, "how many live nodes it takes to hold the lease"),
     key(Watcher, "expected", Count, eg("3"), NotYet, "with quorum = majority: of how many"),
@@ -311,6 +319,27 @@ pub(super) const KEYS: &[Key] = &[
     key(Watcher, "preempt_delay", Seconds, is("0"), NotYet, "after so long"),
     key(Watcher, "legion", Text, eg("clusterip"), NotYet, "runs on this legion's lord only"),
     key(Watcher, "cron", Text, eg("*/5 * * * *"), NotYet, "runs at these times"),
+
+    key(Socket, "host", Host, is("localhost"), Works, "the address or host it listens at; empty or *: all addresses"),
+    key(Socket, "port", Port, is("8080"), Works, "and the port; 0: one that is free"),
+    key(Socket, "path", SocketPath, eg("/run/circus/web.sock"), Works, "makes it a Unix socket, at this path"),
+    key(Socket, "family", Family, is("AF_INET"), Works,
+        "AF_INET, AF_INET6 or AF_UNIX; an IPv6 address or a path says so, too"),
+    key(Socket, "type", SocketType, is("SOCK_STREAM"), Works,
+        "SOCK_STREAM, SOCK_DGRAM, SOCK_SEQPACKET (Unix) or SOCK_RAW (IP)"),
+    key(Socket, "proto", Protocol, eg("tcp"), Works, "tcp, udp, sctp, mptcp, …; default: the usual one of its type"),
+    key(Socket, "interface", Interface, eg("eth0"), Works, "takes only what comes in through it"),
+    key(Socket, "backlog", Count, is("2048"), Works, "how many connections may wait; the system's somaxconn caps it"),
+    key(Socket, "blocking", Bool, is("False"), Works, "whether accept(2) waits; all that share the socket share this"),
+    key(Socket, "so_reuseport", Bool, is("False"), Works, "each process has a listener of its own at this address"),
+    key(Socket, "umask", Octal, is("0"), Works, "Unix: bits that its file does not get, octal; 0: all may connect"),
+    key(Socket, "owner", Owner, eg("root:root"), Works, "Unix: whose the file is; default: the agent's"),
+    key(Socket, "replace", Bool, is("False"), Works, "Unix: takes the place of a socket that somebody listens on"),
+    key(Socket, "watchers", Names, eg("web, db"), Works, "the only watchers that may have it; default: any"),
+    key(Socket, "from", From, is("bind"), Works,
+        "systemd: is not opened, but handed over by the service manager under this name"),
+    key(Socket, "use_papa", Bool, is("False"), Dead("Circus dropped papa in 0.18"),
+        "no effect: Circus dropped papa in 0.18"),
 ];
 
 /// The row of a section's key.
@@ -336,7 +365,7 @@ impl Key {
         match self.section {
             Circus => Some(format!("CIRCUS_{}", self.name.to_uppercase())),
             Redis => Some(format!("CIRCUS_REDIS_{}", self.name.to_uppercase())),
-            Watcher | Plugin(_) => None,
+            Watcher | Socket | Plugin(_) => None,
         }
     }
 
@@ -412,6 +441,7 @@ fn groups() -> Vec<(String, Vec<&'static Key>)> {
         ("[circus]".to_owned(), rows(&|section| section == Circus)),
         ("[redis]".to_owned(), rows(&|section| section == Redis)),
         ("[watcher:NAME]".to_owned(), rows(&|section| section == Watcher)),
+        ("[socket:NAME]".to_owned(), rows(&|section| section == Socket)),
         ("[plugin:NAME]".to_owned(), rows(&|section| section == Plugin(Native::ALL))),
     ];
     for native in Native::ALL {
@@ -503,7 +533,7 @@ mod tests {
         for (at, key) in KEYS.iter().enumerate() {
             let plugins = |key: &Key| match key.section {
                 Plugin(those) => those.to_vec(),
-                Circus | Redis | Watcher => Vec::new(),
+                Circus | Redis | Watcher | Socket => Vec::new(),
             };
             let same = |other: &&Key| match (other.section, key.section) {
                 (Plugin(_), Plugin(_)) => plugins(other).iter().any(|native| plugins(key).contains(native)),

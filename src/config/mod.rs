@@ -6,7 +6,8 @@
 //!
 //! ```text
 //!   files, environment ──scan──► sections, keys, places ──keys, value, vars──► settings ──build──► AgentSpec
-//!           a watcher's settings, changed ──amend──┘                                   └──watcher──► WatcherSpec
+//!     settings of a watcher or socket, changed ──amend──┘                         └──watcher──► WatcherSpec
+//!                                                                                 └──socket───► SocketSpec
 //!                                                      problem ◄── whatever is wrong at any step
 //! ```
 //!
@@ -28,8 +29,12 @@ mod value;
 mod build;
 mod command;
 mod plugin;
+mod preset;
 mod python;
 mod settings;
+mod shell;
+mod socket;
+mod socket_use;
 mod stream;
 mod watcher;
 
@@ -320,6 +325,8 @@ mod tests {
     fn sample(key: &keys::Key) -> &'static str {
         match (key.name, key.kind) {
             ("priority", _) => "7",
+            ("umask", _) if key.section == Section::Socket => "0o77",
+            ("watchers", _) => "db",
             ("numprocesses", _) => "0",
             ("python", _) => "/bin/sh",
             ("singleton" | "shell", _) => "no",
@@ -340,16 +347,28 @@ mod tests {
             (_, Kind::Use) => "circus.plugins.watchdog.WatchDog",
             (_, Kind::Regex) => "x",
             (_, Kind::HttpUrl) => "http://h/",
+            (_, Kind::Family) => "AF_INET6",
+            (_, Kind::SocketType) => "SOCK_DGRAM",
+            (_, Kind::Host) => "*",
+            (_, Kind::From) => "systemd",
+            (_, Kind::Socket | Kind::Sockets) => "s",
+            (_, Kind::SocketEnv) => "nginx",
+            (_, Kind::StopPreset) => "nginx",
             (_, Kind::Text) if !key.default.is_empty() => "other",
             _ => key.example,
         }
     }
 
-    /// The lines without which a key means nothing.
+    /// The lines without which a key means nothing. They win over those of the base.
     fn beside(name: &str) -> Vec<String> {
         let lines: &[&str] = match name.split_once("_stream.") {
             None if name == "ready_timeout" => &["ready = notify"],
             None if name.starts_with("health_") => &["health = notify"],
+            None if name == "socket_env" => &["sockets = s"],
+            // Whoever sleeps has no lease.
+            None if name == "on_demand" => &["sockets = s", "singleton = off"],
+            None if name == "idle_timeout" => &["sockets = s", "singleton = off", "on_demand = on"],
+            None if ["umask", "owner", "replace"].contains(&name) => &["path = /x"],
             None => &[],
             Some((_, "class" | "max_bytes" | "time_format")) => &["filename = /x"],
             Some((_, "backup_count")) => &["filename = /x", "max_bytes = 1"],
@@ -375,6 +394,8 @@ mod tests {
             let mut spec = read.spec;
             // These hold the text of every key, whatever comes of it.
             spec.watchers.iter_mut().for_each(|watcher| watcher.settings.clear());
+            spec.sockets.iter_mut().for_each(|socket| socket.settings.clear());
+            spec.hash.clear();
             spec
         };
         for key in KEYS.iter().filter(|key| key.status == Status::Works && !ELSEWHERE.contains(&key.name)) {
@@ -386,20 +407,23 @@ mod tests {
             let natives = match key.section {
                 Section::Plugin(natives) if key.name == "use" => &natives[..1],
                 Section::Plugin(natives) => natives,
-                Section::Circus | Section::Redis | Section::Watcher => &plugin::Native::ALL[..1],
+                Section::Circus | Section::Redis | Section::Watcher | Section::Socket => &plugin::Native::ALL[..1],
             };
             let head = match key.section {
                 Section::Circus => "[circus]",
                 Section::Redis => "[redis]",
                 Section::Watcher => "[watcher:w]",
+                Section::Socket => "[socket:s]",
                 Section::Plugin(_) => "[plugin:p]",
             };
             for native in natives {
+                let lines = beside(&name).join("\n");
+                let (of_watcher, of_socket) = if head == "[socket:s]" { ("", &*lines) } else { (&*lines, "") };
                 let base = format!(
                     "[circus]\nnode = n\npython = /bin/true\n[redis]\nurl = redis://h\n\
-                     [watcher:w]\ncmd = sleep 1\nsingleton = on\nshell = on\n{}\n\
+                     [watcher:w]\n{of_watcher}\ncmd = sleep 1\nsingleton = on\nshell = on\n\
+                     [socket:s]\n{of_socket}\nblocking = off\n\
                      [watcher:db]\ncmd = x\n[watcher:cache]\ncmd = x\n[plugin:p]\nuse = {}\n{}\n",
-                    beside(&name).join("\n"),
                     native.class(),
                     if *native == plugin::Native::ResourceWatcher { "watcher = w" } else { "" },
                 );

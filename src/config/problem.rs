@@ -54,6 +54,8 @@ pub mod code {
     pub const MISSING: &str = "C0111";
     /// Two settings that contradict each other.
     pub const CONFLICT: &str = "C0112";
+    /// A value that means something else than in Circus.
+    pub const MEANING: &str = "C0113";
     /// A variable that has no value.
     pub const VARIABLE: &str = "C0120";
     /// A command line whose quotes do not close.
@@ -70,6 +72,12 @@ pub mod code {
     pub const SHARED_LOG: &str = "C0302";
     /// Watchers that start after one that is not there, or after each other.
     pub const ORDER: &str = "C0303";
+    /// A socket that a watcher cannot have, or that would be of no use to it.
+    pub const SOCKET: &str = "C0304";
+    /// Two sockets at one address.
+    pub const ADDRESS: &str = "C0305";
+    /// A stop at which a server drops what it is at.
+    pub const STOP: &str = "C0306";
 }
 
 /// One thing wrong with a configuration.

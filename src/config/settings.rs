@@ -1,12 +1,16 @@
 //! One section's keys with their values, typed, each over its default.
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::keys::{self, Key, Section, Status};
+use super::problem::Spot;
 use super::scan::Entry;
 use super::value::{Kind, RLIMITS, Value};
-use crate::model::spec::{LogLevel, Rlimit, UserSpec, WID};
+use super::vars;
+use crate::model::names::SocketName;
+use crate::model::spec::{LogLevel, Rlimit, UserSpec, WID, socket_word};
 
 /// One section's keys with their values, each over its default.
 pub(super) struct Settings<'a> {
@@ -37,6 +41,25 @@ impl Set<'_> {
     pub(super) fn works(&self) -> bool {
         !matches!(self.key.status, Status::Dead(_))
     }
+
+    /// Where a part of the text stands, or all of it where variables have moved that.
+    pub(super) fn part(&self, part: Range<usize>) -> Spot {
+        match vars::references(self.entry.value).is_empty() {
+            true => self.entry.part(&part),
+            false => self.entry.spot(),
+        }
+    }
+}
+
+/// The parts of a list, trimmed, each with the byte where it begins; empty ones are left out.
+pub(super) fn parts(text: &str, separates: fn(char) -> bool) -> impl Iterator<Item = (usize, &str)> {
+    let mut at = 0;
+    text.split_inclusive(separates).filter_map(move |part| {
+        let start = at + part.len() - part.trim_start().len();
+        at += part.len();
+        let part = part.trim_end_matches(separates).trim();
+        Some((start, part)).filter(|_| !part.is_empty())
+    })
 }
 
 impl<'a> Settings<'a> {
@@ -124,6 +147,10 @@ impl<'a> Settings<'a> {
             "use_fds" => return self.variable("use_sockets"),
             _ => {}
         }
+        // Its number is known when a process starts; in both spellings and any case it becomes this one.
+        if let Some(socket) = name.strip_prefix("sockets.") {
+            return SocketName::parse(socket).ok().map(|socket| socket_word(&socket));
+        }
         if let Some(limit) = name.strip_prefix("rlimits.") {
             let limit = format!("rlimit_{limit}");
             return self.set.iter().find(|set| set.entry.key.to_lowercase() == limit).map(|set| set.text.clone());
@@ -145,4 +172,18 @@ pub(super) fn rlimit(name: &str) -> Option<Rlimit> {
     let name = name.to_lowercase();
     let resource = RLIMITS.iter().find(|(known, _)| *known == name)?.1;
     Some(Rlimit { name, resource, limit: None })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parts_of_a_list_know_where_they_begin() {
+        let text = " a b,\u{a0}c,,  d ";
+        let found: Vec<_> = parts(text, |c| c == ',').collect();
+        assert_eq!(found, [(1, "a b"), (7, "c"), (12, "d")]);
+        assert!(found.iter().all(|(at, part)| text[*at..].starts_with(part)));
+        assert_eq!(parts(", ,", |c| c == ',').count(), 0);
+    }
 }

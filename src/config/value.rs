@@ -1,5 +1,6 @@
 //! Texts → values of one type, or what is wrong with them.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use nix::unistd::{Gid, Group, Uid, User};
@@ -9,12 +10,17 @@ use super::check;
 use super::hook;
 use super::keys::nearest;
 use super::plugin::Native;
+use super::preset::{self, Preset};
 use super::problem::code;
+use super::socket::{self, Domain, Origin};
+use super::socket_use;
 use super::stream::{self, Class};
 use super::words;
 use crate::model::event::SIGNALS;
 use crate::model::names::{ClusterName, NodeName};
-use crate::model::spec::{Check, HealthAction, HookSpec, LogLevel, LogOutput, Rollover, SyslogAddress, UserSpec};
+use crate::model::spec::{
+    Check, Convention, HealthAction, HookSpec, LogLevel, LogOutput, Rollover, SocketKind, SyslogAddress, UserSpec,
+};
 
 /// The types that values have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,6 +99,30 @@ pub(super) enum Kind {
     Node,
     /// A cluster's name.
     Cluster,
+    /// A host or an address to bind to; empty: all.
+    Host,
+    /// A family of addresses.
+    Family,
+    /// A type of socket.
+    SocketType,
+    /// An IP protocol.
+    Protocol,
+    /// A network interface.
+    Interface,
+    /// A Unix socket's path.
+    SocketPath,
+    /// A user, a group or both.
+    Owner,
+    /// Who opens a socket.
+    From,
+    /// The name of a socket.
+    Socket,
+    /// Names of sockets.
+    Sockets,
+    /// Ways to tell a program of its sockets.
+    SocketEnv,
+    /// A server whose stop signal is known.
+    StopPreset,
 }
 
 /// A value of its type.
@@ -115,6 +145,13 @@ pub(super) enum Value {
     Action(HealthAction),
     Hook(HookSpec),
     Use(Native),
+    Domain(Domain),
+    SocketKind(SocketKind),
+    Owner(Option<u32>, Option<u32>),
+    Origin(Origin),
+    /// Nothing: whatever suits the command.
+    Conventions(Option<BTreeSet<Convention>>),
+    Preset(&'static Preset),
 }
 
 /// What is wrong with a text. None of it quotes the text: it may be a secret in the wrong place.
@@ -191,6 +228,18 @@ impl Kind {
             Kind::HttpUrl => "URL",
             Kind::Node => "name of a node",
             Kind::Cluster => "name of a cluster",
+            Kind::Host => "host or address",
+            Kind::Family => "family of addresses",
+            Kind::SocketType => "type of socket",
+            Kind::Protocol => "IP protocol, by name or number",
+            Kind::Interface => "network interface",
+            Kind::SocketPath => "absolute path",
+            Kind::Owner => "`USER`, `USER:GROUP` or `:GROUP`",
+            Kind::From => "`bind` or `systemd`",
+            Kind::Socket => "name of a socket",
+            Kind::Sockets => "names of sockets",
+            Kind::SocketEnv => "`auto`, `none` or a list",
+            Kind::StopPreset => "server",
         }
     }
 
@@ -212,11 +261,14 @@ impl Kind {
                 | Kind::Seconds
                 | Kind::Positive => Err(wrong("has no value").help("write one, or take the line out")),
                 Kind::Limit => Ok(Value::Limit(None)),
+                Kind::Host => socket::host(text).map(Value::Text),
                 _ => Ok(Value::Unset),
             };
         }
         match self {
-            Kind::Text | Kind::Path | Kind::Command | Kind::Names | Kind::Sibling => Ok(Value::Text(text.to_owned())),
+            Kind::Text | Kind::Path | Kind::Command | Kind::Names | Kind::Sibling | Kind::Socket | Kind::Sockets => {
+                Ok(Value::Text(text.to_owned()))
+            }
             Kind::Bool => boolean(text).map(Value::Bool),
             Kind::Count => whole(0, u32::MAX.into(), "must be a whole number from 0"),
             Kind::Times => whole(1, u32::MAX.into(), "must be a whole number from 1"),
@@ -256,6 +308,16 @@ impl Kind {
             Kind::Cluster => {
                 ClusterName::parse(text).map(|name| Value::Text(name.to_string())).map_err(|why| wrong_name(&why.0))
             }
+            Kind::Host => socket::host(text).map(Value::Text),
+            Kind::Family => socket::domain(text).map(Value::Domain),
+            Kind::SocketType => socket::kind(text).map(Value::SocketKind),
+            Kind::Protocol => socket::protocol(text).map(|number| Value::Number(number.into())),
+            Kind::Interface => socket::interface(text).map(Value::Text),
+            Kind::SocketPath => socket::path(text).map(Value::Text),
+            Kind::Owner => socket::owner(text).map(|(user, group)| Value::Owner(user, group)),
+            Kind::From => socket::origin(text).map(Value::Origin),
+            Kind::SocketEnv => socket_use::conventions(text).map(Value::Conventions),
+            Kind::StopPreset => preset::parse(text).map(Value::Preset),
         }
     }
 }

@@ -5,14 +5,15 @@ use std::collections::BTreeMap;
 use super::build::Build;
 use super::command::runs;
 use super::keys::{self, Section};
-use super::problem::{Spot, code};
-use super::settings::{Set, Settings};
+use super::problem::code;
+use super::settings::{Set, Settings, parts};
+use super::socket_use::Handed;
 use super::value::Value;
 use super::vars;
 use crate::model::names::WatcherName;
 use crate::model::spec::{
     Check, HealthAction, HealthSpec, HookPoint, HookProgram, HookSpec, LeaseTimings, Output, ProgramSpec, ReadySpec,
-    Sink, SocketUse, StreamSpec, WatcherSpec,
+    Sink, StreamSpec, WatcherSpec,
 };
 
 /// What a watcher's processes find as environment, before the keys of the watcher add to it.
@@ -39,9 +40,10 @@ impl Build<'_> {
                 env
             }
         };
+        let handed = self.handed(name, settings);
         let command = match settings.section {
             Section::Plugin(_) => self.plugin_command(name, settings, &mut env),
-            _ => self.words(settings).map(|words| (words, settings.path("executable"))),
+            _ => self.words(settings, &handed).map(|words| (words, settings.path("executable"))),
         };
         let working_dir = settings.path("working_dir");
         if let (Some(directory), Some(set)) = (&working_dir, settings.get("working_dir"))
@@ -65,10 +67,12 @@ impl Build<'_> {
         }
         let mut stdout = self.output(name, settings, "stdout");
         let mut stderr = self.output(name, settings, "stderr");
-        let (ready, health) = (self.ready(settings), self.health(settings));
+        let (ready, health) = (self.ready(settings, &handed), self.health(settings, &handed));
         self.show_output(settings, &mut stdout, &mut stderr);
         let hooks = self.hooks(settings);
         let after = self.after(name, settings);
+        let on_demand = self.on_demand(settings, &handed, singleton.is_some());
+        let stop_signal = self.stop_signal(settings);
         let (words, executable) = command?;
         let program = ProgramSpec {
             executable,
@@ -83,7 +87,7 @@ impl Build<'_> {
             close_stdin: settings.bool("close_child_stdin"),
             stdout,
             stderr,
-            sockets: SocketUse::default(),
+            sockets: handed.sockets,
         };
         Some(WatcherSpec {
             name: name.clone(),
@@ -96,7 +100,7 @@ impl Build<'_> {
             // -1 fits no count: it stands for giving up never.
             max_retry: settings.number("max_retry"),
             graceful_timeout: settings.seconds("graceful_timeout"),
-            stop_signal: settings.number("stop_signal").unwrap_or(libc::SIGTERM),
+            stop_signal,
             stop_children: settings.bool("stop_children"),
             send_hup: settings.bool("send_hup"),
             max_age: settings.optional_seconds("max_age").filter(|age| !age.is_zero()),
@@ -106,7 +110,7 @@ impl Build<'_> {
             after,
             hooks,
             hook_timeout: settings.seconds("hook_timeout"),
-            on_demand: None,
+            on_demand,
             singleton,
             settings: kept(settings, redis, singleton.is_some()),
         })
@@ -167,17 +171,20 @@ impl Build<'_> {
 
     // ---- ready and health ----
 
-    fn ready(&mut self, settings: &Settings<'_>) -> Option<ReadySpec> {
+    fn ready(&mut self, settings: &Settings<'_>, handed: &Handed<'_>) -> Option<ReadySpec> {
         let Some(Value::Check(check)) = settings.value("ready") else {
             if self.is_absent(settings, "ready") {
                 self.no_effect(settings, &["ready_timeout"], "there is no `ready`");
             }
             return None;
         };
+        if let Some(set) = settings.get("ready") {
+            self.check_own_socket(set, &check, handed);
+        }
         Some(ReadySpec { check, timeout: settings.seconds("ready_timeout") })
     }
 
-    fn health(&mut self, settings: &Settings<'_>) -> Option<HealthSpec> {
+    fn health(&mut self, settings: &Settings<'_>, handed: &Handed<'_>) -> Option<HealthSpec> {
         let Some(Value::Check(check)) = settings.value("health") else {
             if self.is_absent(settings, "health") {
                 let keys = ["health_interval", "health_timeout", "health_retries", "health_action"];
@@ -185,6 +192,9 @@ impl Build<'_> {
             }
             return None;
         };
+        if let Some(set) = settings.get("health") {
+            self.check_own_socket(set, &check, handed);
+        }
         let action = match settings.value("health_action") {
             Some(Value::Action(action)) => action,
             _ => HealthAction::Restart,
@@ -258,24 +268,30 @@ impl Build<'_> {
     /// The watchers it starts after, under their own names.
     fn after(&mut self, name: &WatcherName, settings: &Settings<'_>) -> Vec<WatcherName> {
         let Some(set) = settings.get("after") else { return Vec::new() };
-        let mut after: Vec<WatcherName> = Vec::new();
-        for wanted in set.text.split(',').map(str::trim).filter(|wanted| !wanted.is_empty()) {
+        let after = self.watchers_in(set, code::ORDER, &format!("`{name}` would wait for ever"));
+        self.order.push((name.clone(), after.clone(), set.entry.spot()));
+        after
+    }
+
+    /// The watchers of a list, each once, under their own names. `otherwise` tells what would come of one that is not there.
+    pub(super) fn watchers_in(&mut self, set: &Set<'_>, code: &'static str, otherwise: &str) -> Vec<WatcherName> {
+        let mut found: Vec<WatcherName> = Vec::new();
+        for (at, wanted) in parts(&set.text, |c| c == ',') {
             match self.names.iter().find(|known| known.matches(wanted)) {
-                Some(known) if after.contains(known) => {}
-                Some(known) => after.push(known.clone()),
+                Some(known) if found.contains(known) => {}
+                Some(known) => found.push(known.clone()),
                 None => {
                     let hint = keys::nearest(wanted, self.names.iter().map(WatcherName::as_str));
-                    let spot = spot_of(set, wanted);
-                    let problem = self.problems.error(code::ORDER, spot, format!("there is no watcher `{wanted}`"));
+                    let spot = set.part(at..at + wanted.len());
+                    let problem = self.problems.error(code, spot, format!("there is no watcher `{wanted}`"));
                     match hint {
                         Some(known) => problem.label(format!("did you mean `{known}`?")),
-                        None => problem.label(format!("`{name}` would wait for ever")),
+                        None => problem.label(otherwise),
                     };
                 }
             }
         }
-        self.order.push((name.clone(), after.clone(), set.entry.spot()));
-        after
+        found
     }
 
     /// Refuses watchers that wait for each other. `others` are those that were read before.
@@ -329,14 +345,6 @@ fn default_timings(redis: &Settings<'_>) -> LeaseTimings {
         ttl,
         refresh_interval: redis.optional_seconds("refresh_interval").unwrap_or(thirds.refresh_interval),
         refresh_timeout: redis.optional_seconds("refresh_timeout").unwrap_or(thirds.refresh_timeout),
-    }
-}
-
-/// Where a part of a value stands, or the value where variables have moved it.
-fn spot_of(set: &Set<'_>, part: &str) -> Spot {
-    match set.entry.value.find(part) {
-        Some(at) if vars::references(set.entry.value).is_empty() => set.entry.part(&(at..at + part.len())),
-        _ => set.entry.spot(),
     }
 }
 

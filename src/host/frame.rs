@@ -12,8 +12,9 @@ use crate::model::time::Time;
 /// From the agent to the guard.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub(super) enum Order {
-    /// Start this; the first frame, and only it.
-    Launch { plan: Plan, stop_signal: i32, until: Until },
+    /// Start this; the first frame, and only it. So many descriptors of the guard's are for the program
+    /// ([`PASSED_ON`](super::guard::PASSED_ON)).
+    Launch { plan: Box<Plan>, passed_on: usize, stop_signal: i32, until: Until },
     /// Let it run until then instead.
     Deadline(Until),
     /// Send whom `reach` means a signal.

@@ -16,8 +16,10 @@
 //!
 //! - The deadline is armed before the child starts, and holds without a word from anybody.
 //! - Once clearing, nothing turns it back: a deadline that arrives late changes nothing.
-//! - The guard ends when no descendant is left, and the end of its process is its only word for that. What it
-//!   inherited beyond its socket, such as the lock on a lease's file, stays open until then.
+//! - The guard ends when no descendant is left, and the end of its process is its only word for that. What it was given
+//!   to keep, such as the lock on a lease's file, stays open until then.
+//! - The child's sockets are the child's alone once it runs: a guard that held on to them would leave connections
+//!   waiting where nobody accepts them any more.
 //! - No signal but SIGKILL and SIGSTOP reaches it: what systemd or a terminal sends to all, the child is to hear from
 //!   its agent. SIGKILL takes the child along (`PR_SET_PDEATHSIG`); SIGSTOP is undone by the agent's
 //!   next order, and by its end.
@@ -47,8 +49,12 @@ use crate::model::event::{Deadline, Reach, SpawnFailure};
 /// The name (`argv[0]`) under which the agent's program is a guard.
 pub const NAME: &str = "circus-guard";
 
-/// Where the guard finds its socket; its inherited descriptors from here on are for keeping.
+/// Where the guard finds its socket.
 pub(super) const SOCKET: i32 = 3;
+
+/// Where the descriptors begin that it passes on to its child, to be the child's from
+/// [`FIRST_FD`](crate::model::spec::FIRST_FD) on. Those behind them are for keeping.
+pub(super) const PASSED_ON: i32 = SOCKET + 1;
 
 /// Guards one child until nothing is left of it; then the process ends.
 pub fn main() -> ! {
@@ -65,7 +71,12 @@ fn guard() -> io::Result<()> {
     let socket = UnixStream::from(unsafe { OwnedFd::from_raw_fd(SOCKET) });
 
     let mut inbox = Inbox::default();
-    let Some(Order::Launch { plan, stop_signal, until }) = first_order(&socket, &mut inbox) else { return Ok(()) };
+    let Some(Order::Launch { plan, passed_on, stop_signal, until }) = first_order(&socket, &mut inbox) else {
+        return Ok(());
+    };
+    // SAFETY: the agent has put as many descriptors there as it says, and nobody here knows them but this line.
+    let passed_on = (PASSED_ON..).take(passed_on).map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
+    let passed_on: Vec<OwnedFd> = passed_on.collect();
     let timer = Timer::new()?;
     let child_ended = SignalFd::with_flags(&SigSet::from(Signal::SIGCHLD), SfdFlags::SFD_NONBLOCK)?;
     let deadline = Deadline::from(until);
@@ -75,14 +86,15 @@ fn guard() -> io::Result<()> {
         say(&socket, &late.into());
         return Ok(());
     }
-    let child = match spawn(&plan, &inherited()) {
+    let fds: Vec<_> = inherited().into_iter().chain(passed_on.iter().map(AsFd::as_fd)).collect();
+    let child = match spawn(&plan, &fds) {
         Ok(child) => child,
         Err(failure) => {
             say(&socket, &failure.into());
             return Ok(());
         }
     };
-    drop(plan);
+    drop((plan, passed_on));
     say(&socket, &Report::Spawned { pid: child.pid });
     withdraw();
     Guard {

@@ -130,6 +130,7 @@ impl Job {
             argv,
             program: Arc::new(program),
             env: Vec::new(),
+            socket_env: Vec::new(),
             pids: Vec::new(),
             sockets: Vec::new(),
             stdin: None,

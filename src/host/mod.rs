@@ -1,12 +1,14 @@
-//! How things are done on this machine: programs started and ended, their trees cleared, their use measured.
+//! How things are done on this machine: sockets opened; programs started and ended, their trees cleared, their use
+//! measured.
 //!
 //! The folder obeys and reports, and decides nothing: when a process is to start, stop or start again is the model's.
 //!
 //! Reading order: `process` (one task per process, reads like its life), [`guard`] (the parent of a singleton's
 //! child), `tree` (what a process left behind), `plan` and `spawn` (from a `Launch` to a running program),
 //! `spawner` (the threads that do it), [`output`] (what processes write), `job` (processes on the side), `hook` and
-//! `python` (what runs at points of a watcher's life), `notify` and `check` (what a process says of itself, and what is
-//! seen of it), `socket` (what processes share, and who wants something of it), `sample`, [`clock`], `frame`, `sys`.
+//! `python` (what runs at points of a watcher's life), `contact` with `notify` and `ack` (what a process says of itself),
+//! `check` (what is seen of it), `socket` (what processes share, and who wants something of it), `sample`, [`clock`],
+//! `frame`, `sys`.
 //!
 //! # Invariants
 //!
@@ -25,7 +27,9 @@ pub mod clock;
 pub mod guard;
 pub mod output;
 
+mod ack;
 mod check;
+mod contact;
 mod frame;
 mod hook;
 mod job;
@@ -57,9 +61,9 @@ use signal_hook_tokio::Signals;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
+use self::contact::SocketDir;
 use self::hook::Hooks;
 use self::job::Jobs;
-use self::notify::NotifyDir;
 use self::output::{Hub, Outputs};
 use self::plan::Surroundings;
 use self::process::{Life, Mailbox};
@@ -87,7 +91,7 @@ pub struct Host {
     /// What is the same for all of them.
     around: Surroundings,
     guard_program: GuardProgram,
-    notify_dir: Arc<NotifyDir>,
+    notify_dir: Arc<SocketDir>,
     sampler: Arc<Mutex<Sampler>>,
     outputs: Arc<Outputs>,
     sockets: Arc<Sockets>,
@@ -105,9 +109,10 @@ impl Host {
     /// Makes this process adopt orphaned descendants, keeps the descriptors it was started with to itself, and raises
     /// its soft limit on open files; its children start with the limit there was.
     ///
-    /// `notify_dir` is made when the first process is to have a `NOTIFY_SOCKET`, in a directory that there is, and
-    /// removed with the host; what an earlier host left in it is removed too. The users of all such processes must be
-    /// able to reach it, and a socket's path may not be longer than 107 bytes: up to 20 are a slash and a number.
+    /// `notify_dir` is made when the first process is to have a `NOTIFY_SOCKET` or an `EINHORN_SOCK_PATH`, in a
+    /// directory that there is, and removed with the host; what an earlier host left in it is removed too. The users of
+    /// all such processes must be able to reach it, and a socket's path may not be longer than 107 bytes: up to 25 are a
+    /// slash, a number and `.ack`.
     ///
     /// `env` is for all that is started, below what a program's own environment says.
     ///
@@ -138,7 +143,7 @@ impl Host {
             run,
             around,
             guard_program: GuardProgram(c"/proc/self/exe".to_owned()),
-            notify_dir: Arc::new(NotifyDir::new(notify_dir)),
+            notify_dir: Arc::new(SocketDir::new(notify_dir)),
             sampler: Arc::default(),
         })
     }
@@ -191,6 +196,13 @@ impl Host {
     /// deepest before all. Who has ended needs none, and a signal that is not from 1 to 64 is none.
     pub fn signal(&mut self, process: ProcessId, signal: i32, reach: Reach) {
         self.order(process, |mailbox| mailbox.signal(signal, reach));
+    }
+
+    /// Stops the whole tree of a process that nobody guards (SIGSTOP); ends in
+    /// [`ProcessEvent::Frozen`](crate::model::event::ProcessEvent::Frozen) when nothing of it runs any more. SIGCONT to the
+    /// tree lets it go on.
+    pub fn freeze(&mut self, process: ProcessId) {
+        self.order(process, Mailbox::freeze);
     }
 
     /// Sends SIGKILL to the whole tree until nothing of it is left.
@@ -351,6 +363,7 @@ impl GuardProgram {
         Plan {
             argv: vec![text(guard::NAME.into()), text(launch.watcher.to_string())],
             env: vec![text(format!("{}={}", tree::TAG, around.tag))],
+            pids: Vec::new(),
             candidates: vec![self.0.clone()],
             limits: Vec::new(),
             umask: None,

@@ -12,101 +12,23 @@
 //!   counts once, and what is not read yet stays with the sender.
 //! - A socket goes with its process, and the directory with the host.
 
-use std::fs::{self, DirBuilder, Permissions};
 use std::future::pending;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixDatagram as Socket;
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
-use nix::unistd::geteuid;
 use tokio::net::UnixDatagram;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::sleep_until;
 
+use super::contact::{Ration, SocketDir, SocketFile};
 use super::harmless;
-use super::spawn::failure;
 use crate::model::event::{Notification, ProcessId, SpawnFailure};
-
-/// How many messages of one process are read within each [`WINDOW`].
-const MOST: u32 = 16;
-
-const WINDOW: Duration = Duration::from_millis(50);
 
 /// A longer message is not read, as systemd does not (`PIPE_BUF`).
 const LONGEST: usize = 4096;
 
 /// How many characters of a status are kept.
 const LONGEST_STATUS: usize = 200;
-
-/// A path of a socket is shorter than this (`sun_path`).
-const PATH_SIZE: usize = 108;
-
-/// The directory of all processes' sockets: made when the first is, removed in the end.
-#[derive(Debug)]
-pub(super) struct NotifyDir {
-    path: PathBuf,
-    is_made: Mutex<bool>,
-}
-
-impl NotifyDir {
-    /// `path` is for this host alone: what an earlier one left there is removed.
-    pub(super) fn new(path: PathBuf) -> NotifyDir {
-        NotifyDir { path, is_made: Mutex::new(false) }
-    }
-
-    /// Makes the socket of a process. This is work with files, which may block.
-    pub(super) fn open(self: &Arc<Self>, process: ProcessId) -> Result<NotifySocket, SpawnFailure> {
-        let path = self.path.join(process.0.to_string());
-        let failed = |step: &str, error: &io::Error| failure(format!("notify {step}({path:?})"), error);
-        if path.as_os_str().len() >= PATH_SIZE {
-            let error = format!("ENAMETOOLONG: a socket's path has less than {PATH_SIZE} bytes; give it a shorter one");
-            return Err(SpawnFailure { stage: format!("notify bind({path:?})"), error });
-        }
-        self.make().map_err(|error| failure(format!("notify mkdir({:?})", self.path), &error))?;
-        let socket = Socket::bind(&path).map_err(|error| failed("bind", &error))?;
-        let socket = NotifySocket { socket, file: SocketFile { path: path.clone(), _dir: Arc::clone(self) } };
-        // For children that are other users; the name of the socket is theirs alone to know.
-        fs::set_permissions(&path, Permissions::from_mode(0o666)).map_err(|error| failed("chmod", &error))?;
-        socket.socket.set_nonblocking(true).map_err(|error| failed("fcntl", &error))?;
-        Ok(socket)
-    }
-
-    /// Makes the directory, or makes one that was left behind ours: everybody may pass through, and only we may look.
-    fn make(&self) -> io::Result<()> {
-        let mut is_made = self.is_made.lock().unwrap_or_else(PoisonError::into_inner);
-        if *is_made {
-            return Ok(());
-        }
-        match DirBuilder::new().mode(0o700).create(&self.path) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                // Another owner could put sockets of their own in the place of ours.
-                let found = fs::symlink_metadata(&self.path)?;
-                if !found.is_dir() || found.uid() != geteuid().as_raw() {
-                    return Err(io::Error::other(
-                        "EEXIST: it is there and no directory of this agent's user; remove it",
-                    ));
-                }
-                for left in fs::read_dir(&self.path)? {
-                    fs::remove_file(left?.path())?;
-                }
-            }
-            made => made?,
-        }
-        fs::set_permissions(&self.path, Permissions::from_mode(0o711))?;
-        *is_made = true;
-        Ok(())
-    }
-}
-
-impl Drop for NotifyDir {
-    fn drop(&mut self) {
-        if *self.is_made.get_mut().unwrap_or_else(PoisonError::into_inner) {
-            let _ = fs::remove_dir(&self.path);
-        }
-    }
-}
 
 /// A socket for one process to write to; its file goes with it.
 #[derive(Debug)]
@@ -116,28 +38,25 @@ pub(super) struct NotifySocket {
 }
 
 impl NotifySocket {
+    /// Makes the socket of a process. This is work with files, which may block.
+    pub(super) fn open(dir: &Arc<SocketDir>, process: ProcessId) -> Result<NotifySocket, SpawnFailure> {
+        let (socket, file) = dir.bind("notify", &process.0.to_string(), |path| {
+            let socket = Socket::bind(path)?;
+            socket.set_nonblocking(true)?;
+            Ok(socket)
+        })?;
+        Ok(NotifySocket { socket, file })
+    }
+
     /// What the process finds in `NOTIFY_SOCKET`.
     pub(super) fn address(&self) -> String {
-        self.file.path.to_string_lossy().into_owned()
+        self.file.address()
     }
 
     /// Begins to listen, within the runtime.
     pub(super) fn listen(self) -> io::Result<Notices> {
         let socket = UnixDatagram::from_std(self.socket)?;
-        Ok(Notices { socket, left: MOST, refilled: Instant::now(), _file: self.file })
-    }
-}
-
-#[derive(Debug)]
-struct SocketFile {
-    path: PathBuf,
-    /// Not removed before this file is.
-    _dir: Arc<NotifyDir>,
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path);
+        Ok(Notices { socket, ration: Ration::new(), _file: self.file })
     }
 }
 
@@ -145,10 +64,7 @@ impl Drop for SocketFile {
 #[derive(Debug)]
 pub(super) struct Notices {
     socket: UnixDatagram,
-    /// How many messages may still be read in this window.
-    left: u32,
-    /// When the window began.
-    refilled: Instant,
+    ration: Ration,
     _file: SocketFile,
 }
 
@@ -156,8 +72,8 @@ impl Notices {
     /// Waits until the process says something: different things, in their order. Dropping the wait loses nothing.
     pub(super) async fn next(&mut self) -> Vec<Notification> {
         loop {
-            if self.left == 0 {
-                sleep_until(self.refilled + WINDOW).await;
+            if let Some(over) = self.ration.spent_until() {
+                sleep_until(over).await;
             }
             // A runtime that is going down wakes nobody; it does not matter any more.
             if self.socket.readable().await.is_err() {
@@ -172,18 +88,15 @@ impl Notices {
 
     /// What the process said last and nobody has read yet.
     pub(super) fn last_words(mut self) -> Vec<Notification> {
-        self.left = MOST;
+        self.ration = Ration::new();
         self.read()
     }
 
     fn read(&mut self) -> Vec<Notification> {
-        let now = Instant::now();
-        if now.duration_since(self.refilled) >= WINDOW {
-            (self.left, self.refilled) = (MOST, now);
-        }
+        self.ration.renew();
         let mut said = Vec::new();
         let mut buffer = [0; LONGEST + 1];
-        while self.left > 0 {
+        while self.ration.is_left() {
             match self.socket.try_recv(&mut buffer) {
                 Ok(length) if length > LONGEST => {}
                 Ok(length) => parse(&buffer[..length], &mut said),
@@ -191,7 +104,7 @@ impl Notices {
                 // Such as a lack of memory. It counts, so that it is tried again but not for ever at once.
                 Err(_) => {}
             }
-            self.left -= 1;
+            self.ration.spend();
         }
         said
     }

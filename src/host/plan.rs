@@ -15,24 +15,37 @@ use std::sync::Arc;
 use nix::unistd::{Gid, getegid, geteuid, getgrouplist};
 
 use super::output::{Intake, Pipe};
-use super::spawn::{Limit, Plan, failure};
+use super::socket::Sockets;
+use super::spawn::{Limit, PidVariable, Plan, failure};
 use super::tree;
-use crate::model::event::{Launch, SpawnFailure};
+use crate::model::event::{Handed, Launch, SpawnFailure, Whose};
 use crate::model::spec::{Output, ProgramSpec, UserSpec};
 
 /// Where a program is looked for when its environment does not say.
 const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
 /// What a child does not inherit from the agent even when it copies its environment. The agent's own settings hold
-/// passwords; the rest is systemd's talk with the agent, which a child would answer in its name. `INVOCATION_ID` and
-/// `JOURNAL_STREAM` stay: they are as true for the child as for the agent.
+/// passwords; the rest is the talk of systemd, or of whoever else started the agent, with the agent: a child would
+/// answer in its name, and take descriptors of its own for the agent's sockets. `INVOCATION_ID` and `JOURNAL_STREAM`
+/// stay: they are as true for the child as for the agent.
 fn is_private(name: &OsStr) -> bool {
     let name = name.as_bytes();
-    name.starts_with(b"CIRCUS_")
-        || name.starts_with(b"WATCHDOG_")
-        || name.starts_with(b"LISTEN_")
-        || matches!(name, b"NOTIFY_SOCKET" | b"CREDENTIALS_DIRECTORY" | b"SYSTEMD_EXEC_PID")
+    PRIVATE_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) || PRIVATE_NAMES.contains(&name)
 }
+
+const PRIVATE_PREFIXES: &[&[u8]] =
+    &[b"CIRCUS_", b"WATCHDOG_", b"LISTEN_", b"EINHORN_", b"SERVER_STARTER_", b"PUMA_INHERIT_"];
+
+/// Not all that begins with `GUNICORN_`: `GUNICORN_CMD_ARGS` is the operator's.
+const PRIVATE_NAMES: &[&[u8]] = &[
+    b"NOTIFY_SOCKET",
+    b"CREDENTIALS_DIRECTORY",
+    b"SYSTEMD_EXEC_PID",
+    b"NGINX",
+    b"UNICORN_FD",
+    b"GUNICORN_FD",
+    b"GUNICORN_PID",
+];
 
 /// What the agent knows and a launch does not.
 #[derive(Debug, Clone, Default)]
@@ -49,7 +62,10 @@ impl Plan {
     /// How to start what `launch` names, so that it gets `death_signal` when its parent ends.
     pub(super) fn of(launch: &Launch, around: &Surroundings, death_signal: i32) -> Result<Plan, SpawnFailure> {
         let program = &*launch.program;
-        let env = environment(launch, around);
+        let mut env = environment(launch, around);
+        for (name, _) in &launch.pids {
+            env.remove(OsStr::new(name));
+        }
         let path = env.get(OsStr::new("PATH")).map_or(OsStr::new(DEFAULT_PATH), OsString::as_os_str);
         let name = launch.argv.first().map_or("", String::as_str);
         let found = program.executable.clone().map_or_else(|| candidates(name, path), |file| vec![file]);
@@ -59,6 +75,7 @@ impl Plan {
             argv: launch.argv.iter().map(|word| c_string("exec", word.into())).collect::<Result<_, _>>()?,
             candidates: candidates.collect::<Result<_, _>>()?,
             env: env.into_iter().map(|(name, value)| variable(name, value)).collect::<Result<_, _>>()?,
+            pids: launch.pids.iter().map(|&(name, whose)| pid_variable(name, whose)).collect::<Result<_, _>>()?,
             limits: around.open_files.iter().cloned().chain(program.rlimits.iter().map(Limit::from)).collect(),
             umask: program.umask,
             groups,
@@ -93,7 +110,8 @@ fn environment(launch: &Launch, around: &Surroundings) -> BTreeMap<OsString, OsS
     }
     env.extend(around.env.iter().map(|(name, value)| (name.into(), value.into())));
     env.extend(launch.program.env.iter().map(|(name, value)| (name.into(), value.into())));
-    env.extend(launch.env.iter().map(|(name, value)| (name.into(), value.into())));
+    let ours = launch.env.iter().chain(&launch.socket_env);
+    env.extend(ours.map(|(name, value)| (name.into(), value.into())));
     env.insert(tree::TAG.into(), (&around.tag).into());
     env
 }
@@ -144,6 +162,10 @@ fn variable(mut name: OsString, value: OsString) -> Result<CString, SpawnFailure
     })
 }
 
+fn pid_variable(name: &str, whose: Whose) -> Result<PidVariable, SpawnFailure> {
+    Ok(PidVariable { name: variable(name.into(), OsString::new())?, whose })
+}
+
 fn c_string(stage: &str, text: OsString) -> Result<CString, SpawnFailure> {
     CString::new(text.into_vec()).map_err(|nul| SpawnFailure {
         stage: format!("{stage}({:?})", String::from_utf8_lossy(&nul.into_vec())),
@@ -151,9 +173,12 @@ fn c_string(stage: &str, text: OsString) -> Result<CString, SpawnFailure> {
     })
 }
 
-/// A program's first three descriptors.
+/// A program's descriptors.
 #[derive(Debug)]
-pub(super) struct Stdio([Stream; 3]);
+pub(super) struct Descriptors {
+    standard: [Stream; 3],
+    further: Vec<OwnedFd>,
+}
 
 #[derive(Debug)]
 enum Stream {
@@ -161,28 +186,47 @@ enum Stream {
     Opened(OwnedFd),
 }
 
-impl Stdio {
-    /// Opens what the program is to read from and write to, and our ends of what it writes to us. They are to be kept
-    /// until it runs: its own ends go with the value.
-    pub(super) fn open(launch: &Launch) -> Result<(Stdio, Intake), SpawnFailure> {
+impl Descriptors {
+    /// Opens what the program is to read from and write to, and our ends of what it writes to us; takes its sockets from
+    /// among those that are open, and puts `line` behind them. They are to be kept until it runs: its own ends go with
+    /// the value.
+    pub(super) fn open(
+        launch: &Launch,
+        sockets: &Sockets,
+        line: Option<OwnedFd>,
+    ) -> Result<(Descriptors, Intake), SpawnFailure> {
         let program = &*launch.program;
-        let stdin = match program.close_stdin {
-            true => null(File::options().read(true))?,
-            false => Stream::Inherited,
+        let stdin = match hand(sockets, launch.stdin.as_slice())?.pop() {
+            Some(socket) => Stream::Opened(socket),
+            None if program.close_stdin => null(File::options().read(true))?,
+            None => Stream::Inherited,
         };
         let (stdout, out) = output(&program.stdout)?;
         let (stderr, err) = output(&program.stderr)?;
-        Ok((Stdio([stdin, stdout, stderr]), Intake::new(launch, [out, err])?))
+        let mut further = hand(sockets, &launch.sockets)?;
+        further.extend(line);
+        Ok((Descriptors { standard: [stdin, stdout, stderr], further }, Intake::new(launch, [out, err])?))
     }
 
-    /// The three in their order.
-    pub(super) fn fds(&self) -> [BorrowedFd<'_>; 3] {
+    /// The first three.
+    pub(super) fn standard(&self) -> [BorrowedFd<'_>; 3] {
         let inherited = inherited();
-        std::array::from_fn(|number| match &self.0[number] {
+        std::array::from_fn(|number| match &self.standard[number] {
             Stream::Inherited => inherited[number],
             Stream::Opened(end) => end.as_fd(),
         })
     }
+
+    /// Those from [`FIRST_FD`](crate::model::spec::FIRST_FD) on.
+    pub(super) fn further(&self) -> impl ExactSizeIterator<Item = BorrowedFd<'_>> {
+        self.further.iter().map(AsFd::as_fd)
+    }
+}
+
+/// As many descriptors as there are sockets.
+fn hand(sockets: &Sockets, handed: &[Handed]) -> Result<Vec<OwnedFd>, SpawnFailure> {
+    // Most programs have none, and need not ask.
+    if handed.is_empty() { Ok(Vec::new()) } else { sockets.hand(handed) }
 }
 
 /// The first three descriptors of this process itself. They are always open: std sees to that at the start.
@@ -221,7 +265,10 @@ mod tests {
         for name in ["CIRCUS_REDIS_URL", "NOTIFY_SOCKET", "WATCHDOG_USEC", "LISTEN_FDS", "CREDENTIALS_DIRECTORY"] {
             assert!(is_private(OsStr::new(name)), "{name}");
         }
-        for name in ["PATH", "INVOCATION_ID", "JOURNAL_STREAM", "HOME"] {
+        for name in ["EINHORN_FD_0", "SERVER_STARTER_PORT", "NGINX", "UNICORN_FD", "PUMA_INHERIT_0", "GUNICORN_FD"] {
+            assert!(is_private(OsStr::new(name)), "{name}");
+        }
+        for name in ["PATH", "INVOCATION_ID", "JOURNAL_STREAM", "HOME", "GUNICORN_CMD_ARGS", "NGINX_CONF", "UNICORN"] {
             assert!(!is_private(OsStr::new(name)), "{name}");
         }
     }

@@ -23,19 +23,21 @@ use tokio::select;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::sleep;
 
+use super::ack::{AckSocket, Acks};
 use super::check::{CheckOrder, Checks};
+use super::contact::SocketDir;
 use super::frame::{Garbage, Inbox, Order, Report, encode};
 use super::job::Jobs;
-use super::notify::{Notices, NotifyDir};
+use super::notify::{Notices, NotifySocket};
 use super::output::{Intake, Outputs, Reading};
-use super::plan::{Stdio, Surroundings};
+use super::plan::{Descriptors, Surroundings};
 use super::socket::Sockets;
 use super::spawn::{Child, Plan, failure, spawn};
 use super::spawner::Spawner;
 use super::tree::{self, Left, Main, Patience, Scope};
 use super::{GuardProgram, guard, sys};
 use crate::model::event::{Deadline, Event, Exit, Launch, ProcessEvent, ProcessId, Reach, SpawnFailure};
-use crate::model::spec::{Check, Purpose};
+use crate::model::spec::{Check, FIRST_FD, Purpose};
 
 /// What a process is yet to be sent. It stays small however long nobody fetches it: a signal that is there twice is
 /// there once (as in the kernel), a deadline replaces the one before, and a kill is a kill.
@@ -49,6 +51,8 @@ pub(super) struct Mailbox {
 struct Orders {
     /// Each once, in the order in which they were given.
     signals: Vec<(i32, Reach)>,
+    /// After how many of them the tree is to be frozen.
+    freeze: Option<usize>,
     deadline: Option<Deadline>,
     kill: bool,
     /// One for each purpose.
@@ -59,6 +63,11 @@ struct Orders {
 /// others at most.
 const MOST_SIGNALS: usize = 1000;
 
+/// How often it is tried to freeze a tree: one that waits for a device cannot be.
+const FREEZE: u32 = 100;
+/// And how soon again.
+const FREEZE_PAUSE: Duration = Duration::from_millis(1);
+
 impl Mailbox {
     /// Adds a signal; one that cannot exist is none.
     pub(super) fn signal(&self, signal: i32, reach: Reach) {
@@ -66,6 +75,13 @@ impl Mailbox {
             self.orders().add_signal(signal, reach);
             self.news.notify_one();
         }
+    }
+
+    /// Adds a freeze: what is ordered later comes after it.
+    pub(super) fn freeze(&self) {
+        let mut orders = self.orders();
+        orders.freeze = Some(orders.signals.len());
+        self.news.notify_one();
     }
 
     /// Adds a check; one that waits already for the same purpose is made in its stead.
@@ -101,7 +117,9 @@ impl Mailbox {
 impl Orders {
     fn add_signal(&mut self, signal: i32, reach: Reach) {
         let too_many = matches!(reach, Reach::Child(_)) && self.signals.len() >= MOST_SIGNALS;
-        if !too_many && !self.signals.contains(&(signal, reach)) {
+        // What was to be sent before a freeze is no reason not to send it after.
+        let alike = &self.signals[self.freeze.unwrap_or(0)..];
+        if !too_many && !alike.contains(&(signal, reach)) {
             self.signals.push((signal, reach));
         }
     }
@@ -127,13 +145,14 @@ pub(super) struct Life {
     pub(super) hold: Option<OwnedFd>,
     /// Where check commands are started from.
     pub(super) jobs: Jobs,
-    pub(super) notify_dir: Arc<NotifyDir>,
+    pub(super) notify_dir: Arc<SocketDir>,
 }
 
 /// What a running process is known by, besides its end.
 #[derive(Default)]
 struct SignsOfLife {
     notices: Option<Notices>,
+    acks: Option<Acks>,
     checks: Checks,
 }
 
@@ -146,15 +165,24 @@ impl SignsOfLife {
                 None => pending().await,
             }
         };
+        let ack = async {
+            match &mut self.acks {
+                Some(acks) => acks.next().await,
+                None => pending().await,
+            }
+        };
         select! {
             said = notice => said.into_iter().map(ProcessEvent::Notified).collect(),
+            said = ack => vec![ProcessEvent::Notified(said)],
             (purpose, result) = self.checks.next() => vec![ProcessEvent::Checked { purpose, result }],
         }
     }
 
     /// What the process said before its end. The checks under way are given up.
     fn last_words(self) -> impl Iterator<Item = ProcessEvent> {
-        self.notices.into_iter().flat_map(Notices::last_words).map(ProcessEvent::Notified)
+        let ack = self.acks.and_then(Acks::last_words);
+        let notices = self.notices.into_iter().flat_map(Notices::last_words);
+        ack.into_iter().chain(notices).map(ProcessEvent::Notified)
     }
 }
 
@@ -176,12 +204,13 @@ impl Life {
     }
 
     async fn start(&self, launch: &Launch) -> Result<(Watched, Intake, SignsOfLife), SpawnFailure> {
-        let (launch, signs) = self.listen(launch).await?;
-        let around = self.around.clone();
+        let (launch, signs, ack_line) = self.listen(launch).await?;
+        let (around, sockets) = (self.around.clone(), Arc::clone(&self.sockets));
         let start = move || {
             let plan = Plan::of(&launch, &around, launch.stop_signal)?;
-            let (stdio, intake) = Stdio::open(&launch)?;
-            spawn(&plan, &stdio.fds()).map(|child| (child, intake))
+            let (descriptors, intake) = Descriptors::open(&launch, &sockets, ack_line)?;
+            let fds: Vec<_> = descriptors.standard().into_iter().chain(descriptors.further()).collect();
+            spawn(&plan, &fds).map(|child| (child, intake))
         };
         let (child, intake) = start_with(&self.spawner, &self.around.tag, start).await?;
         Ok((child, intake, signs))
@@ -192,22 +221,39 @@ impl Life {
         let name = launch.watcher.as_str();
         let scope = Scope::Process { pid: Some(child.pid()), main: Main::Running, tag: &self.around.tag };
         let mut killing: Option<Patience> = None;
+        let mut freezing: Option<u32> = None;
         loop {
             let pause = killing.as_mut().map(Patience::pause);
             select! {
                 biased;
                 exit = child.ended() => return exit,
                 orders = self.mailbox.fetch() => {
-                    for (signal, reach) in orders.signals {
+                    let send = |signals: &[(i32, Reach)]| for &(signal, reach) in signals {
                         tree::signal_below(child.pid(), signal, reach);
                         if tree::reaches_main(reach) {
                             child.signal(signal);
                         }
+                    };
+                    let (before, after) = orders.signals.split_at(orders.freeze.unwrap_or(0));
+                    send(before);
+                    if orders.freeze.is_some() {
+                        freezing = Some(FREEZE);
                     }
+                    if after.iter().any(|(signal, _)| *signal == libc::SIGCONT) {
+                        freezing = None;
+                    }
+                    send(after);
                     orders.checks.into_iter().for_each(|check| signs.checks.begin(check, launch, &self.jobs));
                     if orders.kill {
                         killing.get_or_insert_default();
                         tree::strike(scope);
+                    }
+                }
+                () = after(freezing.map(|_| FREEZE_PAUSE)) => {
+                    freezing = freezing.map(|left| left - 1);
+                    if tree::freeze(child.pid()) || freezing == Some(0) {
+                        freezing = None;
+                        self.report(ProcessEvent::Frozen).await;
                     }
                 }
                 () = after(pause) => complain(name, killing.as_ref(), &tree::strike(scope)),
@@ -308,35 +354,39 @@ impl Life {
         until: Deadline,
         program: GuardProgram,
     ) -> Result<(Watched, Intake, Line, Order, SignsOfLife), SpawnFailure> {
-        let (launch, signs) = self.listen(launch).await?;
+        let (launch, signs, ack_line) = self.listen(launch).await?;
         let (ours, theirs) = Socket::pair().map_err(|error| failure("guard socketpair", &error))?;
         let line = Line::new(ours).map_err(|error| failure("guard socketpair", &error))?;
         let hold = self.hold.as_ref().map(|hold| hold.try_clone()).transpose();
         let hold = hold.map_err(|error| failure("guard dup", &error))?;
-        let around = self.around.clone();
+        let (around, sockets) = (self.around.clone(), Arc::clone(&self.sockets));
         let start = move || {
             let plan = Plan::of(&launch, &around, libc::SIGKILL)?;
-            let (stdio, intake) = Stdio::open(&launch)?;
-            let mut fds = stdio.fds().to_vec();
+            let (descriptors, intake) = Descriptors::open(&launch, &sockets, ack_line)?;
+            let mut fds = descriptors.standard().to_vec();
+            debug_assert_eq!(fds.len() as i32, guard::SOCKET);
             fds.push(theirs.as_fd());
-            debug_assert_eq!(fds.len() as i32 - 1, guard::SOCKET);
+            debug_assert_eq!(fds.len() as i32, guard::PASSED_ON);
+            fds.extend(descriptors.further());
             fds.extend(hold.as_ref().map(AsFd::as_fd));
             let started = spawn(&program.plan(&launch, &around), &fds);
             let child =
                 started.map_err(|failed| SpawnFailure { stage: format!("guard {}", failed.stage), ..failed })?;
-            let order = Order::Launch { plan, stop_signal: launch.stop_signal, until: until.into() };
+            let (plan, passed_on) = (Box::new(plan), descriptors.further().len());
+            let order = Order::Launch { plan, passed_on, stop_signal: launch.stop_signal, until: until.into() };
             Ok((child, (intake, order)))
         };
         let (guard, (intake, order)) = start_with(&self.spawner, &self.around.tag, start).await?;
         Ok((guard, intake, line, order, signs))
     }
 
-    /// Begins to listen to a process that is to say how it is; and how to start it so that it can.
-    async fn listen(&self, launch: &Launch) -> Result<(Launch, SignsOfLife), SpawnFailure> {
-        let (mut launch, mut signs) = (launch.clone(), SignsOfLife::default());
+    /// Begins to listen to a process that is to say how it is; and how to start it so that it can, with its end of a
+    /// connection that it is to find behind its sockets.
+    async fn listen(&self, launch: &Launch) -> Result<(Launch, SignsOfLife, Option<OwnedFd>), SpawnFailure> {
+        let (mut launch, mut signs, mut ack_line) = (launch.clone(), SignsOfLife::default(), None);
         if launch.signs.notify || launch.signs.watchdog.is_some() {
             let (dir, process) = (Arc::clone(&self.notify_dir), self.process);
-            let socket = on_spawner(&self.spawner, move || dir.open(process)).await?;
+            let socket = on_spawner(&self.spawner, move || NotifySocket::open(&dir, process)).await?;
             launch.env.push(("NOTIFY_SOCKET".into(), socket.address()));
             signs.notices = Some(socket.listen().map_err(|error| failure("notify epoll", &error))?);
         }
@@ -344,7 +394,16 @@ impl Life {
         if let Some(interval) = launch.signs.watchdog {
             launch.env.push(("WATCHDOG_USEC".into(), interval.as_micros().to_string()));
         }
-        Ok((launch, signs))
+        if launch.signs.ack {
+            let (dir, process) = (Arc::clone(&self.notify_dir), self.process);
+            let (socket, theirs) = on_spawner(&self.spawner, move || AckSocket::open(&dir, process)).await?;
+            let fd = FIRST_FD as usize + launch.sockets.len();
+            launch.socket_env.push(("EINHORN_SOCK_PATH".into(), socket.address()));
+            launch.socket_env.push(("EINHORN_SOCK_FD".into(), fd.to_string()));
+            signs.acks = Some(socket.listen().map_err(|error| failure("ack epoll", &error))?);
+            ack_line = Some(theirs);
+        }
+        Ok((launch, signs, ack_line))
     }
 
     /// Tells of the end of the main process, after all that it has said.

@@ -8,7 +8,8 @@
 //! - Between `clone` and `execve` the child makes raw system calls only. It allocates nothing, takes no lock and
 //!   calls no wrapper that would speak to our other threads (glibc's `setuid` does): the memory is ours.
 //! - Whatever can be prepared is prepared before, so that a failure in the child is a failed system call and has a
-//!   step and an errno.
+//!   step and an errno. Only pids are not known before: the child writes them, digit by digit, into room that was left
+//!   for them.
 //! - The program gets the descriptors it is given, under the numbers 0, 1, 2, …, and no other. The rest are closed
 //!   before `execve` rather than by it: a program on a hung file system would otherwise hold on to our sockets.
 
@@ -22,7 +23,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
 use serde::{Deserialize, Serialize};
 
 use super::sys::{self, Waited, Whom};
-use crate::model::event::{Exit, SpawnFailure};
+use crate::model::event::{Exit, SpawnFailure, Whose};
 
 /// Everything about a program that is about to run, looked up and ready for the kernel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +32,8 @@ pub(super) struct Plan {
     pub(super) argv: Vec<CString>,
     /// The whole environment, each as `NAME=value`.
     pub(super) env: Vec<CString>,
+    /// Those variables of it that hold a pid; none of them is in `env`.
+    pub(super) pids: Vec<PidVariable>,
     /// Where the program may be, in the order of trying.
     pub(super) candidates: Vec<CString>,
     /// Resource limits, in the order of setting.
@@ -49,6 +52,23 @@ pub(super) struct Plan {
     pub(super) dir: Option<CString>,
     /// The signal the child gets when the thread that spawned it ends; 0: none.
     pub(super) death_signal: i32,
+}
+
+/// A variable whose value is a pid that nobody knows before the child is there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct PidVariable {
+    /// As `NAME=`.
+    pub(super) name: CString,
+    #[serde(with = "WhoseFrame")]
+    pub(super) whose: Whose,
+}
+
+/// [`Whose`] as a guard is told it.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Whose")]
+enum WhoseFrame {
+    Own,
+    Parent,
 }
 
 /// A resource limit.
@@ -107,10 +127,12 @@ pub(super) fn failure(stage: impl Into<String>, error: &io::Error) -> SpawnFailu
 /// or has been found not to; a program on a hung file system can make that long.
 pub(super) fn spawn(plan: &Plan, fds: &[BorrowedFd<'_>]) -> Result<Child, SpawnFailure> {
     let fds: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+    let pids: Vec<PidText> = plan.pids.iter().map(PidText::new).collect();
     let launch = Launchpad {
         plan,
-        argv: pointers(&plan.argv),
-        env: pointers(&plan.env),
+        argv: pointers(plan.argv.iter().map(|word| word.as_ptr())),
+        env: pointers(plan.env.iter().map(|text| text.as_ptr()).chain(pids.iter().map(PidText::as_ptr))),
+        pids: &pids,
         moved: fds.iter().map(|_| Cell::new(-1)).collect(),
         fds,
         parent: nix::unistd::getpid().as_raw(),
@@ -200,6 +222,8 @@ struct Launchpad<'a> {
     plan: &'a Plan,
     argv: Vec<*const c_char>,
     env: Vec<*const c_char>,
+    /// Those of `env` that the child completes.
+    pids: &'a [PidText],
     fds: Vec<RawFd>,
     /// Where each of `fds` has been put out of the way of the numbers to be filled.
     moved: Vec<Cell<RawFd>>,
@@ -209,8 +233,39 @@ struct Launchpad<'a> {
 }
 
 /// A list as `execve` wants it, ended by null.
-fn pointers(texts: &[CString]) -> Vec<*const c_char> {
-    texts.iter().map(|text| text.as_ptr()).chain([ptr::null()]).collect()
+fn pointers(texts: impl Iterator<Item = *const c_char>) -> Vec<*const c_char> {
+    texts.chain([ptr::null()]).collect()
+}
+
+/// The text `NAME=PID`, whose pid is yet to be written.
+struct PidText {
+    /// The name, and after it nothing but zeroes: room for the digits, and the text's end.
+    text: Vec<Cell<u8>>,
+    name_length: usize,
+    whose: Whose,
+}
+
+impl PidText {
+    fn new(variable: &PidVariable) -> PidText {
+        const ROOM: usize = u32::MAX.ilog10() as usize + 2;
+        let name = variable.name.as_bytes();
+        let text = name.iter().copied().chain([0; ROOM]).map(Cell::new).collect();
+        PidText { text, name_length: name.len(), whose: variable.whose }
+    }
+
+    fn as_ptr(&self) -> *const c_char {
+        self.text.as_ptr().cast()
+    }
+
+    /// Writes the pid; once only. The child calls this, so there is nothing in it that could panic.
+    fn write(&self, pid: u32) {
+        let digits = pid.checked_ilog10().unwrap_or_default() as usize + 1;
+        let mut rest = pid;
+        for digit in self.text.iter().skip(self.name_length).take(digits).rev() {
+            digit.set(b'0' + (rest % 10) as u8);
+            rest /= 10;
+        }
+    }
 }
 
 /// The child. It returns only when it could not become the program.
@@ -271,6 +326,12 @@ impl Launchpad<'_> {
                 // The parent died before the line above took effect, so nothing would end this child.
                 return Err((Step::Parent, libc::ESRCH));
             }
+            for text in self.pids {
+                text.write(match text.whose {
+                    Whose::Own => libc::getpid().unsigned_abs(),
+                    Whose::Parent => self.parent.unsigned_abs(),
+                });
+            }
             Err((Step::Exec, self.execute(&plan.candidates)))
         }
     }
@@ -324,4 +385,20 @@ fn check(result: c_int, step: Step) -> Result<c_int, (Step, c_int)> {
 
 fn check_long(result: libc::c_long, step: Step) -> Result<(), (Step, c_int)> {
     if result < 0 { Err((step, errno())) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pid_is_written_as_it_is_with_nothing_around_it() {
+        for pid in [0, 1, 9, 10, 4_194_304, u32::MAX] {
+            let text = PidText::new(&PidVariable { name: c"LISTEN_PID=".to_owned(), whose: Whose::Own });
+            text.write(pid);
+            let bytes: Vec<u8> = text.text.iter().map(Cell::get).collect();
+            let text = CStr::from_bytes_until_nul(&bytes).unwrap().to_str().unwrap();
+            assert_eq!(text, format!("LISTEN_PID={pid}"));
+        }
+    }
 }

@@ -139,6 +139,30 @@ pub(super) fn signal_below(pid: u32, signal: i32, reach: Reach) {
     below.iter().rev().for_each(|member| member.signal(signal));
 }
 
+/// Stops the main process `pid` and all below it (SIGSTOP); whether nothing of them runs any more. A system call that is
+/// under way is finished first, and a child may be made by it: so it is asked again until it is true.
+///
+/// `pid` must be a child of ours that is not reaped yet.
+pub(super) fn freeze(pid: u32) -> bool {
+    let mut still = true;
+    let mut ahead: Vec<Member> = Member::hold(pid).into_iter().collect();
+    while let Some(member) = ahead.pop() {
+        let pid = member.stat.pid;
+        member.signal(libc::SIGSTOP);
+        // Only when it rests there can be no children that are not listed.
+        still &= rests(pid);
+        ahead.extend(Member::hold_children(pid));
+    }
+    still
+}
+
+/// Whether no thread of a process runs: each is stopped, or dead.
+fn rests(pid: u32) -> bool {
+    let tasks = format!("/proc/{pid}/task");
+    let state = |thread: String| fs::read(format!("{tasks}/{thread}/stat")).ok().and_then(|bytes| Stat::parse(&bytes));
+    names(Path::new(&tasks)).filter_map(state).all(|stat| matches!(stat.state, b'T' | b't' | b'Z' | b'X'))
+}
+
 /// Whether the main process is among those that `reach` means.
 pub(super) fn reaches_main(reach: Reach) -> bool {
     match reach {

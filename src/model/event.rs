@@ -1,8 +1,8 @@
 //! What happened ([`Event`], past tense) and what to do about it ([`Action`], imperative).
 
+use core::net::SocketAddr;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -97,6 +97,8 @@ pub enum ProcessEvent {
     Matched(Purpose),
     /// It said something over its `NOTIFY_SOCKET`.
     Notified(Notification),
+    /// It was stopped, and all below it, until it is let go on.
+    Frozen,
     /// Its main process ended. What is left of its tree is being killed.
     Exited(Exit),
     /// Nothing of its tree is left: the end of this process.
@@ -276,6 +278,8 @@ pub enum Action {
     Spawn { process: ProcessId, launch: Launch },
     /// Send a signal to the main process, or to what `reach` says.
     Signal { process: ProcessId, signal: i32, reach: Reach },
+    /// Stop the whole tree (SIGSTOP); ends in `Frozen` when nothing of it runs any more, or with the process.
+    Freeze { process: ProcessId },
     /// SIGKILL the whole tree until nothing is left of it.
     Kill { process: ProcessId },
     /// Move the deadline of a guarded process.
@@ -352,6 +356,9 @@ pub struct Launch {
     pub program: Arc<ProgramSpec>,
     /// Variables of ours, above all others: `CIRCUS_WATCHER`, `CIRCUS_WID`, `CIRCUS_FENCING_TOKEN`, ….
     pub env: Vec<(String, String)>,
+    /// Variables that tell it of its sockets. Unlike `env` they are for nobody else: a command that checks it has none of
+    /// the sockets.
+    pub socket_env: Vec<(String, String)>,
     /// Variables of ours that hold a pid which nobody knows before the process is there.
     pub pids: Vec<(&'static str, Whose)>,
     /// The sockets it finds from descriptor 3 on.

@@ -28,6 +28,7 @@ pub mod checkup;
 pub mod process;
 
 pub mod lease;
+pub mod sockets;
 
 pub mod watcher;
 

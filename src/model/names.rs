@@ -47,6 +47,12 @@ macro_rules! name {
             }
         }
 
+        impl AsRef<str> for $name {
+            fn as_ref(&self) -> &str {
+                &self.0
+            }
+        }
+
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.pad(&self.0)
@@ -149,6 +155,28 @@ impl fmt::Display for Owner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{:032x}", self.node, self.nonce)
     }
+}
+
+/// Of these names the one that a misspelt `text` probably meant.
+pub fn nearest<'a, N: AsRef<str> + Ord>(text: &str, names: impl IntoIterator<Item = &'a N>) -> Option<&'a N> {
+    let steps = |name: &N| distance(&name.as_ref().to_lowercase(), &text.to_lowercase());
+    let near = names.into_iter().map(|name| (steps(name), name)).min();
+    near.filter(|(steps, _)| *steps <= 2.max(text.len() / 4)).map(|(_, name)| name)
+}
+
+/// Levenshtein's: how many characters to change, add or drop. The model has only std, so it is spelled out here.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, ca) in a.chars().enumerate() {
+        let mut corner = std::mem::replace(&mut row[0], i + 1);
+        for (j, cb) in b.iter().enumerate() {
+            let change = corner + usize::from(ca != *cb);
+            corner = row[j + 1];
+            row[j + 1] = change.min(row[j] + 1).min(corner + 1);
+        }
+    }
+    row[b.len()]
 }
 
 #[cfg(test)]

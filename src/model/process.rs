@@ -12,7 +12,7 @@
 use std::time::Duration;
 
 use super::checkup::{Checkup, Verdict};
-use super::event::{Action, Deadline, Exit, Notification, ProcessId, Reach};
+use super::event::{Action, Deadline, Exit, LaneId, Notification, ProcessId, Reach, SocketId};
 use super::snapshot::ProcessView;
 use super::spec::{Purpose, WatcherSpec};
 use super::time::Time;
@@ -30,6 +30,9 @@ pub struct Process {
     fault: Option<String>,
     /// When it has its `max_age`.
     expires: Option<Time>,
+    /// The sockets it has, once its spawn was ordered.
+    sockets: Vec<SocketId>,
+    lane: Option<LaneId>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -70,7 +73,16 @@ pub enum StopDue {
 impl Process {
     /// A process that is to be.
     pub fn planned(id: ProcessId, wid: u32) -> Process {
-        Process { id, wid, state: State::Planned, stop: None, fault: None, expires: None }
+        Process {
+            id,
+            wid,
+            state: State::Planned,
+            stop: None,
+            fault: None,
+            expires: None,
+            sockets: Vec::new(),
+            lane: None,
+        }
     }
 
     /// Nothing stands against it any more.
@@ -87,6 +99,21 @@ impl Process {
             self.state = State::Starting { asked: now };
         }
         due
+    }
+
+    /// Takes note of what it is given.
+    pub fn equip(&mut self, sockets: Vec<SocketId>, lane: Option<LaneId>) {
+        (self.sockets, self.lane) = (sockets, lane);
+    }
+
+    /// The sockets it has.
+    pub fn sockets(&self) -> &[SocketId] {
+        &self.sockets
+    }
+
+    /// The lane it is in.
+    pub fn lane(&self) -> Option<LaneId> {
+        self.lane
     }
 
     /// Its program runs.

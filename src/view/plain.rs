@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::words::printable;
 use super::{Parts, list, word};
 use crate::model::command::Command;
 
@@ -79,13 +80,16 @@ fn info_line(info: &Value) -> String {
     format!("{}  {}", python(&info["pid"]), rest.join(" "))
 }
 
-/// `6:socket 'web' at 127.0.0.1:8080`.
+/// `6:socket 'web' at 127.0.0.1:8080`; an IPv6 address stands in brackets.
 fn socket_line(socket: &Value) -> String {
-    let place = match socket["path"].as_str() {
-        Some(path) => path.to_owned(),
-        None => format!("{}:{}", word(socket, "host"), socket["port"]),
+    let name = word(socket, "name");
+    let place = match (socket["path"].as_str(), socket["host"].as_str()) {
+        (Some(path), _) => printable(path),
+        (None, Some(host)) if host.contains(':') => format!("[{host}]:{}", socket["port"]),
+        (None, Some(host)) => format!("{host}:{}", socket["port"]),
+        (None, None) => return format!("-:socket '{name}' is not open yet"),
     };
-    format!("{}:socket '{}' at {place}", socket["fd"], word(socket, "name"))
+    format!("{}:socket '{name}' at {place}", socket["fd"])
 }
 
 /// A value as Python's `str` shows it; nothing for `None`, and `KEY=VALUE,…` for an object, as circusctl does.

@@ -27,21 +27,24 @@ pub(super) fn text(parts: &Parts, style: Style) -> String {
 }
 
 fn of_one(plan: &Value, style: Style) -> String {
-    let (changes, needs_restart) = (list(plan, "changes"), list(plan, "needs_restart"));
-    if changes.is_empty() && needs_restart.is_empty() {
+    let (sockets, changes, needs_restart) = (list(plan, "sockets"), list(plan, "changes"), list(plan, "needs_restart"));
+    if sockets.is_empty() && changes.is_empty() && needs_restart.is_empty() {
         return "nothing to do\n".into();
     }
+    // Sockets first: what runs is started with them.
+    let of_sockets =
+        sockets.iter().map(|socket| (format!("socket {}", word(socket, "socket")), becomes(socket), socket));
+    let of_watchers = changes.iter().map(|change| (word(change, "watcher").to_owned(), effect(change), change));
+    let lines: Vec<(String, String, &Value)> = of_sockets.chain(of_watchers).collect();
     let mut text = String::new();
-    let width = changes.iter().map(|change| word(change, "watcher").chars().count()).max().unwrap_or(0);
-    for change in changes {
+    let width = lines.iter().map(|(name, ..)| name.chars().count()).max().unwrap_or(0);
+    for (name, effect, change) in lines {
         let (sign, paint) = match change["effect"].as_str() {
             Some("added") => ("+", Paint::Good),
             Some("removed") => ("-", Paint::Bad),
             _ => ("~", Paint::Warn),
         };
-        let watcher = word(change, "watcher");
-        let fill = " ".repeat(width - watcher.chars().count());
-        text.push_str(&format!("  {} {watcher}{fill}   {}\n", paint.apply(sign, style), effect(change)));
+        text.push_str(&format!("  {} {name:width$}   {effect}\n", paint.apply(sign, style)));
         let keys = list(change, "keys");
         let width = keys.iter().map(|key| word(key, "key").chars().count()).max().unwrap_or(0);
         for key in keys {
@@ -59,7 +62,7 @@ fn of_one(plan: &Value, style: Style) -> String {
     for key in needs_restart {
         text.push_str(&format!("  ! {}   changes with a restart of the agent only\n", key.as_str().unwrap_or("-")));
     }
-    text.push_str(&format!("{}\n", summary(changes)));
+    text.push_str(&format!("{}\n", summary(sockets, changes)));
     text
 }
 
@@ -82,22 +85,38 @@ fn effect(change: &Value) -> String {
     }
 }
 
+/// What becomes of the socket, and of those who have it.
+fn becomes(change: &Value) -> String {
+    match change["effect"].as_str() {
+        Some("added") => "opens".into(),
+        Some("removed") => "closes, and the processes that have it are replaced".into(),
+        Some("moved") => "moves, and the processes that have it are replaced".into(),
+        Some("adjusted") => "no restart".into(),
+        Some(other) => other.to_owned(),
+        None => "-".into(),
+    }
+}
+
 /// `plan: 1 added, 2 changed, 1 removed, 12 restarts`.
-fn summary(changes: &[Value]) -> String {
-    let of = |effect: &str| changes.iter().filter(|change| change["effect"] == effect).count() as u64;
+fn summary(sockets: &[Value], changes: &[Value]) -> String {
+    let all = || sockets.iter().chain(changes);
+    let of = |effect: &str| all().filter(|change| change["effect"] == effect).count() as u64;
     let (added, removed) = (of("added"), of("removed"));
     let restarts: u64 = changes.iter().filter_map(|change| change["restarts"].as_u64()).sum();
     let mut facts = Vec::new();
-    for (number, what) in [(added, "added"), (changes.len() as u64 - added - removed, "changed"), (removed, "removed")]
+    for (number, what) in [(added, "added"), (all().count() as u64 - added - removed, "changed"), (removed, "removed")]
     {
         if number > 0 {
             facts.push(format!("{number} {what}"));
         }
     }
-    facts.push(match restarts {
-        0 => "no restart".into(),
-        _ => count(restarts, "restart", "restarts"),
-    });
+    let replaces = |socket: &Value| matches!(socket["effect"].as_str(), Some("moved" | "removed"));
+    match restarts {
+        // Whoever has these sockets is replaced, and how many that are is not told.
+        0 if sockets.iter().any(replaces) => {}
+        0 => facts.push("no restart".into()),
+        _ => facts.push(count(restarts, "restart", "restarts")),
+    }
     format!("plan: {}", facts.join(", "))
 }
 

@@ -2,7 +2,7 @@
 
 use crate::model::snapshot::{LeaseRole, Phase, Snapshot, StoreView, WatcherState};
 
-/// `running: 2 of 3 watchers active; beat: holder, token 18; Redis: connection refused`.
+/// `running: 2 of 4 watchers active, 1 listening; beat: holder, token 18; Redis: connection refused`.
 pub fn status_line(snapshot: &Snapshot) -> String {
     let phase = match snapshot.phase {
         Phase::Starting => "starting",
@@ -10,10 +10,15 @@ pub fn status_line(snapshot: &Snapshot) -> String {
         Phase::Stopping => "stopping",
     };
     let plain = || snapshot.watchers.iter().filter(|watcher| watcher.lease.is_none());
-    let active = plain().filter(|watcher| watcher.state == WatcherState::Active).count();
+    let in_state = |state| plain().filter(|watcher| watcher.state == state).count();
     let mut parts = Vec::new();
     if plain().next().is_some() {
-        parts.push(format!("{active} of {} watchers active", plain().count()));
+        let mut watchers = format!("{} of {} watchers active", in_state(WatcherState::Active), plain().count());
+        match in_state(WatcherState::Listening) {
+            0 => {}
+            asleep => watchers.push_str(&format!(", {asleep} listening")),
+        }
+        parts.push(watchers);
     }
     for lease in snapshot.watchers.iter().filter_map(|watcher| watcher.lease.as_ref()) {
         let name = &lease.watcher;

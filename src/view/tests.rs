@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use super::*;
 use crate::model::command::{Answer, NodeAbout, NodeRow, NodeState, Outcome, Part, Patience, Refusal, Reply};
 use crate::model::event::{Changes, Exit};
-use crate::model::names::{ClusterName, NodeName, WatcherName};
-use crate::model::plan::{Change, Effect, KeyChange, Plan};
+use crate::model::names::{ClusterName, NodeName, SocketName, WatcherName};
+use crate::model::plan::{Change, Effect, KeyChange, Plan, SocketChange, SocketEffect};
 use crate::model::snapshot::{
     LeaseRole, LeaseView, Phase, ProcessView, Snapshot, StoreView, WatcherState, WatcherView,
 };
@@ -233,6 +233,49 @@ fn all_is_well_says_so_and_a_store_that_is_down_says_why() {
     assert!(shown(&STATUS, &none).contains("no watchers; add a [watcher:NAME]"));
 }
 
+/// On one node it sleeps until somebody connects, beside one that is up.
+fn asleep() -> Snapshot {
+    snapshot(
+        "web-1",
+        vec![
+            watcher("web", WatcherState::Active, 1, &[(7, 3)], None),
+            watcher("reports", WatcherState::Listening, 2, &[], Some("starts at the first connection")),
+        ],
+    )
+}
+
+#[test]
+fn a_watcher_that_sleeps_until_the_first_connection_is_well() {
+    golden(
+        &STATUS,
+        &own(status(asleep())),
+        "
+        |web-1   cluster prod   running   lease store up
+        |
+        |WATCHER  STATE      READY  PID  UP     RESTARTS  NOTE
+        |web      active       1/1  7    3.0 s         0
+        |reports  listening    0/2  -    -             0  starts at the first connection
+        |
+        |all is well"
+            .replace("\n        ", "\n")
+            .as_str(),
+    );
+    assert!(problems(&own(status(asleep()))).is_empty());
+    let style = Style { colour: true, width: None };
+    let coloured = text(&STATUS, &own(status(asleep())), None, style).out;
+    assert!(coloured.contains("\x1b[32mlistening\x1b[0m"), "{coloured:?}");
+    let all = shown(&STATUS, &gathered(vec![("web-1", Part::Own(status(asleep())))]));
+    assert!(all.contains("web-1 listening: starts at the first connection"), "{all}");
+    assert!(all.ends_with("all is well\n"), "{all}");
+}
+
+#[test]
+fn systemd_is_told_of_a_node_in_one_line() {
+    assert_eq!(status_line(&asleep()), "running: 1 of 2 watchers active, 1 listening");
+    assert_eq!(status_line(&web_1()), "running: 1 of 3 watchers active; beat: holder, token 17; reaper: standby");
+    assert_eq!(status_line(&snapshot("web-1", vec![])), "running");
+}
+
 #[test]
 fn the_page_of_one_watcher() {
     let mut snapshot = web_1();
@@ -382,18 +425,20 @@ fn children_stand_indented_below_their_parent_and_a_hooks_words_behind_it() {
     );
 }
 
+fn key_changes(keys: &[(&str, Option<&str>, Option<&str>)]) -> Vec<KeyChange> {
+    let key_change = |(key, from, to): &(&str, Option<&str>, Option<&str>)| KeyChange {
+        key: (*key).to_owned(),
+        from: from.map(str::to_owned),
+        to: to.map(str::to_owned),
+    };
+    keys.iter().map(key_change).collect()
+}
+
 fn plan() -> Plan {
     let change = |watcher: &str, effect, keys: &[(&str, Option<&str>, Option<&str>)]| Change {
         watcher: WatcherName::parse(watcher).unwrap(),
         effect,
-        keys: keys
-            .iter()
-            .map(|(key, from, to)| KeyChange {
-                key: (*key).to_owned(),
-                from: from.map(str::to_owned),
-                to: to.map(str::to_owned),
-            })
-            .collect(),
+        keys: key_changes(keys),
     };
     Plan {
         sockets: Vec::new(),
@@ -433,6 +478,44 @@ fn a_plan_says_what_changes_and_what_that_costs() {
             .replace("\n        ", "\n")
             .as_str(),
     );
+}
+
+#[test]
+fn a_plan_tells_of_sockets_before_those_who_have_them() {
+    let socket = |name: &str, effect, keys: &[(&str, Option<&str>, Option<&str>)]| SocketChange {
+        socket: SocketName::parse(name).unwrap(),
+        effect,
+        keys: key_changes(keys),
+    };
+    let mut plan = Plan { changes: plan().changes.split_off(4), needs_restart: vec![], ..plan() };
+    plan.sockets = vec![
+        socket("admin", SocketEffect::Added, &[]),
+        socket("old", SocketEffect::Removed, &[]),
+        socket("ux", SocketEffect::Adjusted, &[("backlog", None, Some("128")), ("umask", Some("0"), Some("077"))]),
+        socket("web", SocketEffect::Moved, &[("port", Some("80"), Some("8080"))]),
+    ];
+    golden(
+        &Command::Plan,
+        &own(Reply::Done(Answer::Plan(plan.clone()))),
+        "
+        |  + socket admin   opens
+        |  - socket old     closes, and the processes that have it are replaced
+        |  ~ socket ux      no restart
+        |      backlog   (none) → 128
+        |      umask     0 → 077
+        |  ~ socket web     moves, and the processes that have it are replaced
+        |      port   80 → 8080
+        |  + flower         starts 1 process
+        |  = 3 watchers unchanged
+        |plan: 2 added, 2 changed, 1 removed"
+            .replace("\n        ", "\n")
+            .as_str(),
+    );
+    // Only of sockets that stay where they are it is known that nobody is restarted.
+    plan.changes.clear();
+    plan.sockets.truncate(1);
+    let opens = shown(&Command::Plan, &own(Reply::Done(Answer::Plan(plan))));
+    assert!(opens.ends_with("plan: 1 added, no restart\n"), "{opens}");
 }
 
 #[test]
@@ -489,8 +572,14 @@ fn short_replies_are_circuss_own_lines() {
     let sockets = json!({"status": "ok", "sockets": [
         {"fd": 6, "name": "ux", "backlog": 2048, "path": "/x"},
         {"fd": 7, "name": "web", "backlog": 2048, "host": "127.0.0.1", "port": 46525},
+        {"fd": 8, "name": "six", "backlog": 2048, "host": "::1", "port": 80},
+        {"fd": null, "name": "new", "backlog": 2048},
     ]});
-    assert_eq!(shown(&Command::ListSockets, &sockets), "6:socket 'ux' at /x\n7:socket 'web' at 127.0.0.1:46525\n");
+    assert_eq!(
+        shown(&Command::ListSockets, &sockets),
+        "6:socket 'ux' at /x\n7:socket 'web' at 127.0.0.1:46525\n8:socket 'six' at [::1]:80\n\
+         -:socket 'new' is not open yet\n"
+    );
     let many = json!({"status": "ok", "nodes": {"a": {"status": "ok"}, "b": {"status": "ok"}}});
     assert_eq!(shown(&start, &many), "a: ok\nb: ok\n");
 }
@@ -531,13 +620,17 @@ fn a_reply_of_unknown_shape_is_shown_and_never_panics() {
         Command::Nodes,
         Command::Stats { watcher: None, pid: None, extended: false },
         Command::Version,
+        Command::Plan,
+        Command::ListSockets,
         Command::List { watcher: None },
         Command::Options { watcher: "x".into(), keys: None },
         Command::Resize { watcher: "x".into(), by: 1, patience: crate::model::command::Patience::Admitted },
     ];
     let odd = [json!(null), json!({}), json!([]), json!(5), json!("x"), json!([{}]), json!({"x": {}}), json!(-1.5)];
-    let keys =
-        ["status", "nodes", "watchers", "leases", "roster", "infos", "info", "process", "options", "reason", "store"];
+    let keys = [
+        "status", "nodes", "watchers", "leases", "roster", "infos", "info", "process", "options", "reason", "store",
+        "plan", "sockets",
+    ];
     for command in &commands {
         for value in &odd {
             let _ = text(command, value, None, Style::default());

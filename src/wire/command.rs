@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::settings;
+use super::settings::{self, Of};
 use crate::model::command::{Command, Leave, Patience, ReloadWay};
 use crate::model::event::Reach;
 use crate::model::names::NodeName;
@@ -89,10 +89,10 @@ pub fn command_json(command: &Command) -> Value {
             json!({"name": watcher, "nb": nb, "waiting": waiting(patience)})
         }
         Command::Set { watcher, changes, patience } => {
-            json!({"name": watcher, "options": settings::write(changes), "waiting": waiting(patience)})
+            json!({"name": watcher, "options": settings::write(Of::Watcher, changes), "waiting": waiting(patience)})
         }
         Command::Add { name, changes, start, patience } => {
-            let mut options = settings::write(changes);
+            let mut options = settings::write(Of::Watcher, changes);
             let (cmd, args) = (options.remove("cmd"), options.remove("args"));
             json!({
                 "name": name, "cmd": cmd, "args": args, "options": options, "start": start,
@@ -100,7 +100,7 @@ pub fn command_json(command: &Command) -> Value {
             })
         }
         Command::AddSocket { name, changes, patience } | Command::SetSocket { socket: name, changes, patience } => {
-            json!({"name": name, "options": settings::write(changes), "waiting": waiting(patience)})
+            json!({"name": name, "options": settings::write(Of::Socket, changes), "waiting": waiting(patience)})
         }
         Command::RemoveSocket { socket, patience } => json!({"name": socket, "waiting": waiting(patience)}),
         Command::Remove { watcher, leave, patience } => {
@@ -189,6 +189,11 @@ mod tests {
             for leave in [Leave::Nothing, Leave::Processes] {
                 commands.push(Command::Remove { watcher: "web".into(), leave, patience });
             }
+            for changes in [Changes::default(), socket_changes()] {
+                commands.push(Command::AddSocket { name: "web".into(), changes: changes.clone(), patience });
+                commands.push(Command::SetSocket { socket: "Web".into(), changes, patience });
+            }
+            commands.push(Command::RemoveSocket { socket: "web".into(), patience });
             for (pid, signal, grace) in [(None, None, None), (Some(7), Some(9), Some(Duration::from_millis(2_500)))] {
                 commands.push(Command::Kill { watcher: "web".into(), pid, signal, grace, patience });
             }
@@ -224,6 +229,20 @@ mod tests {
         }
         settings.sort();
         Changes { settings, env: Some(vec![("A".into(), "1".into()), ("B".into(), String::new())]) }
+    }
+
+    /// The same of a socket.
+    fn socket_changes() -> Changes {
+        let settings = [
+            ("backlog", Some("128")),
+            ("blocking", Some("False")),
+            ("host", None),
+            ("path", Some("/run/web.sock")),
+            ("port", Some("8080")),
+            ("umask", Some("077")),
+        ];
+        let owned = |(key, text): (&str, Option<&str>)| (key.to_owned(), text.map(str::to_owned));
+        Changes { settings: settings.map(owned).into(), env: None }
     }
 
     #[test]

@@ -6,10 +6,11 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use crate::model::command::Refusal;
-use crate::model::spec::{HookProgram, HookSpec, Output, WID, WatcherSpec};
+use crate::model::names::SocketName;
+use crate::model::spec::{HookProgram, HookSpec, Output, WID, WatcherSpec, Which};
 
 /// Keys of ours that are there even where they are not set, so that they can be asked for.
-const OURS: &[&str] = &["after", "health", "ready", "umask", "virtualenv"];
+const OURS: &[&str] = &["after", "health", "ready", "socket_env", "sockets", "stop_preset", "umask", "virtualenv"];
 
 /// The options in `keys`, or all of them; refused where one is not there.
 pub(super) fn chosen(spec: &WatcherSpec, numprocesses: u32, keys: Option<&[String]>) -> Result<Value, Refusal> {
@@ -50,11 +51,12 @@ fn all(spec: &WatcherSpec, numprocesses: u32) -> Map<String, Value> {
         "graceful_timeout": seconds(spec.graceful_timeout),
         "hook_timeout": seconds(spec.hook_timeout),
         "hooks": hooks,
+        "idle_timeout": spec.on_demand.and_then(|demand| demand.idle_timeout).map(seconds),
         "max_age": seconds(spec.max_age.unwrap_or_default()),
         "max_age_variance": seconds(spec.max_age_variance),
         "max_retry": spec.max_retry.map_or(-1, i64::from),
         "numprocesses": numprocesses,
-        "on_demand": flag(spec, "on_demand"),
+        "on_demand": spec.on_demand.is_some(),
         "priority": spec.priority,
         "respawn": spec.respawn,
         "send_hup": spec.send_hup,
@@ -63,10 +65,11 @@ fn all(spec: &WatcherSpec, numprocesses: u32) -> Map<String, Value> {
         "singleton": spec.singleton.is_some(),
         "stderr_stream_conf": stream(spec, "stderr_stream."),
         "stdout_stream_conf": stream(spec, "stdout_stream."),
+        "stdin_socket": program.sockets.stdin.as_ref().map(SocketName::as_str),
         "stop_children": spec.stop_children,
         "stop_signal": spec.stop_signal,
         "uid": uid,
-        "use_sockets": flag(spec, "use_sockets"),
+        "use_sockets": program.sockets.which == Which::All,
         "warmup_delay": seconds(spec.warmup_delay),
         "working_dir": program.working_dir.as_ref().map(|dir| dir.to_string_lossy()),
     });

@@ -6,9 +6,10 @@ use serde_json::{Map, Value, json};
 
 use super::{options, stats};
 use crate::model::command::{Answer, NodeRow, Outcome, Part, Refusal, Reply};
-use crate::model::names::NodeName;
-use crate::model::plan::{Change, Effect, Plan};
-use crate::model::snapshot::{LeaseView, Phase, ProcessView, Snapshot, StoreView, WatcherView};
+use crate::model::event::Address;
+use crate::model::names::{NodeName, WatcherName};
+use crate::model::plan::{Change, Effect, KeyChange, Plan, SocketChange, SocketEffect};
+use crate::model::snapshot::{LeaseView, Phase, ProcessView, Snapshot, SocketView, StoreView, WatcherView};
 
 /// The reply to a request; `time` in seconds of the Unix epoch.
 ///
@@ -21,7 +22,7 @@ use crate::model::snapshot::{LeaseView, Phase, ProcessView, Snapshot, StoreView,
 ///   - WATCHER: `name state note numprocesses processes restarts last_exit next_try lease`; `processes` `[{wid, pid,
 ///     state, age, status}]`, of which `status` is what it last said of itself, or null; `last_exit` `{text, ago}` or
 ///     null; `next_try` in so many seconds, or null; `lease` LEASE or null
-///   - the words: `stopped starting active unhealthy backoff standby stopping failed`
+///   - the words: `stopped starting active unhealthy backoff listening standby stopping failed`
 /// - `numwatchers`: `numwatchers`; `numprocesses`: `numprocesses`, with a name also `watcher_name`
 /// - `stats`: `infos` `{NAME: {"PID": INFO}}`; with a name `name` and `info` `{"PID": INFO}`; with a pid also
 ///   `process`, and `info` INFO. INFO is Circus's object, with its children in it and what a hook adds, or the text
@@ -29,14 +30,17 @@ use crate::model::snapshot::{LeaseView, Phase, ProcessView, Snapshot, StoreView,
 /// - `dstats`: `info` INFO, of the agent
 /// - `options`: `options`, Circus's keys of a watcher, ours and the free-form ones; `get`: those that were asked for.
 ///   `globaloptions`: `options`, the agent's
-/// - `listsockets`: `sockets` `[{fd, name, backlog, host, port | path}]`
+/// - `listsockets`: `sockets` `[{fd, name, backlog, host, port | path}]`, sorted by `fd`, and of ours `type`
+///   (`SOCK_STREAM`), `so_reuseport` and `watchers`, the names of those that use it. One that is not open yet has a null
+///   `fd` and no place, and comes last
 /// - `start` `restart` `reload`: `info` `{started, kept, stopped}`, lists of pids, where one watcher was waited for
 /// - `add`: `started` and `kept`, lists of pids, where its start was waited for
 /// - `incr` `decr`: `numprocesses`, and `singleton: true` where there is one at most
-/// - `plan` and `reloadconfig`: `plan` `{changes: [CHANGE, …], unchanged, needs_restart}`, of
+/// - `plan` and `reloadconfig`: `plan` `{sockets: [SOCKET, …], changes: [CHANGE, …], unchanged, needs_restart}`, of
 ///   which `unchanged` is a number of watchers and `needs_restart` a list of keys
 ///   - CHANGE: `watcher`, `keys` `[{key, from, to}]` (null: not there), and `effect`: `added` with `starts`, `removed`
 ///     with `stops`, `in-place`, `resized` with `from` and `to`, `replaced` with `restarts`, all numbers of processes
+///   - SOCKET: `socket`, `keys`, and `effect`: `added`, `removed`, `moved` or `adjusted`
 /// - `version`: `version`
 /// - `nodes`: `roster` `[{name, state, seen, version, host, pid, up, config, watchers, holds, waits}]`, sorted by name
 /// - `leases`: `leases` `[LEASE, …]`; LEASE: `name key role token ttl left holder latency held_for why`
@@ -160,6 +164,9 @@ fn refused(refusal: &Refusal) -> Object {
         Refusal::NoSuchWatcher { hint: Some(hint), .. } => {
             reply.insert("hint".into(), json!(hint.as_str()));
         }
+        Refusal::NoSuchSocket { hint: Some(hint), .. } => {
+            reply.insert("hint".into(), json!(hint.as_str()));
+        }
         Refusal::NotHolder { holder: Some(holder), .. } => {
             reply.insert("holder".into(), json!(holder));
         }
@@ -211,7 +218,7 @@ fn done(answer: &Answer) -> Object {
             Err(refusal) => refused(&refusal),
         },
         Answer::GlobalOptions(options) => ok(json!({"options": options.iter().map(global_option).collect::<Object>()})),
-        Answer::Sockets(_) => ok(json!({"sockets": []})),
+        Answer::Sockets(views) => ok(json!({"sockets": sockets(views)})),
         Answer::Plan(changes) => ok(json!({"plan": plan(changes)})),
         // At the top level, as Circus has it here and nowhere else.
         Answer::Added { started } => ok(json!({"started": started, "kept": []})),
@@ -281,6 +288,35 @@ fn process(view: &ProcessView) -> Value {
     json!({"wid": view.wid, "pid": view.pid, "state": view.state, "age": seconds(view.age), "status": view.status})
 }
 
+/// By the agent's descriptors, as Circus has them; those that have none yet come last.
+fn sockets(views: &[SocketView]) -> Vec<Value> {
+    let mut views: Vec<&SocketView> = views.iter().collect();
+    views.sort_by_key(|view| view.bound.as_ref().map_or(i64::MAX, |bound| bound.fd.into()));
+    views.into_iter().map(socket).collect()
+}
+
+fn socket(view: &SocketView) -> Value {
+    let mut fields = object(json!({
+        "fd": view.bound.as_ref().map(|bound| bound.fd),
+        "name": view.name.as_str(),
+        "backlog": view.backlog,
+        "type": view.kind.word(),
+        "so_reuseport": view.reuse_port,
+        "watchers": view.watchers.iter().map(WatcherName::as_str).collect::<Vec<_>>(),
+    }));
+    match view.bound.as_ref().map(|bound| &bound.address) {
+        Some(Address::Inet(address)) => {
+            fields.insert("host".into(), json!(address.ip().to_string()));
+            fields.insert("port".into(), json!(address.port()));
+        }
+        Some(Address::Unix(path)) => {
+            fields.insert("path".into(), json!(path.to_string_lossy()));
+        }
+        None => {}
+    }
+    Value::Object(fields)
+}
+
 fn lease(view: &LeaseView) -> Value {
     json!({
         "name": view.watcher.as_str(),
@@ -314,6 +350,7 @@ fn row(row: &NodeRow) -> Value {
 
 fn plan(plan: &Plan) -> Value {
     json!({
+        "sockets": plan.sockets.iter().map(socket_change).collect::<Vec<_>>(),
         "changes": plan.changes.iter().map(change).collect::<Vec<_>>(),
         "unchanged": plan.unchanged,
         "needs_restart": plan.needs_restart,
@@ -329,9 +366,22 @@ fn change(change: &Change) -> Value {
         Effect::Replaced { restarts } => json!({"effect": "replaced", "restarts": restarts}),
     });
     fields.insert("watcher".into(), json!(change.watcher.as_str()));
-    let keys = change.keys.iter().map(|key| json!({"key": key.key, "from": key.from, "to": key.to}));
-    fields.insert("keys".into(), keys.collect());
+    fields.insert("keys".into(), keys(&change.keys));
     Value::Object(fields)
+}
+
+fn socket_change(change: &SocketChange) -> Value {
+    let effect = match change.effect {
+        SocketEffect::Added => "added",
+        SocketEffect::Removed => "removed",
+        SocketEffect::Moved => "moved",
+        SocketEffect::Adjusted => "adjusted",
+    };
+    json!({"socket": change.socket.as_str(), "effect": effect, "keys": keys(&change.keys)})
+}
+
+fn keys(changes: &[KeyChange]) -> Value {
+    changes.iter().map(|key| json!({"key": key.key, "from": key.from, "to": key.to})).collect()
 }
 
 /// The agent's options are texts, but Circus's interval is a `float`.
@@ -343,7 +393,7 @@ fn global_option((name, text): (&String, &String)) -> (String, Value) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::names::WatcherName;
+    use crate::model::names::SocketName;
 
     #[test]
     fn an_error_has_all_that_circus_promises_and_a_code() {
@@ -355,6 +405,21 @@ mod tests {
                 "hint": "web", "errno": 3, "tb": null, "time": 1.5, "id": 3,
             })
         );
+    }
+
+    #[test]
+    fn a_socket_that_is_not_there_has_a_hint_and_one_that_is_there_a_code() {
+        let web = SocketName::parse("web").unwrap();
+        let refused = |refusal| reply_json(&Outcome::Own(Reply::Refused(refusal)), &Value::Null, 1.5);
+        assert_eq!(
+            refused(Refusal::NoSuchSocket { name: "wbe".into(), hint: Some(web.clone()) }),
+            json!({
+                "status": "error", "reason": "socket wbe not found; did you mean web?", "code": "no-such-socket",
+                "hint": "web", "errno": 3, "tb": null, "time": 1.5, "id": null,
+            })
+        );
+        let exists = refused(Refusal::SocketExists(web));
+        assert_eq!((&exists["code"], &exists["errno"]), (&json!("socket-exists"), &json!(5)));
     }
 
     #[test]

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::settings;
+use super::settings::{self, Of};
 use crate::model::command::{Command, Leave, Patience, Refusal, ReloadWay, Target};
 use crate::model::event::{Changes, Reach, signal_number};
-use crate::model::names::{NodeName, WatcherName};
+use crate::model::names::{NodeName, SocketName, WatcherName};
 use crate::model::pattern::Pattern;
 
 /// A request that was understood.
@@ -52,6 +52,8 @@ pub struct BadRequest {
 /// | `set` | **`name`**, **`options`** (an object: key and value), `waiting` |
 /// | `add` | **`name`**, **`cmd`**, `args` (a text, or a list of words), `options`, `start`, `waiting` |
 /// | `rm` | **`name`**, `nostop`, `waiting` |
+/// | `addsocket` `setsocket` | **`name`**, **`options`**, `waiting` |
+/// | `rmsocket` | **`name`**, `waiting` |
 /// | `signal` | **`name`**, **`signum`** (number or name), `pid`, `childpid` (needs `pid`), `children`, `recursive` |
 /// | `kill` | **`name`**, `pid`, `signum`, `graceful_timeout` (seconds), `waiting` |
 /// | `reloadconfig` `quit` | `waiting` |
@@ -138,12 +140,23 @@ impl<'a> Properties<'a> {
                 by: self.number("nb", 1)?.saturating_neg(),
                 patience: self.patience()?,
             },
-            "set" => Command::Set { watcher: needed()?, changes: self.changes()?, patience: self.patience()? },
+            "set" => {
+                Command::Set { watcher: needed()?, changes: self.changes(Of::Watcher)?, patience: self.patience()? }
+            }
             "add" => self.add()?,
             "rm" => {
                 let leave = if self.flag("nostop")? { Leave::Processes } else { Leave::Nothing };
                 Command::Remove { watcher: needed()?, leave, patience: self.patience()? }
             }
+            "addsocket" => {
+                let name = needed()?;
+                SocketName::parse(&name).map_err(|bad| Refusal::BadMessage(format!("'name': {bad}")))?;
+                Command::AddSocket { name, changes: self.changes(Of::Socket)?, patience: self.patience()? }
+            }
+            "setsocket" => {
+                Command::SetSocket { socket: needed()?, changes: self.changes(Of::Socket)?, patience: self.patience()? }
+            }
+            "rmsocket" => Command::RemoveSocket { socket: needed()?, patience: self.patience()? },
             "signal" => self.signal()?,
             "kill" => Command::Kill {
                 watcher: needed()?,
@@ -192,8 +205,8 @@ impl<'a> Properties<'a> {
         })
     }
 
-    fn changes(&self) -> Result<Changes, Refusal> {
-        settings::read(self.options()?.ok_or_else(|| missing("options"))?)
+    fn changes(&self, of: Of) -> Result<Changes, Refusal> {
+        settings::read(of, self.options()?.ok_or_else(|| missing("options"))?)
     }
 
     fn options(&self) -> Result<Option<&'a Map<String, Value>>, Refusal> {
@@ -212,7 +225,7 @@ impl<'a> Properties<'a> {
         if let Some(args) = self.get("args") {
             options.insert("args".into(), args.clone());
         }
-        let (changes, start) = (settings::read(&options)?, self.flag("start")?);
+        let (changes, start) = (settings::read(Of::Watcher, &options)?, self.flag("start")?);
         Ok(Command::Add { name, changes, start, patience: self.patience()? })
     }
 
@@ -460,6 +473,16 @@ mod tests {
             ("add", json!({"cmd": "sleep 1"}), "message invalid 'name' is missing"),
             ("add", json!({"name": "", "cmd": "sleep 1"}), "'name': a watcher name cannot be empty"),
             ("add", json!({"name": "a", "cmd": "b", "args": 5}), "'args' isn't a string"),
+            ("addsocket", json!({"options": {"port": 1}}), "message invalid 'name' is missing"),
+            ("addsocket", json!({"name": "web"}), "message invalid 'options' is missing"),
+            ("addsocket", json!({"name": "", "options": {}}), "'name': a socket name cannot be empty"),
+            ("addsocket", json!({"name": "web", "options": []}), "'options' property should be an object"),
+            ("addsocket", json!({"name": "web", "options": {"port": "x"}}), "'port' isn't an integer"),
+            ("setsocket", json!({"name": "web"}), "message invalid 'options' is missing"),
+            ("setsocket", json!({"name": "web", "options": {"umask": 63}}), "'umask' isn't a string"),
+            ("setsocket", json!({"name": "web", "options": {}, "waiting": 1}), "'waiting' isn't a boolean"),
+            ("rmsocket", json!({}), "message invalid 'name' is missing"),
+            ("rmsocket", json!({"name": ["web"]}), "'name' isn't a string"),
             ("signal", json!({"name": "web"}), "message invalid 'signum' is missing"),
             ("signal", json!({"name": "web", "signum": "FOO"}), "signal invalid"),
             ("signal", json!({"name": "web", "signum": 9.5}), "signal invalid"),
@@ -472,6 +495,8 @@ mod tests {
             let bad = parse(&json!({"command": command, "properties": properties})).unwrap_err();
             assert_eq!((bad.refusal.errno(), bad.refusal.to_string().as_str()), (3, expected));
         }
+        let spaced = json!({"command": "addsocket", "properties": {"name": "web 1", "options": {}}});
+        assert!(why(&spaced).starts_with("'name': a socket name holds"), "{}", why(&spaced));
         assert!(why(&json!({"command": "failover", "properties": {"name": "b", "to": "web 1"}})).starts_with("'to': "));
     }
 

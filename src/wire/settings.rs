@@ -3,8 +3,8 @@
 //! | key | JSON | text |
 //! |---|---|---|
 //! | `numprocesses` `max_retry` | whole number | `3` |
-//! | `max_age` `max_age_variance` `warmup_delay` `graceful_timeout` `retry_in` | number, or a text with a unit | `2.5`, `5m` |
-//! | `send_hup` `stop_children` `shell` `copy_env` `respawn` `singleton` `close_child_…` | true or false | `True` |
+//! | `max_age` `max_age_variance` `warmup_delay` `graceful_timeout` `retry_in` `idle_timeout` | number, or a text with a unit | `2.5`, `5m` |
+//! | `send_hup` `stop_children` `shell` `copy_env` `respawn` `singleton` `use_sockets` `on_demand` `close_child_…` | true or false | `True` |
 //! | `stop_signal` | number or name | `15`, `SIGINT` |
 //! | `uid` `gid` | number or text | `www-data` |
 //! | `rlimit_…` | whole number; null is infinite, an empty text takes the key away | `1024`, empty |
@@ -13,6 +13,10 @@
 //! | `hooks` | object of hook points | one `hooks.POINT` each |
 //! | `env` | object of texts: all of the environment | – |
 //! | any other | text, number, true or false | as it is |
+//!
+//! Of a socket, the `options` of `addsocket` and `setsocket`, `port` and `backlog` are whole numbers, `replace`,
+//! `so_reuseport` and `blocking` true or false, and all others texts: a `umask` written as a number would be taken for
+//! octal by some and for decimal by others.
 //!
 //! Null takes a key away. Whether there is such a key is for those to say who read files.
 
@@ -25,12 +29,22 @@ use crate::model::command::Refusal;
 use crate::model::event::{Changes, signal_number};
 use crate::model::spec::HookPoint;
 
+/// What the settings are of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Of {
+    Watcher,
+    Socket,
+}
+
 /// Reads `options`; the error names the key that is not what it should be, in Circus's words.
-pub(super) fn read(options: &Map<String, Value>) -> Result<Changes, Refusal> {
+pub(super) fn read(of: Of, options: &Map<String, Value>) -> Result<Changes, Refusal> {
     let mut settings = BTreeMap::new();
     let mut env = None;
     for (key, value) in options {
         match (key.as_str(), value) {
+            _ if of == Of::Socket => {
+                settings.insert(key.clone(), text(of, key, value)?);
+            }
             ("env", Value::Null) => env = Some(Vec::new()),
             ("env", Value::Object(variables)) => env = Some(variables.iter().map(variable).collect::<Result<_, _>>()?),
             ("env", _) => return Err(wrong(key, "a valid object")),
@@ -40,7 +54,7 @@ pub(super) fn read(options: &Map<String, Value>) -> Result<Changes, Refusal> {
                 }
                 for (part, value) in stream {
                     let part = format!("{key}.{part}");
-                    let text = text(&part, value)?;
+                    let text = text(of, &part, value)?;
                     settings.insert(part, text);
                 }
             }
@@ -48,14 +62,13 @@ pub(super) fn read(options: &Map<String, Value>) -> Result<Changes, Refusal> {
             ("hooks", Value::Object(hooks)) => {
                 for (point, value) in hooks {
                     let key = format!("hooks.{point}");
-                    let text = text(&key, value)?;
+                    let text = text(of, &key, value)?;
                     settings.insert(key, text);
                 }
             }
             ("hooks", _) => return Err(wrong(key, "a valid hook dict")),
             _ => {
-                let text = text(key, value)?;
-                settings.insert(key.clone(), text);
+                settings.insert(key.clone(), text(of, key, value)?);
             }
         }
     }
@@ -63,9 +76,9 @@ pub(super) fn read(options: &Map<String, Value>) -> Result<Changes, Refusal> {
 }
 
 /// Writes them as [`read`] reads them. A text that is not of its key's type stays a text, for the reader to refuse.
-pub(super) fn write(changes: &Changes) -> Map<String, Value> {
+pub(super) fn write(of: Of, changes: &Changes) -> Map<String, Value> {
     let mut options: Map<String, Value> =
-        changes.settings.iter().map(|(key, text)| (key.clone(), value(key, text.as_deref()))).collect();
+        changes.settings.iter().map(|(key, text)| (key.clone(), value(of, key, text.as_deref()))).collect();
     if let Some(env) = &changes.env {
         options.insert("env".into(), env.iter().map(|(name, value)| (name.clone(), json!(value))).collect());
     }
@@ -84,17 +97,33 @@ enum Kind {
     Limit,
     Words,
     Hook,
+    Text,
     Any,
 }
 
 impl Kind {
-    fn of(key: &str) -> Kind {
+    fn of(of: Of, key: &str) -> Kind {
+        match of {
+            Of::Watcher => Kind::of_watchers(key),
+            Of::Socket => Kind::of_sockets(key),
+        }
+    }
+
+    fn of_sockets(key: &str) -> Kind {
+        match key {
+            "port" | "backlog" => Kind::Integer,
+            "replace" | "so_reuseport" | "blocking" => Kind::Flag,
+            _ => Kind::Text,
+        }
+    }
+
+    fn of_watchers(key: &str) -> Kind {
         match key {
             "numprocesses" | "max_retry" => Kind::Integer,
             "max_age" | "max_age_variance" => Kind::WholeSeconds,
-            "warmup_delay" | "graceful_timeout" | "retry_in" => Kind::Seconds,
-            "send_hup" | "stop_children" | "shell" | "copy_env" | "respawn" | "singleton" | "close_child_stdin"
-            | "close_child_stdout" | "close_child_stderr" => Kind::Flag,
+            "warmup_delay" | "graceful_timeout" | "retry_in" | "idle_timeout" => Kind::Seconds,
+            "send_hup" | "stop_children" | "shell" | "copy_env" | "respawn" | "singleton" | "use_sockets"
+            | "on_demand" | "close_child_stdin" | "close_child_stdout" | "close_child_stderr" => Kind::Flag,
             "stop_signal" => Kind::Signal,
             "uid" | "gid" => Kind::Owner,
             "args" => Kind::Words,
@@ -106,13 +135,14 @@ impl Kind {
 }
 
 /// The text that a file would have for this value; nothing where the key goes.
-fn text(key: &str, value: &Value) -> Result<Option<String>, Refusal> {
+fn text(of: Of, key: &str, value: &Value) -> Result<Option<String>, Refusal> {
     // Neither an empty name nor one that no line of a file could begin with.
     if key.is_empty() || key.chars().any(|c| c.is_control() || c.is_whitespace() || "=:[]#;".contains(c)) {
         return Err(Refusal::BadMessage(format!("unknown key '{key}'")));
     }
-    let kind = Kind::of(key);
-    if let Some(point) = key.strip_prefix("hooks.")
+    let kind = Kind::of(of, key);
+    if kind == Kind::Hook
+        && let Some(point) = key.strip_prefix("hooks.")
         && HookPoint::parse(point).is_none()
     {
         return Err(Refusal::BadMessage(format!("Unknown hook '{point}'")));
@@ -139,17 +169,17 @@ fn text(key: &str, value: &Value) -> Result<Option<String>, Refusal> {
         (Kind::Owner, Value::String(name)) => name.clone(),
         (Kind::Owner, _) => return Err(wrong(key, "an integer or string")),
         (Kind::Words, Value::Array(words)) => quoted(words).ok_or_else(|| wrong(key, "a list of strings"))?,
-        (Kind::Any | Kind::Words | Kind::Hook, Value::String(text)) => text.clone(),
+        (Kind::Any | Kind::Words | Kind::Hook | Kind::Text, Value::String(text)) => text.clone(),
         (Kind::Any, Value::Number(number)) => number.to_string(),
         (Kind::Any, Value::Bool(flag)) => python_bool(*flag),
-        (Kind::Any | Kind::Words | Kind::Hook, _) => return Err(wrong(key, "a string")),
+        (Kind::Any | Kind::Words | Kind::Hook | Kind::Text, _) => return Err(wrong(key, "a string")),
     };
     Ok(Some(text))
 }
 
 /// What [`text`] reads as this text.
-fn value(key: &str, text: Option<&str>) -> Value {
-    let kind = Kind::of(key);
+fn value(of: Of, key: &str, text: Option<&str>) -> Value {
+    let kind = Kind::of(of, key);
     let Some(text) = text else {
         return if kind == Kind::Limit { json!("") } else { Value::Null };
     };
@@ -166,7 +196,7 @@ fn value(key: &str, text: Option<&str>) -> Value {
             "no" | "false" | "off" | "0" => Some(json!(false)),
             _ => None,
         },
-        Kind::Owner | Kind::Words | Kind::Hook | Kind::Any => None,
+        Kind::Owner | Kind::Words | Kind::Hook | Kind::Text | Kind::Any => None,
     };
     typed.unwrap_or_else(|| json!(text))
 }
@@ -193,8 +223,12 @@ mod tests {
     use super::*;
 
     fn understood(options: Value) -> Result<Changes, String> {
+        understood_of(Of::Watcher, options)
+    }
+
+    fn understood_of(of: Of, options: Value) -> Result<Changes, String> {
         let Value::Object(options) = options else { panic!("an object") };
-        read(&options).map_err(|refusal| refusal.to_string())
+        read(of, &options).map_err(|refusal| refusal.to_string())
     }
 
     fn settings(options: Value) -> Vec<(String, Option<String>)> {
@@ -225,11 +259,17 @@ mod tests {
             ("stdout_stream.filename", json!("/var/log/x"), Some("/var/log/x")),
             ("hooks.before_start", json!("mod.hook,true"), Some("mod.hook,true")),
             ("priority", json!("7"), Some("7")),
+            ("use_sockets", json!(true), Some("True")),
+            ("on_demand", json!(false), Some("False")),
+            ("idle_timeout", json!(600), Some("600")),
+            ("sockets", json!("web, admin"), Some("web, admin")),
+            // A socket's key, and of a watcher one that is free to use.
+            ("port", json!("auto"), Some("auto")),
         ];
         for (key, json, text) in cases {
             let changes = understood(json!({key: json})).unwrap();
             assert_eq!(changes.settings, [(key.to_owned(), text.map(str::to_owned))], "{key}");
-            assert_eq!(Value::Object(write(&changes)), json!({key: json}), "{key}");
+            assert_eq!(Value::Object(write(Of::Watcher, &changes)), json!({key: json}), "{key}");
         }
     }
 
@@ -264,7 +304,7 @@ mod tests {
     fn what_a_person_typed_gets_its_keys_type() {
         let typed = |key: &str, text: &str| {
             let settings = vec![(key.to_owned(), Some(text.to_owned()))];
-            write(&Changes { settings, env: None })[key].clone()
+            write(Of::Watcher, &Changes { settings, env: None })[key].clone()
         };
         assert_eq!(typed("respawn", "no"), json!(false));
         assert_eq!(typed("numprocesses", "03"), json!(3));
@@ -285,6 +325,9 @@ mod tests {
             (json!({"warmup_delay": true}), "'warmup_delay' isn't a number"),
             (json!({"respawn": "True"}), "'respawn' isn't a valid boolean"),
             (json!({"shell": 1}), "'shell' isn't a valid boolean"),
+            (json!({"use_sockets": "True"}), "'use_sockets' isn't a valid boolean"),
+            (json!({"on_demand": 1}), "'on_demand' isn't a valid boolean"),
+            (json!({"idle_timeout": "soon"}), "'idle_timeout' isn't a number"),
             (json!({"stop_signal": "FOO"}), "'stop_signal' isn't an integer or the name of a signal"),
             (json!({"uid": [1]}), "'uid' isn't an integer or string"),
             (json!({"rlimit_nofile": "x"}), "'rlimit_nofile' isn't an integer"),
@@ -304,6 +347,43 @@ mod tests {
         ];
         for (options, why) in cases {
             assert_eq!(understood(options.clone()), Err(why.into()), "{options}");
+        }
+    }
+
+    #[test]
+    fn a_sockets_settings_have_types_of_their_own() {
+        let cases = [
+            ("port", json!(8080), Some("8080")),
+            ("backlog", json!(128), Some("128")),
+            ("replace", json!(true), Some("True")),
+            ("so_reuseport", json!(false), Some("False")),
+            ("blocking", json!(true), Some("True")),
+            ("host", json!("::1"), Some("::1")),
+            ("umask", json!("077"), Some("077")),
+            ("path", json!(null), None),
+            // Words that mean something in a watcher.
+            ("env", json!("A=1"), Some("A=1")),
+            ("hooks.x", json!("y"), Some("y")),
+        ];
+        for (key, json, text) in cases {
+            let changes = understood_of(Of::Socket, json!({key: json})).unwrap();
+            assert_eq!(changes, Changes { settings: vec![(key.into(), text.map(str::to_owned))], env: None });
+            assert_eq!(Value::Object(write(Of::Socket, &changes)), json!({key: json}), "{key}");
+        }
+        let typed = Changes { settings: vec![("replace".into(), Some("yes".into()))], env: None };
+        assert_eq!(write(Of::Socket, &typed)["replace"], json!(true));
+        for (options, why) in [
+            (json!({"port": "8080"}), "'port' isn't an integer"),
+            (json!({"port": 80.5}), "'port' isn't an integer"),
+            (json!({"backlog": true}), "'backlog' isn't an integer"),
+            (json!({"replace": 1}), "'replace' isn't a valid boolean"),
+            (json!({"blocking": "no"}), "'blocking' isn't a valid boolean"),
+            (json!({"umask": 77}), "'umask' isn't a string"),
+            (json!({"host": ["a"]}), "'host' isn't a string"),
+            (json!({"env": {"A": "1"}}), "'env' isn't a string"),
+            (json!({"a b": 1}), "unknown key 'a b'"),
+        ] {
+            assert_eq!(understood_of(Of::Socket, options.clone()), Err(why.into()), "{options}");
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Plays on the whole model: a script of events, and what the node orders.
 
+mod sockets;
 #[path = "../support/specs.rs"]
 mod specs;
 mod stage;
@@ -201,8 +202,8 @@ fn a_singletons_child_starts_only_with_the_lease_and_knows_its_token() {
     let Some(Action::Spawn { launch, .. }) = orders.iter().find(|action| matches!(action, Action::Spawn { .. })) else {
         panic!("{orders:?}")
     };
-    assert!(launch.env.contains(&("CIRCUS_FENCING_TOKEN", "42".into())));
-    assert!(launch.env.contains(&("CIRCUS_LEASE_KEY", "circus:{test/beat}:lease".into())));
+    assert!(launch.env.contains(&("CIRCUS_FENCING_TOKEN".into(), "42".into())));
+    assert!(launch.env.contains(&("CIRCUS_LEASE_KEY".into(), "circus:{test/beat}:lease".into())));
     assert!(launch.guard.is_some());
 }
 

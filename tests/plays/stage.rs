@@ -44,7 +44,10 @@ impl Stage {
 
     pub(crate) fn with(watchers: Vec<WatcherSpec>, warmup_delay: Duration, clustered: bool) -> Stage {
         let redis = specs::redis().filter(|_| clustered);
-        let spec = AgentSpec { redis, warmup_delay, ..specs::agent(&name("a"), watchers) };
+        Stage::of(AgentSpec { redis, warmup_delay, ..specs::agent(&name("a"), watchers) })
+    }
+
+    pub(crate) fn of(spec: AgentSpec) -> Stage {
         let now = Time::from_nanos(1_000_000_000);
         let mut stage = Stage {
             node: Node::new(spec, Random::from_number(1), now),
@@ -78,7 +81,7 @@ impl Stage {
     }
 
     /// What was ordered since the last look, one line each: `spawn web#1`, `signal web#1 15`, `kill web#1`,
-    /// `hook web before_start`, and events as `web stop`, `web spawn 1001`.
+    /// `hook web before_start`, `bind web`, `await web`, `count web`, and events as `web stop`, `web spawn 1001`.
     pub(crate) fn story(&mut self) -> Vec<String> {
         let mut lines = Vec::new();
         for action in std::mem::take(&mut self.orders) {
@@ -102,6 +105,16 @@ impl Stage {
                     };
                     format!("{} {}{pid}", notice.watcher, notice.news.word())
                 }
+                Action::Freeze { process } => format!("freeze {}", self.names[&process.0]),
+                Action::Bind { sockets, .. } => {
+                    let names: Vec<&str> = sockets.iter().map(|(_, spec)| spec.name.as_str()).collect();
+                    format!("bind {}", names.join(" "))
+                }
+                Action::Unbind { sockets } => format!("unbind {}", sockets.len()),
+                Action::CloseLanes { lanes } => format!("close {} lanes", lanes.len()),
+                Action::AwaitDemand { watcher, .. } => format!("await {watcher}"),
+                Action::IgnoreDemand { watcher } => format!("ignore {watcher}"),
+                Action::CountDemand { watcher, .. } => format!("count {watcher}"),
                 Action::Check { process, .. } => format!("check {}", self.names[&process.0]),
                 _ => continue,
             });

@@ -648,6 +648,7 @@ impl World {
             | Action::AwaitDemand { .. }
             | Action::IgnoreDemand { .. }
             | Action::CountDemand { .. }
+            | Action::Freeze { .. }
             | Action::Reply { .. }
             | Action::Relay { .. }
             | Action::Sample { .. }

@@ -1,10 +1,13 @@
 //! Specs for tests of the model.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use circus_agent::model::names::{ClusterName, NodeName, WatcherName};
-use circus_agent::model::spec::{AgentSpec, LogOutput, ProgramSpec, RedisSpec, Secret, WatcherSpec};
+use circus_agent::model::names::{ClusterName, NodeName, SocketName, WatcherName};
+use circus_agent::model::spec::{
+    AgentSpec, Convention, Family, LogOutput, Place, ProgramSpec, RedisSpec, Secret, SocketKind, SocketSpec,
+    WatcherSpec, Which,
+};
 
 /// A node of the cluster `test` without Redis, with these watchers.
 pub(crate) fn agent(node: &NodeName, watchers: Vec<WatcherSpec>) -> AgentSpec {
@@ -60,4 +63,34 @@ pub(crate) fn watcher(name: &str) -> WatcherSpec {
         singleton: None,
         settings: BTreeMap::new(),
     }
+}
+
+/// A TCP socket on this machine, with Circus's defaults.
+#[allow(dead_code, reason = "not every test has sockets")]
+pub(crate) fn socket(name: &str, port: u16) -> SocketSpec {
+    SocketSpec {
+        name: SocketName::parse(name).unwrap(),
+        place: Place::Inet { host: "127.0.0.1".into(), port, family: Family::V4 },
+        kind: SocketKind::Stream,
+        protocol: None,
+        backlog: 2048,
+        blocking: false,
+        reuse_port: false,
+        replace: false,
+        umask: 0,
+        owner: (None, None),
+        interface: None,
+        watchers: Vec::new(),
+        settings: BTreeMap::from([("port".to_owned(), port.to_string())]),
+    }
+}
+
+/// A watcher that gets these sockets, in this order.
+#[allow(dead_code, reason = "not every test has sockets")]
+pub(crate) fn serving(name: &str, sockets: &[&str]) -> WatcherSpec {
+    let names = sockets.iter().map(|name| SocketName::parse(name).unwrap()).collect();
+    let mut spec = watcher(name);
+    spec.program.sockets.which = Which::These(names);
+    spec.program.sockets.conventions = BTreeSet::from([Convention::Listen]);
+    spec
 }

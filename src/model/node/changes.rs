@@ -9,9 +9,10 @@ use super::waits::Goal;
 use super::watchers::Key;
 use super::{Node, State, log};
 use crate::model::command::{Answer, Command, Leave, Patience, Refusal, Reply, RequestId};
-use crate::model::event::{Action, AmendBase, Changes, Level, News, Notice};
-use crate::model::names::WatcherName;
-use crate::model::plan::{Change, Effect, KeyChange, Plan};
+use crate::model::event::{Action, AmendBase, Changes, Event, Level, News, Notice};
+use crate::model::names::{SocketName, WatcherName};
+use crate::model::plan::{Change, Effect, KeyChange, Plan, SocketEffect};
+use crate::model::sockets::Socket;
 use crate::model::spec::{AgentSpec, Defaults, WatcherSpec};
 use crate::model::watcher::Watcher;
 
@@ -49,6 +50,10 @@ impl Node {
         spec: Result<Box<AgentSpec>, String>,
         actions: &mut Vec<Action>,
     ) {
+        if self.is_opening() {
+            self.deferred.push_back(Event::SpecRead { request, spec });
+            return;
+        }
         let reading = match request {
             None => Reading::Apply { patience: Patience::Admitted },
             Some(request) => match self.readings.remove(&request) {
@@ -70,10 +75,8 @@ impl Node {
             (Ok(spec), Reading::Plan) => Some(Reply::Done(Answer::Plan(self.plan(&spec)))),
             (Ok(_), Reading::Apply { .. }) if stopping => Some(Reply::Refused(Refusal::Stopping)),
             (Ok(spec), Reading::Apply { patience }) => {
-                let plan = self.plan(&spec);
-                log(actions, Level::Info, summary(&plan));
-                let (changed, gone) = self.apply(*spec, &plan, actions);
-                request.and_then(|request| self.wait_or(patience, request, Goal::Applied { plan, changed, gone }))
+                self.open_and_apply(request, *spec, patience, actions);
+                None
             }
         };
         if let (Some(request), Some(reply)) = (request, reply) {
@@ -81,9 +84,29 @@ impl Node {
         }
     }
 
+    /// Applies a file whose sockets are open.
+    pub(super) fn apply_file(
+        &mut self,
+        request: Option<RequestId>,
+        spec: AgentSpec,
+        opened: Vec<Socket>,
+        patience: Patience,
+        actions: &mut Vec<Action>,
+    ) {
+        let plan = self.plan(&spec);
+        log(actions, Level::Info, summary(&plan));
+        let (changed, gone) = self.apply(spec, opened, &plan, actions);
+        let Some(request) = request else { return };
+        if let Some(reply) = self.wait_or(patience, request, Goal::Applied { plan, changed, gone }) {
+            self.reply(request, reply, actions);
+        }
+    }
+
     /// What applying `spec` would do.
     fn plan(&self, spec: &AgentSpec) -> Plan {
-        let mut plan = Plan { needs_restart: needs_restart(&self.agent, spec), ..Plan::default() };
+        let sockets = self.socket_changes(&spec.sockets);
+        let staying = self.sockets_without(&sockets);
+        let mut plan = Plan { needs_restart: needs_restart(&self.agent, spec), sockets, ..Plan::default() };
         let named = |name: &WatcherName| spec.watchers.iter().any(|watcher| watcher.name == *name);
         for watcher in self.watchers.iter().rev().filter(|watcher| watcher.filed().is_some()) {
             let name = &watcher.spec().name;
@@ -101,9 +124,13 @@ impl Node {
                         Change { watcher: new.name.clone(), effect: Effect::Added { starts }, keys: Vec::new() };
                     plan.changes.push(change);
                 }
+                Some((watcher, Some(old))) if old == new && watcher.holds_other_than(&staying) => {
+                    let effect = Effect::Replaced { restarts: count(watcher.pids().len()) };
+                    plan.changes.push(Change { watcher: new.name.clone(), effect, keys: Vec::new() });
+                }
                 Some((_, Some(old))) if old == new => plan.unchanged += 1,
                 Some((watcher, old)) => {
-                    let keys = key_changes(old.unwrap_or(watcher.spec()), new);
+                    let keys = watcher_changes(old.unwrap_or(watcher.spec()), new);
                     plan.changes.push(Change { watcher: new.name.clone(), effect: effect(watcher, new), keys });
                 }
             }
@@ -112,8 +139,16 @@ impl Node {
     }
 
     /// Makes of the watchers what the file says: those that changed or came, and those that go.
-    fn apply(&mut self, mut spec: AgentSpec, plan: &Plan, actions: &mut Vec<Action>) -> (Vec<Key>, Vec<Key>) {
-        let (mut changed, mut gone) = (Vec::new(), Vec::new());
+    fn apply(
+        &mut self,
+        mut spec: AgentSpec,
+        opened: Vec<Socket>,
+        plan: &Plan,
+        actions: &mut Vec<Action>,
+    ) -> (Vec<Key>, Vec<Key>) {
+        let closed = plan.sockets.iter().filter(|change| change.effect == SocketEffect::Removed);
+        let closed: Vec<SocketName> = closed.map(|change| change.socket.clone()).collect();
+        let (mut changed, mut gone) = (self.install(opened, &closed, actions), Vec::new());
         let mut watchers: BTreeMap<WatcherName, WatcherSpec> =
             std::mem::take(&mut spec.watchers).into_iter().map(|watcher| (watcher.name.clone(), watcher)).collect();
         for change in &plan.changes {
@@ -196,9 +231,14 @@ impl Node {
     }
 
     /// What a changed or new watcher takes from what is around it.
-    fn defaults(&self) -> Defaults {
+    pub(super) fn defaults(&self) -> Defaults {
         let order = |watcher: &Watcher| (watcher.spec().name.clone(), watcher.spec().after.clone());
-        Defaults { watchers: self.watchers.iter().map(order).collect(), ..self.agent.defaults() }
+        let access = |socket: &Socket| (socket.spec.name.clone(), socket.spec.watchers.clone());
+        Defaults {
+            watchers: self.watchers.iter().map(order).collect(),
+            sockets: self.sockets.iter().map(access).collect(),
+            ..self.agent.defaults()
+        }
     }
 
     fn check_new(&self, name: &str) -> Result<(), Refusal> {
@@ -283,6 +323,7 @@ impl Node {
         let name = spec.name.clone();
         let watcher = Watcher::new(spec, filed, &self.cluster, &self.name, self.random.branch());
         let key = self.watchers.add(watcher);
+        self.watchers.peek(key).see_sockets(&self.sockets);
         log(actions, Level::Info, format!("{name}: added"));
         actions.push(Action::Publish(Notice { watcher: name, news: News::Add }));
         key
@@ -321,7 +362,11 @@ impl Node {
     pub(super) fn remove(&mut self, key: Key, actions: &mut Vec<Action>) {
         self.leaving.remove(&key);
         self.queue.retain(|queued| *queued != key);
-        if let Some(watcher) = self.watchers.remove(key) {
+        if let Some(mut watcher) = self.watchers.remove(key) {
+            let lanes = watcher.give_up_lanes();
+            if !lanes.is_empty() {
+                actions.push(Action::CloseLanes { lanes });
+            }
             let name = watcher.spec().name.clone();
             log(actions, Level::Info, format!("{name}: removed"));
             actions.push(Action::Publish(Notice { watcher: name, news: News::Remove }));
@@ -353,18 +398,16 @@ fn effect(watcher: &Watcher, new: &WatcherSpec) -> Effect {
     }
 }
 
+/// The settings that differ.
+pub(super) fn key_changes(old: &BTreeMap<String, String>, new: &BTreeMap<String, String>) -> Vec<KeyChange> {
+    let keys: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+    let change = |key: &String| KeyChange { key: key.clone(), from: old.get(key).cloned(), to: new.get(key).cloned() };
+    keys.into_iter().map(change).filter(|change| change.from != change.to).collect()
+}
+
 /// The settings that differ, and the variables.
-fn key_changes(old: &WatcherSpec, new: &WatcherSpec) -> Vec<KeyChange> {
-    let keys: BTreeSet<&String> = old.settings.keys().chain(new.settings.keys()).collect();
-    let mut changes: Vec<KeyChange> = keys
-        .into_iter()
-        .map(|key| KeyChange {
-            key: key.clone(),
-            from: old.settings.get(key).cloned(),
-            to: new.settings.get(key).cloned(),
-        })
-        .filter(|change| change.from != change.to)
-        .collect();
+fn watcher_changes(old: &WatcherSpec, new: &WatcherSpec) -> Vec<KeyChange> {
+    let mut changes = key_changes(&old.settings, &new.settings);
     let (old, new) = (&old.program.env, &new.program.env);
     let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
     // Values may be secrets: that they differ is enough.
@@ -405,6 +448,11 @@ fn summary(plan: &Plan) -> String {
         "configuration read: {added} added, {changed} changed, {removed} removed, {} unchanged",
         plan.unchanged
     );
+    match plan.sockets.len() {
+        0 => {}
+        1 => text += "; 1 socket changed",
+        many => text += &format!("; {many} sockets changed"),
+    }
     if !plan.needs_restart.is_empty() {
         text += &format!("; only a restart of the agent changes {}", plan.needs_restart.join(", "));
     }

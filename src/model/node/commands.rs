@@ -8,7 +8,7 @@ use super::{Haste, Node, State, exit, log};
 use crate::model::command::{Answer, Command, NodeRow, NodeState, Patience, Refusal, Reply, RequestId};
 use crate::model::event::{Action, Level, News};
 use crate::model::lease::Hold;
-use crate::model::names::{NodeName, WatcherName};
+use crate::model::names::{NodeName, WatcherName, nearest};
 use crate::model::pattern::Pattern;
 use crate::model::snapshot::Snapshot;
 use crate::model::watcher::Reloading;
@@ -82,10 +82,7 @@ impl Node {
                 Some((key, value)) => Answer::GlobalOptions([(key.clone(), value.clone())].into()),
                 None => return Err(Refusal::BadMessage(format!("'{option}' not an existing option"))),
             },
-            Command::ListSockets => Answer::Sockets(Vec::new()),
-            Command::AddSocket { .. } | Command::SetSocket { .. } | Command::RemoveSocket { .. } => {
-                return Err(Refusal::UnknownCommand("socket".into()));
-            }
+            Command::ListSockets => Answer::Sockets(self.socket_views()),
             Command::Plan => {
                 self.read_spec(request, Reading::Plan, actions);
                 return Ok(None);
@@ -111,6 +108,9 @@ impl Node {
             | Command::Resize { .. }
             | Command::Set { .. }
             | Command::Add { .. }
+            | Command::AddSocket { .. }
+            | Command::SetSocket { .. }
+            | Command::RemoveSocket { .. }
             | Command::Failover { .. }
             | Command::LeaseInit { .. }
                 if stopping =>
@@ -130,7 +130,7 @@ impl Node {
                     let watcher = self.watchers.stir(*key);
                     // One that rests is told of once more: whoever means to start it again, such as the flapping
                     // plugin, learns that it is to stay down.
-                    if watcher.is_at_rest() && watcher.is_empty() {
+                    if (watcher.is_at_rest() || watcher.is_asleep()) && watcher.is_empty() {
                         watcher.publish(News::Stop, actions);
                     }
                     watcher.stop();
@@ -173,6 +173,15 @@ impl Node {
             command @ Command::Add { .. } => return self.add(request, command, actions).map(|()| None),
             Command::Remove { watcher, leave, patience } => {
                 return self.remove_watcher(request, &watcher, leave, patience, actions);
+            }
+            Command::AddSocket { name, changes, patience } => {
+                return self.add_socket(request, &name, changes, patience, actions).map(|()| None);
+            }
+            Command::SetSocket { socket, changes, patience } => {
+                return self.set_socket(request, &socket, changes, patience, actions).map(|()| None);
+            }
+            Command::RemoveSocket { socket, patience } => {
+                return self.remove_socket(request, &socket, patience, actions);
             }
             Command::Signal { watcher, pid, signal, reach } => {
                 let key = self.find(&watcher)?;
@@ -313,8 +322,7 @@ impl Node {
 
     fn no_such(&self, text: &str) -> Refusal {
         let names = self.watchers.iter().map(|watcher| &watcher.spec().name);
-        let near = names.map(|name| (distance(&name.as_str().to_lowercase(), &text.to_lowercase()), name)).min();
-        let hint = near.filter(|(steps, _)| *steps <= 2.max(text.len() / 4)).map(|(_, name)| name.clone());
+        let hint = nearest(text, names).cloned();
         Refusal::NoSuchWatcher { name: text.to_owned(), hint }
     }
 }
@@ -352,19 +360,4 @@ fn successor(
         Some(row) => format!("it is {} (last seen {} s ago)", row.state.word(), row.seen.as_secs()),
     };
     Err(format!("{to} cannot take {watcher}: {why}; {hint}"))
-}
-
-/// Levenshtein's: how many characters to change, add or drop. The model has only std, so it is spelled out here.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, ca) in a.chars().enumerate() {
-        let mut corner = std::mem::replace(&mut row[0], i + 1);
-        for (j, cb) in b.iter().enumerate() {
-            let change = corner + usize::from(ca != *cb);
-            corner = row[j + 1];
-            row[j + 1] = change.min(row[j] + 1).min(corner + 1);
-        }
-    }
-    row[b.len()]
 }

@@ -15,16 +15,19 @@ mod changes;
 mod commands;
 mod order;
 mod relay;
+mod sockets;
 mod stats;
 mod waits;
 mod watchers;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use self::changes::{Amendment, Reading};
 use self::order::Order;
 use self::relay::Errand;
+use self::sockets::{Binding, SocketAmendment};
 use self::stats::StatsCall;
 use self::waits::Wait;
 use self::watchers::{Key, Watchers};
@@ -33,6 +36,7 @@ use super::event::{Action, Event, HookId, Level};
 use super::names::{ClusterName, NodeName};
 use super::random::Random;
 use super::snapshot::{Phase, Snapshot, StoreView};
+use super::sockets::Sockets;
 use super::spec::{AgentSpec, WatcherSpec};
 use super::time::Time;
 use super::watcher::Watcher;
@@ -50,6 +54,8 @@ pub mod exit {
     pub const OK: i32 = 0;
     /// Another live agent has its name (sysexits' EX_UNAVAILABLE).
     pub const NAME_TAKEN: i32 = 69;
+    /// A socket that it is to open cannot be had (EX_UNAVAILABLE too).
+    pub const CANNOT_LISTEN: i32 = 69;
 }
 
 /// One agent.
@@ -65,6 +71,12 @@ pub struct Node {
     queue: VecDeque<Key>,
     next_start: Time,
     order: Order,
+    sockets: Arc<Sockets>,
+    /// The change of sockets that is under way, and what waits for its end.
+    binding: Option<Binding>,
+    deferred: VecDeque<Event>,
+    /// Requests for which a socket is being worked out.
+    socket_amendments: BTreeMap<RequestId, SocketAmendment>,
     /// Those that are removed once they are down.
     leaving: BTreeSet<Key>,
     phase: State,
@@ -115,6 +127,7 @@ impl Node {
             watchers.add(Watcher::new(watcher, true, &spec.cluster, &spec.node, random.branch()));
         }
         let queue = watchers.keys().into_iter().filter(|key| watchers[*key].spec().autostart).collect();
+        let sockets = std::mem::take(&mut spec.sockets);
         let mut node = Node {
             name: spec.node.clone(),
             cluster: spec.cluster.clone(),
@@ -124,6 +137,10 @@ impl Node {
             queue,
             next_start: now,
             order: Order::default(),
+            sockets: Arc::default(),
+            binding: None,
+            deferred: VecDeque::new(),
+            socket_amendments: BTreeMap::new(),
             leaving: BTreeSet::new(),
             phase: State::Starting,
             store: StoreView::Unknown,
@@ -137,6 +154,7 @@ impl Node {
             stats_calls: BTreeMap::new(),
             now,
         };
+        node.open_first(sockets);
         node.learn_order();
         node
     }
@@ -166,7 +184,7 @@ impl Node {
         };
         // After the last one too: then all have had their turn.
         let starting = !self.queue.is_empty() || matches!(self.phase, State::Starting);
-        let start = starting.then_some(self.next_start);
+        let start = (starting && !self.is_opening_first()).then_some(self.next_start);
         errands.chain(phase).chain(start).chain(self.reminder).chain(self.watchers.next_wakeup()).min()
     }
 
@@ -247,7 +265,18 @@ impl Node {
             }
             Event::SpecRead { request, spec } => self.spec_read(request, spec, actions),
             Event::Amended { request, spec } => self.amended(request, spec, actions),
-            Event::SocketAmended { .. } | Event::Bound { .. } | Event::Demanded { .. } | Event::Counted { .. } => {}
+            Event::SocketAmended { request, spec } => self.socket_amended(request, spec, actions),
+            Event::Bound { bind, result } => self.bound(bind, result, actions),
+            Event::Demanded { watcher } => {
+                if let Some(watcher) = self.watchers.stir_named(&watcher) {
+                    watcher.demanded(actions);
+                }
+            }
+            Event::Counted { watcher, busy } => {
+                if let Some(watcher) = self.watchers.stir_named(&watcher) {
+                    watcher.counted(now, busy, actions);
+                }
+            }
             Event::ReloadAsked { by } => {
                 log(actions, Level::Info, format!("{by}: reading the configuration again"));
                 actions.push(Action::ReadSpec { request: None });
@@ -302,6 +331,7 @@ impl Node {
         if self.reminder.is_some_and(|due| due <= now) {
             self.remind(actions);
         }
+        self.order_opening(actions);
         self.start_queued();
         self.settle(actions);
         self.remove_those_down(actions);
@@ -324,6 +354,9 @@ impl Node {
     /// Starts the next watchers that are to start, in order and with the pauses between them.
     fn start_queued(&mut self) {
         let now = self.now;
+        if self.is_opening_first() {
+            return;
+        }
         while self.next_start <= now {
             let Some(key) = self.queue.pop_front() else {
                 if let State::Starting = self.phase {

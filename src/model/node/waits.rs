@@ -87,7 +87,8 @@ impl Node {
             };
             self.reply(wait.request, reply, actions);
         }
-        let asked: Vec<RequestId> = self.readings.keys().chain(self.amendments.keys()).copied().collect();
+        let mut asked: Vec<RequestId> = self.readings.keys().chain(self.amendments.keys()).copied().collect();
+        asked.extend(self.forget_openings().into_iter().filter(|request| !self.readings.contains_key(request)));
         for request in asked {
             self.reply(request, Reply::Refused(Refusal::Stopping), actions);
         }
@@ -103,6 +104,7 @@ impl Node {
         self.waits.retain(|wait| wait.request != request);
         self.readings.remove(&request);
         self.amendments.remove(&request);
+        self.socket_amendments.remove(&request);
     }
 
     /// Answers the requests that have what they waited for.

@@ -1,6 +1,7 @@
 //! A socket that the agent opens and its processes share, and how a process comes by it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::path::PathBuf;
 
 use crate::model::names::{SocketName, WatcherName};
@@ -65,6 +66,18 @@ pub enum Place {
     Unix(PathBuf),
     /// Wherever the service manager has bound it, which hands it over under this socket's name (sd_listen_fds(3)).
     Given,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Inet { host, port, .. } if host.is_empty() => write!(f, "*:{port}"),
+            Place::Inet { host, port, .. } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Place::Inet { host, port, .. } => write!(f, "{host}:{port}"),
+            Place::Unix(path) => path.display().fmt(f),
+            Place::Given => f.write_str("from systemd"),
+        }
+    }
 }
 
 /// An IP version.

@@ -17,29 +17,35 @@
 //! The stages in brackets last as long as their hook, and are skipped without one.
 //!
 //! Reading order: this file (what is wanted, what happened), `settle` (up, down, and between), `roll` (one process at a
-//! time), `hooks`, `seen`.
+//! time), `sockets`, `demand` (asleep until somebody connects), `hooks`, `seen`.
 //!
 //! A singleton adds one condition, its [`Lease`]: children start only under a firm hold, all of them end when it is
 //! being lost, and the lease goes only when nothing of them is left.
 
+mod demand;
 mod hooks;
 mod roll;
 mod seen;
 mod settle;
+mod sockets;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::demand::Demand;
 use self::hooks::{Calls, Facts, Next};
 use self::roll::{Roll, Way};
 use super::command::ReloadWay;
-use super::event::{Action, Ask, Deadline, Exit, LeaseAnswer, Level, News, Notice, ProcessEvent, ProcessId, Reach};
+use super::event::{
+    Action, Ask, Deadline, Exit, LaneId, LeaseAnswer, Level, News, Notice, ProcessEvent, ProcessId, Reach,
+};
 use super::lease::{After, Lease, RESERVATION};
 use super::names::{ClusterName, LeaseName, NodeName, WatcherName};
 use super::process::Process;
 use super::random::Random;
 use super::restart::Restart;
+use super::sockets::Sockets;
 use super::spec::{HookPoint, ProgramSpec, WatcherSpec};
 use super::time::Time;
 
@@ -80,6 +86,14 @@ pub struct Watcher {
     start_gate: Option<WatcherName>,
     /// Who has to be down before it stops.
     stop_gate: Option<WatcherName>,
+    /// Those that there are.
+    sockets: Arc<Sockets>,
+    /// One for each process that is wanted, where its sockets have `so_reuseport`.
+    lanes: Vec<LaneId>,
+    /// Whether anybody wants something, where that counts.
+    demand: Option<Demand>,
+    /// Those that were stopped until it is decided about them.
+    frozen: Vec<ProcessId>,
     lease: Option<Lease>,
     /// The lease is being given away once nothing runs: to whom, and what comes after.
     parting: Option<(Option<NodeName>, After)>,
@@ -178,6 +192,10 @@ impl Watcher {
             heir: None,
             start_gate: None,
             stop_gate: None,
+            sockets: Arc::default(),
+            lanes: Vec::new(),
+            demand: None,
+            frozen: Vec::new(),
             lease: None,
             parting: None,
             fed: None,
@@ -375,6 +393,7 @@ impl Watcher {
             ProcessEvent::Checked { purpose, result } => process.checked(now, purpose, result),
             ProcessEvent::Matched(purpose) => process.matched(now, purpose),
             ProcessEvent::Notified(notification) => process.notified(now, notification),
+            ProcessEvent::Frozen => self.is_frozen(id),
             ProcessEvent::Exited(exit) => {
                 let expected = process.is_stopping() && process.fault().is_none();
                 let end = process.fault().map_or(End::Exit(exit), |why| End::Fault(why.to_owned()));
@@ -425,7 +444,13 @@ impl Watcher {
         // A plain watcher's crashing program is tried for ever, ever more slowly. One that cannot even be started
         // is given up, and a singleton that cannot run here, for whichever reason, is left to another node.
         let spent = self.spec.max_retry.is_some_and(|most| failures >= most) && (never_began || self.lease.is_some());
-        if !self.spec.respawn && !never_began {
+        if self.spec.on_demand.is_some() && *end == End::Exit(Exit::Code(0)) {
+            self.say(actions, Level::Info, Some(wid), "ended: exit 0; it waits for the next connection");
+            self.retired.insert(wid);
+            if self.retired.len() >= self.numprocesses as usize {
+                self.go_to_sleep();
+            }
+        } else if !self.spec.respawn && !never_began {
             self.say(actions, Level::Info, Some(wid), &format!("ended: {end}; it is not replaced (respawn is off)"));
             // Of a reload: what does not stay takes nothing's place, and is not missed.
             if self.roll.take().is_some() && self.up() >= self.numprocesses as usize {

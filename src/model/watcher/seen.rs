@@ -19,7 +19,7 @@ impl Watcher {
         let growing = open && may_run && !self.must_go();
         let start = growing.then(|| self.open_slots().into_iter().map(|wid| self.start_due(wid)).min()).flatten();
         let roll = self.roll.as_ref().and_then(|roll| roll.next_wakeup(&self.processes, now));
-        [processes, lease, start, roll].into_iter().flatten().min()
+        [processes, lease, start, roll, self.next_look()].into_iter().flatten().min()
     }
 
     /// Whether nothing of it runs and no lease is held: what a stop comes to.
@@ -102,6 +102,7 @@ impl Watcher {
             Goal::Run => match self.hold(now) {
                 Some(Hold::No) => WatcherState::Standby,
                 Some(Hold::Losing { .. }) => WatcherState::Stopping,
+                None if self.is_asleep() && self.is_empty() => WatcherState::Listening,
                 Some(Hold::Firm { .. }) | None if self.must_go() => WatcherState::Stopping,
                 Some(Hold::Firm { .. }) | None if self.pausing(now).is_some() => WatcherState::Backoff,
                 Some(Hold::Firm { .. }) | None => {
@@ -138,6 +139,9 @@ impl Watcher {
                     let gate = self.start_gate.as_ref().filter(|_| self.stage == Stage::Closed);
                     gate.map(|gate| format!("waits for {gate}"))
                 };
+                let asleep =
+                    || (self.is_asleep() && self.is_empty()).then(|| "starts at the first connection".to_owned());
+                let unbound = || (!self.has_its_sockets()).then(|| "waits for its sockets".to_owned());
                 let pause = || {
                     let end = self.last_end.as_ref().map_or_else(String::new, |(end, _)| format!("{end}, "));
                     self.pausing(now).map(|pause| format!("{end}again in {}", secs(pause)))
@@ -157,7 +161,14 @@ impl Watcher {
                     let found = self.processes.iter().find_map(|process| Some((process.wid, process.complaint()?)));
                     found.map(|(wid, why)| format!("#{wid}: {why}"))
                 };
-                lease().or_else(gate).or_else(pause).or_else(hook).or_else(complaint).or_else(retired)
+                lease()
+                    .or_else(gate)
+                    .or_else(unbound)
+                    .or_else(asleep)
+                    .or_else(pause)
+                    .or_else(hook)
+                    .or_else(complaint)
+                    .or_else(retired)
             }
         }
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::hooks::{Facts, Next};
 use super::roll::Roll;
+use super::sockets::Equipment;
 use super::{Goal, Said, Stage, Watcher};
 use crate::model::checkup::Verdict;
 use crate::model::event::{Action, Deadline, Launch, Level, News, ProcessId, Reach, Signs, signal_name};
@@ -23,6 +24,8 @@ impl Watcher {
             self.feed(deadline, actions);
         }
         self.look_after(now, actions);
+        self.fit_lanes(ids, actions);
+        self.fit_demand(actions);
         match hold {
             Some(Hold::Losing { kill }) => self.wind_down(now, Some(kill), actions),
             _ if self.must_go() => self.wind_down(now, None, actions),
@@ -37,6 +40,7 @@ impl Watcher {
             }
         }
         self.carry_out_stops(now, actions);
+        self.look_out(now, actions);
         self.order_calls(now, ids, actions);
         self.advance_lease(now, actions);
         self.report_lease(now, actions);
@@ -48,6 +52,7 @@ impl Watcher {
             || self.parting.is_some()
             || self.recycle
             || self.heir.is_some()
+            || self.is_asleep()
             || matches!(self.stage, Stage::Parting | Stage::Draining | Stage::Leaving)
     }
 
@@ -230,6 +235,9 @@ impl Watcher {
 
     /// Takes the next steps up.
     fn rise(&mut self, now: Time, hold: Option<(u64, Deadline)>, ids: &mut u64, actions: &mut Vec<Action>) {
+        if !self.has_its_sockets() {
+            return;
+        }
         if self.stage == Stage::Closed && self.start_gate.is_none() {
             let asked = self.call(HookPoint::BeforeStart, Facts::default(), Next::Open);
             self.stage = if asked { Stage::Opening } else { Stage::Open };
@@ -239,6 +247,7 @@ impl Watcher {
         }
         self.advance_roll(now, actions);
         self.shrink(now);
+        self.fit_lanes(ids, actions);
         self.grow(now, hold, ids, actions);
         if self.stage == Stage::Open && self.all_up() {
             match self.call(HookPoint::AfterStart, Facts::default(), Next::Settle) {
@@ -299,7 +308,7 @@ impl Watcher {
             let process = &mut self.processes[index];
             if process.order(now) {
                 let (process, wid) = (process.id, process.wid);
-                let launch = self.launch(wid, hold);
+                let launch = self.launch(process, wid, hold);
                 actions.push(Action::Spawn { process, launch });
             }
         }
@@ -331,7 +340,8 @@ impl Watcher {
         self.slots.get(&wid).map_or(Time::ZERO, Restart::next).max(self.pace)
     }
 
-    fn launch(&self, wid: u32, hold: Option<(u64, Deadline)>) -> Launch {
+    fn launch(&mut self, process: ProcessId, wid: u32, hold: Option<(u64, Deadline)>) -> Launch {
+        let Equipment { argv, telling, sockets, stdin, ack } = self.equip(process, wid);
         let (cluster, node) = &self.me;
         let mut env = vec![
             ("CIRCUS_CLUSTER".to_owned(), cluster.to_string()),
@@ -346,15 +356,16 @@ impl Watcher {
         Launch {
             watcher: self.spec.name.clone(),
             wid,
-            argv: self.program.argv(wid, &[]),
+            argv,
             program: Arc::clone(&self.program),
             env,
-            pids: Vec::new(),
-            sockets: Vec::new(),
-            stdin: None,
+            socket_env: telling.env,
+            pids: telling.pids,
+            sockets,
+            stdin,
             stop_signal: self.spec.stop_signal,
             guard: hold.map(|(_, deadline)| deadline),
-            signs: self.signs(),
+            signs: Signs { ack, ..self.signs() },
         }
     }
 
