@@ -361,8 +361,9 @@ async fn names_change_places_and_no_connection_is_lost() {
     let mut world = World::new();
     let (a, b) = (world.binds(1, tcp("127.0.0.1", 0)).await, world.binds(2, tcp("127.0.0.1", 0)).await);
     let _waiting = TcpStream::connect(inet(&a)).unwrap();
-    let swapped =
-        vec![(SocketId(3), tcp("127.0.0.1", inet(&b).port())), (SocketId(4), tcp("127.0.0.1", inet(&a).port()))];
+    // The usual protocol is the same, be it named or not.
+    let named = SocketSpec { protocol: Some(6), ..tcp("127.0.0.1", inet(&a).port()) };
+    let swapped = vec![(SocketId(3), tcp("127.0.0.1", inet(&b).port())), (SocketId(4), named)];
     let bound = world.order(swapped).await.unwrap();
     world.host.unbind(&[SocketId(1), SocketId(2)]);
     assert_eq!((inet(&bound[0].1), inet(&bound[1].1)), (inet(&b), inet(&a)));

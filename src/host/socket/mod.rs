@@ -135,7 +135,6 @@ impl Sockets {
     }
 
     /// Descriptors of these for a process, in their order. Opens the listeners of a lane that has none yet.
-    #[allow(dead_code)]
     pub(super) fn hand(&self, handed: &[Handed]) -> Result<Vec<OwnedFd>, SpawnFailure> {
         let mut open = self.open();
         let hand = |Handed { socket, lane }: &Handed| {
