@@ -1508,7 +1508,7 @@ impl World {
         let mut ids = (1..).map(SocketId);
         let sockets = specs.map(|spec| (ids.next().unwrap(), spec));
         let handed = sockets.each_ref().map(|(socket, _)| Handed { socket: *socket, lane: None });
-        self.host.bind(BindId(1), sockets.into());
+        self.host.bind(BindId(1), sockets.into(), Vec::new());
         match self.events.recv().await {
             Some(Event::Bound { result: Ok(_), .. }) => handed,
             other => panic!("not open: {other:?}"),

@@ -39,6 +39,7 @@ const CASES: &[Case] = cases![
     a_unix_socket_goes_with_the_host,
     an_order_that_fails_in_part_changes_nothing_and_tells_all_that_is_wrong,
     who_has_a_port_is_named,
+    nobody_takes_the_place_of_a_socket_that_stays,
     each_bad_address_is_told_with_the_way_out,
     each_missing_privilege_is_told_with_the_way_out,
     each_bad_path_is_told_with_the_way_out,
@@ -172,6 +173,29 @@ async fn who_has_a_port_is_named() {
     let wrong = world.fails(vec![tcp("127.0.0.1", port), tcp("127.0.0.1", port)]).await;
     let why = "EADDRINUSE: socket s is to be there; give each a place of its own";
     assert_eq!(wrong, format!("socket s: cannot listen on 127.0.0.1:{port}: {why}"));
+}
+
+async fn nobody_takes_the_place_of_a_socket_that_stays() {
+    let mut world = World::new();
+    let (web, path) = (world.binds(1, tcp("127.0.0.1", 0)).await, world.path("a"));
+    world.binds(2, unix(&path)).await;
+    let port = inet(&web).port();
+    let others = [
+        // The same by another name.
+        tcp("localhost", port),
+        SocketSpec { reuse_port: true, ..tcp("127.0.0.1", port) },
+        SocketSpec { kind: SocketKind::Datagram, ..unix(&path) },
+    ];
+    for other in others {
+        let order = vec![(SocketId(3), other.clone())];
+        let wrong = world.order_beside(order.clone(), &[1, 2]).await.unwrap_err();
+        assert!(wrong.ends_with("EADDRINUSE: socket s is there; give each a place of its own"), "{wrong}");
+        let _waiting = UnixStream::connect(&path).unwrap();
+        // Once the other is to go, it may.
+        world.order_beside(order, &[]).await.unwrap();
+        world.host.unbind(&[SocketId(3)]);
+        world.binds(2, unix(&path)).await;
+    }
 }
 
 async fn each_bad_address_is_told_with_the_way_out() {
@@ -701,8 +725,17 @@ impl World {
     }
 
     async fn order(&mut self, sockets: Vec<(SocketId, SocketSpec)>) -> Result<Vec<(SocketId, Bound)>, String> {
+        self.order_beside(sockets, &[]).await
+    }
+
+    /// While these stay.
+    async fn order_beside(
+        &mut self,
+        sockets: Vec<(SocketId, SocketSpec)>,
+        staying: &[u64],
+    ) -> Result<Vec<(SocketId, Bound)>, String> {
         self.binds += 1;
-        self.host.bind(BindId(self.binds), sockets);
+        self.host.bind(BindId(self.binds), sockets, staying.iter().copied().map(SocketId).collect());
         match self.events.recv().await {
             Some(Event::Bound { bind, result }) if bind == BindId(self.binds) => result,
             other => panic!("not the end of the order: {other:?}"),

@@ -352,7 +352,7 @@ impl Agent {
                 let spec = config::amend_socket(&base, &changes, &defaults, &Surroundings::of_this_process());
                 Event::SocketAmended { request, spec: spec.map(Box::new) }
             }),
-            Action::Bind { bind, sockets } => self.host.bind(bind, sockets),
+            Action::Bind { bind, sockets, staying } => self.host.bind(bind, sockets, staying),
             Action::Unbind { sockets } => self.host.unbind(&sockets),
             Action::CloseLanes { lanes } => self.host.close_lanes(&lanes),
             Action::AwaitDemand { watcher, sockets } => self.host.await_demand(watcher, &sockets),

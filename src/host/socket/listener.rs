@@ -126,6 +126,14 @@ impl Listener {
             }
     }
 
+    /// Whether what `spec` would be there could not be beside this: a path is of one socket, of whichever kind.
+    pub(super) fn is_in_the_way(&self, target: &Target, spec: &SocketSpec) -> bool {
+        match (target, &self.file) {
+            (Target::Unix(path), Some(file)) => file.is_at(path),
+            (Target::Unix(_) | Target::Inet(_) | Target::Given(..), _) => self.is_at(target, spec),
+        }
+    }
+
     /// A descriptor of it for somebody else.
     pub(super) fn duplicate(&self) -> Result<OwnedFd, Refusal> {
         let duplicate = self.socket.try_clone().map(OwnedFd::from);

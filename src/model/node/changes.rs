@@ -363,10 +363,7 @@ impl Node {
         self.leaving.remove(&key);
         self.queue.retain(|queued| *queued != key);
         if let Some(mut watcher) = self.watchers.remove(key) {
-            let lanes = watcher.give_up_lanes();
-            if !lanes.is_empty() {
-                actions.push(Action::CloseLanes { lanes });
-            }
+            watcher.give_up_sockets(actions);
             let name = watcher.spec().name.clone();
             log(actions, Level::Info, format!("{name}: removed"));
             actions.push(Action::Publish(Notice { watcher: name, news: News::Remove }));

@@ -89,13 +89,18 @@ impl Watcher {
             closed.push(self.lanes.remove(at));
         }
         if !closed.is_empty() {
+            self.forget_watch();
             actions.push(Action::CloseLanes { lanes: closed });
         }
     }
 
-    /// Its lanes, when it goes for good.
-    pub fn give_up_lanes(&mut self) -> Vec<LaneId> {
-        std::mem::take(&mut self.lanes)
+    /// It goes for good, be it that its processes stay.
+    pub fn give_up_sockets(&mut self, actions: &mut Vec<Action>) {
+        self.end_watch(actions);
+        let lanes = std::mem::take(&mut self.lanes);
+        if !lanes.is_empty() {
+            actions.push(Action::CloseLanes { lanes });
+        }
     }
 
     fn staying_in(&self, lane: LaneId) -> impl Iterator<Item = &Process> + Clone {
