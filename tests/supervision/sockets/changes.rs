@@ -219,7 +219,10 @@ fn commands_add_change_and_remove_sockets_under_those_who_use_them() {
     let taken = TcpListener::bind(at(1003)).unwrap();
     for (words, why) in [
         (format!("addsocket adm host {text} port 1009"), "socket 'adm' already exist"),
-        (format!("addsocket new host {text} port 1000"), "EADDRINUSE: socket web is there; give each a place of its own"),
+        (
+            format!("addsocket new host {text} port 1000"),
+            "EADDRINUSE: socket web is there; give each a place of its own",
+        ),
         (format!("addsocket new host {text} port 1003"), "EADDRINUSE"),
         (format!("addsocket new host {text} prot 1003"), "port"),
         ("setsocket adm port 1003".into(), "EADDRINUSE"),
