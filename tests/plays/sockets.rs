@@ -382,6 +382,28 @@ fn sockets_are_added_changed_and_removed_by_commands() {
 }
 
 #[test]
+fn a_watcher_whose_socket_the_file_has_taken_away_goes_on_and_nobody_waits_for_it() {
+    let mut stage = running(vec![socket("web", 8000)], Vec::new());
+    let add =
+        Command::Add { name: "extra".into(), changes: Changes::default(), start: true, patience: Patience::Admitted };
+    let request = stage.asks_for(add);
+    stage.tell(Event::Amended { request, spec: Ok(Box::new(serving("extra", &["web"]))) });
+    start_all(&mut stage);
+    stage.story();
+    let request = file_says(&mut stage, Vec::new(), Vec::new());
+    let refused = reply(&mut stage, request);
+    let why = Refusal::Failed("extra: there is no socket web".into());
+    assert_eq!(refused, Some(Reply::Refused(why)));
+    assert!(!stage.story().iter().any(|line| line.starts_with("signal")), "nothing could take its place");
+    stage.ends("extra#1", CRASHED);
+    stage.wait(Duration::from_secs(9));
+    assert_eq!(
+        (stage.state("extra"), stage.note("extra").as_str()),
+        (WatcherState::Starting, "there is no socket web")
+    );
+}
+
+#[test]
 fn a_socket_can_be_changed_after_the_watcher_that_may_have_it_was_removed() {
     let only = SocketSpec { watchers: vec![app()], ..socket("web", 8000) };
     let mut stage = open(vec![only], vec![watcher("other")]);
@@ -584,7 +606,7 @@ fn what_is_closed_is_not_watched_any_more() {
     stage.story();
     file_says(&mut stage, Vec::new(), vec![on_demand()]);
     assert!(stage.story().contains(&"ignore app".to_owned()));
-    assert_eq!(stage.note("app"), "waits for its sockets");
+    assert_eq!(stage.note("app"), "there is no socket web");
     demanded(&mut stage);
     assert!(stage.story().is_empty());
     // A lane that is one too many: what comes to it would wait for ever.

@@ -60,15 +60,18 @@ impl Watcher {
 
     /// Whether the sockets it needs are all open.
     pub(super) fn has_its_sockets(&self) -> bool {
+        self.spec.program.sockets.is_empty()
+            || (self.missing_socket().is_none() && self.own_sockets().iter().all(|socket| socket.bound.is_some()))
+    }
+
+    /// One that it needs and that there is not. The file knows nothing of who needs one because a command said so.
+    pub fn missing_socket(&self) -> Option<&SocketName> {
         let wanted = &self.spec.program.sockets;
         let named = match &wanted.which {
             Which::All => &[],
             Which::These(names) => names.as_slice(),
         };
-        let is_there = |name: &SocketName| self.sockets.get(name).is_some();
-        wanted.is_empty()
-            || (named.iter().chain(&wanted.stdin).all(is_there)
-                && self.own_sockets().iter().all(|socket| socket.bound.is_some()))
+        named.iter().chain(&wanted.stdin).find(|name| self.sockets.get(name).is_none())
     }
 
     fn own_sockets(&self) -> Vec<&Socket> {
