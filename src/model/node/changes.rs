@@ -169,7 +169,7 @@ impl Node {
                         // It comes back before it has gone; there is never a second one of its name.
                         Some(key) => {
                             self.leaving.remove(&key);
-                            self.watchers.stir(key).amend(new, true);
+                            self.watchers.stir(key).come_back(new);
                             key
                         }
                         None => self.add_watcher(new, true, actions),
