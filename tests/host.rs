@@ -1694,21 +1694,7 @@ fn with(launch: &mut Launch, change: impl FnOnce(&mut ProgramSpec)) {
 }
 
 fn unix(path: PathBuf) -> SocketSpec {
-    SocketSpec {
-        name: SocketName::parse("s").unwrap(),
-        place: Place::Unix(path),
-        kind: SocketKind::Stream,
-        protocol: None,
-        backlog: 128,
-        blocking: true,
-        reuse_port: false,
-        replace: false,
-        umask: 0,
-        owner: (None, None),
-        interface: None,
-        watchers: Vec::new(),
-        settings: BTreeMap::new(),
-    }
+    SocketSpec { blocking: true, ..SocketSpec::at(SocketName::parse("s").unwrap(), Place::Unix(path)) }
 }
 
 fn user(uid: u32, gid: u32, name: Option<&str>) -> UserSpec {

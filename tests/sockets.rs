@@ -7,7 +7,6 @@
 #[path = "support/cases.rs"]
 mod cases;
 
-use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::mem::MaybeUninit;
@@ -804,21 +803,7 @@ fn unix(path: &Path) -> SocketSpec {
 }
 
 fn spec(place: Place) -> SocketSpec {
-    SocketSpec {
-        name: SocketName::parse("s").unwrap(),
-        place,
-        kind: SocketKind::Stream,
-        protocol: None,
-        backlog: 128,
-        blocking: true,
-        reuse_port: false,
-        replace: false,
-        umask: 0,
-        owner: (None, None),
-        interface: None,
-        watchers: Vec::new(),
-        settings: BTreeMap::new(),
-    }
+    SocketSpec { backlog: 128, blocking: true, ..SocketSpec::at(SocketName::parse("s").unwrap(), place) }
 }
 
 fn inet(bound: &Bound) -> SocketAddr {

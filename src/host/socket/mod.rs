@@ -294,25 +294,17 @@ mod tests {
     use super::*;
     use crate::model::event::Address;
     use crate::model::names::SocketName;
-    use crate::model::spec::{Family, Place, SocketKind};
+    use crate::model::spec::{Family, Place};
 
     const SOCKET: SocketId = SocketId(1);
 
     fn spec(port: u16) -> SocketSpec {
         SocketSpec {
-            name: SocketName::parse("web").unwrap(),
-            place: Place::Inet { host: "127.0.0.1".into(), port, family: Family::V4 },
-            kind: SocketKind::Stream,
-            protocol: None,
-            backlog: 128,
-            blocking: false,
             reuse_port: true,
-            replace: false,
-            umask: 0,
-            owner: (None, None),
-            interface: None,
-            watchers: Vec::new(),
-            settings: BTreeMap::new(),
+            ..SocketSpec::at(
+                SocketName::parse("web").unwrap(),
+                Place::Inet { host: "127.0.0.1".into(), port, family: Family::V4 },
+            )
         }
     }
 
