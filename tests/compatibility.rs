@@ -25,7 +25,7 @@ use agent::{Agent, Home, wait_for};
 const VERDICTS: [&str; 5] = ["same", "better", "differs", "later", "no effect"];
 
 /// Keys that Circus does not have, by section. A key stands here or on the page.
-const OURS: [(&str, &[&str]); 3] = [
+const OURS: [(&str, &[&str]); 4] = [
     (
         "circus",
         &["node", "cluster", "control_socket", "state_dir", "python", "secret_file", "master", "endpoint_public"],
@@ -59,6 +59,7 @@ const OURS: [(&str, &[&str]); 3] = [
             "cron",
         ],
     ),
+    ("socket:NAME", &["owner", "watchers", "from"]),
     ("plugin:NAME", &[]),
 ];
 

@@ -12,6 +12,9 @@ mod stage;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use circus_agent::model::event::{Event, ProcessEvent, SpawnFailure};
@@ -249,6 +252,90 @@ fn a_restart_of_everything_leaves_the_agent_itself_alone() {
     assert_eq!(reply["status"], "ok", "{reply}");
     let after = [pid(&agent, "one"), pid(&agent, "two")];
     assert!(!after.iter().any(|pid| before.contains(pid)), "{before:?} {after:?}");
+}
+
+// ------------------------------------------------------------------------------------------------- sockets
+
+/// A port of 127.0.0.1 that is free now.
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port()
+}
+
+#[test]
+fn any_watcher_on_demand_is_woken_and_by_its_own_socket_alone() {
+    let home = Home::new();
+    let (one, two) = (home.file("one.unix"), home.file("two.unix"));
+    let sleeper = |name: &str, socket: &str| {
+        format!("[socket:{name}]\n{socket}\n[watcher:{name}]\n{SLEEPS}sockets = {name}\non_demand = True\n")
+    };
+    // In Circus one with so_reuseport wakes all at once, and only the first of all is ever woken.
+    let config = [
+        sleeper("first", "port = 0\nso_reuseport = True"),
+        sleeper("one", &format!("path = {}", one.display())),
+        sleeper("two", &format!("path = {}", two.display())),
+    ];
+    let agent = home.agent("a", &config.concat());
+    ["first", "one", "two"].iter().for_each(|watcher| agent.comes_to(watcher, "listening"));
+    let _client = UnixStream::connect(&two).expect("a socket");
+    agent.comes_to("two", "active");
+    for watcher in ["first", "one"] {
+        assert_eq!((agent.watcher(watcher)["state"].clone(), pids(&agent, watcher)), (json!("listening"), vec![]));
+    }
+    let _client = UnixStream::connect(&one).expect("a socket");
+    agent.comes_to("one", "active");
+}
+
+#[test]
+fn a_sockets_umask_is_octal() {
+    let home = Home::new();
+    let path = home.file("web.unix");
+    let mode = || Some(fs::metadata(&path).ok()?.permissions().mode() & 0o777);
+    for (umask, expected) in [("umask = 077\n", 0o700), ("umask = 0\n", 0o777), ("umask = 022\n", 0o755), ("", 0o777)] {
+        let config = format!("[socket:web]\npath = {}\n{umask}[watcher:web]\n{SLEEPS}sockets = web", path.display());
+        let mut agent = home.agent("a", &config);
+        agent.comes_to("web", "active");
+        assert_eq!(mode(), Some(expected), "{umask}");
+        agent.signal(libc::SIGTERM);
+        agent.exits(0);
+    }
+    // Where it is another one than in Circus, a warning tells both.
+    let checked = home.program(&["--check", &home.file("a.ini").display().to_string()]).output().expect("the agent");
+    assert!(checked.stderr.is_empty() && checked.status.success());
+    home.configure("b", &format!("[socket:web]\npath = {}\numask = 077\n", path.display()));
+    let checked = home.program(&["--check", &home.file("b.ini").display().to_string()]).output().expect("the agent");
+    let said = String::from_utf8_lossy(&checked.stdout).into_owned() + &String::from_utf8_lossy(&checked.stderr);
+    assert!(said.contains("0700") && said.contains("0662"), "{said}");
+}
+
+#[test]
+fn a_port_that_is_taken_ends_the_agent_with_an_error() {
+    let home = Home::new();
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("an address");
+    home.configure("a", &format!("[socket:web]\nport = {}\n[watcher:web]\n{SLEEPS}sockets = web", address.port()));
+    let mut agent = home.launch("a", &[]);
+    agent.exits(69);
+    assert!(agent.log().contains(&format!("socket web: cannot listen on {address}: EADDRINUSE: ")), "{}", agent.log());
+    assert!(!agent.log().contains("started, pid"), "{}", agent.log());
+}
+
+#[test]
+fn an_interface_can_be_named() {
+    let home = Home::new();
+    let port = free_port();
+    let config = format!("[socket:web]\nport = {port}\ninterface = lo\n[watcher:web]\n{SLEEPS}sockets = web");
+    let agent = home.agent("a", &config);
+    agent.comes_to("web", "active");
+    TcpStream::connect(("127.0.0.1", port)).expect("it comes in through lo");
+}
+
+#[test]
+fn a_socket_that_a_watcher_does_not_get_is_no_number_in_its_command_line() {
+    let home = Home::new();
+    home.configure("a", "[socket:web]\nport = 0\n[watcher:web]\ncmd = sleep $(circus.sockets.web)\n");
+    let mut agent = home.launch("a", &[]);
+    agent.exits(78);
+    assert!(agent.log().contains("write `sockets = web`"), "{}", agent.log());
 }
 
 // ------------------------------------------------------------------------------------------------- ending

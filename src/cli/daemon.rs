@@ -136,11 +136,12 @@ fn summary(path: &Path, spec: &AgentSpec) -> String {
     let mut text = format!("{}: no errors\n", path.display());
     let store = if spec.redis.is_some() { "Redis" } else { "file locks on this machine" };
     text += &format!("  node {} of cluster {}, leases by {store}\n", spec.node, spec.cluster);
+    spec.sockets.iter().for_each(|socket| text += &format!("  socket {}: {}\n", socket.name, socket.place));
     spec.watchers.iter().for_each(|watcher| text += &format!("  {}\n", watcher_line(watcher)));
     text
 }
 
-/// What a watcher would run: `watcher web: 2 processes; hooks before_start, after_stop`.
+/// What a watcher would run: `watcher web: 2 processes, on demand; hooks before_start, after_stop`.
 fn watcher_line(watcher: &WatcherSpec) -> String {
     let count = match (&watcher.singleton, watcher.numprocesses) {
         (Some(timings), _) => format!(
@@ -151,7 +152,11 @@ fn watcher_line(watcher: &WatcherSpec) -> String {
         (None, 1) => "1 process".into(),
         (None, n) => format!("{n} processes"),
     };
-    let start = if watcher.autostart { "" } else { ", not started by itself" };
+    let start = match (watcher.autostart, watcher.on_demand) {
+        (false, _) => ", not started by itself",
+        (true, Some(_)) => ", on demand",
+        (true, None) => "",
+    };
     let hooks: Vec<&str> = watcher.hooks.keys().map(|point| point.name()).collect();
     let hooks = if hooks.is_empty() { String::new() } else { format!("; hooks {}", hooks.join(", ")) };
     format!("watcher {}: {count}{start}{hooks}", watcher.name)

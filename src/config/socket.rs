@@ -473,7 +473,6 @@ fn is_one_host(one: &str, other: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::BTreeMap;
     use std::path::PathBuf;
 
     #[test]
@@ -537,21 +536,10 @@ mod tests {
     }
 
     fn inet(host: &str, port: u16) -> SocketSpec {
-        SocketSpec {
-            name: SocketName::parse("s").expect("a name"),
-            place: Place::Inet { host: host.into(), port, family: Family::V4 },
-            kind: SocketKind::Stream,
-            protocol: None,
-            backlog: 1,
-            blocking: false,
-            reuse_port: false,
-            replace: false,
-            umask: 0,
-            owner: (None, None),
-            interface: None,
-            watchers: Vec::new(),
-            settings: BTreeMap::new(),
-        }
+        SocketSpec::at(
+            SocketName::parse("s").expect("a name"),
+            Place::Inet { host: host.into(), port, family: Family::V4 },
+        )
     }
 
     #[test]

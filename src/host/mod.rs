@@ -1,4 +1,5 @@
-//! How things are done on this machine: programs started and ended, their trees cleared, their use measured.
+//! How things are done on this machine: sockets opened; programs started and ended, their trees cleared, their use
+//! measured.
 //!
 //! The folder obeys and reports, and decides nothing: when a process is to start, stop or start again is the model's.
 //!
@@ -6,7 +7,8 @@
 //! child), `tree` (what a process left behind), `plan` and `spawn` (from a `Launch` to a running program),
 //! `spawner` (the threads that do it), [`output`] (what processes write), `job` (processes on the side), `hook` and
 //! `python` (what runs at points of a watcher's life), `contact` with `notify` and `ack` (what a process says of itself),
-//! `check` (what is seen of it), `sample`, [`clock`], `frame`, `sys`.
+//! `check` (what is seen of it), `socket` (what processes share, and who wants something of it), `sample`, [`clock`],
+//! `frame`, `sys`.
 //!
 //! # Invariants
 //!

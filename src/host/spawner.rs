@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{io, mem};
 
 use tokio::sync::oneshot;
@@ -29,6 +29,8 @@ pub(super) struct Spawner {
     queue: Sender<Job>,
     shared: Arc<Shared>,
     threads: AtomicUsize,
+    /// When a thread was last added: many jobs lose their patience at once, and one thread may be enough for all.
+    added: Mutex<Instant>,
 }
 
 #[derive(Debug)]
@@ -42,7 +44,7 @@ impl Spawner {
     pub(super) fn new() -> io::Result<Spawner> {
         let (queue, jobs) = channel();
         let shared = Arc::new(Shared { jobs: Mutex::new(jobs), waiting: AtomicUsize::new(0) });
-        let spawner = Spawner { queue, shared, threads: AtomicUsize::new(0) };
+        let spawner = Spawner { queue, shared, threads: AtomicUsize::new(0), added: Mutex::new(Instant::now()) };
         spawner.add_thread()?;
         Ok(spawner)
     }
@@ -65,7 +67,12 @@ impl Spawner {
 
     /// Adds a thread where jobs wait for one, because those there are hang.
     fn help(&self) {
+        let mut added = self.added.lock().unwrap_or_else(PoisonError::into_inner);
+        if added.elapsed() < PATIENCE {
+            return;
+        }
         if self.shared.waiting.load(Ordering::Relaxed) > 0 && self.threads.load(Ordering::Relaxed) < MOST_THREADS {
+            *added = Instant::now();
             match self.add_thread() {
                 Ok(()) => tracing::warn!("starting programs takes long, is a file system hanging? Adding a thread"),
                 Err(error) => tracing::warn!("starting programs takes long, and no thread can be added: {error}"),

@@ -8,6 +8,9 @@ use std::time::Duration;
 use super::load::{Address, Connection, Failure};
 use super::{Site, programs, times};
 
+/// Who has not gone to sleep by then never will.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
 /// A client whose requests come when a watcher is about to sleep: it finds out by itself when that is.
 struct Client {
     address: Address,
@@ -40,7 +43,7 @@ impl Client {
         for mut connection in connections {
             is_new |= self.pids.insert(connection.get("/slow?ms=1", false)?);
         }
-        self.pause = self.pause.mul_f64(if is_new { 0.9 } else { 1.2 });
+        self.pause = self.pause.mul_f64(if is_new { 0.9 } else { 1.2 }).min(LONGEST_PAUSE);
         Ok(is_new)
     }
 
@@ -106,6 +109,6 @@ fn a_watcher_that_sleeps_and_wakes_a_thousand_times_loses_no_connection() {
 
 #[test]
 fn gunicorn_that_sleeps_and_wakes_loses_no_connection() {
-    let gunicorn = "{python}/gunicorn --bind fd://{fd} wsgi";
-    wake(2, gunicorn, "idle_timeout = 50ms\nstop_preset = gunicorn", 20);
+    // By LISTEN_FDS, as it otherwise takes the path of a Unix socket along when it stops.
+    wake(2, "{python}/gunicorn wsgi", "idle_timeout = 50ms\nstop_preset = gunicorn", 20);
 }

@@ -42,7 +42,8 @@ impl Site {
             .replace("{perl}", &found("perl").display().to_string());
         // Programs are looked for here, and nothing is left here.
         let env = format!(
-            "\n[env]\nPYTHONPATH = {programs}\nPYTHONDONTWRITEBYTECODE = 1\nRACK_ENV = production\n",
+            "\n[env]\nHOME = {home}\nPYTHONPATH = {programs}\nPYTHONDONTWRITEBYTECODE = 1\nRACK_ENV = production\n",
+            home = home.path().display(),
             programs = programs().display()
         );
         let agent = home.agent("web", &(config + &env));

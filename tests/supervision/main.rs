@@ -16,6 +16,7 @@ mod ready;
 mod reload;
 mod reloadconfig;
 mod singleton;
+mod sockets;
 
 use std::fs;
 use std::ops::Deref;

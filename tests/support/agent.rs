@@ -97,7 +97,8 @@ impl Home {
         command
     }
 
-    fn mark(&self) -> String {
+    /// What `CIRCUS_PROCESS` is in its agents' environment, so that what they start can be told from all else.
+    pub fn mark(&self) -> String {
         self.path().file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 
@@ -151,10 +152,22 @@ impl Home {
     /// And with more arguments.
     pub fn launch_with(&self, name: &str, args: &[&str], env: &[(&str, &str)]) -> Agent {
         let config = self.file(&format!("{name}.ini"));
+        let mut command = self.program(&[&config.display().to_string()]);
+        command.args(args).envs(env.iter().copied());
+        self.start(name, command)
+    }
+
+    /// Starts it through another program, which becomes the agent: its words come first.
+    pub fn launch_by(&self, name: &str, launcher: &[&str]) -> Agent {
+        let mut command = self.clean(launcher[0], &launcher[1..]);
+        command.arg(env!("CARGO_BIN_EXE_circus-agent")).arg(self.file(&format!("{name}.ini")));
+        self.start(name, command)
+    }
+
+    fn start(&self, name: &str, mut command: Command) -> Agent {
         let log = self.file(&format!("{name}.log"));
         let out = || File::options().create(true).append(true).open(&log).expect("a log");
-        let mut command = self.program(&[&config.display().to_string()]);
-        command.args(args).envs(env.iter().copied()).stdout(out()).stderr(out());
+        command.stdout(out()).stderr(out());
         // SAFETY: between fork and exec only prctl is called, which is safe there.
         unsafe {
             command.pre_exec(|| {

@@ -151,7 +151,12 @@ impl SocketFile {
 
     /// Whether this is the file at that path.
     pub(super) fn is_at(&self, path: &Path) -> bool {
-        self.path == path && fs::symlink_metadata(path).is_ok_and(|found| identity(&found) == self.identity)
+        if self.path != path {
+            return false;
+        }
+        // It may have been removed at this moment.
+        self.put_back();
+        fs::symlink_metadata(path).is_ok_and(|found| identity(&found) == self.identity)
     }
 
     /// What was there before is not needed any more.
@@ -187,7 +192,7 @@ impl SocketFile {
     }
 
     /// Puts the file back where it was, if nothing else is there.
-    fn put_back(&self) {
+    pub(super) fn put_back(&self) {
         if !self.is_held.load(Ordering::Relaxed) {
             return;
         }

@@ -18,7 +18,7 @@ use super::kernel;
 use super::place::Target;
 use crate::host::sys::error_text;
 use crate::model::event::{Address, Bound};
-use crate::model::spec::{SocketKind, SocketSpec};
+use crate::model::spec::{Place, SocketKind, SocketSpec};
 
 /// The first port that needs no privilege, unless the system says otherwise.
 const FIRST_FREE_PORT: u16 = 1024;
@@ -29,6 +29,7 @@ pub(super) struct Listener {
     socket: Socket,
     address: Address,
     kind: SocketKind,
+    /// Where it is not the usual one.
     protocol: Option<i32>,
     /// Of a Unix socket of our own.
     file: Option<Arc<SocketFile>>,
@@ -89,7 +90,7 @@ impl Listener {
         if to.reuse_port && !from.reuse_port {
             self.share_address(true);
         }
-        if to.backlog != from.backlog && to.kind.listens() {
+        if to.backlog != from.backlog && has_backlog(to) {
             let listened = self.socket.listen(backlog(to));
             listened.map_err(|error| refused("change the backlog")(error_text(&error)))?;
         }
@@ -100,6 +101,7 @@ impl Listener {
         if let Some(file) = &self.file
             && (to.umask, to.owner) != (from.umask, from.owner)
         {
+            file.put_back();
             file.dress(to.umask, to.owner).map_err(refused("change umask or owner"))?;
         }
         Ok(())
@@ -114,7 +116,7 @@ impl Listener {
 
     /// Whether this is what `spec` would be there.
     pub(super) fn is_at(&self, target: &Target, spec: &SocketSpec) -> bool {
-        let alike = self.kind == spec.kind && self.protocol == spec.protocol;
+        let alike = self.kind == spec.kind && self.protocol == protocol_of(spec);
         alike
             && match target {
                 // Port 0 is another one each time.
@@ -185,13 +187,16 @@ impl Listener {
     pub(super) fn has_connection(&self) -> io::Result<bool> {
         match &self.address {
             _ if !self.kind.listens() => Ok(false),
+            Address::Inet(_) if self.protocol.is_some() => {
+                Err(io::Error::other("connections are looked for only where they are TCP's"))
+            }
             Address::Inet(address) => kernel::has_tcp_connection(*address),
             Address::Unix(_) => kernel::has_unix_connection(&self.socket),
         }
     }
 
     fn new(socket: Socket, address: Address, spec: &SocketSpec, file: Option<Arc<SocketFile>>) -> Listener {
-        Listener { socket, address, kind: spec.kind, protocol: spec.protocol, file, bell: Bell::default() }
+        Listener { socket, address, kind: spec.kind, protocol: protocol_of(spec), file, bell: Bell::default() }
     }
 }
 
@@ -203,6 +208,16 @@ pub(super) fn type_of(kind: SocketKind) -> Type {
         SocketKind::SeqPacket => Type::SEQPACKET,
         SocketKind::Raw => Type::RAW,
     }
+}
+
+/// The protocol, where it is not the usual one of its kind.
+fn protocol_of(spec: &SocketSpec) -> Option<i32> {
+    let usual = match spec.kind {
+        SocketKind::Stream => libc::IPPROTO_TCP,
+        SocketKind::Datagram => libc::IPPROTO_UDP,
+        SocketKind::SeqPacket | SocketKind::Raw => 0,
+    };
+    spec.protocol.filter(|protocol| ![0, usual].contains(protocol))
 }
 
 /// Whether a connection or a datagram waits in a socket.
@@ -238,10 +253,12 @@ fn open_inet(address: SocketAddr, spec: &SocketSpec, ours: &[(&SocketSpec, &List
     }
     let mut bound = socket.bind(&address.into());
     // One that has an address, and one that has all of them, can be neighbours if both say so at that moment. So a
-    // socket of ours can move from one to the other, its old one being closed only when nobody has it any more.
+    // socket of ours can move from one to the other, its old one being closed only when nobody has it any more. (The
+    // kernel goes on to admit neighbours at this port that say so, but only sockets of this very user.)
     let is_neighbour = |(_, other): &&(&SocketSpec, &Listener)| {
         let port = |address: &Address| if let Address::Inet(address) = address { address.port() } else { 0 };
-        other.kind == spec.kind && port(&other.address) == address.port()
+        let is_elsewhere = other.address != Address::Inet(address);
+        other.kind == spec.kind && port(&other.address) == address.port() && is_elsewhere
     };
     let neighbours = || ours.iter().filter(is_neighbour);
     let is_taken = bound.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse);
@@ -313,8 +330,13 @@ fn bind_to_interface(socket: &Socket, interface: Option<&str>) -> Result<(), Str
 
 /// What comes after a socket has its place.
 fn set_up(socket: &Socket, spec: &SocketSpec) -> Result<(), String> {
-    let listened = if spec.kind.listens() { socket.listen(backlog(spec)) } else { Ok(()) };
+    let listened = if has_backlog(spec) { socket.listen(backlog(spec)) } else { Ok(()) };
     listened.and_then(|()| socket.set_nonblocking(!spec.blocking)).map_err(|error| error_text(&error))
+}
+
+/// Whether we say how many may wait. Of a socket that the service manager has opened, its unit does.
+fn has_backlog(spec: &SocketSpec) -> bool {
+    spec.kind.listens() && spec.place != Place::Given
 }
 
 fn backlog(spec: &SocketSpec) -> i32 {

@@ -1,8 +1,8 @@
 //! The sockets that the agent opens and processes share.
 //!
-//! Reading order: this file (which are open, under which id, and who gets what), `listener` (one open socket), `place`
-//! (where a socket is to be), `file` (the path of a Unix
-//! socket), `kernel` (what others have); `demand` (who comes, while nobody serves and since), `arrival` (how that is seen).
+//! Reading order: this file (which are open, under which id, and who gets what), `place` (where a socket is to be),
+//! `listener` (one open socket), `file` (the path of a Unix socket), `kernel` (what others have); `demand` (who comes,
+//! while nobody serves and since), `arrival` (how that is seen).
 //!
 //! # Invariants
 //!
@@ -20,7 +20,7 @@ mod kernel;
 mod listener;
 mod place;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -36,7 +36,7 @@ use crate::model::spec::SocketSpec;
 pub(super) struct Sockets {
     /// What the service manager has handed over.
     given: Vec<Given>,
-    open: Mutex<HashMap<SocketId, Open>>,
+    open: Mutex<BTreeMap<SocketId, Open>>,
     /// Held while sockets are opened and closed, which may take long: one order is carried out after the other.
     orders: Mutex<()>,
     keeper: Keeper,
@@ -139,7 +139,6 @@ impl Sockets {
     }
 
     /// Descriptors of these for a process, in their order. Opens the listeners of a lane that has none yet.
-    #[allow(dead_code)]
     pub(super) fn hand(&self, handed: &[Handed]) -> Result<Vec<OwnedFd>, SpawnFailure> {
         let mut open = self.open();
         let hand = |Handed { socket, lane }: &Handed| {
@@ -177,8 +176,10 @@ impl Sockets {
         done: &[Done],
         staying: &[SocketId],
     ) -> Result<Vec<Done>, Refusal> {
-        // While `orders` is held nobody else opens or closes any.
-        let known: Vec<_> = self.open().iter().map(|(id, open)| (*id, open.spec.clone(), open.listeners())).collect();
+        // While `orders` is held nobody else opens or closes any. The newest come first: of several ids of one socket the
+        // last knows how it is.
+        let known: Vec<_> =
+            self.open().iter().rev().map(|(id, open)| (*id, open.spec.clone(), open.listeners())).collect();
         if let Some((_, from, listeners)) = known.iter().find(|(known, ..)| *known == id) {
             let adjusted = adjust(listeners, from, spec)?;
             return Ok(vec![adjusted, Done::Respecified(id, spec.clone())]);
@@ -214,10 +215,13 @@ impl Sockets {
 
     /// Makes it as if this had not been done. What was opened goes by being dropped.
     fn take_back(step: Done) {
-        if let Done::Adjusted { listeners, from, to } = step
-            && let Err(Refusal { step, error }) = adjust(&listeners, &to, &from)
-        {
-            tracing::warn!("socket {}: cannot {step} again: {error}", from.name);
+        if let Done::Adjusted { listeners, from, to } = step {
+            if let Err(Refusal { step, error }) = adjust(&listeners, &to, &from) {
+                tracing::warn!("socket {}: cannot {step} again: {error}", from.name);
+            }
+            if to.reuse_port && !from.reuse_port {
+                listeners.iter().for_each(|listener| listener.share_address(false));
+            }
         }
     }
 
@@ -237,7 +241,7 @@ impl Sockets {
         }
     }
 
-    fn open(&self) -> MutexGuard<'_, HashMap<SocketId, Open>> {
+    fn open(&self) -> MutexGuard<'_, BTreeMap<SocketId, Open>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -290,25 +294,17 @@ mod tests {
     use super::*;
     use crate::model::event::Address;
     use crate::model::names::SocketName;
-    use crate::model::spec::{Family, Place, SocketKind};
+    use crate::model::spec::{Family, Place};
 
     const SOCKET: SocketId = SocketId(1);
 
     fn spec(port: u16) -> SocketSpec {
         SocketSpec {
-            name: SocketName::parse("web").unwrap(),
-            place: Place::Inet { host: "127.0.0.1".into(), port, family: Family::V4 },
-            kind: SocketKind::Stream,
-            protocol: None,
-            backlog: 128,
-            blocking: false,
             reuse_port: true,
-            replace: false,
-            umask: 0,
-            owner: (None, None),
-            interface: None,
-            watchers: Vec::new(),
-            settings: BTreeMap::new(),
+            ..SocketSpec::at(
+                SocketName::parse("web").unwrap(),
+                Place::Inet { host: "127.0.0.1".into(), port, family: Family::V4 },
+            )
         }
     }
 

@@ -1,9 +1,13 @@
 //! A socket that the agent opens and its processes share, and how a process comes by it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::path::PathBuf;
 
 use crate::model::names::{SocketName, WatcherName};
+
+/// How many connections may wait where nothing else is said, as in Circus.
+const DEFAULT_BACKLOG: u32 = 2048;
 
 /// A socket of the agent's.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +41,25 @@ pub struct SocketSpec {
 }
 
 impl SocketSpec {
+    /// A stream socket there, and nothing else said.
+    pub fn at(name: SocketName, place: Place) -> SocketSpec {
+        SocketSpec {
+            name,
+            place,
+            kind: SocketKind::Stream,
+            protocol: None,
+            backlog: DEFAULT_BACKLOG,
+            blocking: false,
+            reuse_port: false,
+            replace: false,
+            umask: 0,
+            owner: (None, None),
+            interface: None,
+            watchers: Vec::new(),
+            settings: BTreeMap::new(),
+        }
+    }
+
     /// Whether an open socket can become what `other` says without being opened anew.
     pub fn is_bound_like(&self, other: &SocketSpec) -> bool {
         let how = |spec: &SocketSpec| (spec.place.clone(), spec.kind, spec.protocol, spec.reuse_port);
@@ -65,6 +88,18 @@ pub enum Place {
     Unix(PathBuf),
     /// Wherever the service manager has bound it, which hands it over under this socket's name (sd_listen_fds(3)).
     Given,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Inet { host, port, .. } if host.is_empty() => write!(f, "*:{port}"),
+            Place::Inet { host, port, .. } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Place::Inet { host, port, .. } => write!(f, "{host}:{port}"),
+            Place::Unix(path) => path.display().fmt(f),
+            Place::Given => f.write_str("from systemd"),
+        }
+    }
 }
 
 /// An IP version.
