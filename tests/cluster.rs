@@ -10,11 +10,12 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use circus_agent::cluster::client::BusClient;
+use circus_agent::cluster::events::EventStream;
 use circus_agent::cluster::{BusQuestion, Me, Redis, Standing};
 use circus_agent::model::command::{NodeAbout, NodeRow, NodeState, RequestId};
 use circus_agent::model::event::{Ask, AskKind, Event, LeaseAnswer};
 use circus_agent::model::names::{ClusterName, LeaseName, NodeName, Owner, WatcherName};
-use circus_agent::model::spec::Secret;
+use circus_agent::model::spec::{RedisSpec, Secret};
 use circus_agent::model::time::Time;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -66,6 +67,11 @@ fn release(owner: &Owner) -> Ask {
     ask(owner, AskKind::Release { to: None })
 }
 
+/// A Redis of which the URL says everything.
+fn at(url: &str) -> RedisSpec {
+    RedisSpec::at(Secret::new(url.into()))
+}
+
 /// An agent's end of the shared world.
 struct Agent {
     redis: Redis,
@@ -76,18 +82,15 @@ struct Agent {
 
 impl Agent {
     fn start(url: &str, name: &str, instance: u128) -> Agent {
+        Agent::start_at(at(url), name, instance)
+    }
+
+    fn start_at(redis: RedisSpec, name: &str, instance: u128) -> Agent {
         let (told, events) = mpsc::channel(256);
         let (asked, questions) = mpsc::channel(16);
         let about = NodeAbout { version: "0.1.0".into(), host: format!("host-{name}"), pid: 7, ..NodeAbout::default() };
         let (standing, stands) = watch::channel(Standing { about, draining: false });
-        let me = Me {
-            url: Secret::new(url.into()),
-            cluster: cluster(),
-            node: node(name),
-            instance,
-            leases: vec![beat()],
-            standing: stands,
-        };
+        let me = Me { redis, cluster: cluster(), node: node(name), instance, leases: vec![beat()], standing: stands };
         Agent { redis: Redis::start(me, told, asked), events, questions, standing }
     }
 
@@ -292,6 +295,151 @@ fn run_lease_case(case: lease_cases::Case) {
 }
 
 lease_case_tests!();
+
+// ---- How an agent is let in ----
+
+#[tokio::test]
+async fn a_rotated_password_is_read_anew_at_the_next_connection() {
+    let server = RedisServer::start_with_password("first");
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("password");
+    let spec = RedisSpec { password_file: Some(file.clone()), ..at(&format!("redis://127.0.0.1:{}", server.port())) };
+    let shown = file.display();
+    let mut agent = Agent::start_at(spec.clone(), "a", 1);
+    let absent = format!("the password file {shown} cannot be read: No such file or directory (os error 2)");
+    assert_eq!(agent.down().await, absent);
+    std::fs::write(&file, "first\n").unwrap();
+    agent.up_and_heard().await;
+
+    server.command(&["CONFIG", "SET", "requirepass", "second"]);
+    let second = RedisSpec { password_file: Some(file.clone()), ..at(&server.url().replace("first", "second")) };
+    agent.init().await.unwrap();
+    kill_clients(&second).await;
+    agent.redis.ask(&beat(), take(&owner("a", 1)), ASK);
+    while agent.down().await != format!("wrong password in {shown} (WRONGPASS)") {}
+    let why = BusClient::connect(&spec, &cluster(), PATIENCE).await.err().unwrap();
+    assert_eq!(why, format!("wrong password in {shown} (WRONGPASS)"));
+    std::fs::write(&file, "second").unwrap();
+    agent.up_and_heard().await;
+    assert!(matches!(agent.ask(&take(&owner("a", 1))).await, LeaseAnswer::Granted { .. }));
+    BusClient::connect(&spec, &cluster(), PATIENCE).await.expect("circusctl reads it, too");
+}
+
+/// Ends all connections to a server but the one that says so.
+async fn kill_clients(spec: &RedisSpec) {
+    let client = redis::Client::open(spec.url.reveal()).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    for kind in ["normal", "pubsub"] {
+        let mut kill = redis::cmd("CLIENT");
+        kill.arg(&["KILL", "TYPE", kind]).exec_async(&mut connection).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_unix_socket_with_user_password_and_database_can_be_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("redis.sock");
+    let server = RedisServer::start_with(None, &["--unixsocket", socket.to_str().unwrap()]);
+    server.command(&["ACL", "SETUSER", "me", "on", ">pw", "~*", "&*", "+@all"]);
+    let mut agent = Agent::ready(&format!("unix://{}?db=3&user=me&pass=pw", socket.display()), "a", 1).await;
+    agent.roster_until(|rows| rows.len() == 1).await;
+    let rows = server.command(&["INFO", "keyspace"]);
+    assert!(format!("{rows:?}").contains("db3:") && !format!("{rows:?}").contains("db0:"), "{rows:?}");
+    let mut agent = Agent::start(&format!("unix://{}?user=me&pass=no", socket.display()), "b", 2);
+    assert_eq!(agent.down().await, "wrong password for user me, or no such user (WRONGPASS)");
+}
+
+/// The line with the least rights, as the manual has it, in words.
+fn rights() -> Vec<String> {
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/redis.md")).unwrap();
+    let line = page.lines().find(|line| line.starts_with("ACL SETUSER circus ")).expect("the line");
+    line.split(' ').map(ToOwned::to_owned).collect()
+}
+
+/// Does all that an agent and circusctl do in Redis under the rights that `words` give, and gives what failed.
+async fn all_that_is_done(words: &[&str]) -> Vec<String> {
+    // Long enough for a slow machine where everything is allowed, and nobody's patience where it is not.
+    const STEP: Duration = Duration::from_secs(3);
+    let server = RedisServer::start();
+    server.command(words);
+    let spec = at(&server.url().replace("//", "//circus:CHANGE-ME@"));
+    let mut failed = Vec::new();
+    let mut agent = Agent::start_at(spec.clone(), "a", 1);
+    if timeout(STEP, agent.up_and_heard()).await.is_err() {
+        return vec!["the agent has no link, or hears nothing".into()];
+    }
+    let mut check = |what: &str, good: bool| {
+        if !good {
+            failed.push(what.to_owned());
+        }
+    };
+    let (a, b) = (owner("a", 1), owner("b", 2));
+    check("init", agent.init().await.is_ok());
+    let token = match agent.ask(&take(&a)).await {
+        LeaseAnswer::Granted { token } => token,
+        other => return vec![format!("take: {other:?}")],
+    };
+    check("held", matches!(agent.ask(&take(&b)).await, LeaseAnswer::Held { .. }));
+    check("refresh", agent.ask(&refresh(&a, token)).await == LeaseAnswer::Granted { token });
+    let moved = ask(&a, AskKind::Release { to: Some(node("b")) });
+    check("release", agent.ask(&moved).await == LeaseAnswer::Released);
+    check("its news", timeout(STEP, agent.freed()).await.is_ok());
+    check("reserved", matches!(agent.ask(&take(&a)).await, LeaseAnswer::Reserved { .. }));
+    check("taken by b", matches!(agent.ask(&take(&b)).await, LeaseAnswer::Granted { .. }));
+    check("release by b", agent.ask(&release(&b)).await == LeaseAnswer::Released);
+    check("free", server.text(&["HGET", &lease().meta_key(), "state"]).as_deref() == Some("free"));
+
+    let listed = async {
+        while server.number(&["EXISTS", "circus:{prod}:node:a"]) == 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    check("listed", timeout(STEP, listed).await.is_ok());
+    server.command(&["ZADD", "circus:{prod}:nodes", "1", "expired"]);
+    agent.redis.read_roster(RequestId(3));
+    let read = agent.next(|event| match event {
+        Event::RosterRead { request: RequestId(3), rows } => Some(rows),
+        _ => None,
+    });
+    check("the expired is forgotten", read.await.is_ok_and(|rows| rows.len() == 1));
+    match BusClient::connect(&spec, &cluster(), STEP).await {
+        Ok(mut client) => {
+            let asked = [node("a")];
+            let (said, heard) = tokio::join!(client.ask(&asked, "{}", STEP), timeout(STEP, agent.reply("yes")));
+            check("circusctl asks", heard.is_ok() && said.is_ok_and(|said| said[&node("a")] == Ok("yes".into())));
+        }
+        Err(why) => check(&why, false),
+    }
+    match EventStream::connect(&spec, &cluster(), STEP).await {
+        Ok(mut events) => {
+            agent.redis.publish_event("{}".into());
+            check("events", timeout(STEP, events.next()).await.is_ok_and(|event| event.is_ok()));
+        }
+        Err(why) => check(&why, false),
+    }
+    agent.redis.leave().await;
+    check("left", server.text(&["HGET", "circus:{prod}:node:a", "state"]).as_deref() == Some("gone"));
+    // What nobody waits for fails without a word, but the server has noted it.
+    let redis::Value::Array(log) = server.command(&["ACL", "LOG"]) else { panic!("no log") };
+    failed.extend(log.iter().map(|entry| format!("{entry:?}")));
+    failed
+}
+
+#[tokio::test]
+async fn the_rights_in_the_manual_are_enough_and_each_of_them_is_needed() {
+    let words = rights();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    assert_eq!(all_that_is_done(&words).await, [""; 0]);
+    let rights: Vec<usize> = (0..words.len()).filter(|at| words[*at].starts_with(['+', '~', '&'])).collect();
+    assert!(rights.len() > 10, "{words:?}");
+    let without = async |at: usize| {
+        let fewer: Vec<&str> = words.iter().enumerate().filter(|(i, _)| *i != at).map(|(_, word)| *word).collect();
+        (words[at], all_that_is_done(&fewer).await)
+    };
+    let all = futures_util::future::join_all(rights.into_iter().map(without)).await;
+    let needless: Vec<&str> = all.into_iter().filter(|(_, failed)| failed.is_empty()).map(|(right, _)| right).collect();
+    assert_eq!(needless, [""; 0], "nothing fails without these");
+}
 
 // ---- Leases, where Redis does not do its part ----
 
@@ -789,7 +937,7 @@ async fn circusctl_reads_the_registry_and_asks_nodes_without_an_agent() {
     let mut b = Agent::ready(&server.url(), "b", 2).await;
     a.roster_until(|rows| rows.len() == 2).await;
 
-    let mut client = BusClient::connect(&server.url(), &cluster(), PATIENCE).await.unwrap();
+    let mut client = BusClient::connect(&at(&server.url()), &cluster(), PATIENCE).await.unwrap();
     let names: Vec<NodeName> = client.roster().await.unwrap().into_iter().map(|row| row.name).collect();
     assert_eq!(names, [node("a"), node("b")]);
 
@@ -816,7 +964,7 @@ async fn circusctl_reads_the_registry_and_asks_nodes_without_an_agent() {
 #[tokio::test]
 async fn circusctl_is_told_why_redis_cannot_be_asked() {
     let mut server = RedisServer::start_with_password("secret");
-    let why = async |url: String| BusClient::connect(&url, &cluster(), PATIENCE).await.err().unwrap();
+    let why = async |url: String| BusClient::connect(&at(&url), &cluster(), PATIENCE).await.err().unwrap();
     assert_eq!(why(server.url().replace("secret", "guess")).await, "wrong password (WRONGPASS)");
     let url = server.url();
     server.kill();

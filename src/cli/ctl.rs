@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::{self, BufRead, IsTerminal, Write};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
@@ -13,6 +14,7 @@ use crate::client::{self, Call, ClientError, Endpoint};
 use crate::control::Places;
 use crate::model::command::{Command, Patience, Target};
 use crate::model::names::{ClusterName, NodeName};
+use crate::model::spec::RedisSpec;
 use crate::view::{self, Style, Text};
 
 /// circusctl's command line.
@@ -64,12 +66,26 @@ pub(super) struct Global {
     /// The cluster, where Redis is asked
     #[arg(long, global = true, env = "CIRCUS_CLUSTER", hide_env_values = true, default_value = "default", value_parser = cluster)]
     pub(super) cluster: ClusterName,
+    #[command(flatten)]
+    login: Login,
     /// Do not ask back
     #[arg(long, short, global = true)]
     yes: bool,
     /// Print the reply as JSON over several lines
     #[arg(long, global = true)]
     pub(super) prettify: bool,
+}
+
+/// How Redis lets us in, in the words of `[redis]`, and from the environment as an agent takes it.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Redis")]
+struct Login {
+    /// The ACL user, where the URL names none
+    #[arg(long, global = true, value_name = "USER", env = "CIRCUS_REDIS_USERNAME", hide_env_values = true)]
+    redis_username: Option<String>,
+    /// Holds the password, where the URL has none
+    #[arg(long, global = true, value_name = "FILE", env = "CIRCUS_REDIS_PASSWORD_FILE", hide_env_values = true)]
+    redis_password_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -354,6 +370,11 @@ pub(super) fn runtime() -> Result<tokio::runtime::Runtime, ClientError> {
 /// Where to ask.
 pub(super) fn endpoint(global: &Global) -> Result<Endpoint, ClientError> {
     match &global.endpoint {
+        Some(Endpoint::Redis(spec)) => Ok(Endpoint::Redis(RedisSpec {
+            username: global.login.redis_username.clone(),
+            password_file: global.login.redis_password_file.clone(),
+            ..spec.clone()
+        })),
         Some(endpoint) => Ok(endpoint.clone()),
         None => client::find_local(&Places::from_env(), &host_name()),
     }

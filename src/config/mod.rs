@@ -31,6 +31,7 @@ mod command;
 mod plugin;
 mod preset;
 mod python;
+mod redis;
 mod settings;
 mod shell;
 mod socket;
@@ -328,7 +329,7 @@ mod tests {
             ("umask", _) if key.section == Section::Socket => "0o77",
             ("watchers", _) => "db",
             ("numprocesses", _) => "0",
-            ("python", _) => "/bin/sh",
+            ("python" | "password_file", _) => "/bin/sh",
             ("singleton" | "shell", _) => "no",
             (_, Kind::Bool) if key.default == "True" => "no",
             (_, Kind::Bool) => "yes",

@@ -525,7 +525,7 @@ impl World {
             ready: self.says_ready.then_some(ready),
             ..specs::watcher("beat")
         };
-        let redis = Some(RedisSpec { url: Secret::new("redis://simulated".into()) });
+        let redis = Some(RedisSpec::at(Secret::new("redis://simulated".into())));
         AgentSpec { redis, ..specs::agent(&self.hosts[host].name, vec![beat]) }
     }
 

@@ -13,7 +13,7 @@ use crate::model::event::{Action, AmendBase, Changes, Event, Level, News, Notice
 use crate::model::names::{SocketName, WatcherName};
 use crate::model::plan::{Change, Effect, KeyChange, Plan, SocketEffect};
 use crate::model::sockets::Socket;
-use crate::model::spec::{AgentSpec, Defaults, WatcherSpec};
+use crate::model::spec::{AgentSpec, Defaults, RedisSpec, WatcherSpec};
 use crate::model::watcher::Watcher;
 
 /// What the configuration is read for.
@@ -423,6 +423,10 @@ fn watcher_changes(old: &WatcherSpec, new: &WatcherSpec) -> Vec<KeyChange> {
 
 /// The keys outside of watchers that a running agent cannot change.
 fn needs_restart(old: &AgentSpec, new: &AgentSpec) -> Vec<String> {
+    // With or without Redis at all: then it is its URL that came or went.
+    let redis = |differ: fn(&RedisSpec, &RedisSpec) -> bool| {
+        old.redis.as_ref().zip(new.redis.as_ref()).is_some_and(|(old, new)| differ(old, new))
+    };
     let keys = [
         ("[circus] node", old.node != new.node),
         ("[circus] cluster", old.cluster != new.cluster),
@@ -433,7 +437,9 @@ fn needs_restart(old: &AgentSpec, new: &AgentSpec) -> Vec<String> {
         ("[circus] loglevel", old.log_level != new.log_level),
         ("[circus] logoutput", old.log_output != new.log_output),
         ("[circus] python", old.python != new.python),
-        ("[redis] url", old.redis != new.redis),
+        ("[redis] url", old.redis.is_some() != new.redis.is_some() || redis(|old, new| old.url != new.url)),
+        ("[redis] username", redis(|old, new| old.username != new.username)),
+        ("[redis] password_file", redis(|old, new| old.password_file != new.password_file)),
     ];
     keys.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key.to_owned()).collect()
 }

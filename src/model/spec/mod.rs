@@ -105,11 +105,22 @@ pub enum LogOutput {
     Syslog(Syslog),
 }
 
-/// Where Redis is.
+/// Where Redis is, and how to be let in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RedisSpec {
     /// `redis://…` or `unix://…`.
     pub url: Secret,
+    /// The user, where the URL names none.
+    pub username: Option<String>,
+    /// Holds the password, where the URL has none; read for each connection.
+    pub password_file: Option<PathBuf>,
+}
+
+impl RedisSpec {
+    /// All that there is to say stands in the URL.
+    pub fn at(url: Secret) -> RedisSpec {
+        RedisSpec { url, username: None, password_file: None }
+    }
 }
 
 /// A text that is never shown: its `Debug` and `Display` say so instead.
