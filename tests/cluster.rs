@@ -5,6 +5,8 @@
 mod lease_cases;
 #[path = "support/redis.rs"]
 mod redis_server;
+#[path = "support/tls.rs"]
+mod tls;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -15,7 +17,7 @@ use circus_agent::cluster::{BusQuestion, Me, Redis, Standing};
 use circus_agent::model::command::{NodeAbout, NodeRow, NodeState, RequestId};
 use circus_agent::model::event::{Ask, AskKind, Event, LeaseAnswer};
 use circus_agent::model::names::{ClusterName, LeaseName, NodeName, Owner, WatcherName};
-use circus_agent::model::spec::{RedisSpec, Secret};
+use circus_agent::model::spec::{RedisSpec, Secret, TlsFiles};
 use circus_agent::model::time::Time;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -24,6 +26,7 @@ use tokio::time::timeout;
 
 use lease_cases::{Disturbance, Store};
 use redis_server::RedisServer;
+use tls::{Authority, Pair, TlsServer, Valid};
 
 /// Longer than anything here takes, shorter than anybody's patience.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -349,6 +352,113 @@ async fn a_unix_socket_with_user_password_and_database_can_be_used() {
     assert_eq!(agent.down().await, "wrong password for user me, or no such user (WRONGPASS)");
 }
 
+/// A Redis over TLS, by this name of its host.
+fn over_tls(server: &TlsServer, host: &str, ca: Option<&Authority>, own: Option<&Pair>) -> RedisSpec {
+    let tls = TlsFiles {
+        ca: ca.map(Authority::certificate),
+        cert: own.map(|pair| pair.cert.clone()),
+        key: own.map(|pair| pair.key.clone()),
+    };
+    RedisSpec { tls, ..at(&server.url(host)) }
+}
+
+#[tokio::test]
+async fn over_tls_agents_and_circusctl_do_all_that_they_do_without() {
+    let authority = Authority::new();
+    let shown = authority.sign("server", "IP:127.0.0.1,DNS:localhost", &Valid::Now);
+    let own = authority.sign("agent", "DNS:agent", &Valid::Now);
+    let server = TlsServer::start(&shown, Some(&authority));
+    let spec = over_tls(&server, "localhost", Some(&authority), Some(&own));
+    let mut a = Agent::start_at(spec.clone(), "a", 1);
+    let mut b = Agent::start_at(over_tls(&server, "127.0.0.1", Some(&authority), Some(&own)), "b", 2);
+    a.up_and_heard().await;
+    b.up_and_heard().await;
+    a.init().await.unwrap();
+    b.freed().await;
+    a.granted(&take(&owner("a", 1))).await;
+    assert_eq!(a.ask(&release(&owner("a", 1))).await, LeaseAnswer::Released);
+    b.freed().await;
+    b.granted(&take(&owner("b", 2))).await;
+
+    let mut client = BusClient::connect(&spec, &cluster(), PATIENCE).await.unwrap();
+    let asked = [node("b")];
+    let (said, _) = tokio::join!(client.ask(&asked, "{}", PATIENCE), b.reply("yes"));
+    assert_eq!(said.unwrap()[&node("b")], Ok("yes".into()));
+    let mut events = EventStream::connect(&spec, &cluster(), PATIENCE).await.unwrap();
+    a.redis.publish_event("{}".into());
+    assert_eq!(timeout(PATIENCE, events.next()).await.unwrap(), Ok(b"{}".to_vec()));
+
+    let mut ctl = std::process::Command::new(env!("CARGO_BIN_EXE_circusctl"));
+    ctl.args(["nodes", "--json", "--cluster", "prod", "--endpoint", &server.url("localhost")]);
+    ctl.arg("--redis-tls-ca").arg(authority.certificate());
+    ctl.env("CIRCUS_REDIS_TLS_CERT", &own.cert).env("CIRCUS_REDIS_TLS_KEY", &own.key);
+    let said = tokio::task::spawn_blocking(move || ctl.output()).await.unwrap().unwrap();
+    assert!(String::from_utf8_lossy(&said.stdout).contains(r#""name":"b""#), "{said:?}");
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_certificate_is_said_with_the_way_out() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let good = authority.sign("server", "IP:127.0.0.1", &Valid::Now);
+    let expired = authority.sign("expired", "IP:127.0.0.1", &Valid::Expired);
+    let foreign = other.sign("agent", "DNS:agent", &Valid::Now);
+    let own = authority.sign("agent", "DNS:agent", &Valid::Now);
+    let server = TlsServer::start(&good, Some(&authority));
+    let why = async |spec: RedisSpec| Agent::start_at(spec, "a", 1).down().await;
+    let at_port = format!("127.0.0.1:{}", server.port);
+    let (trusted, other_ca) = (Some(&authority), other.certificate());
+
+    let unknown = why(over_tls(&server, "127.0.0.1", Some(&other), Some(&own))).await;
+    assert_eq!(unknown, format!("the certificate of {at_port} is not signed by {} (tls_ca)", other_ca.display()));
+    let unknown = why(over_tls(&server, "127.0.0.1", None, Some(&own))).await;
+    let machine = "is not signed by what this machine trusts; name its CA with tls_ca";
+    assert_eq!(unknown, format!("the certificate of {at_port} {machine}"));
+    let named = why(over_tls(&server, "localhost", trusted, Some(&own))).await;
+    assert!(
+        named.starts_with(&format!("the certificate of localhost:{} is not for localhost", server.port)),
+        "{named}"
+    );
+    assert!(named.contains("127.0.0.1") && named.ends_with("correct the host in the URL"), "{named}");
+    let missing = why(over_tls(&server, "127.0.0.1", trusted, None)).await;
+    assert!(missing.contains(&at_port) && missing.contains("name it with tls_cert and tls_key"), "{missing}");
+    let refused = why(over_tls(&server, "127.0.0.1", trusted, Some(&foreign))).await;
+    assert!(refused.contains(&at_port), "{refused}");
+    let mixed = Pair { cert: own.cert.clone(), key: foreign.key.clone() };
+    let mixed = why(over_tls(&server, "127.0.0.1", trusted, Some(&mixed))).await;
+    assert!(mixed.starts_with("tls_cert and tls_key cannot be used together"), "{mixed}");
+    let no_key = Pair { cert: own.cert.clone(), key: own.cert.clone() };
+    let no_key = why(over_tls(&server, "127.0.0.1", trusted, Some(&no_key))).await;
+    assert!(no_key.ends_with("holds no private key in PEM, or one under a passphrase"), "{no_key}");
+    let plain_port = not_redis().await;
+    let plain = why(at(&format!("rediss://127.0.0.1:{plain_port}"))).await;
+    assert_eq!(plain, format!("127.0.0.1:{plain_port} does not speak TLS; redis:// goes without"));
+
+    server.show(&expired);
+    let late = why(over_tls(&server, "127.0.0.1", trusted, Some(&own))).await;
+    assert_eq!(late, format!("the certificate of {at_port} has expired: renew it, or set this machine's clock"));
+    let client = BusClient::connect(&over_tls(&server, "127.0.0.1", trusted, Some(&own)), &cluster(), PATIENCE).await;
+    assert_eq!(client.err(), Some(late));
+}
+
+#[tokio::test]
+async fn renewed_certificates_are_read_at_the_next_connection() {
+    let (old, new) = (Authority::new(), Authority::new());
+    let pair = |authority: &Authority, file: &str| authority.sign(file, "IP:127.0.0.1", &Valid::Now);
+    let server = TlsServer::start(&pair(&old, "server"), None);
+    let dir = tempfile::tempdir().unwrap();
+    let ca = dir.path().join("ca.pem");
+    std::fs::copy(old.certificate(), &ca).unwrap();
+    let tls = TlsFiles { ca: Some(ca.clone()), ..TlsFiles::default() };
+    let mut agent = Agent::start_at(RedisSpec { tls, ..at(&server.url("127.0.0.1")) }, "a", 1);
+    agent.up_and_heard().await;
+    server.show(&pair(&new, "renewed"));
+    kill_clients(&at(&server.server.url())).await;
+    agent.redis.ask(&beat(), take(&owner("a", 1)), ASK);
+    while !agent.down().await.contains("is not signed by") {}
+    std::fs::copy(new.certificate(), &ca).unwrap();
+    agent.up_and_heard().await;
+}
+
 /// The line with the least rights, as the manual has it, in words.
 fn rights() -> Vec<String> {
     let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/redis.md")).unwrap();
@@ -646,8 +756,8 @@ async fn the_same_reason_is_told_once() {
     assert!(timeout(Duration::from_secs(2), agent.events.recv()).await.is_err(), "there is nothing new to tell");
 }
 
-#[tokio::test]
-async fn a_server_of_another_kind_is_no_redis() {
+/// The port of a server that speaks neither Redis's protocol nor TLS.
+async fn not_redis() -> u16 {
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
@@ -656,6 +766,12 @@ async fn a_server_of_another_kind_is_no_redis() {
             let _ = peer.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
         }
     });
+    port
+}
+
+#[tokio::test]
+async fn a_server_of_another_kind_is_no_redis() {
+    let port = not_redis().await;
     let mut agent = Agent::start(&format!("redis://127.0.0.1:{port}"), "a", 1);
     let reason = agent.down().await;
     assert!(reason.contains("does not speak Redis's protocol") || reason.contains("closed"), "{reason}");

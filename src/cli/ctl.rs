@@ -14,7 +14,7 @@ use crate::client::{self, Call, ClientError, Endpoint};
 use crate::control::Places;
 use crate::model::command::{Command, Patience, Target};
 use crate::model::names::{ClusterName, NodeName};
-use crate::model::spec::RedisSpec;
+use crate::model::spec::{RedisSpec, TlsFiles};
 use crate::view::{self, Style, Text};
 
 /// circusctl's command line.
@@ -86,6 +86,28 @@ struct Login {
     /// Holds the password, where the URL has none
     #[arg(long, global = true, value_name = "FILE", env = "CIRCUS_REDIS_PASSWORD_FILE", hide_env_values = true)]
     redis_password_file: Option<PathBuf>,
+    /// Certificates that rediss:// trusts, instead of the machine's
+    #[arg(long, global = true, value_name = "FILE", env = "CIRCUS_REDIS_TLS_CA", hide_env_values = true)]
+    redis_tls_ca: Option<PathBuf>,
+    /// Our certificate, where rediss:// wants one
+    #[arg(long, global = true, value_name = "FILE", env = "CIRCUS_REDIS_TLS_CERT", hide_env_values = true)]
+    redis_tls_cert: Option<PathBuf>,
+    /// Its private key
+    #[arg(long, global = true, value_name = "FILE", env = "CIRCUS_REDIS_TLS_KEY", hide_env_values = true)]
+    redis_tls_key: Option<PathBuf>,
+}
+
+impl Login {
+    /// `spec`, and how it lets us in.
+    fn to(&self, spec: &RedisSpec) -> RedisSpec {
+        let Login { redis_tls_ca: ca, redis_tls_cert: cert, redis_tls_key: key, .. } = self;
+        RedisSpec {
+            username: self.redis_username.clone(),
+            password_file: self.redis_password_file.clone(),
+            tls: TlsFiles { ca: ca.clone(), cert: cert.clone(), key: key.clone() },
+            url: spec.url.clone(),
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -370,11 +392,7 @@ pub(super) fn runtime() -> Result<tokio::runtime::Runtime, ClientError> {
 /// Where to ask.
 pub(super) fn endpoint(global: &Global) -> Result<Endpoint, ClientError> {
     match &global.endpoint {
-        Some(Endpoint::Redis(spec)) => Ok(Endpoint::Redis(RedisSpec {
-            username: global.login.redis_username.clone(),
-            password_file: global.login.redis_password_file.clone(),
-            ..spec.clone()
-        })),
+        Some(Endpoint::Redis(spec)) => Ok(Endpoint::Redis(global.login.to(spec))),
         Some(endpoint) => Ok(endpoint.clone()),
         None => client::find_local(&Places::from_env(), &host_name()),
     }

@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - What is in a file is read again for each connection, so that it may change while the agent runs: a rotated
-//!   password takes effect at the next attempt, and no restart is needed.
+//!   password or certificate takes effect at the next attempt, and no restart is needed.
 //! - No password stands in a reason; the path of its file does.
 
 use std::fs::File;
@@ -12,15 +12,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
-use redis::{Client, ConnectionInfo, ErrorKind, IntoConnectionInfo, RedisError};
+use redis::{
+    Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo, RedisError, TlsCertificates,
+};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::reason;
-use crate::model::spec::RedisSpec;
+use crate::model::spec::{RedisSpec, TlsFiles};
 
 /// The kernel gives a connection up whose bytes nobody acknowledges for so long.
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest file that is taken for a password, in bytes.
 const MAX_PASSWORD: u64 = 4096;
+/// The longest file of certificates, in bytes: those of all public authorities are a quarter of it.
+const MAX_PEM: u64 = 1 << 20;
 
 /// A server to connect to.
 #[derive(Debug)]
@@ -32,6 +38,8 @@ pub(super) struct Server {
     /// Whom we say we are, where that is not `default`.
     user: Option<String>,
     password_file: Option<PathBuf>,
+    /// How we trust and are trusted, where that is by certificates.
+    tls: Option<TlsFiles>,
 }
 
 impl Server {
@@ -61,14 +69,21 @@ impl Server {
         let user = login.username().map(ToOwned::to_owned);
         let address = info.addr().to_string().into();
         let info: ConnectionInfo = info.set_redis_settings(login).set_tcp_settings(tcp());
-        let client = Client::open(info).map_err(unusable)?;
-        Ok(Server { client, address, user, password_file })
+        let tls = matches!(info.addr(), ConnectionAddr::TcpTls { .. }).then(|| spec.tls.clone());
+        let client = match &tls {
+            Some(files) => Client::build_with_tls(info, certificates(files)?),
+            None => Client::open(info),
+        };
+        Ok(Server { client: client.map_err(unusable)?, address, user, password_file, tls })
     }
 
     /// Why it let us not in, or could not be reached.
     pub(super) fn refusal(&self, error: &RedisError) -> String {
         if error.kind() != ErrorKind::AuthenticationFailed {
-            return reason::of(error, &self.address);
+            return match &self.tls {
+                Some(files) => reason::of_tls(error, &self.address, files),
+                None => reason::of(error, &self.address),
+            };
         }
         let file = self.password_file.as_ref().map(|file| format!(" in {}", file.display())).unwrap_or_default();
         let user = self.user.as_ref().map(|user| format!(" for user {user}, or no such user")).unwrap_or_default();
@@ -86,25 +101,57 @@ fn tcp() -> TcpSettings {
 /// The password in `file`: all of it but the line end.
 fn password(file: &Path) -> Result<String, String> {
     let unusable = |why: &str| format!("the password file {} {why}", file.display());
-    let read = || {
-        // Opened only where it is a file: a pipe would wait for its writer.
-        if !file.metadata()?.is_file() {
-            return Ok(None);
-        }
-        let mut bytes = Vec::new();
-        File::open(file)?.take(MAX_PASSWORD + 1).read_to_end(&mut bytes)?;
-        Ok(Some(bytes))
-    };
-    let read = read().map_err(|error: std::io::Error| unusable(&format!("cannot be read: {error}")))?;
-    let bytes = read.ok_or_else(|| unusable("is no file"))?;
-    if bytes.len() as u64 > MAX_PASSWORD {
-        return Err(unusable("is too long for a password"));
-    }
+    let bytes = contents(file, MAX_PASSWORD).map_err(|why| unusable(&why))?;
     let text = String::from_utf8(bytes).map_err(|_| unusable("is not UTF-8"))?;
     match text.trim_end_matches(['\r', '\n']) {
         "" => Err(unusable("is empty")),
         password => Ok(password.to_owned()),
     }
+}
+
+/// What `files` hold, with something in each of them.
+fn certificates(files: &TlsFiles) -> Result<TlsCertificates, String> {
+    let unusable = |key: &str, file: &Path, why: &str| format!("{key} {} {why}", file.display());
+    let read = |key, file: &Path| contents(file, MAX_PEM).map_err(|why| unusable(key, file, &why));
+    let certified = |key, file: &Path| {
+        let pem = read(key, file)?;
+        let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+        match certificates {
+            Ok(some) if !some.is_empty() => Ok(pem),
+            _ => Err(unusable(key, file, "holds no certificate in PEM")),
+        }
+    };
+    let root_cert = files.ca.as_ref().map(|file| certified("tls_ca", file)).transpose()?;
+    let client_tls = match (&files.cert, &files.key) {
+        (Some(cert), Some(key)) => {
+            let client_cert = certified("tls_cert", cert)?;
+            let client_key = read("tls_key", key)?;
+            PrivateKeyDer::from_pem_slice(&client_key)
+                .map_err(|_| unusable("tls_key", key, "holds no private key in PEM, or one under a passphrase"))?;
+            Some(ClientTlsConfig { client_cert, client_key })
+        }
+        (Some(_), None) => return Err("tls_cert has no tls_key".into()),
+        (None, Some(_)) => return Err("tls_key has no tls_cert".into()),
+        (None, None) => None,
+    };
+    Ok(TlsCertificates { client_tls, root_cert })
+}
+
+/// All that is in `file`.
+///
+/// # Errors
+/// What it is that keeps us from it, as the rest of a sentence.
+fn contents(file: &Path, most: u64) -> Result<Vec<u8>, String> {
+    let read = || {
+        // Opened only where it is a file: a pipe would wait for its writer.
+        if !file.metadata()?.is_file() {
+            return Ok(Err("is no file".to_owned()));
+        }
+        let mut bytes = Vec::new();
+        File::open(file)?.take(most + 1).read_to_end(&mut bytes)?;
+        Ok(if bytes.len() as u64 > most { Err("is too long".to_owned()) } else { Ok(bytes) })
+    };
+    read().unwrap_or_else(|error: std::io::Error| Err(format!("cannot be read: {error}")))
 }
 
 #[cfg(test)]
@@ -158,7 +205,7 @@ mod tests {
         assert_eq!(holds(b"pw").as_deref(), Ok("pw"));
         assert!(holds(b"\n").unwrap_err().ends_with("is empty"));
         assert!(holds(&[0xff]).unwrap_err().ends_with("is not UTF-8"));
-        assert!(holds(&[b'x'; 5000]).unwrap_err().ends_with("is too long for a password"));
+        assert!(holds(&[b'x'; 5000]).unwrap_err().ends_with("is too long"));
         assert!(password(dir.path()).unwrap_err().ends_with("is no file"));
         let absent = password(&dir.path().join("absent")).unwrap_err();
         assert!(absent.contains("/absent cannot be read: No such file"), "{absent}");

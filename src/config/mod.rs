@@ -329,7 +329,7 @@ mod tests {
             ("umask", _) if key.section == Section::Socket => "0o77",
             ("watchers", _) => "db",
             ("numprocesses", _) => "0",
-            ("python" | "password_file", _) => "/bin/sh",
+            ("python" | "password_file" | "tls_ca" | "tls_cert" | "tls_key", _) => "/bin/sh",
             ("singleton" | "shell", _) => "no",
             (_, Kind::Bool) if key.default == "True" => "no",
             (_, Kind::Bool) => "yes",
@@ -339,7 +339,7 @@ mod tests {
             (_, Kind::Signal) => "INT",
             (_, Kind::Level) => "debug",
             (_, Kind::Cluster) => "other",
-            (_, Kind::Url) => "unix:///run/redis.sock",
+            (_, Kind::Url) => "rediss://other",
             (_, Kind::Class) => "WatchedFileStream",
             (_, Kind::Rollover) => "W6",
             (_, Kind::Colour) => "white",
@@ -421,8 +421,8 @@ mod tests {
                 let lines = beside(&name).join("\n");
                 let (of_watcher, of_socket) = if head == "[socket:s]" { ("", &*lines) } else { (&*lines, "") };
                 let base = format!(
-                    "[circus]\nnode = n\npython = /bin/true\n[redis]\nurl = redis://h\n\
-                     [watcher:w]\n{of_watcher}\ncmd = sleep 1\nsingleton = on\nshell = on\n\
+                    "[circus]\nnode = n\npython = /bin/true\n[redis]\nurl = rediss://h\n\
+                     tls_cert = /bin/true\ntls_key = /bin/true\n[watcher:w]\n{of_watcher}\ncmd = sleep 1\nsingleton = on\nshell = on\n\
                      [socket:s]\n{of_socket}\nblocking = off\n\
                      [watcher:db]\ncmd = x\n[watcher:cache]\ncmd = x\n[plugin:p]\nuse = {}\n{}\n",
                     native.class(),
@@ -464,7 +464,7 @@ mod tests {
             "http://:hunter2@h",
             "redis:hunter2@h",
             "redis://:hun#hunter2@h",
-            "rediss://:hunter2@h",
+            "rediss://:hunter2@h#insecure",
             "unix:///s?pass=hunter2&db=x",
             "redis://:a b hunter2@h:x",
             "redis://:\"hunter2@h:x",

@@ -9,7 +9,23 @@ use redis::{IntoConnectionInfo, RedisConnectionInfo};
 use super::build::Build;
 use super::problem::code;
 use super::settings::{Set, Settings};
-use crate::model::spec::{RedisSpec, Secret};
+use super::value::Value;
+use crate::model::spec::{RedisSpec, Secret, TlsFiles};
+
+/// Whether others may read a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Secrecy {
+    Public,
+    Secret,
+}
+
+/// The keys that name files.
+const FILES: [(&str, Secrecy); 4] = [
+    ("password_file", Secrecy::Secret),
+    ("tls_ca", Secrecy::Public),
+    ("tls_cert", Secrecy::Public),
+    ("tls_key", Secrecy::Secret),
+];
 
 impl Build<'_> {
     /// Where Redis is; nothing without a URL.
@@ -26,17 +42,51 @@ impl Build<'_> {
         let url = url?;
         let login = url.as_str().into_connection_info().ok().map(|info| info.redis_settings().clone());
         let said = |what: fn(&RedisConnectionInfo) -> Option<&str>| login.as_ref().is_some_and(|at| what(at).is_some());
-        if let Some(set) = redis.get("username").filter(|_| said(RedisConnectionInfo::username)) {
+        let username = redis.get("username").filter(|set| set.value != Value::Unset);
+        if let Some(set) = username.filter(|_| said(RedisConnectionInfo::username)) {
             self.said_twice("user", set);
         }
-        let password_file = redis.path("password_file");
-        if let (Some(set), Some(file)) = (redis.get("password_file"), &password_file) {
-            if said(RedisConnectionInfo::password) {
-                self.said_twice("password", set);
-            }
-            self.check_secret_file(file, set);
+        let password_file = redis.get("password_file").filter(|set| set.value != Value::Unset);
+        if let Some(set) = password_file.filter(|_| said(RedisConnectionInfo::password)) {
+            self.said_twice("password", set);
         }
-        Some(RedisSpec { url: Secret::new(url), username: redis.text("username"), password_file })
+        let tls = TlsFiles { ca: redis.path("tls_ca"), cert: redis.path("tls_cert"), key: redis.path("tls_key") };
+        self.check_tls(&url, &tls, redis);
+        for (key, secrecy) in FILES {
+            if let (Some(set), Some(file)) = (redis.get(key), redis.path(key)) {
+                self.check_file(&file, secrecy, set);
+            }
+        }
+        let (username, password_file) = (redis.text("username"), redis.path("password_file"));
+        Some(RedisSpec { url: Secret::new(url), username, password_file, tls })
+    }
+
+    /// Files that would not be used, and a certificate without its key or the other way round.
+    fn check_tls(&mut self, url: &str, tls: &TlsFiles, redis: &Settings<'_>) {
+        if url.starts_with("rediss") {
+            let alone = match (&tls.cert, &tls.key) {
+                (Some(_), None) => Some(("tls_cert", "tls_key")),
+                (None, Some(_)) => Some(("tls_key", "tls_cert")),
+                _ => None,
+            };
+            if let Some((set, (has, lacks))) = alone.and_then(|keys| Some((redis.get(keys.0)?, keys))) {
+                self.problems
+                    .error(code::MISSING, set.entry.spot(), format!("`{has}` has no `{lacks}`"))
+                    .help(format_args!("write `{lacks} = FILE`; it may be the same file"));
+            }
+            return;
+        }
+        for key in ["tls_ca", "tls_cert", "tls_key"] {
+            if let Some(set) = redis.get(key).filter(|_| redis.path(key).is_some()) {
+                self.problems
+                    .error(
+                        code::CONFLICT,
+                        set.entry.spot(),
+                        format!("`{key}` says something of TLS, and `url` has none"),
+                    )
+                    .help("write `url = rediss://…`");
+            }
+        }
     }
 
     fn said_twice(&mut self, what: &str, set: &Set<'_>) {
@@ -45,20 +95,20 @@ impl Build<'_> {
             .help(format_args!("take it out of `url`, or leave `{}` away", set.entry.key));
     }
 
-    /// Warns of a file that cannot be read, or that everybody can. It may come yet, and what is no singleton runs
+    /// Warns of a file that cannot be read, and of a secret one that everybody can. It may come yet, and what is no singleton runs
     /// without it: so neither keeps the agent from starting.
-    fn check_secret_file(&mut self, file: &Path, set: &Set<'_>) {
+    fn check_file(&mut self, file: &Path, secrecy: Secrecy, set: &Set<'_>) {
         let shown = file.display();
         match File::open(file).and_then(|file| file.metadata()) {
-            Ok(about) if about.permissions().mode() & 0o004 != 0 => {
+            Ok(about) if secrecy == Secrecy::Secret && about.permissions().mode() & 0o004 != 0 => {
                 self.problems
-                    .warn(code::SECRET, set.entry.spot(), format!("everybody on this machine can read {shown}"))
+                    .warn(code::LOGIN, set.entry.spot(), format!("everybody on this machine can read {shown}"))
                     .help(format_args!("chmod 600 {shown}"));
             }
             Ok(_) => {}
             Err(error) => {
                 self.problems
-                    .warn(code::SECRET, set.entry.spot(), format!("{shown} cannot be read: {error}"))
+                    .warn(code::LOGIN, set.entry.spot(), format!("{shown} cannot be read: {error}"))
                     .note("Redis cannot be used before it can; it is tried again at each connection");
             }
         }

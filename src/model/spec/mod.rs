@@ -114,12 +114,25 @@ pub struct RedisSpec {
     pub username: Option<String>,
     /// Holds the password, where the URL has none; read for each connection.
     pub password_file: Option<PathBuf>,
+    /// What is trusted, and shown, where the URL wants TLS.
+    pub tls: TlsFiles,
+}
+
+/// Files in PEM, read for each connection.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TlsFiles {
+    /// The certificates that sign a server's; without it, those that the machine trusts.
+    pub ca: Option<PathBuf>,
+    /// Our own certificate, for servers that want one, with those between it and their CA.
+    pub cert: Option<PathBuf>,
+    /// Its private key.
+    pub key: Option<PathBuf>,
 }
 
 impl RedisSpec {
     /// All that there is to say stands in the URL.
     pub fn at(url: Secret) -> RedisSpec {
-        RedisSpec { url, username: None, password_file: None }
+        RedisSpec { url, username: None, password_file: None, tls: TlsFiles::default() }
     }
 }
 
