@@ -5,6 +5,8 @@
 mod lease_cases;
 #[path = "support/redis.rs"]
 mod redis_server;
+#[path = "support/sentinels.rs"]
+mod sentinels;
 #[path = "support/tls.rs"]
 mod tls;
 
@@ -26,6 +28,7 @@ use tokio::time::timeout;
 
 use lease_cases::{Disturbance, Store};
 use redis_server::RedisServer;
+use sentinels::Watched;
 use tls::{Authority, Pair, TlsServer, Valid};
 
 /// Longer than anything here takes, shorter than anybody's patience.
@@ -232,14 +235,31 @@ struct RealStore {
     runtime: tokio::runtime::Runtime,
     agent: Agent,
     server: RedisServer,
+    /// What leads to it, where it is not asked for directly.
+    _sentinels: Option<Watched>,
 }
 
 impl RealStore {
     fn new() -> RealStore {
         let server = RedisServer::start();
+        RealStore::at(at(&server.url()), server, None)
+    }
+
+    /// One to which a sentinel leads, which is too patient to find it missing when it is restarted.
+    fn behind_a_sentinel() -> RealStore {
+        let mut watched = Watched::start(0, 1, Duration::from_secs(60));
+        let server = watched.servers.remove(0);
+        RealStore::at(behind(&watched), server, Some(watched))
+    }
+
+    fn at(spec: RedisSpec, server: RedisServer, sentinels: Option<Watched>) -> RealStore {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let agent = runtime.block_on(Agent::ready(&server.url(), "tester", 1));
-        RealStore { runtime, agent, server }
+        let agent = runtime.block_on(async {
+            let mut agent = Agent::start_at(spec, "tester", 1);
+            agent.up_and_heard().await;
+            agent
+        });
+        RealStore { runtime, agent, server, _sentinels: sentinels }
     }
 }
 
@@ -298,6 +318,181 @@ fn run_lease_case(case: lease_cases::Case) {
 }
 
 lease_case_tests!();
+
+mod behind_a_sentinel {
+    use super::{RealStore, TTL, lease_cases};
+
+    fn run_lease_case(case: lease_cases::Case) {
+        case(&mut RealStore::behind_a_sentinel(), TTL);
+    }
+
+    lease_case_tests!();
+}
+
+// ---- Sentinel ----
+
+/// The Redis to which sentinels lead.
+fn behind(watched: &Watched) -> RedisSpec {
+    RedisSpec {
+        sentinel_username: Some("circus".into()),
+        sentinel_password_file: Some(watched.password_file()),
+        ..at(&watched.url())
+    }
+}
+
+/// Long enough for a failover to be over before the lease is.
+const LONG: Duration = Duration::from_secs(10);
+
+fn long(kind: AskKind, owner: &Owner) -> Ask {
+    let kind = match kind {
+        AskKind::Take { .. } => AskKind::Take { ttl: LONG, longest: LONG },
+        AskKind::Refresh { token, .. } => AskKind::Refresh { ttl: LONG, token },
+        release @ AskKind::Release { .. } => release,
+    };
+    ask(owner, kind)
+}
+
+impl Agent {
+    async fn behind(watched: &Watched, name: &str, instance: u128) -> Agent {
+        let mut agent = Agent::start_at(behind(watched), name, instance);
+        agent.up_and_heard().await;
+        agent
+    }
+
+    /// The first answer that is one.
+    async fn answered(&mut self, ask: &Ask) -> LeaseAnswer {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.ask(ask).await {
+                LeaseAnswer::Failed { reason } => {
+                    assert!(Instant::now() < deadline, "{reason}");
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                answer => return answer,
+            }
+        }
+    }
+}
+
+/// Two agents, of which one holds the lease; its replica knows nothing of that when the master dies.
+async fn failed_over_without_the_lease() -> (Watched, Agent, Agent, u64) {
+    let mut watched = Watched::start(1, 3, Duration::from_millis(500));
+    let mut holder = Agent::behind(&watched, "a", 1).await;
+    let mut waiter = Agent::behind(&watched, "b", 2).await;
+    // Also that it is free, so that a promoted replica without a rule of its own would grant it at once.
+    holder.init().await.unwrap();
+    waiter.freed().await;
+    let free = || watched.servers[1].text(&["HGET", &lease().meta_key(), "state"]);
+    while free().as_deref() != Some("free") {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    watched.servers[1].freeze();
+    // What is in the pipe to a frozen replica would still reach it.
+    assert_eq!(watched.servers[0].number(&["CLIENT", "KILL", "TYPE", "replica"]), 1);
+    let a = owner("a", 1);
+    let token = holder.granted(&long(take(&a).kind, &a)).await;
+    watched.servers[0].kill();
+    watched.servers[1].thaw();
+    let promoted = watched.promoted();
+    assert_eq!(promoted.text(&["GET", &lease().lease_key()]), None, "it has never seen the lease");
+    assert_eq!(promoted.text(&["HGET", &lease().meta_key(), "state"]).as_deref(), Some("free"));
+    (watched, holder, waiter, token)
+}
+
+#[tokio::test]
+async fn a_failover_that_lost_the_lease_grants_it_to_no_second_and_its_holder_goes_on() {
+    let (_watched, mut holder, mut waiter, token) = failed_over_without_the_lease().await;
+    let (a, b) = (owner("a", 1), owner("b", 2));
+    let waits = waiter.answered(&long(take(&b).kind, &b)).await;
+    assert!(matches!(waits, LeaseAnswer::Quarantined { .. }), "{waits:?}");
+    let goes_on = holder.answered(&long(refresh(&a, token).kind, &a)).await;
+    assert_eq!(goes_on, LeaseAnswer::Granted { token });
+    let waits = waiter.answered(&long(take(&b).kind, &b)).await;
+    assert!(matches!(waits, LeaseAnswer::Held { ref by, .. } if *by == a.to_string()), "{waits:?}");
+    assert_eq!(holder.answered(&release(&a)).await, LeaseAnswer::Released);
+    waiter.freed().await;
+    assert!(matches!(waiter.answered(&take(&b)).await, LeaseAnswer::Granted { token: next } if next > token));
+}
+
+#[tokio::test]
+async fn a_failover_that_lost_the_lease_and_its_holder_is_waited_out_and_tokens_grow() {
+    let (_watched, holder, mut waiter, token) = failed_over_without_the_lease().await;
+    drop(holder);
+    let b = owner("b", 2);
+    let first = waiter.answered(&take(&b)).await;
+    let asked = Instant::now();
+    let LeaseAnswer::Quarantined { left } = first else { panic!("{first:?}") };
+    let next = loop {
+        match waiter.answered(&take(&b)).await {
+            LeaseAnswer::Granted { token } => break token,
+            LeaseAnswer::Quarantined { left } => tokio::time::sleep(left).await,
+            other => panic!("{other:?}"),
+        }
+    };
+    // The server counted from a moment before its answer came.
+    assert!(asked.elapsed() > left * 9 / 10, "{:?} of {left:?}", asked.elapsed());
+    assert!(next > token, "{next} after {token}");
+}
+
+#[tokio::test]
+async fn a_master_that_hangs_is_left_for_the_one_that_is_promoted() {
+    let watched = Watched::start(1, 3, Duration::from_millis(500));
+    let mut agent = Agent::behind(&watched, "a", 1).await;
+    let hung = format!("127.0.0.1:{}", watched.servers[0].port());
+    watched.servers[0].freeze();
+    let promoted = watched.promoted();
+    let begun = Instant::now();
+    agent.up_and_heard().await;
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?} after {hung} was replaced", begun.elapsed());
+    promoted.command(&["PUBLISH", &lease().free_channel(), "x"]);
+    agent.freed().await;
+    agent.roster_until(|rows| rows.len() == 1).await;
+}
+
+#[tokio::test]
+async fn a_planned_failover_is_followed_and_circusctl_finds_the_master_with_a_sentinel_missing() {
+    let mut watched = Watched::start(1, 3, Duration::from_secs(2));
+    let mut a = Agent::behind(&watched, "a", 1).await;
+    let a_owner = owner("a", 1);
+    a.init().await.unwrap();
+    let token = a.granted(&long(take(&a_owner).kind, &a_owner)).await;
+    watched.fail_over();
+    let to = format!("127.0.0.1:{}", watched.promoted().port());
+    while a.down().await != format!("the master has moved to {to}") {}
+    let goes_on = a.answered(&long(refresh(&a_owner, token).kind, &a_owner)).await;
+    assert_eq!(goes_on, LeaseAnswer::Granted { token });
+    watched.end_sentinel(0);
+    let spec = behind(&watched);
+    a.roster_until(|rows| rows.len() == 1).await;
+    let mut client = BusClient::connect(&spec, &cluster(), PATIENCE).await.unwrap();
+    let asked = [node("a")];
+    let (said, _) = tokio::join!(client.ask(&asked, "{}", PATIENCE), a.reply("yes"));
+    assert_eq!(said.unwrap()[&node("a")], Ok("yes".into()));
+}
+
+#[test]
+fn the_manual_has_the_rights_with_which_sentinels_are_asked_here() {
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/redis.md")).unwrap();
+    assert!(page.contains(&format!("`{}`", sentinels::RIGHTS)));
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_sentinels_is_said() {
+    let watched = Watched::start(0, 1, Duration::from_secs(60));
+    let why = async |spec: RedisSpec| BusClient::connect(&spec, &cluster(), PATIENCE).await.err().unwrap();
+    let spec = behind(&watched);
+    let sentinel = watched.url().split(['/', ',']).nth(2).unwrap().to_owned();
+    let renamed = RedisSpec { url: Secret::new(watched.url().replace("mymaster", "other")), ..spec.clone() };
+    let nowhere = |why: &str| format!("no sentinel tells where the master is ({sentinel}: {why})");
+    assert_eq!(why(renamed).await, nowhere("it watches no master other"));
+    let anonymous = RedisSpec { sentinel_username: None, sentinel_password_file: None, ..spec.clone() };
+    assert_eq!(why(anonymous).await, nowhere("the server wants a password, and the URL has none (NOAUTH)"));
+    drop(watched);
+    let file = spec.sentinel_password_file.clone().unwrap();
+    std::fs::write(&file, "x").unwrap();
+    assert_eq!(why(spec).await, nowhere(&format!("connection refused by {sentinel}")));
+    std::fs::remove_file(file).unwrap();
+}
 
 // ---- How an agent is let in ----
 

@@ -95,6 +95,18 @@ struct Login {
     /// Its private key
     #[arg(long, global = true, value_name = "FILE", env = "CIRCUS_REDIS_TLS_KEY", hide_env_values = true)]
     redis_tls_key: Option<PathBuf>,
+    /// The ACL user at the sentinels
+    #[arg(long, global = true, value_name = "USER", env = "CIRCUS_REDIS_SENTINEL_USERNAME", hide_env_values = true)]
+    redis_sentinel_username: Option<String>,
+    /// Holds the password for the sentinels
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "CIRCUS_REDIS_SENTINEL_PASSWORD_FILE",
+        hide_env_values = true
+    )]
+    redis_sentinel_password_file: Option<PathBuf>,
 }
 
 impl Login {
@@ -105,6 +117,8 @@ impl Login {
             username: self.redis_username.clone(),
             password_file: self.redis_password_file.clone(),
             tls: TlsFiles { ca: ca.clone(), cert: cert.clone(), key: key.clone() },
+            sentinel_username: self.redis_sentinel_username.clone(),
+            sentinel_password_file: self.redis_sentinel_password_file.clone(),
             url: spec.url.clone(),
         }
     }

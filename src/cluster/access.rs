@@ -18,8 +18,8 @@ use redis::{
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-use super::reason;
-use crate::model::spec::{RedisSpec, TlsFiles};
+use super::{reason, sentinel};
+use crate::model::spec::{RedisSpec, Sentinels, TlsFiles};
 
 /// The kernel gives a connection up whose bytes nobody acknowledges for so long.
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -43,11 +43,22 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// The server that `spec` names, with the credentials of this moment. Looks no name up yet.
+    /// The server that `spec` names, or that its sentinels name, with the credentials of this moment. Looks no name
+    /// up yet.
     ///
     /// # Errors
     /// The URL is none of Redis's, or a file cannot be read. The text repeats no secret.
     pub(super) async fn of(spec: &RedisSpec) -> Result<Server, String> {
+        match Sentinels::parse(spec.url.reveal()) {
+            Ok(None) => Server::of_one(spec).await,
+            // Boxed: a sentinel is reached as any server is.
+            Ok(Some(sentinels)) => Server::of_one(&Box::pin(sentinel::master(spec, &sentinels)).await?).await,
+            Err(why) => Err(format!("the Redis URL cannot be used: {why}")),
+        }
+    }
+
+    /// [`Server::of`] a URL that names one server.
+    pub(super) async fn of_one(spec: &RedisSpec) -> Result<Server, String> {
         let spec = spec.clone();
         // A file may lie on a disk that hangs.
         let read = tokio::task::spawn_blocking(move || Server::read(&spec)).await;

@@ -3,7 +3,7 @@
 //! ```text
 //!            connects and answers as a master                a broken pipe, a replica,
 //!   Down ───────────────────────────────────────▶ Up ─────── two time-outs in a row ──────▶ Down
-//!     ▲                                            │
+//!     ▲                                            │        its master has moved
 //!     └── no: again after 50 ms … 500 ms           └── one time-out: PING, the second chance
 //! ```
 //!
@@ -26,6 +26,7 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use super::access::Server;
 use super::reason;
 use super::scripts::{self, Call};
+use super::sentinel::Whereabouts;
 use crate::model::event::Event;
 use crate::model::spec::RedisSpec;
 
@@ -69,9 +70,14 @@ enum Doubt {
 
 impl Link {
     /// A link to the server that `spec` names, and the task that keeps it up. The task tells `StoreUp` and `StoreDown`.
-    pub(super) fn new(spec: RedisSpec, name: String, events: mpsc::Sender<Event>) -> (Link, impl Future<Output = ()>) {
+    pub(super) fn new(
+        spec: RedisSpec,
+        name: String,
+        whereabouts: Whereabouts,
+        events: mpsc::Sender<Event>,
+    ) -> (Link, impl Future<Output = ()>) {
         let (told, state) = watch::channel(State::Begun);
-        (Link { state }, keep_up(spec, name, told, events))
+        (Link { state }, keep_up(spec, name, whereabouts, told, events))
     }
 
     /// Calls a script and gives its answer: a flat list of texts.
@@ -185,7 +191,13 @@ impl Wire {
 }
 
 /// Connects, serves until the connection is in doubt, and begins again, for ever.
-async fn keep_up(spec: RedisSpec, name: String, told: watch::Sender<State>, events: mpsc::Sender<Event>) {
+async fn keep_up(
+    spec: RedisSpec,
+    name: String,
+    whereabouts: Whereabouts,
+    told: watch::Sender<State>,
+    events: mpsc::Sender<Event>,
+) {
     let mut backoff = Backoff::new();
     let mut generation = 0;
     let mut last_reason = None;
@@ -194,6 +206,7 @@ async fn keep_up(spec: RedisSpec, name: String, told: watch::Sender<State>, even
         let reason = match backoff.attempt(connect(&spec, &name)).await {
             Ok((connection, address)) => {
                 generation += 1;
+                whereabouts.found(&address);
                 tracing::debug!(%address, generation, "connected to Redis");
                 let (doubts, mut doubted) = mpsc::channel(16);
                 let unanswered = AtomicU32::new(0);
@@ -203,7 +216,10 @@ async fn keep_up(spec: RedisSpec, name: String, told: watch::Sender<State>, even
                 if events.send(Event::StoreUp).await.is_err() {
                     return;
                 }
-                let reason = serve(&wire, &mut doubted).await;
+                let reason = tokio::select! {
+                    reason = serve(&wire, &mut doubted) => reason,
+                    moved = whereabouts.elsewhere(&wire.address) => moved,
+                };
                 backoff.lived(begun.elapsed());
                 reason
             }

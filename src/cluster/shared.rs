@@ -12,11 +12,12 @@ use super::events::Publisher;
 use super::link::Link;
 use super::registry::{self, Name};
 use super::scripts;
+use super::sentinel::{self, Whereabouts};
 use super::subscription::{self, Heard};
 use crate::model::command::{NodeAbout, RequestId};
 use crate::model::event::{Ask, Event, LeaseAnswer};
 use crate::model::names::{ClusterName, LeaseName, NodeName, WatcherName};
-use crate::model::spec::RedisSpec;
+use crate::model::spec::{RedisSpec, Sentinels};
 
 /// How long reading the registry, and declaring a lease free, may take.
 const READ_TIMEOUT: Duration = Duration::from_secs(2);
@@ -89,7 +90,12 @@ impl Redis {
         let Me { redis, cluster, node, instance, leases, standing } = me;
         let mut tasks = JoinSet::new();
 
-        let (link, keep_up) = Link::new(redis.clone(), format!("circus-agent:{node}"), events.clone());
+        let whereabouts = Whereabouts::unknown();
+        if let Ok(Some(sentinels)) = Sentinels::parse(redis.url.reveal()) {
+            tasks.spawn(sentinel::follow(redis.clone(), sentinels, whereabouts.clone()));
+        }
+        let (link, keep_up) =
+            Link::new(redis.clone(), format!("circus-agent:{node}"), whereabouts.clone(), events.clone());
         tasks.spawn(keep_up);
 
         let (name, named) = watch::channel(Name::Unknown);
@@ -101,7 +107,7 @@ impl Redis {
         let bus = Bus::new((cluster.clone(), node.clone()), reply_id, link.clone(), named, questions);
         let free = leases.into_iter().map(|watcher| LeaseName { cluster: cluster.clone(), watcher }.free_channel());
         let channels = watch::Sender::new(bus.channels().into_iter().chain(free).collect());
-        tasks.spawn(listen(redis, &cluster, channels.subscribe(), bus.clone(), events.clone()));
+        tasks.spawn(listen((redis, whereabouts), &cluster, channels.subscribe(), bus.clone(), events.clone()));
 
         let publisher = Publisher::start(&cluster, link.clone());
         Redis { cluster, node, instance, link, bus, publisher, channels, events, _tasks: tasks, heartbeat }
@@ -195,7 +201,7 @@ impl Redis {
 
 /// Hears releases, questions and answers.
 fn listen(
-    redis: RedisSpec,
+    (redis, whereabouts): (RedisSpec, Whereabouts),
     cluster: &ClusterName,
     channels: watch::Receiver<BTreeSet<String>>,
     bus: Bus,
@@ -216,5 +222,5 @@ fn listen(
         Heard::Message { channel, payload } if channel == answers => bus.answered(payload).into_iter().collect(),
         Heard::Message { channel, .. } => freed(channel).into_iter().collect(),
     };
-    subscription::listen(redis, channels, take, events)
+    subscription::listen(redis, whereabouts, channels, take, events)
 }

@@ -329,7 +329,7 @@ mod tests {
             ("umask", _) if key.section == Section::Socket => "0o77",
             ("watchers", _) => "db",
             ("numprocesses", _) => "0",
-            ("python" | "password_file" | "tls_ca" | "tls_cert" | "tls_key", _) => "/bin/sh",
+            ("python" | "password_file" | "sentinel_password_file" | "tls_ca" | "tls_cert" | "tls_key", _) => "/bin/sh",
             ("singleton" | "shell", _) => "no",
             (_, Kind::Bool) if key.default == "True" => "no",
             (_, Kind::Bool) => "yes",
@@ -339,7 +339,8 @@ mod tests {
             (_, Kind::Signal) => "INT",
             (_, Kind::Level) => "debug",
             (_, Kind::Cluster) => "other",
-            (_, Kind::Url) => "rediss://other",
+            ("url", Kind::Url) => "rediss+sentinel://other/m",
+            (_, Kind::Url) => "redis://other",
             (_, Kind::Class) => "WatchedFileStream",
             (_, Kind::Rollover) => "W6",
             (_, Kind::Colour) => "white",
@@ -421,7 +422,7 @@ mod tests {
                 let lines = beside(&name).join("\n");
                 let (of_watcher, of_socket) = if head == "[socket:s]" { ("", &*lines) } else { (&*lines, "") };
                 let base = format!(
-                    "[circus]\nnode = n\npython = /bin/true\n[redis]\nurl = rediss://h\n\
+                    "[circus]\nnode = n\npython = /bin/true\n[redis]\nurl = rediss+sentinel://h/m\n\
                      tls_cert = /bin/true\ntls_key = /bin/true\n[watcher:w]\n{of_watcher}\ncmd = sleep 1\nsingleton = on\nshell = on\n\
                      [socket:s]\n{of_socket}\nblocking = off\n\
                      [watcher:db]\ncmd = x\n[watcher:cache]\ncmd = x\n[plugin:p]\nuse = {}\n{}\n",

@@ -10,7 +10,7 @@ use super::build::Build;
 use super::problem::code;
 use super::settings::{Set, Settings};
 use super::value::Value;
-use crate::model::spec::{RedisSpec, Secret, TlsFiles};
+use crate::model::spec::{RedisSpec, Secret, Sentinels, TlsFiles};
 
 /// Whether others may read a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,7 +20,8 @@ enum Secrecy {
 }
 
 /// The keys that name files.
-const FILES: [(&str, Secrecy); 4] = [
+const FILES: [(&str, Secrecy); 5] = [
+    ("sentinel_password_file", Secrecy::Secret),
     ("password_file", Secrecy::Secret),
     ("tls_ca", Secrecy::Public),
     ("tls_cert", Secrecy::Public),
@@ -40,7 +41,9 @@ impl Build<'_> {
                 .help("without this section, agents of one machine share leases and need no Redis");
         }
         let url = url?;
-        let login = url.as_str().into_connection_info().ok().map(|info| info.redis_settings().clone());
+        let sentinels = Sentinels::parse(&url).ok().flatten();
+        let server = sentinels.as_ref().map_or_else(|| url.clone(), |sentinels| sentinels.server("host", "1"));
+        let login = server.into_connection_info().ok().map(|info| info.redis_settings().clone());
         let said = |what: fn(&RedisConnectionInfo) -> Option<&str>| login.as_ref().is_some_and(|at| what(at).is_some());
         let username = redis.get("username").filter(|set| set.value != Value::Unset);
         if let Some(set) = username.filter(|_| said(RedisConnectionInfo::username)) {
@@ -52,13 +55,26 @@ impl Build<'_> {
         }
         let tls = TlsFiles { ca: redis.path("tls_ca"), cert: redis.path("tls_cert"), key: redis.path("tls_key") };
         self.check_tls(&url, &tls, redis);
+        for key in ["sentinel_username", "sentinel_password_file"] {
+            if let Some(set) = redis.get(key).filter(|set| sentinels.is_none() && set.value != Value::Unset) {
+                self.problems
+                    .error(code::CONFLICT, set.entry.spot(), format!("`{key}` is for sentinels, and `url` names none"))
+                    .help("write `url = redis+sentinel://HOST,HOST,HOST/MASTER/0`");
+            }
+        }
         for (key, secrecy) in FILES {
             if let (Some(set), Some(file)) = (redis.get(key), redis.path(key)) {
                 self.check_file(&file, secrecy, set);
             }
         }
-        let (username, password_file) = (redis.text("username"), redis.path("password_file"));
-        Some(RedisSpec { url: Secret::new(url), username, password_file, tls })
+        Some(RedisSpec {
+            url: Secret::new(url),
+            username: redis.text("username"),
+            password_file: redis.path("password_file"),
+            tls,
+            sentinel_username: redis.text("sentinel_username"),
+            sentinel_password_file: redis.path("sentinel_password_file"),
+        })
     }
 
     /// Files that would not be used, and a certificate without its key or the other way round.

@@ -440,6 +440,8 @@ fn needs_restart(old: &AgentSpec, new: &AgentSpec) -> Vec<String> {
         ("[redis] url", old.redis.is_some() != new.redis.is_some() || redis(|old, new| old.url != new.url)),
         ("[redis] username", redis(|old, new| old.username != new.username)),
         ("[redis] password_file", redis(|old, new| old.password_file != new.password_file)),
+        ("[redis] sentinel_username", redis(|old, new| old.sentinel_username != new.sentinel_username)),
+        ("[redis] sentinel_password_file", redis(|old, new| old.sentinel_password_file != new.sentinel_password_file)),
         ("[redis] tls_ca", redis(|old, new| old.tls.ca != new.tls.ca)),
         ("[redis] tls_cert", redis(|old, new| old.tls.cert != new.tls.cert)),
         ("[redis] tls_key", redis(|old, new| old.tls.key != new.tls.key)),

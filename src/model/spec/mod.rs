@@ -3,6 +3,7 @@
 mod check;
 mod hook;
 mod output;
+mod sentinels;
 mod socket;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use std::time::Duration;
 pub use check::{Check, HealthAction, HealthSpec, Purpose, ReadySpec, Url};
 pub use hook::{HookPoint, HookProgram, HookSpec};
 pub use output::{Output, Rollover, Rotation, Sink, StreamSpec, Syslog, SyslogAddress};
+pub use sentinels::Sentinels;
 pub use socket::{Convention, FIRST_FD, Family, Place, SocketKind, SocketSpec, SocketUse, Which};
 
 use super::names::{ClusterName, NodeName, SocketName, WatcherName};
@@ -108,7 +110,7 @@ pub enum LogOutput {
 /// Where Redis is, and how to be let in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RedisSpec {
-    /// `redis://…` or `unix://…`.
+    /// `redis://…`, `rediss://…`, `unix://…`, or [`Sentinels`].
     pub url: Secret,
     /// The user, where the URL names none.
     pub username: Option<String>,
@@ -116,6 +118,10 @@ pub struct RedisSpec {
     pub password_file: Option<PathBuf>,
     /// What is trusted, and shown, where the URL wants TLS.
     pub tls: TlsFiles,
+    /// The user at the sentinels, where they want one.
+    pub sentinel_username: Option<String>,
+    /// Holds the password for the sentinels, where they want one.
+    pub sentinel_password_file: Option<PathBuf>,
 }
 
 /// Files in PEM, read for each connection.
@@ -132,7 +138,14 @@ pub struct TlsFiles {
 impl RedisSpec {
     /// All that there is to say stands in the URL.
     pub fn at(url: Secret) -> RedisSpec {
-        RedisSpec { url, username: None, password_file: None, tls: TlsFiles::default() }
+        RedisSpec {
+            url,
+            username: None,
+            password_file: None,
+            tls: TlsFiles::default(),
+            sentinel_username: None,
+            sentinel_password_file: None,
+        }
     }
 }
 
