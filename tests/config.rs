@@ -264,6 +264,12 @@ fn beside(section: &str, native: &str, setting: &str) -> String {
     let key = setting.split(" =").next().unwrap_or_default();
     let mut lines = Vec::new();
     match section {
+        "redis" if key.starts_with("tls_") => {
+            let pair = |own: &str, other: &str| (key == own).then(|| format!("{other} = /etc/hostname"));
+            lines.push("url = rediss://h".to_owned());
+            lines.extend(pair("tls_cert", "tls_key").or(pair("tls_key", "tls_cert")));
+        }
+        "redis" if key.starts_with("sentinel_") => lines.push("url = redis+sentinel://h/m".to_owned()),
         "redis" => lines.push("url = redis://h".to_owned()),
         "watcher:NAME" => lines.push("cmd = sleep 1\ncopy_env = True".to_owned()),
         "plugin:NAME" => lines.push(format!("use = {native}\nwatcher = web")),

@@ -524,8 +524,8 @@ impl Store {
         let (cluster, node) = (spec.cluster.clone(), spec.node.clone());
         match &spec.redis {
             Some(redis) => {
-                let url = redis.url.clone();
-                let me = cluster::Me { url, cluster, node, instance: identity.instance, leases, standing };
+                let redis = redis.clone();
+                let me = cluster::Me { redis, cluster, node, instance: identity.instance, leases, standing };
                 Ok(Store::Redis(Box::new(Redis::start(me, events.clone(), questions))))
             }
             None => {

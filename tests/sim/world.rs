@@ -537,7 +537,7 @@ impl World {
             ready: self.says_ready.then_some(ready),
             ..if self.serves { specs::serving("beat", &["web"]) } else { specs::watcher("beat") }
         };
-        let redis = Some(RedisSpec { url: Secret::new("redis://simulated".into()) });
+        let redis = Some(RedisSpec::at(Secret::new("redis://simulated".into())));
         let sockets = if self.serves { vec![specs::socket("web", PORT)] } else { Vec::new() };
         AgentSpec { redis, sockets, ..specs::agent(&self.hosts[host].name, vec![beat]) }
     }
