@@ -764,6 +764,20 @@ fn one_that_ends_at_once_whenever_it_is_woken_is_woken_ever_more_slowly() {
 }
 
 #[test]
+fn one_with_a_listener_of_its_own_that_has_nothing_more_to_do_is_woken_again() {
+    let mut stage = open(vec![spread(1)], vec![on_demand()]);
+    demanded(&mut stage);
+    let first = lane(&start_all(&mut stage)[0]);
+    stage.story();
+    stage.ends("app#1", DONE);
+    let watched = stage.orders.iter().find_map(|action| match action {
+        Action::AwaitDemand { sockets, .. } => Some(sockets.iter().map(|handed| handed.lane).collect::<Vec<_>>()),
+        _ => None,
+    });
+    assert_eq!(watched, Some(vec![Some(LaneId(first))]));
+}
+
+#[test]
 fn a_sleeper_watches_where_its_socket_is_now() {
     let mut stage = open(vec![socket("web", 1)], vec![on_demand()]);
     stage.story();

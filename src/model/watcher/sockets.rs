@@ -81,7 +81,9 @@ impl Watcher {
     /// Opens a lane for each process that is wanted, and closes those too many once nobody who stays is in them.
     pub(super) fn fit_lanes(&mut self, ids: &mut u64, actions: &mut Vec<Action>) {
         let shared = self.spec.program.sockets.is_empty() || !self.own_sockets().iter().any(|own| own.spec.reuse_port);
-        let wanted = if shared { 0 } else { (self.numprocesses as usize).saturating_sub(self.retired.len()) };
+        // Those that ended and are not replaced come back with the next who wakes a sleeper.
+        let missing = if self.is_asleep() { 0 } else { self.retired.len() };
+        let wanted = if shared { 0 } else { (self.numprocesses as usize).saturating_sub(missing) };
         while self.lanes.len() < wanted {
             *ids += 1;
             self.lanes.push(LaneId(*ids));
