@@ -248,7 +248,7 @@ impl Node {
         }
     }
 
-    /// The openings that a file puts an end to.
+    /// The sockets without those whose opening a file puts an end to.
     pub(super) fn sockets_without(&self, changes: &[SocketChange]) -> Sockets {
         let mut sockets = (*self.sockets).clone();
         for change in changes {

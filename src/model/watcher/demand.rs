@@ -155,6 +155,10 @@ impl Watcher {
 
     /// Orders the looks that are due: for the first who wants something, or whether anybody still does.
     pub(super) fn look_out(&mut self, now: Time, actions: &mut Vec<Action>) {
+        // Most watchers are none of these, and this is asked at each step of one.
+        if self.demand.is_none() {
+            return;
+        }
         let is_down = self.processes.is_empty() && self.stage == Stage::Closed;
         let may_wait = is_down && self.start_gate.is_none() && self.has_its_sockets();
         let up = self.stage == Stage::Settled && self.all_up() && self.is_as_told();
