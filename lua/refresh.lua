@@ -7,6 +7,7 @@
 -- Invariant: only the owner's own lease is prolonged. An absent one is re-asserted only where nobody else can
 -- have had it since: the record names this owner and was not freed, or it has not seen this token. Tokens grow with
 -- each taking, so such a record is older than this one: lost and begun anew, or loaded or handed over from before.
+-- An owner whose release is on record gets nothing more: what it asked before may come after.
 -- The caller asks only before its own deadline, and ignores an answer that comes after it.
 local function refresh(lease, record, owner, ttl, token)
   local holder = redis.call('GET', lease)
@@ -22,7 +23,7 @@ local function refresh(lease, record, owner, ttl, token)
   local meta = redis.call('HMGET', record, 'state', 'id', 'tok')
   local known = num(meta[3])
   if not holder then
-    local ours = known < token or (meta[1] == 'held' and meta[2] == owner)
+    local ours = meta[2] == owner and meta[1] == 'held' or meta[2] ~= owner and known < token
     if not ours then
       return 'lost', ''
     end
