@@ -3,6 +3,11 @@
 #[macro_use]
 #[path = "support/lease_cases.rs"]
 mod lease_cases;
+#[path = "support/cluster_servers.rs"]
+mod cluster_servers;
+/// Over a Redis Cluster.
+#[path = "cluster/redis_cluster.rs"]
+mod redis_cluster;
 #[path = "support/redis.rs"]
 mod redis_server;
 #[path = "support/sentinels.rs"]

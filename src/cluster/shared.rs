@@ -9,13 +9,13 @@ use tokio::time::timeout;
 
 use super::bus::{self, Bus};
 use super::events::Publisher;
-use super::link::Link;
+use super::link::{Link, Needs};
 use super::registry::{self, Name};
 use super::scripts;
 use super::sentinel::{self, Whereabouts};
 use super::subscription::{self, Heard};
 use crate::model::command::{NodeAbout, RequestId};
-use crate::model::event::{Ask, Event, LeaseAnswer};
+use crate::model::event::{Ask, AskKind, Event, LeaseAnswer};
 use crate::model::names::{ClusterName, LeaseName, NodeName, WatcherName};
 use crate::model::spec::{RedisSpec, Sentinels};
 
@@ -121,8 +121,9 @@ impl Redis {
         self.channels.send_if_modified(|channels| !channels.contains(&channel) && channels.insert(channel));
         let link = self.link.clone();
         self.tell(async move {
-            let answer = match link.call(&scripts::call(&lease, &ask), timeout).await {
-                Ok(words) => scripts::answer(&words),
+            let needs = if matches!(ask.kind, AskKind::Release { .. }) { Needs::Nothing } else { Needs::Acks };
+            let answer = match link.call_that(&scripts::call(&lease, &ask), needs, timeout).await {
+                Ok((words, acks)) => acks.judge(scripts::answer(&words)),
                 Err(reason) => LeaseAnswer::Failed { reason },
             };
             Some(Event::Lease { watcher: lease.watcher, ask, answer })

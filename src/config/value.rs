@@ -19,7 +19,7 @@ use super::words;
 use crate::model::event::SIGNALS;
 use crate::model::names::{ClusterName, NodeName};
 use crate::model::spec::{
-    Check, Convention, HealthAction, HookSpec, LogLevel, LogOutput, Rollover, Sentinels, SocketKind, SyslogAddress,
+    Check, Convention, HealthAction, HookSpec, LogLevel, LogOutput, Rollover, Seeds, Sentinels, SocketKind, SyslogAddress,
     UserSpec,
 };
 
@@ -511,7 +511,7 @@ fn limit(text: &str) -> Result<Option<u64>, Wrong> {
 }
 
 /// Schemes of Redis URLs that are known, and wait for a later version.
-const LATER: &[&str] = &["redis+cluster", "redis+majority"];
+const LATER: &[&str] = &["redis+majority"];
 
 fn url(text: &str) -> Result<(), Wrong> {
     let Some((scheme, _)) = text.split_once("://") else {
@@ -535,6 +535,13 @@ fn url(text: &str) -> Result<(), Wrong> {
             Err(why) => Err(wrong("cannot be read as a URL of sentinels")
                 .label(why)
                 .help("redis+sentinel://:PASSWORD@HOST:26379,HOST:26379/MASTER/DB; the password is the master's")),
+        },
+        "redis+cluster" | "rediss+cluster" => match Seeds::parse(text) {
+            Ok(Some(seeds)) => url(&seeds.server("host:6379")),
+            Ok(None) => Err(wrong("cannot be read as a URL of a cluster")),
+            Err(why) => Err(wrong("cannot be read as a URL of a cluster")
+                .label(why)
+                .help("redis+cluster://:PASSWORD@HOST:6379,HOST:6379; a few of its servers are enough")),
         },
         _ if LATER.contains(&scheme) => Err(wrong(format!("is not supported yet with `{scheme}://`"))
             .label("redis://, rediss:// and unix:// are")
@@ -644,10 +651,12 @@ mod tests {
             "redis+unix:///run/r.sock",
             "redis+sentinel://:pw@a,b:26380/m/0",
             "rediss+sentinel://a/m",
+            "redis+cluster://:pw@a,b:7000",
+            "rediss+cluster://a/0",
         ] {
             assert!(Kind::Url.parse(text).is_ok(), "{text}");
         }
-        for text in ["redis+cluster://a,b", "redis+majority://a,b,c"] {
+        for text in ["redis+majority://a,b,c"] {
             assert_eq!(Kind::Url.parse(text).unwrap_err().code, code::NOT_YET, "{text}");
         }
         for text in [
