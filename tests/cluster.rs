@@ -10,6 +10,9 @@ mod cluster_servers;
 mod redis_cluster;
 #[path = "support/redis.rs"]
 mod redis_server;
+/// Where replicas must have a lease before it counts.
+#[path = "cluster/replica_acks.rs"]
+mod replica_acks;
 #[path = "support/sentinels.rs"]
 mod sentinels;
 #[path = "support/tls.rs"]
@@ -119,7 +122,7 @@ impl Agent {
             match self.event().await {
                 Event::StoreUp => up = true,
                 Event::LeaseFreed { .. } => hears = true,
-                Event::StoreDown { .. } | Event::Lease { .. } => {}
+                Event::StoreDown { .. } | Event::StoreSeen { .. } | Event::Lease { .. } => {}
                 other => panic!("{other:?}"),
             }
         }

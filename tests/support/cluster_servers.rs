@@ -39,7 +39,11 @@ impl ClusterServers {
             // Two masters with one epoch settle that between them, in time; here nobody waits for it.
             master.command(&["CLUSTER", "SET-CONFIG-EPOCH", &(which + 1).to_string()]);
         }
-        let first = cluster.servers[0].port().to_string();
+        let over_tls = cluster.servers[0].text_of_config("tls-cluster") == "yes";
+        let first = match over_tls {
+            true => cluster.servers[0].text_of_config("tls-port"),
+            false => cluster.servers[0].port().to_string(),
+        };
         for server in &cluster.servers[1..] {
             server.command(&["CLUSTER", "MEET", "127.0.0.1", &first]);
         }

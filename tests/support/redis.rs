@@ -29,10 +29,13 @@ impl RedisServer {
         RedisServer::start_with(Some(password), &[])
     }
 
-    /// Starts one with more arguments: `&["--maxmemory", "1mb"]`.
+    /// Starts one with more arguments: `&["--maxmemory", "1mb"]`. `{free}` is a free port.
     pub fn start_with(password: Option<&str>, arguments: &[&str]) -> RedisServer {
         let dir = tempfile::tempdir().expect("a directory for redis-server");
-        let arguments = arguments.iter().map(ToString::to_string).collect();
+        // A cluster adds 10000 to it, for a second port.
+        let free = || std::iter::repeat_with(free_port).find(|port| *port < 55_536).expect("a port").to_string();
+        let argument = |text: &&str| if *text == "{free}" { free() } else { (*text).to_owned() };
+        let arguments = arguments.iter().map(argument).collect();
         let password = password.map(ToOwned::to_owned);
         let mut server = RedisServer { port: 0, password, arguments, dir, process: None };
         // Between the choice of a port and its use somebody else may take it.
@@ -76,6 +79,12 @@ impl RedisServer {
     /// The answer to one command as text, nothing where it is nil.
     pub fn text(&self, words: &[&str]) -> Option<String> {
         redis::from_redis_value(self.command(words)).expect("a text")
+    }
+
+    /// What it is set to.
+    pub fn text_of_config(&self, setting: &str) -> String {
+        let said: Vec<String> = redis::from_redis_value(self.command(&["CONFIG", "GET", setting])).expect("a pair");
+        said.into_iter().nth(1).expect("a setting")
     }
 
     /// The answer to one command as a number.
