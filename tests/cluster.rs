@@ -337,6 +337,27 @@ mod behind_a_sentinel {
     lease_case_tests!();
 }
 
+mod on_valkey {
+    use std::path::Path;
+
+    use super::{RealStore, RedisServer, TTL, at, lease_cases};
+
+    /// Where `make setup` puts it, or says why there is none.
+    const SERVER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/.servers/valkey");
+
+    fn run_lease_case(case: lease_cases::Case) {
+        if let Ok(why) = std::fs::read_to_string(Path::new(SERVER).join("unavailable")) {
+            return eprintln!("not tested on Valkey: {why}");
+        }
+        let program = Path::new(SERVER).join("bin/valkey-server");
+        assert!(program.exists(), "run `make setup`, which puts Valkey into {SERVER}");
+        let server = RedisServer::start_of(program);
+        case(&mut RealStore::at(at(&server.url()), server, None), TTL);
+    }
+
+    lease_case_tests!();
+}
+
 // ---- Sentinel ----
 
 /// The Redis to which sentinels lead.

@@ -157,7 +157,8 @@ async fn put(
     if let Some(error) = answers.iter().filter_map(|answer| answer.as_ref().err()).find(|it| reason::is_fatal(it)) {
         return Err(error.clone());
     }
-    let count = said.next().unwrap_or_else(|| Err(closed())).and_then(|count| Ok(redis::from_redis_value::<u32>(count)?));
+    let count =
+        said.next().unwrap_or_else(|| Err(closed())).and_then(|count| Ok(redis::from_redis_value::<u32>(count)?));
     let acks = match count {
         Ok(count) if count >= wanted => Acks::Enough,
         Ok(count) => Acks::Missing(format!("only {count} of {wanted} replicas have it (WAIT)")),

@@ -1,13 +1,84 @@
-//! What a server says of itself → [`StoreFacts`]. Pure: texts in, values out.
+//! What a server says of itself, looked at when it is reached and from time to time: its operator may change it.
+//!
+//! Invariant: told to the agent when it is something new. What it means is the model's to say.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use redis::Value;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout};
 
+use super::line::{Line, State, Trouble};
+use crate::model::event::Event;
 use crate::model::store::{Failover, NODE_TIMEOUT, StoreFacts};
 
+/// How often a server is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
+/// How long it may take to answer.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What a server is part of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// Nothing, or a master and its replicas.
+    Alone,
+    /// A Redis Cluster.
+    Cluster,
+}
+
+/// Tells, for ever, what the server at the end of `line` says of itself.
+pub(super) async fn watch(line: Line, place: Place, events: mpsc::Sender<Event>) {
+    let mut state = line.state();
+    let mut told: Option<(Arc<str>, StoreFacts)> = None;
+    loop {
+        let up = state.wait_for(|state| matches!(state, State::Up(_))).await;
+        let Ok(Some(wire)) = up.map(|state| if let State::Up(wire) = &*state { Some(Arc::clone(wire)) } else { None })
+        else {
+            return;
+        };
+        if let Ok(facts) = look(&line, place, wire.failover.clone()).await {
+            let now = Some((Arc::clone(&wire.address), facts));
+            if told != now
+                && let Some((server, facts)) = &now
+            {
+                let elsewhere = told.as_ref().filter(|(old, _)| old != server);
+                let gone = elsewhere.map(|(old, _)| Event::StoreSeen { server: old.to_string(), facts: None });
+                let seen = Event::StoreSeen { server: server.to_string(), facts: Some(facts.clone()) };
+                for event in gone.into_iter().chain([seen]) {
+                    if events.send(event).await.is_err() {
+                        return;
+                    }
+                }
+            }
+            told = now;
+        }
+        // Sooner where it is reached anew. An error is what the line ended with.
+        let _ = timeout(LOOK_EVERY, state.changed()).await;
+    }
+}
+
+async fn look(line: &Line, place: Place, failover: Option<Failover>) -> Result<StoreFacts, Trouble> {
+    line.ask(Instant::now() + LOOK_TIMEOUT, async |mut connection| {
+        let mut info = redis::pipe();
+        info.cmd("INFO").arg("replication").cmd("INFO").arg("memory");
+        let (replication, memory): (String, String) = info.query_async(&mut connection).await?;
+        let failover = match place {
+            Place::Alone => failover,
+            Place::Cluster => {
+                let mut asked = redis::cmd("CONFIG");
+                asked.arg("GET").arg(NODE_TIMEOUT);
+                // Refused to who may not ask: then it is not known.
+                node_timeout(asked.query_async(&mut connection).await.ok())
+            }
+        };
+        Ok(read(&replication, &memory, failover))
+    })
+    .await
+}
+
 /// Reads `INFO replication` and `INFO memory`.
-pub(super) fn read(replication: &str, memory: &str, failover: Option<Failover>) -> StoreFacts {
+fn read(replication: &str, memory: &str, failover: Option<Failover>) -> StoreFacts {
     let policy = field(memory, "maxmemory_policy").filter(|policy| *policy != "noeviction");
     let limited = field(memory, "maxmemory").is_some_and(|bytes| bytes != "0");
     StoreFacts {
@@ -20,7 +91,7 @@ pub(super) fn read(replication: &str, memory: &str, failover: Option<Failover>) 
 }
 
 /// What `CONFIG GET cluster-node-timeout` says; nothing where it was refused.
-pub(super) fn node_timeout(answer: Option<Value>) -> Option<Failover> {
+fn node_timeout(answer: Option<Value>) -> Option<Failover> {
     let [_, value] = redis::from_redis_value::<[String; 2]>(answer?).ok()?;
     Some(Failover { setting: NODE_TIMEOUT, after: Duration::from_millis(value.parse().ok()?) })
 }

@@ -23,10 +23,10 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::access::Server;
+use super::reason;
 use super::sentinel::Whereabouts;
-use super::{facts, reason};
 use crate::model::spec::RedisSpec;
-use crate::model::store::StoreFacts;
+use crate::model::store::Failover;
 
 /// How long the server may take to say that it is still there, after it left a question unanswered.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -54,19 +54,10 @@ pub(super) struct Wire {
     connection: MultiplexedConnection,
     pub(super) address: Arc<str>,
     pub(super) generation: u64,
-    /// What the server said of itself at the hello.
-    pub(super) facts: StoreFacts,
+    /// When another server takes the place of this one, where whoever led to it said so.
+    pub(super) failover: Option<Failover>,
     unanswered: AtomicU32,
     doubts: mpsc::Sender<Doubt>,
-}
-
-/// What a server is part of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
-    /// Nothing, or a master and its replicas.
-    Alone,
-    /// A Redis Cluster.
-    Cluster,
 }
 
 /// What a question found out about its connection.
@@ -101,11 +92,10 @@ impl Line {
     pub(super) fn new(
         spec: RedisSpec,
         name: String,
-        place: Place,
         whereabouts: Whereabouts,
     ) -> (Line, impl Future<Output = ()> + use<>) {
         let (told, state) = watch::channel(State::Begun);
-        (Line { state }, keep_up((spec, name, place), whereabouts, told))
+        (Line { state }, keep_up(spec, name, whereabouts, told))
     }
 
     /// How the line is, to be looked at and waited for.
@@ -193,23 +183,19 @@ impl Wire {
 }
 
 /// Connects, serves until the connection is in doubt, and begins again, for ever.
-async fn keep_up(
-    (spec, name, place): (RedisSpec, String, Place),
-    whereabouts: Whereabouts,
-    told: watch::Sender<State>,
-) {
+async fn keep_up(spec: RedisSpec, name: String, whereabouts: Whereabouts, told: watch::Sender<State>) {
     let mut backoff = Backoff::new();
     let mut generation = 0;
     loop {
         let begun = Instant::now();
-        let reason = match backoff.attempt(connect(&spec, &name, place, &whereabouts)).await {
-            Ok(Reached { connection, address, facts }) => {
+        let reason = match backoff.attempt(connect(&spec, &name, &whereabouts)).await {
+            Ok(Reached { connection, address, failover }) => {
                 generation += 1;
                 whereabouts.found(&address);
                 tracing::debug!(%address, generation, "connected to Redis");
                 let (doubts, mut doubted) = mpsc::channel(16);
                 let unanswered = AtomicU32::new(0);
-                let wire = Arc::new(Wire { connection, address, generation, facts, unanswered, doubts });
+                let wire = Arc::new(Wire { connection, address, generation, failover, unanswered, doubts });
                 told.send_replace(State::Up(Arc::clone(&wire)));
                 let reason = tokio::select! {
                     reason = serve(&wire, &mut doubted) => reason,
@@ -250,19 +236,14 @@ async fn serve(wire: &Wire, doubted: &mut mpsc::Receiver<Doubt>) -> String {
 struct Reached {
     connection: MultiplexedConnection,
     address: Arc<str>,
-    facts: StoreFacts,
+    failover: Option<Failover>,
 }
 
 /// A connection to a master that answers. Takes as long as it takes: three round trips, on a good day.
 ///
 /// # Errors
 /// The reason, in words.
-async fn connect(
-    spec: &RedisSpec,
-    name: &str,
-    place: Place,
-    whereabouts: &Whereabouts,
-) -> Result<Reached, String> {
+async fn connect(spec: &RedisSpec, name: &str, whereabouts: &Whereabouts) -> Result<Reached, String> {
     let server = Server::of(spec, whereabouts).await?;
     let config = AsyncConnectionConfig::new()
         // Every question is bounded by its asker; these would only cut the longer ones short.
@@ -276,29 +257,21 @@ async fn connect(
     };
     let named = ["CLIENT", "SETNAME", name];
     // All at once: with a server far away each round trip counts.
-    let (_named, pong, role, memory) = tokio::join!(
+    let (_named, pong, role) = tokio::join!(
         // So that CLIENT LIST tells an operator whose connection it is. Refused by some servers: no matter.
         say(&named),
         say(&["PING"]),
         say(&["INFO", "replication"]),
-        say(&["INFO", "memory"]),
     );
     match pong.map_err(fail)? {
         Value::SimpleString(pong) if pong == "PONG" => {}
         other => return Err(reason::nonsense(other)),
     }
-    let text = |value: Value| redis::from_redis_value::<String>(value).map_err(reason::nonsense);
-    let role = text(role.map_err(fail)?)?;
+    let role: String = redis::from_redis_value(role.map_err(fail)?).map_err(reason::nonsense)?;
     if !role.contains("role:master") {
         return Err(reason::REPLICA.to_owned());
     }
-    let memory = memory.map_or_else(|_| Ok(String::new()), text)?;
-    let failover = match place {
-        Place::Alone => server.failover,
-        // Refused to who may not ask: then it is not known.
-        Place::Cluster => facts::node_timeout(say(&["CONFIG", "GET", "cluster-node-timeout"]).await.ok()),
-    };
-    Ok(Reached { connection, address: server.address, facts: facts::read(&role, &memory, failover) })
+    Ok(Reached { connection, address: server.address, failover: server.failover })
 }
 
 /// How attempts to connect follow each other.

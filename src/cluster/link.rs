@@ -11,7 +11,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::acks::{Acks, Counted};
-use super::line::{Line, Place, State, Trouble};
+use super::facts::{self, Place};
+use super::line::{Line, State, Trouble};
 use super::nodes::Nodes;
 use super::reason;
 use super::scripts::{self, Call};
@@ -75,10 +76,10 @@ impl Link {
             }
             // What is wrong with a URL is told when it is connected to.
             Ok(None) | Err(_) => {
-                let (lines, keep) = Lines::open(spec, &name, Place::Alone, whereabouts);
-                let stands = follow(lines.plain.clone(), told, events);
+                let (lines, keep) = Lines::open(spec, &name, whereabouts);
+                let (stands, line) = (follow(lines.plain.clone(), told), lines.plain.clone());
                 keep_up = Box::pin(async move {
-                    tokio::join!(keep, stands);
+                    tokio::join!(keep, stands, facts::watch(line, Place::Alone, events));
                 });
                 Door::One(lines)
             }
@@ -202,24 +203,16 @@ async fn tell(mut standing: watch::Receiver<Standing>, events: mpsc::Sender<Even
     }
 }
 
-/// Makes what a line is known by what a link is, and tells what the server says of itself.
-async fn follow(line: Line, told: watch::Sender<Standing>, events: mpsc::Sender<Event>) {
+/// Makes what a line is known by what a link is.
+async fn follow(line: Line, told: watch::Sender<Standing>) {
     let mut state = line.state();
-    let mut seen = None;
     while state.changed().await.is_ok() {
-        let now = state.borrow_and_update().clone();
-        match now {
-            State::Begun => {}
-            State::Down(reason) => drop(told.send_replace(Standing::Down(reason.to_string()))),
-            State::Up(wire) => {
-                told.send_replace(Standing::Up(wire.generation));
-                let server = wire.address.to_string();
-                if let Some(old) = seen.replace(server.clone()).filter(|old| *old != server) {
-                    let _ = events.send(Event::StoreSeen { server: old, facts: None }).await;
-                }
-                let _ = events.send(Event::StoreSeen { server, facts: Some(wire.facts.clone()) }).await;
-            }
-        }
+        let now = match &*state.borrow_and_update() {
+            State::Begun => Standing::Begun,
+            State::Down(reason) => Standing::Down(reason.to_string()),
+            State::Up(wire) => Standing::Up(wire.generation),
+        };
+        told.send_replace(now);
     }
 }
 
@@ -244,17 +237,16 @@ impl Lines {
     pub(super) fn open(
         spec: RedisSpec,
         name: &str,
-        place: Place,
         whereabouts: Whereabouts,
     ) -> (Lines, impl Future<Output = ()> + use<>) {
         let wanted = spec.require_replica_ack;
         let own = (wanted > 0).then(|| {
-            let (line, keep) = Line::new(spec.clone(), format!("{name}:acks"), place, whereabouts.clone());
+            let (line, keep) = Line::new(spec.clone(), format!("{name}:acks"), whereabouts.clone());
             let (counted, put) = Counted::new(line, wanted);
             (counted, async move { tokio::join!(keep, put) })
         });
         let (counted, counts) = own.unzip();
-        let (plain, keep) = Line::new(spec, name.to_owned(), place, whereabouts);
+        let (plain, keep) = Line::new(spec, name.to_owned(), whereabouts);
         let both = async move {
             match counts {
                 Some(counts) => drop(tokio::join!(keep, counts)),

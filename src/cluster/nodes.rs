@@ -28,7 +28,8 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::acks::Acks;
-use super::line::{Backoff, Place, State, Trouble};
+use super::facts::{self, Place};
+use super::line::{Backoff, State, Trouble};
 use super::link::{Lines, Needs, Standing, Way};
 use super::scripts::Call;
 use super::sentinel::Whereabouts;
@@ -174,10 +175,11 @@ impl Nodes {
             return kept.lines.clone();
         }
         let spec = one_of(&inner.spec, &inner.seeds, at);
-        let (lines, keep_up) = Lines::open(spec, &inner.name, Place::Cluster, Whereabouts::unknown());
-        let watched = watch_line(Arc::downgrade(inner), lines.clone());
+        let (lines, keep_up) = Lines::open(spec, &inner.name, Whereabouts::unknown());
+        let watched = watch_line(Arc::downgrade(inner), lines.plain.state());
+        let looked_at = facts::watch(lines.plain.clone(), Place::Cluster, inner.events.clone());
         let task = tokio::spawn(async move {
-            tokio::join!(keep_up, watched);
+            tokio::join!(keep_up, watched, looked_at);
         });
         all.insert(Arc::clone(at), Kept { lines: lines.clone(), task: task.abort_handle() });
         lines
@@ -262,27 +264,17 @@ async fn keep_map(nodes: Nodes) {
 }
 
 /// Sees to what follows when a line goes down or comes back.
-async fn watch_line(inner: Weak<Inner>, lines: Lines) {
-    let mut state = lines.plain.state();
-    drop(lines);
+async fn watch_line(inner: Weak<Inner>, mut state: watch::Receiver<State>) {
     let mut was_down = false;
     while state.changed().await.is_ok() {
-        let now = state.borrow_and_update().clone();
+        let is_down = matches!(*state.borrow_and_update(), State::Down(_));
         let Some(inner) = inner.upgrade() else { return };
-        match now {
-            State::Begun => {}
-            State::Down(_) => {
-                was_down = true;
-                inner.doubted.notify_one();
-            }
-            State::Up(wire) => {
-                if std::mem::take(&mut was_down) && inner.is_up() {
-                    inner.ask_again();
-                }
-                let (server, facts) = (wire.address.to_string(), Some(wire.facts.clone()));
-                let _ = inner.events.send(Event::StoreSeen { server, facts }).await;
-            }
+        if is_down {
+            inner.doubted.notify_one();
+        } else if was_down && inner.is_up() {
+            inner.ask_again();
         }
+        was_down = is_down;
     }
 }
 

@@ -45,10 +45,7 @@ struct Master {
 ///
 /// # Errors
 /// No sentinel could say.
-pub(super) async fn master(
-    spec: &RedisSpec,
-    sentinels: &Sentinels,
-) -> Result<(RedisSpec, Option<Failover>), String> {
+pub(super) async fn master(spec: &RedisSpec, sentinels: &Sentinels) -> Result<(RedisSpec, Option<Failover>), String> {
     let ask = async |at: &String| {
         let answer = timeout(ASK_TIMEOUT, ask(spec, sentinels, at)).await;
         answer.unwrap_or_else(|_| Err(reason::no_answer(ASK_TIMEOUT))).map_err(|why| format!("{at}: {why}"))

@@ -160,9 +160,7 @@ mod tests {
 
     #[test]
     fn a_redirect_says_where_to() {
-        let error = |line: &str| {
-            redis::parse_redis_value(line.as_bytes()).unwrap().extract_error().unwrap_err()
-        };
+        let error = |line: &str| redis::parse_redis_value(line.as_bytes()).unwrap().extract_error().unwrap_err();
         let of = |line| Redirect::of(&error(line), "db:6379");
         assert_eq!(of("-MOVED 42 10.0.0.1:7000\r\n"), Some(Redirect::Moved("10.0.0.1:7000".into())));
         assert_eq!(of("-ASK 42 ::1:7000\r\n"), Some(Redirect::Ask("[::1]:7000".into())));

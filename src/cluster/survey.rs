@@ -30,7 +30,8 @@ const MOST: usize = 16;
 /// How often a server on which somebody listens is asked whether it still is in the cluster.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// What a cluster says that cannot be used.
-pub(super) const DOWN: &str = "the cluster is down (cluster_state:fail): too few of its masters are there, or nobody has some slots";
+pub(super) const DOWN: &str =
+    "the cluster is down (cluster_state:fail): too few of its masters are there, or nobody has some slots";
 
 /// A cluster, as its servers see it.
 #[derive(Debug)]

@@ -19,8 +19,8 @@ use super::words;
 use crate::model::event::SIGNALS;
 use crate::model::names::{ClusterName, NodeName};
 use crate::model::spec::{
-    Check, Convention, HealthAction, HookSpec, LogLevel, LogOutput, Rollover, Seeds, Sentinels, SocketKind, SyslogAddress,
-    UserSpec,
+    Check, Convention, HealthAction, HookSpec, LogLevel, LogOutput, Rollover, Seeds, Sentinels, SocketKind,
+    SyslogAddress, UserSpec,
 };
 
 /// The types that values have.
@@ -656,9 +656,7 @@ mod tests {
         ] {
             assert!(Kind::Url.parse(text).is_ok(), "{text}");
         }
-        for text in ["redis+majority://a,b,c"] {
-            assert_eq!(Kind::Url.parse(text).unwrap_err().code, code::NOT_YET, "{text}");
-        }
+        assert_eq!(Kind::Url.parse("redis+majority://a,b,c").unwrap_err().code, code::NOT_YET);
         for text in [
             "redis+sentinel://a,b",
             "redis+sentinel://:p#w@a/m",

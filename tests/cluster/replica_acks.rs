@@ -41,7 +41,7 @@ async fn a_lease_counts_when_the_replica_has_it_and_not_before() {
     let mut other = started(at(&master.url()), "b", 2).await;
     let (a, b) = (owner("a", 1), owner("b", 2));
     agent.init().await.unwrap();
-    let token = agent.granted(&long(take(&a).kind, &a)).await;
+    let LeaseAnswer::Granted { token } = agent.answered(&long(take(&a).kind, &a)).await else { panic!("not granted") };
     assert_eq!(replica.text(&["GET", &lease().lease_key()]), Some(a.to_string()), "it was there when it was granted");
     let goes_on = long(refresh(&a, token).kind, &a);
     assert_eq!(agent.ask(&goes_on).await, LeaseAnswer::Granted { token });
@@ -67,7 +67,7 @@ async fn a_dead_replica_holds_up_nothing_but_what_needs_it() {
     let mut agent = started(at(&master.url()), "a", 1).await;
     let a = owner("a", 1);
     agent.init().await.unwrap();
-    let token = agent.granted(&long(take(&a).kind, &a)).await;
+    let LeaseAnswer::Granted { token } = agent.answered(&long(take(&a).kind, &a)).await else { panic!("not granted") };
     replica.kill();
     let names: Vec<WatcherName> = (0..30).map(|i| WatcherName::parse(&format!("w{i}")).unwrap()).collect();
     let longer = Duration::from_secs(3);
@@ -104,7 +104,7 @@ async fn on_a_cluster_the_replica_of_the_leases_own_master_is_waited_for() {
     let mut agent = started(at(&cluster.url()), "a", 1).await;
     let a = owner("a", 1);
     agent.init().await.unwrap();
-    let token = agent.granted(&long(take(&a).kind, &a)).await;
+    let LeaseAnswer::Granted { token } = agent.answered(&long(take(&a).kind, &a)).await else { panic!("not granted") };
     let master = cluster.master_of(&lease().lease_key());
     let goes_on = long(refresh(&a, token).kind, &a);
     cluster.servers[(master + 1) % 3 + 3].freeze();
@@ -121,7 +121,7 @@ async fn with_acks_the_slot_of_a_lease_can_be_moved() {
     let mut agent = started(at(&cluster.url()), "a", 1).await;
     let a = owner("a", 1);
     agent.init().await.unwrap();
-    let token = agent.granted(&long(take(&a).kind, &a)).await;
+    let LeaseAnswer::Granted { token } = agent.answered(&long(take(&a).kind, &a)).await else { panic!("not granted") };
     let (lease_key, meta_key) = (lease().lease_key(), lease().meta_key());
     let from = cluster.master_of(&lease_key);
     let to = (from + 1) % 3;
