@@ -18,7 +18,7 @@ tests: setup
 	then set -x; cargo nextest run --locked; \
 	else set -x; cargo test --locked; fi
 
-setup: .venv/ready .servers/python/ready .servers/debian/ready
+setup: .venv/ready .servers/python/ready .servers/debian/ready .servers/valkey/ready
 	@scripts/setup
 
 # Made anew when the versions change; the stamp comes last, so that a broken one is made again.
@@ -34,6 +34,11 @@ setup: .venv/ready .servers/python/ready .servers/debian/ready
 .servers/debian/ready: scripts/servers
 	@scripts/setup
 	@scripts/servers $(@D)
+	@touch $@
+
+.servers/valkey/ready: scripts/valkey
+	@scripts/setup
+	@scripts/valkey $(@D)
 	@touch $@
 
 demo:

@@ -3,12 +3,20 @@
 #[macro_use]
 #[path = "support/lease_cases.rs"]
 mod lease_cases;
+#[path = "support/cluster_servers.rs"]
+mod cluster_servers;
 #[path = "support/end.rs"]
 mod end;
 #[path = "support/real_store.rs"]
 mod real_store;
+/// Over a Redis Cluster.
+#[path = "cluster/redis_cluster.rs"]
+mod redis_cluster;
 #[path = "support/redis.rs"]
 mod redis_server;
+/// Where replicas must have a lease before it counts.
+#[path = "cluster/replica_acks.rs"]
+mod replica_acks;
 #[path = "support/sentinels.rs"]
 mod sentinels;
 #[path = "support/tls.rs"]
@@ -57,6 +65,27 @@ mod behind_a_sentinel {
         let mut watched = Watched::start(0, 1, Duration::from_secs(60));
         let server = watched.servers.remove(0);
         case(&mut RealStore::new(behind(&watched), vec![server]), TTL);
+    }
+
+    lease_case_tests!();
+}
+
+mod on_valkey {
+    use std::path::Path;
+
+    use super::{RealStore, RedisServer, TTL, at, lease_cases};
+
+    /// Where `make setup` puts it, or says why there is none.
+    const SERVER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/.servers/valkey");
+
+    fn run_lease_case(case: lease_cases::Case) {
+        if let Ok(why) = std::fs::read_to_string(Path::new(SERVER).join("unavailable")) {
+            return eprintln!("not tested on Valkey: {why}");
+        }
+        let program = Path::new(SERVER).join("bin/valkey-server");
+        assert!(program.exists(), "run `make setup`, which puts Valkey into {SERVER}");
+        let server = RedisServer::start_of(program);
+        case(&mut RealStore::new(at(&server.url()), vec![server]), TTL);
     }
 
     lease_case_tests!();

@@ -77,6 +77,9 @@ fn describe(config: &Config) -> String {
         fact(format!("logoutput {log_output:?}"));
     }
     redis.iter().for_each(|redis| fact(format!("redis {}", redis.url.reveal())));
+    redis.iter().filter(|redis| redis.require_replica_ack > 0).for_each(|redis| {
+        fact(format!("require_replica_ack {}", redis.require_replica_ack));
+    });
     if !warmup_delay.is_zero() {
         fact(format!("warmup_delay {warmup_delay:?}"));
     }

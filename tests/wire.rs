@@ -490,11 +490,11 @@ fn our_own_commands() {
     exchange(
         r#"{"command": "leases", "properties": {"all": true}, "id": 11}"#,
         &Command::Leases,
-        Answer::Leases(vec![lease]),
+        Answer::Leases { leases: vec![lease], advice: vec!["db:6379 forgets keys".into()] },
         json!({"status": "ok", "leases": [{
             "name": "beat", "key": "circus:{prod/beat}:lease", "role": "holder", "token": 17, "ttl": 15.0,
             "left": 12.345, "holder": "web-1", "latency": 0.00213, "held_for": 60.0, "why": null,
-        }]}),
+        }], "advice": ["db:6379 forgets keys"]}),
     );
     let row = NodeRow {
         name: NodeName::parse("web-2").unwrap(),

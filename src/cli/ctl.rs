@@ -120,6 +120,8 @@ impl Login {
             sentinel_username: self.redis_sentinel_username.clone(),
             sentinel_password_file: self.redis_sentinel_password_file.clone(),
             url: spec.url.clone(),
+            // It takes no lease.
+            require_replica_ack: 0,
         }
     }
 }

@@ -18,8 +18,10 @@ use redis::{
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-use super::{reason, sentinel};
-use crate::model::spec::{RedisSpec, Sentinels, TlsFiles};
+use super::sentinel::{self, Whereabouts};
+use super::{reason, survey};
+use crate::model::spec::{RedisSpec, Seeds, Sentinels, TlsFiles};
+use crate::model::store::Failover;
 
 /// The kernel gives a connection up whose bytes nobody acknowledges for so long.
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -40,21 +42,28 @@ pub(super) struct Server {
     password_file: Option<PathBuf>,
     /// How we trust and are trusted, where that is by certificates.
     tls: Option<TlsFiles>,
+    /// How long it may be missed before another takes its place, where whoever leads to it says so.
+    pub(super) failover: Option<Failover>,
 }
 
 impl Server {
-    /// The server that `spec` names, or that its sentinels name, with the credentials of this moment. Looks no name
-    /// up yet.
+    /// The server that `spec` names, or that its sentinels name, or any of its cluster, with the credentials of this
+    /// moment. Looks no name up yet.
     ///
     /// # Errors
     /// The URL is none of Redis's, or a file cannot be read. The text repeats no secret.
-    pub(super) async fn of(spec: &RedisSpec) -> Result<Server, String> {
-        match Sentinels::parse(spec.url.reveal()) {
-            Ok(None) => Server::of_one(spec).await,
-            // Boxed: a sentinel is reached as any server is.
-            Ok(Some(sentinels)) => Server::of_one(&Box::pin(sentinel::master(spec, &sentinels)).await?).await,
-            Err(why) => Err(format!("the Redis URL cannot be used: {why}")),
+    pub(super) async fn of(spec: &RedisSpec, whereabouts: &Whereabouts) -> Result<Server, String> {
+        let unusable = |why| format!("the Redis URL cannot be used: {why}");
+        let url = spec.url.reveal();
+        // Boxed: a sentinel, or a server of the cluster, is reached as any server is.
+        if let Some(sentinels) = Sentinels::parse(url).map_err(unusable)? {
+            let (master, failover) = Box::pin(sentinel::master(spec, &sentinels)).await?;
+            return Ok(Server { failover, ..Server::of_one(&master).await? });
         }
+        if let Some(seeds) = Seeds::parse(url).map_err(unusable)? {
+            return Server::of_one(&Box::pin(survey::any(spec, &seeds, whereabouts)).await?).await;
+        }
+        Server::of_one(spec).await
     }
 
     /// [`Server::of`] a URL that names one server.
@@ -85,7 +94,7 @@ impl Server {
             Some(files) => Client::build_with_tls(info, certificates(files)?),
             None => Client::open(info),
         };
-        Ok(Server { client: client.map_err(unusable)?, address, user, password_file, tls })
+        Ok(Server { client: client.map_err(unusable)?, address, user, password_file, tls, failover: None })
     }
 
     /// Why it let us not in, or could not be reached.

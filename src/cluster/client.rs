@@ -5,23 +5,27 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::future::select_ok;
-use redis::RedisResult;
-use redis::aio::{MultiplexedConnection, PubSubSink, PubSubStream};
-use tokio::time::{Instant, timeout, timeout_at};
+use redis::aio::{PubSubSink, PubSubStream};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
 
-use super::{bus, keys, link, reason, registry, subscription};
+use super::link::Link;
+use super::sentinel::Whereabouts;
+use super::{bus, keys, reason, registry, subscription};
 use crate::model::command::NodeRow;
 use crate::model::names::{ClusterName, NodeName};
 use crate::model::spec::RedisSpec;
 
-/// Two connections to a cluster's Redis: one to ask on, one to be answered on. Not remade when they break.
+/// Two ways to a cluster's Redis: one to ask on, one to be answered on. The second is not remade when it breaks.
 pub struct BusClient {
     cluster: ClusterName,
-    address: String,
     /// How this asker is called in the logs of nodes: `circusctl on db-1`.
     from: String,
     reply_to: String,
-    connection: MultiplexedConnection,
+    link: Link,
+    /// Keeps the link up, and ends with this value.
+    _task: JoinSet<()>,
     answers: PubSubStream,
     /// Held, because the stream ends with it.
     _sink: PubSubSink,
@@ -39,15 +43,22 @@ impl BusClient {
         let from = format!("circusctl on {}", host.as_deref().unwrap_or("an unknown host"));
         let reply_to = keys::reply(cluster, bus::new_id()?);
         let channels = [reply_to.clone()];
-        let both = async |spec: &RedisSpec| {
-            tokio::try_join!(link::connect(spec, "circusctl"), subscription::subscribe(spec, &channels))
+        // What an agent would be told of the link is nothing to one command.
+        let connect = async |spec: &RedisSpec| {
+            let (unheard, mut dropped) = mpsc::channel(16);
+            let (link, keep_up) = Link::new(spec.clone(), "circusctl".into(), Whereabouts::unknown(), unheard);
+            let mut task = JoinSet::new();
+            task.spawn(keep_up);
+            task.spawn(async move { while dropped.recv().await.is_some() {} });
+            let ((), (sink, answers)) = tokio::try_join!(link.settled(), subscription::subscribe(spec, &channels))?;
+            Ok((link, task, sink, answers))
         };
         let specs = spec.servers();
-        let any = select_ok(specs.iter().map(|spec| Box::pin(both(spec))));
-        let (((connection, address), (sink, answers)), _others) =
+        let any = select_ok(specs.iter().map(|spec| Box::pin(connect(spec))));
+        let ((link, task, sink, answers), _others) =
             tokio::time::timeout(timeout, any).await.unwrap_or_else(|_| Err(reason::no_answer(timeout)))?;
-        let (cluster, address) = (cluster.clone(), address.to_string());
-        Ok(BusClient { cluster, address, from, reply_to, connection, answers, _sink: sink, timeout })
+        let cluster = cluster.clone();
+        Ok(BusClient { cluster, from, reply_to, link, _task: task, answers, _sink: sink, timeout })
     }
 
     /// The nodes of the cluster, sorted by name; those that left an hour ago are forgotten.
@@ -56,9 +67,7 @@ impl BusClient {
     /// Redis did not tell, and why.
     pub async fn roster(&self) -> Result<Vec<NodeRow>, String> {
         let call = registry::roster_call(&self.cluster);
-        let mut connection = self.connection.clone();
-        let answer = self.bounded(link::run_script(&call, &mut connection)).await?;
-        Ok(registry::rows(&link::words(answer)?))
+        Ok(registry::rows(&self.link.call(&call, self.timeout).await?))
     }
 
     /// Puts `message`, a Circus message, to each of `nodes`, and gives what each replied; an `Err` says why it did not.
@@ -81,10 +90,7 @@ impl BusClient {
             }
             let id = format!("{:032x}", bus::new_id()?);
             let text = bus::question_text(&id, &self.from, &self.reply_to, message.to_owned())?;
-            let mut publish = redis::cmd("PUBLISH");
-            publish.arg(keys::bus(&self.cluster, node)).arg(text);
-            let mut connection = self.connection.clone();
-            match self.bounded(publish.query_async::<u64>(&mut connection)).await? {
+            match self.link.publish(&keys::bus(&self.cluster, node), &text, self.timeout).await? {
                 0 => drop(replies.insert(node.clone(), Err(bus::nobody(node)))),
                 _ => drop(open.insert(id, node.clone())),
             }
@@ -100,18 +106,11 @@ impl BusClient {
                     }
                     continue;
                 }
-                Ok(None) => format!("{} closed the connection", self.address),
+                Ok(None) => "the server closed the connection".into(),
                 Err(_) => reason::no_answer(patience),
             };
             replies.extend(open.drain().map(|(_, node)| (node, Err(silent.clone()))));
         }
         Ok(replies)
-    }
-
-    async fn bounded<T>(&self, question: impl Future<Output = RedisResult<T>>) -> Result<T, String> {
-        match timeout(self.timeout, question).await {
-            Ok(answer) => answer.map_err(|error| reason::of(&error, &self.address)),
-            Err(_) => Err(reason::no_answer(self.timeout)),
-        }
     }
 }

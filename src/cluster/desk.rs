@@ -2,14 +2,14 @@
 //!
 //! Invariants:
 //! - Refreshes that come in one go cost one round trip, and no script has more than [`CHUNK`] of them: the server does
-//!   for others in between.
+//!   for others in between. In a cluster they go out together, each to its slot.
 //! - Each question has its own answer, within its own patience.
 
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::link::Link;
+use super::link::{Link, Needs};
 use super::scripts;
 use crate::model::event::{Ask, AskKind, LeaseAnswer};
 use crate::model::names::LeaseName;
@@ -49,6 +49,8 @@ impl Desk {
 }
 
 async fn serve(link: Link, mut asked: mpsc::Receiver<Question>) {
+    // In a cluster each lease has a slot of its own, and so perhaps a server.
+    let chunk = if link.is_one_server() { CHUNK } else { 1 };
     let mut questions = Vec::new();
     while asked.recv_many(&mut questions, QUEUE).await > 0 {
         let is_refresh = |question: &Question| matches!(question.ask.kind, AskKind::Refresh { .. });
@@ -57,7 +59,7 @@ async fn serve(link: Link, mut asked: mpsc::Receiver<Question>) {
         // One that is hasty is not kept waiting by one that is not.
         refreshes.sort_by_key(|question| question.patience);
         while !refreshes.is_empty() {
-            let rest = refreshes.split_off(refreshes.len().min(CHUNK));
+            let rest = refreshes.split_off(refreshes.len().min(chunk));
             put(&link, std::mem::replace(&mut refreshes, rest));
         }
     }
@@ -70,7 +72,11 @@ fn put(link: &Link, questions: Vec<Question>) {
         let together = scripts::refresh_call(questions.iter().map(|question| (&question.lease, &question.ask)));
         let call = together.unwrap_or_else(|| scripts::call(&questions[0].lease, &questions[0].ask));
         let patience = questions.iter().map(|question| question.patience).min().unwrap_or_default();
-        let answer = link.call(&call, patience).await;
+        let needs = match questions[0].ask.kind {
+            AskKind::Take { .. } | AskKind::Refresh { .. } => Needs::Acks,
+            AskKind::Release { .. } | AskKind::Withdraw => Needs::Nothing,
+        };
+        let answer = link.call_that(&call, needs, patience).await;
         for (index, question) in questions.into_iter().enumerate() {
             let its = |words: &Vec<String>| match question.ask.kind {
                 AskKind::Refresh { .. } => {
@@ -80,7 +86,7 @@ fn put(link: &Link, questions: Vec<Question>) {
                 _ => scripts::answer(words),
             };
             let answer = match &answer {
-                Ok(words) => its(words),
+                Ok((words, acks)) => acks.clone().judge(its(words)),
                 Err(reason) => LeaseAnswer::Failed { reason: reason.clone() },
             };
             // Who asked may have ended.

@@ -8,9 +8,14 @@
 //!   scripts     Lua and what its answers mean      keys    every key and channel
 //!   access      where Redis is, and how an agent is let in
 //!   sentinel    where the master is, where sentinels know
-//!   servers     one server, or several of which most decide
+//!   servers     one server or cluster, or several servers of which most decide
 //!   desk        one server's questions about leases, put to it together
-//!   link        one connection for commands, remade when in doubt
+//!   survey      who is in a Redis Cluster          slots   and has which keys
+//!   link        all commands: to one server, or to that of a cluster which has the key
+//!     line      one connection to one server, remade when in doubt
+//!     nodes     a line to each master of a cluster
+//!     acks      calls that count only when replicas have what they wrote
+//!     facts     what a server says of itself
 //!   subscription  one connection for what is heard
 //!   registry    heartbeats and the list of nodes    bus    questions and answers between nodes
 //!   events      what happens, for whoever listens
@@ -30,14 +35,20 @@ pub mod shared;
 pub mod events;
 
 mod access;
+mod acks;
 mod bus;
 mod desk;
+mod facts;
+mod line;
 mod link;
+mod nodes;
 mod reason;
 mod registry;
 mod sentinel;
 mod servers;
+mod slots;
 mod subscription;
+mod survey;
 
 pub mod client;
 

@@ -5,7 +5,8 @@
 //!   (`config-epoch`) than those before it, so one that was cut off is not believed beside one that was not.
 //! - What a sentinel says is a wake-up and an address. Whether a master is there is asked of the server itself.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -18,6 +19,7 @@ use super::access::Server;
 use super::link::Backoff;
 use super::{reason, subscription};
 use crate::model::spec::{RedisSpec, Secret, Sentinels};
+use crate::model::store::{DOWN_AFTER, Failover};
 
 /// How long the others may take once one sentinel has answered.
 const OTHERS: Duration = Duration::from_millis(200);
@@ -35,13 +37,15 @@ struct Master {
     epoch: u64,
     host: String,
     port: String,
+    /// How long it may be missed.
+    down_after: Option<Duration>,
 }
 
-/// The spec of the server that is the master now.
+/// The spec of the server that is the master now, and how long the sentinels may miss it before they act.
 ///
 /// # Errors
 /// No sentinel could say.
-pub(super) async fn master(spec: &RedisSpec, sentinels: &Sentinels) -> Result<RedisSpec, String> {
+pub(super) async fn master(spec: &RedisSpec, sentinels: &Sentinels) -> Result<(RedisSpec, Option<Failover>), String> {
     let ask = async |at: &String| {
         let answer = timeout(ASK_TIMEOUT, ask(spec, sentinels, at)).await;
         answer.unwrap_or_else(|_| Err(reason::no_answer(ASK_TIMEOUT))).map_err(|why| format!("{at}: {why}"))
@@ -62,7 +66,8 @@ pub(super) async fn master(spec: &RedisSpec, sentinels: &Sentinels) -> Result<Re
     }
     reasons.sort_unstable();
     let master = latest.ok_or_else(|| format!("no sentinel tells where the master is ({})", reasons.join("; ")))?;
-    Ok(RedisSpec { url: Secret::new(sentinels.server(&master.host, &master.port)), ..spec.clone() })
+    let failover = master.down_after.map(|after| Failover { setting: DOWN_AFTER, after });
+    Ok((RedisSpec { url: Secret::new(sentinels.server(&master.host, &master.port)), ..spec.clone() }, failover))
 }
 
 async fn ask(spec: &RedisSpec, sentinels: &Sentinels, at: &str) -> Result<Master, String> {
@@ -78,7 +83,8 @@ async fn ask(spec: &RedisSpec, sentinels: &Sentinels, at: &str) -> Result<Master
             let epoch = field("config-epoch").and_then(|epoch| epoch.parse().ok());
             let all = epoch.zip(field("ip").zip(field("port")));
             let (epoch, (host, port)) = all.ok_or_else(|| reason::nonsense(&about))?;
-            Ok(Master { epoch, host, port })
+            let down_after = field("down-after-milliseconds").and_then(|ms| ms.parse().ok()).map(Duration::from_millis);
+            Ok(Master { epoch, host, port, down_after })
         }
         // What the server says of it is that it has `No such master with that name`.
         Err(error) if error.code() == Some("ERR") => Err(format!("it watches no master {}", sentinels.master)),
@@ -96,23 +102,37 @@ fn for_sentinel(spec: &RedisSpec, sentinels: &Sentinels, at: &str) -> RedisSpec 
     }
 }
 
-/// Where the master is, as far as is known: each connection compares its own address with it.
+/// What is known of where to go: where the master is, which each connection compares with its own address, and the
+/// servers of a cluster.
 #[derive(Debug, Clone)]
-pub(super) struct Whereabouts(watch::Sender<Option<Arc<str>>>);
+pub(super) struct Whereabouts {
+    master: watch::Sender<Option<Arc<str>>>,
+    servers: Arc<Mutex<Vec<Arc<str>>>>,
+}
 
 impl Whereabouts {
     pub(super) fn unknown() -> Whereabouts {
-        Whereabouts(watch::Sender::new(None))
+        Whereabouts { master: watch::Sender::new(None), servers: Arc::default() }
+    }
+
+    /// The servers of the cluster that were last told of.
+    pub(super) fn servers(&self) -> Vec<Arc<str>> {
+        self.servers.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The cluster has these servers.
+    pub(super) fn know(&self, servers: &BTreeSet<Arc<str>>) {
+        *self.servers.lock().unwrap_or_else(PoisonError::into_inner) = servers.iter().cloned().collect();
     }
 
     /// A master was found here.
     pub(super) fn found(&self, address: &Arc<str>) {
-        self.0.send_replace(Some(Arc::clone(address)));
+        self.master.send_replace(Some(Arc::clone(address)));
     }
 
     /// Waits until the master is known to be elsewhere, and says so.
     pub(super) async fn elsewhere(&self, address: &str) -> String {
-        let mut heard = self.0.subscribe();
+        let mut heard = self.master.subscribe();
         let elsewhere = |known: &Option<Arc<str>>| known.as_deref().is_some_and(|known| known != address);
         let now = heard.wait_for(elsewhere).await.ok().and_then(|known| known.clone());
         // Its sender is ours, so there is always an answer.
@@ -130,7 +150,7 @@ pub(super) async fn follow(spec: RedisSpec, sentinels: Sentinels, whereabouts: W
         match backoff.attempt(subscription::subscribe_one(&reached, &channels)).await {
             Ok((mut sink, mut heard)) => {
                 // Something may have been missed; a master that answers says where it is before anybody moves.
-                if let Ok(now) = master(&spec, &sentinels).await
+                if let Ok((now, _)) = master(&spec, &sentinels).await
                     && let Ok(server) = Server::of_one(&now).await
                 {
                     whereabouts.found(&server.address);

@@ -3,6 +3,8 @@
 //! Invariants:
 //! - Redis keeps no message for who is not there. Each time the subscription is made anew, [`Heard::Anew`] says so.
 //! - A server that hangs never closes a connection, so it is asked for a sign of life every few seconds.
+//! - All servers of a cluster hear all of it. One that is cut off from the others still answers, so it is asked for that,
+//!   too, and left for another.
 //! - What is heard waits in a bounded box for the agent; a full box drops, as a lost connection would.
 
 use std::collections::{BTreeSet, VecDeque};
@@ -15,10 +17,10 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use super::access::Server;
 use super::link::Backoff;
-use super::reason;
 use super::sentinel::Whereabouts;
+use super::{reason, survey};
 use crate::model::event::Event;
-use crate::model::spec::RedisSpec;
+use crate::model::spec::{RedisSpec, Seeds};
 
 /// How often the server is asked for a sign of life.
 const PING_EVERY: Duration = Duration::from_secs(5);
@@ -43,6 +45,7 @@ pub(super) async fn listen(
     mut take: impl FnMut(Heard<'_>) -> Vec<Event>,
     events: mpsc::Sender<Event>,
 ) {
+    let is_cluster = Seeds::parse(spec.url.reveal()).is_ok_and(|seeds| seeds.is_some());
     let mut backoff = Backoff::new();
     // Outlives each connection: what was heard was heard.
     let mut outbox = VecDeque::new();
@@ -50,18 +53,19 @@ pub(super) async fn listen(
         let begun = Instant::now();
         let wanted: Vec<String> = channels.borrow_and_update().iter().cloned().collect();
         let subscribe = async {
-            let server = Server::of(&spec).await?;
-            Ok((subscribe_at(&server, &wanted).await?, server.address))
+            let server = Server::of(&spec, &whereabouts).await?;
+            Ok((subscribe_at(&server, &wanted).await?, server))
         };
         match backoff.attempt(subscribe).await {
-            Ok(((sink, stream), address)) => {
+            Ok(((sink, stream), server)) => {
                 tracing::debug!("subscribed");
                 // Those of the connection before say no more than these.
                 outbox.retain(|event| !matches!(event, Event::LeaseFreed { .. }));
                 outbox.extend(take(Heard::Anew));
                 let reason = tokio::select! {
                     reason = serve(sink, stream, &mut channels, &mut outbox, &mut take, &events) => reason,
-                    moved = whereabouts.elsewhere(&address) => moved,
+                    moved = whereabouts.elsewhere(&server.address) => moved,
+                    cut_off = survey::cut_off(&server), if is_cluster => cut_off,
                 };
                 tracing::debug!(%reason, "subscription lost");
                 backoff.lived(begun.elapsed());
@@ -80,7 +84,7 @@ pub(super) async fn listen(
 /// # Errors
 /// The reason, in words.
 pub(super) async fn subscribe(spec: &RedisSpec, channels: &[String]) -> Result<(PubSubSink, PubSubStream), String> {
-    subscribe_at(&Server::of(spec).await?, channels).await
+    subscribe_at(&Server::of(spec, &Whereabouts::unknown()).await?, channels).await
 }
 
 /// [`subscribe`] at a URL that names one server.

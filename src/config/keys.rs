@@ -157,7 +157,7 @@ pub(super) const KEYS: &[Key] = &[
     key(Circus, "secret_file", Path, eg("/etc/circus/secret"), NotYet, "seals every message through Redis"),
     key(Circus, "master", Text, eg("web-1"), NotYet, "circusd-cluster's node to register at"),
 
-    key(Redis, "url", Url, eg("redis://localhost:6379/0"), Works, "redis://:PASSWORD@HOST:PORT/DB, rediss:// for TLS, redis+sentinel://HOST,HOST/MASTER, or unix:///PATH"),
+    key(Redis, "url", Url, eg("redis://localhost:6379/0"), Works, "redis://:PASSWORD@HOST:PORT/DB, rediss:// for TLS, redis+sentinel://HOST,HOST/MASTER, redis+cluster://HOST,HOST, or unix:///PATH"),
     key(Redis, "username", Text, eg("circus"), Works, "the ACL user, where the URL names none"),
     key(Redis, "password_file", Path, eg("/etc/circus/redis-password"), Works,
         "holds the password; read again at each connection"),
@@ -172,6 +172,8 @@ pub(super) const KEYS: &[Key] = &[
     key(Redis, "refresh_interval", Seconds, eg("5"), Works, "pause between refreshes; default lease_ttl / 3"),
     key(Redis, "refresh_timeout", Seconds, eg("5"), Works,
         "unconfirmed by then, it failed; default lease_ttl / 3"),
+    key(Redis, "require_replica_ack", Count, is("0"), Works,
+        "how many replicas must have a lease before it counts (WAIT)"),
 
     // Before those of [watcher:…]: where both have a key, a plugin's own row is found first.
     key(Plugin(Native::ALL), "use", Use, eg("circus.plugins.flapping.Flapping"), Works, "which plugin"),

@@ -10,7 +10,7 @@ use super::build::Build;
 use super::problem::code;
 use super::settings::{Set, Settings};
 use super::value::Value;
-use crate::model::spec::{RedisSpec, Secret, Sentinels, TlsFiles};
+use crate::model::spec::{RedisSpec, Secret, Seeds, Sentinels, TlsFiles};
 
 /// Whether others may read a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,9 +42,12 @@ impl Build<'_> {
         }
         let url = url?;
         let sentinels = Sentinels::parse(&url).ok().flatten();
-        let one = RedisSpec::at(Secret::new(url.clone())).servers().swap_remove(0).url;
-        let server =
-            sentinels.as_ref().map_or_else(|| one.reveal().to_owned(), |sentinels| sentinels.server("host", "1"));
+        let seeds = Seeds::parse(&url).ok().flatten();
+        let server = match (&sentinels, &seeds) {
+            (Some(sentinels), _) => sentinels.server("host", "1"),
+            (None, Some(seeds)) => seeds.server("host:1"),
+            (None, None) => RedisSpec::at(Secret::new(url.clone())).servers()[0].url.reveal().to_owned(),
+        };
         let login = server.into_connection_info().ok().map(|info| info.redis_settings().clone());
         let said = |what: fn(&RedisConnectionInfo) -> Option<&str>| login.as_ref().is_some_and(|at| what(at).is_some());
         let username = redis.get("username").filter(|set| set.value != Value::Unset);
@@ -76,6 +79,7 @@ impl Build<'_> {
             tls,
             sentinel_username: redis.text("sentinel_username"),
             sentinel_password_file: redis.path("sentinel_password_file"),
+            require_replica_ack: redis.number("require_replica_ack").unwrap_or_default(),
         })
     }
 

@@ -19,7 +19,7 @@ use super::words;
 use crate::model::event::SIGNALS;
 use crate::model::names::{ClusterName, NodeName};
 use crate::model::spec::{
-    Check, Convention, HealthAction, HookSpec, LogLevel, LogOutput, Majority, Rollover, Sentinels, SocketKind,
+    Check, Convention, HealthAction, HookSpec, LogLevel, LogOutput, Majority, Rollover, Seeds, Sentinels, SocketKind,
     SyslogAddress, UserSpec,
 };
 
@@ -510,9 +510,6 @@ fn limit(text: &str) -> Result<Option<u64>, Wrong> {
     }
 }
 
-/// Schemes of Redis URLs that are known, and wait for a later version.
-const LATER: &[&str] = &["redis+cluster"];
-
 fn url(text: &str) -> Result<(), Wrong> {
     let Some((scheme, _)) = text.split_once("://") else {
         return Err(wrong("must be a URL")
@@ -543,9 +540,13 @@ fn url(text: &str) -> Result<(), Wrong> {
                 .label(why)
                 .help("redis+majority://:PASSWORD@HOST:6379,HOST:6379,HOST:6379/DB, each a server of its own")),
         },
-        _ if LATER.contains(&scheme) => Err(wrong(format!("is not supported yet with `{scheme}://`"))
-            .label("redis://, rediss:// and unix:// are")
-            .code(code::NOT_YET)),
+        "redis+cluster" | "rediss+cluster" => match Seeds::parse(text) {
+            Ok(Some(seeds)) => url(&seeds.server("host:6379")),
+            Ok(None) => Err(wrong("cannot be read as a URL of a cluster")),
+            Err(why) => Err(wrong("cannot be read as a URL of a cluster")
+                .label(why)
+                .help("redis+cluster://:PASSWORD@HOST:6379,HOST:6379; a few of its servers are enough")),
+        },
         _ => Err(wrong("must be a redis://, rediss:// or unix:// URL").label("this has another scheme")),
     }
 }
@@ -653,11 +654,10 @@ mod tests {
             "rediss+sentinel://a/m",
             "redis+majority://me:pw@a,b:6380,[::1]/2",
             "rediss+majority://a,b,c",
+            "redis+cluster://:pw@a,b:7000",
+            "rediss+cluster://a/0",
         ] {
             assert!(Kind::Url.parse(text).is_ok(), "{text}");
-        }
-        for text in ["redis+cluster://a,b"] {
-            assert_eq!(Kind::Url.parse(text).unwrap_err().code, code::NOT_YET, "{text}");
         }
         for text in [
             "redis+sentinel://a,b",

@@ -213,8 +213,8 @@ pub enum Answer {
     Version(&'static str),
     /// The cluster's nodes, sorted by name.
     Nodes(Vec<NodeRow>),
-    /// This node's view of its leases.
-    Leases(Vec<LeaseView>),
+    /// This node's view of its leases, and what its operators should know of where they are kept.
+    Leases { leases: Vec<LeaseView>, advice: Vec<String> },
     /// A singleton left this node.
     Moved { from: NodeName, to: Option<NodeName>, token: u64 },
 }

@@ -11,6 +11,7 @@ use super::command::{Command, NodeRow, Outcome, RequestId, Sample, Target};
 use super::names::{ClusterName, NodeName, Owner, WatcherName};
 use super::snapshot::ProcessView;
 use super::spec::{AgentSpec, Check, Defaults, HookPoint, HookProgram, ProgramSpec, Purpose, SocketSpec, WatcherSpec};
+use super::store::StoreFacts;
 use super::time::Time;
 
 /// One process of one watcher, from its spawn to the end of its tree. Never used twice.
@@ -49,6 +50,8 @@ pub enum Event {
     StoreUp,
     /// It cannot, for this reason.
     StoreDown { reason: String },
+    /// A server of the lease store was reached and said this of itself, or is none of it any more.
+    StoreSeen { server: String, facts: Option<StoreFacts> },
     /// Another live agent has this node's name, and says this of itself.
     NameTaken { by: String },
     /// A door was asked.

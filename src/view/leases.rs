@@ -1,6 +1,6 @@
 //! Who holds what, put together from every node's view.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
@@ -36,6 +36,12 @@ pub(super) fn table(parts: &Parts, style: Style) -> String {
         let count = vacant.len();
         let name = shlex::try_quote(name).map_or_else(|_| (*name).to_owned(), |quoted| quoted.into_owned());
         text.push_str(&format!("{count} vacant: nobody is known to hold it.   circusctl status {name} --all\n"));
+    }
+    // Nodes that see the same servers say the same.
+    let advice: BTreeSet<&str> =
+        parts.good.iter().flat_map(|(_, part)| list(part, "advice")).filter_map(Value::as_str).collect();
+    for sentence in advice {
+        text.push_str(&format!("note: {sentence}\n"));
     }
     text
 }

@@ -304,7 +304,7 @@ fn the_page_of_one_watcher() {
 
 #[test]
 fn leases_are_put_together_from_all_views() {
-    let views = |leases: Vec<LeaseView>| Part::Own(Reply::Done(Answer::Leases(leases)));
+    let views = |leases: Vec<LeaseView>| Part::Own(Reply::Done(Answer::Leases { leases, advice: Vec::new() }));
     let mut aside = lease("beat", LeaseRole::Aside, Some("web-2"));
     aside.why = Some("failed here, back in 40 s".into());
     let mut free = lease("report", LeaseRole::Standby, None);
@@ -332,7 +332,7 @@ fn two_who_claim_a_lease_are_both_named() {
     let views = |role, token| {
         let mut lease = lease("beat", role, None);
         lease.token = Some(token);
-        Part::Own(Reply::Done(Answer::Leases(vec![lease])))
+        Part::Own(Reply::Done(Answer::Leases { leases: vec![lease], advice: Vec::new() }))
     };
     let text = shown(
         &Command::Leases,

@@ -43,7 +43,7 @@ use crate::model::snapshot::{LeaseView, Phase, ProcessView, Snapshot, SocketView
 ///   - SOCKET: `socket`, `keys`, and `effect`: `added`, `removed`, `moved` or `adjusted`
 /// - `version`: `version`
 /// - `nodes`: `roster` `[{name, state, seen, version, host, pid, up, config, watchers, holds, waits}]`, sorted by name
-/// - `leases`: `leases` `[LEASE, …]`; LEASE: `name key role token ttl left holder latency held_for why`
+/// - `leases`: `leases` `[LEASE, …]`, and `advice` `[TEXT, …]` where something is amiss with the store; LEASE: `name key role token ttl left holder latency held_for why`
 /// - `failover`: `from`, `to` (or null), `token`
 ///
 /// An error has `reason`, `code` ([`error_code`]), `errno` and `tb` (null), and where it is known `hint` (a name like
@@ -233,7 +233,13 @@ fn done(answer: &Answer) -> Object {
         }
         Answer::Version(version) => ok(json!({"version": version})),
         Answer::Nodes(rows) => ok(json!({"roster": rows.iter().map(row).collect::<Vec<_>>()})),
-        Answer::Leases(views) => ok(json!({"leases": views.iter().map(lease).collect::<Vec<_>>()})),
+        Answer::Leases { leases, advice } => {
+            let mut reply = json!({"leases": leases.iter().map(lease).collect::<Vec<_>>()});
+            if !advice.is_empty() {
+                reply["advice"] = json!(advice);
+            }
+            ok(reply)
+        }
         Answer::Moved { from, to, token } => {
             ok(json!({"from": from.as_str(), "to": to.as_ref().map(|to| to.as_str()), "token": token}))
         }

@@ -96,7 +96,7 @@ impl Agent {
             match self.event().await {
                 Event::StoreUp => up = true,
                 Event::LeaseFreed { .. } => hears = true,
-                Event::StoreDown { .. } | Event::Lease { .. } => {}
+                Event::StoreDown { .. } | Event::StoreSeen { .. } | Event::Lease { .. } => {}
                 other => panic!("{other:?}"),
             }
         }

@@ -3,6 +3,7 @@
 #![allow(unreachable_pub)] // Included by several test files, each a crate of its own.
 
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use redis::Value;
 pub struct RedisServer {
     port: u16,
     password: Option<String>,
+    program: PathBuf,
     arguments: Vec<String>,
     dir: tempfile::TempDir,
     process: Option<Child>,
@@ -29,12 +31,24 @@ impl RedisServer {
         RedisServer::start_with(Some(password), &[])
     }
 
-    /// Starts one with more arguments: `&["--maxmemory", "1mb"]`.
+    /// Starts one with more arguments: `&["--maxmemory", "1mb"]`. `{free}` is a free port.
     pub fn start_with(password: Option<&str>, arguments: &[&str]) -> RedisServer {
+        RedisServer::start_as("redis-server".into(), password, arguments)
+    }
+
+    /// Starts a relative of Redis, which understands Redis's arguments.
+    pub fn start_of(program: PathBuf) -> RedisServer {
+        RedisServer::start_as(program, None, &[])
+    }
+
+    fn start_as(program: PathBuf, password: Option<&str>, arguments: &[&str]) -> RedisServer {
         let dir = tempfile::tempdir().expect("a directory for redis-server");
-        let arguments = arguments.iter().map(ToString::to_string).collect();
+        // A cluster adds 10000 to it, for a second port.
+        let free = || std::iter::repeat_with(free_port).find(|port| *port < 55_536).expect("a port").to_string();
+        let argument = |text: &&str| if *text == "{free}" { free() } else { (*text).to_owned() };
+        let arguments = arguments.iter().map(argument).collect();
         let password = password.map(ToOwned::to_owned);
-        let mut server = RedisServer { port: 0, password, arguments, dir, process: None };
+        let mut server = RedisServer { port: 0, password, program, arguments, dir, process: None };
         // Between the choice of a port and its use somebody else may take it.
         for _ in 0..10 {
             server.port = free_port();
@@ -76,6 +90,12 @@ impl RedisServer {
     /// The answer to one command as text, nothing where it is nil.
     pub fn text(&self, words: &[&str]) -> Option<String> {
         redis::from_redis_value(self.command(words)).expect("a text")
+    }
+
+    /// What it is set to.
+    pub fn text_of_config(&self, setting: &str) -> String {
+        let said: Vec<String> = redis::from_redis_value(self.command(&["CONFIG", "GET", setting])).expect("a pair");
+        said.into_iter().nth(1).expect("a setting")
     }
 
     /// The answer to one command as a number.
@@ -141,7 +161,7 @@ impl RedisServer {
     /// Whether it answers in the end.
     fn launch(&mut self) -> bool {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.dir.path().join("log"));
-        let mut command = Command::new("redis-server");
+        let mut command = Command::new(&self.program);
         command
             .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0"])
             .args(["--port", &self.port.to_string()])

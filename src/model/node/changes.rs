@@ -439,6 +439,7 @@ fn needs_restart(old: &AgentSpec, new: &AgentSpec) -> Vec<String> {
         ("[redis] password_file", redis(|old, new| old.password_file != new.password_file)),
         ("[redis] sentinel_username", redis(|old, new| old.sentinel_username != new.sentinel_username)),
         ("[redis] sentinel_password_file", redis(|old, new| old.sentinel_password_file != new.sentinel_password_file)),
+        ("[redis] require_replica_ack", redis(|old, new| old.require_replica_ack != new.require_replica_ack)),
         ("[redis] tls_ca", redis(|old, new| old.tls.ca != new.tls.ca)),
         ("[redis] tls_cert", redis(|old, new| old.tls.cert != new.tls.cert)),
         ("[redis] tls_key", redis(|old, new| old.tls.key != new.tls.key)),

@@ -89,7 +89,8 @@ impl Node {
             }
             Command::Version => Answer::Version(env!("CARGO_PKG_VERSION")),
             Command::Leases => {
-                Answer::Leases(self.watchers.iter().filter_map(|watcher| Some(watcher.lease()?.view(now))).collect())
+                let leases = self.watchers.iter().filter_map(|watcher| Some(watcher.lease()?.view(now))).collect();
+                Answer::Leases { leases, advice: self.advice() }
             }
             Command::Nodes if !self.clustered => return Err(Refusal::NoCluster),
             command @ Command::Nodes => {

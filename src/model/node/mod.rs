@@ -38,6 +38,7 @@ use super::random::Random;
 use super::snapshot::{Phase, Snapshot, StoreView};
 use super::sockets::Sockets;
 use super::spec::{AgentSpec, WatcherSpec};
+use super::store::{self, StoreFacts};
 use super::time::Time;
 use super::watcher::Watcher;
 
@@ -81,6 +82,9 @@ pub struct Node {
     leaving: BTreeSet<Key>,
     phase: State,
     store: StoreView,
+    /// What the store's servers said of themselves, by address, and what was last advised because of it.
+    servers: BTreeMap<String, StoreFacts>,
+    advised: Vec<String>,
     reminder: Option<Time>,
     random: Random,
     last_id: u64,
@@ -144,6 +148,8 @@ impl Node {
             leaving: BTreeSet::new(),
             phase: State::Starting,
             store: StoreView::Unknown,
+            servers: BTreeMap::new(),
+            advised: Vec::new(),
             reminder: None,
             random,
             last_id: 0,
@@ -239,6 +245,17 @@ impl Node {
                 self.store = StoreView::Down { reason: format!("{}: {reason}", self.store_name()) };
                 self.remind(actions);
             }
+            Event::StoreSeen { server, facts } => {
+                match facts {
+                    Some(facts) => drop(self.servers.insert(server, facts)),
+                    None => drop(self.servers.remove(&server)),
+                }
+                let advice = self.advice();
+                for text in advice.iter().filter(|text| !self.advised.contains(text)) {
+                    log(actions, Level::Warn, text.clone());
+                }
+                self.advised = advice;
+            }
             Event::NameTaken { by } => {
                 let text = format!("the name {} is in use by {by}; give this node another (node = …)", self.name);
                 log(actions, Level::Error, text);
@@ -311,6 +328,13 @@ impl Node {
     /// Where leases are kept, in a word.
     fn store_name(&self) -> &'static str {
         if self.clustered { "Redis" } else { "lease files" }
+    }
+
+    /// What whoever keeps leases in these servers should know.
+    fn advice(&self) -> Vec<String> {
+        let leases = self.watchers.iter().filter_map(|watcher| watcher.spec().singleton.as_ref());
+        let acks = self.agent.redis.as_ref().map_or(0, |redis| redis.require_replica_ack);
+        store::advice(&self.servers, leases.map(|lease| lease.ttl).min(), acks)
     }
 
     fn remind(&mut self, actions: &mut Vec<Action>) {

@@ -4,6 +4,7 @@ mod check;
 mod hook;
 mod majority;
 mod output;
+mod seeds;
 mod sentinels;
 mod socket;
 
@@ -16,6 +17,7 @@ pub use check::{Check, HealthAction, HealthSpec, Purpose, ReadySpec, Url};
 pub use hook::{HookPoint, HookProgram, HookSpec};
 pub use majority::Majority;
 pub use output::{Output, Rollover, Rotation, Sink, StreamSpec, Syslog, SyslogAddress};
+pub use seeds::Seeds;
 pub use sentinels::Sentinels;
 pub use socket::{Convention, FIRST_FD, Family, Place, SocketKind, SocketSpec, SocketUse, Which};
 
@@ -112,7 +114,7 @@ pub enum LogOutput {
 /// Where Redis is, and how to be let in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RedisSpec {
-    /// `redis://…`, `rediss://…`, `unix://…`, [`Sentinels`] or a [`Majority`].
+    /// `redis://…`, `rediss://…`, `unix://…`, [`Sentinels`], [`Seeds`] or a [`Majority`].
     pub url: Secret,
     /// The user, where the URL names none.
     pub username: Option<String>,
@@ -124,6 +126,8 @@ pub struct RedisSpec {
     pub sentinel_username: Option<String>,
     /// Holds the password for the sentinels, where they want one.
     pub sentinel_password_file: Option<PathBuf>,
+    /// How many replicas must have a taking or a refresh before it counts.
+    pub require_replica_ack: u32,
 }
 
 /// Files in PEM, read for each connection.
@@ -147,6 +151,7 @@ impl RedisSpec {
             tls: TlsFiles::default(),
             sentinel_username: None,
             sentinel_password_file: None,
+            require_replica_ack: 0,
         }
     }
 

@@ -21,6 +21,7 @@ impl Sentinels {
     /// # Errors
     /// What is wrong with it, without what may be a password.
     pub fn parse(url: &str) -> Result<Option<Sentinels>, String> {
+        const USUAL_PORT: u16 = 26379;
         let (scheme, rest) = match url.split_once("://") {
             Some(("redis+sentinel", rest)) => ("redis", rest),
             Some(("rediss+sentinel", rest)) => ("rediss", rest),
@@ -36,7 +37,6 @@ impl Sentinels {
         if !database.chars().all(|c| c.is_ascii_digit()) {
             return Err("its database is no number, as in redis+sentinel://HOST,HOST/MASTER/0".into());
         }
-        const USUAL_PORT: u16 = 26379;
         let at: Option<Vec<String>> = hosts.split(',').map(|host| address(host, USUAL_PORT)).collect();
         let at = at.ok_or("a sentinel in it is not HOST, HOST:PORT or [IPV6]:PORT")?;
         Ok(Some(Sentinels { at, master: master.to_owned(), scheme, login, database: database.to_owned() }))
@@ -54,7 +54,7 @@ impl Sentinels {
     }
 }
 
-/// `HOST:PORT`, where the port may be missing.
+/// `HOST:PORT`, where the port may be missing and is then the usual one.
 pub(super) fn address(text: &str, usual_port: u16) -> Option<String> {
     let ends = |text: &str| text.ends_with(']') || !text.contains(':');
     let (host, port) = match text.rsplit_once(':') {
