@@ -218,7 +218,8 @@ impl Agent {
         let host = Host::new(events.clone(), notify_dir.into(), &[("CIRCUSCTL_ENDPOINT", &endpoint)])
             .map_err(step("cannot take charge of this machine's processes"))?
             .with_python(spec.python.clone())
-            .with_given_sockets(given);
+            .with_given_sockets(given)
+            .with_cgroups(&format!("{}-{:032x}", spec.node, identity.instance));
         let (standing, standing_seen) = watch::channel(Standing { about: about(&spec), draining: false });
         let store = Store::start(&spec, state_dir, identity, &events, asked_there, standing_seen)?;
         let signals = SignalsInfo::<WithOrigin>::new(SIGNALS);
