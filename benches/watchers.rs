@@ -5,7 +5,6 @@
 
 mod support;
 
-use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -35,22 +34,22 @@ fn main() {
     print("baseline: 1000 children, one after the other", &starts);
     print("baseline: SIGTERM to all, and all reaped", &stops);
 
-    let one = memory(&agent(dir.path(), "one", 1, ""));
+    let one = agent(dir.path(), "one", 1, "").memory();
     let begun = Instant::now();
     let many = agent(dir.path(), "many", WATCHERS, "");
     print("agent: from its own start to 1000 watchers up", &[begun.elapsed()]);
-    let used = memory(&many);
+    let used = many.memory();
     println!(
         "agent: resident memory with 1 watcher {:.1} MB, with 1000 {:.1} MB: {:.1} KB for each",
         one as f64 / 1e6,
         used as f64 / 1e6,
         (used - one) as f64 / 1e3 / (WATCHERS - 1) as f64
     );
-    let before = cpu(&many);
+    let before = many.usage();
     std::thread::sleep(IDLE);
     println!(
         "agent: idle, {:.3} ms of a processor each second",
-        (cpu(&many) - before).as_secs_f64() * 1e3 / IDLE.as_secs_f64()
+        many.usage().since(&before).0.as_secs_f64() * 1e3 / IDLE.as_secs_f64()
     );
 
     let version = asked(&many, &["version"]);
@@ -62,12 +61,12 @@ fn main() {
     }
 
     let (mut agent_starts, mut agent_stops) = (Vec::new(), Vec::new());
-    let before = cpu(&many);
+    let before = many.usage();
     for _ in 0..ROUNDS {
         agent_stops.push(command(&many, "stop"));
         agent_starts.push(command(&many, "start"));
     }
-    let rounds = (cpu(&many) - before) / ROUNDS as u32;
+    let rounds = many.usage().since(&before).0 / ROUNDS as u32;
     print("agent: start of 1000 watchers, until all are up", &agent_starts);
     ratio(&agent_starts, &starts);
     print("agent: stop of 1000 watchers, until all are down", &agent_stops);
@@ -146,21 +145,4 @@ fn asked(agent: &Agent, words: &[&str]) -> Vec<Duration> {
 
 fn ratio(times: &[Duration], baseline: &[Duration]) {
     println!("{:<58} ratio of the medians {:.1}", "", median(times).as_secs_f64() / median(baseline).as_secs_f64());
-}
-
-/// Its resident memory, in bytes.
-fn memory(agent: &Agent) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", agent.pid())).expect("a running agent");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory");
-    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
-}
-
-/// What its threads have used of the processors.
-fn cpu(agent: &Agent) -> Duration {
-    let tasks = fs::read_dir(format!("/proc/{}/task", agent.pid())).expect("a running agent").flatten();
-    let nanos = tasks.filter_map(|task| {
-        let schedstat = fs::read_to_string(task.path().join("schedstat")).ok()?;
-        schedstat.split(' ').next()?.parse::<u64>().ok()
-    });
-    Duration::from_nanos(nanos.sum())
 }

@@ -18,7 +18,7 @@ use crate::cluster::client::BusClient;
 use crate::control::{Places, Probe};
 use crate::model::command::{Answer, Command, NodeRow, NodeState, Outcome, Part, Refusal, Reply, Target};
 use crate::model::names::{ClusterName, NodeName};
-use crate::model::spec::Secret;
+use crate::model::spec::{RedisSpec, Secret};
 use crate::wire;
 
 /// What an agent that asks others is given beyond its own patience with them, so that its reply, which names the
@@ -33,7 +33,7 @@ pub enum Endpoint {
     /// An agent's control socket.
     Unix(PathBuf),
     /// The Redis that the agents share.
-    Redis(Secret),
+    Redis(RedisSpec),
 }
 
 impl Endpoint {
@@ -47,10 +47,9 @@ impl Endpoint {
         match scheme {
             "unix" if rest.is_empty() => Err("unix:// needs a path, as in unix:///run/circus/web-1.sock".into()),
             "unix" => Ok(Endpoint::Unix(rest.into())),
-            "redis" | "rediss" | "redis+unix" | "redis+sentinel" | "redis+cluster" | "valkey" | "valkeys" => {
-                Ok(Endpoint::Redis(Secret::new(text.to_owned())))
-            }
-            "unix+redis" => Ok(Endpoint::Redis(Secret::new(format!("redis+unix://{rest}")))),
+            "redis" | "rediss" | "redis+unix" | "redis+sentinel" | "rediss+sentinel" | "redis+cluster" | "valkey"
+            | "valkeys" => Ok(Endpoint::Redis(RedisSpec::at(Secret::new(text.to_owned())))),
+            "unix+redis" => Ok(Endpoint::Redis(RedisSpec::at(Secret::new(format!("redis+unix://{rest}"))))),
             "tcp" | "ipc" => Err(format!("{scheme}:// (ZeroMQ) is not supported yet; use unix:// or redis://")),
             _ => Err(format!("unknown endpoint '{scheme}://': it is unix:///path or redis://host:port/db")),
         }
@@ -62,8 +61,8 @@ impl fmt::Display for Endpoint {
         match self {
             Endpoint::Unix(path) => write!(f, "unix://{}", path.display()),
             // Without what may be a password.
-            Endpoint::Redis(url) => {
-                let url = url.reveal();
+            Endpoint::Redis(spec) => {
+                let url = spec.url.reveal();
                 let (scheme, rest) = url.split_once("://").unwrap_or(("redis", url));
                 write!(f, "{scheme}://{}", rest.rsplit_once('@').map_or(rest, |(_, host)| host))
             }
@@ -124,7 +123,7 @@ pub async fn ask(endpoint: &Endpoint, call: &Call) -> Result<Value, ClientError>
 async fn ask_once(endpoint: &Endpoint, call: &Call) -> Result<Value, ClientError> {
     match endpoint {
         Endpoint::Unix(path) => over_unix(path, call).await,
-        Endpoint::Redis(url) => over_redis(url, call).await,
+        Endpoint::Redis(spec) => over_redis(spec, call).await,
     }
 }
 
@@ -232,9 +231,8 @@ fn unix_time() -> f64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
-async fn over_redis(url: &Secret, call: &Call) -> Result<Value, ClientError> {
-    let mut bus =
-        BusClient::connect(url.reveal(), &call.cluster, call.patience).await.map_err(ClientError::Unreached)?;
+async fn over_redis(spec: &RedisSpec, call: &Call) -> Result<Value, ClientError> {
+    let mut bus = BusClient::connect(spec, &call.cluster, call.patience).await.map_err(ClientError::Unreached)?;
     let roster = bus.roster().await.map_err(ClientError::Unreached)?;
     let done = |outcome: &Outcome| Ok(wire::reply_json(outcome, &Value::Null, unix_time()));
     if call.command == Command::Nodes {

@@ -5,16 +5,21 @@
 mod lease_cases;
 #[path = "support/redis.rs"]
 mod redis_server;
+#[path = "support/sentinels.rs"]
+mod sentinels;
+#[path = "support/tls.rs"]
+mod tls;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use circus_agent::cluster::client::BusClient;
+use circus_agent::cluster::events::EventStream;
 use circus_agent::cluster::{BusQuestion, Me, Redis, Standing};
 use circus_agent::model::command::{NodeAbout, NodeRow, NodeState, RequestId};
 use circus_agent::model::event::{Ask, AskKind, Event, LeaseAnswer};
 use circus_agent::model::names::{ClusterName, LeaseName, NodeName, Owner, WatcherName};
-use circus_agent::model::spec::Secret;
+use circus_agent::model::spec::{RedisSpec, Secret, TlsFiles};
 use circus_agent::model::time::Time;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -23,6 +28,8 @@ use tokio::time::timeout;
 
 use lease_cases::{Disturbance, Store};
 use redis_server::RedisServer;
+use sentinels::Watched;
+use tls::{Authority, Pair, TlsServer, Valid};
 
 /// Longer than anything here takes, shorter than anybody's patience.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -66,6 +73,11 @@ fn release(owner: &Owner) -> Ask {
     ask(owner, AskKind::Release { to: None })
 }
 
+/// A Redis of which the URL says everything.
+fn at(url: &str) -> RedisSpec {
+    RedisSpec::at(Secret::new(url.into()))
+}
+
 /// An agent's end of the shared world.
 struct Agent {
     redis: Redis,
@@ -76,18 +88,15 @@ struct Agent {
 
 impl Agent {
     fn start(url: &str, name: &str, instance: u128) -> Agent {
+        Agent::start_at(at(url), name, instance)
+    }
+
+    fn start_at(redis: RedisSpec, name: &str, instance: u128) -> Agent {
         let (told, events) = mpsc::channel(256);
         let (asked, questions) = mpsc::channel(16);
         let about = NodeAbout { version: "0.1.0".into(), host: format!("host-{name}"), pid: 7, ..NodeAbout::default() };
         let (standing, stands) = watch::channel(Standing { about, draining: false });
-        let me = Me {
-            url: Secret::new(url.into()),
-            cluster: cluster(),
-            node: node(name),
-            instance,
-            leases: vec![beat()],
-            standing: stands,
-        };
+        let me = Me { redis, cluster: cluster(), node: node(name), instance, leases: vec![beat()], standing: stands };
         Agent { redis: Redis::start(me, told, asked), events, questions, standing }
     }
 
@@ -226,14 +235,31 @@ struct RealStore {
     runtime: tokio::runtime::Runtime,
     agent: Agent,
     server: RedisServer,
+    /// What leads to it, where it is not asked for directly.
+    _sentinels: Option<Watched>,
 }
 
 impl RealStore {
     fn new() -> RealStore {
         let server = RedisServer::start();
+        RealStore::at(at(&server.url()), server, None)
+    }
+
+    /// One to which a sentinel leads, which is too patient to find it missing when it is restarted.
+    fn behind_a_sentinel() -> RealStore {
+        let mut watched = Watched::start(0, 1, Duration::from_secs(60));
+        let server = watched.servers.remove(0);
+        RealStore::at(behind(&watched), server, Some(watched))
+    }
+
+    fn at(spec: RedisSpec, server: RedisServer, sentinels: Option<Watched>) -> RealStore {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let agent = runtime.block_on(Agent::ready(&server.url(), "tester", 1));
-        RealStore { runtime, agent, server }
+        let agent = runtime.block_on(async {
+            let mut agent = Agent::start_at(spec, "tester", 1);
+            agent.up_and_heard().await;
+            agent
+        });
+        RealStore { runtime, agent, server, _sentinels: sentinels }
     }
 }
 
@@ -292,6 +318,433 @@ fn run_lease_case(case: lease_cases::Case) {
 }
 
 lease_case_tests!();
+
+mod behind_a_sentinel {
+    use super::{RealStore, TTL, lease_cases};
+
+    fn run_lease_case(case: lease_cases::Case) {
+        case(&mut RealStore::behind_a_sentinel(), TTL);
+    }
+
+    lease_case_tests!();
+}
+
+// ---- Sentinel ----
+
+/// The Redis to which sentinels lead.
+fn behind(watched: &Watched) -> RedisSpec {
+    RedisSpec {
+        sentinel_username: Some("circus".into()),
+        sentinel_password_file: Some(watched.password_file()),
+        ..at(&watched.url())
+    }
+}
+
+/// Long enough for a failover to be over before the lease is.
+const LONG: Duration = Duration::from_secs(10);
+
+fn long(kind: AskKind, owner: &Owner) -> Ask {
+    let kind = match kind {
+        AskKind::Take { .. } => AskKind::Take { ttl: LONG, longest: LONG },
+        AskKind::Refresh { token, .. } => AskKind::Refresh { ttl: LONG, token },
+        release @ AskKind::Release { .. } => release,
+    };
+    ask(owner, kind)
+}
+
+impl Agent {
+    async fn behind(watched: &Watched, name: &str, instance: u128) -> Agent {
+        let mut agent = Agent::start_at(behind(watched), name, instance);
+        agent.up_and_heard().await;
+        agent
+    }
+
+    /// The first answer that is one.
+    async fn answered(&mut self, ask: &Ask) -> LeaseAnswer {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.ask(ask).await {
+                LeaseAnswer::Failed { reason } => {
+                    assert!(Instant::now() < deadline, "{reason}");
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                answer => return answer,
+            }
+        }
+    }
+}
+
+/// Two agents, of which one holds the lease; its replica knows nothing of that when the master dies.
+async fn failed_over_without_the_lease() -> (Watched, Agent, Agent, u64) {
+    let mut watched = Watched::start(1, 3, Duration::from_millis(500));
+    let mut holder = Agent::behind(&watched, "a", 1).await;
+    let mut waiter = Agent::behind(&watched, "b", 2).await;
+    // Also that it is free, so that a promoted replica without a rule of its own would grant it at once.
+    holder.init().await.unwrap();
+    waiter.freed().await;
+    let free = || watched.servers[1].text(&["HGET", &lease().meta_key(), "state"]);
+    while free().as_deref() != Some("free") {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    watched.servers[1].freeze();
+    // What is in the pipe to a frozen replica would still reach it.
+    assert_eq!(watched.servers[0].number(&["CLIENT", "KILL", "TYPE", "replica"]), 1);
+    let a = owner("a", 1);
+    let token = holder.granted(&long(take(&a).kind, &a)).await;
+    watched.servers[0].kill();
+    watched.servers[1].thaw();
+    let promoted = watched.promoted();
+    assert_eq!(promoted.text(&["GET", &lease().lease_key()]), None, "it has never seen the lease");
+    assert_eq!(promoted.text(&["HGET", &lease().meta_key(), "state"]).as_deref(), Some("free"));
+    (watched, holder, waiter, token)
+}
+
+#[tokio::test]
+async fn a_failover_that_lost_the_lease_grants_it_to_no_second_and_its_holder_goes_on() {
+    let (_watched, mut holder, mut waiter, token) = failed_over_without_the_lease().await;
+    let (a, b) = (owner("a", 1), owner("b", 2));
+    let waits = waiter.answered(&long(take(&b).kind, &b)).await;
+    assert!(matches!(waits, LeaseAnswer::Quarantined { .. }), "{waits:?}");
+    let goes_on = holder.answered(&long(refresh(&a, token).kind, &a)).await;
+    assert_eq!(goes_on, LeaseAnswer::Granted { token });
+    let waits = waiter.answered(&long(take(&b).kind, &b)).await;
+    assert!(matches!(waits, LeaseAnswer::Held { ref by, .. } if *by == a.to_string()), "{waits:?}");
+    assert_eq!(holder.answered(&release(&a)).await, LeaseAnswer::Released);
+    waiter.freed().await;
+    assert!(matches!(waiter.answered(&take(&b)).await, LeaseAnswer::Granted { token: next } if next > token));
+}
+
+#[tokio::test]
+async fn a_failover_that_lost_the_lease_and_its_holder_is_waited_out_and_tokens_grow() {
+    let (_watched, holder, mut waiter, token) = failed_over_without_the_lease().await;
+    drop(holder);
+    let b = owner("b", 2);
+    let first = waiter.answered(&take(&b)).await;
+    let asked = Instant::now();
+    let LeaseAnswer::Quarantined { left } = first else { panic!("{first:?}") };
+    let next = loop {
+        match waiter.answered(&take(&b)).await {
+            LeaseAnswer::Granted { token } => break token,
+            LeaseAnswer::Quarantined { left } => tokio::time::sleep(left).await,
+            other => panic!("{other:?}"),
+        }
+    };
+    // The server counted from a moment before its answer came.
+    assert!(asked.elapsed() > left * 9 / 10, "{:?} of {left:?}", asked.elapsed());
+    assert!(next > token, "{next} after {token}");
+}
+
+#[tokio::test]
+async fn a_master_that_hangs_is_left_for_the_one_that_is_promoted() {
+    let watched = Watched::start(1, 3, Duration::from_millis(500));
+    let mut agent = Agent::behind(&watched, "a", 1).await;
+    let hung = format!("127.0.0.1:{}", watched.servers[0].port());
+    watched.servers[0].freeze();
+    let promoted = watched.promoted();
+    let begun = Instant::now();
+    agent.up_and_heard().await;
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?} after {hung} was replaced", begun.elapsed());
+    promoted.command(&["PUBLISH", &lease().free_channel(), "x"]);
+    agent.freed().await;
+    agent.roster_until(|rows| rows.len() == 1).await;
+}
+
+#[tokio::test]
+async fn a_planned_failover_is_followed_and_circusctl_finds_the_master_with_a_sentinel_missing() {
+    let mut watched = Watched::start(1, 3, Duration::from_secs(2));
+    let mut a = Agent::behind(&watched, "a", 1).await;
+    let a_owner = owner("a", 1);
+    a.init().await.unwrap();
+    let token = a.granted(&long(take(&a_owner).kind, &a_owner)).await;
+    watched.fail_over();
+    let to = format!("127.0.0.1:{}", watched.promoted().port());
+    while a.down().await != format!("the master has moved to {to}") {}
+    let goes_on = a.answered(&long(refresh(&a_owner, token).kind, &a_owner)).await;
+    assert_eq!(goes_on, LeaseAnswer::Granted { token });
+    watched.end_sentinel(0);
+    let spec = behind(&watched);
+    a.roster_until(|rows| rows.len() == 1).await;
+    let mut client = BusClient::connect(&spec, &cluster(), PATIENCE).await.unwrap();
+    let asked = [node("a")];
+    let (said, _) = tokio::join!(client.ask(&asked, "{}", PATIENCE), a.reply("yes"));
+    assert_eq!(said.unwrap()[&node("a")], Ok("yes".into()));
+}
+
+#[test]
+fn the_manual_has_the_rights_with_which_sentinels_are_asked_here() {
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/redis.md")).unwrap();
+    assert!(page.contains(&format!("`{}`", sentinels::RIGHTS)));
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_sentinels_is_said() {
+    let watched = Watched::start(0, 1, Duration::from_secs(60));
+    let why = async |spec: RedisSpec| BusClient::connect(&spec, &cluster(), PATIENCE).await.err().unwrap();
+    let spec = behind(&watched);
+    let sentinel = watched.url().split(['/', ',']).nth(2).unwrap().to_owned();
+    let renamed = RedisSpec { url: Secret::new(watched.url().replace("mymaster", "other")), ..spec.clone() };
+    let nowhere = |why: &str| format!("no sentinel tells where the master is ({sentinel}: {why})");
+    assert_eq!(why(renamed).await, nowhere("it watches no master other"));
+    let anonymous = RedisSpec { sentinel_username: None, sentinel_password_file: None, ..spec.clone() };
+    assert_eq!(why(anonymous).await, nowhere("the server wants a password, and the URL has none (NOAUTH)"));
+    drop(watched);
+    let file = spec.sentinel_password_file.clone().unwrap();
+    std::fs::write(&file, "x").unwrap();
+    assert_eq!(why(spec).await, nowhere(&format!("connection refused by {sentinel}")));
+    std::fs::remove_file(file).unwrap();
+}
+
+// ---- How an agent is let in ----
+
+#[tokio::test]
+async fn a_rotated_password_is_read_anew_at_the_next_connection() {
+    let server = RedisServer::start_with_password("first");
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("password");
+    let spec = RedisSpec { password_file: Some(file.clone()), ..at(&format!("redis://127.0.0.1:{}", server.port())) };
+    let shown = file.display();
+    let mut agent = Agent::start_at(spec.clone(), "a", 1);
+    let absent = format!("the password file {shown} cannot be read: No such file or directory (os error 2)");
+    assert_eq!(agent.down().await, absent);
+    std::fs::write(&file, "first\n").unwrap();
+    agent.up_and_heard().await;
+
+    server.command(&["CONFIG", "SET", "requirepass", "second"]);
+    let second = RedisSpec { password_file: Some(file.clone()), ..at(&server.url().replace("first", "second")) };
+    agent.init().await.unwrap();
+    kill_clients(&second).await;
+    agent.redis.ask(&beat(), take(&owner("a", 1)), ASK);
+    while agent.down().await != format!("wrong password in {shown} (WRONGPASS)") {}
+    let why = BusClient::connect(&spec, &cluster(), PATIENCE).await.err().unwrap();
+    assert_eq!(why, format!("wrong password in {shown} (WRONGPASS)"));
+    std::fs::write(&file, "second").unwrap();
+    agent.up_and_heard().await;
+    assert!(matches!(agent.ask(&take(&owner("a", 1))).await, LeaseAnswer::Granted { .. }));
+    BusClient::connect(&spec, &cluster(), PATIENCE).await.expect("circusctl reads it, too");
+}
+
+/// Ends all connections to a server but the one that says so.
+async fn kill_clients(spec: &RedisSpec) {
+    let client = redis::Client::open(spec.url.reveal()).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    for kind in ["normal", "pubsub"] {
+        let mut kill = redis::cmd("CLIENT");
+        kill.arg(&["KILL", "TYPE", kind]).exec_async(&mut connection).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_unix_socket_with_user_password_and_database_can_be_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("redis.sock");
+    let server = RedisServer::start_with(None, &["--unixsocket", socket.to_str().unwrap()]);
+    server.command(&["ACL", "SETUSER", "me", "on", ">pw", "~*", "&*", "+@all"]);
+    let mut agent = Agent::ready(&format!("unix://{}?db=3&user=me&pass=pw", socket.display()), "a", 1).await;
+    agent.roster_until(|rows| rows.len() == 1).await;
+    let rows = server.command(&["INFO", "keyspace"]);
+    assert!(format!("{rows:?}").contains("db3:") && !format!("{rows:?}").contains("db0:"), "{rows:?}");
+    let mut agent = Agent::start(&format!("unix://{}?user=me&pass=no", socket.display()), "b", 2);
+    assert_eq!(agent.down().await, "wrong password for user me, or no such user (WRONGPASS)");
+}
+
+/// A Redis over TLS, by this name of its host.
+fn over_tls(server: &TlsServer, host: &str, ca: Option<&Authority>, own: Option<&Pair>) -> RedisSpec {
+    let tls = TlsFiles {
+        ca: ca.map(Authority::certificate),
+        cert: own.map(|pair| pair.cert.clone()),
+        key: own.map(|pair| pair.key.clone()),
+    };
+    RedisSpec { tls, ..at(&server.url(host)) }
+}
+
+#[tokio::test]
+async fn over_tls_agents_and_circusctl_do_all_that_they_do_without() {
+    let authority = Authority::new();
+    let shown = authority.sign("server", "IP:127.0.0.1,DNS:localhost", &Valid::Now);
+    let own = authority.sign("agent", "DNS:agent", &Valid::Now);
+    let server = TlsServer::start(&shown, Some(&authority));
+    let spec = over_tls(&server, "localhost", Some(&authority), Some(&own));
+    let mut a = Agent::start_at(spec.clone(), "a", 1);
+    let mut b = Agent::start_at(over_tls(&server, "127.0.0.1", Some(&authority), Some(&own)), "b", 2);
+    a.up_and_heard().await;
+    b.up_and_heard().await;
+    a.init().await.unwrap();
+    b.freed().await;
+    a.granted(&take(&owner("a", 1))).await;
+    assert_eq!(a.ask(&release(&owner("a", 1))).await, LeaseAnswer::Released);
+    b.freed().await;
+    b.granted(&take(&owner("b", 2))).await;
+
+    let mut client = BusClient::connect(&spec, &cluster(), PATIENCE).await.unwrap();
+    let asked = [node("b")];
+    let (said, _) = tokio::join!(client.ask(&asked, "{}", PATIENCE), b.reply("yes"));
+    assert_eq!(said.unwrap()[&node("b")], Ok("yes".into()));
+    let mut events = EventStream::connect(&spec, &cluster(), PATIENCE).await.unwrap();
+    a.redis.publish_event("{}".into());
+    assert_eq!(timeout(PATIENCE, events.next()).await.unwrap(), Ok(b"{}".to_vec()));
+
+    let mut ctl = std::process::Command::new(env!("CARGO_BIN_EXE_circusctl"));
+    ctl.args(["nodes", "--json", "--cluster", "prod", "--endpoint", &server.url("localhost")]);
+    ctl.arg("--redis-tls-ca").arg(authority.certificate());
+    ctl.env("CIRCUS_REDIS_TLS_CERT", &own.cert).env("CIRCUS_REDIS_TLS_KEY", &own.key);
+    let said = tokio::task::spawn_blocking(move || ctl.output()).await.unwrap().unwrap();
+    assert!(String::from_utf8_lossy(&said.stdout).contains(r#""name":"b""#), "{said:?}");
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_certificate_is_said_with_the_way_out() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let good = authority.sign("server", "IP:127.0.0.1", &Valid::Now);
+    let expired = authority.sign("expired", "IP:127.0.0.1", &Valid::Expired);
+    let foreign = other.sign("agent", "DNS:agent", &Valid::Now);
+    let own = authority.sign("agent", "DNS:agent", &Valid::Now);
+    let server = TlsServer::start(&good, Some(&authority));
+    let why = async |spec: RedisSpec| Agent::start_at(spec, "a", 1).down().await;
+    let at_port = format!("127.0.0.1:{}", server.port);
+    let (trusted, other_ca) = (Some(&authority), other.certificate());
+
+    let unknown = why(over_tls(&server, "127.0.0.1", Some(&other), Some(&own))).await;
+    assert_eq!(unknown, format!("the certificate of {at_port} is not signed by {} (tls_ca)", other_ca.display()));
+    let unknown = why(over_tls(&server, "127.0.0.1", None, Some(&own))).await;
+    let machine = "is not signed by what this machine trusts; name its CA with tls_ca";
+    assert_eq!(unknown, format!("the certificate of {at_port} {machine}"));
+    let named = why(over_tls(&server, "localhost", trusted, Some(&own))).await;
+    assert!(
+        named.starts_with(&format!("the certificate of localhost:{} is not for localhost", server.port)),
+        "{named}"
+    );
+    assert!(named.contains("127.0.0.1") && named.ends_with("correct the host in the URL"), "{named}");
+    let missing = why(over_tls(&server, "127.0.0.1", trusted, None)).await;
+    assert!(missing.contains(&at_port) && missing.contains("name it with tls_cert and tls_key"), "{missing}");
+    let refused = why(over_tls(&server, "127.0.0.1", trusted, Some(&foreign))).await;
+    assert!(refused.contains(&at_port), "{refused}");
+    let mixed = Pair { cert: own.cert.clone(), key: foreign.key.clone() };
+    let mixed = why(over_tls(&server, "127.0.0.1", trusted, Some(&mixed))).await;
+    assert!(mixed.starts_with("tls_cert and tls_key cannot be used together"), "{mixed}");
+    let no_key = Pair { cert: own.cert.clone(), key: own.cert.clone() };
+    let no_key = why(over_tls(&server, "127.0.0.1", trusted, Some(&no_key))).await;
+    assert!(no_key.ends_with("holds no private key in PEM, or one under a passphrase"), "{no_key}");
+    let plain_port = not_redis().await;
+    let plain = why(at(&format!("rediss://127.0.0.1:{plain_port}"))).await;
+    assert_eq!(plain, format!("127.0.0.1:{plain_port} does not speak TLS; redis:// goes without"));
+
+    server.show(&expired);
+    let late = why(over_tls(&server, "127.0.0.1", trusted, Some(&own))).await;
+    assert_eq!(late, format!("the certificate of {at_port} has expired: renew it, or set this machine's clock"));
+    let client = BusClient::connect(&over_tls(&server, "127.0.0.1", trusted, Some(&own)), &cluster(), PATIENCE).await;
+    assert_eq!(client.err(), Some(late));
+}
+
+#[tokio::test]
+async fn renewed_certificates_are_read_at_the_next_connection() {
+    let (old, new) = (Authority::new(), Authority::new());
+    let pair = |authority: &Authority, file: &str| authority.sign(file, "IP:127.0.0.1", &Valid::Now);
+    let server = TlsServer::start(&pair(&old, "server"), None);
+    let dir = tempfile::tempdir().unwrap();
+    let ca = dir.path().join("ca.pem");
+    std::fs::copy(old.certificate(), &ca).unwrap();
+    let tls = TlsFiles { ca: Some(ca.clone()), ..TlsFiles::default() };
+    let mut agent = Agent::start_at(RedisSpec { tls, ..at(&server.url("127.0.0.1")) }, "a", 1);
+    agent.up_and_heard().await;
+    server.show(&pair(&new, "renewed"));
+    kill_clients(&at(&server.server.url())).await;
+    agent.redis.ask(&beat(), take(&owner("a", 1)), ASK);
+    while !agent.down().await.contains("is not signed by") {}
+    std::fs::copy(new.certificate(), &ca).unwrap();
+    agent.up_and_heard().await;
+}
+
+/// The line with the least rights, as the manual has it, in words.
+fn rights() -> Vec<String> {
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/redis.md")).unwrap();
+    let line = page.lines().find(|line| line.starts_with("ACL SETUSER circus ")).expect("the line");
+    line.split(' ').map(ToOwned::to_owned).collect()
+}
+
+/// Does all that an agent and circusctl do in Redis under the rights that `words` give, and gives what failed.
+async fn all_that_is_done(words: &[&str]) -> Vec<String> {
+    // Long enough for a slow machine where everything is allowed, and nobody's patience where it is not.
+    const STEP: Duration = Duration::from_secs(3);
+    let server = RedisServer::start();
+    server.command(words);
+    let spec = at(&server.url().replace("//", "//circus:CHANGE-ME@"));
+    let mut failed = Vec::new();
+    let mut agent = Agent::start_at(spec.clone(), "a", 1);
+    if timeout(STEP, agent.up_and_heard()).await.is_err() {
+        return vec!["the agent has no link, or hears nothing".into()];
+    }
+    let mut check = |what: &str, good: bool| {
+        if !good {
+            failed.push(what.to_owned());
+        }
+    };
+    let (a, b) = (owner("a", 1), owner("b", 2));
+    check("init", agent.init().await.is_ok());
+    let token = match agent.ask(&take(&a)).await {
+        LeaseAnswer::Granted { token } => token,
+        other => return vec![format!("take: {other:?}")],
+    };
+    check("held", matches!(agent.ask(&take(&b)).await, LeaseAnswer::Held { .. }));
+    check("refresh", agent.ask(&refresh(&a, token)).await == LeaseAnswer::Granted { token });
+    let moved = ask(&a, AskKind::Release { to: Some(node("b")) });
+    check("release", agent.ask(&moved).await == LeaseAnswer::Released);
+    check("its news", timeout(STEP, agent.freed()).await.is_ok());
+    check("reserved", matches!(agent.ask(&take(&a)).await, LeaseAnswer::Reserved { .. }));
+    check("taken by b", matches!(agent.ask(&take(&b)).await, LeaseAnswer::Granted { .. }));
+    check("release by b", agent.ask(&release(&b)).await == LeaseAnswer::Released);
+    check("free", server.text(&["HGET", &lease().meta_key(), "state"]).as_deref() == Some("free"));
+
+    let listed = async {
+        while server.number(&["EXISTS", "circus:{prod}:node:a"]) == 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    check("listed", timeout(STEP, listed).await.is_ok());
+    server.command(&["ZADD", "circus:{prod}:nodes", "1", "expired"]);
+    agent.redis.read_roster(RequestId(3));
+    let read = agent.next(|event| match event {
+        Event::RosterRead { request: RequestId(3), rows } => Some(rows),
+        _ => None,
+    });
+    check("the expired is forgotten", read.await.is_ok_and(|rows| rows.len() == 1));
+    match BusClient::connect(&spec, &cluster(), STEP).await {
+        Ok(mut client) => {
+            let asked = [node("a")];
+            let (said, heard) = tokio::join!(client.ask(&asked, "{}", STEP), timeout(STEP, agent.reply("yes")));
+            check("circusctl asks", heard.is_ok() && said.is_ok_and(|said| said[&node("a")] == Ok("yes".into())));
+        }
+        Err(why) => check(&why, false),
+    }
+    match EventStream::connect(&spec, &cluster(), STEP).await {
+        Ok(mut events) => {
+            agent.redis.publish_event("{}".into());
+            check("events", timeout(STEP, events.next()).await.is_ok_and(|event| event.is_ok()));
+        }
+        Err(why) => check(&why, false),
+    }
+    agent.redis.leave().await;
+    check("left", server.text(&["HGET", "circus:{prod}:node:a", "state"]).as_deref() == Some("gone"));
+    // What nobody waits for fails without a word, but the server has noted it.
+    let redis::Value::Array(log) = server.command(&["ACL", "LOG"]) else { panic!("no log") };
+    failed.extend(log.iter().map(|entry| format!("{entry:?}")));
+    failed
+}
+
+#[tokio::test]
+async fn the_rights_in_the_manual_are_enough_and_each_of_them_is_needed() {
+    let words = rights();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    assert_eq!(all_that_is_done(&words).await, [""; 0]);
+    let rights: Vec<usize> = (0..words.len()).filter(|at| words[*at].starts_with(['+', '~', '&'])).collect();
+    assert!(rights.len() > 10, "{words:?}");
+    let without = async |at: usize| {
+        let fewer: Vec<&str> = words.iter().enumerate().filter(|(i, _)| *i != at).map(|(_, word)| *word).collect();
+        (words[at], all_that_is_done(&fewer).await)
+    };
+    let all = futures_util::future::join_all(rights.into_iter().map(without)).await;
+    let needless: Vec<&str> = all.into_iter().filter(|(_, failed)| failed.is_empty()).map(|(right, _)| right).collect();
+    assert_eq!(needless, [""; 0], "nothing fails without these");
+}
 
 // ---- Leases, where Redis does not do its part ----
 
@@ -498,8 +951,8 @@ async fn the_same_reason_is_told_once() {
     assert!(timeout(Duration::from_secs(2), agent.events.recv()).await.is_err(), "there is nothing new to tell");
 }
 
-#[tokio::test]
-async fn a_server_of_another_kind_is_no_redis() {
+/// The port of a server that speaks neither Redis's protocol nor TLS.
+async fn not_redis() -> u16 {
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
@@ -508,6 +961,12 @@ async fn a_server_of_another_kind_is_no_redis() {
             let _ = peer.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
         }
     });
+    port
+}
+
+#[tokio::test]
+async fn a_server_of_another_kind_is_no_redis() {
+    let port = not_redis().await;
     let mut agent = Agent::start(&format!("redis://127.0.0.1:{port}"), "a", 1);
     let reason = agent.down().await;
     assert!(reason.contains("does not speak Redis's protocol") || reason.contains("closed"), "{reason}");
@@ -789,7 +1248,7 @@ async fn circusctl_reads_the_registry_and_asks_nodes_without_an_agent() {
     let mut b = Agent::ready(&server.url(), "b", 2).await;
     a.roster_until(|rows| rows.len() == 2).await;
 
-    let mut client = BusClient::connect(&server.url(), &cluster(), PATIENCE).await.unwrap();
+    let mut client = BusClient::connect(&at(&server.url()), &cluster(), PATIENCE).await.unwrap();
     let names: Vec<NodeName> = client.roster().await.unwrap().into_iter().map(|row| row.name).collect();
     assert_eq!(names, [node("a"), node("b")]);
 
@@ -816,7 +1275,7 @@ async fn circusctl_reads_the_registry_and_asks_nodes_without_an_agent() {
 #[tokio::test]
 async fn circusctl_is_told_why_redis_cannot_be_asked() {
     let mut server = RedisServer::start_with_password("secret");
-    let why = async |url: String| BusClient::connect(&url, &cluster(), PATIENCE).await.err().unwrap();
+    let why = async |url: String| BusClient::connect(&at(&url), &cluster(), PATIENCE).await.err().unwrap();
     assert_eq!(why(server.url().replace("secret", "guess")).await, "wrong password (WRONGPASS)");
     let url = server.url();
     server.kill();

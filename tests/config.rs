@@ -16,7 +16,7 @@ use circus_agent::model::names::WatcherName;
 use circus_agent::model::spec::{AgentSpec, LogOutput, Place, ProgramSpec, SocketSpec, SocketUse, WatcherSpec};
 
 fn around(text: &str) -> Surroundings {
-    let base = [("PATH", "/usr/bin:/bin"), ("HOME", "/root"), ("LANG", "C.UTF-8")];
+    let base = [("PATH", "/usr/bin:/bin"), ("HOME", "/home/ops"), ("LANG", "C.UTF-8")];
     let mut env: BTreeMap<String, String> = base.map(|(name, value)| (name.into(), value.into())).into();
     let added = text.lines().filter_map(|line| line.strip_prefix("; env: ")?.split_once('='));
     env.extend(added.map(|(name, value)| (name.to_owned(), value.to_owned())));
@@ -264,6 +264,12 @@ fn beside(section: &str, native: &str, setting: &str) -> String {
     let key = setting.split(" =").next().unwrap_or_default();
     let mut lines = Vec::new();
     match section {
+        "redis" if key.starts_with("tls_") => {
+            let pair = |own: &str, other: &str| (key == own).then(|| format!("{other} = /etc/hostname"));
+            lines.push("url = rediss://h".to_owned());
+            lines.extend(pair("tls_cert", "tls_key").or(pair("tls_key", "tls_cert")));
+        }
+        "redis" if key.starts_with("sentinel_") => lines.push("url = redis+sentinel://h/m".to_owned()),
         "redis" => lines.push("url = redis://h".to_owned()),
         "watcher:NAME" => lines.push("cmd = sleep 1\ncopy_env = True".to_owned()),
         "plugin:NAME" => lines.push(format!("use = {native}\nwatcher = web")),
@@ -386,7 +392,7 @@ fn a_watcher_takes_changed_settings() {
     let amended = amend(&changes(&more)).expect("a watcher");
     assert_eq!((amended.numprocesses, amended.program.copy_env, amended.hooks.len()), (4, true, 1));
     assert_eq!(amended.after, [WatcherName::parse("db").expect("a name")]);
-    assert_eq!((amended.settings["free"].as_str(), amended.program.env["A"].as_str()), ("/root", "1"));
+    assert_eq!((amended.settings["free"].as_str(), amended.program.env["A"].as_str()), ("/home/ops", "1"));
     let fewer = amend(&changes(&[("numprocesses", None)])).expect("a watcher");
     assert_eq!((fewer.numprocesses, fewer.settings.len()), (1, 2));
     // A file may have keys that nobody knows; whoever types one has mistaken it.
@@ -456,7 +462,7 @@ fn a_socket_is_added_and_changed_as_a_file_would_have_it() {
     let new = |name: &str, settings: &[(&str, Option<&str>)]| amend(&SocketBase::New(name.into()), settings);
     let added = new(" Admin ", &[("path", Some("$(circus.env.home)/s")), ("umask", Some("077"))]).expect("a socket");
     assert_eq!((added.name.as_str(), added.umask), ("admin", 0o77));
-    assert_eq!(added.place, Place::Unix("/root/s".into()));
+    assert_eq!(added.place, Place::Unix("/home/ops/s".into()));
     assert_eq!(new("", &[]).expect_err("no name"), "a socket name cannot be empty");
     let all =
         new("s", &[("prot", Some("1")), ("family", Some("AF_X")), ("watchers", Some("ap"))]).expect_err("nonsense");

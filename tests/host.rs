@@ -1562,7 +1562,7 @@ impl World {
         let mut ids = (1..).map(SocketId);
         let sockets = specs.map(|spec| (ids.next().unwrap(), spec));
         let handed = sockets.each_ref().map(|(socket, _)| Handed { socket: *socket, lane: None });
-        self.host.bind(BindId(1), sockets.into());
+        self.host.bind(BindId(1), sockets.into(), Vec::new());
         match self.events.recv().await {
             Some(Event::Bound { result: Ok(_), .. }) => handed,
             other => panic!("not open: {other:?}"),
@@ -1748,21 +1748,7 @@ fn with(launch: &mut Launch, change: impl FnOnce(&mut ProgramSpec)) {
 }
 
 fn unix(path: PathBuf) -> SocketSpec {
-    SocketSpec {
-        name: SocketName::parse("s").unwrap(),
-        place: Place::Unix(path),
-        kind: SocketKind::Stream,
-        protocol: None,
-        backlog: 128,
-        blocking: true,
-        reuse_port: false,
-        replace: false,
-        umask: 0,
-        owner: (None, None),
-        interface: None,
-        watchers: Vec::new(),
-        settings: BTreeMap::new(),
-    }
+    SocketSpec { blocking: true, ..SocketSpec::at(SocketName::parse("s").unwrap(), Place::Unix(path)) }
 }
 
 fn user(uid: u32, gid: u32, name: Option<&str>) -> UserSpec {

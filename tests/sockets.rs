@@ -7,9 +7,8 @@
 #[path = "support/cases.rs"]
 mod cases;
 
-use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -39,6 +38,7 @@ const CASES: &[Case] = cases![
     a_unix_socket_goes_with_the_host,
     an_order_that_fails_in_part_changes_nothing_and_tells_all_that_is_wrong,
     who_has_a_port_is_named,
+    nobody_takes_the_place_of_a_socket_that_stays,
     each_bad_address_is_told_with_the_way_out,
     each_missing_privilege_is_told_with_the_way_out,
     each_bad_path_is_told_with_the_way_out,
@@ -172,6 +172,29 @@ async fn who_has_a_port_is_named() {
     let wrong = world.fails(vec![tcp("127.0.0.1", port), tcp("127.0.0.1", port)]).await;
     let why = "EADDRINUSE: socket s is to be there; give each a place of its own";
     assert_eq!(wrong, format!("socket s: cannot listen on 127.0.0.1:{port}: {why}"));
+}
+
+async fn nobody_takes_the_place_of_a_socket_that_stays() {
+    let mut world = World::new();
+    let (web, path) = (world.binds(1, tcp("127.0.0.1", 0)).await, world.path("a"));
+    world.binds(2, unix(&path)).await;
+    let port = inet(&web).port();
+    let others = [
+        // The same by another name.
+        tcp("localhost", port),
+        SocketSpec { reuse_port: true, ..tcp("127.0.0.1", port) },
+        SocketSpec { kind: SocketKind::Datagram, ..unix(&path) },
+    ];
+    for other in others {
+        let order = vec![(SocketId(3), other.clone())];
+        let wrong = world.order_beside(order.clone(), &[1, 2]).await.unwrap_err();
+        assert!(wrong.ends_with("EADDRINUSE: socket s is there; give each a place of its own"), "{wrong}");
+        let _waiting = UnixStream::connect(&path).unwrap();
+        // Once the other is to go, it may.
+        world.order_beside(order, &[]).await.unwrap();
+        world.host.unbind(&[SocketId(3)]);
+        world.binds(2, unix(&path)).await;
+    }
 }
 
 async fn each_bad_address_is_told_with_the_way_out() {
@@ -361,8 +384,9 @@ async fn names_change_places_and_no_connection_is_lost() {
     let mut world = World::new();
     let (a, b) = (world.binds(1, tcp("127.0.0.1", 0)).await, world.binds(2, tcp("127.0.0.1", 0)).await);
     let _waiting = TcpStream::connect(inet(&a)).unwrap();
-    let swapped =
-        vec![(SocketId(3), tcp("127.0.0.1", inet(&b).port())), (SocketId(4), tcp("127.0.0.1", inet(&a).port()))];
+    // The usual protocol is the same, be it named or not.
+    let named = SocketSpec { protocol: Some(6), ..tcp("127.0.0.1", inet(&a).port()) };
+    let swapped = vec![(SocketId(3), tcp("127.0.0.1", inet(&b).port())), (SocketId(4), named)];
     let bound = world.order(swapped).await.unwrap();
     world.host.unbind(&[SocketId(1), SocketId(2)]);
     assert_eq!((inet(&bound[0].1), inet(&bound[1].1)), (inet(&b), inet(&a)));
@@ -700,8 +724,17 @@ impl World {
     }
 
     async fn order(&mut self, sockets: Vec<(SocketId, SocketSpec)>) -> Result<Vec<(SocketId, Bound)>, String> {
+        self.order_beside(sockets, &[]).await
+    }
+
+    /// While these stay.
+    async fn order_beside(
+        &mut self,
+        sockets: Vec<(SocketId, SocketSpec)>,
+        staying: &[u64],
+    ) -> Result<Vec<(SocketId, Bound)>, String> {
         self.binds += 1;
-        self.host.bind(BindId(self.binds), sockets);
+        self.host.bind(BindId(self.binds), sockets, staying.iter().copied().map(SocketId).collect());
         match self.events.recv().await {
             Some(Event::Bound { bind, result }) if bind == BindId(self.binds) => result,
             other => panic!("not the end of the order: {other:?}"),
@@ -770,21 +803,7 @@ fn unix(path: &Path) -> SocketSpec {
 }
 
 fn spec(place: Place) -> SocketSpec {
-    SocketSpec {
-        name: SocketName::parse("s").unwrap(),
-        place,
-        kind: SocketKind::Stream,
-        protocol: None,
-        backlog: 128,
-        blocking: true,
-        reuse_port: false,
-        replace: false,
-        umask: 0,
-        owner: (None, None),
-        interface: None,
-        watchers: Vec::new(),
-        settings: BTreeMap::new(),
-    }
+    SocketSpec { backlog: 128, blocking: true, ..SocketSpec::at(SocketName::parse("s").unwrap(), place) }
 }
 
 fn inet(bound: &Bound) -> SocketAddr {
@@ -894,7 +913,13 @@ impl Client {
         self.send(byte);
         let mut answer = [MaybeUninit::uninit()];
         self.0.set_read_timeout(Some(NEVER)).unwrap();
-        let length = self.0.recv(&mut answer).unwrap();
+        let length = loop {
+            match self.0.recv(&mut answer) {
+                // A socket with a time-out is not read on after a signal, and the host has children.
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                received => break received.unwrap(),
+            }
+        };
         assert_eq!(length, usize::from(byte == b'h'), "answered, or closed");
     }
 }

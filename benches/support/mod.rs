@@ -2,6 +2,8 @@
 
 #![allow(dead_code, unreachable_pub)] // Included by each bench, which uses a part of it.
 
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
@@ -103,6 +105,47 @@ pub fn death_of(pid: i32) -> Duration {
     now()
 }
 
+/// How long recording children are missing that are killed, and started again by who has waited for that alone.
+pub fn gaps_without_agent(dir: &Path, processes: usize) -> Vec<Duration> {
+    let log = dir.join("bare");
+    let command = child_command(&log);
+    let words: Vec<&str> = command.split(' ').collect();
+    let mut gaps = Vec::new();
+    let mut child = Command::new(words[0]).args(&words[1..]).spawn().expect("the child");
+    for done in 0..processes {
+        wait_for(&log, "the child starts", |lines| lines.get(done).cloned());
+        let pid = child.id() as i32;
+        let dead = std::thread::spawn(move || death_of(pid));
+        std::thread::sleep(Duration::from_millis(5));
+        kill(Pid::from_raw(pid), Signal::SIGKILL).expect("SIGKILL");
+        child.wait().expect("the child");
+        child = Command::new(words[0]).args(&words[1..]).spawn().expect("the child");
+        let next = wait_for(&log, "the next one starts", |lines| lines.get(done + 1).cloned());
+        gaps.push(next.at.saturating_sub(dead.join().expect("its death")));
+    }
+    child.kill().expect("SIGKILL");
+    child.wait().expect("the child");
+    gaps
+}
+
+/// The same of an agent's children. Its file has `sections` besides, and `settings` in the watcher.
+pub fn gaps_with_agent(dir: &Path, name: &str, processes: usize, sections: &str, settings: &str) -> Vec<Duration> {
+    let log = dir.join(format!("{name}.lives"));
+    let watcher = format!("[watcher:child]\ncmd = {}\nnumprocesses = {processes}\n{settings}", child_command(&log));
+    let _agent = Agent::start(dir, name, &(sections.to_owned() + &watcher));
+    wait_for(&log, "all start", |lines| (lines.len() == processes).then_some(()));
+    let mut gaps = Vec::new();
+    for (done, child) in lines(&log).into_iter().enumerate() {
+        let dead = std::thread::spawn(move || death_of(child.pid));
+        std::thread::sleep(Duration::from_millis(5));
+        let killed = now();
+        kill(Pid::from_raw(child.pid), Signal::SIGKILL).expect("SIGKILL");
+        let next = wait_for(&log, "the next one starts", |lines| lines.get(processes + done).cloned());
+        gaps.push(next.at.saturating_sub(dead.join().expect("its death").max(killed)));
+    }
+    gaps
+}
+
 /// An agent of this build. Ended with the value.
 pub struct Agent {
     pub name: String,
@@ -154,6 +197,25 @@ impl Agent {
         serde_json::from_str(&reply).expect("a reply")
     }
 
+    /// Its resident memory, in bytes.
+    pub fn memory(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("a running agent");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory");
+        line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
+    }
+
+    /// What it has used so far.
+    pub fn usage(&self) -> Usage {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).expect("a running agent").flatten();
+        let of_thread = |task: fs::DirEntry| {
+            let read = |file| fs::read_to_string(task.path().join(file)).ok();
+            let cpu = read("schedstat")?.split(' ').next()?.parse().ok()?;
+            let waited = |line: &str| line.strip_prefix("voluntary_ctxt_switches:")?.trim().parse().ok();
+            Some((task.file_name(), (cpu, read("status")?.lines().find_map(waited)?)))
+        };
+        Usage(tasks.filter_map(of_thread).collect())
+    }
+
     /// Sends SIGKILL, and says when.
     pub fn kill(&mut self) -> Duration {
         let at = now();
@@ -172,6 +234,22 @@ impl Drop for Agent {
     }
 }
 
+/// What each thread has used of the processors, in nanoseconds, and how often it has waited for something.
+pub struct Usage(BTreeMap<OsString, (u64, u64)>);
+
+impl Usage {
+    /// Both of all threads together, from `before` until this. What ended meanwhile does not count.
+    pub fn since(&self, before: &Usage) -> (Duration, u64) {
+        let (mut cpu, mut waits) = (0, 0);
+        for (thread, now) in &self.0 {
+            let then = before.0.get(thread).copied().unwrap_or_default();
+            cpu += now.0 - then.0;
+            waits += now.1 - then.1;
+        }
+        (Duration::from_nanos(cpu), waits)
+    }
+}
+
 /// Prints how busy the machine is: figures of a busy one say little.
 #[allow(clippy::print_stdout)]
 pub fn print_load() {
@@ -183,12 +261,7 @@ pub fn print_load() {
 /// Prints a line of figures.
 #[allow(clippy::print_stdout)]
 pub fn print(what: &str, times: &[Duration]) {
-    let ms = |part: f64| {
-        let mut sorted = times.to_vec();
-        sorted.sort();
-        let at = ((sorted.len() as f64 * part).ceil() as usize).clamp(1, sorted.len()) - 1;
-        sorted[at].as_secs_f64() * 1e3
-    };
+    let ms = |part| quantile(times, part).as_secs_f64() * 1e3;
     println!(
         "{what:<58} n={:<4} p50 {:>8.2} ms   p99 {:>8.2} ms   max {:>8.2} ms",
         times.len(),
@@ -196,6 +269,13 @@ pub fn print(what: &str, times: &[Duration]) {
         ms(0.99),
         ms(1.0)
     );
+}
+
+/// The smallest that this part of them do not exceed.
+pub fn quantile(times: &[Duration], part: f64) -> Duration {
+    let mut sorted = times.to_vec();
+    sorted.sort();
+    sorted[((sorted.len() as f64 * part).ceil() as usize).clamp(1, sorted.len()) - 1]
 }
 
 /// The one in the middle.

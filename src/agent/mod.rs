@@ -353,7 +353,7 @@ impl Agent {
                 let spec = config::amend_socket(&base, &changes, &defaults, &Surroundings::of_this_process());
                 Event::SocketAmended { request, spec: spec.map(Box::new) }
             }),
-            Action::Bind { bind, sockets } => self.host.bind(bind, sockets),
+            Action::Bind { bind, sockets, staying } => self.host.bind(bind, sockets, staying),
             Action::Unbind { sockets } => self.host.unbind(&sockets),
             Action::CloseLanes { lanes } => self.host.close_lanes(&lanes),
             Action::AwaitDemand { watcher, sockets } => self.host.await_demand(watcher, &sockets),
@@ -525,8 +525,8 @@ impl Store {
         let (cluster, node) = (spec.cluster.clone(), spec.node.clone());
         match &spec.redis {
             Some(redis) => {
-                let url = redis.url.clone();
-                let me = cluster::Me { url, cluster, node, instance: identity.instance, leases, standing };
+                let redis = redis.clone();
+                let me = cluster::Me { redis, cluster, node, instance: identity.instance, leases, standing };
                 Ok(Store::Redis(Box::new(Redis::start(me, events.clone(), questions))))
             }
             None => {

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::{self, BufRead, IsTerminal, Write};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
@@ -13,6 +14,7 @@ use crate::client::{self, Call, ClientError, Endpoint};
 use crate::control::Places;
 use crate::model::command::{Command, Patience, Target};
 use crate::model::names::{ClusterName, NodeName};
+use crate::model::spec::{RedisSpec, TlsFiles};
 use crate::view::{self, Style, Text};
 
 /// circusctl's command line.
@@ -64,12 +66,62 @@ pub(super) struct Global {
     /// The cluster, where Redis is asked
     #[arg(long, global = true, env = "CIRCUS_CLUSTER", hide_env_values = true, default_value = "default", value_parser = cluster)]
     pub(super) cluster: ClusterName,
+    #[command(flatten)]
+    login: Login,
     /// Do not ask back
     #[arg(long, short, global = true)]
     yes: bool,
     /// Print the reply as JSON over several lines
     #[arg(long, global = true)]
     pub(super) prettify: bool,
+}
+
+/// How Redis lets us in, in the words of `[redis]`, and from the environment as an agent takes it.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Redis")]
+struct Login {
+    /// The ACL user, where the URL names none
+    #[arg(long, global = true, value_name = "USER", env = "CIRCUS_REDIS_USERNAME", hide_env_values = true)]
+    redis_username: Option<String>,
+    /// Holds the password, where the URL has none
+    #[arg(long, global = true, value_name = "FILE", env = "CIRCUS_REDIS_PASSWORD_FILE", hide_env_values = true)]
+    redis_password_file: Option<PathBuf>,
+    /// Certificates that rediss:// trusts, instead of the machine's
+    #[arg(long, global = true, value_name = "FILE", env = "CIRCUS_REDIS_TLS_CA", hide_env_values = true)]
+    redis_tls_ca: Option<PathBuf>,
+    /// Our certificate, where rediss:// wants one
+    #[arg(long, global = true, value_name = "FILE", env = "CIRCUS_REDIS_TLS_CERT", hide_env_values = true)]
+    redis_tls_cert: Option<PathBuf>,
+    /// Its private key
+    #[arg(long, global = true, value_name = "FILE", env = "CIRCUS_REDIS_TLS_KEY", hide_env_values = true)]
+    redis_tls_key: Option<PathBuf>,
+    /// The ACL user at the sentinels
+    #[arg(long, global = true, value_name = "USER", env = "CIRCUS_REDIS_SENTINEL_USERNAME", hide_env_values = true)]
+    redis_sentinel_username: Option<String>,
+    /// Holds the password for the sentinels
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "CIRCUS_REDIS_SENTINEL_PASSWORD_FILE",
+        hide_env_values = true
+    )]
+    redis_sentinel_password_file: Option<PathBuf>,
+}
+
+impl Login {
+    /// `spec`, and how it lets us in.
+    fn to(&self, spec: &RedisSpec) -> RedisSpec {
+        let Login { redis_tls_ca: ca, redis_tls_cert: cert, redis_tls_key: key, .. } = self;
+        RedisSpec {
+            username: self.redis_username.clone(),
+            password_file: self.redis_password_file.clone(),
+            tls: TlsFiles { ca: ca.clone(), cert: cert.clone(), key: key.clone() },
+            sentinel_username: self.redis_sentinel_username.clone(),
+            sentinel_password_file: self.redis_sentinel_password_file.clone(),
+            url: spec.url.clone(),
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -354,6 +406,7 @@ pub(super) fn runtime() -> Result<tokio::runtime::Runtime, ClientError> {
 /// Where to ask.
 pub(super) fn endpoint(global: &Global) -> Result<Endpoint, ClientError> {
     match &global.endpoint {
+        Some(Endpoint::Redis(spec)) => Ok(Endpoint::Redis(global.login.to(spec))),
         Some(endpoint) => Ok(endpoint.clone()),
         None => client::find_local(&Places::from_env(), &host_name()),
     }

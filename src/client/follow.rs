@@ -49,8 +49,8 @@ impl Stream {
             (Endpoint::Redis(_), Subject::Events) if !follow.live => {
                 Err(ClientError::Usage("events are not kept in Redis: follow them with -f".into()))
             }
-            (Endpoint::Redis(url), Subject::Events) => {
-                let events = EventStream::connect(url, cluster, patience).await.map_err(ClientError::Unreached)?;
+            (Endpoint::Redis(spec), Subject::Events) => {
+                let events = EventStream::connect(spec, cluster, patience).await.map_err(ClientError::Unreached)?;
                 Ok(Stream(Source::Cluster { events, follow: follow.clone() }))
             }
         }

@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::{bus, keys, link, reason, registry, subscription};
 use crate::model::command::NodeRow;
 use crate::model::names::{ClusterName, NodeName};
-use crate::model::spec::Secret;
+use crate::model::spec::RedisSpec;
 
 /// Two connections to a cluster's Redis: one to ask on, one to be answered on. Not remade when they break.
 pub struct BusClient {
@@ -28,18 +28,17 @@ pub struct BusClient {
 }
 
 impl BusClient {
-    /// Connects to the Redis at `url`. `timeout` bounds that, and each later question to Redis itself.
+    /// Connects to the Redis that `spec` names. `timeout` bounds that, and each later question to Redis itself.
     ///
     /// # Errors
     /// Why not, in words for people and without the password.
-    pub async fn connect(url: &str, cluster: &ClusterName, timeout: Duration) -> Result<BusClient, String> {
-        let url = Secret::new(url.to_owned());
+    pub async fn connect(spec: &RedisSpec, cluster: &ClusterName, timeout: Duration) -> Result<BusClient, String> {
         let host = nix::unistd::gethostname().map(|host| host.to_string_lossy().into_owned());
         let from = format!("circusctl on {}", host.as_deref().unwrap_or("an unknown host"));
         let reply_to = keys::reply(cluster, bus::new_id()?);
         let channels = [reply_to.clone()];
         let both =
-            async { tokio::try_join!(link::connect(&url, "circusctl"), subscription::subscribe(&url, &channels)) };
+            async { tokio::try_join!(link::connect(spec, "circusctl"), subscription::subscribe(spec, &channels)) };
         let ((connection, address), (sink, answers)) =
             tokio::time::timeout(timeout, both).await.unwrap_or_else(|_| Err(reason::no_answer(timeout)))?;
         let (cluster, address) = (cluster.clone(), address.to_string());

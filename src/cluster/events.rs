@@ -16,7 +16,7 @@ use super::bus::PUBLISH_TIMEOUT;
 use super::link::Link;
 use super::{keys, reason, subscription};
 use crate::model::names::ClusterName;
-use crate::model::spec::Secret;
+use crate::model::spec::RedisSpec;
 
 /// How many events may wait to be published.
 const QUEUE: usize = 1024;
@@ -87,13 +87,13 @@ pub struct EventStream {
 }
 
 impl EventStream {
-    /// Listens at the Redis at `url`, which is reached within `patience`.
+    /// Listens at the Redis that `spec` names, which is reached within `patience`.
     ///
     /// # Errors
     /// Why not, in words for people and without the password.
-    pub async fn connect(url: &Secret, cluster: &ClusterName, patience: Duration) -> Result<EventStream, String> {
+    pub async fn connect(spec: &RedisSpec, cluster: &ClusterName, patience: Duration) -> Result<EventStream, String> {
         let channels = [keys::events(cluster)];
-        let subscribed = timeout(patience, subscription::subscribe(url, &channels)).await;
+        let subscribed = timeout(patience, subscription::subscribe(spec, &channels)).await;
         let (sink, messages) = subscribed.unwrap_or_else(|_| Err(reason::no_answer(patience)))?;
         Ok(EventStream { sink, messages })
     }

@@ -3,7 +3,7 @@
 //! ```text
 //!            connects and answers as a master                a broken pipe, a replica,
 //!   Down ───────────────────────────────────────▶ Up ─────── two time-outs in a row ──────▶ Down
-//!     ▲                                            │
+//!     ▲                                            │        its master has moved
 //!     └── no: again after 50 ms … 500 ms           └── one time-out: PING, the second chance
 //! ```
 //!
@@ -19,22 +19,21 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
-use redis::{AsyncConnectionConfig, Client, Cmd, IntoConnectionInfo, RedisError, RedisResult, Value};
+use redis::{AsyncConnectionConfig, Cmd, RedisError, RedisResult, Value};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
+use super::access::Server;
 use super::reason;
 use super::scripts::{self, Call};
+use super::sentinel::Whereabouts;
 use crate::model::event::Event;
-use crate::model::spec::Secret;
+use crate::model::spec::RedisSpec;
 
 /// How long the server may take to say that it is still there, after it left a question unanswered.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 /// So many questions in a row without an answer, and the connection is remade.
 const MAX_UNANSWERED: u32 = 2;
-/// The kernel gives a connection up whose bytes nobody acknowledges for so long.
-const TCP_USER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How many questions may wait to be written; more wait their turn inside their own time-outs.
 const QUEUE: usize = 1024;
 
@@ -70,10 +69,15 @@ enum Doubt {
 }
 
 impl Link {
-    /// A link to the server at `url`, and the task that keeps it up. The task tells `StoreUp` and `StoreDown`.
-    pub(super) fn new(url: Secret, name: String, events: mpsc::Sender<Event>) -> (Link, impl Future<Output = ()>) {
+    /// A link to the server that `spec` names, and the task that keeps it up. The task tells `StoreUp` and `StoreDown`.
+    pub(super) fn new(
+        spec: RedisSpec,
+        name: String,
+        whereabouts: Whereabouts,
+        events: mpsc::Sender<Event>,
+    ) -> (Link, impl Future<Output = ()>) {
         let (told, state) = watch::channel(State::Begun);
-        (Link { state }, keep_up(url, name, told, events))
+        (Link { state }, keep_up(spec, name, whereabouts, told, events))
     }
 
     /// Calls a script and gives its answer: a flat list of texts.
@@ -187,15 +191,22 @@ impl Wire {
 }
 
 /// Connects, serves until the connection is in doubt, and begins again, for ever.
-async fn keep_up(url: Secret, name: String, told: watch::Sender<State>, events: mpsc::Sender<Event>) {
+async fn keep_up(
+    spec: RedisSpec,
+    name: String,
+    whereabouts: Whereabouts,
+    told: watch::Sender<State>,
+    events: mpsc::Sender<Event>,
+) {
     let mut backoff = Backoff::new();
     let mut generation = 0;
     let mut last_reason = None;
     loop {
         let begun = Instant::now();
-        let reason = match backoff.attempt(connect(&url, &name)).await {
+        let reason = match backoff.attempt(connect(&spec, &name)).await {
             Ok((connection, address)) => {
                 generation += 1;
+                whereabouts.found(&address);
                 tracing::debug!(%address, generation, "connected to Redis");
                 let (doubts, mut doubted) = mpsc::channel(16);
                 let unanswered = AtomicU32::new(0);
@@ -205,7 +216,10 @@ async fn keep_up(url: Secret, name: String, told: watch::Sender<State>, events: 
                 if events.send(Event::StoreUp).await.is_err() {
                     return;
                 }
-                let reason = serve(&wire, &mut doubted).await;
+                let reason = tokio::select! {
+                    reason = serve(&wire, &mut doubted) => reason,
+                    moved = whereabouts.elsewhere(&wire.address) => moved,
+                };
                 backoff.lived(begun.elapsed());
                 reason
             }
@@ -248,15 +262,15 @@ async fn serve(wire: &Wire, doubted: &mut mpsc::Receiver<Doubt>) -> String {
 ///
 /// # Errors
 /// The reason, in words.
-pub(super) async fn connect(url: &Secret, name: &str) -> Result<(MultiplexedConnection, Arc<str>), String> {
-    let (client, address) = client(url)?;
+pub(super) async fn connect(spec: &RedisSpec, name: &str) -> Result<(MultiplexedConnection, Arc<str>), String> {
+    let server = Server::of(spec).await?;
     let config = AsyncConnectionConfig::new()
         // Every question is bounded by its asker; these would only cut the longer ones short.
         .set_response_timeout(None)
         .set_connection_timeout(None)
         .set_pipeline_buffer_size(QUEUE);
-    let fail = |error: RedisError| reason::of(&error, &address);
-    let connection = client.get_multiplexed_async_connection_with_config(&config).await.map_err(fail)?;
+    let fail = |error: RedisError| server.refusal(&error);
+    let connection = server.client.get_multiplexed_async_connection_with_config(&config).await.map_err(fail)?;
     let say = async |words: &[&str]| {
         redis::cmd(words[0]).arg(&words[1..]).query_async::<Value>(&mut connection.clone()).await
     };
@@ -276,21 +290,7 @@ pub(super) async fn connect(url: &Secret, name: &str) -> Result<(MultiplexedConn
     if !role.contains("role:master") {
         return Err(reason::REPLICA.to_owned());
     }
-    Ok((connection, address))
-}
-
-/// What connects to `url`, and the address in it without its credentials. Looks no name up yet.
-///
-/// # Errors
-/// The URL is none of Redis's; the text does not repeat it.
-pub(super) fn client(url: &Secret) -> Result<(Client, Arc<str>), String> {
-    let unreadable = |error: RedisError| format!("the Redis URL cannot be used: {error}");
-    let info = url.reveal().into_connection_info().map_err(unreadable)?;
-    let keepalive =
-        TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5)).with_retries(3);
-    let tcp = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive).set_user_timeout(TCP_USER_TIMEOUT);
-    let address = info.addr().to_string().into();
-    Ok((Client::open(info.set_tcp_settings(tcp)).map_err(unreadable)?, address))
+    Ok((connection, server.address))
 }
 
 /// Calls a script by its hash, and by its text where the server does not know it (any more).
@@ -409,15 +409,5 @@ mod tests {
         assert!(words(Value::Array(vec![Value::Int(1)])).is_err());
         assert_eq!(words(Value::Array(vec![Value::BulkString(b"lost".to_vec())])), Ok(vec!["lost".to_owned()]));
         assert_eq!(words(Value::Array(vec![Value::BulkString(vec![0xff])])), Ok(vec!["\u{fffd}".to_owned()]));
-    }
-
-    #[test]
-    fn a_url_that_cannot_be_used_is_refused_without_its_password() {
-        for url in ["http://:hunter2@host", "rediss://:hunter2@host", "redis://:hunter2@[", "hunter2"] {
-            let why = client(&Secret::new(url.into())).unwrap_err();
-            assert!(!why.contains("hunter2"), "{why}");
-        }
-        let (_, address) = client(&Secret::new("redis://me:hunter2@db:6380/3".into())).unwrap();
-        assert_eq!(&*address, "db:6380");
     }
 }

@@ -6,6 +6,8 @@
 //! ```text
 //! shared        what the agent calls, and the tasks behind it
 //!   scripts     Lua and what its answers mean      keys    every key and channel
+//!   access      where Redis is, and how an agent is let in
+//!   sentinel    where the master is, where sentinels know
 //!   link        one connection for commands, remade when in doubt
 //!   subscription  one connection for what is heard
 //!   registry    heartbeats and the list of nodes    bus    questions and answers between nodes
@@ -25,10 +27,12 @@ pub mod shared;
 
 pub mod events;
 
+mod access;
 mod bus;
 mod link;
 mod reason;
 mod registry;
+mod sentinel;
 mod subscription;
 
 pub mod client;

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use redis::{ErrorKind, RedisError};
 
+use crate::model::spec::TlsFiles;
+
 /// What a connection says that reached a replica.
 pub(super) const REPLICA: &str = "the server is a replica";
 
@@ -40,6 +42,68 @@ pub(super) fn of(error: &RedisError, address: &str) -> String {
     }
 }
 
+/// [`of`], over TLS with `files`: what is wrong with a certificate, and where the right one would stand.
+pub(super) fn of_tls(error: &RedisError, address: &str, files: &TlsFiles) -> String {
+    if error.kind() == ErrorKind::InvalidClientConfig {
+        let detail = error.detail().unwrap_or_default();
+        return format!("tls_cert and tls_key cannot be used together: {detail}");
+    }
+    let io = io_error(error);
+    let tls = io.and_then(|io| io.get_ref()?.downcast_ref::<rustls::Error>());
+    match tls {
+        Some(tls) => of_handshake(tls, address, files),
+        // A server that misses our certificate may hang up before it can be heard saying so.
+        None if error.is_io_error() && hung_up(io) && files.cert.is_none() => {
+            format!(
+                "{address} closed the connection; if it wants a certificate of us, name it with tls_cert and tls_key"
+            )
+        }
+        None => of(error, address),
+    }
+}
+
+fn of_handshake(error: &rustls::Error, address: &str, files: &TlsFiles) -> String {
+    use rustls::{AlertDescription, CertificateError, Error};
+
+    let trusted = match &files.ca {
+        Some(ca) => format!("{} (tls_ca)", ca.display()),
+        None => "what this machine trusts; name its CA with tls_ca".into(),
+    };
+    match error {
+        Error::InvalidCertificate(wrong) => match wrong {
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+                format!("the certificate of {address} is not signed by {trusted}")
+            }
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+                format!("the certificate of {address} has expired: renew it, or set this machine's clock")
+            }
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+                format!("the certificate of {address} is not valid yet: this machine's clock may be wrong")
+            }
+            CertificateError::NotValidForNameContext { expected, presented } => format!(
+                "the certificate of {address} is not for {}, but for {}: correct the host in the URL",
+                expected.to_str(),
+                presented.join(", ")
+            ),
+            CertificateError::NotValidForName => {
+                format!("the certificate of {address} is for another host: correct the host in the URL")
+            }
+            other => format!("the certificate of {address} cannot be trusted: {other}"),
+        },
+        Error::AlertReceived(AlertDescription::CertificateRequired | AlertDescription::HandshakeFailure)
+            if files.cert.is_none() =>
+        {
+            format!("{address} wants a certificate of us: name it with tls_cert and tls_key")
+        }
+        Error::AlertReceived(alert) => match &files.cert {
+            Some(cert) => format!("{address} refuses our certificate {} (tls_cert): {alert:?}", cert.display()),
+            None => format!("{address} refuses us: {alert:?}"),
+        },
+        Error::InvalidMessage(_) => format!("{address} does not speak TLS; redis:// goes without"),
+        other => format!("TLS with {address} failed: {other}"),
+    }
+}
+
 /// Whether the error says that this connection is of no more use: it broke, or leads to the wrong server.
 pub(super) fn is_fatal(error: &RedisError) -> bool {
     let wrong_server = matches!(error.code(), Some("READONLY" | "REPLICA" | "MASTERDOWN" | "LOADING" | "NOAUTH"));
@@ -66,13 +130,23 @@ fn of_io(io: Option<&io::Error>, error: &RedisError, address: &str) -> String {
         io::ErrorKind::NotFound => format!("no socket at {address}"),
         io::ErrorKind::PermissionDenied => format!("no permission to connect to {address}"),
         io::ErrorKind::TimedOut => format!("{address} does not answer"),
-        io::ErrorKind::BrokenPipe
-        | io::ErrorKind::ConnectionReset
-        | io::ErrorKind::ConnectionAborted
-        | io::ErrorKind::UnexpectedEof
-        | io::ErrorKind::NotConnected => format!("{address} closed the connection"),
+        _ if hung_up(Some(io)) => format!("{address} closed the connection"),
         _ => format!("{address}: {error}"),
     }
+}
+
+/// Whether the other end closed the connection; an error without the system's is one of those.
+fn hung_up(io: Option<&io::Error>) -> bool {
+    io.is_none_or(|io| {
+        matches!(
+            io.kind(),
+            io::ErrorKind::BrokenPipe
+                | io::ErrorKind::ConnectionReset
+                | io::ErrorKind::ConnectionAborted
+                | io::ErrorKind::UnexpectedEof
+                | io::ErrorKind::NotConnected
+        )
+    })
 }
 
 /// The system's error behind one of redis-rs, which keeps it in an `Arc`.

@@ -12,11 +12,12 @@ use super::events::Publisher;
 use super::link::Link;
 use super::registry::{self, Name};
 use super::scripts;
+use super::sentinel::{self, Whereabouts};
 use super::subscription::{self, Heard};
 use crate::model::command::{NodeAbout, RequestId};
 use crate::model::event::{Ask, Event, LeaseAnswer};
 use crate::model::names::{ClusterName, LeaseName, NodeName, WatcherName};
-use crate::model::spec::Secret;
+use crate::model::spec::{RedisSpec, Sentinels};
 
 /// How long reading the registry, and declaring a lease free, may take.
 const READ_TIMEOUT: Duration = Duration::from_secs(2);
@@ -27,7 +28,7 @@ const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone)]
 pub struct Me {
     /// Where Redis is.
-    pub url: Secret,
+    pub redis: RedisSpec,
     /// The cluster.
     pub cluster: ClusterName,
     /// This node's name in it.
@@ -86,10 +87,15 @@ impl Redis {
     /// # Panics
     /// Outside a tokio runtime.
     pub fn start(me: Me, events: mpsc::Sender<Event>, questions: mpsc::Sender<BusQuestion>) -> Redis {
-        let Me { url, cluster, node, instance, leases, standing } = me;
+        let Me { redis, cluster, node, instance, leases, standing } = me;
         let mut tasks = JoinSet::new();
 
-        let (link, keep_up) = Link::new(url.clone(), format!("circus-agent:{node}"), events.clone());
+        let whereabouts = Whereabouts::unknown();
+        if let Ok(Some(sentinels)) = Sentinels::parse(redis.url.reveal()) {
+            tasks.spawn(sentinel::follow(redis.clone(), sentinels, whereabouts.clone()));
+        }
+        let (link, keep_up) =
+            Link::new(redis.clone(), format!("circus-agent:{node}"), whereabouts.clone(), events.clone());
         tasks.spawn(keep_up);
 
         let (name, named) = watch::channel(Name::Unknown);
@@ -101,7 +107,7 @@ impl Redis {
         let bus = Bus::new((cluster.clone(), node.clone()), reply_id, link.clone(), named, questions);
         let free = leases.into_iter().map(|watcher| LeaseName { cluster: cluster.clone(), watcher }.free_channel());
         let channels = watch::Sender::new(bus.channels().into_iter().chain(free).collect());
-        tasks.spawn(listen(url, &cluster, channels.subscribe(), bus.clone(), events.clone()));
+        tasks.spawn(listen((redis, whereabouts), &cluster, channels.subscribe(), bus.clone(), events.clone()));
 
         let publisher = Publisher::start(&cluster, link.clone());
         Redis { cluster, node, instance, link, bus, publisher, channels, events, _tasks: tasks, heartbeat }
@@ -195,7 +201,7 @@ impl Redis {
 
 /// Hears releases, questions and answers.
 fn listen(
-    url: Secret,
+    (redis, whereabouts): (RedisSpec, Whereabouts),
     cluster: &ClusterName,
     channels: watch::Receiver<BTreeSet<String>>,
     bus: Bus,
@@ -216,5 +222,5 @@ fn listen(
         Heard::Message { channel, payload } if channel == answers => bus.answered(payload).into_iter().collect(),
         Heard::Message { channel, .. } => freed(channel).into_iter().collect(),
     };
-    subscription::listen(url, channels, take, events)
+    subscription::listen(redis, whereabouts, channels, take, events)
 }

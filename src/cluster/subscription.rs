@@ -9,15 +9,16 @@ use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use redis::Client;
 use redis::aio::{PubSubSink, PubSubStream};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
-use super::link::{self, Backoff};
+use super::access::Server;
+use super::link::Backoff;
 use super::reason;
+use super::sentinel::Whereabouts;
 use crate::model::event::Event;
-use crate::model::spec::Secret;
+use crate::model::spec::RedisSpec;
 
 /// How often the server is asked for a sign of life.
 const PING_EVERY: Duration = Duration::from_secs(5);
@@ -36,7 +37,8 @@ pub(super) enum Heard<'a> {
 
 /// Listens on `channels`, which may become more, for ever, and passes on the events that `take` makes of what is heard.
 pub(super) async fn listen(
-    url: Secret,
+    spec: RedisSpec,
+    whereabouts: Whereabouts,
     mut channels: watch::Receiver<BTreeSet<String>>,
     mut take: impl FnMut(Heard<'_>) -> Vec<Event>,
     events: mpsc::Sender<Event>,
@@ -47,13 +49,20 @@ pub(super) async fn listen(
     loop {
         let begun = Instant::now();
         let wanted: Vec<String> = channels.borrow_and_update().iter().cloned().collect();
-        match backoff.attempt(subscribe(&url, &wanted)).await {
-            Ok((sink, stream)) => {
+        let subscribe = async {
+            let server = Server::of(&spec).await?;
+            Ok((subscribe_at(&server, &wanted).await?, server.address))
+        };
+        match backoff.attempt(subscribe).await {
+            Ok(((sink, stream), address)) => {
                 tracing::debug!("subscribed");
                 // Those of the connection before say no more than these.
                 outbox.retain(|event| !matches!(event, Event::LeaseFreed { .. }));
                 outbox.extend(take(Heard::Anew));
-                let reason = serve(sink, stream, &mut channels, &mut outbox, &mut take, &events).await;
+                let reason = tokio::select! {
+                    reason = serve(sink, stream, &mut channels, &mut outbox, &mut take, &events) => reason,
+                    moved = whereabouts.elsewhere(&address) => moved,
+                };
                 tracing::debug!(%reason, "subscription lost");
                 backoff.lived(begun.elapsed());
             }
@@ -70,14 +79,22 @@ pub(super) async fn listen(
 ///
 /// # Errors
 /// The reason, in words.
-pub(super) async fn subscribe(url: &Secret, channels: &[String]) -> Result<(PubSubSink, PubSubStream), String> {
-    let (client, address): (Client, _) = link::client(url)?;
+pub(super) async fn subscribe(spec: &RedisSpec, channels: &[String]) -> Result<(PubSubSink, PubSubStream), String> {
+    subscribe_at(&Server::of(spec).await?, channels).await
+}
+
+/// [`subscribe`] at a URL that names one server.
+pub(super) async fn subscribe_one(spec: &RedisSpec, channels: &[String]) -> Result<(PubSubSink, PubSubStream), String> {
+    subscribe_at(&Server::of_one(spec).await?, channels).await
+}
+
+async fn subscribe_at(server: &Server, channels: &[String]) -> Result<(PubSubSink, PubSubStream), String> {
     let attempt = async {
-        let (mut sink, stream) = client.get_async_pubsub().await?.split();
+        let (mut sink, stream) = server.client.get_async_pubsub().await?.split();
         sink.subscribe(channels).await?;
         Ok((sink, stream))
     };
-    attempt.await.map_err(|error| reason::of(&error, &address))
+    attempt.await.map_err(|error| server.refusal(&error))
 }
 
 async fn serve(

@@ -15,7 +15,7 @@ use super::watcher::{Environment, lease_texts};
 use super::{Surroundings, python};
 use crate::model::names::{ClusterName, NodeName, SocketName, WatcherName};
 use crate::model::pattern;
-use crate::model::spec::{AgentSpec, Defaults, LogOutput, RedisSpec, Secret, SocketSpec, WatcherSpec};
+use crate::model::spec::{AgentSpec, Defaults, LogOutput, SocketSpec, WatcherSpec};
 
 /// Reads the merged files; what is wrong goes to `problems`, and the result is then good for nothing.
 pub(super) fn build(doc: &Document, around: &Surroundings, problems: &mut Problems) -> Option<AgentSpec> {
@@ -29,7 +29,7 @@ pub(super) fn build(doc: &Document, around: &Surroundings, problems: &mut Proble
 
     let circus = build.settings("circus", Section::Circus, &vars);
     let redis = build.settings("redis", Section::Redis, &vars);
-    let url = build.redis_url(&redis);
+    let place = build.redis(&redis);
     build.check_lease_defaults(&redis);
     let log_output = build.log_output(&circus);
     build.python = build.interpreter(&circus);
@@ -55,7 +55,7 @@ pub(super) fn build(doc: &Document, around: &Surroundings, problems: &mut Proble
         log_output,
         python: build.python,
         global_options: global_options(&circus),
-        redis: url.map(|url| RedisSpec { url: Secret::new(url) }),
+        redis: place,
         lease_settings: lease_texts(&redis),
         hash: String::new(),
         warmup_delay: circus.seconds("warmup_delay"),
@@ -420,21 +420,6 @@ impl<'a> Build<'a> {
     pub(super) fn missing(&mut self, head: &str, message: String) -> &mut Problem {
         let spot = self.doc.head(head).cloned().unwrap_or_else(|| Spot::file(Path::new(head)));
         self.problems.error(code::MISSING, spot, message)
-    }
-
-    // ---- [redis] ----
-
-    fn redis_url(&mut self, redis: &Settings<'_>) -> Option<String> {
-        let url = redis.text("url");
-        let wrong = self.doc.get("redis", "url").is_some_and(|entry| !entry.value.is_empty());
-        // Timings alone may come from the environment; a section in a file means Redis.
-        if let (None, false, Some(head)) = (&url, wrong, self.doc.head("redis")) {
-            self.problems
-                .error(code::MISSING, head.clone(), "[redis] has no `url`")
-                .help("write `url = redis://localhost:6379/0`, or set CIRCUS_REDIS_URL")
-                .help("without this section, agents of one machine share leases and need no Redis");
-        }
-        url
     }
 
     // ---- [circus] ----

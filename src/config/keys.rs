@@ -157,7 +157,17 @@ pub(super) const KEYS: &[Key] = &[
     key(Circus, "secret_file", Path, eg("/etc/circus/secret"), NotYet, "seals every message through Redis"),
     key(Circus, "master", Text, eg("web-1"), NotYet, "circusd-cluster's node to register at"),
 
-    key(Redis, "url", Url, eg("redis://localhost:6379/0"), Works, "redis://:PASSWORD@HOST:PORT/DB or unix:///PATH"),
+    key(Redis, "url", Url, eg("redis://localhost:6379/0"), Works, "redis://:PASSWORD@HOST:PORT/DB, rediss:// for TLS, redis+sentinel://HOST,HOST/MASTER, or unix:///PATH"),
+    key(Redis, "username", Text, eg("circus"), Works, "the ACL user, where the URL names none"),
+    key(Redis, "password_file", Path, eg("/etc/circus/redis-password"), Works,
+        "holds the password; read again at each connection"),
+    key(Redis, "tls_ca", Path, eg("/etc/circus/redis-ca.pem"), Works,
+        "certificates that rediss:// trusts; default: the machine's"),
+    key(Redis, "tls_cert", Path, eg("/etc/circus/redis.pem"), Works, "the agent's own certificate, where rediss:// wants one"),
+    key(Redis, "tls_key", Path, eg("/etc/circus/redis.key"), Works, "its private key"),
+    key(Redis, "sentinel_username", Text, eg("circus"), Works, "the ACL user at the sentinels"),
+    key(Redis, "sentinel_password_file", Path, eg("/etc/circus/sentinel-password"), Works,
+        "holds the password for the sentinels"),
     key(Redis, "lease_ttl", Seconds, is("15"), Works, "how long a lease lasts when its holder falls silent"),
     key(Redis, "refresh_interval", Seconds, eg("5"), Works, "pause between refreshes; default lease_ttl / 3"),
     key(Redis, "refresh_timeout", Seconds, eg("5"), Works,
@@ -381,7 +391,8 @@ impl Key {
     pub(super) fn is_per_node(&self) -> bool {
         matches!(
             (self.section, self.name),
-            (Circus, "node" | "control_socket" | "state_dir" | "pidfile" | "python") | (Redis, "url")
+            (Circus, "node" | "control_socket" | "state_dir" | "pidfile" | "python")
+                | (Redis, "url" | "password_file" | "sentinel_password_file" | "tls_ca" | "tls_cert" | "tls_key")
         )
     }
 }

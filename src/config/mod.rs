@@ -31,6 +31,7 @@ mod command;
 mod plugin;
 mod preset;
 mod python;
+mod redis;
 mod settings;
 mod shell;
 mod socket;
@@ -328,7 +329,7 @@ mod tests {
             ("umask", _) if key.section == Section::Socket => "0o77",
             ("watchers", _) => "db",
             ("numprocesses", _) => "0",
-            ("python", _) => "/bin/sh",
+            ("python" | "password_file" | "sentinel_password_file" | "tls_ca" | "tls_cert" | "tls_key", _) => "/bin/sh",
             ("singleton" | "shell", _) => "no",
             (_, Kind::Bool) if key.default == "True" => "no",
             (_, Kind::Bool) => "yes",
@@ -338,7 +339,8 @@ mod tests {
             (_, Kind::Signal) => "INT",
             (_, Kind::Level) => "debug",
             (_, Kind::Cluster) => "other",
-            (_, Kind::Url) => "unix:///run/redis.sock",
+            ("url", Kind::Url) => "rediss+sentinel://other/m",
+            (_, Kind::Url) => "redis://other",
             (_, Kind::Class) => "WatchedFileStream",
             (_, Kind::Rollover) => "W6",
             (_, Kind::Colour) => "white",
@@ -420,8 +422,8 @@ mod tests {
                 let lines = beside(&name).join("\n");
                 let (of_watcher, of_socket) = if head == "[socket:s]" { ("", &*lines) } else { (&*lines, "") };
                 let base = format!(
-                    "[circus]\nnode = n\npython = /bin/true\n[redis]\nurl = redis://h\n\
-                     [watcher:w]\n{of_watcher}\ncmd = sleep 1\nsingleton = on\nshell = on\n\
+                    "[circus]\nnode = n\npython = /bin/true\n[redis]\nurl = rediss+sentinel://h/m\n\
+                     tls_cert = /bin/true\ntls_key = /bin/true\n[watcher:w]\n{of_watcher}\ncmd = sleep 1\nsingleton = on\nshell = on\n\
                      [socket:s]\n{of_socket}\nblocking = off\n\
                      [watcher:db]\ncmd = x\n[watcher:cache]\ncmd = x\n[plugin:p]\nuse = {}\n{}\n",
                     native.class(),
@@ -463,7 +465,7 @@ mod tests {
             "http://:hunter2@h",
             "redis:hunter2@h",
             "redis://:hun#hunter2@h",
-            "rediss://:hunter2@h",
+            "rediss://:hunter2@h#insecure",
             "unix:///s?pass=hunter2&db=x",
             "redis://:a b hunter2@h:x",
             "redis://:\"hunter2@h:x",

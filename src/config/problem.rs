@@ -66,6 +66,8 @@ pub mod code {
     pub const DIRECTORY: &str = "C0202";
     /// A user or group that the system does not know.
     pub const USER: &str = "C0203";
+    /// A file that is to let the agent into Redis cannot be read, or everybody can read its secret.
+    pub const LOGIN: &str = "C0204";
     /// Lease timings that cannot keep the promise.
     pub const LEASE: &str = "C0301";
     /// Two watchers that write to one file.

@@ -453,8 +453,7 @@ fn collide(one: &SocketSpec, other: &SocketSpec) -> bool {
                 (SocketKind::Datagram, None) => 17,
                 (_, protocol) => protocol.unwrap_or(0),
             };
-            let apart =
-                one.reuse_port && other.reuse_port || one.interface != other.interface || one.kind == SocketKind::Raw;
+            let apart = one.interface != other.interface || one.kind == SocketKind::Raw;
             let here = (one.kind, ports(one), port, family) == (other.kind, ports(other), its_port, its_family);
             here && *port != 0 && !apart && is_one_host(host, its_host)
         }
@@ -474,7 +473,6 @@ fn is_one_host(one: &str, other: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::BTreeMap;
     use std::path::PathBuf;
 
     #[test]
@@ -538,21 +536,10 @@ mod tests {
     }
 
     fn inet(host: &str, port: u16) -> SocketSpec {
-        SocketSpec {
-            name: SocketName::parse("s").expect("a name"),
-            place: Place::Inet { host: host.into(), port, family: Family::V4 },
-            kind: SocketKind::Stream,
-            protocol: None,
-            backlog: 1,
-            blocking: false,
-            reuse_port: false,
-            replace: false,
-            umask: 0,
-            owner: (None, None),
-            interface: None,
-            watchers: Vec::new(),
-            settings: BTreeMap::new(),
-        }
+        SocketSpec::at(
+            SocketName::parse("s").expect("a name"),
+            Place::Inet { host: host.into(), port, family: Family::V4 },
+        )
     }
 
     #[test]
@@ -561,11 +548,11 @@ mod tests {
         assert!(collide(&one, &inet("LOCALHOST", 80)));
         assert!(collide(&inet("::1", 80), &inet("0:0::1", 80)));
         assert!(collide(&one, &SocketSpec { protocol: Some(262), ..one.clone() }), "mptcp has the ports of tcp");
-        assert!(collide(&one, &SocketSpec { reuse_port: true, ..one.clone() }));
+        let shared = SocketSpec { reuse_port: true, ..one.clone() };
+        assert!(collide(&one, &shared) && collide(&shared, &shared), "one socket spreads over processes, not two");
         let unix = |path: &str| SocketSpec { place: Place::Unix(PathBuf::from(path)), ..one.clone() };
         assert!(collide(&unix("/run/a"), &unix("/run//a")));
 
-        let shared = SocketSpec { reuse_port: true, ..one.clone() };
         let apart = [
             inet("localhost", 81),
             inet("10.0.0.1", 80),
@@ -577,6 +564,6 @@ mod tests {
         for other in apart {
             assert!(!collide(&one, &other), "{other:?}");
         }
-        assert!(!collide(&shared, &shared) && !collide(&inet("h", 0), &inet("h", 0)));
+        assert!(!collide(&inet("h", 0), &inet("h", 0)));
     }
 }

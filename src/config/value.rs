@@ -19,7 +19,8 @@ use super::words;
 use crate::model::event::SIGNALS;
 use crate::model::names::{ClusterName, NodeName};
 use crate::model::spec::{
-    Check, Convention, HealthAction, HookSpec, LogLevel, LogOutput, Rollover, SocketKind, SyslogAddress, UserSpec,
+    Check, Convention, HealthAction, HookSpec, LogLevel, LogOutput, Rollover, Sentinels, SocketKind, SyslogAddress,
+    UserSpec,
 };
 
 /// The types that values have.
@@ -510,7 +511,7 @@ fn limit(text: &str) -> Result<Option<u64>, Wrong> {
 }
 
 /// Schemes of Redis URLs that are known, and wait for a later version.
-const LATER: &[&str] = &["rediss", "redis+sentinel", "redis+cluster", "redis+majority"];
+const LATER: &[&str] = &["redis+cluster", "redis+majority"];
 
 fn url(text: &str) -> Result<(), Wrong> {
     let Some((scheme, _)) = text.split_once("://") else {
@@ -519,16 +520,26 @@ fn url(text: &str) -> Result<(), Wrong> {
             .help("redis://:PASSWORD@HOST:PORT/DB"));
     };
     match scheme {
-        "redis" | "unix" | "redis+unix" => match redis::parse_redis_url(text) {
+        "rediss" if text.ends_with("#insecure") => Err(wrong("cannot leave a server's certificate unchecked")
+            .label("without `#insecure`")
+            .help("name the certificate that signed the server's with `tls_ca`")),
+        "redis" | "rediss" | "unix" | "redis+unix" => match redis::parse_redis_url(text) {
             Some(url) if url.clone().into_connection_info().is_ok() => Ok(()),
             _ => Err(wrong("cannot be read as a Redis URL")
                 .label("not of the form redis://:PASSWORD@HOST:PORT/DB or unix:///PATH")
                 .help("in a password, write `%40` for @, `%3A` for :, `%2F` for / and `%23` for #")),
         },
+        "redis+sentinel" | "rediss+sentinel" => match Sentinels::parse(text) {
+            Ok(Some(sentinels)) => url(&sentinels.server("host", "6379")),
+            Ok(None) => Err(wrong("cannot be read as a URL of sentinels")),
+            Err(why) => Err(wrong("cannot be read as a URL of sentinels")
+                .label(why)
+                .help("redis+sentinel://:PASSWORD@HOST:26379,HOST:26379/MASTER/DB; the password is the master's")),
+        },
         _ if LATER.contains(&scheme) => Err(wrong(format!("is not supported yet with `{scheme}://`"))
-            .label("redis:// and unix:// are")
+            .label("redis://, rediss:// and unix:// are")
             .code(code::NOT_YET)),
-        _ => Err(wrong("must be a redis:// or unix:// URL").label("this has another scheme")),
+        _ => Err(wrong("must be a redis://, rediss:// or unix:// URL").label("this has another scheme")),
     }
 }
 
@@ -625,14 +636,32 @@ mod tests {
 
     #[test]
     fn only_urls_that_can_be_reached_are_taken() {
-        for text in ["redis://h", "redis://:p%40w@h:6380/3", "unix:///run/redis.sock?db=2", "redis+unix:///run/r.sock"]
-        {
+        for text in [
+            "redis://h",
+            "rediss://h",
+            "redis://:p%40w@h:6380/3",
+            "unix:///run/redis.sock?db=2",
+            "redis+unix:///run/r.sock",
+            "redis+sentinel://:pw@a,b:26380/m/0",
+            "rediss+sentinel://a/m",
+        ] {
             assert!(Kind::Url.parse(text).is_ok(), "{text}");
         }
-        for text in ["rediss://h", "redis+sentinel://a,b/m/0", "redis+cluster://a,b", "redis+majority://a,b,c"] {
+        for text in ["redis+cluster://a,b", "redis+majority://a,b,c"] {
             assert_eq!(Kind::Url.parse(text).unwrap_err().code, code::NOT_YET, "{text}");
         }
-        for text in ["h:6379", "http://h", "redis://", "redis://h/x", "redis://h:p", "redis://:p#w@h", "unix://"] {
+        for text in [
+            "redis+sentinel://a,b",
+            "redis+sentinel://:p#w@a/m",
+            "rediss://h#insecure",
+            "h:6379",
+            "http://h",
+            "redis://",
+            "redis://h/x",
+            "redis://h:p",
+            "redis://:p#w@h",
+            "unix://",
+        ] {
             let wrong = Kind::Url.parse(text).unwrap_err();
             assert_eq!(wrong.code, code::VALUE, "{text}");
         }

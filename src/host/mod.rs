@@ -303,11 +303,12 @@ impl Host {
     // ---- sockets ----
 
     /// Opens these sockets, or none of them, on another thread; ends in [`Event::Bound`]. One that is open under its id is
-    /// adjusted to its spec. One at the address of an open one is that very socket under another id.
-    pub fn bind(&mut self, bind: BindId, sockets: Vec<(SocketId, SocketSpec)>) {
+    /// adjusted to its spec. One at the address of an open one is that very socket under another id, unless that is one of
+    /// those staying: then it cannot be opened.
+    pub fn bind(&mut self, bind: BindId, sockets: Vec<(SocketId, SocketSpec)>, staying: Vec<SocketId>) {
         let (open, events) = (Arc::clone(&self.sockets), self.events.clone());
         tokio::task::spawn_blocking(move || {
-            let result = open.bind(&sockets);
+            let result = open.bind(&sockets, &staying);
             // Whoever drops the host after this has dropped them all, with their paths.
             drop(open);
             // Nobody listens to an agent that is leaving.

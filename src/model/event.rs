@@ -309,8 +309,9 @@ pub enum Action {
     /// Work out a socket from `base` with changed settings; ends in `SocketAmended`.
     AmendSocket { request: RequestId, base: SocketBase, changes: Changes, defaults: Defaults },
     /// Open these sockets, or none of them; ends in `Bound`. One that is open under this id already is adjusted to its
-    /// new spec. One at the address of an open one is that very socket, under another id: no connection is lost.
-    Bind { bind: BindId, sockets: Vec<(SocketId, SocketSpec)> },
+    /// new spec. One at the address of an open one is that very socket, under another id: no connection is lost. That is
+    /// for those that go afterwards; at the address of one that stays none is opened.
+    Bind { bind: BindId, sockets: Vec<(SocketId, SocketSpec)>, staying: Vec<SocketId> },
     /// Close sockets. Processes that have them keep them.
     Unbind { sockets: Vec<SocketId> },
     /// Close the listeners of lanes.

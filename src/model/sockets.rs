@@ -169,19 +169,11 @@ mod tests {
 
     fn socket(id: u64, name: &str, address: Address, kind: SocketKind) -> Socket {
         let spec = SocketSpec {
-            name: SocketName::parse(name).unwrap(),
-            place: Place::Inet { host: "localhost".into(), port: 0, family: Family::V4 },
             kind,
-            protocol: None,
-            backlog: 2048,
-            blocking: false,
-            reuse_port: false,
-            replace: false,
-            umask: 0,
-            owner: (None, None),
-            interface: None,
-            watchers: Vec::new(),
-            settings: BTreeMap::new(),
+            ..SocketSpec::at(
+                SocketName::parse(name).unwrap(),
+                Place::Inet { host: "localhost".into(), port: 0, family: Family::V4 },
+            )
         };
         Socket { id: SocketId(id), filed: None, bound: Some(Bound { fd: 7, address }), spec }
     }

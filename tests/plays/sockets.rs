@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use circus_agent::model::command::{Answer, Command, Outcome, Patience, Refusal, ReloadWay, Reply, RequestId};
+use circus_agent::model::command::{Answer, Command, Leave, Outcome, Patience, Refusal, ReloadWay, Reply, RequestId};
 use circus_agent::model::event::{
     Action, Address, BindId, Bound, Changes, Event, Exit, Handed, LaneId, Launch, Level, Notification, ProcessEvent,
     ProcessId, SocketId, Whose,
@@ -31,7 +31,7 @@ fn agent(sockets: Vec<SocketSpec>, watchers: Vec<WatcherSpec>) -> AgentSpec {
 /// The latest order to open sockets.
 fn ordered(stage: &mut Stage) -> (BindId, Vec<(SocketId, SocketSpec)>) {
     let found = stage.orders.iter().rev().find_map(|action| match action {
-        Action::Bind { bind, sockets } => Some((*bind, sockets.clone())),
+        Action::Bind { bind, sockets, .. } => Some((*bind, sockets.clone())),
         _ => None,
     });
     found.expect("an order to open sockets")
@@ -382,9 +382,43 @@ fn sockets_are_added_changed_and_removed_by_commands() {
 }
 
 #[test]
+fn a_watcher_whose_socket_the_file_has_taken_away_goes_on_and_nobody_waits_for_it() {
+    let mut stage = running(vec![socket("web", 8000)], Vec::new());
+    let add =
+        Command::Add { name: "extra".into(), changes: Changes::default(), start: true, patience: Patience::Admitted };
+    let request = stage.asks_for(add);
+    stage.tell(Event::Amended { request, spec: Ok(Box::new(serving("extra", &["web"]))) });
+    start_all(&mut stage);
+    stage.story();
+    let request = file_says(&mut stage, Vec::new(), Vec::new());
+    let refused = reply(&mut stage, request);
+    let why = Refusal::Failed("extra: there is no socket web".into());
+    assert_eq!(refused, Some(Reply::Refused(why)));
+    assert!(!stage.story().iter().any(|line| line.starts_with("signal")), "nothing could take its place");
+    stage.ends("extra#1", CRASHED);
+    stage.wait(Duration::from_secs(9));
+    assert_eq!(
+        (stage.state("extra"), stage.note("extra").as_str()),
+        (WatcherState::Starting, "there is no socket web")
+    );
+}
+
+#[test]
+fn a_socket_can_be_changed_after_the_watcher_that_may_have_it_was_removed() {
+    let only = SocketSpec { watchers: vec![app()], ..socket("web", 8000) };
+    let mut stage = open(vec![only], vec![watcher("other")]);
+    let (changes, patience) = (Changes::default(), Patience::Admitted);
+    stage.asks_for(Command::SetSocket { socket: "web".into(), changes, patience });
+    let Some(Action::AmendSocket { defaults, .. }) = stage.orders.last() else { panic!("{:?}", stage.orders) };
+    assert!(defaults.watchers.contains_key(&app()), "{defaults:?}");
+}
+
+#[test]
 fn a_socket_added_by_a_command_stays_when_the_file_is_read_and_none_takes_anothers_place() {
     let app = || vec![serving("app", &["web"])];
-    let mut stage = running(vec![socket("web", 8000)], app());
+    let mut stage = Stage::of(agent(vec![socket("web", 8000)], app()));
+    let web = opens(&mut stage)[0];
+    start_all(&mut stage);
     let add = |stage: &mut Stage, spec: SocketSpec| {
         let name = spec.name.to_string();
         let command = Command::AddSocket { name, changes: Changes::default(), patience: Patience::Admitted };
@@ -395,8 +429,11 @@ fn a_socket_added_by_a_command_stays_when_the_file_is_read_and_none_takes_anothe
     add(&mut stage, socket("adm", 9000));
     opens(&mut stage);
     let twin = add(&mut stage, socket("twin", 8000));
+    let Some(Action::Bind { staying, .. }) = stage.orders.last() else { panic!("no order: {:?}", stage.orders) };
+    assert!(staying.contains(&web), "nothing may take its place");
+    fails_to_open(&mut stage, "socket twin: EADDRINUSE");
     let refused = reply(&mut stage, twin);
-    assert!(matches!(&refused, Some(Reply::Refused(Refusal::BadMessage(why))) if why.contains("web")), "{refused:?}");
+    assert!(matches!(&refused, Some(Reply::Refused(Refusal::Failed(why))) if why.contains("twin")), "{refused:?}");
     let request = file_says(&mut stage, vec![socket("web", 8000)], app());
     assert!(matches!(reply(&mut stage, request), Some(Reply::Done(_))));
     assert_eq!(sockets_of(&mut stage).len(), 2);
@@ -558,6 +595,43 @@ fn a_stop_ends_the_watch_and_a_late_connection_starts_nothing() {
 }
 
 #[test]
+fn what_is_closed_is_not_watched_any_more() {
+    // A file that takes both away.
+    let mut stage = open(vec![socket("web", 1)], vec![on_demand()]);
+    stage.story();
+    file_says(&mut stage, Vec::new(), Vec::new());
+    assert!(stage.story().contains(&"ignore app".to_owned()));
+    // One that takes the socket from who is to go on.
+    let mut stage = open(vec![socket("web", 1)], vec![on_demand()]);
+    stage.story();
+    file_says(&mut stage, Vec::new(), vec![on_demand()]);
+    assert!(stage.story().contains(&"ignore app".to_owned()));
+    assert_eq!(stage.note("app"), "there is no socket web");
+    demanded(&mut stage);
+    assert!(stage.story().is_empty());
+    // A lane that is one too many: what comes to it would wait for ever.
+    let mut stage = open(vec![spread(1)], vec![WatcherSpec { numprocesses: 2, ..on_demand() }]);
+    stage.story();
+    stage.asks_for(Command::Resize { watcher: "app".into(), by: -1, patience: Patience::Admitted });
+    let story = stage.story();
+    assert_eq!(story, ["close 1 lanes", "await app"]);
+}
+
+#[test]
+fn who_is_removed_and_left_alone_is_neither_watched_nor_left_frozen() {
+    let remove = || Command::Remove { watcher: "app".into(), leave: Leave::Processes, patience: Patience::Admitted };
+    let mut stage = open(vec![socket("web", 1)], vec![on_demand()]);
+    stage.story();
+    stage.asks_for(remove());
+    assert!(stage.story().contains(&"ignore app".to_owned()));
+    let mut stage = awake(on_demand());
+    quiet(&mut stage);
+    assert_eq!(stage.story().last().map(String::as_str), Some("freeze app#1"));
+    stage.asks_for(remove());
+    assert!(stage.story().contains(&"signal app#1 18".to_owned()));
+}
+
+#[test]
 fn when_nobody_wants_anything_it_is_frozen_looked_at_once_more_and_stopped() {
     let mut stage = awake(on_demand());
     stage.wait(Duration::from_secs(1));
@@ -687,6 +761,20 @@ fn one_that_ends_at_once_whenever_it_is_woken_is_woken_ever_more_slowly() {
         stage.wait(Duration::from_millis(10));
     }
     assert!((1..60).contains(&starts), "{starts} starts in 30 s");
+}
+
+#[test]
+fn one_with_a_listener_of_its_own_that_has_nothing_more_to_do_is_woken_again() {
+    let mut stage = open(vec![spread(1)], vec![on_demand()]);
+    demanded(&mut stage);
+    let first = lane(&start_all(&mut stage)[0]);
+    stage.story();
+    stage.ends("app#1", DONE);
+    let watched = stage.orders.iter().find_map(|action| match action {
+        Action::AwaitDemand { sockets, .. } => Some(sockets.iter().map(|handed| handed.lane).collect::<Vec<_>>()),
+        _ => None,
+    });
+    assert_eq!(watched, Some(vec![Some(LaneId(first))]));
 }
 
 #[test]

@@ -740,6 +740,15 @@ fn a_watcher_that_comes_back_before_it_has_gone_is_never_there_twice() {
 }
 
 #[test]
+fn a_watcher_that_comes_back_is_as_the_file_says_be_it_that_it_has_not_gone_yet() {
+    let mut stage = running(vec![many("web", 2)]);
+    stage.asks_for(Command::Resize { watcher: "web".into(), by: -1, patience: Patience::Admitted });
+    file_says(&mut stage, None, vec![]);
+    file_says(&mut stage, None, vec![many("web", 2)]);
+    assert_eq!(stage.node.snapshot().watchers[0].numprocesses, 2);
+}
+
+#[test]
 fn a_watcher_becomes_a_singleton_when_nothing_of_it_runs() {
     let mut stage = running(vec![watcher("web")]);
     file_says(&mut stage, None, vec![singleton("web")]);

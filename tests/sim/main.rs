@@ -18,6 +18,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use world::{Plant, Report, World};
 
+/// What is seen: two at once, or none for too long.
+const TWO: &str = "while that of host";
+const NONE: &str = "nobody runs";
 /// Ttls of faults in each run.
 const FAULTS: u32 = 60;
 
@@ -64,30 +67,35 @@ fn never_two_and_soon_one_again_over_a_million_steps() {
     assert!(!whole || report.steps >= 1_000_000, "only {} steps: the faults have become too few", report.steps);
 }
 
-fn must_be_seen(plant: Plant) {
+fn must_be_seen(plant: Plant, as_what: &str) {
     let (report, seed) = run(0..3_000, plant);
     assert!(seed.is_some(), "{plant:?} went unseen in {} steps", report.steps);
-    assert!(report.broken[0].contains("while that of host"), "{:?} was taken for something else", report.broken);
+    assert!(report.broken[0].contains(as_what), "{:?} was taken for something else", report.broken);
 }
 
 #[test]
 fn validity_counted_from_the_answer_is_seen() {
-    must_be_seen(Plant::CountFromAnswer);
+    must_be_seen(Plant::CountFromAnswer, TWO);
 }
 
 #[test]
 fn a_release_before_the_tree_is_gone_is_seen() {
-    must_be_seen(Plant::ReleaseBeforeGone);
+    must_be_seen(Plant::ReleaseBeforeGone, TWO);
 }
 
 #[test]
 fn an_absent_key_taken_for_permission_is_seen() {
-    must_be_seen(Plant::AbsentIsPermission);
+    must_be_seen(Plant::AbsentIsPermission, TWO);
 }
 
 #[test]
 fn a_guard_that_does_not_know_the_deadline_is_seen() {
-    must_be_seen(Plant::NoDeadline);
+    must_be_seen(Plant::NoDeadline, TWO);
+}
+
+#[test]
+fn sockets_of_which_nothing_is_heard_any_more_are_seen() {
+    must_be_seen(Plant::LostFailure, NONE);
 }
 
 #[test]

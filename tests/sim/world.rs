@@ -13,13 +13,15 @@ use std::time::Duration;
 use circus_agent::cluster::scripts;
 use circus_agent::model::command::{Command, Leave, Patience, ReloadWay, RequestId, Target};
 use circus_agent::model::event::{
-    Action, Ask, AskKind, Deadline, Event, Exit, HookEnd, HookId, LeaseAnswer, Notification, ProcessEvent, ProcessId,
+    Action, Address, Ask, AskKind, BindId, Bound, Deadline, Event, Exit, HookEnd, HookId, LeaseAnswer, Notification,
+    ProcessEvent, ProcessId, SocketId,
 };
 use circus_agent::model::names::{ClusterName, LeaseName, NodeName, WatcherName};
 use circus_agent::model::node::Node;
 use circus_agent::model::random::Random;
 use circus_agent::model::spec::{
-    AgentSpec, Check, HookPoint, HookProgram, HookSpec, LeaseTimings, ReadySpec, RedisSpec, Secret, WatcherSpec,
+    AgentSpec, Check, HookPoint, HookProgram, HookSpec, LeaseTimings, Place, ReadySpec, RedisSpec, Secret, SocketSpec,
+    WatcherSpec,
 };
 use circus_agent::model::time::Time;
 
@@ -31,6 +33,9 @@ pub(crate) type Instant = u64;
 
 const MS: Instant = 1_000_000;
 const SEC: Instant = 1_000 * MS;
+
+/// Where the singleton's socket is, unless a file has moved it.
+const PORT: u16 = 8000;
 
 /// A defect of the world that the checks must see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +50,8 @@ pub(crate) enum Plant {
     AbsentIsPermission,
     /// The guard does not know the deadline.
     NoDeadline,
+    /// That a changed file's sockets cannot be opened is never told.
+    LostFailure,
 }
 
 /// How a run went.
@@ -264,6 +271,8 @@ pub(crate) struct World {
     hooked: bool,
     /// Whether its child has to say that it is ready.
     says_ready: bool,
+    /// Whether its child has a socket, which may be slow to open, or not to be had.
+    serves: bool,
     traced: bool,
 }
 
@@ -290,7 +299,7 @@ impl World {
             })
             .collect();
         let graceful = ttl.mul_f64(0.2 + random.fraction());
-        let (hooked, says_ready) = (random.fraction() < 0.5, random.fraction() < 0.3);
+        let (hooked, says_ready, serves) = (random.fraction() < 0.5, random.fraction() < 0.3, random.fraction() < 0.3);
         let redis = SimulatedRedis::with_plant(match plant {
             Plant::AbsentIsPermission => plant_absence,
             _ => str::to_owned,
@@ -318,6 +327,7 @@ impl World {
             crashes: says_ready,
             hooked,
             says_ready,
+            serves,
             traced: std::env::var_os("CIRCUS_TRACE").is_some(),
         };
         for host in 0..world.hosts.len() {
@@ -341,6 +351,8 @@ impl World {
         // that never says that it is ready.
         let back = back + if self.hooked { 4 * self.hook_timeout().as_nanos() as u64 } else { 0 };
         let back = back + if self.says_ready { ttl } else { 0 };
+        // A socket that was ordered before may be late, and its node end because of it, and be back later.
+        let back = back + if self.serves { 2 * ttl } else { 0 };
         let due = self.now + ttl + ttl / 50 + SEC + self.graceful.as_nanos() as u64 + back;
         self.live_until(due);
         if self.witness.alive.is_empty() {
@@ -523,10 +535,29 @@ impl World {
             hooks: hooks.collect(),
             hook_timeout: self.hook_timeout(),
             ready: self.says_ready.then_some(ready),
-            ..specs::watcher("beat")
+            ..if self.serves { specs::serving("beat", &["web"]) } else { specs::watcher("beat") }
         };
-        let redis = Some(RedisSpec { url: Secret::new("redis://simulated".into()) });
-        AgentSpec { redis, ..specs::agent(&self.hosts[host].name, vec![beat]) }
+        let redis = Some(RedisSpec::at(Secret::new("redis://simulated".into())));
+        let sockets = if self.serves { vec![specs::socket("web", PORT)] } else { Vec::new() };
+        AgentSpec { redis, sockets, ..specs::agent(&self.hosts[host].name, vec![beat]) }
+    }
+
+    /// Sockets are opened, some time, or cannot be.
+    fn bind(&mut self, host: usize, bind: BindId, sockets: &[(SocketId, SocketSpec)]) {
+        let (troubled, life) = (!self.at_peace(), self.hosts[host].life);
+        let delay = if troubled { self.random.below(self.timings.ttl) } else { Duration::from_millis(1) };
+        let bound = |spec: &SocketSpec| match &spec.place {
+            Place::Inet { port, .. } => Bound { fd: 9, address: Address::Inet(([127, 0, 0, 1], *port).into()) },
+            place => panic!("no socket of this world: {place:?}"),
+        };
+        let result = match troubled && self.random.number().is_multiple_of(4) {
+            true => Err("socket web: cannot listen on it".into()),
+            false => Ok(sockets.iter().map(|(id, spec)| (*id, bound(spec))).collect()),
+        };
+        if self.plant == Plant::LostFailure && result.is_err() {
+            return;
+        }
+        self.after(delay, What::Tell { host, life, event: Event::Bound { bind, result } });
     }
 
     /// Something reaches an agent through its kernel: at once, or when it is thawed.
@@ -622,12 +653,14 @@ impl World {
                 let rows = Ok(self.hosts.iter().map(row).collect());
                 self.report(host, Event::RosterRead { request, rows });
             }
+            Action::Bind { bind, sockets, .. } => self.bind(host, bind, &sockets),
             Action::Hook { hook, call, timeout } => self.hook(host, hook, call.point, timeout),
             Action::ReadSpec { request } => {
                 let mut spec = self.spec(host);
                 if !self.at_peace() {
-                    match self.random.number() % 4 {
+                    match self.random.number() % 5 {
                         0 => {}
+                        3 if self.serves => spec.sockets = vec![specs::socket("web", PORT + 1)],
                         1 => spec.watchers[0].program.words.push("--new".into()),
                         2 => spec.watchers[0].graceful_timeout /= 2,
                         _ => spec.watchers.clear(),
@@ -642,7 +675,6 @@ impl World {
             | Action::CallOff { .. }
             | Action::Amend { .. }
             | Action::AmendSocket { .. }
-            | Action::Bind { .. }
             | Action::Unbind { .. }
             | Action::CloseLanes { .. }
             | Action::AwaitDemand { .. }

@@ -149,10 +149,10 @@ fn descriptors(agent: &Agent) -> BTreeMap<String, u32> {
     sockets.as_array().into_iter().flatten().filter_map(named).collect()
 }
 
-/// A variable of a process's environment; it has to be there.
+/// A variable of a process's environment, which the kernel shows a moment after the program has begun.
 #[track_caller]
 fn variable(pid: u32, name: &str) -> String {
-    variable_of(pid, name).unwrap_or_else(|| panic!("{pid} has no {name}"))
+    wait_for(&format!("{name} of {pid}"), || variable_of(pid, name))
 }
 
 /// The only process of a watcher.

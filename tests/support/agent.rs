@@ -373,6 +373,17 @@ impl Agent {
         line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
     }
 
+    /// What its threads have used of the processors.
+    #[track_caller]
+    pub fn cpu(&self) -> Duration {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).expect("a running agent").flatten();
+        let nanos = tasks.filter_map(|task| {
+            let schedstat = fs::read_to_string(task.path().join("schedstat")).ok()?;
+            schedstat.split(' ').next()?.parse::<u64>().ok()
+        });
+        Duration::from_nanos(nanos.sum())
+    }
+
     /// Its descendants, guards included.
     pub fn descendants(&self) -> BTreeSet<u32> {
         self.process.as_ref().map(|process| descendants(process.id())).unwrap_or_default()
@@ -457,6 +468,11 @@ fn state_of(pid: u32) -> Option<char> {
 /// Whether it can still do anything: a zombie cannot.
 pub fn is_alive(pid: u32) -> bool {
     state_of(pid).is_some_and(|state| !matches!(state, 'Z' | 'X'))
+}
+
+/// Whether it was stopped, and not let go on since.
+pub fn is_stopped(pid: u32) -> bool {
+    state_of(pid) == Some('T')
 }
 
 /// All processes of this machine.

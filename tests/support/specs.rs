@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use circus_agent::model::names::{ClusterName, NodeName, SocketName, WatcherName};
 use circus_agent::model::spec::{
-    AgentSpec, Convention, Family, LogOutput, Place, ProgramSpec, RedisSpec, Secret, SocketKind, SocketSpec,
-    WatcherSpec, Which,
+    AgentSpec, Convention, Family, LogOutput, Place, ProgramSpec, RedisSpec, Secret, SocketSpec, WatcherSpec, Which,
 };
 
 /// A node of the cluster `test` without Redis, with these watchers.
@@ -34,7 +33,7 @@ pub(crate) fn agent(node: &NodeName, watchers: Vec<WatcherSpec>) -> AgentSpec {
 /// A Redis that nobody reaches.
 #[allow(dead_code, reason = "not every test has a Redis")]
 pub(crate) fn redis() -> Option<RedisSpec> {
-    Some(RedisSpec { url: Secret::new("redis://".into()) })
+    Some(RedisSpec::at(Secret::new("redis://".into())))
 }
 
 /// A watcher with Circus's defaults, which runs a program of its own name.
@@ -69,19 +68,11 @@ pub(crate) fn watcher(name: &str) -> WatcherSpec {
 #[allow(dead_code, reason = "not every test has sockets")]
 pub(crate) fn socket(name: &str, port: u16) -> SocketSpec {
     SocketSpec {
-        name: SocketName::parse(name).unwrap(),
-        place: Place::Inet { host: "127.0.0.1".into(), port, family: Family::V4 },
-        kind: SocketKind::Stream,
-        protocol: None,
-        backlog: 2048,
-        blocking: false,
-        reuse_port: false,
-        replace: false,
-        umask: 0,
-        owner: (None, None),
-        interface: None,
-        watchers: Vec::new(),
         settings: BTreeMap::from([("port".to_owned(), port.to_string())]),
+        ..SocketSpec::at(
+            SocketName::parse(name).unwrap(),
+            Place::Inet { host: "127.0.0.1".into(), port, family: Family::V4 },
+        )
     }
 }
 

@@ -29,6 +29,7 @@ pub(super) struct Listener {
     socket: Socket,
     address: Address,
     kind: SocketKind,
+    /// Where it is not the usual one.
     protocol: Option<i32>,
     /// Of a Unix socket of our own.
     file: Option<Arc<SocketFile>>,
@@ -115,7 +116,7 @@ impl Listener {
 
     /// Whether this is what `spec` would be there.
     pub(super) fn is_at(&self, target: &Target, spec: &SocketSpec) -> bool {
-        let alike = self.kind == spec.kind && self.protocol == spec.protocol;
+        let alike = self.kind == spec.kind && self.protocol == protocol_of(spec);
         alike
             && match target {
                 // Port 0 is another one each time.
@@ -123,6 +124,14 @@ impl Listener {
                 Target::Unix(path) => self.file.as_ref().is_some_and(|file| file.is_at(path)),
                 Target::Given(_, address) => self.file.is_none() && self.address == *address,
             }
+    }
+
+    /// Whether what `spec` would be there could not be beside this: a path is of one socket, of whichever kind.
+    pub(super) fn is_in_the_way(&self, target: &Target, spec: &SocketSpec) -> bool {
+        match (target, &self.file) {
+            (Target::Unix(path), Some(file)) => file.is_at(path),
+            (Target::Unix(_) | Target::Inet(_) | Target::Given(..), _) => self.is_at(target, spec),
+        }
     }
 
     /// A descriptor of it for somebody else.
@@ -178,7 +187,7 @@ impl Listener {
     pub(super) fn has_connection(&self) -> io::Result<bool> {
         match &self.address {
             _ if !self.kind.listens() => Ok(false),
-            Address::Inet(_) if self.protocol.is_some_and(|protocol| protocol != libc::IPPROTO_TCP) => {
+            Address::Inet(_) if self.protocol.is_some() => {
                 Err(io::Error::other("connections are looked for only where they are TCP's"))
             }
             Address::Inet(address) => kernel::has_tcp_connection(*address),
@@ -187,7 +196,7 @@ impl Listener {
     }
 
     fn new(socket: Socket, address: Address, spec: &SocketSpec, file: Option<Arc<SocketFile>>) -> Listener {
-        Listener { socket, address, kind: spec.kind, protocol: spec.protocol, file, bell: Bell::default() }
+        Listener { socket, address, kind: spec.kind, protocol: protocol_of(spec), file, bell: Bell::default() }
     }
 }
 
@@ -199,6 +208,16 @@ pub(super) fn type_of(kind: SocketKind) -> Type {
         SocketKind::SeqPacket => Type::SEQPACKET,
         SocketKind::Raw => Type::RAW,
     }
+}
+
+/// The protocol, where it is not the usual one of its kind.
+fn protocol_of(spec: &SocketSpec) -> Option<i32> {
+    let usual = match spec.kind {
+        SocketKind::Stream => libc::IPPROTO_TCP,
+        SocketKind::Datagram => libc::IPPROTO_UDP,
+        SocketKind::SeqPacket | SocketKind::Raw => 0,
+    };
+    spec.protocol.filter(|protocol| ![0, usual].contains(protocol))
 }
 
 /// Whether a connection or a datagram waits in a socket.
@@ -238,7 +257,8 @@ fn open_inet(address: SocketAddr, spec: &SocketSpec, ours: &[(&SocketSpec, &List
     // kernel goes on to admit neighbours at this port that say so, but only sockets of this very user.)
     let is_neighbour = |(_, other): &&(&SocketSpec, &Listener)| {
         let port = |address: &Address| if let Address::Inet(address) = address { address.port() } else { 0 };
-        other.kind == spec.kind && port(&other.address) == address.port()
+        let is_elsewhere = other.address != Address::Inet(address);
+        other.kind == spec.kind && port(&other.address) == address.port() && is_elsewhere
     };
     let neighbours = || ours.iter().filter(is_neighbour);
     let is_taken = bound.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse);

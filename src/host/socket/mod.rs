@@ -79,13 +79,17 @@ impl Sockets {
         Sockets { given: given.into_iter().map(|(name, fd)| Given::new(name, fd)).collect(), ..Sockets::default() }
     }
 
-    /// Opens these, or none of them: then all that went wrong, a line each. Blocks.
-    pub(super) fn bind(&self, sockets: &[(SocketId, SocketSpec)]) -> Result<Vec<(SocketId, Bound)>, String> {
+    /// Opens these, or none of them: then all that went wrong, a line each. None takes the place of one staying. Blocks.
+    pub(super) fn bind(
+        &self,
+        sockets: &[(SocketId, SocketSpec)],
+        staying: &[SocketId],
+    ) -> Result<Vec<(SocketId, Bound)>, String> {
         let targets: Vec<_> = sockets.iter().map(|(_, spec)| place::find(spec, &self.given)).collect();
         let _order = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut done, mut wrong) = (Vec::new(), Vec::new());
         for ((id, spec), target) in sockets.iter().zip(targets) {
-            match target.and_then(|target| self.carry_out(*id, spec, &target, &done)) {
+            match target.and_then(|target| self.carry_out((*id, spec), &target, &done, staying)) {
                 Ok(step) => done.extend(step),
                 Err(Refusal { step, error }) => wrong.push(format!("socket {}: cannot {step}: {error}", spec.name)),
             }
@@ -135,7 +139,6 @@ impl Sockets {
     }
 
     /// Descriptors of these for a process, in their order. Opens the listeners of a lane that has none yet.
-    #[allow(dead_code)]
     pub(super) fn hand(&self, handed: &[Handed]) -> Result<Vec<OwnedFd>, SpawnFailure> {
         let mut open = self.open();
         let hand = |Handed { socket, lane }: &Handed| {
@@ -166,7 +169,13 @@ impl Sockets {
     }
 
     /// One part of an order. Where it fails, nothing of it is left to be taken back.
-    fn carry_out(&self, id: SocketId, spec: &SocketSpec, target: &Target, done: &[Done]) -> Result<Vec<Done>, Refusal> {
+    fn carry_out(
+        &self,
+        (id, spec): (SocketId, &SocketSpec),
+        target: &Target,
+        done: &[Done],
+        staying: &[SocketId],
+    ) -> Result<Vec<Done>, Refusal> {
         // While `orders` is held nobody else opens or closes any. The newest come first: of several ids of one socket the
         // last knows how it is.
         let known: Vec<_> =
@@ -174,6 +183,13 @@ impl Sockets {
         if let Some((_, from, listeners)) = known.iter().find(|(known, ..)| *known == id) {
             let adjusted = adjust(listeners, from, spec)?;
             return Ok(vec![adjusted, Done::Respecified(id, spec.clone())]);
+        }
+        let keeps = |(known, _, listeners): &&(_, _, Vec<Arc<Listener>>)| {
+            staying.contains(known) && listeners[0].is_in_the_way(target, spec)
+        };
+        if let Some((_, other, _)) = known.iter().find(keeps) {
+            let error = format!("EADDRINUSE: socket {} is there; give each a place of its own", other.name);
+            return Err(Refusal { step: target.step(spec.kind), error });
         }
         let is_there = |(.., listeners): &&(_, _, Vec<Arc<Listener>>)| listeners[0].is_at(target, spec);
         if let Some((_, from, listeners)) = known.iter().find(is_there) {
@@ -278,30 +294,22 @@ mod tests {
     use super::*;
     use crate::model::event::Address;
     use crate::model::names::SocketName;
-    use crate::model::spec::{Family, Place, SocketKind};
+    use crate::model::spec::{Family, Place};
 
     const SOCKET: SocketId = SocketId(1);
 
     fn spec(port: u16) -> SocketSpec {
         SocketSpec {
-            name: SocketName::parse("web").unwrap(),
-            place: Place::Inet { host: "127.0.0.1".into(), port, family: Family::V4 },
-            kind: SocketKind::Stream,
-            protocol: None,
-            backlog: 128,
-            blocking: false,
             reuse_port: true,
-            replace: false,
-            umask: 0,
-            owner: (None, None),
-            interface: None,
-            watchers: Vec::new(),
-            settings: BTreeMap::new(),
+            ..SocketSpec::at(
+                SocketName::parse("web").unwrap(),
+                Place::Inet { host: "127.0.0.1".into(), port, family: Family::V4 },
+            )
         }
     }
 
     fn bind(sockets: &Sockets, id: SocketId, port: u16) -> SocketAddr {
-        match &sockets.bind(&[(id, spec(port))]).unwrap()[0].1.address {
+        match &sockets.bind(&[(id, spec(port))], &[]).unwrap()[0].1.address {
             Address::Inet(address) => *address,
             Address::Unix(path) => panic!("it is at {path:?}"),
         }
@@ -424,7 +432,7 @@ mod tests {
     fn a_lane_has_all_options_of_its_socket() {
         let sockets = Sockets::default();
         let spec = SocketSpec { blocking: true, interface: Some("lo".into()), backlog: 3, ..spec(0) };
-        sockets.bind(&[(SOCKET, spec)]).unwrap();
+        sockets.bind(&[(SOCKET, spec)], &[]).unwrap();
         hand(&sockets, SOCKET, 1);
         let two = socket2::Socket::from(sockets.hand(&[lane(SOCKET, 2)]).unwrap().remove(0));
         assert!(!two.nonblocking().unwrap() && two.reuse_port().unwrap() && two.is_listener().unwrap());
@@ -461,7 +469,7 @@ mod tests {
         let path = dir.path().join("web");
         let given = std::os::unix::net::UnixListener::bind(&path).unwrap();
         let sockets = Sockets::with_given(vec![("web".into(), given.into())]);
-        sockets.bind(&[(SOCKET, SocketSpec { place: Place::Given, ..spec(0) })]).unwrap();
+        sockets.bind(&[(SOCKET, SocketSpec { place: Place::Given, ..spec(0) })], &[]).unwrap();
         sockets.hand(&[lane(SOCKET, 1)]).unwrap();
         let failure = sockets.hand(&[lane(SOCKET, 2)]).unwrap_err();
         assert_eq!(failure.stage, format!("socket web: have one more at {}", path.display()));

@@ -13,7 +13,7 @@ use crate::model::event::{Action, AmendBase, Changes, Event, Level, News, Notice
 use crate::model::names::{SocketName, WatcherName};
 use crate::model::plan::{Change, Effect, KeyChange, Plan, SocketEffect};
 use crate::model::sockets::Socket;
-use crate::model::spec::{AgentSpec, Defaults, WatcherSpec};
+use crate::model::spec::{AgentSpec, Defaults, RedisSpec, WatcherSpec};
 use crate::model::watcher::Watcher;
 
 /// What the configuration is read for.
@@ -169,7 +169,7 @@ impl Node {
                         // It comes back before it has gone; there is never a second one of its name.
                         Some(key) => {
                             self.leaving.remove(&key);
-                            self.watchers.stir(key).amend(new, true);
+                            self.watchers.stir(key).come_back(new);
                             key
                         }
                         None => self.add_watcher(new, true, actions),
@@ -363,10 +363,7 @@ impl Node {
         self.leaving.remove(&key);
         self.queue.retain(|queued| *queued != key);
         if let Some(mut watcher) = self.watchers.remove(key) {
-            let lanes = watcher.give_up_lanes();
-            if !lanes.is_empty() {
-                actions.push(Action::CloseLanes { lanes });
-            }
+            watcher.give_up_sockets(actions);
             let name = watcher.spec().name.clone();
             log(actions, Level::Info, format!("{name}: removed"));
             actions.push(Action::Publish(Notice { watcher: name, news: News::Remove }));
@@ -423,6 +420,10 @@ fn watcher_changes(old: &WatcherSpec, new: &WatcherSpec) -> Vec<KeyChange> {
 
 /// The keys outside of watchers that a running agent cannot change.
 fn needs_restart(old: &AgentSpec, new: &AgentSpec) -> Vec<String> {
+    // With or without Redis at all: then it is its URL that came or went.
+    let redis = |differ: fn(&RedisSpec, &RedisSpec) -> bool| {
+        old.redis.as_ref().zip(new.redis.as_ref()).is_some_and(|(old, new)| differ(old, new))
+    };
     let keys = [
         ("[circus] node", old.node != new.node),
         ("[circus] cluster", old.cluster != new.cluster),
@@ -433,7 +434,14 @@ fn needs_restart(old: &AgentSpec, new: &AgentSpec) -> Vec<String> {
         ("[circus] loglevel", old.log_level != new.log_level),
         ("[circus] logoutput", old.log_output != new.log_output),
         ("[circus] python", old.python != new.python),
-        ("[redis] url", old.redis != new.redis),
+        ("[redis] url", old.redis.is_some() != new.redis.is_some() || redis(|old, new| old.url != new.url)),
+        ("[redis] username", redis(|old, new| old.username != new.username)),
+        ("[redis] password_file", redis(|old, new| old.password_file != new.password_file)),
+        ("[redis] sentinel_username", redis(|old, new| old.sentinel_username != new.sentinel_username)),
+        ("[redis] sentinel_password_file", redis(|old, new| old.sentinel_password_file != new.sentinel_password_file)),
+        ("[redis] tls_ca", redis(|old, new| old.tls.ca != new.tls.ca)),
+        ("[redis] tls_cert", redis(|old, new| old.tls.cert != new.tls.cert)),
+        ("[redis] tls_key", redis(|old, new| old.tls.key != new.tls.key)),
     ];
     keys.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key.to_owned()).collect()
 }

@@ -15,13 +15,15 @@ use crate::model::names::{SocketName, nearest};
 use crate::model::plan::{SocketChange, SocketEffect};
 use crate::model::snapshot::SocketView;
 use crate::model::sockets::{Socket, Sockets};
-use crate::model::spec::{AgentSpec, Place, SocketSpec, Which};
+use crate::model::spec::{AgentSpec, SocketSpec, Which};
 
 /// Sockets that are being opened.
 #[derive(Debug)]
 pub(super) struct Binding {
     bind: BindId,
     opening: Vec<Socket>,
+    /// Those that nothing happens to.
+    staying: Vec<SocketId>,
     is_ordered: bool,
     then: Then,
 }
@@ -58,7 +60,7 @@ impl Node {
         let mut sockets = Sockets::default();
         opening.iter().cloned().for_each(|socket| sockets.insert(socket));
         self.show_sockets(sockets);
-        self.open(opening, Then::Start);
+        self.open(opening, Vec::new(), Then::Start);
     }
 
     fn new_socket(&mut self, spec: SocketSpec, filed: bool) -> Socket {
@@ -66,9 +68,9 @@ impl Node {
         Socket { id: SocketId(self.last_id), filed: filed.then(|| spec.clone()), bound: None, spec }
     }
 
-    fn open(&mut self, opening: Vec<Socket>, then: Then) {
+    fn open(&mut self, opening: Vec<Socket>, staying: Vec<SocketId>, then: Then) {
         self.last_id += 1;
-        self.binding = Some(Binding { bind: BindId(self.last_id), opening, is_ordered: false, then });
+        self.binding = Some(Binding { bind: BindId(self.last_id), opening, staying, is_ordered: false, then });
     }
 
     /// Whether nothing may start yet.
@@ -86,7 +88,7 @@ impl Node {
         let Some(binding) = self.binding.as_mut().filter(|binding| !binding.is_ordered) else { return };
         binding.is_ordered = true;
         let sockets = binding.opening.iter().map(|socket| (socket.id, socket.spec.clone())).collect();
-        actions.push(Action::Bind { bind: binding.bind, sockets });
+        actions.push(Action::Bind { bind: binding.bind, sockets, staying: binding.staying.clone() });
     }
 
     /// What was ordered is open, or none of it is.
@@ -239,11 +241,14 @@ impl Node {
         }
         match opening.is_empty() {
             true => self.apply_file(request, spec, opening, patience, actions),
-            false => self.open(opening, Then::Apply { request, spec: Box::new(spec), patience }),
+            false => {
+                let staying = self.sockets_without(&changes).iter().map(|socket| socket.id).collect();
+                self.open(opening, staying, Then::Apply { request, spec: Box::new(spec), patience });
+            }
         }
     }
 
-    /// The openings that a file puts an end to.
+    /// The sockets without those whose opening a file puts an end to.
     pub(super) fn sockets_without(&self, changes: &[SocketChange]) -> Sockets {
         let mut sockets = (*self.sockets).clone();
         for change in changes {
@@ -302,7 +307,11 @@ impl Node {
         actions: &mut Vec<Action>,
     ) -> Result<(), Refusal> {
         let base = Box::new(self.find_socket(name)?.spec.clone());
-        let (of, asked, defaults) = (SocketBase::Socket(base.clone()), changes.clone(), self.defaults());
+        let (of, asked, mut defaults) = (SocketBase::Socket(base.clone()), changes.clone(), self.defaults());
+        // Who alone may have it may have been removed since: other settings may change.
+        for admitted in &base.watchers {
+            defaults.watchers.entry(admitted.clone()).or_default();
+        }
         actions.push(Action::AmendSocket { request, base: of, changes: asked, defaults });
         self.socket_amendments.insert(request, SocketAmendment::Set { base, changes, patience });
         Ok(())
@@ -324,11 +333,14 @@ impl Node {
         let ready = match (spec, amendment) {
             (_, _) if stopping => Err(Refusal::Stopping),
             (Err(problems), _) => Err(Refusal::BadMessage(problems)),
-            (Ok(spec), SocketAmendment::Add { patience }) => self.check_new_socket(&spec).map(|()| (*spec, patience)),
+            (Ok(spec), SocketAmendment::Add { .. }) if self.sockets.get(&spec.name).is_some() => {
+                Err(Refusal::SocketExists(spec.name))
+            }
+            (Ok(spec), SocketAmendment::Add { patience }) => Ok((*spec, patience)),
             (Ok(spec), SocketAmendment::Set { base, changes, patience }) => {
                 match self.find_socket(base.name.as_str()).map(|there| there.spec == *base) {
                     Err(gone) => Err(gone),
-                    Ok(true) => self.check_place(&spec).map(|()| (*spec, patience)),
+                    Ok(true) => Ok((*spec, patience)),
                     // Others were quicker: it is worked out anew from what they made of it.
                     Ok(false) => match self.set_socket(request, base.name.as_str(), changes, patience, actions) {
                         Ok(()) => return,
@@ -348,25 +360,10 @@ impl Node {
                     Some(there) => Socket { filed: there.filed, ..self.new_socket(spec, false) },
                     None => self.new_socket(spec, false),
                 };
-                self.open(vec![opening], Then::Answer { request, patience });
+                let others = self.sockets.iter().filter(|other| other.spec.name != opening.spec.name);
+                let staying = others.map(|other| other.id).collect();
+                self.open(vec![opening], staying, Then::Answer { request, patience });
             }
-        }
-    }
-
-    fn check_new_socket(&self, spec: &SocketSpec) -> Result<(), Refusal> {
-        match self.sockets.get(&spec.name) {
-            Some(there) => Err(Refusal::SocketExists(there.spec.name.clone())),
-            None => self.check_place(spec),
-        }
-    }
-
-    /// Refuses a socket where another is: it would be that very one.
-    fn check_place(&self, spec: &SocketSpec) -> Result<(), Refusal> {
-        let any_port = matches!(spec.place, Place::Inet { port: 0, .. });
-        let same = |other: &&Socket| other.spec.name != spec.name && other.spec.is_bound_like(spec);
-        match self.sockets.iter().find(same).filter(|_| !any_port) {
-            Some(other) => Err(Refusal::BadMessage(format!("socket {} is there already", other.spec.name))),
-            None => Ok(()),
         }
     }
 

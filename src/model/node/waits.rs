@@ -256,7 +256,8 @@ fn called_back(watcher: &Watcher) -> Reply {
 
 /// Why a watcher that was to come up does not.
 fn failure(watcher: &Watcher, now: Time) -> Option<Reply> {
-    matches!(watcher.state(now), WatcherState::Failed | WatcherState::Backoff).then(|| {
+    let missing = !watcher.is_at_rest() && watcher.missing_socket().is_some();
+    (missing || matches!(watcher.state(now), WatcherState::Failed | WatcherState::Backoff)).then(|| {
         let note = watcher.note(now).unwrap_or_else(|| "it does not run".into());
         Reply::Refused(Refusal::Failed(format!("{}: {note}", watcher.spec().name)))
     })

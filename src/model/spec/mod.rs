@@ -3,6 +3,7 @@
 mod check;
 mod hook;
 mod output;
+mod sentinels;
 mod socket;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use std::time::Duration;
 pub use check::{Check, HealthAction, HealthSpec, Purpose, ReadySpec, Url};
 pub use hook::{HookPoint, HookProgram, HookSpec};
 pub use output::{Output, Rollover, Rotation, Sink, StreamSpec, Syslog, SyslogAddress};
+pub use sentinels::Sentinels;
 pub use socket::{Convention, FIRST_FD, Family, Place, SocketKind, SocketSpec, SocketUse, Which};
 
 use super::names::{ClusterName, NodeName, SocketName, WatcherName};
@@ -105,11 +107,46 @@ pub enum LogOutput {
     Syslog(Syslog),
 }
 
-/// Where Redis is.
+/// Where Redis is, and how to be let in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RedisSpec {
-    /// `redis://…` or `unix://…`.
+    /// `redis://…`, `rediss://…`, `unix://…`, or [`Sentinels`].
     pub url: Secret,
+    /// The user, where the URL names none.
+    pub username: Option<String>,
+    /// Holds the password, where the URL has none; read for each connection.
+    pub password_file: Option<PathBuf>,
+    /// What is trusted, and shown, where the URL wants TLS.
+    pub tls: TlsFiles,
+    /// The user at the sentinels, where they want one.
+    pub sentinel_username: Option<String>,
+    /// Holds the password for the sentinels, where they want one.
+    pub sentinel_password_file: Option<PathBuf>,
+}
+
+/// Files in PEM, read for each connection.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TlsFiles {
+    /// The certificates that sign a server's; without it, those that the machine trusts.
+    pub ca: Option<PathBuf>,
+    /// Our own certificate, for servers that want one, with those between it and their CA.
+    pub cert: Option<PathBuf>,
+    /// Its private key.
+    pub key: Option<PathBuf>,
+}
+
+impl RedisSpec {
+    /// All that there is to say stands in the URL.
+    pub fn at(url: Secret) -> RedisSpec {
+        RedisSpec {
+            url,
+            username: None,
+            password_file: None,
+            tls: TlsFiles::default(),
+            sentinel_username: None,
+            sentinel_password_file: None,
+        }
+    }
 }
 
 /// A text that is never shown: its `Debug` and `Display` say so instead.

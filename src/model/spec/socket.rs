@@ -6,6 +6,9 @@ use std::path::PathBuf;
 
 use crate::model::names::{SocketName, WatcherName};
 
+/// How many connections may wait where nothing else is said, as in Circus.
+const DEFAULT_BACKLOG: u32 = 2048;
+
 /// A socket of the agent's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SocketSpec {
@@ -38,6 +41,25 @@ pub struct SocketSpec {
 }
 
 impl SocketSpec {
+    /// A stream socket there, and nothing else said.
+    pub fn at(name: SocketName, place: Place) -> SocketSpec {
+        SocketSpec {
+            name,
+            place,
+            kind: SocketKind::Stream,
+            protocol: None,
+            backlog: DEFAULT_BACKLOG,
+            blocking: false,
+            reuse_port: false,
+            replace: false,
+            umask: 0,
+            owner: (None, None),
+            interface: None,
+            watchers: Vec::new(),
+            settings: BTreeMap::new(),
+        }
+    }
+
     /// Whether an open socket can become what `other` says without being opened anew.
     pub fn is_bound_like(&self, other: &SocketSpec) -> bool {
         let how = |spec: &SocketSpec| (spec.place.clone(), spec.kind, spec.protocol, spec.reuse_port);

@@ -31,10 +31,19 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Whether anybody wants something of it.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Demand {
-    /// Nobody; `watched`: it will be told of the first.
-    Asleep { watched: bool },
+    /// Nobody.
+    Asleep(Watch),
     /// Somebody did.
     Awake(Vigil),
+}
+
+/// Whether one that sleeps will be told of the first who wants something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Watch {
+    Off,
+    On,
+    /// Its sockets have become others. Until that is called off, those that are closed are kept open by it.
+    Outdated,
 }
 
 /// How one that is awake comes to sleep.
@@ -70,12 +79,12 @@ impl Vigil {
 impl Watcher {
     /// Whether it sleeps, or goes to.
     pub fn is_asleep(&self) -> bool {
-        matches!(self.demand, Some(Demand::Asleep { .. }))
+        matches!(self.demand, Some(Demand::Asleep(_)))
     }
 
     /// Somebody wants something.
     pub fn demanded(&mut self, actions: &mut Vec<Action>) {
-        if self.demand == Some(Demand::Asleep { watched: true }) {
+        if self.demand == Some(Demand::Asleep(Watch::On)) {
             self.demand = Some(Demand::WAKING);
             // What it has failed at before is not forgotten: who asks again and again does not make it quicker.
             self.retired.clear();
@@ -116,42 +125,56 @@ impl Watcher {
 
     /// The last of its processes ended, and had nothing more to do.
     pub(super) fn go_to_sleep(&mut self) {
-        self.demand = Some(Demand::Asleep { watched: false });
+        self.demand = Some(Demand::Asleep(Watch::Off));
     }
 
     /// What it was watched for may be elsewhere now.
     pub(super) fn forget_watch(&mut self) {
-        if let Some(Demand::Asleep { watched }) = &mut self.demand {
-            *watched = false;
+        if let Some(Demand::Asleep(watch @ Watch::On)) = &mut self.demand {
+            *watch = Watch::Outdated;
         }
     }
 
     /// Brings its sleep in line with what it is told.
     pub(super) fn fit_demand(&mut self, actions: &mut Vec<Action>) {
         if self.spec.on_demand.is_none() || self.goal != Goal::Run {
-            if let Some(Demand::Asleep { watched: true }) = self.demand.take() {
-                actions.push(Action::IgnoreDemand { watcher: self.spec.name.clone() });
-            }
+            self.end_watch(actions);
         } else if self.demand.is_none() {
             let is_down = self.processes.is_empty() && self.stage == Stage::Closed;
-            self.demand = Some(if is_down { Demand::Asleep { watched: false } } else { Demand::WAKING });
+            self.demand = Some(if is_down { Demand::Asleep(Watch::Off) } else { Demand::WAKING });
         }
+    }
+
+    /// Nobody's demand counts any more, and nobody stays frozen for it.
+    pub(super) fn end_watch(&mut self, actions: &mut Vec<Action>) {
+        if let Some(Demand::Asleep(Watch::On | Watch::Outdated)) = self.demand.take() {
+            actions.push(Action::IgnoreDemand { watcher: self.spec.name.clone() });
+        }
+        self.thaw(actions);
     }
 
     /// Orders the looks that are due: for the first who wants something, or whether anybody still does.
     pub(super) fn look_out(&mut self, now: Time, actions: &mut Vec<Action>) {
+        // Most watchers are none of these, and this is asked at each step of one.
+        if self.demand.is_none() {
+            return;
+        }
         let is_down = self.processes.is_empty() && self.stage == Stage::Closed;
         let may_wait = is_down && self.start_gate.is_none() && self.has_its_sockets();
         let up = self.stage == Stage::Settled && self.all_up() && self.is_as_told();
         let may_sleep = up && self.idle_timeout().is_some();
         match &mut self.demand {
             None => {}
-            Some(Demand::Asleep { watched }) if may_wait && !*watched => {
-                *watched = true;
+            Some(Demand::Asleep(watch @ (Watch::Off | Watch::Outdated))) if may_wait => {
+                *watch = Watch::On;
                 let (watcher, sockets) = (self.spec.name.clone(), self.doors());
                 actions.push(Action::AwaitDemand { watcher, sockets });
             }
-            Some(Demand::Asleep { .. }) => {}
+            Some(Demand::Asleep(watch @ Watch::Outdated)) => {
+                *watch = Watch::Off;
+                actions.push(Action::IgnoreDemand { watcher: self.spec.name.clone() });
+            }
+            Some(Demand::Asleep(Watch::Off | Watch::On)) => {}
             Some(Demand::Awake(vigil)) if !may_sleep => {
                 *vigil = Vigil::NONE;
             }
@@ -177,7 +200,7 @@ impl Watcher {
     pub(super) fn next_look(&self) -> Option<Time> {
         match &self.demand {
             Some(Demand::Awake(vigil)) => vigil.due,
-            Some(Demand::Asleep { .. }) | None => None,
+            Some(Demand::Asleep(_)) | None => None,
         }
     }
 

@@ -312,6 +312,12 @@ impl Watcher {
         }
     }
 
+    /// Makes it what a file says that has it again, before it has gone: what commands did to it is over.
+    pub fn come_back(&mut self, spec: WatcherSpec) {
+        self.numprocesses = spec.numprocesses;
+        self.amend(spec, true);
+    }
+
     fn become_spec(&mut self, spec: WatcherSpec) {
         if spec.numprocesses != self.spec.numprocesses {
             self.numprocesses = spec.numprocesses;

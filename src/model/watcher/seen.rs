@@ -16,7 +16,7 @@ impl Watcher {
         let lease = self.lease.as_ref().and_then(Lease::next_wakeup);
         let may_run = matches!(self.hold(now), None | Some(Hold::Firm { .. }));
         let open = matches!(self.stage, Stage::Open | Stage::Confirming | Stage::Settled);
-        let growing = open && may_run && !self.must_go();
+        let growing = open && may_run && !self.must_go() && self.has_its_sockets();
         let start = growing.then(|| self.open_slots().into_iter().map(|wid| self.start_due(wid)).min()).flatten();
         let roll = self.roll.as_ref().and_then(|roll| roll.next_wakeup(&self.processes, now));
         [processes, lease, start, roll, self.next_look()].into_iter().flatten().min()
@@ -141,6 +141,7 @@ impl Watcher {
                 };
                 let asleep =
                     || (self.is_asleep() && self.is_empty()).then(|| "starts at the first connection".to_owned());
+                let missing = || self.missing_socket().map(|name| format!("there is no socket {name}"));
                 let unbound = || (!self.has_its_sockets()).then(|| "waits for its sockets".to_owned());
                 let pause = || {
                     let end = self.last_end.as_ref().map_or_else(String::new, |(end, _)| format!("{end}, "));
@@ -153,9 +154,11 @@ impl Watcher {
                     Stage::Leaving => Some("hook after_stop runs".into()),
                     Stage::Closed | Stage::Open | Stage::Settled | Stage::Draining => None,
                 };
+                // Of one that is on demand, those that had nothing more to do.
+                let why = if self.spec.respawn { "exit 0" } else { "and respawn is off" };
                 let retired = || match self.retired.len() {
                     0 => None,
-                    ended => Some(format!("{ended} of {} ended, and respawn is off", self.numprocesses)),
+                    ended => Some(format!("{ended} of {} ended, {why}", self.numprocesses)),
                 };
                 let complaint = || {
                     let found = self.processes.iter().find_map(|process| Some((process.wid, process.complaint()?)));
@@ -163,6 +166,7 @@ impl Watcher {
                 };
                 lease()
                     .or_else(gate)
+                    .or_else(missing)
                     .or_else(unbound)
                     .or_else(asleep)
                     .or_else(pause)

@@ -235,20 +235,23 @@ impl Watcher {
 
     /// Takes the next steps up.
     fn rise(&mut self, now: Time, hold: Option<(u64, Deadline)>, ids: &mut u64, actions: &mut Vec<Action>) {
-        if !self.has_its_sockets() {
-            return;
-        }
-        if self.stage == Stage::Closed && self.start_gate.is_none() {
+        // What runs goes on where a socket was taken from it: nothing could take its place.
+        let may_start = self.has_its_sockets();
+        if self.stage == Stage::Closed && self.start_gate.is_none() && may_start {
             let asked = self.call(HookPoint::BeforeStart, Facts::default(), Next::Open);
             self.stage = if asked { Stage::Opening } else { Stage::Open };
         }
         if !matches!(self.stage, Stage::Open | Stage::Confirming | Stage::Settled) {
             return;
         }
-        self.advance_roll(now, actions);
+        if may_start {
+            self.advance_roll(now, actions);
+        }
         self.shrink(now);
         self.fit_lanes(ids, actions);
-        self.grow(now, hold, ids, actions);
+        if may_start {
+            self.grow(now, hold, ids, actions);
+        }
         if self.stage == Stage::Open && self.all_up() {
             match self.call(HookPoint::AfterStart, Facts::default(), Next::Settle) {
                 true => self.stage = Stage::Confirming,

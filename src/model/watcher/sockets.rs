@@ -60,15 +60,18 @@ impl Watcher {
 
     /// Whether the sockets it needs are all open.
     pub(super) fn has_its_sockets(&self) -> bool {
+        self.spec.program.sockets.is_empty()
+            || (self.missing_socket().is_none() && self.own_sockets().iter().all(|socket| socket.bound.is_some()))
+    }
+
+    /// One that it needs and that there is not. The file knows nothing of who needs one because a command said so.
+    pub fn missing_socket(&self) -> Option<&SocketName> {
         let wanted = &self.spec.program.sockets;
         let named = match &wanted.which {
             Which::All => &[],
             Which::These(names) => names.as_slice(),
         };
-        let is_there = |name: &SocketName| self.sockets.get(name).is_some();
-        wanted.is_empty()
-            || (named.iter().chain(&wanted.stdin).all(is_there)
-                && self.own_sockets().iter().all(|socket| socket.bound.is_some()))
+        named.iter().chain(&wanted.stdin).find(|name| self.sockets.get(name).is_none())
     }
 
     fn own_sockets(&self) -> Vec<&Socket> {
@@ -78,7 +81,9 @@ impl Watcher {
     /// Opens a lane for each process that is wanted, and closes those too many once nobody who stays is in them.
     pub(super) fn fit_lanes(&mut self, ids: &mut u64, actions: &mut Vec<Action>) {
         let shared = self.spec.program.sockets.is_empty() || !self.own_sockets().iter().any(|own| own.spec.reuse_port);
-        let wanted = if shared { 0 } else { (self.numprocesses as usize).saturating_sub(self.retired.len()) };
+        // Those that ended and are not replaced come back with the next who wakes a sleeper.
+        let missing = if self.is_asleep() { 0 } else { self.retired.len() };
+        let wanted = if shared { 0 } else { (self.numprocesses as usize).saturating_sub(missing) };
         while self.lanes.len() < wanted {
             *ids += 1;
             self.lanes.push(LaneId(*ids));
@@ -89,13 +94,18 @@ impl Watcher {
             closed.push(self.lanes.remove(at));
         }
         if !closed.is_empty() {
+            self.forget_watch();
             actions.push(Action::CloseLanes { lanes: closed });
         }
     }
 
-    /// Its lanes, when it goes for good.
-    pub fn give_up_lanes(&mut self) -> Vec<LaneId> {
-        std::mem::take(&mut self.lanes)
+    /// It goes for good, be it that its processes stay.
+    pub fn give_up_sockets(&mut self, actions: &mut Vec<Action>) {
+        self.end_watch(actions);
+        let lanes = std::mem::take(&mut self.lanes);
+        if !lanes.is_empty() {
+            actions.push(Action::CloseLanes { lanes });
+        }
     }
 
     fn staying_in(&self, lane: LaneId) -> impl Iterator<Item = &Process> + Clone {

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
@@ -145,12 +146,13 @@ fn two_sockets_change_places_and_no_client_notices_but_by_the_answers() {
     };
     let agent = world.listening(&config(0, 1));
     ["one", "two"].iter().zip(places).for_each(|(watcher, at)| assert!(who(at).starts_with(watcher)));
-    let over = AtomicBool::new(false);
+    let (over, all_ask) = (AtomicBool::new(false), Barrier::new(places.len() + 1));
     let answers = thread::scope(|scope| {
         let client = |at: SocketAddr| {
-            let over = &over;
+            let (over, all_ask) = (&over, &all_ask);
             scope.spawn(move || {
-                let mut answers = Vec::new();
+                let mut answers = vec![who(at)];
+                all_ask.wait();
                 while !over.load(Ordering::Relaxed) {
                     answers.push(who(at));
                 }
@@ -158,6 +160,7 @@ fn two_sockets_change_places_and_no_client_notices_but_by_the_answers() {
             })
         };
         let clients = places.map(client);
+        all_ask.wait();
         world.configure("a", &config(1, 0));
         agent.ctl(&world, &["reloadconfig", "--waiting"]).expect(0);
         over.store(true, Ordering::Relaxed);
@@ -216,7 +219,10 @@ fn commands_add_change_and_remove_sockets_under_those_who_use_them() {
     let taken = TcpListener::bind(at(1003)).unwrap();
     for (words, why) in [
         (format!("addsocket adm host {text} port 1009"), "socket 'adm' already exist"),
-        (format!("addsocket new host {text} port 1000"), "socket web is there already"),
+        (
+            format!("addsocket new host {text} port 1000"),
+            "EADDRINUSE: socket web is there; give each a place of its own",
+        ),
         (format!("addsocket new host {text} port 1003"), "EADDRINUSE"),
         (format!("addsocket new host {text} prot 1003"), "port"),
         ("setsocket adm port 1003".into(), "EADDRINUSE"),

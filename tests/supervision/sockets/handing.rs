@@ -43,6 +43,7 @@ fn a_process_gets_the_sockets_that_it_names_in_that_order_and_no_other() {
         assert_eq!(sockets_of(pid(watcher)), expected(sockets), "{watcher}");
     }
     assert_eq!(variable(pid("all"), "CIRCUS_SOCKETS"), "admin:other:web");
+    assert_eq!(variable(pid("two"), "CIRCUS_WATCHER"), "two");
     assert_eq!(variable_of(pid("two"), "CIRCUS_SOCKETS"), None);
     world.end(agent);
     assert!(!path.exists());
@@ -68,8 +69,8 @@ fn both_spellings_are_the_number_in_any_case_and_nothing_names_the_sockets_twice
     let words = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap().replace('\0', " ");
     assert!(words.ends_with(" --fd 3 4 3 "), "{words}");
     // gunicorn, for one, would close what it finds in its command line and in LISTEN_FDS twice.
-    assert_eq!(variable_of(pid, "LISTEN_FDS"), None);
     assert_eq!(variable(pid, "CIRCUS_SOCKET_WEB_FD"), "3");
+    assert_eq!(variable_of(pid, "LISTEN_FDS"), None);
     assert_eq!(variable(pid, "EINHORN_FD_COUNT"), "2");
     world.end(agent);
 }

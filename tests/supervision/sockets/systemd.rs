@@ -47,6 +47,7 @@ fn sockets_of_systemd_are_used_by_name_whatever_address_the_file_has() {
     agent.comes_to("plain", "active");
     let (there, plain, adm) = (shared(&agent), only(&agent, "plain"), only(&agent, "adm"));
     assert!(sockets_of(plain).is_empty(), "{:?}", sockets_of(plain));
+    assert_eq!(variable(plain, "CIRCUS_WATCHER"), "plain");
     for name in ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "LISTEN_PIDFDID"] {
         assert_eq!(variable_of(plain, name), None, "{name}");
     }
