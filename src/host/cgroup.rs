@@ -7,9 +7,10 @@
 //!         └── web-RUN-2
 //! ```
 //!
-//! A leaf that has become empty is the next process's of its watcher: to make one costs about as much as to start a
-//! program. But not where it has ever been killed: Linux kills all that is started in such a cgroup later, since it
-//! compares the count of kills with that of the parent's cgroup (`cgroup_css_set_fork` of 6.18).
+//! A leaf that has become empty is the next process's of its watcher: a start in one that is new takes half a millisecond
+//! longer. But not where it has ever been killed: Linux kills all that is started in such a cgroup later, since it
+//! compares the count of kills with that of the parent's cgroup (`cgroup_css_set_fork` of 6.18). Where somebody else has
+//! killed it, that is seen at the next start, which is then made in another.
 //!
 //! # Invariants
 //!
@@ -41,9 +42,10 @@ use tokio::io::unix::AsyncFd;
 use tokio::select;
 use tokio::time::sleep;
 
-use super::spawn::{EXEC, Plan, spawn};
+use super::spawn::{Child, EXEC, INTO_CGROUP, Plan, spawn};
 use super::sys::{self, error_text};
 use super::tree::{Patience, Stat};
+use crate::model::event::SpawnFailure;
 
 /// What the names of all homes begin with.
 const PREFIX: &str = "circus-";
@@ -105,18 +107,43 @@ impl Home {
         &self.path
     }
 
-    /// A leaf for a process of this watcher; nothing where it cannot be made, which is told once.
-    pub(super) fn leaf(self: &Arc<Self>, watcher: &str) -> Option<Leaf> {
-        let mut spare = self.spare();
-        let found = spare.iter().position(|place| place.watcher == watcher).map(|at| spare.swap_remove(at));
-        drop(spare);
-        let place = found.map_or_else(|| self.make(watcher), Ok);
+    /// Starts a program in a leaf for this watcher, or without one where none can be made, which is told once.
+    pub(super) fn spawn(
+        self: &Arc<Self>,
+        watcher: &str,
+        plan: &Plan,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<(Child, Option<Leaf>), SpawnFailure> {
+        while let Some(leaf) = self.spare_leaf(watcher) {
+            match spawn(plan, fds, Some(leaf.dir())) {
+                // Somebody has killed or removed it since it was put aside.
+                Err(failed) if failed.stage == INTO_CGROUP => leaf.spend(),
+                started => return started.map(|child| (child, Some(leaf))),
+            }
+        }
+        let leaf = self.new_leaf(watcher);
+        let child = spawn(plan, fds, leaf.as_ref().map(Leaf::dir))?;
+        Ok((child, leaf))
+    }
+
+    /// A leaf in which nothing was ever started; nothing where it cannot be made, which is told once.
+    pub(super) fn new_leaf(self: &Arc<Self>, watcher: &str) -> Option<Leaf> {
         let told = |why: String| {
             if !self.complained.swap(true, Ordering::Relaxed) {
                 tracing::warn!("{watcher}: its tree will be ended by looking for it, as it has no cgroup: {why}");
             }
         };
-        Some(Leaf { place: place.map_err(told).ok()?, home: Arc::clone(self), spent: AtomicBool::new(false) })
+        self.make(watcher).map_err(told).ok().map(|place| self.leaf(place))
+    }
+
+    fn spare_leaf(self: &Arc<Self>, watcher: &str) -> Option<Leaf> {
+        let mut spare = self.spare();
+        let at = spare.iter().position(|place| place.watcher == watcher)?;
+        Some(self.leaf(spare.swap_remove(at)))
+    }
+
+    fn leaf(self: &Arc<Self>, place: Arc<Place>) -> Leaf {
+        Leaf { place, home: Arc::clone(self), spent: AtomicBool::new(false) }
     }
 
     fn make(&self, watcher: &str) -> Result<Arc<Place>, String> {
@@ -138,17 +165,10 @@ impl Home {
             return Err("the kernel has no cgroup.kill (it came with Linux 5.14)".into());
         }
         // A program that is nowhere: only the way there is tried.
-        let tried = spawn(&Plan::nowhere(), &[], Some(trial.dir.as_fd()));
-        let proven = match tried {
+        let proven = match spawn(&Plan::nowhere(), &[], Some(trial.dir.as_fd())) {
             Err(failed) if failed.stage.starts_with(EXEC) => Ok(()),
             Err(failed) => Err(format!("{}: {}", failed.stage, failed.error)),
-            // It did not live to find nothing.
-            Ok(child) => {
-                while child.try_reap().is_none() {
-                    thread::yield_now();
-                }
-                Err("the agent's own cgroup was killed once, and Linux kills what is started below it".into())
-            }
+            Ok(_) => unreachable!("nothing was executed"),
         };
         let _ = remove(&trial.path);
         proven
@@ -168,6 +188,15 @@ struct Place {
     watcher: String,
     path: PathBuf,
     dir: File,
+}
+
+impl Place {
+    /// Whether nothing lives in it, or was made below it, and nobody has left it frozen.
+    fn is_as_new(&self) -> bool {
+        const OF_AN_EMPTY_DIRECTORY: u64 = 2;
+        let lone = self.dir.metadata().is_ok_and(|dir| dir.nlink() == OF_AN_EMPTY_DIRECTORY);
+        lone && Events::of(&self.path).is_ok_and(|events| events.say("populated 0") && events.say("frozen 0"))
+    }
 }
 
 /// The cgroup of one process and all that it starts. Dropped, it is another one's if it is empty.
@@ -227,10 +256,7 @@ impl Leaf {
 
 impl Drop for Leaf {
     fn drop(&mut self) {
-        // A process may have made cgroups below its own, or left it frozen.
-        below(&self.place.path).for_each(|child| drop(remove(&child)));
-        let unused = || Events::of(&self.place.path).is_ok_and(|events| events.say_unused());
-        let usable = !self.spent.load(Ordering::Relaxed) && unused();
+        let usable = !self.spent.load(Ordering::Relaxed) && self.place.is_as_new();
         let mut spare = self.home.spare();
         if usable && spare.len() < MOST_SPARE {
             spare.push(Arc::clone(&self.place));
@@ -284,16 +310,15 @@ impl Events {
 
     /// Whether no process is left in the cgroup or below it. One that has ended and is not reaped does not count.
     fn say_empty(&self) -> bool {
-        match self.read() {
-            Ok(text) => text.lines().any(|line| line == "populated 0"),
-            // The cgroup has been removed, and only empty ones can be.
-            Err(error) => error.raw_os_error() == Some(libc::ENODEV),
-        }
+        self.say("populated 0")
     }
 
-    /// Whether the cgroup is there, and as it was when it was made.
-    fn say_unused(&self) -> bool {
-        self.read().is_ok_and(|text| ["populated 0", "frozen 0"].iter().all(|state| text.lines().any(|l| l == *state)))
+    /// Whether this is a line of it. Of a cgroup that is gone all is said, as only an empty one can be removed.
+    fn say(&self, state: &str) -> bool {
+        match self.read() {
+            Ok(text) => text.lines().any(|line| line == state),
+            Err(error) => error.raw_os_error() == Some(libc::ENODEV),
+        }
     }
 
     fn read(&self) -> io::Result<String> {

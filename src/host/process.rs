@@ -201,9 +201,6 @@ impl Life {
         self.report(ProcessEvent::Spawned { pid: child.pid() }).await;
         let mut reading = self.read(intake, child.pid());
         let exit = self.follow(&child, leaf.as_ref(), &launch, &mut signs).await;
-        if let Some(leaf) = leaf.as_ref().filter(|_| exit == Exit::Signal(libc::SIGKILL)) {
-            leaf.spend();
-        }
         self.exited(exit, signs, Some(&mut reading)).await;
         self.clear(Some(child.pid()), leaf, &name).await;
         reading.finish().await;
@@ -218,8 +215,10 @@ impl Life {
             let plan = Plan::of(&launch, &around, launch.stop_signal)?;
             let (descriptors, intake) = Descriptors::open(&launch, &sockets, ack_line)?;
             let fds: Vec<_> = descriptors.standard().into_iter().chain(descriptors.further()).collect();
-            let leaf = cgroups.and_then(|cgroups| cgroups.leaf(launch.watcher.as_str()));
-            let child = spawn(&plan, &fds, leaf.as_ref().map(Leaf::dir))?;
+            let (child, leaf) = match cgroups {
+                Some(cgroups) => cgroups.spawn(launch.watcher.as_str(), &plan, &fds)?,
+                None => (spawn(&plan, &fds, None)?, None),
+            };
             Ok((child, (leaf, intake)))
         };
         let (child, (leaf, intake)) = start_with(&self.spawner, &self.around.tag, start).await?;
@@ -386,7 +385,7 @@ impl Life {
             fds.push(theirs.as_fd());
             debug_assert_eq!(fds.len() as i32, guard::PASSED_ON);
             fds.extend(descriptors.further());
-            let leaf = cgroups.and_then(|cgroups| cgroups.leaf(launch.watcher.as_str()));
+            let leaf = cgroups.and_then(|cgroups| cgroups.new_leaf(launch.watcher.as_str()));
             fds.extend(leaf.as_ref().map(Leaf::dir));
             // The guard kills it in the end, however that comes.
             leaf.iter().for_each(Leaf::spend);

@@ -123,6 +123,9 @@ impl From<Child> for OwnedFd {
 /// What the stages begin with that have come as far as executing the program.
 pub(super) const EXEC: &str = "exec(";
 
+/// The stage of a child that could not be made in the cgroup it was to be in, or not live there.
+pub(super) const INTO_CGROUP: &str = "clone into a cgroup";
+
 /// A failure of `stage`, which is also told what it was given.
 pub(super) fn failure(stage: impl Into<String>, error: &io::Error) -> SpawnFailure {
     SpawnFailure { stage: stage.into(), error: sys::error_text(error) }
@@ -146,6 +149,7 @@ pub(super) fn spawn(
         moved: fds.iter().map(|_| Cell::new(-1)).collect(),
         fds,
         parent: nix::unistd::getpid().as_raw(),
+        alive: Cell::new(false),
         fault: Cell::new(None),
     };
     let mut stack: Vec<u128> = Vec::with_capacity(STACK / size_of::<u128>());
@@ -167,24 +171,23 @@ pub(super) fn spawn(
     };
     let error = io::Error::last_os_error();
     pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&before), None).expect("a valid mask");
-    let pid = match (cloned, cgroup) {
-        (0.., _) => cloned,
-        (_, None) => return Err(failure("clone", &error)),
-        (_, Some(_)) => return Err(failure("clone into a cgroup", &error)),
-    };
+    let clone = if cgroup.is_some() { INTO_CGROUP } else { "clone" };
+    if cloned < 0 {
+        return Err(failure(clone, &error));
+    }
     // SAFETY: clone has made this descriptor for us; nobody else knows its number.
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-    let child = Child { pid: pid.unsigned_abs(), pidfd };
-    match launch.fault.get() {
-        None => Ok(child),
-        Some((step, errno)) => {
-            // It has nothing left to do but end.
-            while child.try_reap().is_none() {
-                std::thread::yield_now();
-            }
-            Err(failure(plan.stage(step), &io::Error::from_raw_os_error(errno)))
-        }
+    let child = Child { pid: cloned.unsigned_abs(), pidfd };
+    let failed = match launch.fault.get() {
+        None if launch.alive.get() => return Ok(child),
+        None => SpawnFailure { stage: clone.into(), error: "EOWNERDEAD: it was killed as it was born".into() },
+        Some((step, errno)) => failure(plan.stage(step), &io::Error::from_raw_os_error(errno)),
+    };
+    // It has nothing left to do but end.
+    while child.try_reap().is_none() {
+        std::thread::yield_now();
     }
+    Err(failed)
 }
 
 /// How a child is made, in a cgroup or not.
@@ -325,6 +328,8 @@ struct Launchpad<'a> {
     /// Where each of `fds` has been put out of the way of the numbers to be filled.
     moved: Vec<Cell<RawFd>>,
     parent: libc::pid_t,
+    /// Whether the child has lived to do anything: in a cgroup that was once killed it does not.
+    alive: Cell<bool>,
     /// Left behind by a child that could not go on.
     fault: Cell<Option<(Step, c_int)>>,
 }
@@ -369,6 +374,7 @@ impl PidText {
 extern "C" fn child_main(launch: *mut c_void) -> c_int {
     // SAFETY: `spawn` passes a Launchpad that lives until this child has executed or ended.
     let launch = unsafe { &*launch.cast_const().cast::<Launchpad<'_>>() };
+    launch.alive.set(true);
     let Err(fault) = launch.become_program();
     launch.fault.set(Some(fault));
     127

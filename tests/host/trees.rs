@@ -18,7 +18,8 @@ pub(crate) const BOTH_WAYS: &[Case] = both_ways![
 /// What only a cgroup makes possible.
 pub(crate) const BY_CGROUP: &[Case] = cases![
     each_process_has_a_cgroup_of_its_own_while_it_lives,
-    a_cgroup_that_somebody_else_has_killed_ends_one_start_at_most,
+    a_cgroup_that_somebody_else_has_killed_ends_no_start,
+    who_is_killed_by_another_leaves_a_cgroup_of_use,
     a_cgroup_that_is_left_frozen_is_not_used_again,
     who_hides_from_looking_is_killed_with_its_cgroup,
     a_cgroup_that_a_process_made_below_its_own_goes_too,
@@ -61,14 +62,41 @@ async fn each_process_has_a_cgroup_of_its_own_while_it_lives() {
     eventually("they go with the agent", || !home.exists()).await;
 }
 
-async fn a_cgroup_that_somebody_else_has_killed_ends_one_start_at_most() {
+async fn a_cgroup_that_somebody_else_has_killed_ends_no_start() {
     let mut world = World::new();
     let Some(home) = home(&world) else { return };
-    assert_eq!(world.runs(sh("exit 3")).await, Exit::Code(3));
-    eventually("it has been given back", || subdirs(&home).len() == 1).await;
+    let spares = async |world: &mut World| {
+        let both = [world.spawn(sh("exit 3")), world.spawn(sh("exit 3"))];
+        for process in both {
+            world.spawned(process).await;
+            assert_eq!(world.ends(process).await, Exit::Code(3));
+        }
+    };
+    spares(&mut world).await;
+    let put_aside = subdirs(&home);
+    assert!(!put_aside.is_empty());
     fs::write(home.join("cgroup.kill"), "1").unwrap();
-    let ends = [world.runs(sh("exit 3")).await, world.runs(sh("exit 3")).await, world.runs(sh("exit 3")).await];
-    assert_eq!(ends[1..], [Exit::Code(3), Exit::Code(3)], "{ends:?}");
+    spares(&mut world).await;
+    assert!(put_aside.iter().all(|leaf| !leaf.exists()), "they are of no use any more");
+    // Removed by somebody, such as one who tidies up.
+    subdirs(&home).iter().for_each(|leaf| fs::remove_dir(leaf).unwrap());
+    spares(&mut world).await;
+}
+
+async fn who_is_killed_by_another_leaves_a_cgroup_of_use() {
+    let mut world = World::new();
+    if home(&world).is_none() {
+        return;
+    }
+    let mut leaves = Vec::new();
+    for _ in 0..2 {
+        let process = world.spawn(launch(["sleep", "1000"]));
+        let pid = world.spawned(process).await;
+        leaves.push(cgroup_of(pid));
+        send(pid, Signal::SIGKILL);
+        assert_eq!(world.ends(process).await, Exit::Signal(9));
+    }
+    assert_eq!(leaves[0], leaves[1]);
 }
 
 async fn a_cgroup_that_is_left_frozen_is_not_used_again() {
