@@ -116,7 +116,12 @@ impl Home {
     ) -> Result<(Child, Option<Leaf>), SpawnFailure> {
         while let Some(leaf) = self.spare_leaf(watcher) {
             match spawn(plan, fds, Some(leaf.dir())) {
-                // Somebody has killed or removed it since it was put aside.
+                // Somebody has killed it since it was put aside,
+                Ok(child) if !child.lived => {
+                    child.reap();
+                    leaf.spend();
+                }
+                // or removed it.
                 Err(failed) if failed.stage == INTO_CGROUP => leaf.spend(),
                 started => return started.map(|child| (child, Some(leaf))),
             }
@@ -168,7 +173,11 @@ impl Home {
         let proven = match spawn(&Plan::nowhere(), &[], Some(trial.dir.as_fd())) {
             Err(failed) if failed.stage.starts_with(EXEC) => Ok(()),
             Err(failed) => Err(format!("{}: {}", failed.stage, failed.error)),
-            Ok(_) => unreachable!("nothing was executed"),
+            // It did not live to find nothing.
+            Ok(child) => {
+                child.reap();
+                Err("the agent's own cgroup was killed once, and Linux kills what is started below it".into())
+            }
         };
         let _ = remove(&trial.path);
         proven

@@ -90,12 +90,21 @@ pub(super) struct Child {
     pub(super) pid: u32,
     /// Stands for this very child, whatever becomes of its number.
     pub(super) pidfd: OwnedFd,
+    /// Whether it has lived at all. In a cgroup that was once killed it does not.
+    pub(super) lived: bool,
 }
 
 impl Child {
     /// Sends it a signal. One that has ended needs none.
     pub(super) fn signal(&self, signal: i32) {
         let _ = sys::pidfd_signal(self.pidfd.as_fd(), signal);
+    }
+
+    /// Reaps one that has nothing left to do but end.
+    pub(super) fn reap(&self) {
+        while self.try_reap().is_none() {
+            std::thread::yield_now();
+        }
     }
 
     /// How it ended, reaping it; nothing while it runs.
@@ -123,7 +132,7 @@ impl From<Child> for OwnedFd {
 /// What the stages begin with that have come as far as executing the program.
 pub(super) const EXEC: &str = "exec(";
 
-/// The stage of a child that could not be made in the cgroup it was to be in, or not live there.
+/// The stage of a child that could not be made in the cgroup it was to be in.
 pub(super) const INTO_CGROUP: &str = "clone into a cgroup";
 
 /// A failure of `stage`, which is also told what it was given.
@@ -171,23 +180,19 @@ pub(super) fn spawn(
     };
     let error = io::Error::last_os_error();
     pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&before), None).expect("a valid mask");
-    let clone = if cgroup.is_some() { INTO_CGROUP } else { "clone" };
     if cloned < 0 {
-        return Err(failure(clone, &error));
+        return Err(failure(if cgroup.is_some() { INTO_CGROUP } else { "clone" }, &error));
     }
     // SAFETY: clone has made this descriptor for us; nobody else knows its number.
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-    let child = Child { pid: cloned.unsigned_abs(), pidfd };
-    let failed = match launch.fault.get() {
-        None if launch.alive.get() => return Ok(child),
-        None => SpawnFailure { stage: clone.into(), error: "EOWNERDEAD: it was killed as it was born".into() },
-        Some((step, errno)) => failure(plan.stage(step), &io::Error::from_raw_os_error(errno)),
-    };
-    // It has nothing left to do but end.
-    while child.try_reap().is_none() {
-        std::thread::yield_now();
+    let child = Child { pid: cloned.unsigned_abs(), pidfd, lived: launch.alive.get() };
+    match launch.fault.get() {
+        None => Ok(child),
+        Some((step, errno)) => {
+            child.reap();
+            Err(failure(plan.stage(step), &io::Error::from_raw_os_error(errno)))
+        }
     }
-    Err(failed)
 }
 
 /// How a child is made, in a cgroup or not.
@@ -328,7 +333,7 @@ struct Launchpad<'a> {
     /// Where each of `fds` has been put out of the way of the numbers to be filled.
     moved: Vec<Cell<RawFd>>,
     parent: libc::pid_t,
-    /// Whether the child has lived to do anything: in a cgroup that was once killed it does not.
+    /// Whether the child has lived to do anything.
     alive: Cell<bool>,
     /// Left behind by a child that could not go on.
     fault: Cell<Option<(Step, c_int)>>,
