@@ -51,6 +51,8 @@ macro_rules! both_ways {
     };
 }
 
+#[path = "support/ice.rs"]
+mod ice;
 #[path = "host/trees.rs"]
 mod trees;
 

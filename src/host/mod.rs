@@ -20,6 +20,7 @@
 //!   theirs. Nothing here needs the agent to leave in good order.
 //! - Nothing blocks the loop: what may (`execve`, files and their names, /proc of many, a place where output ends) has
 //!   other threads.
+//! - Where no process and no thread can be made, starts fail and all else goes on.
 //!
 //! Needs Linux 5.11 (`close_range`, `pidfd`, `waitid` on it), and 5.14 for cgroups.
 
@@ -80,6 +81,10 @@ use crate::model::event::{
 };
 use crate::model::names::WatcherName;
 use crate::model::spec::{Check, Purpose, SocketSpec};
+
+/// How long a thread for what may block is kept, so that there is always one: where the machine is out of pids or of memory
+/// no other can be made, and without any the runtime gives up (it panics).
+pub const FOR_EVER: Duration = Duration::MAX;
 
 /// This machine's processes. One per agent, on the runtime of its main thread.
 #[derive(Debug)]

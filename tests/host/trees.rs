@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use tracing_subscriber::fmt::MakeWriter;
 
+use super::ice::Ice;
 use super::*;
 
 /// What must hold however trees are ended.
@@ -412,42 +413,6 @@ fn cgroup_of(pid: u32) -> PathBuf {
 fn subdirs(dir: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(dir).into_iter().flatten().map(|entry| entry.unwrap().path());
     entries.filter(|path| path.is_dir()).collect()
-}
-
-/// A freezer of cgroups' first version: it puts a process to a sleep that SIGKILL does not end, as a disk that does not
-/// answer does.
-struct Ice(PathBuf);
-
-impl Ice {
-    fn make() -> Option<Ice> {
-        let mounts = fs::read_to_string("/proc/mounts").unwrap();
-        let freezer = mounts.lines().find(|line| line.contains(" cgroup ") && line.contains("freezer"))?;
-        let dir = Path::new(freezer.split(' ').nth(1)?).join(format!("circus-test-{}", std::process::id()));
-        fs::create_dir(&dir).ok()?;
-        Some(Ice(dir))
-    }
-
-    fn freeze(&self, pid: u32) {
-        fs::write(self.0.join("cgroup.procs"), pid.to_string()).unwrap();
-        fs::write(self.0.join("freezer.state"), "FROZEN").unwrap();
-    }
-
-    fn thaw(&self) {
-        fs::write(self.0.join("freezer.state"), "THAWED").unwrap();
-    }
-}
-
-impl Drop for Ice {
-    fn drop(&mut self) {
-        // A case that has failed may have left somebody there.
-        self.thaw();
-        for _ in 0..1000 {
-            if fs::remove_dir(&self.0).is_ok() {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(1));
-        }
-    }
 }
 
 /// The log, from its beginning on.
