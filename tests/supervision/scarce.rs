@@ -27,34 +27,65 @@ fn beat(witness: &Witness) -> String {
     )
 }
 
+/// A cgroup with a limit, where the first version has that or the second is set up for it.
+struct Limited {
+    dir: PathBuf,
+    limit: PathBuf,
+}
+
+impl Limited {
+    /// One whose limit is one of these files.
+    fn by(files: &[&str]) -> Option<Limited> {
+        let mounts = fs::read_to_string("/proc/mounts").unwrap();
+        let points = mounts.lines().filter(|line| line.contains(" cgroup ") || line.contains(" cgroup2 "));
+        let dirs = points.filter_map(|line| line.split(' ').nth(1));
+        let mut dirs = dirs.map(|point| Path::new(point).join(format!("circus-test-{}", std::process::id())));
+        dirs.find_map(|dir| {
+            fs::create_dir(&dir).ok()?;
+            let limit = files.iter().map(|file| dir.join(file)).find(|file| file.exists());
+            if limit.is_none() {
+                fs::remove_dir(&dir).unwrap();
+            }
+            Some(Limited { limit: limit?, dir })
+        })
+    }
+
+    /// What it is for, and all that it starts from now on.
+    fn add(&self, agent: &Agent) {
+        fs::write(self.dir.join("cgroup.procs"), agent.pid().to_string()).unwrap();
+    }
+
+    fn set(&self, limit: &str) {
+        fs::write(&self.limit, limit).unwrap();
+    }
+}
+
+impl Drop for Limited {
+    fn drop(&mut self) {
+        wait_for("the cgroup to be left", || fs::remove_dir(&self.dir).ok());
+    }
+}
+
 /// What keeps an agent from making processes and threads.
 enum Shortage {
     /// Its user has all that a user may have: whose, and the agent's pid.
     OfUser(u32, u32),
-    /// Its cgroup has; the directory of that.
-    OfCgroup(PathBuf),
+    /// Its cgroup has.
+    OfCgroup(Limited),
 }
 
 impl Shortage {
     fn begin(&self) {
         match self {
             Shortage::OfUser(user, pid) => limit_processes(*user, *pid, 0),
-            Shortage::OfCgroup(dir) => fs::write(dir.join("pids.max"), "0").unwrap(),
+            Shortage::OfCgroup(cgroup) => cgroup.set("0"),
         }
     }
 
     fn end(&self) {
         match self {
             Shortage::OfUser(user, pid) => limit_processes(*user, *pid, 4096),
-            Shortage::OfCgroup(dir) => fs::write(dir.join("pids.max"), "max").unwrap(),
-        }
-    }
-}
-
-impl Drop for Shortage {
-    fn drop(&mut self) {
-        if let Shortage::OfCgroup(dir) = self {
-            wait_for("the cgroup to be left", || fs::remove_dir(&*dir).ok());
+            Shortage::OfCgroup(cgroup) => cgroup.set("max"),
         }
     }
 }
@@ -66,20 +97,6 @@ fn limit_processes(user: u32, pid: u32, most: u32) {
     assert!(prlimit.status().unwrap().success());
 }
 
-/// A cgroup whose processes can be limited, where the first version has that or the second is set up for it.
-fn limiting_cgroup() -> Option<PathBuf> {
-    let mounts = fs::read_to_string("/proc/mounts").unwrap();
-    let points = mounts.lines().filter(|line| line.contains(" cgroup ") || line.contains(" cgroup2 "));
-    let dirs = points.filter_map(|line| line.split(' ').nth(1));
-    dirs.map(|point| Path::new(point).join(format!("circus-test-{}", std::process::id()))).find(|dir| {
-        let fits = fs::create_dir(dir).is_ok() && dir.join("pids.max").exists();
-        if !fits {
-            let _ = fs::remove_dir(dir);
-        }
-        fits
-    })
-}
-
 #[test]
 fn where_no_process_can_be_made_the_agent_says_so_and_goes_on_when_there_is_room() {
     if !geteuid().is_root() {
@@ -88,13 +105,14 @@ fn where_no_process_can_be_made_the_agent_says_so_and_goes_on_when_there_is_room
     for by_cgroup in [false, true] {
         let world = World::new();
         let witness = Witness::new(world.path());
-        let config = format!("{}[watcher:web]\ncmd = {}\n", beat(&witness), world.teller("web", ""));
+        let web = format!("[watcher:web]\ncmd = {}\nmax_retry = -1\n", world.teller("web", ""));
+        let config = format!("{}max_retry = -1\n{web}", beat(&witness));
         world.configure("a", &config);
         let (mut agent, shortage) = if by_cgroup {
-            let Some(dir) = limiting_cgroup() else { return println!("pids cannot be limited by cgroup here") };
+            let Some(cgroup) = Limited::by(&["pids.max"]) else { return println!("no cgroup limits pids here") };
             let agent = world.launch("a", &[]);
-            fs::write(dir.join("cgroup.procs"), agent.pid().to_string()).unwrap();
-            (agent, Shortage::OfCgroup(dir))
+            cgroup.add(&agent);
+            (agent, Shortage::OfCgroup(cgroup))
         } else {
             // Of nobody else's, since the limit is on the processes of a user; root has none.
             let user = 61_000 + std::process::id() % 4000;
@@ -122,7 +140,7 @@ fn where_no_process_can_be_made_the_agent_says_so_and_goes_on_when_there_is_room
         // What is asked of it needs other threads, or other programs.
         let stats = agent.ask(&json!({"command": "stats", "properties": {}}));
         assert_eq!(stats["status"], "ok", "{stats}");
-        fs::write(world.file("a.ini"), fs::read_to_string(world.file("a.ini")).unwrap() + "max_retry = -1\n").unwrap();
+        world.configure("a", &(config + "graceful_timeout = 2\n"));
         agent.ctl(&world, &["reloadconfig"]).expect(0);
         witness.check();
 
@@ -133,6 +151,42 @@ fn where_no_process_can_be_made_the_agent_says_so_and_goes_on_when_there_is_room
         world.end(agent);
         witness.check_over();
     }
+}
+
+#[test]
+fn where_memory_runs_out_the_one_that_took_it_is_killed_and_nothing_else() {
+    let Some(memory) = Limited::by(&["memory.limit_in_bytes", "memory.max"]) else {
+        return println!("no cgroup limits memory here");
+    };
+    let world = World::new();
+    let witness = Witness::new(world.path());
+    let full = world.file("full");
+    let hog = format!("import time; held = bytearray(400 << 20); open('{}', 'w'); time.sleep(1000)", full.display());
+    let script = world.file("hog.py");
+    fs::write(&script, hog).unwrap();
+    let config = beat(&witness)
+        + &format!("[watcher:hog]\ncmd = python3 {}\nautostart = False\nmax_retry = -1\n", script.display());
+    world.configure("a", &config);
+    let mut agent = world.launch("a", &[]);
+    memory.add(&agent);
+    agent.answers();
+    let first = witness.first();
+    witness.ticks(&first);
+
+    memory.set(&(200 << 20).to_string());
+    agent.ctl(&world, &["start", "hog"]).expect(0);
+    agent.notes("hog", "killed by SIGKILL");
+    assert!(!full.exists());
+    witness.ticks(&first);
+    assert_eq!(agent.lease("beat")["role"], "holder");
+
+    memory.set(&(1_u64 << 40).to_string());
+    wait_for("the memory to be had", || full.exists().then_some(()));
+    agent.comes_to("hog", "active");
+    witness.ticks(&first);
+    assert_eq!(witness.children().len(), 1, "nothing else was killed");
+    world.end(agent);
+    witness.check_over();
 }
 
 #[test]
