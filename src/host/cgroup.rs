@@ -7,10 +7,11 @@
 //!         └── web-RUN-2
 //! ```
 //!
-//! A leaf that has become empty is the next process's of its watcher: a start in one that is new takes half a millisecond
-//! longer. But not where it has ever been killed: Linux kills all that is started in such a cgroup later, since it
-//! compares the count of kills with that of the parent's cgroup (`cgroup_css_set_fork` of 6.18). Where somebody else has
-//! killed it, that is seen at the next start, which is then made in another.
+//! A leaf that has become empty is the next process's of its watcher: a restart in one that is new takes up to a
+//! millisecond longer than in one that was used just now. But not where it has ever been killed: Linux kills all that is
+//! started in such a cgroup later, since it compares the count of kills with that of the parent's cgroup
+//! (`cgroup_css_set_fork` of 6.18). Where somebody else has killed it, that is seen at the next start, which is then made
+//! in another.
 //!
 //! # Invariants
 //!
