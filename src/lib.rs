@@ -67,7 +67,7 @@
 //! | what should be, as the file and commands have made it | [`model::node::Node`], on the agent's loop | `options`, a Plan |
 //! | wanted and actual processes, leases, open requests and hooks, deadlines | the same | a Snapshot |
 //! | which sockets there are, who gets which, who sleeps | the same | `listsockets`, a Snapshot |
-//! | pids, pidfds, guards, checks that are under way | [`host::Host`] and its tasks | events |
+//! | pids, pidfds, cgroups, guards, checks that are under way | [`host::Host`] and its tasks | events |
 //! | listeners, and the paths they are bound at | `host::socket` | events |
 //! | output of processes | [`host::output`]: a reader for each pipe, one writer for each place | [`host::output::Hub`] |
 //! | modules of Python hooks and streams | a helper process for each watcher | events |
@@ -104,9 +104,9 @@
 //! |---|---|
 //! | each machine | plays: beside the code, and `tests/plays` |
 //! | many nodes, faults | `tests/sim`: seeded simulation around the shipped Lua scripts, with planted bugs that it must see |
-//! | scripts and link | `tests/cluster.rs`, `tests/cluster`: a real redis-server, Valkey, sentinels and a Redis Cluster, and the lease cases on the simulated one too; `tests/replication.rs`: real agents where Redis has replicas |
-//! | this machine | `tests/host.rs`, `tests/sockets.rs`, `tests/output.rs`, `tests/hooks.rs`, `tests/local.rs`: real children, guards, output, hooks, locks |
-//! | all of it | `tests/agent.rs`, `tests/supervision`: real agents; `tests/soak.rs`: one in random commands and kills; `tests/daemon.rs`: in the background; `tests/pid1.rs`: as PID 1; `tests/celery.rs`: a real Celery beat; `tests/servers`: real web servers on sockets, under load; `tests/follow.rs`: streams |
+//! | scripts and link | `tests/cluster.rs`, `tests/cluster`: a real redis-server, Valkey, sentinels and a Redis Cluster, and the lease cases on the simulated one too; `tests/replication.rs`: real agents where Redis has replicas; `tests/majority.rs`: several servers of which most decide |
+//! | this machine | `tests/host.rs` with `tests/host`, `tests/sockets.rs`, `tests/output.rs`, `tests/hooks.rs`, `tests/local.rs`: real children, guards, output, hooks, locks |
+//! | all of it | `tests/agent.rs`, `tests/supervision`: real agents, also where pids, memory or a device give out; `tests/soak.rs`: one in random commands and kills; `tests/daemon.rs`: in the background; `tests/pid1.rs`: as PID 1; `tests/celery.rs`: a real Celery beat; `tests/servers`: real web servers on sockets, under load; `tests/follow.rs`: streams |
 //! | Circus's users lose nothing | `tests/compatibility.rs`; `tests/defects.rs`: what was broken there; the table in `docs/circus-compatibility.md` |
 //! | plugins | plays beside the code, and `tests/plugins.rs`: real agents |
 //! | words and bytes | `tests/config.rs`, `tests/wire.rs`, `tests/cli.rs`, `tests/shell.rs`, `tests/systemd.rs`, `tests/packaging.rs` |

@@ -387,10 +387,10 @@ fn a_process_is_asked_to_stop_by_the_signal_of_its_choice() {
     let heard = home.file("heard");
     let command = home.script(
         "run",
-        &format!("trap 'echo two >{}; exit' USR2; echo up; while :; do sleep 0.02; done", heard.display()),
+        &format!("trap 'echo two >{}; exit' USR2; echo listening; while :; do sleep 0.02; done", heard.display()),
     );
     let agent = home.agent("a", &format!("[watcher:web]\ncmd = {command}\nstop_signal = usr2\n"));
-    agent.logs("up");
+    agent.logs("listening");
     said(&agent, "stop", "web");
     assert_eq!(written(&heard), "two\n");
 }

@@ -344,9 +344,9 @@ fn a_socket_that_a_watcher_does_not_get_is_no_number_in_its_command_line() {
 fn what_a_polite_parent_leaves_behind_ends_with_it() {
     for options in ["", "stop_children = True\n"] {
         let home = Home::new();
-        let parent = home.script("parent", "sleep 600 & trap 'exit 0' TERM; echo up; wait");
+        let parent = home.script("parent", "sleep 600 & trap 'exit 0' TERM; echo listening; wait");
         let agent = home.agent("a", &format!("[watcher:web]\ncmd = {parent}\n{options}"));
-        agent.logs("up");
+        agent.logs("listening");
         let family = agent.descendants();
         assert!(family.len() >= 2, "{family:?}");
         done(&agent, "stop", &json!({"name": "web", "waiting": true}));

@@ -38,7 +38,25 @@ use nix::unistd::{Pid, User, geteuid};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 
-/// All of them, in the order of the host's own story.
+/// From the name of each case two cases.
+macro_rules! both_ways {
+    ($($name:ident),* $(,)?) => {
+        &[$(
+            (concat!(stringify!($name), "_by_cgroup"), || Box::pin($name())),
+            (concat!(stringify!($name), "_by_looking"), || {
+                trees::look();
+                Box::pin($name())
+            })
+        ),*]
+    };
+}
+
+#[path = "support/ice.rs"]
+mod ice;
+#[path = "host/trees.rs"]
+mod trees;
+
+/// Those that are no matter of how trees are ended, in the order of the host's own story.
 const CASES: &[Case] = cases![
     a_program_that_is_not_there_fails_at_exec,
     a_program_that_may_not_run_fails_with_eacces_though_later_places_have_none,
@@ -58,13 +76,7 @@ const CASES: &[Case] = cases![
     output_goes_to_the_end_of_the_files_it_was_given,
     exit_codes_and_signals_are_told_apart,
     a_signal_goes_to_the_main_process_only,
-    a_kill_takes_grandchildren_sessions_of_their_own_and_daemons,
-    a_main_process_that_ends_takes_its_leftovers_along_before_gone,
-    a_forking_tree_is_outrun,
-    one_processs_end_leaves_the_daemons_of_another_alone,
     orders_given_before_the_program_runs_are_carried_out_when_it_does,
-    a_thousand_short_children_are_each_reported_once,
-    a_dead_child_is_replaced_about_as_fast_as_a_program_starts,
     adopted_orphans_do_not_stay_as_zombies,
     a_guarded_child_is_killed_at_its_deadline_without_a_word_from_us,
     a_guarded_child_is_asked_to_stop_once_at_the_stop_deadline,
@@ -72,13 +84,9 @@ const CASES: &[Case] = cases![
     a_deadline_that_comes_after_the_kill_changes_nothing,
     a_guarded_childs_failure_to_start_is_told_like_any_other,
     a_program_that_is_no_guard_is_a_failed_start,
-    a_killed_guard_takes_the_child_along_and_the_agent_its_orphans,
     a_guard_hears_no_signal_but_kill,
-    a_stopped_guard_still_obeys_a_kill_and_does_not_hold_up_the_agent,
     a_guard_keeps_nothing_open_and_stands_apart,
     a_guard_lets_go_of_the_sockets_that_it_passes_on,
-    what_a_guard_holds_is_released_only_after_the_tree_is_gone,
-    an_agent_that_is_killed_leaves_nothing_behind,
     a_guard_that_is_told_nothing_or_garbage_ends,
     a_signal_reaches_whom_it_is_meant_for_and_nobody_else,
     children_hear_of_a_stop_though_their_parent_ends_at_once,
@@ -102,6 +110,20 @@ const CASES: &[Case] = cases![
     samples_show_children_and_theirs,
     the_agent_itself_is_sampled,
     an_alarm_rings_when_it_is_set_to_and_at_once_when_that_has_passed,
+];
+
+/// Those about trees, of which [`trees`] has more.
+const TREES: &[Case] = both_ways![
+    a_kill_takes_grandchildren_sessions_of_their_own_and_daemons,
+    a_main_process_that_ends_takes_its_leftovers_along_before_gone,
+    a_forking_tree_is_outrun,
+    one_processs_end_leaves_the_daemons_of_another_alone,
+    a_killed_guard_takes_the_child_along_and_the_agent_its_orphans,
+    a_stopped_guard_still_obeys_a_kill_and_does_not_hold_up_the_agent,
+    what_a_guard_holds_is_released_only_after_the_tree_is_gone,
+    an_agent_that_is_killed_leaves_nothing_behind,
+    a_thousand_short_children_are_each_reported_once,
+    a_dead_child_is_replaced_about_as_fast_as_a_program_starts,
 ];
 
 // ---- the cases -----------------------------------------------------------------------------------------------------
@@ -914,6 +936,8 @@ become('main', ('a', ('a1',)), ('b',))";
 }
 
 async fn children_hear_of_a_stop_though_their_parent_ends_at_once() {
+    // A cgroup would end them with their parent, before they could tell.
+    trees::look();
     let mut world = World::new();
     for reach in [Reach::MainAndChildren, Reach::Tree] {
         let note = world.path("note");
@@ -1484,19 +1508,51 @@ struct World {
     told: VecDeque<(ProcessId, ProcessEvent)>,
     dir: TempDir,
     spawned: u64,
+    /// Under which name its processes have their cgroups, where they have any.
+    place: String,
 }
+
+/// The variable that has hosts look for trees, as where no cgroup can be had.
+const LOOK: &str = "CIRCUS_TEST_LOOK";
 
 impl World {
     fn new() -> World {
-        World::guarded_by(env!("CARGO_BIN_EXE_circus-agent"))
+        World::made(env!("CARGO_BIN_EXE_circus-agent"), &mark())
     }
 
     fn guarded_by(program: &str) -> World {
+        World::made(program, &mark())
+    }
+
+    fn placed(place: &str) -> World {
+        World::made(env!("CARGO_BIN_EXE_circus-agent"), place)
+    }
+
+    fn made(program: &str, place: &str) -> World {
         let (sender, events) = mpsc::channel(64);
         let dir = TempDir::new().unwrap();
         let host =
             Host::new(sender, dir.path().join("notify"), &[]).unwrap().with_guard_program(program.as_ref()).unwrap();
-        World { host, events, told: VecDeque::new(), dir, spawned: 0 }
+        let host = if std::env::var_os(LOOK).is_some() { host } else { host.with_cgroups(place) };
+        let place = place.replace('.', "_");
+        World { host, events, told: VecDeque::new(), dir, spawned: 0, place }
+    }
+
+    /// Another one with cgroups of that name.
+    fn another_host(&self, place: &str) -> Host {
+        let (sender, _) = mpsc::channel(1);
+        Host::new(sender, self.path("other-notify"), &[]).unwrap().with_cgroups(place)
+    }
+
+    /// All that has been told and not been asked about.
+    fn all_told(&mut self) -> &VecDeque<(ProcessId, ProcessEvent)> {
+        while let Ok(event) = self.events.try_recv() {
+            match event {
+                Event::Process(process, event) => self.told.push_back((process, event)),
+                other => panic!("not of a process: {other:?}"),
+            }
+        }
+        &self.told
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -1761,8 +1817,12 @@ fn give_up_changing_users() {
 // ---- how the cases are run -----------------------------------------------------------------------------------------
 
 fn main() -> ExitCode {
-    cases::main(CASES, |role| {
+    let all: Vec<Case> = [CASES, TREES, trees::BOTH_WAYS, trees::BY_CGROUP].concat();
+    cases::main(all.leak(), |role| {
         play(async {
+            if ["agent-hidden", "agent-bomb"].contains(&role) {
+                trees::play_agent(role).await;
+            }
             let mut world = World::new();
             match role {
                 "agent-guarded" => world.spawn(guarded(sh(&brood(&given_mark(), "wait")), world.far())),

@@ -136,14 +136,20 @@ pub fn gaps_with_agent(dir: &Path, name: &str, processes: usize, sections: &str,
     let log = dir.join(format!("{name}.lives"));
     let watcher = format!("[watcher:child]\ncmd = {}\nnumprocesses = {processes}\n{settings}", child_command(&log));
     let _agent = Agent::start(dir, name, &(sections.to_owned() + &watcher));
-    wait_for(&log, "all start", |lines| (lines.len() == processes).then_some(()));
+    gaps(&log, processes, Signal::SIGKILL)
+}
+
+/// How long each of an agent's recording children is missing that a signal has ended.
+pub fn gaps(log: &Path, processes: usize, signal: Signal) -> Vec<Duration> {
+    let starts = |lines: &[Line]| lines.iter().filter(|line| line.start).cloned().collect::<Vec<_>>();
+    let first = wait_for(log, "all start", |lines| (lines.len() == processes).then(|| starts(lines)));
     let mut gaps = Vec::new();
-    for (done, child) in lines(&log).into_iter().enumerate() {
+    for (done, child) in first.into_iter().enumerate() {
         let dead = std::thread::spawn(move || death_of(child.pid));
         std::thread::sleep(Duration::from_millis(5));
         let killed = now();
-        kill(Pid::from_raw(child.pid), Signal::SIGKILL).expect("SIGKILL");
-        let next = wait_for(&log, "the next one starts", |lines| lines.get(processes + done).cloned());
+        kill(Pid::from_raw(child.pid), signal).expect("a signal");
+        let next = wait_for(log, "the next one starts", |lines| starts(lines).get(processes + done).cloned());
         gaps.push(next.at.saturating_sub(dead.join().expect("its death").max(killed)));
     }
     gaps
@@ -159,12 +165,17 @@ pub struct Agent {
 impl Agent {
     /// Starts an agent; `ini` is its file without `[circus]`.
     pub fn start(dir: &Path, name: &str, ini: &str) -> Agent {
+        Agent::start_by(&mut Command::new(env!("CARGO_BIN_EXE_circus-agent")), dir, name, ini)
+    }
+
+    /// The same by a command, to which the file is added.
+    pub fn start_by(command: &mut Command, dir: &Path, name: &str, ini: &str) -> Agent {
         let (file, socket) = (dir.join(format!("{name}.ini")), dir.join(format!("{name}.sock")));
         let own =
             format!("[circus]\nnode = {name}\nstate_dir = {}\ncontrol_socket = {}\n", dir.display(), socket.display());
         fs::write(&file, own + ini).expect("a file");
         let log = fs::File::create(dir.join(format!("{name}.log"))).expect("a log");
-        let process = Command::new(env!("CARGO_BIN_EXE_circus-agent"))
+        let process = command
             .arg(&file)
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a log"))

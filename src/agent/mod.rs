@@ -27,8 +27,8 @@ use crate::cluster::local::{self, Local};
 use crate::cluster::{self, BusQuestion, Redis, Standing};
 use crate::config::{self, Config, Severity, Surroundings};
 use crate::control::{self, ControlSocket, Question};
-use crate::host::Host;
 use crate::host::clock::{self, Alarm};
+use crate::host::{FOR_EVER, Host};
 use crate::model::command::{NodeAbout, Outcome, Refusal, Reply, RequestId};
 use crate::model::event::{Action, Ask, Event, Level, News, Notice};
 use crate::model::names::{NodeName, WatcherName};
@@ -125,8 +125,10 @@ pub fn run(
     let _pidfile = config.spec.pidfile.as_deref().map(Pidfile::take).transpose()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        .thread_keep_alive(FOR_EVER)
         .build()
         .map_err(step("cannot start the asynchronous runtime"))?;
+    runtime.spawn_blocking(|| ());
     runtime.block_on(async {
         let (agent, doors) = Agent::new(path, overrides, config, &state_dir, &identity, (notify, given))?;
         Ok(agent.live(doors).await)
@@ -218,7 +220,8 @@ impl Agent {
         let host = Host::new(events.clone(), notify_dir.into(), &[("CIRCUSCTL_ENDPOINT", &endpoint)])
             .map_err(step("cannot take charge of this machine's processes"))?
             .with_python(spec.python.clone())
-            .with_given_sockets(given);
+            .with_given_sockets(given)
+            .with_cgroups(&format!("{}-{:032x}", spec.node, identity.instance));
         let (standing, standing_seen) = watch::channel(Standing { about: about(&spec), draining: false });
         let store = Store::start(&spec, state_dir, identity, &events, asked_there, standing_seen)?;
         let signals = SignalsInfo::<WithOrigin>::new(SIGNALS);

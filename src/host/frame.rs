@@ -13,8 +13,8 @@ use crate::model::time::Time;
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub(super) enum Order {
     /// Start this; the first frame, and only it. So many descriptors of the guard's are for the program
-    /// ([`PASSED_ON`](super::guard::PASSED_ON)).
-    Launch { plan: Box<Plan>, passed_on: usize, stop_signal: i32, until: Until },
+    /// ([`PASSED_ON`](super::guard::PASSED_ON)). The one behind them is the program's cgroup, where it has one.
+    Launch { plan: Box<Plan>, passed_on: usize, in_cgroup: bool, stop_signal: i32, until: Until },
     /// Let it run until then instead.
     Deadline(Until),
     /// Send whom `reach` means a signal.

@@ -38,6 +38,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::socket::{MsgFlags, send};
 
+use super::cgroup;
 use super::clock::{self, Timer};
 use super::frame::{Garbage, Inbox, Order, Report, encode};
 use super::plan::inherited;
@@ -53,7 +54,8 @@ pub const NAME: &str = "circus-guard";
 pub(super) const SOCKET: i32 = 3;
 
 /// Where the descriptors begin that it passes on to its child, to be the child's from
-/// [`FIRST_FD`](crate::model::spec::FIRST_FD) on. Those behind them are for keeping.
+/// [`FIRST_FD`](crate::model::spec::FIRST_FD) on. Behind them is the child's cgroup, where it has one, and then what is
+/// for keeping.
 pub(super) const PASSED_ON: i32 = SOCKET + 1;
 
 /// Guards one child until nothing is left of it; then the process ends.
@@ -71,12 +73,14 @@ fn guard() -> io::Result<()> {
     let socket = UnixStream::from(unsafe { OwnedFd::from_raw_fd(SOCKET) });
 
     let mut inbox = Inbox::default();
-    let Some(Order::Launch { plan, passed_on, stop_signal, until }) = first_order(&socket, &mut inbox) else {
+    let Some(Order::Launch { plan, passed_on, in_cgroup, stop_signal, until }) = first_order(&socket, &mut inbox)
+    else {
         return Ok(());
     };
     // SAFETY: the agent has put as many descriptors there as it says, and nobody here knows them but this line.
-    let passed_on = (PASSED_ON..).take(passed_on).map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
-    let passed_on: Vec<OwnedFd> = passed_on.collect();
+    let mut given = (PASSED_ON..).map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
+    let passed_on: Vec<OwnedFd> = given.by_ref().take(passed_on).collect();
+    let cgroup = given.by_ref().take(usize::from(in_cgroup)).next();
     let timer = Timer::new()?;
     let child_ended = SignalFd::with_flags(&SigSet::from(Signal::SIGCHLD), SfdFlags::SFD_NONBLOCK)?;
     let deadline = Deadline::from(until);
@@ -87,7 +91,7 @@ fn guard() -> io::Result<()> {
         return Ok(());
     }
     let fds: Vec<_> = inherited().into_iter().chain(passed_on.iter().map(AsFd::as_fd)).collect();
-    let child = match spawn(&plan, &fds) {
+    let child = match spawn(&plan, &fds, cgroup.as_ref().map(AsFd::as_fd)) {
         Ok(child) => child,
         Err(failure) => {
             say(&socket, &failure.into());
@@ -103,6 +107,7 @@ fn guard() -> io::Result<()> {
         timer,
         child_ended,
         child,
+        cgroup,
         ended: false,
         stop_signal,
         deadline,
@@ -153,6 +158,8 @@ struct Guard {
     timer: Timer,
     child_ended: SignalFd,
     child: Child,
+    /// The child's cgroup, where it has one. The guard itself is not in it.
+    cgroup: Option<OwnedFd>,
     /// Whether the child has ended.
     ended: bool,
     stop_signal: i32,
@@ -192,8 +199,13 @@ impl Guard {
         }
     }
 
+    /// Begins to kill, with what is in the child's cgroup: all at once, however fast it forks.
     fn clear(&mut self) {
-        self.clearing.get_or_insert_default();
+        if self.clearing.is_none() {
+            // What it does not reach, or where it fails, is found by looking.
+            let _ = self.cgroup.as_ref().map(|cgroup| cgroup::kill(cgroup.as_fd()));
+            self.clearing = Some(Patience::default());
+        }
     }
 
     fn keep_time(&mut self) -> io::Result<()> {

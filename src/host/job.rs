@@ -298,7 +298,7 @@ async fn start(launch: Launch, spawner: &Spawner, around: Surroundings) -> Resul
     let (pipes, theirs) = open_pipes().map_err(|error| failure("pipe", &error))?;
     let start = move || {
         let plan = Plan::of(&launch, &around, libc::SIGKILL)?;
-        spawn(&plan, &theirs.each_ref().map(AsFd::as_fd))
+        spawn(&plan, &theirs.each_ref().map(AsFd::as_fd), None)
     };
     Ok((process::start(spawner, &tag, start).await?, pipes))
 }

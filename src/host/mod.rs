@@ -4,7 +4,7 @@
 //! The folder obeys and reports, and decides nothing: when a process is to start, stop or start again is the model's.
 //!
 //! Reading order: `process` (one task per process, reads like its life), [`guard`] (the parent of a singleton's
-//! child), `tree` (what a process left behind), `plan` and `spawn` (from a `Launch` to a running program),
+//! child), `tree` (what a process left behind) and `cgroup` (where it cannot hide), `plan` and `spawn` (from a `Launch` to a running program),
 //! `spawner` (the threads that do it), [`output`] (what processes write), `job` (processes on the side), `hook` and
 //! `python` (what runs at points of a watcher's life), `contact` with `notify` and `ack` (what a process says of itself),
 //! `check` (what is seen of it), `socket` (what processes share, and who wants something of it), `sample`, [`clock`],
@@ -20,14 +20,16 @@
 //!   theirs. Nothing here needs the agent to leave in good order.
 //! - Nothing blocks the loop: what may (`execve`, files and their names, /proc of many, a place where output ends) has
 //!   other threads.
+//! - Where no process and no thread can be made, starts fail and all else goes on.
 //!
-//! Needs Linux 5.11 (`close_range`, `pidfd`, `waitid` on it).
+//! Needs Linux 5.11 (`close_range`, `pidfd`, `waitid` on it), and 5.14 for cgroups.
 
 pub mod clock;
 pub mod guard;
 pub mod output;
 
 mod ack;
+mod cgroup;
 mod check;
 mod contact;
 mod frame;
@@ -61,6 +63,7 @@ use signal_hook_tokio::Signals;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
+use self::cgroup::Home;
 use self::contact::SocketDir;
 use self::hook::Hooks;
 use self::job::Jobs;
@@ -79,6 +82,10 @@ use crate::model::event::{
 use crate::model::names::WatcherName;
 use crate::model::spec::{Check, Purpose, SocketSpec};
 
+/// How long a thread for what may block is kept, so that there is always one: where the machine is out of pids or of memory
+/// no other can be made, and without any the runtime gives up (it panics).
+pub const FOR_EVER: Duration = Duration::MAX;
+
 /// This machine's processes. One per agent, on the runtime of its main thread.
 #[derive(Debug)]
 pub struct Host {
@@ -92,6 +99,8 @@ pub struct Host {
     around: Surroundings,
     guard_program: GuardProgram,
     notify_dir: Arc<SocketDir>,
+    /// Where processes have their cgroups, if that is possible and wanted.
+    cgroups: Option<Arc<Home>>,
     sampler: Arc<Mutex<Sampler>>,
     outputs: Arc<Outputs>,
     sockets: Arc<Sockets>,
@@ -144,6 +153,7 @@ impl Host {
             around,
             guard_program: GuardProgram(c"/proc/self/exe".to_owned()),
             notify_dir: Arc::new(SocketDir::new(notify_dir)),
+            cgroups: None,
             sampler: Arc::default(),
         })
     }
@@ -167,6 +177,27 @@ impl Host {
         self
     }
 
+    /// Gives each process a cgroup of its own where one can be had, and tells in the log whether that is so. `name` must be
+    /// this agent's over its restarts and no other's: what an earlier one left in cgroups of that name is killed, here
+    /// and now.
+    pub fn with_cgroups(mut self, name: &str) -> Host {
+        match Home::open(name, &self.run) {
+            Ok(home) => {
+                tracing::info!("trees of processes are ended by cgroup, in {}", home.path().display());
+                self.cgroups = Some(home);
+            }
+            Err(why) => {
+                tracing::info!("trees of processes are ended by looking for them, as no cgroup can be had here: {why}");
+            }
+        }
+        self
+    }
+
+    /// Whether each process has a cgroup of its own.
+    pub fn has_cgroups(&self) -> bool {
+        self.cgroups.is_some()
+    }
+
     /// Starts a process. Comes back at once; what follows are events: `SpawnFailed`, or `Spawned`, `Exited` and `Gone`.
     /// `hold` is kept open, by the guard too where there is one, until nothing of the process is left.
     pub fn spawn(&mut self, process: ProcessId, launch: &Launch, hold: Option<OwnedFd>) {
@@ -185,6 +216,7 @@ impl Host {
             hold,
             jobs: self.jobs.clone(),
             notify_dir: Arc::clone(&self.notify_dir),
+            cgroups: self.cgroups.clone(),
         };
         match launch.guard {
             None => tokio::spawn(life.alone(launch.clone())),

@@ -6,8 +6,9 @@
 //!                                        └──── (guard killed) ─▶ sweep ─▶ last words ─▶ Exited(Lost) ─▶ Gone
 //! ```
 //!
-//! The sweep ends both, and is the proof for `Gone`: the agent looks for itself, whatever a guard has done. Where no
-//! orphans are adopted it is one system call. After it nothing can write any more, so what is read then is all.
+//! The sweep ends both, and is the proof for `Gone`: the agent looks for itself, whatever a guard has done. Where the
+//! process has a cgroup that must be empty first; where no orphans are adopted the rest is one system call. After it
+//! nothing can write any more, so what is read then is all.
 
 use std::future::pending;
 use std::io;
@@ -24,6 +25,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::sleep;
 
 use super::ack::{AckSocket, Acks};
+use super::cgroup::{Home, Leaf, warn_of_stuck};
 use super::check::{CheckOrder, Checks};
 use super::contact::SocketDir;
 use super::frame::{Garbage, Inbox, Order, Report, encode};
@@ -146,6 +148,8 @@ pub(super) struct Life {
     /// Where check commands are started from.
     pub(super) jobs: Jobs,
     pub(super) notify_dir: Arc<SocketDir>,
+    /// Where processes have their cgroups, if that is possible.
+    pub(super) cgroups: Option<Arc<Home>>,
 }
 
 /// What a running process is known by, besides its end.
@@ -190,34 +194,39 @@ impl Life {
     /// A child of the agent itself.
     pub(super) async fn alone(mut self, launch: Launch) {
         let name = launch.watcher.to_string();
-        let (child, intake, mut signs) = match self.start(&launch).await {
+        let (child, leaf, intake, mut signs) = match self.start(&launch).await {
             Ok(started) => started,
             Err(failure) => return self.end([ProcessEvent::SpawnFailed(failure)]).await,
         };
         self.report(ProcessEvent::Spawned { pid: child.pid() }).await;
         let mut reading = self.read(intake, child.pid());
-        let exit = self.follow(&child, &launch, &mut signs).await;
+        let exit = self.follow(&child, leaf.as_ref(), &launch, &mut signs).await;
         self.exited(exit, signs, Some(&mut reading)).await;
-        sweep(Some(child.pid()), &self.around.tag, &name).await;
+        self.clear(Some(child.pid()), leaf, &name).await;
         reading.finish().await;
         self.end([ProcessEvent::Gone]).await;
     }
 
-    async fn start(&self, launch: &Launch) -> Result<(Watched, Intake, SignsOfLife), SpawnFailure> {
+    async fn start(&self, launch: &Launch) -> Result<(Watched, Option<Leaf>, Intake, SignsOfLife), SpawnFailure> {
         let (launch, signs, ack_line) = self.listen(launch).await?;
         let (around, sockets) = (self.around.clone(), Arc::clone(&self.sockets));
+        let cgroups = self.cgroups.clone();
         let start = move || {
             let plan = Plan::of(&launch, &around, launch.stop_signal)?;
             let (descriptors, intake) = Descriptors::open(&launch, &sockets, ack_line)?;
             let fds: Vec<_> = descriptors.standard().into_iter().chain(descriptors.further()).collect();
-            spawn(&plan, &fds).map(|child| (child, intake))
+            let (child, leaf) = match cgroups {
+                Some(cgroups) => cgroups.spawn(launch.watcher.as_str(), &plan, &fds)?,
+                None => (spawn(&plan, &fds, None)?, None),
+            };
+            Ok((child, (leaf, intake)))
         };
-        let (child, intake) = start_with(&self.spawner, &self.around.tag, start).await?;
-        Ok((child, intake, signs))
+        let (child, (leaf, intake)) = start_with(&self.spawner, &self.around.tag, start).await?;
+        Ok((child, leaf, intake, signs))
     }
 
     /// Carries out orders until the child has ended.
-    async fn follow(&self, child: &Watched, launch: &Launch, signs: &mut SignsOfLife) -> Exit {
+    async fn follow(&self, child: &Watched, leaf: Option<&Leaf>, launch: &Launch, signs: &mut SignsOfLife) -> Exit {
         let name = launch.watcher.as_str();
         let scope = Scope::Process { pid: Some(child.pid()), main: Main::Running, tag: &self.around.tag };
         let mut killing: Option<Patience> = None;
@@ -246,7 +255,10 @@ impl Life {
                     orders.checks.into_iter().for_each(|check| signs.checks.begin(check, launch, &self.jobs));
                     if orders.kill {
                         killing.get_or_insert_default();
-                        tree::strike(scope);
+                        // What is not in the cgroup any more is looked for when those who are have had time to die.
+                        if leaf.is_none_or(|leaf| leaf.kill().is_err()) {
+                            tree::strike(scope);
+                        }
                     }
                 }
                 () = after(freezing.map(|_| FREEZE_PAUSE)) => {
@@ -269,7 +281,7 @@ impl Life {
     /// A child of a guard of its own.
     pub(super) async fn guarded(mut self, launch: Launch, until: Deadline, program: GuardProgram) {
         let name = launch.watcher.to_string();
-        let (guard, intake, mut line, order, mut signs) = match self.start_guard(&launch, until, program).await {
+        let (guard, leaf, intake, mut line, order, mut signs) = match self.start_guard(&launch, until, program).await {
             Ok(started) => started,
             Err(failure) => return self.end([ProcessEvent::SpawnFailed(failure)]).await,
         };
@@ -315,6 +327,10 @@ impl Life {
                         // Should somebody have stopped the guard.
                         guard.signal(libc::SIGCONT);
                     }
+                    if let Some(leaf) = leaf.as_ref().filter(|_| orders.kill) {
+                        // Whatever the guard is doing. It kills too, and what is not there any more.
+                        let _ = leaf.kill();
+                    }
                     let checks = std::mem::take(&mut orders.checks).into_iter();
                     checks.for_each(|check| signs.checks.begin(check, &launch, &self.jobs));
                     waiting.add(orders);
@@ -330,7 +346,7 @@ impl Life {
         drop(signs);
         guard.signal(libc::SIGKILL);
         let exit = guard.ended().await;
-        sweep(pid, &self.around.tag, &name).await;
+        self.clear(pid, leaf, &name).await;
         if let Some(reading) = reading {
             reading.finish().await;
         }
@@ -353,13 +369,14 @@ impl Life {
         launch: &Launch,
         until: Deadline,
         program: GuardProgram,
-    ) -> Result<(Watched, Intake, Line, Order, SignsOfLife), SpawnFailure> {
+    ) -> Result<(Watched, Option<Leaf>, Intake, Line, Order, SignsOfLife), SpawnFailure> {
         let (launch, signs, ack_line) = self.listen(launch).await?;
         let (ours, theirs) = Socket::pair().map_err(|error| failure("guard socketpair", &error))?;
         let line = Line::new(ours).map_err(|error| failure("guard socketpair", &error))?;
         let hold = self.hold.as_ref().map(|hold| hold.try_clone()).transpose();
         let hold = hold.map_err(|error| failure("guard dup", &error))?;
         let (around, sockets) = (self.around.clone(), Arc::clone(&self.sockets));
+        let cgroups = self.cgroups.clone();
         let start = move || {
             let plan = Plan::of(&launch, &around, libc::SIGKILL)?;
             let (descriptors, intake) = Descriptors::open(&launch, &sockets, ack_line)?;
@@ -368,16 +385,21 @@ impl Life {
             fds.push(theirs.as_fd());
             debug_assert_eq!(fds.len() as i32, guard::PASSED_ON);
             fds.extend(descriptors.further());
+            let leaf = cgroups.and_then(|cgroups| cgroups.new_leaf(launch.watcher.as_str()));
+            fds.extend(leaf.as_ref().map(Leaf::dir));
+            // The guard kills it in the end, however that comes.
+            leaf.iter().for_each(Leaf::spend);
             fds.extend(hold.as_ref().map(AsFd::as_fd));
-            let started = spawn(&program.plan(&launch, &around), &fds);
+            let started = spawn(&program.plan(&launch, &around), &fds, None);
             let child =
                 started.map_err(|failed| SpawnFailure { stage: format!("guard {}", failed.stage), ..failed })?;
-            let (plan, passed_on) = (Box::new(plan), descriptors.further().len());
-            let order = Order::Launch { plan, passed_on, stop_signal: launch.stop_signal, until: until.into() };
-            Ok((child, (intake, order)))
+            let (plan, passed_on, in_cgroup) = (Box::new(plan), descriptors.further().len(), leaf.is_some());
+            let (stop_signal, until) = (launch.stop_signal, until.into());
+            let order = Order::Launch { plan, passed_on, in_cgroup, stop_signal, until };
+            Ok((child, (leaf, intake, order)))
         };
-        let (guard, (intake, order)) = start_with(&self.spawner, &self.around.tag, start).await?;
-        Ok((guard, intake, line, order, signs))
+        let (guard, (leaf, intake, order)) = start_with(&self.spawner, &self.around.tag, start).await?;
+        Ok((guard, leaf, intake, line, order, signs))
     }
 
     /// Begins to listen to a process that is to say how it is; and how to start it so that it can, with its end of a
@@ -404,6 +426,14 @@ impl Life {
             ack_line = Some(theirs);
         }
         Ok((launch, signs, ack_line))
+    }
+
+    /// Kills what a process left behind, until nothing is left: all in its cgroup, then whoever was moved out of it.
+    async fn clear(&self, pid: Option<u32>, leaf: Option<Leaf>, name: &str) {
+        if let Some(leaf) = leaf {
+            leaf.clear(name).await;
+        }
+        sweep(pid, &self.around.tag, name).await;
     }
 
     /// Tells of the end of the main process, after all that it has said.
@@ -531,15 +561,6 @@ async fn after(pause: Option<Duration>) {
 fn complain(name: &str, patience: Option<&Patience>, left: &Left) {
     if patience.is_some_and(Patience::is_exhausted) {
         warn_of_stuck(name, &left.stuck());
-    }
-}
-
-fn warn_of_stuck(name: &str, pids: &[u32]) {
-    match pids {
-        [] => tracing::warn!("{name}: its processes take long to die; still killing them"),
-        pids => {
-            tracing::warn!("{name}: processes {pids:?} wait for a device (state D) and cannot be killed until then");
-        }
     }
 }
 

@@ -1,7 +1,9 @@
 //! From a [`Plan`] to a running program.
 //!
 //! The child is made by `clone(CLONE_VM | CLONE_VFORK)`: it borrows our memory until it executes its program, so a
-//! spawn costs the same at any size of ours, where `fork` copies the page tables first.
+//! spawn costs the same at any size of ours, where `fork` copies the page tables first. Where it is to be in a cgroup it
+//! is born there (`clone3`, CLONE_INTO_CGROUP): to move a process into one costs up to 20 ms, in which the kernel waits for
+//! all of its processors.
 //!
 //! # Invariants
 //!
@@ -88,12 +90,21 @@ pub(super) struct Child {
     pub(super) pid: u32,
     /// Stands for this very child, whatever becomes of its number.
     pub(super) pidfd: OwnedFd,
+    /// Whether it has lived at all. In a cgroup that was once killed it does not.
+    pub(super) lived: bool,
 }
 
 impl Child {
     /// Sends it a signal. One that has ended needs none.
     pub(super) fn signal(&self, signal: i32) {
         let _ = sys::pidfd_signal(self.pidfd.as_fd(), signal);
+    }
+
+    /// Reaps one that has nothing left to do but end.
+    pub(super) fn reap(&self) {
+        while self.try_reap().is_none() {
+            std::thread::yield_now();
+        }
     }
 
     /// How it ended, reaping it; nothing while it runs.
@@ -118,14 +129,25 @@ impl From<Child> for OwnedFd {
     }
 }
 
+/// What the stages begin with that have come as far as executing the program.
+pub(super) const EXEC: &str = "exec(";
+
+/// The stage of a child that could not be made in the cgroup it was to be in.
+pub(super) const INTO_CGROUP: &str = "clone into a cgroup";
+
 /// A failure of `stage`, which is also told what it was given.
 pub(super) fn failure(stage: impl Into<String>, error: &io::Error) -> SpawnFailure {
     SpawnFailure { stage: stage.into(), error: sys::error_text(error) }
 }
 
-/// Starts the program, with `fds[0]` as its descriptor 0, `fds[1]` as 1, and so on. Returns once the program runs,
-/// or has been found not to; a program on a hung file system can make that long.
-pub(super) fn spawn(plan: &Plan, fds: &[BorrowedFd<'_>]) -> Result<Child, SpawnFailure> {
+/// Starts the program, with `fds[0]` as its descriptor 0, `fds[1]` as 1, and so on; in the cgroup whose directory is
+/// `cgroup`, else in our own. Returns once the program runs, or has been found not to; a program on a hung file system
+/// can make that long.
+pub(super) fn spawn(
+    plan: &Plan,
+    fds: &[BorrowedFd<'_>],
+    cgroup: Option<BorrowedFd<'_>>,
+) -> Result<Child, SpawnFailure> {
     let fds: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
     let pids: Vec<PidText> = plan.pids.iter().map(PidText::new).collect();
     let launch = Launchpad {
@@ -136,6 +158,7 @@ pub(super) fn spawn(plan: &Plan, fds: &[BorrowedFd<'_>]) -> Result<Child, SpawnF
         moved: fds.iter().map(|_| Cell::new(-1)).collect(),
         fds,
         parent: nix::unistd::getpid().as_raw(),
+        alive: Cell::new(false),
         fault: Cell::new(None),
     };
     let mut stack: Vec<u128> = Vec::with_capacity(STACK / size_of::<u128>());
@@ -147,36 +170,118 @@ pub(super) fn spawn(plan: &Plan, fds: &[BorrowedFd<'_>]) -> Result<Child, SpawnF
     // SAFETY: the stack is unused memory of STACK bytes that outlives the child's use of it, because CLONE_VFORK
     // holds this thread until the child has executed or ended; its end is 16-byte aligned, as the type says. The
     // child reads `launch` in that time only. `pidfd` is where CLONE_PIDFD stores the descriptor.
-    let pid = unsafe {
-        libc::clone(
-            child_main,
-            stack.spare_capacity_mut().as_mut_ptr_range().end.cast(),
-            libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD,
-            (&raw const launch).cast_mut().cast::<c_void>(),
-            &raw mut pidfd,
-        )
+    let cloned = unsafe {
+        let stack = stack.spare_capacity_mut().as_mut_ptr_range();
+        let launch = (&raw const launch).cast_mut().cast::<c_void>();
+        match cgroup {
+            None => libc::clone(child_main, stack.end.cast(), FLAGS | libc::SIGCHLD, launch, &raw mut pidfd),
+            Some(cgroup) => clone_into(cgroup, stack.start.cast(), STACK, launch, &raw mut pidfd),
+        }
     };
     let error = io::Error::last_os_error();
     pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&before), None).expect("a valid mask");
-    if pid < 0 {
-        return Err(failure("clone", &error));
+    if cloned < 0 {
+        return Err(failure(if cgroup.is_some() { INTO_CGROUP } else { "clone" }, &error));
     }
     // SAFETY: clone has made this descriptor for us; nobody else knows its number.
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-    let child = Child { pid: pid.unsigned_abs(), pidfd };
+    let child = Child { pid: cloned.unsigned_abs(), pidfd, lived: launch.alive.get() };
     match launch.fault.get() {
         None => Ok(child),
         Some((step, errno)) => {
-            // It has nothing left to do but end.
-            while child.try_reap().is_none() {
-                std::thread::yield_now();
-            }
+            child.reap();
             Err(failure(plan.stage(step), &io::Error::from_raw_os_error(errno)))
         }
     }
 }
 
+/// How a child is made, in a cgroup or not.
+const FLAGS: c_int = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD;
+
+/// As `libc::clone` with [`FLAGS`] and [`child_main`], but into a cgroup, for which libc has no function: the child must
+/// come to life on a stack of its own, and only machine code can see to that. Gives -1 and sets errno where it fails.
+///
+/// # Safety
+///
+/// From `stack` on, `size` bytes must be unused, their end aligned to 16, until the child has executed or ended; `launch`
+/// is what [`child_main`] asks for; `pidfd` can be written.
+#[cfg(target_arch = "x86_64")]
+unsafe fn clone_into(
+    cgroup: BorrowedFd<'_>,
+    stack: *mut c_void,
+    size: usize,
+    launch: *mut c_void,
+    pidfd: *mut RawFd,
+) -> libc::pid_t {
+    // The number is too large for the type that libc has for it.
+    const CLONE_INTO_CGROUP: u64 = 1 << 33;
+    // SAFETY: plain numbers, for all of which zero is a value.
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.flags = FLAGS as u64 | CLONE_INTO_CGROUP;
+    args.pidfd = pidfd as u64;
+    args.exit_signal = libc::SIGCHLD as u64;
+    args.stack = stack as u64;
+    args.stack_size = size as u64;
+    args.cgroup = cgroup.as_raw_fd() as u64;
+    let result: i64;
+    // SAFETY: the kernel reads `args`, whose parts are the caller's promise. In the child it returns 0 with an empty stack,
+    // all registers but these three kept; the child then calls `child_main` as the C ABI has it, and ends itself with
+    // what comes back, without ever leaving these lines. In the parent, nothing has happened but a system call.
+    unsafe {
+        std::arch::asm!(
+            "syscall",
+            "test rax, rax",
+            "jnz 2f",
+            "xor ebp, ebp",
+            "mov rdi, r13",
+            "call r12",
+            "mov edi, eax",
+            "mov eax, {exit}",
+            "syscall",
+            "ud2",
+            "2:",
+            exit = const libc::SYS_exit,
+            inlateout("rax") libc::SYS_clone3 => result,
+            in("rdi") &raw const args,
+            in("rsi") size_of_val(&args),
+            in("r12") child_main as extern "C" fn(*mut c_void) -> c_int,
+            in("r13") launch,
+            lateout("rcx") _,
+            lateout("r11") _,
+        );
+    }
+    libc::pid_t::try_from(result).ok().filter(|pid| *pid > 0).unwrap_or_else(|| {
+        nix::errno::Errno::from_raw(result.unsigned_abs() as i32).set();
+        -1
+    })
+}
+
+/// Not on this kind of processor yet.
+#[cfg(not(target_arch = "x86_64"))]
+unsafe fn clone_into(_: BorrowedFd<'_>, _: *mut c_void, _: usize, _: *mut c_void, _: *mut RawFd) -> libc::pid_t {
+    nix::errno::Errno::ENOSYS.set();
+    -1
+}
+
 impl Plan {
+    /// A program that is nowhere: all of the way to it is gone, and then found to lead nowhere.
+    pub(super) fn nowhere() -> Plan {
+        Plan {
+            argv: Vec::new(),
+            env: Vec::new(),
+            pids: Vec::new(),
+            candidates: Vec::new(),
+            limits: Vec::new(),
+            umask: None,
+            groups: None,
+            gid: None,
+            uid: None,
+            user: String::new(),
+            dir: None,
+            death_signal: libc::SIGKILL,
+        }
+    }
+
     /// What failed, with what it was given.
     fn stage(&self, step: Step) -> String {
         let text = |text: Option<&CString>| text.map(|text| text.to_string_lossy().into_owned()).unwrap_or_default();
@@ -192,7 +297,7 @@ impl Plan {
             Step::Parent => "prctl(PR_SET_PDEATHSIG)".into(),
             // Looked for in many places it has the name it was looked for by; in one, that is the place.
             Step::Exec => format!(
-                "exec({:?})",
+                "{EXEC}{:?})",
                 text(if let [only] = &self.candidates[..] { Some(only) } else { self.argv.first() })
             ),
         }
@@ -228,6 +333,8 @@ struct Launchpad<'a> {
     /// Where each of `fds` has been put out of the way of the numbers to be filled.
     moved: Vec<Cell<RawFd>>,
     parent: libc::pid_t,
+    /// Whether the child has lived to do anything.
+    alive: Cell<bool>,
     /// Left behind by a child that could not go on.
     fault: Cell<Option<(Step, c_int)>>,
 }
@@ -272,6 +379,7 @@ impl PidText {
 extern "C" fn child_main(launch: *mut c_void) -> c_int {
     // SAFETY: `spawn` passes a Launchpad that lives until this child has executed or ended.
     let launch = unsafe { &*launch.cast_const().cast::<Launchpad<'_>>() };
+    launch.alive.set(true);
     let Err(fault) = launch.become_program();
     launch.fault.set(Some(fault));
     127

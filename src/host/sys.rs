@@ -95,9 +95,17 @@ pub(super) fn wait(whom: Whom<'_>) -> io::Result<Waited> {
 
 /// Has the runtime notice when `owner`'s descriptor becomes readable; gives it back where that cannot be.
 pub(super) fn watch<T: AsRawFd + Into<OwnedFd>>(owner: T) -> Result<AsyncFd<T>, (T, io::Error)> {
+    watch_for(Interest::READABLE, owner)
+}
+
+/// The same with what else may become of a descriptor.
+pub(super) fn watch_for<T: AsRawFd + Into<OwnedFd>>(
+    interest: Interest,
+    owner: T,
+) -> Result<AsyncFd<T>, (T, io::Error)> {
     // SAFETY: `owner` owns its descriptor, as it can be turned into an OwnedFd, and AsyncFd owns `owner`: the
     // descriptor stays open and the same until it is taken off the runtime.
-    let watched = unsafe { AsyncFd::register_with_interest(owner, Interest::READABLE) };
+    let watched = unsafe { AsyncFd::register_with_interest(owner, interest) };
     watched.map_err(|error| error.into_parts())
 }
 

@@ -5,6 +5,10 @@
 
 #[path = "../support/agent.rs"]
 mod agent;
+#[path = "../support/ice.rs"]
+mod ice;
+#[path = "../support/redis.rs"]
+mod redis_server;
 #[path = "../support/witness.rs"]
 mod witness;
 
@@ -15,6 +19,7 @@ mod life;
 mod ready;
 mod reload;
 mod reloadconfig;
+mod scarce;
 mod singleton;
 mod sockets;
 

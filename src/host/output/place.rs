@@ -17,6 +17,7 @@ use super::file::LogFile;
 use super::passage::{Source, Stream};
 use super::python::PythonStream;
 use super::standard::Standard;
+use crate::host::FOR_EVER;
 use crate::host::job::Jobs;
 use crate::host::sys::error_text;
 use crate::model::names::WatcherName;
@@ -219,8 +220,10 @@ struct Threads(Option<Runtime>);
 impl Threads {
     fn new() -> io::Result<Threads> {
         let mut threads = runtime::Builder::new_current_thread();
-        threads.thread_name("circus-output").max_blocking_threads(MOST_THREADS);
-        threads.build().map(|runtime| Threads(Some(runtime)))
+        threads.thread_name("circus-output").max_blocking_threads(MOST_THREADS).thread_keep_alive(FOR_EVER);
+        let threads = Threads(Some(threads.build()?));
+        threads.run(|| ());
+        Ok(threads)
     }
 
     fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
