@@ -365,9 +365,15 @@ async fn registry_bus_and_circusctl_work_over_a_cluster_and_find_it_when_the_ser
 
     let spec = at(&url);
     let mut client = BusClient::connect(&spec, &super::cluster(), PATIENCE).await.unwrap();
-    let asked = [node("b")];
-    let (said, _) = tokio::join!(client.ask(&asked, "{}", PATIENCE), b.reply("yes"));
-    assert_eq!(said.unwrap()[&node("b")], Ok("yes".into()));
+    // So many that not all of them listen on the server on which they are asked.
+    let (mut c, mut d) = (Agent::ready(&url, "c", 3).await, Agent::ready(&url, "d", 4).await);
+    let (mut e, mut f) = (Agent::ready(&url, "e", 5).await, Agent::ready(&url, "f", 6).await);
+    let asked = ["b", "c", "d", "e", "f"].map(node);
+    let replies =
+        async { tokio::join!(b.reply("yes"), c.reply("yes"), d.reply("yes"), e.reply("yes"), f.reply("yes")) };
+    let (said, _) = tokio::join!(client.ask(&asked, "{}", PATIENCE), timeout(PATIENCE, replies));
+    let said = said.unwrap();
+    assert!(asked.iter().all(|node| said[node] == Ok("yes".into())), "{said:?}");
     let mut events = EventStream::connect(&spec, &super::cluster(), PATIENCE).await.unwrap();
     a.redis.publish_event("{}".into());
     assert_eq!(timeout(PATIENCE, events.next()).await.unwrap(), Ok(b"{}".to_vec()));
