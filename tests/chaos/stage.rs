@@ -168,10 +168,6 @@ impl Stage {
         &self.agents[node]
     }
 
-    pub fn path(&self) -> &Path {
-        self.home.path()
-    }
-
     /// Asks a node with the real circusctl.
     pub fn ctl(&self, node: &str, words: &[&str]) -> agent::Said {
         self.agents[node].ctl(&self.home, words)
@@ -180,10 +176,11 @@ impl Stage {
     // --------------------------------------------------------------------------------------------- what is done
 
     fn launch(&mut self, node: &str) {
-        let state = self.home.file(&format!("{node}.state"));
-        let config = format!("cluster = chaos\nstate_dir = {}\n\n{}", state.display(), self.config);
+        let config = format!("cluster = chaos\n\n{}", self.config);
         self.home.configure(node, &config);
-        let agent = self.hosts[node].run(|| self.home.launch(node, &[]));
+        // A host has a state of its own, as it has a network.
+        let state = self.home.file(&format!("{node}.state")).display().to_string();
+        let agent = self.hosts[node].run(|| self.home.launch(node, &[("CIRCUS_STATE_DIR", &state)]));
         self.agents.insert(node.to_owned(), agent);
     }
 
@@ -266,16 +263,16 @@ impl Stage {
 
     /// Nothing is to be noticed from this moment on for so long.
     pub fn undisturbed(&mut self, from: Moment, time: Duration) {
-        self.lasts_until(from + nanos(time));
-        self.claims.push(Claim::Undisturbed { from, until: from + nanos(time) });
+        let until = from + nanos(time);
+        // Its last word is a hundredth of a second old, or a little more.
+        self.lasts_until(until + nanos(AFTERWARDS));
+        self.claims.push(Claim::Undisturbed { from, until });
     }
 
     /// A child whose lease cannot be refreshed since this moment is dead before the lease ends: waits for that.
     pub fn stops_in_time(&mut self, child: &Life, since: Moment) {
         self.wait_for("the child to stop", |_| (!is_alive(child.pid)).then_some(()));
-        let end = since + nanos(self.ttl);
-        let last = self.again(child).last;
-        self.claims.push(Claim::Nobody { from: end, until: end.max(last + 1) });
+        self.claims.push(Claim::Dead { pid: child.pid, by: since + nanos(self.ttl) });
     }
 
     /// Nobody ran from this moment until now.
@@ -298,8 +295,7 @@ impl Stage {
 
     /// Ends all agents, judges what was seen, writes the row, and fails where a promise was broken.
     pub fn judge(mut self) {
-        let logs = || self.agents.values().map(|agent| format!("-- {}\n{}", agent.name, agent.log())).collect::<String>();
-        let logs = logs();
+        let logs: String = self.agents.values().map(|agent| format!("-- {}\n{}", agent.name, agent.log())).collect();
         // First those that hang: nobody else ends them.
         self.agents.values().for_each(|agent| agent::send(agent.pid(), libc::SIGCONT));
         self.agents.values().for_each(|agent| agent::send(agent.pid(), libc::SIGTERM));
