@@ -18,6 +18,7 @@ mod sentinels;
 #[path = "../support/witness.rs"]
 mod witness;
 
+mod clock;
 mod net;
 mod scenarios;
 mod stage;
@@ -27,7 +28,13 @@ mod verdict;
 use stage::{Setup, Stage};
 use store::Kind;
 
+/// The kinds of Redis that agents can use. Scenarios of the others do nothing, and have no row in the table.
+const KINDS: &[Kind] = &[Kind::Standalone, Kind::Sentinel];
+
 fn play(kind: Kind, name: &'static str, scenario: fn(Setup) -> Stage) {
+    if !KINDS.contains(&kind) {
+        return println!("agents cannot use {} yet", kind.name());
+    }
     scenario(Setup::new(kind, name)).judge();
 }
 
@@ -96,10 +103,54 @@ macro_rules! everywhere {
     };
 }
 
+/// What must hold where another server takes over.
+macro_rules! with_replicas {
+    ($kind:ident) => {
+        tests!($kind {
+            failover::failed_over_in_order;
+            failover::master_killed;
+            failover::failed_over_to_one_that_never_saw_the_lease;
+            failover::master_cut_off_from_all;
+        });
+    };
+}
+
+/// What can be done where no other server takes over, and nobody mends what an operator did by hand.
+macro_rules! without_replicas {
+    ($kind:ident) => {
+        tests!($kind {
+            redis::becomes_a_replica;
+            clock::redis_steps_ahead;
+            clock::redis_steps_back;
+            clock::redis_steps_back_as_the_holder_is_killed;
+            clock::agents_step;
+        });
+    };
+}
+
 mod standalone {
     everywhere!(Standalone);
+    without_replicas!(Standalone);
 }
 
 mod sentinel {
     everywhere!(Sentinel);
+    with_replicas!(Sentinel);
+}
+
+mod cluster {
+    everywhere!(Cluster);
+    with_replicas!(Cluster);
+    tests!(Cluster { failover::slot_moves; });
+}
+
+mod majority {
+    everywhere!(Majority);
+    without_replicas!(Majority);
+    tests!(Majority {
+        majority::one_of_three_dead;
+        majority::each_of_three_empty_in_turn;
+        majority::two_of_three_dead;
+        majority::holder_cut_off_with_one_of_three;
+    });
 }

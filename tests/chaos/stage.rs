@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::agent::{self, Agent, Home, is_alive};
+use super::clock::Clock;
 use super::net::{Host, Net};
 use super::store::{Kind, LEASE, Store};
 use super::verdict::{Claim, Frozen, Moment, judge};
@@ -30,13 +31,14 @@ pub struct Setup {
     ttl: Duration,
     child: String,
     watcher: String,
+    clocks: Option<(Clock, Clock)>,
 }
 
 impl Setup {
     /// Three agents, a child that ends when it is asked to, and leases of three seconds.
     pub fn new(kind: Kind, scenario: &'static str) -> Setup {
         let ttl = Duration::from_secs(3);
-        Setup { kind, scenario, agents: 3, ttl, child: String::new(), watcher: String::new() }
+        Setup { kind, scenario, agents: 3, ttl, child: String::new(), watcher: String::new(), clocks: None }
     }
 
     pub fn agents(self, agents: usize) -> Setup {
@@ -53,6 +55,11 @@ impl Setup {
         Setup { watcher: watcher.to_owned(), ..self }
     }
 
+    /// With wall clocks that can be stepped: see [`Stage::clocks`].
+    pub fn with_clocks(self) -> Setup {
+        Setup { clocks: Some((Clock::new(), Clock::new())), ..self }
+    }
+
     /// Starts Redis and all agents, and waits until one runs the child and the others stand by.
     pub fn start(self) -> Stage {
         let mut stage = self.start_apart(|_| ());
@@ -64,7 +71,8 @@ impl Setup {
     pub fn start_apart(self, first: impl FnOnce(&mut Stage)) -> Stage {
         let begun = Instant::now();
         let (mut net, home) = (Net::new(), Home::new());
-        let store = Store::start(self.kind, &mut net);
+        let redis_clock = self.clocks.as_ref().map(|(redis, _)| redis.environment());
+        let store = Store::start(self.kind, &mut net, redis_clock.as_ref().map_or(&[], |clock| clock));
         let hosts = (1..=self.agents).map(|number| (format!("web-{number}"), net.host())).collect();
         let witness = Witness::new(home.path());
         let config = format!(
@@ -77,7 +85,7 @@ impl Setup {
         let (scenario, ttl, agents) = (self.scenario, self.ttl, BTreeMap::new());
         let (claims, frozen, note, row) = (Vec::new(), Vec::new(), String::new(), false);
         let mut stage =
-            Stage { agents, scenario, ttl, witness, config, claims, frozen, note, begun, row, home, hosts, store, net };
+            Stage { agents, scenario, clocks: self.clocks, ttl, witness, config, claims, frozen, note, begun, row, home, hosts, store, net };
         first(&mut stage);
         for name in stage.hosts.keys().cloned().collect::<Vec<_>>() {
             stage.launch(&name);
@@ -91,6 +99,7 @@ impl Setup {
 pub struct Stage {
     agents: BTreeMap<String, Agent>,
     scenario: &'static str,
+    clocks: Option<(Clock, Clock)>,
     pub ttl: Duration,
     pub witness: Witness,
     config: String,
@@ -164,6 +173,11 @@ impl Stage {
         &self.hosts[node]
     }
 
+    /// The wall clock of Redis's servers, and that of the agents.
+    pub fn clocks(&self) -> &(Clock, Clock) {
+        self.clocks.as_ref().expect("clocks were asked for")
+    }
+
     pub fn agent(&self, node: &str) -> &Agent {
         &self.agents[node]
     }
@@ -180,7 +194,10 @@ impl Stage {
         self.home.configure(node, &config);
         // A host has a state of its own, as it has a network.
         let state = self.home.file(&format!("{node}.state")).display().to_string();
-        let agent = self.hosts[node].run(|| self.home.launch(node, &[("CIRCUS_STATE_DIR", &state)]));
+        let mut environment = vec![("CIRCUS_STATE_DIR".into(), state)];
+        environment.extend(self.clocks.iter().flat_map(|(_, clock)| clock.environment()));
+        let environment: Vec<(&str, &str)> = environment.iter().map(|(name, value)| (&**name, &**value)).collect();
+        let agent = self.hosts[node].run(|| self.home.launch(node, &environment));
         self.agents.insert(node.to_owned(), agent);
     }
 

@@ -2,5 +2,8 @@
 
 pub mod agents;
 pub mod children;
+pub mod clock;
+pub mod failover;
+pub mod majority;
 pub mod network;
 pub mod redis;
