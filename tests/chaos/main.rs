@@ -99,6 +99,7 @@ macro_rules! everywhere {
             network::redis_cut_off_from_all;
             network::packets_lost;
             network::packets_late;
+            random::faults_mixed_at_random;
         });
     };
 }

@@ -6,4 +6,5 @@ pub mod clock;
 pub mod failover;
 pub mod majority;
 pub mod network;
+pub mod random;
 pub mod redis;
