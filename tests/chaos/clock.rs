@@ -17,7 +17,8 @@ impl Clock {
         let clock = Clock { dir };
         fs::write(clock.step_file(), 0i64.to_ne_bytes()).expect("a clock");
         let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/stepped_clock.c");
-        let compiled = Command::new("cc").args(["-O2", "-shared", "-fPIC", "-o"]).arg(clock.library()).arg(source).output();
+        let compiled =
+            Command::new("cc").args(["-O2", "-shared", "-fPIC", "-o"]).arg(clock.library()).arg(source).output();
         let compiled = compiled.expect("a C compiler");
         assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
         clock

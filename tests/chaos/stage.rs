@@ -84,8 +84,23 @@ impl Setup {
         );
         let (scenario, ttl, agents) = (self.scenario, self.ttl, BTreeMap::new());
         let (claims, frozen, note, row) = (Vec::new(), Vec::new(), String::new(), false);
-        let mut stage =
-            Stage { agents, scenario, clocks: self.clocks, ttl, witness, config, claims, frozen, note, begun, row, home, hosts, store, net };
+        let mut stage = Stage {
+            agents,
+            scenario,
+            clocks: self.clocks,
+            ttl,
+            witness,
+            config,
+            claims,
+            frozen,
+            note,
+            begun,
+            row,
+            home,
+            hosts,
+            store,
+            net,
+        };
         first(&mut stage);
         for name in stage.hosts.keys().cloned().collect::<Vec<_>>() {
             stage.launch(&name);
@@ -364,7 +379,9 @@ impl Drop for Stage {
     fn drop(&mut self) {
         if !self.row {
             let (store, scenario) = (self.store.kind.name(), self.scenario);
-            self.write(&json!({ "store": store, "scenario": scenario, "kept": false, "note": "it did not come to its end" }));
+            self.write(
+                &json!({ "store": store, "scenario": scenario, "kept": false, "note": "it did not come to its end" }),
+            );
         }
     }
 }

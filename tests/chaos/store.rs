@@ -119,7 +119,14 @@ impl Store {
                 let settings = ["--cluster-enabled", "yes", "--cluster-node-timeout", &patience];
                 servers.extend((0..6).map(|_| seat(net, &settings)));
                 let at: Vec<String> = servers.iter().map(Seat::at).collect();
-                cluster_tool(&[&["create"], &at.iter().map(String::as_str).collect::<Vec<_>>()[..], &["--cluster-replicas", "1"]].concat());
+                cluster_tool(
+                    &[
+                        &["create"],
+                        &at.iter().map(String::as_str).collect::<Vec<_>>()[..],
+                        &["--cluster-replicas", "1"],
+                    ]
+                    .concat(),
+                );
                 in_step(&servers, 3);
             }
         }
@@ -242,8 +249,8 @@ impl Store {
     }
 
     /// The hosts of a master's replicas.
-    pub fn replicas_of(&self, master: usize) -> Vec<&Host> {
-        self.replicas(master).map(|seat| &seat.host).collect()
+    pub fn replicas_of(&self, master: usize) -> Vec<Host> {
+        self.replicas(master).map(|seat| seat.host.clone()).collect()
     }
 
     fn replicas(&self, master: usize) -> impl Iterator<Item = &Seat> {
@@ -254,7 +261,8 @@ impl Store {
     /// Whether no replica of the lease's master has heard of it.
     pub fn replicas_know_nothing_of_the_lease(&self) -> bool {
         // KEYS, as a replica of a Redis Cluster answers nothing else about a key.
-        let knows = |seat: &Seat| seat.server.command(&["KEYS", "circus:*beat*:lease"]) != redis::Value::Array(Vec::new());
+        let knows =
+            |seat: &Seat| seat.server.command(&["KEYS", "circus:*beat*:lease"]) != redis::Value::Array(Vec::new());
         !self.replicas(self.keeper()).any(knows)
     }
 

@@ -76,7 +76,8 @@ pub fn judge(lives: &[Life], frozen: &[Frozen], claims: &[Claim], left: &[String
                 continue;
             }
             Claim::Dead { pid, by } => {
-                let last = lives.iter().filter(|life| life.pid == *pid || life.parent == Some(*pid)).map(|life| life.last);
+                let last =
+                    lives.iter().filter(|life| life.pid == *pid || life.parent == Some(*pid)).map(|life| life.last);
                 let late = last.max().unwrap_or(Moment::MAX).saturating_sub(*by);
                 if late > 0 {
                     broken.push(format!("pid {pid} outlived its lease by {:?}", Duration::from_nanos(late)));
@@ -209,7 +210,10 @@ mod tests {
         let lives = [life(1, "a", 5, 0, 20), life(2, "b", 6, 50, 100), life(3, "b", 6, 102, 150)];
         let verdict = judge(&lives, &[], &[soon(20, 90), soon(100, 150)], &[]);
         assert_eq!(verdict.broken, Vec::<String>::new());
-        assert_eq!((verdict.overlap, verdict.gap, verdict.bound), (Duration::ZERO, Duration::from_secs(3), Some(BOUND)));
+        assert_eq!(
+            (verdict.overlap, verdict.gap, verdict.bound),
+            (Duration::ZERO, Duration::from_secs(3), Some(BOUND))
+        );
         assert!(verdict.tokens && verdict.orphans == 0 && verdict.children == 3);
     }
 

@@ -32,8 +32,8 @@ pub fn master_killed(setup: Setup) -> Stage {
 pub fn failed_over_to_one_that_never_saw_the_lease(setup: Setup) -> Stage {
     let mut stage = setup.start_apart(|stage| {
         let master = stage.store.keeper();
-        let replicas: Vec<Host> = stage.store.replicas_of(master).into_iter().cloned().collect();
-        stage.net.cut([&stage.store.servers[master].host], &replicas);
+        let replicas: Vec<Host> = stage.store.replicas_of(master);
+        stage.net.cut(&[stage.store.servers[master].host.clone()], &replicas);
     });
     stage.opens();
     let master = stage.store.keeper();

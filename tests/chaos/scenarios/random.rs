@@ -219,6 +219,10 @@ mod tests {
             .map(|fault| format!("{fault:?}").split(['(', ' ']).next().unwrap_or_default().to_owned())
             .collect();
         assert_eq!(kinds.len(), 14, "{kinds:?}");
-        assert!((0..100).flat_map(schedule).all(|round| Duration::from_secs(3) * round.lasts / 100 < Duration::from_secs(6)));
+        assert!(
+            (0..100)
+                .flat_map(schedule)
+                .all(|round| Duration::from_secs(3) * round.lasts / 100 < Duration::from_secs(6))
+        );
     }
 }
