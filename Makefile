@@ -53,7 +53,7 @@ release:
 	install -D -t target/static $(addprefix $${CARGO_TARGET_DIR:-target}/$(host)/release/,circus-agent circusctl)
 
 bench: setup
-	cargo bench --locked --bench step --bench restart --bench handover --bench output --bench watchers --bench sockets
+	cargo bench --locked --bench step --bench restart --bench handover --bench leases --bench output --bench watchers --bench sockets
 
 clean:
 	rm -rf .venv .servers target
