@@ -29,7 +29,7 @@ use stage::{Setup, Stage};
 use store::Kind;
 
 /// The kinds of Redis that agents can use. Scenarios of the others do nothing, and have no row in the table.
-const KINDS: &[Kind] = &[Kind::Standalone, Kind::Sentinel];
+const KINDS: &[Kind] = &[Kind::Standalone, Kind::Sentinel, Kind::Majority];
 
 fn play(kind: Kind, name: &'static str, scenario: fn(Setup) -> Stage) {
     if !KINDS.contains(&kind) {
@@ -68,7 +68,7 @@ macro_rules! tests {
 macro_rules! everywhere {
     ($kind:ident) => {
         tests!($kind {
-            agents::agent_asked_to_end once;
+            agents::agent_asked_to_end;
             agents::agent_killed once;
             agents::agent_stopped_for_three_ttls;
             agents::agent_stopped_for_ever once;

@@ -327,7 +327,6 @@ impl Stage {
 
     /// Ends all agents, judges what was seen, writes the row, and fails where a promise was broken.
     pub fn judge(mut self) {
-        let logs: String = self.agents.values().map(|agent| format!("-- {}\n{}", agent.name, agent.log())).collect();
         // First those that hang: nobody else ends them.
         self.agents.values().for_each(|agent| agent::send(agent.pid(), libc::SIGCONT));
         self.agents.values().for_each(|agent| agent::send(agent.pid(), libc::SIGTERM));
@@ -358,7 +357,13 @@ impl Stage {
             "note": if verdict.broken.is_empty() { self.note.clone() } else { verdict.broken.join("; ") },
         }));
         println!("{verdict:?}");
-        assert!(verdict.broken.is_empty(), "{:#?}\n{:#?}\n{logs}", verdict.broken, self.witness.lives());
+        assert!(verdict.broken.is_empty(), "{:#?}\n{:#?}\n{}", verdict.broken, self.witness.lives(), self.logs());
+    }
+
+    /// What all agents said, also those that are gone.
+    fn logs(&self) -> String {
+        let log = |node: &String| std::fs::read_to_string(self.home.file(&format!("{node}.log"))).unwrap_or_default();
+        self.hosts.keys().map(|node| format!("---- {node}\n{}", log(node))).collect()
     }
 
     fn left(&self) -> Vec<String> {

@@ -68,7 +68,7 @@ pub fn judge(lives: &[Life], frozen: &[Frozen], claims: &[Claim], left: &[String
     for claim in claims {
         let (gap, bound) = match claim {
             Claim::Soon { from, until, bound } => (last_pause(&running, *from, *until), *bound),
-            Claim::Moves(gaps) => (median(gaps), PLANNED),
+            Claim::Moves(gaps) => (quartile(gaps), PLANNED),
             Claim::Undisturbed { from, until } => {
                 if !children.iter().any(|child| child.start <= *from && child.last >= *until) {
                     broken.push(format!("the child did not run on: {claim:?}"));
@@ -183,10 +183,11 @@ fn last_pause(running: &[Span], from: Moment, until: Moment) -> Duration {
     Duration::from_nanos(last.map_or(0, |start| start - from))
 }
 
-fn median(gaps: &[Duration]) -> Duration {
+/// The time that three of four did not stay below: the others were as quick as the machine was busy.
+fn quartile(gaps: &[Duration]) -> Duration {
     let mut gaps = gaps.to_vec();
     gaps.sort();
-    gaps.get(gaps.len() / 2).copied().unwrap_or(Duration::MAX)
+    gaps.get(gaps.len() / 4).copied().unwrap_or(Duration::MAX)
 }
 
 #[cfg(test)]
@@ -280,8 +281,9 @@ mod tests {
         assert!(broken(&[life(1, "a", 5, 0, 20), life(2, "b", 6, 85, 100)], nobody.clone()));
         assert!(!broken(&[life(1, "a", 5, 0, 29), life(2, "b", 6, 91, 100)], nobody));
 
-        let moves = |slow: u64| Claim::Moves([10, 20, slow].map(Duration::from_millis).to_vec());
-        assert!(!broken(&[life(1, "a", 5, 0, 31)], moves(900)));
+        let moves = |second: u64| Claim::Moves([10, second, 900, 900].map(Duration::from_millis).to_vec());
+        assert!(!broken(&[life(1, "a", 5, 0, 31)], moves(100)));
+        assert!(broken(&[life(1, "a", 5, 0, 31)], moves(101)));
         assert!(broken(&[life(1, "a", 5, 0, 31)], Claim::Moves(vec![Duration::from_millis(101)])));
         assert!(broken(&[life(1, "a", 5, 0, 31)], Claim::Moves(Vec::new())));
     }
