@@ -45,6 +45,10 @@ impl Setup {
         Setup { agents, ..self }
     }
 
+    pub fn ttl(self, ttl: Duration) -> Setup {
+        Setup { ttl, ..self }
+    }
+
     /// Options of witness.py.
     pub fn child(self, child: &str) -> Setup {
         Setup { child: child.to_owned(), ..self }

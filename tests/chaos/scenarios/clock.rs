@@ -32,13 +32,14 @@ fn redis_steps(setup: Setup, by: i64) -> Stage {
     stage
 }
 
-/// Redis's clock steps back at the moment at which the holder is killed.
+/// Redis's clock steps back at the moment at which the holder is killed, so that nobody corrects what was recorded: who
+/// waits notices at its next question, within a ttl, and from then on the lease has one ttl left as ever.
 pub fn redis_steps_back_as_the_holder_is_killed(setup: Setup) -> Stage {
     let mut stage = setup.with_clocks().start();
     let child = stage.child();
     stage.clocks().0.step_to(-HOURS);
     let killed = stage.kill_agent(&child.node);
-    stage.soon(killed);
+    stage.soon(killed + nanos(stage.ttl));
     stage
 }
 
