@@ -1,9 +1,10 @@
 # make test     installs what the tests need where it is missing, and runs all checks
 # make demo     two agents of this machine contend for one singleton; one is killed, the other takes over
 # make release  both programs, optimised and linked statically, in target/static
+# make chaos    plays every fault on every kind of Redis, and prints what came of it; takes some minutes
 # make bench    figures of the release build, each beside a baseline; takes some minutes
 
-.PHONY: test fmt clippy tests setup demo release bench clean
+.PHONY: test fmt clippy tests setup demo chaos release bench clean
 
 test: setup fmt clippy tests
 
@@ -43,6 +44,12 @@ setup: .venv/ready .servers/python/ready .servers/debian/ready .servers/valkey/r
 
 demo:
 	@scripts/demo
+
+# The table is printed whatever came of it, and says by its exit code what did. CIRCUS_SEED=N plays a mix again.
+chaos: setup
+	rm -rf $${CARGO_TARGET_DIR:-target}/tmp/chaos
+	-cargo nextest run --locked --profile chaos --test chaos --run-ignored all
+	@scripts/chaos-table
 
 # With a target of its own, so that what is compiled for the build itself stays as it is.
 release: host = $(shell rustc -vV | sed -n 's/^host: //p')

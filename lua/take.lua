@@ -17,7 +17,12 @@ local longest = math.max(ttl, num(ARGV[3]), num(meta[5]))
 local holder = redis.call('GET', KEYS[1])
 if holder and holder ~= owner then
   local left = redis.call('PTTL', KEYS[1])
-  if left < 0 then left = longest end
+  if left > longest and meta[8] == holder then
+    redis.call('PEXPIRE', KEYS[1], longest)
+    redis.call('HSET', KEYS[2], 'until', text(now + longest))
+  end
+  -- Somebody else's word may stand there for longer, and is looked at again all the same.
+  if left < 0 or left > longest then left = longest end
   return {'held', holder, text(left), text(num(meta[5]))}
 end
 
@@ -28,6 +33,10 @@ if not holder then
   end
   if state == 'free' and meta[8] == owner then
     return {'lost', ''}
+  end
+  if ends > now + longest then
+    ends, reserved = now + longest, 0
+    redis.call('HSET', KEYS[2], 'until', text(ends))
   end
   if seen ~= inc then
     ends = math.max(ends, now + longest)

@@ -1,4 +1,4 @@
-//! A real redis-server of a test's own: on a free port, in a directory of its own, gone with the value.
+//! A real redis-server of a test's own: at an address of its own, in a directory of its own, gone with the value.
 
 #![allow(unreachable_pub)] // Included by several test files, each a crate of its own.
 
@@ -11,10 +11,12 @@ use redis::Value;
 
 /// A running redis-server.
 pub struct RedisServer {
+    host: String,
     port: u16,
     password: Option<String>,
     program: PathBuf,
     arguments: Vec<String>,
+    environment: Vec<(String, String)>,
     dir: tempfile::TempDir,
     process: Option<Child>,
 }
@@ -42,13 +44,8 @@ impl RedisServer {
     }
 
     fn start_as(program: PathBuf, password: Option<&str>, arguments: &[&str]) -> RedisServer {
-        let dir = tempfile::tempdir().expect("a directory for redis-server");
-        // A cluster adds 10000 to it, for a second port.
-        let free = || std::iter::repeat_with(free_port).find(|port| *port < 55_536).expect("a port").to_string();
-        let argument = |text: &&str| if *text == "{free}" { free() } else { (*text).to_owned() };
-        let arguments = arguments.iter().map(argument).collect();
-        let password = password.map(ToOwned::to_owned);
-        let mut server = RedisServer { port: 0, password, program, arguments, dir, process: None };
+        let mut server = RedisServer::new("127.0.0.1", 0, password, arguments);
+        server.program = program;
         // Between the choice of a port and its use somebody else may take it.
         for _ in 0..10 {
             server.port = free_port();
@@ -59,7 +56,25 @@ impl RedisServer {
         panic!("redis-server did not start: {}", server.log());
     }
 
-    /// The port it listens on, on 127.0.0.1.
+    /// Starts one at an address that nobody else uses, with this in its environment.
+    pub fn start_at(host: &str, port: u16, environment: &[(String, String)], arguments: &[&str]) -> RedisServer {
+        let mut server = RedisServer::new(host, port, None, arguments);
+        server.environment = environment.to_vec();
+        assert!(server.launch(), "redis-server did not start: {}", server.log());
+        server
+    }
+
+    fn new(host: &str, port: u16, password: Option<&str>, arguments: &[&str]) -> RedisServer {
+        let dir = tempfile::tempdir().expect("a directory for redis-server");
+        // A cluster adds 10000 to it, for a second port.
+        let free = || std::iter::repeat_with(free_port).find(|port| *port < 55_536).expect("a port").to_string();
+        let argument = |text: &&str| if *text == "{free}" { free() } else { (*text).to_owned() };
+        let arguments = arguments.iter().map(argument).collect();
+        let (host, password, program) = (host.to_owned(), password.map(ToOwned::to_owned), "redis-server".into());
+        RedisServer { host, port, password, program, arguments, environment: Vec::new(), dir, process: None }
+    }
+
+    /// The port it listens on.
     pub fn port(&self) -> u16 {
         self.port
     }
@@ -67,8 +82,8 @@ impl RedisServer {
     /// `redis://…`, with the password where there is one.
     pub fn url(&self) -> String {
         match &self.password {
-            Some(password) => format!("redis://:{password}@127.0.0.1:{}", self.port),
-            None => format!("redis://127.0.0.1:{}", self.port),
+            Some(password) => format!("redis://:{password}@{}:{}", self.host, self.port),
+            None => format!("redis://{}:{}", self.host, self.port),
         }
     }
 
@@ -79,7 +94,11 @@ impl RedisServer {
 
     /// Puts one command to it. A frozen server gives an error after five seconds.
     pub fn try_command(&self, words: &[&str]) -> redis::RedisResult<Value> {
-        let patience = Duration::from_secs(5);
+        self.try_within(Duration::from_secs(5), words)
+    }
+
+    /// Puts one command to it. A frozen server gives an error after so long.
+    pub fn try_within(&self, patience: Duration, words: &[&str]) -> redis::RedisResult<Value> {
         let mut connection = redis::Client::open(self.url())?.get_connection_with_timeout(patience)?;
         connection.set_read_timeout(Some(patience))?;
         let mut command = redis::cmd(words[0]);
@@ -120,8 +139,13 @@ impl RedisServer {
     /// Kills it and starts it with nothing in it.
     pub fn restart_empty(&mut self) {
         self.kill();
-        let _ = std::fs::remove_file(self.dir.path().join("dump.rdb"));
+        self.forget();
         self.restart();
+    }
+
+    /// Removes what it has on disk.
+    pub fn forget(&self) {
+        let _ = std::fs::remove_file(self.dir.path().join("dump.rdb"));
     }
 
     /// Writes what it has to disk.
@@ -163,11 +187,12 @@ impl RedisServer {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.dir.path().join("log"));
         let mut command = Command::new(&self.program);
         command
-            .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0"])
+            .args(["--bind", &self.host, "--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0"])
             .args(["--port", &self.port.to_string()])
             .arg("--dir")
             .arg(self.dir.path())
             .args(&self.arguments)
+            .envs(self.environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(log.expect("a log for redis-server"))
             .stderr(Stdio::null());
