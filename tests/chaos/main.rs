@@ -29,7 +29,7 @@ use stage::{Setup, Stage};
 use store::Kind;
 
 /// The kinds of Redis that agents can use. Scenarios of the others do nothing, and have no row in the table.
-const KINDS: &[Kind] = &[Kind::Standalone, Kind::Sentinel, Kind::Majority];
+const KINDS: &[Kind] = &[Kind::Standalone, Kind::Sentinel, Kind::Cluster, Kind::Majority];
 
 fn play(kind: Kind, name: &'static str, scenario: fn(Setup) -> Stage) {
     if !KINDS.contains(&kind) {
