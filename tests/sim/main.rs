@@ -11,12 +11,22 @@ mod simulated_redis;
 mod specs;
 
 mod cases;
+mod child;
+mod faults;
+mod host;
+mod network;
+mod plants;
+mod queue;
+mod store;
+mod witness;
 mod world;
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use world::{Plant, Report, World};
+use plants::Plant;
+use witness::Report;
+use world::World;
 
 /// What is seen: two at once, or none for too long.
 const TWO: &str = "while that of host";
