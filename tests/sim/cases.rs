@@ -53,7 +53,7 @@ impl Store for SimulatedStore {
 }
 
 fn run_lease_case(case: lease_cases::Case) {
-    let redis = SimulatedRedis::with_plant(str::to_owned);
+    let redis = SimulatedRedis::new(1, &[]);
     let mut store = SimulatedStore { redis, now: Duration::ZERO, saved: Snapshot::default() };
     case(&mut store, Duration::from_secs(15));
 }
