@@ -305,6 +305,18 @@ impl Store for RealStore {
                 self.runtime.block_on(self.agent.up_again());
             }
             Disturbance::Save => self.server.save(),
+            // The machine's clock is not ours to set: what would end later does.
+            Disturbance::SetBack(lease, by) => {
+                let by = i64::try_from(by.as_millis()).unwrap();
+                let (key, record) = (lease.lease_key(), lease.meta_key());
+                let left = self.server.number(&["PTTL", &key]);
+                self.server.command(&["PEXPIRE", &key, &(left + by).to_string()]);
+                for field in ["until", "reserved"] {
+                    if self.server.number(&["HEXISTS", &record, field]) == 1 {
+                        self.server.command(&["HINCRBY", &record, field, &by.to_string()]);
+                    }
+                }
+            }
             Disturbance::RestartWithSaved => {
                 self.server.restart_with_saved();
                 self.runtime.block_on(self.agent.up_again());

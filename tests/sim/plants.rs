@@ -96,7 +96,10 @@ pub(crate) const PLANTS: &[Plant] = &[
     },
     Plant {
         name: "a quarantine of half a ttl",
-        bug: Bug::Script(&[("ends = math.max(ends, now + longest)", "ends = math.max(ends, now + longest / 2)")]),
+        bug: Bug::Script(&[(
+            "ends = now + longest\n    redis.call('HSET', KEYS[2], 'state', state",
+            "ends = now + longest / 2\n    redis.call('HSET', KEYS[2], 'state', state",
+        )]),
         shapes: EVERYWHERE,
         breaks: &[NeverTwo],
     },
