@@ -87,11 +87,12 @@ impl World {
         match what {
             OnHost::Boot => self.boot(host),
             OnHost::Thaw => self.go_on(host),
-            OnHost::Wake { life } => {
-                if self.hosts[host].life == life {
-                    if let Some(agent) = &mut self.hosts[host].agent {
-                        agent.wake = None;
-                    }
+            OnHost::Wake { life, due } => {
+                let current = self.hosts[host].life == life;
+                // Another may have been set since that rings earlier.
+                if let Some(agent) = self.hosts[host].agent.as_mut().filter(|agent| current && agent.wake == Some(due))
+                {
+                    agent.wake = None;
                     self.tell(host, Event::Woke);
                 }
             }
@@ -284,7 +285,7 @@ impl World {
             agent.wake = Some(at);
             // No scheduler is exact.
             let late = self.random.below(Duration::from_millis(2)).as_nanos() as u64;
-            self.at(at - self.now + late, What::On(host, OnHost::Wake { life }));
+            self.at(at - self.now + late, What::On(host, OnHost::Wake { life, due: at }));
         }
     }
 

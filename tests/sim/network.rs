@@ -85,7 +85,8 @@ impl World {
         let in_passing = std::mem::discriminant(&asked.kind) != std::mem::discriminant(&ask.kind);
         let id = PutId { question, put: puts.len() };
         // Nobody waits for a vote that is given back.
-        let left = if asked.kind == AskKind::Withdraw { timeout.as_nanos() as u64 } else { *ends - self.now };
+        let left =
+            if asked.kind == AskKind::Withdraw { timeout.as_nanos() as u64 } else { ends.saturating_sub(self.now) };
         puts.push((put, true));
         match self.flaw {
             Some(Flaw::NoSecondRound) if in_passing && matches!(asked.kind, AskKind::Refresh { .. }) => {

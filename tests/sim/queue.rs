@@ -51,7 +51,7 @@ pub(crate) enum OnHost {
     /// The stopped agent goes on.
     Thaw,
     /// Its deadline has come.
-    Wake { life: u64 },
+    Wake { life: u64, due: Instant },
     /// Something is reported to it.
     Tell { life: u64, event: Event },
     /// The adapter sends what has come together.
