@@ -7,8 +7,9 @@
 --
 -- Invariant: absence of the lease is never permission. It is granted only on an explicit 'free', or on a
 -- recorded end that has passed, either written by this very incarnation of the server. Otherwise one ttl
--- is waited out, in which a living holder's next refresh re-asserts the lease. No owner has two tenures: a question that
--- comes after its owner's release is too late.
+-- is waited out, in which a living holder's next refresh re-asserts the lease. Nothing is waited for longer than the
+-- longest ttl, though the clock be set back: no end lies further ahead than that. No owner has two tenures: a question
+-- that comes after its owner's release is too late.
 local owner, ttl = ARGV[1], num(ARGV[2])
 local meta = redis.call('HMGET', KEYS[2], 'state', 'until', 'tok', 'inc', 'ttl', 'to', 'reserved', 'id')
 local state, ends, token, seen, to, reserved = meta[1], num(meta[2]), num(meta[3]), meta[4], meta[6], num(meta[7])
@@ -17,11 +18,12 @@ local longest = math.max(ttl, num(ARGV[3]), num(meta[5]))
 local holder = redis.call('GET', KEYS[1])
 if holder and holder ~= owner then
   local left = redis.call('PTTL', KEYS[1])
-  if left > longest and meta[8] == holder then
+  -- It would end later than any grant does: the clock was set back. A living holder's refresh says so anew.
+  if left > longest and holder == meta[8] then
     redis.call('PEXPIRE', KEYS[1], longest)
     redis.call('HSET', KEYS[2], 'until', text(now + longest))
   end
-  -- Somebody else's word may stand there for longer, and is looked at again all the same.
+  -- What no agent wrote may stand there for longer, and is looked at again all the same.
   if left < 0 or left > longest then left = longest end
   return {'held', holder, text(left), text(num(meta[5]))}
 end
@@ -34,19 +36,20 @@ if not holder then
   if state == 'free' and meta[8] == owner then
     return {'lost', ''}
   end
-  if ends > now + longest then
-    ends, reserved = now + longest, 0
-    redis.call('HSET', KEYS[2], 'until', text(ends))
-  end
   if seen ~= inc then
-    ends = math.max(ends, now + longest)
-    redis.call('HSET', KEYS[2], 'state', state == 'free' and 'quarantine' or state, 'until', text(ends), 'inc', inc)
+    ends = now + longest
+    redis.call('HSET', KEYS[2], 'state', state == 'free' and 'quarantine' or state, 'until', text(ends), 'inc', inc,
+      'ttl', text(longest))
     return {'quarantined', text(ends - now)}
+  end
+  if ends > now + longest then
+    ends = now + longest
+    redis.call('HSET', KEYS[2], 'until', text(ends))
   end
   if state ~= 'free' and now < ends then
     return {'quarantined', text(ends - now)}
   end
-  if to and to ~= ARGV[4] and now < reserved then
+  if to and to ~= ARGV[4] and ends <= now and now < reserved then
     return {'reserved', to, text(reserved - now)}
   end
 end

@@ -118,6 +118,7 @@ impl Store for ClusterStore {
             Disturbance::Delete(key) => assert_eq!(self.master().number(&["DEL", &key]), 1),
             Disturbance::Overwrite(key, value) => drop(self.master().command(&["SET", &key, &value])),
             Disturbance::Save => self.master().save(),
+            Disturbance::SetBack(lease, by) => real_store::set_back(self.master(), &lease, by),
             Disturbance::RestartEmpty => {
                 self.master().restart_empty();
                 self.decides_again();

@@ -422,6 +422,25 @@ fn who_asked_all_to_quit_hears_of_each_before_this_node_leaves_but_not_for_long(
 }
 
 #[test]
+fn a_release_that_was_waited_for_long_enough_wakes_nobody_while_another_watcher_stops() {
+    let mut stage = Stage::new(vec![singleton("beat"), watcher("web")]);
+    let spawned = stage.orders.iter().find_map(|action| match action {
+        Action::Spawn { process, .. } => Some(*process),
+        _ => None,
+    });
+    stage.grant(1);
+    let (beat, web) = (stage.start()[0], spawned.expect("web"));
+    stage.tell(Event::StopAsked { by: "SIGTERM".into() });
+    stage.end(beat, Exit::Code(0));
+    // The store does not answer, and web takes its time. The stage sees to it that no deadline lies in the past.
+    stage.wait(Duration::from_secs(5));
+    let leaves = |stage: &Stage| stage.orders.iter().any(|action| matches!(action, Action::Leave { .. }));
+    assert!(!leaves(&stage));
+    stage.end(web, Exit::Code(0));
+    assert!(leaves(&stage));
+}
+
+#[test]
 fn without_the_registry_a_command_for_all_says_that_others_are_not_known() {
     let mut stage = Stage::new(vec![watcher("web")]);
     let request = stage.ask(Target::All, Command::NumWatchers);

@@ -48,13 +48,16 @@ impl Store for SimulatedStore {
             Disturbance::RestartEmpty => self.redis.restart(false),
             Disturbance::Save => self.saved = self.redis.snapshot(),
             Disturbance::RestartWithSaved => self.redis.restore(&self.saved),
+            Disturbance::SetBack(_, by) => self.now -= by,
         }
     }
 }
 
 fn run_lease_case(case: lease_cases::Case) {
-    let redis = SimulatedRedis::with_plant(str::to_owned);
-    let mut store = SimulatedStore { redis, now: Duration::ZERO, saved: Snapshot::default() };
+    let redis = SimulatedRedis::new(1, &[]);
+    // Its clock has been going for a day, and can be set back.
+    let now = Duration::from_secs(86_400);
+    let mut store = SimulatedStore { redis, now, saved: Snapshot::default() };
     case(&mut store, Duration::from_secs(15));
 }
 

@@ -44,6 +44,8 @@ pub enum Disturbance {
     RestartWithSaved,
     /// What it has is written to disk.
     Save,
+    /// Its clock was set back by so much: all that it knows of this lease ends so much later.
+    SetBack(LeaseName, Duration),
 }
 
 /// Names the cases, and makes `lease_case_tests!()`, which makes a test of each. The caller has a
@@ -84,6 +86,7 @@ cases! {
     a_release_of_anothers_lease_changes_nothing
     a_deleted_key_is_restored_by_its_holder_token_and_all
     a_deleted_key_is_no_permission_for_a_waiter
+    a_clock_that_was_set_back_makes_nobody_wait_longer_than_a_ttl
     an_overwritten_key_is_held_by_nobody_we_know
     after_an_empty_restart_the_holder_restores_its_lease_before_a_waiter_may_have_it
     after_an_empty_restart_without_a_holder_one_ttl_is_waited
@@ -313,6 +316,22 @@ pub fn a_deleted_key_is_no_permission_for_a_waiter(store: &mut dyn Store, ttl: D
     store.disturb(Disturbance::Delete(lease().lease_key()));
     quarantined(&take(store, &owner("b", 2), ttl));
     assert_eq!(refresh(store, &a, ttl, token), LeaseAnswer::Granted { token }, "the waiter's question harms nobody");
+}
+
+pub fn a_clock_that_was_set_back_makes_nobody_wait_longer_than_a_ttl(store: &mut dyn Store, ttl: Duration) {
+    let (a, b) = (owner("a", 1), owner("b", 2));
+    held(store, &a, ttl);
+    let hours = Duration::from_secs(10_000);
+    store.disturb(Disturbance::SetBack(lease(), hours));
+    assert!(held_by(&take(store, &b, ttl), &a.to_string()) <= ttl, "the holder's next refresh would say so");
+    store.disturb(Disturbance::Delete(lease().lease_key()));
+    store.disturb(Disturbance::SetBack(lease(), hours));
+    assert!(quarantined(&take(store, &b, ttl)) <= ttl);
+    let (_, waited) = take_in_the_end(store, &b, ttl);
+    assert!(waited <= ttl + SLACK, "{waited:?}");
+    store.ask(&lease(), &ask(&b, AskKind::Release { to: Some(NodeName::parse("dead").unwrap()) }));
+    store.disturb(Disturbance::SetBack(lease(), hours));
+    assert!(matches!(take(store, &a, ttl), LeaseAnswer::Granted { .. }), "kept for another node no more");
 }
 
 pub fn an_overwritten_key_is_held_by_nobody_we_know(store: &mut dyn Store, ttl: Duration) {

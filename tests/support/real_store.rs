@@ -59,6 +59,7 @@ impl Store for RealStore {
                 Disturbance::FlushScripts => drop(server.command(&["SCRIPT", "FLUSH"])),
                 Disturbance::Delete(key) => assert_eq!(server.number(&["DEL", key]), 1),
                 Disturbance::Overwrite(key, value) => drop(server.command(&["SET", key, value])),
+                Disturbance::SetBack(lease, by) => set_back(server, lease, *by),
                 Disturbance::RestartEmpty => server.restart_empty(),
                 Disturbance::Save => server.save(),
                 Disturbance::RestartWithSaved => server.restart_with_saved(),
@@ -85,5 +86,18 @@ async fn reach_all(agent: &mut Agent, servers: &[RedisServer]) {
         }
         assert!(Instant::now() < deadline, "not all servers are reached: {answer:?}");
         tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// The machine's clock is not ours to set back: what ends ends later by as much.
+pub fn set_back(server: &RedisServer, lease: &LeaseName, by: Duration) {
+    let by = i64::try_from(by.as_millis()).unwrap();
+    let (key, record) = (lease.lease_key(), lease.meta_key());
+    let left = server.number(&["PTTL", &key]);
+    server.command(&["PEXPIRE", &key, &(left + by).to_string()]);
+    for field in ["until", "reserved"] {
+        if server.number(&["HEXISTS", &record, field]) == 1 {
+            server.command(&["HINCRBY", &record, field, &by.to_string()]);
+        }
     }
 }

@@ -1,42 +1,48 @@
 //! A Redis in memory that runs the shipped Lua scripts: as much of the server as they call, and its clock a number.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use circus_agent::cluster::scripts::Call;
 use mlua::{Function, Lua, MultiValue, Table, Value};
 
+/// What is replaced in each script before it is compiled, and by what: where a test plants a bug.
+pub(crate) type Rewrite = &'static [(&'static str, &'static str)];
+
 /// The server.
 pub(crate) struct SimulatedRedis {
     lua: Lua,
     data: Rc<RefCell<Data>>,
-    scripts: HashMap<String, Function>,
-    /// Rewrites a script before it is compiled: where a test plants a bug.
-    plant: fn(&str) -> String,
+    /// By where their texts are: each is there for good, and long.
+    scripts: BTreeMap<*const u8, Function>,
+    rewrite: Rewrite,
 }
 
 type Strings = BTreeMap<String, (String, Option<u64>)>;
 type Hashes = BTreeMap<String, BTreeMap<String, String>>;
 
 /// What a server held at one moment.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, Debug)]
 pub(crate) struct Snapshot(Strings, Hashes);
 
 #[derive(Default)]
 struct Data {
     now_ms: u64,
+    /// Which server this is, and how often it began anew.
+    identity: u64,
     incarnation: u64,
+    replica: bool,
     strings: Strings,
     hashes: Hashes,
     published: Vec<String>,
 }
 
 impl SimulatedRedis {
-    /// An empty server whose scripts `plant` rewrites.
-    pub(crate) fn with_plant(plant: fn(&str) -> String) -> SimulatedRedis {
+    /// An empty server, told from others by `identity`, whose scripts `rewrite` rewrites.
+    pub(crate) fn new(identity: u64, rewrite: Rewrite) -> SimulatedRedis {
         let lua = Lua::new();
-        let data = Rc::new(RefCell::new(Data::default()));
+        let data = Rc::new(RefCell::new(Data { identity, ..Data::default() }));
         let redis = lua.create_table().unwrap();
         let keys = Rc::clone(&data);
         let call = lua
@@ -55,7 +61,7 @@ impl SimulatedRedis {
         redis.set("call", call).unwrap();
         redis.set("error_reply", error_reply).unwrap();
         lua.globals().set("redis", redis).unwrap();
-        SimulatedRedis { lua, data, scripts: HashMap::new(), plant }
+        SimulatedRedis { lua, data, scripts: BTreeMap::new(), rewrite }
     }
 
     /// Runs a script at `now_ms` by the server's clock: its flat list of texts, or the error it returned.
@@ -64,8 +70,8 @@ impl SimulatedRedis {
         let globals = self.lua.globals();
         globals.set("KEYS", call.keys.clone()).unwrap();
         globals.set("ARGV", call.args.clone()).unwrap();
-        let script = self.scripts.entry(call.script.to_owned()).or_insert_with(|| {
-            let text = (self.plant)(call.script);
+        let script = self.scripts.entry(call.script.as_ptr()).or_insert_with(|| {
+            let text = self.rewrite.iter().fold(call.script.to_owned(), |text, (from, to)| text.replace(from, to));
             self.lua.load(text).into_function().expect("a script that compiles")
         });
         let answer: Table = script.call(()).map_err(|error| error.to_string())?;
@@ -98,9 +104,26 @@ impl SimulatedRedis {
     /// A new process over older data: a restart from a snapshot file, or a replica that missed what came after.
     pub(crate) fn restore(&mut self, snapshot: &Snapshot) {
         self.restart(false);
+        self.load(snapshot);
+    }
+
+    /// Takes over what its master has.
+    pub(crate) fn load(&mut self, snapshot: &Snapshot) {
         let mut data = self.data.borrow_mut();
-        data.strings = snapshot.0.clone();
-        data.hashes = snapshot.1.clone();
+        data.strings.clone_from(&snapshot.0);
+        data.hashes.clone_from(&snapshot.1);
+    }
+
+    /// Follows another, or leads: who leads anew begins a history of its own.
+    pub(crate) fn follow(&mut self, replica: bool) {
+        let mut data = self.data.borrow_mut();
+        data.incarnation += 1;
+        data.replica = replica;
+    }
+
+    /// Whether it follows another.
+    pub(crate) fn is_replica(&self) -> bool {
+        self.data.borrow().replica
     }
 
     /// FLUSHALL.
@@ -116,6 +139,25 @@ impl SimulatedRedis {
     /// SET of one key, without an end.
     pub(crate) fn overwrite(&mut self, key: &str, value: &str) {
         self.data.borrow_mut().strings.insert(key.to_owned(), (value.to_owned(), None));
+    }
+
+    /// HSET of one field.
+    pub(crate) fn set_field(&mut self, key: &str, field: &str, value: &str) {
+        self.data.borrow_mut().hashes.entry(key.to_owned()).or_default().insert(field.to_owned(), value.to_owned());
+    }
+
+    /// MIGRATE: these keys go from here to `other`, whose clock shows `ahead` ms more, with the time they have left.
+    pub(crate) fn migrate(&mut self, keys: &[String], other: &mut SimulatedRedis, ahead: i64) {
+        let (mut from, mut to) = (self.data.borrow_mut(), other.data.borrow_mut());
+        for key in keys {
+            if let Some((value, end)) = from.strings.remove(key) {
+                let end = end.map(|end| end.saturating_add_signed(ahead));
+                to.strings.insert(key.clone(), (value, end));
+            }
+            if let Some(hash) = from.hashes.remove(key) {
+                to.hashes.insert(key.clone(), hash);
+            }
+        }
     }
 }
 
@@ -137,15 +179,22 @@ impl Data {
         let text = |text: &str| Ok(Value::String(lua.create_string(text)?));
         let list = |items: Vec<Value>| Ok(Value::Table(lua.create_sequence_from(items)?));
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        if self.replica && matches!(words[0], "SET" | "PEXPIRE" | "DEL" | "HSET" | "HDEL") {
+            return Err(mlua::Error::runtime("READONLY You can't write against a read only replica."));
+        }
         match words.as_slice() {
             ["TIME"] => {
                 let (secs, micros) = (self.now_ms / 1000, self.now_ms % 1000 * 1000);
                 list(vec![text(&secs.to_string())?, text(&micros.to_string())?])
             }
-            ["INFO", "replication"] => {
-                text(&format!("# Replication\r\nrole:master\r\nmaster_replid:{:040x}\r\n", self.incarnation))
+            ["INFO", "replication"] => text(&format!(
+                "# Replication\r\nrole:{}\r\nmaster_replid:{:040x}\r\n",
+                if self.replica { "slave" } else { "master" },
+                self.incarnation
+            )),
+            ["INFO", "server"] => {
+                text(&format!("# Server\r\nrun_id:{:020x}{:020x}\r\n", self.identity, self.incarnation))
             }
-            ["INFO", "server"] => text(&format!("# Server\r\nrun_id:{:040x}\r\n", self.incarnation)),
             ["GET", key] => match self.live(key) {
                 Some((value, _)) => text(value),
                 None => Ok(Value::Boolean(false)),

@@ -184,7 +184,10 @@ impl Node {
             State::Starting | State::Running => None,
             State::Stopping { down: Some(since), .. } => Some(*since + LAST_ANSWERS),
             State::Stopping { down: None, .. } => {
-                self.watchers.iter().filter_map(Watcher::releasing_since).map(|since| since + LAST_RELEASE).min()
+                // Some may have waited long enough for the store while others are still being stopped.
+                let released =
+                    self.watchers.iter().filter_map(Watcher::releasing_since).map(|since| since + LAST_RELEASE);
+                released.filter(|due| *due > self.now).min()
             }
             State::Left => return None,
         };
