@@ -4,7 +4,11 @@
 //! - Refreshes that come in one go cost one round trip, and no script has more than [`CHUNK`] of them: the server does
 //!   for others in between.
 //! - Each question has its own answer, within its own patience.
+//! - A server whose clock was set ahead is not believed that a lease has ended which was seen held a moment ago: each
+//!   taking tells when that was, by this node's clock.
 
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -12,7 +16,8 @@ use tokio::sync::{mpsc, oneshot};
 use super::link::Link;
 use super::scripts;
 use crate::model::event::{Ask, AskKind, LeaseAnswer};
-use crate::model::names::LeaseName;
+use crate::model::names::{LeaseName, Owner};
+use crate::model::time::Time;
 
 /// How many leases one script refreshes: well below 2 ms of the server's time.
 const CHUNK: usize = 100;
@@ -48,27 +53,56 @@ impl Desk {
     }
 }
 
+/// When each lease was last seen held by another node, on one server.
+#[derive(Clone, Default)]
+struct Sightings(Arc<Mutex<BTreeMap<LeaseName, Time>>>);
+
+impl Sightings {
+    fn note(&self, question: &Question, answer: &LeaseAnswer) {
+        // Somebody else's word in the place of a lease says nothing of the lease's end.
+        if let LeaseAnswer::Held { by, .. } = answer
+            && Owner::parse(by).is_some()
+        {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(question.lease.clone(), question.ask.sent);
+        }
+    }
+
+    /// How long before this question that was, at the most.
+    fn before(&self, question: &Question) -> Option<Duration> {
+        let seen = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&question.lease).copied()?;
+        Some(question.ask.sent.since(seen))
+    }
+}
+
 async fn serve(link: Link, mut asked: mpsc::Receiver<Question>) {
+    let sightings = Sightings::default();
     let mut questions = Vec::new();
     while asked.recv_many(&mut questions, QUEUE).await > 0 {
         let is_refresh = |question: &Question| matches!(question.ask.kind, AskKind::Refresh { .. });
         let (mut refreshes, others): (Vec<_>, Vec<_>) = questions.drain(..).partition(is_refresh);
-        others.into_iter().for_each(|question| put(&link, vec![question]));
+        others.into_iter().for_each(|question| put(&link, &sightings, vec![question]));
         // One that is hasty is not kept waiting by one that is not.
         refreshes.sort_by_key(|question| question.patience);
         while !refreshes.is_empty() {
             let rest = refreshes.split_off(refreshes.len().min(CHUNK));
-            put(&link, std::mem::replace(&mut refreshes, rest));
+            put(&link, &sightings, std::mem::replace(&mut refreshes, rest));
         }
     }
 }
 
 /// Puts one question, or several refreshes, to the server. It takes them in the order in which they are put.
-fn put(link: &Link, questions: Vec<Question>) {
-    let link = link.clone();
+fn put(link: &Link, sightings: &Sightings, questions: Vec<Question>) {
+    let (link, sightings) = (link.clone(), sightings.clone());
     tokio::spawn(async move {
         let together = scripts::refresh_call(questions.iter().map(|question| (&question.lease, &question.ask)));
-        let call = together.unwrap_or_else(|| scripts::call(&questions[0].lease, &questions[0].ask));
+        let call = together.unwrap_or_else(|| {
+            let question = &questions[0];
+            let call = scripts::call(&question.lease, &question.ask);
+            match (&question.ask.kind, sightings.before(question)) {
+                (AskKind::Take { .. }, Some(ago)) => call.having_seen_it_held(ago),
+                _ => call,
+            }
+        });
         let patience = questions.iter().map(|question| question.patience).min().unwrap_or_default();
         let answer = link.call(&call, patience).await;
         for (index, question) in questions.into_iter().enumerate() {
@@ -83,6 +117,7 @@ fn put(link: &Link, questions: Vec<Question>) {
                 Ok(words) => its(words),
                 Err(reason) => LeaseAnswer::Failed { reason: reason.clone() },
             };
+            sightings.note(&question, &answer);
             // Who asked may have ended.
             let _ = question.answer.send(answer);
         }

@@ -61,6 +61,15 @@ pub fn call(lease: &LeaseName, ask: &Ask) -> Call {
     Call { script, keys: vec![lease.lease_key(), lease.meta_key()], args }
 }
 
+impl Call {
+    /// Adds to the taking of a lease how long ago this node saw another hold it on the same server.
+    #[must_use]
+    pub fn having_seen_it_held(mut self, ago: Duration) -> Call {
+        self.args.push(millis(ago));
+        self
+    }
+}
+
 /// The call that puts all of these to Redis, where they are refreshes: its answer has [`ANSWER_LEN`] words for each. Nothing
 /// where one of them is something else, or there is none.
 pub fn refresh_call<'a>(questions: impl IntoIterator<Item = (&'a LeaseName, &'a Ask)>) -> Option<Call> {
