@@ -2,6 +2,7 @@
 --
 -- KEYS[1] the lease   KEYS[2] its meta record (no expiry): state id until tok inc ttl to reserved
 -- ARGV[1] the owner   ARGV[2] its ttl, ms   ARGV[3] the longest ttl known of any node, ms   ARGV[4] the node
+-- ARGV[5] how long ago, by its own clock, the node saw another hold the lease, ms, or ''
 -- Returns {'granted', token} | {'held', owner, ms left, ttl ms} | {'quarantined', ms left}
 --       | {'reserved', node, ms left} | {'lost', ''} where this owner has freed it before
 --
@@ -48,6 +49,12 @@ if not holder then
   end
   if state ~= 'free' and now < ends then
     return {'quarantined', text(ends - now)}
+  end
+  -- Who saw it held saw an end that was to come. It cannot have passed by longer than that ago, unless the clock was set
+  -- ahead; then its holder may well live, and has not refreshed it since.
+  if state ~= 'free' and ARGV[5] ~= '' and now - ends > num(ARGV[5]) + ttl / 3 then
+    redis.call('HSET', KEYS[2], 'until', text(now + longest))
+    return {'quarantined', text(longest)}
   end
   if to and to ~= ARGV[4] and ends <= now and now < reserved then
     return {'reserved', to, text(reserved - now)}

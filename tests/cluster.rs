@@ -107,7 +107,7 @@ const LONG: Duration = Duration::from_secs(10);
 
 fn long(kind: AskKind, owner: &Owner) -> Ask {
     let kind = match kind {
-        AskKind::Take { .. } => AskKind::Take { ttl: LONG, longest: LONG },
+        AskKind::Take { .. } => AskKind::Take { ttl: LONG, longest: LONG, seen: None },
         AskKind::Refresh { token, .. } => AskKind::Refresh { ttl: LONG, token },
         other @ (AskKind::Release { .. } | AskKind::Withdraw) => other,
     };

@@ -484,7 +484,7 @@ fn leases_do_not_wait_for_events_and_the_last_event_is_published_before_the_node
         let ask = Ask {
             owner: Owner { node: node("a"), nonce: 1 },
             sent: Time::ZERO,
-            kind: AskKind::Take { ttl, longest: ttl },
+            kind: AskKind::Take { ttl, longest: ttl, seen: None },
         };
         member.redis.ask(&watcher("beat"), ask, Duration::from_millis(500));
         loop {

@@ -72,7 +72,7 @@ impl Agent {
     }
 
     async fn take(&mut self, ttl: Duration) -> LeaseAnswer {
-        self.ask(beat(), AskKind::Take { ttl, longest: ttl }).await
+        self.ask(beat(), AskKind::Take { ttl, longest: ttl, seen: None }).await
     }
 
     async fn refresh(&mut self, ttl: Duration, token: u64) -> LeaseAnswer {
@@ -517,7 +517,7 @@ async fn names_that_are_no_file_names_have_leases_of_their_own() {
     let (mut amy, mut ben) = (Agent::start(dir.path(), "amy"), Agent::start(dir.path(), "ben"));
     for name in ["..", "a/../../b", "a b", "a%20b", "straße", "beat.mutex", "beat"] {
         let lease = WatcherName::parse(name).unwrap();
-        let kind = AskKind::Take { ttl: LONG, longest: LONG };
+        let kind = AskKind::Take { ttl: LONG, longest: LONG, seen: None };
         token(amy.ask(lease.clone(), kind.clone()).await);
         assert!(matches!(ben.ask(lease.clone(), kind).await, LeaseAnswer::Held { .. }), "{name}");
         amy.ask(lease.clone(), AskKind::Release { to: None }).await;
@@ -533,7 +533,11 @@ async fn every_question_gets_one_answer_however_many_there_are() {
     let mut amy = Agent::start(dir.path(), "amy");
     const QUESTIONS: u128 = 2000;
     for nonce in 0..QUESTIONS {
-        let ask = Ask { owner: owner("amy", nonce), sent: now(), kind: AskKind::Take { ttl: LONG, longest: LONG } };
+        let ask = Ask {
+            owner: owner("amy", nonce),
+            sent: now(),
+            kind: AskKind::Take { ttl: LONG, longest: LONG, seen: None },
+        };
         amy.local.ask(beat(), ask, SOON);
     }
     let mut answered = std::collections::HashSet::new();

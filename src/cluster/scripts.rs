@@ -48,8 +48,9 @@ pub struct Call {
 pub fn call(lease: &LeaseName, ask: &Ask) -> Call {
     let owner = ask.owner.to_string();
     let (script, args) = match &ask.kind {
-        AskKind::Take { ttl, longest } => {
-            (TAKE, vec![owner, millis(*ttl), millis(*longest), ask.owner.node.to_string()])
+        AskKind::Take { ttl, longest, seen } => {
+            let seen = seen.map(millis).unwrap_or_default();
+            (TAKE, vec![owner, millis(*ttl), millis(*longest), ask.owner.node.to_string(), seen])
         }
         AskKind::Refresh { ttl, token } => (REFRESH, refresh_args(owner, *ttl, *token)),
         AskKind::Release { to } => {

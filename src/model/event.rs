@@ -247,8 +247,9 @@ pub struct Ask {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AskKind {
     /// Grant the lease, if it may be granted. The same owner may ask again: it is granted once.
-    /// `ttl` is the node's own; `longest` is the longest ttl known of any node, waited out in a quarantine.
-    Take { ttl: Duration, longest: Duration },
+    /// `ttl` is the node's own; `longest` is the longest ttl known of any node, waited out in a quarantine. `seen` is how
+    /// long ago, by its own clock, the node saw another hold it: what the store's clock says besides is not believed.
+    Take { ttl: Duration, longest: Duration, seen: Option<Duration> },
     /// Go on granting it, and restore it, token and all, where the store lost it.
     Refresh { ttl: Duration, token: u64 },
     /// Free it, and let nobody but `to` take it for [`super::lease::RESERVATION`].

@@ -21,6 +21,8 @@
 //! - A grant that arrives when nobody waits for it, or after its end, is released.
 //! - A release is asked for only after the tree is gone, and an owner is never used for two tenures. One whose question
 //!   was answered with no asks nothing more: what may still be on its way to take its vote back harms nobody.
+//! - What was seen held a moment ago has not ended long ago, whatever the store's clock says: each taking tells when that
+//!   was.
 //! - All leases of a node are refreshed on the node's own ticks, so that one round trip does for all of them; the ticks of
 //!   several nodes are spread.
 
@@ -54,6 +56,8 @@ pub struct Lease {
     state: State,
     /// The longest ttl known of any node: what a quarantine has to wait out.
     longest: Duration,
+    /// When another node was last seen to hold it.
+    seen: Option<Time>,
     latency: Option<Duration>,
 }
 
@@ -134,7 +138,7 @@ impl Lease {
     pub fn new(name: LeaseName, node: NodeName, timings: LeaseTimings, random: Random) -> Lease {
         let state = State::Aside { until: None, why: String::new(), given_to: None };
         let phase = node.as_str().bytes().fold(0xcbf2_9ce4_8422_2325, fnv_1a);
-        Lease { name, node, timings, random, phase, state, longest: timings.ttl, latency: None }
+        Lease { name, node, timings, random, phase, state, longest: timings.ttl, seen: None, latency: None }
     }
 
     /// This node would run the child. Ends a stand-back too.
@@ -207,8 +211,12 @@ impl Lease {
     /// The store answered `ask`, or failed to.
     pub fn answered(&mut self, now: Time, ask: &Ask, answer: LeaseAnswer, questions: &mut Vec<Question>) {
         let end = ask.sent + self.timings.validity();
-        if let LeaseAnswer::Held { ttl, .. } = &answer {
+        if let LeaseAnswer::Held { by, ttl, .. } = &answer {
             self.longest = self.longest.max(*ttl);
+            // Somebody else's word in the place of a lease says nothing of the lease's end.
+            if Owner::parse(by).is_some() {
+                self.seen = self.seen.max(Some(ask.sent));
+            }
         }
         let tick = self.tick(ask.sent);
         let due = self.due(ask.sent, tick);
@@ -359,7 +367,8 @@ impl Lease {
             State::Aside { .. } => {}
             State::Waiting { owner, next, .. } => {
                 if *next <= now {
-                    let kind = AskKind::Take { ttl, longest: self.longest };
+                    let seen = self.seen.map(|seen| now.since(seen));
+                    let kind = AskKind::Take { ttl, longest: self.longest, seen };
                     questions.push((Ask { owner: owner.clone(), sent: now, kind }, attempt));
                     self.state = State::Asking { owner: owner.clone(), sent: now, freed: false };
                 }
@@ -744,7 +753,7 @@ mod tests {
         let longer = Duration::from_secs(40);
         play.answer(0.1, &ask, LeaseAnswer::Held { by: "b:x".into(), left: Duration::from_secs(1), ttl: longer });
         let ask = play.advance(2.0);
-        assert_eq!(ask.kind, AskKind::Take { ttl: TTL, longest: longer });
+        assert_eq!(ask.kind, AskKind::Take { ttl: TTL, longest: longer, seen: None });
     }
 
     #[test]

@@ -179,7 +179,7 @@ impl Vote {
         for (server, seat) in self.seats.iter_mut().enumerate().filter(|(_, seat)| seat.then == Then::Nothing) {
             if seat.answer == Some(LeaseAnswer::Lost { by: None }) {
                 seat.then = Then::Settled;
-                puts.push(put(server, &self.ask, AskKind::Take { ttl, longest: ttl }));
+                puts.push(put(server, &self.ask, AskKind::Take { ttl, longest: ttl, seen: None }));
             }
         }
     }
@@ -314,7 +314,7 @@ mod tests {
         }
 
         fn take(servers: usize) -> Play {
-            Play::new(servers, AskKind::Take { ttl: TTL, longest: TTL })
+            Play::new(servers, AskKind::Take { ttl: TTL, longest: TTL, seen: None })
         }
 
         fn refresh() -> Play {

@@ -32,7 +32,7 @@ fn long_refresh(owner: &Owner, token: u64) -> Ask {
 /// A lease that is held for [`LONG`], and its token. Its replica knows of it.
 async fn held(cluster: &ClusterServers, agent: &mut Agent, owner: &Owner) -> u64 {
     agent.init().await.unwrap();
-    let token = agent.granted(&ask(owner, AskKind::Take { ttl: LONG, longest: LONG })).await;
+    let token = agent.granted(&ask(owner, AskKind::Take { ttl: LONG, longest: LONG, seen: None })).await;
     let master = &cluster.servers[cluster.master_of(&lease().lease_key())];
     let synced = || master.text(&["GET", &lease().lease_key()]).is_some() && offsets_agree(master);
     let deadline = Instant::now() + PATIENCE;

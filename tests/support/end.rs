@@ -44,7 +44,7 @@ pub fn ask(owner: &Owner, kind: AskKind) -> Ask {
 }
 
 pub fn take(owner: &Owner) -> Ask {
-    ask(owner, AskKind::Take { ttl: TTL, longest: TTL })
+    ask(owner, AskKind::Take { ttl: TTL, longest: TTL, seen: None })
 }
 
 pub fn refresh(owner: &Owner, token: u64) -> Ask {

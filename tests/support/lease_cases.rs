@@ -118,7 +118,7 @@ fn ask(owner: &Owner, kind: AskKind) -> Ask {
 }
 
 fn take(store: &mut dyn Store, owner: &Owner, ttl: Duration) -> LeaseAnswer {
-    store.ask(&lease(), &ask(owner, AskKind::Take { ttl, longest: ttl }))
+    store.ask(&lease(), &ask(owner, AskKind::Take { ttl, longest: ttl, seen: None }))
 }
 
 fn refresh(store: &mut dyn Store, owner: &Owner, ttl: Duration, token: u64) -> LeaseAnswer {
@@ -236,7 +236,7 @@ pub fn a_taken_lease_is_held_for_others_with_the_time_left(store: &mut dyn Store
 }
 
 pub fn the_longer_ttl_of_another_node_is_waited_out(store: &mut dyn Store, ttl: Duration) {
-    let longest = AskKind::Take { ttl, longest: 3 * ttl };
+    let longest = AskKind::Take { ttl, longest: 3 * ttl, seen: None };
     assert_eq!(quarantined(&store.ask(&lease(), &ask(&owner("a", 1), longest))), 3 * ttl);
     assert!(quarantined(&take(store, &owner("b", 2), ttl)) > 2 * ttl);
 }

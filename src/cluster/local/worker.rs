@@ -136,7 +136,7 @@ impl Worker {
             Job::Ask { ask, reply, .. } if reply.is_closed() && !matches!(ask.kind, AskKind::Release { .. }) => {}
             Job::Ask { watcher, ask, reply } => {
                 let answer = self.transact(&watcher, |worker, paths, mutex| match &ask.kind {
-                    AskKind::Take { ttl, longest } => worker.take(&watcher, paths, mutex, &ask, *ttl, *longest),
+                    AskKind::Take { ttl, longest, .. } => worker.take(&watcher, paths, mutex, &ask, *ttl, *longest),
                     AskKind::Refresh { ttl, .. } => worker.refresh(&watcher, paths, &ask, *ttl),
                     AskKind::Release { to } => Ok(worker.release(&watcher, paths, &ask, to.as_ref())),
                     AskKind::Withdraw => Ok(worker.release(&watcher, paths, &ask, None)),
