@@ -1,4 +1,4 @@
-//! A real redis-server of a test's own: on a free port, in a directory of its own, gone with the value.
+//! A real redis-server of a test's own: at an address of its own, in a directory of its own, gone with the value.
 
 #![allow(unreachable_pub)] // Included by several test files, each a crate of its own.
 
@@ -10,6 +10,7 @@ use redis::Value;
 
 /// A running redis-server.
 pub struct RedisServer {
+    host: String,
     port: u16,
     password: Option<String>,
     arguments: Vec<String>,
@@ -31,10 +32,7 @@ impl RedisServer {
 
     /// Starts one with more arguments: `&["--maxmemory", "1mb"]`.
     pub fn start_with(password: Option<&str>, arguments: &[&str]) -> RedisServer {
-        let dir = tempfile::tempdir().expect("a directory for redis-server");
-        let arguments = arguments.iter().map(ToString::to_string).collect();
-        let password = password.map(ToOwned::to_owned);
-        let mut server = RedisServer { port: 0, password, arguments, dir, process: None };
+        let mut server = RedisServer::new("127.0.0.1", 0, password, arguments);
         // Between the choice of a port and its use somebody else may take it.
         for _ in 0..10 {
             server.port = free_port();
@@ -45,7 +43,20 @@ impl RedisServer {
         panic!("redis-server did not start: {}", server.log());
     }
 
-    /// The port it listens on, on 127.0.0.1.
+    /// Starts one at an address that nobody else uses.
+    pub fn start_at(host: &str, port: u16, arguments: &[&str]) -> RedisServer {
+        let mut server = RedisServer::new(host, port, None, arguments);
+        assert!(server.launch(), "redis-server did not start: {}", server.log());
+        server
+    }
+
+    fn new(host: &str, port: u16, password: Option<&str>, arguments: &[&str]) -> RedisServer {
+        let dir = tempfile::tempdir().expect("a directory for redis-server");
+        let arguments = arguments.iter().map(ToString::to_string).collect();
+        RedisServer { host: host.to_owned(), port, password: password.map(ToOwned::to_owned), arguments, dir, process: None }
+    }
+
+    /// The port it listens on.
     pub fn port(&self) -> u16 {
         self.port
     }
@@ -53,8 +64,8 @@ impl RedisServer {
     /// `redis://…`, with the password where there is one.
     pub fn url(&self) -> String {
         match &self.password {
-            Some(password) => format!("redis://:{password}@127.0.0.1:{}", self.port),
-            None => format!("redis://127.0.0.1:{}", self.port),
+            Some(password) => format!("redis://:{password}@{}:{}", self.host, self.port),
+            None => format!("redis://{}:{}", self.host, self.port),
         }
     }
 
@@ -65,7 +76,11 @@ impl RedisServer {
 
     /// Puts one command to it. A frozen server gives an error after five seconds.
     pub fn try_command(&self, words: &[&str]) -> redis::RedisResult<Value> {
-        let patience = Duration::from_secs(5);
+        self.try_within(Duration::from_secs(5), words)
+    }
+
+    /// Puts one command to it. A frozen server gives an error after so long.
+    pub fn try_within(&self, patience: Duration, words: &[&str]) -> redis::RedisResult<Value> {
         let mut connection = redis::Client::open(self.url())?.get_connection_with_timeout(patience)?;
         connection.set_read_timeout(Some(patience))?;
         let mut command = redis::cmd(words[0]);
@@ -100,8 +115,13 @@ impl RedisServer {
     /// Kills it and starts it with nothing in it.
     pub fn restart_empty(&mut self) {
         self.kill();
-        let _ = std::fs::remove_file(self.dir.path().join("dump.rdb"));
+        self.forget();
         self.restart();
+    }
+
+    /// Removes what it has on disk.
+    pub fn forget(&self) {
+        let _ = std::fs::remove_file(self.dir.path().join("dump.rdb"));
     }
 
     /// Writes what it has to disk.
@@ -143,7 +163,7 @@ impl RedisServer {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.dir.path().join("log"));
         let mut command = Command::new("redis-server");
         command
-            .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0"])
+            .args(["--bind", &self.host, "--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0"])
             .args(["--port", &self.port.to_string()])
             .arg("--dir")
             .arg(self.dir.path())

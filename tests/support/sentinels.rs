@@ -25,7 +25,9 @@ pub struct Watched {
     password: tempfile::NamedTempFile,
 }
 
-struct Sentinel {
+/// One sentinel.
+pub struct Sentinel {
+    host: String,
     port: u16,
     process: Child,
     _dir: tempfile::TempDir,
@@ -98,11 +100,16 @@ fn replication(server: &RedisServer) -> String {
 
 impl Sentinel {
     fn start(master: &str, quorum: usize, down_after: Duration) -> Sentinel {
-        let (dir, port) = (tempfile::tempdir().expect("a directory for a sentinel"), free_port());
+        Sentinel::start_at("127.0.0.1", free_port(), &format!("127.0.0.1 {master}"), quorum, down_after)
+    }
+
+    /// Starts one at this address, which watches the master at that one: `host port`.
+    pub fn start_at(host: &str, port: u16, master: &str, quorum: usize, down_after: Duration) -> Sentinel {
+        let dir = tempfile::tempdir().expect("a directory for a sentinel");
         let settings = format!(
-            "port {port}\nbind 127.0.0.1\ndir {dir}\nlogfile {dir}/log\nrequirepass {PASSWORD}\n\
+            "port {port}\nbind {host}\ndir {dir}\nlogfile {dir}/log\nrequirepass {PASSWORD}\n\
              user circus on >{PASSWORD} resetkeys resetchannels {RIGHTS}\n\
-             sentinel sentinel-pass {PASSWORD}\nsentinel monitor {MASTER} 127.0.0.1 {master} {quorum}\n\
+             sentinel sentinel-pass {PASSWORD}\nsentinel monitor {MASTER} {master} {quorum}\n\
              sentinel down-after-milliseconds {MASTER} {down_after}\nsentinel failover-timeout {MASTER} 3000\n",
             dir = dir.path().display(),
             down_after = down_after.as_millis(),
@@ -119,19 +126,20 @@ impl Sentinel {
                 Ok(())
             });
         }
-        let sentinel = Sentinel { port, process: command.spawn().expect("redis-server is installed"), _dir: dir };
+        let sentinel = Sentinel { host: host.to_owned(), port, process: command.spawn().expect("redis-server is installed"), _dir: dir };
         until("a sentinel to answer", || sentinel.knows("name").is_some());
         sentinel
     }
 
-    fn ask<T: redis::FromRedisValue>(&self, words: &[&str]) -> redis::RedisResult<T> {
-        let client = redis::Client::open(format!("redis://:{PASSWORD}@127.0.0.1:{}", self.port))?;
+    /// Puts `SENTINEL …` to it.
+    pub fn ask<T: redis::FromRedisValue>(&self, words: &[&str]) -> redis::RedisResult<T> {
+        let client = redis::Client::open(format!("redis://:{PASSWORD}@{}:{}", self.host, self.port))?;
         let mut connection = client.get_connection_with_timeout(Duration::from_secs(5))?;
         redis::cmd("SENTINEL").arg(words).query(&mut connection)
     }
 
     /// What it says of the master.
-    fn knows(&self, field: &str) -> Option<String> {
+    pub fn knows(&self, field: &str) -> Option<String> {
         let about: Vec<String> = self.ask(&["MASTER", MASTER]).ok()?;
         about.chunks(2).find(|pair| pair[0] == field).map(|pair| pair[1].clone())
     }

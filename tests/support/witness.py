@@ -1,6 +1,6 @@
 """A singleton's child that bears witness: one line for each thing that happens to it.
 
-    witness.py FILE [grace=SECONDS] [stubborn] [kid]
+    witness.py FILE [grace=SECONDS] [stubborn] [kid] [cannot=PATH] [unlocked]
 
 KIND MONOTONIC_NS PID NODE TOKEN PARENT
 
@@ -9,7 +9,8 @@ file opened with O_APPEND, so lines of several processes never mix. It also keep
 inherit: who starts while anything of another is left says TWICE.
 
 grace: how long it takes to end after it was asked; stubborn: it never does; kid: it leaves a grandchild that called
-setsid, deaf to signals, whose lines are KID.
+setsid, deaf to signals, whose lines are KID; cannot: it ends at once where there is a file PATH-NODE; unlocked: it keeps
+no lock, for where something of another is left but frozen.
 
 Other programs may import it: begin(FILE), and then tick() over and over.
 """
@@ -28,15 +29,21 @@ TOKEN = os.environ.get("CIRCUS_FENCING_TOKEN", "0")
 out = lock = None
 
 
-def begin(path):
+def begin(path, locked=True):
     global out, lock
     out = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    if locked:
+        keep_lock(path)
+    say("START", began())
+
+
+def keep_lock(path):
+    global lock
     lock = os.open(path + ".lock", os.O_WRONLY | os.O_CREAT, 0o644)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         say("TWICE")
-    say("START", began())
 
 
 def say(kind, at=None, parent=0):
@@ -85,7 +92,10 @@ def main(path, *words):
     # Deaf until there is a file to write to: who sees a first line may ask it to stop.
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     signal.signal(signal.SIGTERM, term)
-    begin(path)
+    begin(path, "unlocked" not in options)
+    if "cannot" in options and os.path.exists(options["cannot"] + "-" + NODE):
+        say("EXIT")
+        sys.exit(1)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
     if "kid" in options:
         leave_kid()

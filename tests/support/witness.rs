@@ -4,13 +4,28 @@
 #![allow(dead_code)] // Each of which uses a part of it.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::agent::{is_alive, wait_for, wait_within};
 
 /// The file in which the children of one singleton write.
-pub struct Witness(PathBuf);
+pub struct Witness {
+    path: PathBuf,
+    read: Mutex<Told>,
+}
+
+/// What was read of it so far: it only grows.
+#[derive(Default)]
+struct Told {
+    bytes: u64,
+    lives: Vec<Life>,
+    /// The latest of each number: the system gives one to another process when it has gone round.
+    latest: BTreeMap<u32, usize>,
+}
 
 /// One process as it told itself. Times are CLOCK_MONOTONIC's, in nanoseconds.
 #[derive(Debug, Clone, PartialEq)]
@@ -47,48 +62,22 @@ impl Life {
 impl Witness {
     /// One that writes in this directory.
     pub fn new(dir: &Path) -> Witness {
-        Witness(dir.join("witness"))
+        Witness { path: dir.join("witness"), read: Mutex::default() }
     }
 
     /// The command line of a child that bears witness, with options of witness.py.
     pub fn command(&self, options: &str) -> String {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/witness.py");
         // Without the site's packages it starts in a few milliseconds.
-        format!("/usr/bin/python3 -I -S {script} {} {options}", self.0.display())
+        format!("/usr/bin/python3 -I -S {script} {} {options}", self.path.display())
     }
 
     /// All lives so far, in the order of their beginnings.
     #[track_caller]
     pub fn lives(&self) -> Vec<Life> {
-        let text = std::fs::read_to_string(&self.0).unwrap_or_default();
-        let mut lives: Vec<Life> = Vec::new();
-        // The latest of each number: the system gives one to another process when it has gone round.
-        let mut latest: BTreeMap<u32, usize> = BTreeMap::new();
-        // What is not a whole line is being written.
-        for line in text.split_inclusive('\n').filter(|line| line.ends_with('\n')) {
-            let words: Vec<&str> = line.split_whitespace().collect();
-            let [kind, at, pid, node, token, parent] = words[..] else { panic!("a torn line: {line:?}") };
-            let number = |text: &str| text.parse::<u64>().unwrap_or_else(|error| panic!("{error}: {line:?}"));
-            let (at, pid, token, parent) = (number(at), number(pid) as u32, number(token), number(parent) as u32);
-            assert!(kind != "TWICE", "{node} started a child, token {token}, while something of another was left");
-            let parent = (parent != 0).then_some(parent);
-            let known = latest.get(&pid).filter(|index| kind != "START" && lives[**index].parent == parent);
-            let index = known.copied().unwrap_or(lives.len());
-            if index == lives.len() {
-                let (node, start, last) = (node.to_owned(), at, at);
-                lives.push(Life { pid, node, token, parent, start, last, asked: None, exit: None });
-                latest.insert(pid, index);
-            }
-            let life = &mut lives[index];
-            // Its start is reckoned back, and told after.
-            life.start = life.start.min(at);
-            life.last = life.last.max(at);
-            match kind {
-                "TERM" => life.asked = life.asked.or(Some(at)),
-                "EXIT" => life.exit = Some(at),
-                _ => {}
-            }
-        }
+        let mut told = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        told.read_on(&self.path);
+        let mut lives = told.lives.clone();
         lives.sort_by_key(|life| life.start);
         lives
     }
@@ -159,6 +148,46 @@ impl Witness {
     pub fn check_over(&self) {
         self.check();
         assert_eq!(self.running(), [], "this outlived its agent");
+    }
+}
+
+impl Told {
+    #[track_caller]
+    fn read_on(&mut self, path: &Path) {
+        let mut text = String::new();
+        let Ok(mut file) = File::open(path) else { return };
+        file.seek(SeekFrom::Start(self.bytes)).and_then(|_| file.read_to_string(&mut text)).expect("what was told");
+        // What is not a whole line is being written.
+        for line in text.split_inclusive('\n').filter(|line| line.ends_with('\n')) {
+            self.bytes += line.len() as u64;
+            self.hear(line);
+        }
+    }
+
+    #[track_caller]
+    fn hear(&mut self, line: &str) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [kind, at, pid, node, token, parent] = words[..] else { panic!("a torn line: {line:?}") };
+        let number = |text: &str| text.parse::<u64>().unwrap_or_else(|error| panic!("{error}: {line:?}"));
+        let (at, pid, token, parent) = (number(at), number(pid) as u32, number(token), number(parent) as u32);
+        assert!(kind != "TWICE", "{node} started a child, token {token}, while something of another was left");
+        let parent = (parent != 0).then_some(parent);
+        let known = self.latest.get(&pid).filter(|index| kind != "START" && self.lives[**index].parent == parent);
+        let index = known.copied().unwrap_or(self.lives.len());
+        if index == self.lives.len() {
+            let (node, start, last) = (node.to_owned(), at, at);
+            self.lives.push(Life { pid, node, token, parent, start, last, asked: None, exit: None });
+            self.latest.insert(pid, index);
+        }
+        let life = &mut self.lives[index];
+        // Its start is reckoned back, and told after.
+        life.start = life.start.min(at);
+        life.last = life.last.max(at);
+        match kind {
+            "TERM" => life.asked = life.asked.or(Some(at)),
+            "EXIT" => life.exit = Some(at),
+            _ => {}
+        }
     }
 }
 
