@@ -2,8 +2,9 @@
 # make demo     two agents of this machine contend for one singleton; one is killed, the other takes over
 # make release  both programs, optimised and linked statically, in target/static
 # make bench    figures of the release build, each beside a baseline; takes some minutes
+# make rivals   the same faults for BeatCop and single-beat, beside this agent; installs them, and takes some minutes
 
-.PHONY: test fmt clippy tests setup demo release bench clean
+.PHONY: test fmt clippy tests setup demo release bench rivals clean
 
 test: setup fmt clippy tests
 
@@ -48,5 +49,12 @@ release:
 bench: setup
 	cargo bench --locked --bench step --bench restart --bench handover --bench output --bench watchers --bench sockets
 
+rivals: setup .rivals/ready
+	cargo bench --locked --bench rivals
+
+.rivals/ready: scripts/rivals benches/rivals/beatcop.txt benches/rivals/single-beat.txt
+	@scripts/rivals $(@D)
+	@touch $@
+
 clean:
-	rm -rf .venv .servers target
+	rm -rf .venv .servers .rivals target

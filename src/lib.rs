@@ -110,9 +110,9 @@
 //! | Circus's users lose nothing | `tests/compatibility.rs`; `tests/defects.rs`: what was broken there; the table in `docs/circus-compatibility.md` |
 //! | plugins | plays beside the code, and `tests/plugins.rs`: real agents |
 //! | words and bytes | `tests/config.rs`, `tests/wire.rs`, `tests/cli.rs`, `tests/shell.rs`, `tests/systemd.rs`, `tests/packaging.rs` |
-//! | the manual | `tests/docs.rs`: its files are read, its commands and links exist |
+//! | the manual | `tests/docs.rs`: its files are read, its commands and links exist; `tests/fencing`: its recipes are cut out of it and tried with a real Celery, SQLite, PostgreSQL and Redis |
 //! | the architecture | `tests/tidy.rs` |
-//! | how fast | `benches`: each figure beside a baseline |
+//! | how fast | `benches`: each figure beside a baseline; `benches/rivals`: the same faults for others that keep a process alone |
 
 pub mod model;
 
