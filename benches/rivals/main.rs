@@ -6,7 +6,7 @@
 //! `cargo bench --bench rivals -- frozen` plays those alone that have this word in their name.
 
 #![allow(clippy::print_stdout)] // What was measured is told.
-#![allow(dead_code)] // What is shared with other tests is used in part.
+#![allow(dead_code, unreachable_pub)] // What is shared with tests is theirs, and used in part.
 
 #[path = "../../tests/support/agent.rs"]
 mod agent;

@@ -18,16 +18,16 @@ const SILENCE: u64 = 500_000_000;
 
 /// Who keeps a process alone. Each with a ttl of five seconds, which is what the others come with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Rival {
+pub enum Rival {
     Agent,
     BeatCop,
     SingleBeat,
 }
 
-pub(super) const RIVALS: [Rival; 3] = [Rival::Agent, Rival::BeatCop, Rival::SingleBeat];
+pub const RIVALS: [Rival; 3] = [Rival::Agent, Rival::BeatCop, Rival::SingleBeat];
 
 impl Rival {
-    pub(super) fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Rival::Agent => "circus-agent",
             Rival::BeatCop => "BeatCop 1.0",
@@ -36,7 +36,7 @@ impl Rival {
     }
 
     /// Where its lock stands in Redis.
-    pub(super) fn key(self) -> &'static str {
+    pub fn key(self) -> &'static str {
         match self {
             Rival::Agent => "circus:{rivals/beat}:lease",
             Rival::BeatCop => "beatcop:beat",
@@ -104,20 +104,20 @@ impl Drop for Node {
 }
 
 /// Two nodes, one of which runs the child.
-pub(super) struct Stage {
-    pub(super) rival: Rival,
+pub struct Stage {
+    pub rival: Rival,
     nodes: Vec<Node>,
     holder: usize,
-    pub(super) redis: RedisServer,
+    pub redis: RedisServer,
     store: Host,
     witness: Witness,
     _home: Home,
-    pub(super) net: Net,
+    pub net: Net,
 }
 
 impl Stage {
     /// Starts one node, waits until it runs the child, and then the other one, which by and by waits for its turn.
-    pub(super) fn start(rival: Rival, child: &str) -> Stage {
+    pub fn start(rival: Rival, child: &str) -> Stage {
         let (mut net, home) = (Net::new(), Home::new());
         let store = net.host();
         let redis = store.run(|| RedisServer::start_at(&store.address.to_string(), 6379, &["--protected-mode", "no"]));
@@ -151,28 +151,28 @@ impl Stage {
     }
 
     /// Sends a signal to who keeps the child, and not to the child.
-    pub(super) fn signal_holder(&mut self, signal: i32) {
+    pub fn signal_holder(&mut self, signal: i32) {
         agent::send(self.nodes[self.holder].keeper.id(), signal);
     }
 
     /// Sends it a signal that is to end it.
-    pub(super) fn end_holder(&mut self, signal: i32) {
+    pub fn end_holder(&mut self, signal: i32) {
         self.nodes[self.holder].ended = true;
         self.signal_holder(signal);
     }
 
-    pub(super) fn cut_off_holder(&mut self) {
+    pub fn cut_off_holder(&mut self) {
         self.net.isolate(&self.nodes[self.holder].host);
     }
 
     /// Starts Redis again, with nothing in it.
-    pub(super) fn restart_redis(&mut self) {
+    pub fn restart_redis(&mut self) {
         let (store, redis) = (self.store.clone(), &mut self.redis);
         store.run(|| redis.restart());
     }
 
     /// Does this, watches, and ends all.
-    pub(super) fn play(mut self, fault: fn(&mut Stage), watched: Duration) -> Outcome {
+    pub fn play(mut self, fault: fn(&mut Stage), watched: Duration) -> Outcome {
         let before = self.witness.children();
         assert!(matches!(&before[..], [one] if is_alive(one.pid)), "{:?} before the fault: {before:?}", self.rival);
         let began = now();
@@ -243,7 +243,7 @@ fn longest_pause(lives: &[Life], from: u64, until: u64) -> Duration {
 
 /// What one fault came to.
 #[derive(Debug, Clone)]
-pub(super) struct Outcome {
+pub struct Outcome {
     /// For how long two ran at once, and whether they did when it ended.
     two: Duration,
     two_now: bool,
@@ -258,13 +258,13 @@ pub(super) struct Outcome {
 
 impl Outcome {
     /// Never two, nothing left behind, and one runs.
-    pub(super) fn is_good(&self) -> bool {
+    pub fn is_good(&self) -> bool {
         self.two.is_zero() && self.orphans == 0 && self.gave_up == 0 && !self.nobody_now
     }
 }
 
 /// Several outcomes of one fault, in a cell of a table.
-pub(super) fn tell(outcomes: &[Outcome]) -> String {
+pub fn tell(outcomes: &[Outcome]) -> String {
     let runs = outcomes.len();
     let times = |is: &dyn Fn(&Outcome) -> bool| outcomes.iter().filter(|one| is(one)).count();
     let often = |count: usize| if count == runs { String::new() } else { format!(" ({count} of {runs})") };
