@@ -1,10 +1,11 @@
 # make test     installs what the tests need where it is missing, and runs all checks
 # make demo     two agents of this machine contend for one singleton; one is killed, the other takes over
 # make release  both programs, optimised and linked statically, in target/static
+# make chaos    plays every fault on every kind of Redis, and prints what came of it; takes some minutes
 # make bench    figures of the release build, each beside a baseline; takes some minutes
 # make rivals   the same faults for BeatCop and single-beat, beside this agent; installs them, and takes some minutes
 
-.PHONY: test fmt clippy tests setup demo release bench rivals clean
+.PHONY: test fmt clippy tests setup demo chaos release bench rivals clean
 
 test: setup fmt clippy tests
 
@@ -40,6 +41,12 @@ setup: .venv/ready .servers/python/ready .servers/debian/ready
 demo:
 	@scripts/demo
 
+# The table is printed whatever came of it, and says by its exit code what did. CIRCUS_SEED=N plays a mix again.
+chaos: setup
+	rm -rf $${CARGO_TARGET_DIR:-target}/tmp/chaos
+	-cargo nextest run --locked --profile chaos --test chaos --run-ignored all
+	@scripts/chaos-table
+
 # With a target of its own, so that what is compiled for the build itself stays as it is.
 release: host = $(shell rustc -vV | sed -n 's/^host: //p')
 release:
@@ -47,7 +54,7 @@ release:
 	install -D -t target/static $(addprefix $${CARGO_TARGET_DIR:-target}/$(host)/release/,circus-agent circusctl)
 
 bench: setup
-	cargo bench --locked --bench step --bench restart --bench handover --bench output --bench watchers --bench sockets
+	cargo bench --locked --bench step --bench restart --bench handover --bench leases --bench output --bench watchers --bench sockets
 
 rivals: setup .rivals/ready
 	cargo bench --locked --bench rivals

@@ -1,31 +1,48 @@
--- Keeps a lease, and restores it where the server lost it.
+-- Keeps leases, and restores those that the server lost. Each of them is decided by itself.
 --
--- KEYS[1] the lease   KEYS[2] its meta record
--- ARGV[1] the owner   ARGV[2] its ttl, ms   ARGV[3] its token
--- Returns {'granted', token} | {'lost', owner that has it, or ''}
+-- KEYS[1] a lease   KEYS[2] its meta record   and so on: two keys to each lease
+-- ARGV[1] its owner   ARGV[2] its ttl, ms   ARGV[3] its token   and so on: three arguments to each
+-- Returns for each: 'granted', token | 'lost', owner that has it, or '' | 'failed', why
 --
 -- Invariant: only the owner's own lease is prolonged. An absent one is re-asserted only where nobody else can
 -- have had it since: the record names this owner and was not freed, or it has not seen this token. Tokens grow with
 -- each taking, so such a record is older than this one: lost and begun anew, or loaded or handed over from before.
+-- An owner whose release is on record gets nothing more: what it asked before may come after.
 -- The caller asks only before its own deadline, and ignores an answer that comes after it.
-local owner, ttl, token = ARGV[1], num(ARGV[2]), num(ARGV[3])
-local holder = redis.call('GET', KEYS[1])
--- Not even an older owner's key is overwritten: were the clock set back and the data lost, a late question would
--- take a newer owner for an older one. The child stops, which costs seconds; two would cost data.
-if holder and holder ~= owner then
-  return {'lost', holder}
-end
-if holder then
-  -- First, and alone: a server out of memory refuses HSET, but not after a PEXPIRE in the same script.
-  redis.call('PEXPIRE', KEYS[1], ttl)
-else
-  local meta = redis.call('HMGET', KEYS[2], 'state', 'id', 'tok')
-  local ours = num(meta[3]) < token or (meta[1] == 'held' and meta[2] == owner)
-  if not ours then
-    return {'lost', ''}
+local function refresh(lease, record, owner, ttl, token)
+  local holder = redis.call('GET', lease)
+  -- Not even an older owner's key is overwritten: were the clock set back and the data lost, a late question would
+  -- take a newer owner for an older one. The child stops, which costs seconds; two would cost data.
+  if holder and holder ~= owner then
+    return 'lost', holder
   end
-  redis.call('SET', KEYS[1], owner, 'PX', ttl)
+  if holder then
+    -- Before any other write: a server out of memory refuses HSET, but not after a PEXPIRE in the same script.
+    redis.call('PEXPIRE', lease, ttl)
+  end
+  local meta = redis.call('HMGET', record, 'state', 'id', 'tok')
+  local known = num(meta[3])
+  if not holder then
+    local ours = meta[2] == owner and meta[1] == 'held' or meta[2] ~= owner and known < token
+    if not ours then
+      return 'lost', ''
+    end
+    redis.call('SET', lease, owner, 'PX', ttl)
+  end
+  -- One of several servers may have drawn a greater token at the taking, and the next is to be greater still.
+  redis.call('HSET', record, 'state', 'held', 'id', owner, 'until', text(now + ttl), 'tok', text(math.max(known, token)),
+    'inc', inc, 'ttl', text(ttl))
+  return 'granted', text(token)
 end
-redis.call('HSET', KEYS[2], 'state', 'held', 'id', owner, 'until', text(now + ttl), 'tok', text(token), 'inc', inc,
-  'ttl', text(ttl))
-return {'granted', text(token)}
+
+local answers = {}
+for i = 1, #KEYS / 2 do
+  -- What somebody did to one lease's keys is no fault of the others.
+  local whole, word, said =
+    pcall(refresh, KEYS[2 * i - 1], KEYS[2 * i], ARGV[3 * i - 2], num(ARGV[3 * i - 1]), num(ARGV[3 * i]))
+  if not whole then
+    word, said = 'failed', type(word) == 'table' and word.err or tostring(word)
+  end
+  answers[2 * i - 1], answers[2 * i] = word, said
+end
+return answers

@@ -1,7 +1,8 @@
 -- Frees a lease and says so.
 --
 -- KEYS[1] the lease   KEYS[2] its meta record
--- ARGV[1] the owner   ARGV[2] the node it is kept for, or ''   ARGV[3] for how long, ms   ARGV[4] the channel to tell
+-- ARGV[1] the owner   ARGV[2] the node it is kept for, or ''   ARGV[3] for how long, ms
+-- ARGV[4] the channel to tell, or '' where nobody is to be woken
 -- Returns {'released'}, also where it was not the owner's to free: then nothing changed.
 --
 -- Invariant: called only after the child's whole tree is gone. After a failover that this owner has not yet
@@ -21,5 +22,7 @@ if ARGV[2] == '' then
 else
   redis.call('HSET', KEYS[2], 'to', ARGV[2], 'reserved', text(now + num(ARGV[3])))
 end
-redis.call('PUBLISH', ARGV[4], ARGV[1])
+if ARGV[4] ~= '' then
+  redis.call('PUBLISH', ARGV[4], ARGV[1])
+end
 return {'released'}

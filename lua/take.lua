@@ -3,20 +3,26 @@
 -- KEYS[1] the lease   KEYS[2] its meta record (no expiry): state id until tok inc ttl to reserved
 -- ARGV[1] the owner   ARGV[2] its ttl, ms   ARGV[3] the longest ttl known of any node, ms   ARGV[4] the node
 -- Returns {'granted', token} | {'held', owner, ms left, ttl ms} | {'quarantined', ms left}
---       | {'reserved', node, ms left}
+--       | {'reserved', node, ms left} | {'lost', ''} where this owner has freed it before
 --
 -- Invariant: absence of the lease is never permission. It is granted only on an explicit 'free', or on a
 -- recorded end that has passed, either written by this very incarnation of the server. Otherwise one ttl
--- is waited out, in which a living holder's next refresh re-asserts the lease.
+-- is waited out, in which a living holder's next refresh re-asserts the lease. No owner has two tenures: a question that
+-- comes after its owner's release is too late.
 local owner, ttl = ARGV[1], num(ARGV[2])
-local meta = redis.call('HMGET', KEYS[2], 'state', 'until', 'tok', 'inc', 'ttl', 'to', 'reserved')
+local meta = redis.call('HMGET', KEYS[2], 'state', 'until', 'tok', 'inc', 'ttl', 'to', 'reserved', 'id')
 local state, ends, token, seen, to, reserved = meta[1], num(meta[2]), num(meta[3]), meta[4], meta[6], num(meta[7])
 local longest = math.max(ttl, num(ARGV[3]), num(meta[5]))
 
 local holder = redis.call('GET', KEYS[1])
 if holder and holder ~= owner then
   local left = redis.call('PTTL', KEYS[1])
-  if left < 0 then left = longest end
+  if left > longest and meta[8] == holder then
+    redis.call('PEXPIRE', KEYS[1], longest)
+    redis.call('HSET', KEYS[2], 'until', text(now + longest))
+  end
+  -- Somebody else's word may stand there for longer, and is looked at again all the same.
+  if left < 0 or left > longest then left = longest end
   return {'held', holder, text(left), text(num(meta[5]))}
 end
 
@@ -24,6 +30,13 @@ if not holder then
   if not state then
     redis.call('HSET', KEYS[2], 'state', 'quarantine', 'until', text(now + longest), 'inc', inc, 'ttl', text(longest))
     return {'quarantined', text(longest)}
+  end
+  if state == 'free' and meta[8] == owner then
+    return {'lost', ''}
+  end
+  if ends > now + longest then
+    ends, reserved = now + longest, 0
+    redis.call('HSET', KEYS[2], 'until', text(ends))
   end
   if seen ~= inc then
     ends = math.max(ends, now + longest)

@@ -47,8 +47,10 @@ impl Endpoint {
         match scheme {
             "unix" if rest.is_empty() => Err("unix:// needs a path, as in unix:///run/circus/web-1.sock".into()),
             "unix" => Ok(Endpoint::Unix(rest.into())),
-            "redis" | "rediss" | "redis+unix" | "redis+sentinel" | "rediss+sentinel" | "redis+cluster" | "valkey"
-            | "valkeys" => Ok(Endpoint::Redis(RedisSpec::at(Secret::new(text.to_owned())))),
+            "redis" | "rediss" | "redis+unix" | "redis+sentinel" | "rediss+sentinel" | "redis+majority"
+            | "rediss+majority" | "redis+cluster" | "valkey" | "valkeys" => {
+                Ok(Endpoint::Redis(RedisSpec::at(Secret::new(text.to_owned()))))
+            }
             "unix+redis" => Ok(Endpoint::Redis(RedisSpec::at(Secret::new(format!("redis+unix://{rest}"))))),
             "tcp" | "ipc" => Err(format!("{scheme}:// (ZeroMQ) is not supported yet; use unix:// or redis://")),
             _ => Err(format!("unknown endpoint '{scheme}://': it is unix:///path or redis://host:port/db")),

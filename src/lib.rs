@@ -108,6 +108,7 @@
 //! | this machine | `tests/host.rs`, `tests/sockets.rs`, `tests/output.rs`, `tests/hooks.rs`, `tests/local.rs`: real children, guards, output, hooks, locks |
 //! | all of it | `tests/agent.rs`, `tests/supervision`: real agents; `tests/soak.rs`: one in random commands and kills; `tests/daemon.rs`: in the background; `tests/pid1.rs`: as PID 1; `tests/celery.rs`: a real Celery beat; `tests/servers`: real web servers on sockets, under load; `tests/follow.rs`: streams |
 //! | Circus's users lose nothing | `tests/compatibility.rs`; `tests/defects.rs`: what was broken there; the table in `docs/circus-compatibility.md` |
+//! | every fault that the promise names | `tests/chaos`: agents and Redis on hosts of their own, a checker outside; `make chaos` plays all of it and prints the table |
 //! | plugins | plays beside the code, and `tests/plugins.rs`: real agents |
 //! | words and bytes | `tests/config.rs`, `tests/wire.rs`, `tests/cli.rs`, `tests/shell.rs`, `tests/systemd.rs`, `tests/packaging.rs` |
 //! | the manual | `tests/docs.rs`: its files are read, its commands and links exist; `tests/fencing`: its recipes are cut out of it and tried with a real Celery, SQLite, PostgreSQL and Redis |

@@ -3,6 +3,10 @@
 #[macro_use]
 #[path = "support/lease_cases.rs"]
 mod lease_cases;
+#[path = "support/end.rs"]
+mod end;
+#[path = "support/real_store.rs"]
+mod real_store;
 #[path = "support/redis.rs"]
 mod redis_server;
 #[path = "support/sentinels.rs"]
@@ -15,214 +19,22 @@ use std::time::{Duration, Instant};
 
 use circus_agent::cluster::client::BusClient;
 use circus_agent::cluster::events::EventStream;
-use circus_agent::cluster::{BusQuestion, Me, Redis, Standing};
-use circus_agent::model::command::{NodeAbout, NodeRow, NodeState, RequestId};
+use circus_agent::model::command::{NodeRow, NodeState, RequestId};
 use circus_agent::model::event::{Ask, AskKind, Event, LeaseAnswer};
-use circus_agent::model::names::{ClusterName, LeaseName, NodeName, Owner, WatcherName};
+use circus_agent::model::names::{LeaseName, NodeName, Owner, WatcherName};
 use circus_agent::model::spec::{RedisSpec, Secret, TlsFiles};
-use circus_agent::model::time::Time;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use lease_cases::{Disturbance, Store};
+use end::{
+    ASK, Agent, BusQuestionSeen, PATIENCE, TTL, ask, at, beat, cluster, lease, node, owner, refresh, release, take,
+};
+use real_store::RealStore;
 use redis_server::RedisServer;
 use sentinels::Watched;
 use tls::{Authority, Pair, TlsServer, Valid};
-
-/// Longer than anything here takes, shorter than anybody's patience.
-const PATIENCE: Duration = Duration::from_secs(20);
-const TTL: Duration = Duration::from_millis(600);
-/// How long one ask may take.
-const ASK: Duration = Duration::from_millis(500);
-
-fn cluster() -> ClusterName {
-    ClusterName::parse("prod").unwrap()
-}
-
-fn beat() -> WatcherName {
-    WatcherName::parse("beat").unwrap()
-}
-
-fn lease() -> LeaseName {
-    LeaseName { cluster: cluster(), watcher: beat() }
-}
-
-fn node(name: &str) -> NodeName {
-    NodeName::parse(name).unwrap()
-}
-
-fn owner(node: &str, nonce: u128) -> Owner {
-    Owner { node: NodeName::parse(node).unwrap(), nonce }
-}
-
-fn ask(owner: &Owner, kind: AskKind) -> Ask {
-    Ask { owner: owner.clone(), sent: Time::ZERO, kind }
-}
-
-fn take(owner: &Owner) -> Ask {
-    ask(owner, AskKind::Take { ttl: TTL, longest: TTL })
-}
-
-fn refresh(owner: &Owner, token: u64) -> Ask {
-    ask(owner, AskKind::Refresh { ttl: TTL, token })
-}
-
-fn release(owner: &Owner) -> Ask {
-    ask(owner, AskKind::Release { to: None })
-}
-
-/// A Redis of which the URL says everything.
-fn at(url: &str) -> RedisSpec {
-    RedisSpec::at(Secret::new(url.into()))
-}
-
-/// An agent's end of the shared world.
-struct Agent {
-    redis: Redis,
-    events: mpsc::Receiver<Event>,
-    questions: mpsc::Receiver<BusQuestion>,
-    standing: watch::Sender<Standing>,
-}
-
-impl Agent {
-    fn start(url: &str, name: &str, instance: u128) -> Agent {
-        Agent::start_at(at(url), name, instance)
-    }
-
-    fn start_at(redis: RedisSpec, name: &str, instance: u128) -> Agent {
-        let (told, events) = mpsc::channel(256);
-        let (asked, questions) = mpsc::channel(16);
-        let about = NodeAbout { version: "0.1.0".into(), host: format!("host-{name}"), pid: 7, ..NodeAbout::default() };
-        let (standing, stands) = watch::channel(Standing { about, draining: false });
-        let me = Me { redis, cluster: cluster(), node: node(name), instance, leases: vec![beat()], standing: stands };
-        Agent { redis: Redis::start(me, told, asked), events, questions, standing }
-    }
-
-    /// One that has reached Redis and hears it.
-    async fn ready(url: &str, name: &str, instance: u128) -> Agent {
-        let mut agent = Agent::start(url, name, instance);
-        agent.up_and_heard().await;
-        agent
-    }
-
-    /// Waits for the link and the subscription, whichever comes first.
-    async fn up_and_heard(&mut self) {
-        let (mut up, mut hears) = (false, false);
-        while !(up && hears) {
-            match self.event().await {
-                Event::StoreUp => up = true,
-                Event::LeaseFreed { .. } => hears = true,
-                Event::StoreDown { .. } | Event::Lease { .. } => {}
-                other => panic!("{other:?}"),
-            }
-        }
-    }
-
-    async fn event(&mut self) -> Event {
-        timeout(PATIENCE, self.events.recv()).await.expect("an event in time").expect("an event")
-    }
-
-    /// The first event of the kind that `pick` wants; those before it are passed over.
-    async fn next<T>(&mut self, mut pick: impl FnMut(Event) -> Option<T>) -> T {
-        loop {
-            if let Some(picked) = pick(self.event().await) {
-                return picked;
-            }
-        }
-    }
-
-    async fn up(&mut self) {
-        self.next(|event| (event == Event::StoreUp).then_some(())).await;
-    }
-
-    async fn down(&mut self) -> String {
-        let down = |event| if let Event::StoreDown { reason } = event { Some(reason) } else { None };
-        self.next(down).await
-    }
-
-    async fn freed(&mut self) {
-        let freed = Event::LeaseFreed { watcher: beat() };
-        self.next(|event| (event == freed).then_some(())).await;
-    }
-
-    async fn ask(&mut self, ask: &Ask) -> LeaseAnswer {
-        self.ask_within(ask, ASK).await
-    }
-
-    async fn ask_within(&mut self, ask: &Ask, patience: Duration) -> LeaseAnswer {
-        self.redis.ask(&beat(), ask.clone(), patience);
-        self.answer(ask).await
-    }
-
-    async fn answer(&mut self, wanted: &Ask) -> LeaseAnswer {
-        let answer = |event| match event {
-            Event::Lease { watcher, ask, answer } if watcher == beat() && ask == *wanted => Some(answer),
-            _ => None,
-        };
-        self.next(answer).await
-    }
-
-    async fn granted(&mut self, ask: &Ask) -> u64 {
-        match self.ask(ask).await {
-            LeaseAnswer::Granted { token } => token,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    async fn failed(&mut self, ask: &Ask) -> String {
-        match self.ask(ask).await {
-            LeaseAnswer::Failed { reason } => reason,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    async fn init(&mut self) -> Result<(), String> {
-        self.redis.init_lease(RequestId(1), &beat());
-        self.next(|event| match event {
-            Event::LeaseInitialised { request: RequestId(1), result } => Some(result),
-            _ => None,
-        })
-        .await
-    }
-
-    async fn roster(&mut self) -> Vec<NodeRow> {
-        self.redis.read_roster(RequestId(2));
-        self.next(|event| match event {
-            Event::RosterRead { request: RequestId(2), rows } => Some(rows.unwrap()),
-            _ => None,
-        })
-        .await
-    }
-
-    /// The registry, once it looks as wanted.
-    async fn roster_until(&mut self, wanted: impl Fn(&[NodeRow]) -> bool) -> Vec<NodeRow> {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let rows = self.roster().await;
-            if wanted(&rows) {
-                return rows;
-            }
-            assert!(Instant::now() < deadline, "{rows:?}");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-
-    /// Answers one question.
-    async fn reply(&mut self, text: &str) -> BusQuestionSeen {
-        let question = timeout(PATIENCE, self.questions.recv()).await.expect("a question in time").unwrap();
-        let BusQuestion { line, from, answer } = question;
-        answer.send(text.to_owned()).unwrap();
-        BusQuestionSeen { line, from }
-    }
-}
-
-#[derive(Debug, PartialEq)]
-struct BusQuestionSeen {
-    line: String,
-    from: String,
-}
 
 fn state_of(rows: &[NodeRow], name: &str) -> Option<NodeState> {
     rows.iter().find(|row| row.name.as_str() == name).map(|row| row.state)
@@ -230,100 +42,21 @@ fn state_of(rows: &[NodeRow], name: &str) -> Option<NodeState> {
 
 // ---- Leases, as any store must keep them ----
 
-/// A real Redis, asked as an agent asks it.
-struct RealStore {
-    runtime: tokio::runtime::Runtime,
-    agent: Agent,
-    server: RedisServer,
-    /// What leads to it, where it is not asked for directly.
-    _sentinels: Option<Watched>,
-}
-
-impl RealStore {
-    fn new() -> RealStore {
-        let server = RedisServer::start();
-        RealStore::at(at(&server.url()), server, None)
-    }
-
-    /// One to which a sentinel leads, which is too patient to find it missing when it is restarted.
-    fn behind_a_sentinel() -> RealStore {
-        let mut watched = Watched::start(0, 1, Duration::from_secs(60));
-        let server = watched.servers.remove(0);
-        RealStore::at(behind(&watched), server, Some(watched))
-    }
-
-    fn at(spec: RedisSpec, server: RedisServer, sentinels: Option<Watched>) -> RealStore {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let agent = runtime.block_on(async {
-            let mut agent = Agent::start_at(spec, "tester", 1);
-            agent.up_and_heard().await;
-            agent
-        });
-        RealStore { runtime, agent, server, _sentinels: sentinels }
-    }
-}
-
-impl Store for RealStore {
-    fn ask(&mut self, lease: &LeaseName, ask: &Ask) -> LeaseAnswer {
-        assert_eq!(*lease, self::lease());
-        self.runtime.block_on(self.agent.ask_within(ask, PATIENCE))
-    }
-
-    fn init(&mut self, lease: &LeaseName) -> Result<(), String> {
-        assert_eq!(*lease, self::lease());
-        self.runtime.block_on(self.agent.init())
-    }
-
-    fn pass(&mut self, time: Duration) {
-        self.runtime.block_on(async { tokio::time::sleep(time).await });
-    }
-
-    fn disturb(&mut self, how: Disturbance) {
-        match how {
-            Disturbance::FlushAll => drop(self.server.command(&["FLUSHALL"])),
-            Disturbance::FlushScripts => drop(self.server.command(&["SCRIPT", "FLUSH"])),
-            Disturbance::Delete(key) => assert_eq!(self.server.number(&["DEL", &key]), 1),
-            Disturbance::Overwrite(key, value) => drop(self.server.command(&["SET", &key, &value])),
-            Disturbance::RestartEmpty => {
-                self.server.restart_empty();
-                self.runtime.block_on(self.agent.up_again());
-            }
-            Disturbance::Save => self.server.save(),
-            Disturbance::RestartWithSaved => {
-                self.server.restart_with_saved();
-                self.runtime.block_on(self.agent.up_again());
-            }
-        }
-    }
-}
-
-impl Agent {
-    /// Waits until a server that was restarted has been reached again. Asks, so that the loss is noticed at once.
-    async fn up_again(&mut self) {
-        let nothing = refresh(&owner("nobody", 0), 0);
-        self.redis.ask(&beat(), nothing.clone(), ASK);
-        loop {
-            match self.event().await {
-                Event::StoreUp => return,
-                Event::Lease { ask, answer: LeaseAnswer::Failed { .. }, .. } if ask == nothing => {}
-                Event::Lease { answer, .. } => panic!("the loss was not noticed: {answer:?}"),
-                _ => {}
-            }
-        }
-    }
-}
-
 fn run_lease_case(case: lease_cases::Case) {
-    case(&mut RealStore::new(), TTL);
+    let server = RedisServer::start();
+    case(&mut RealStore::new(at(&server.url()), vec![server]), TTL);
 }
 
 lease_case_tests!();
 
 mod behind_a_sentinel {
-    use super::{RealStore, TTL, lease_cases};
+    use super::{Duration, RealStore, TTL, Watched, behind, lease_cases};
 
     fn run_lease_case(case: lease_cases::Case) {
-        case(&mut RealStore::behind_a_sentinel(), TTL);
+        // Too patient to find its master missing when that is restarted.
+        let mut watched = Watched::start(0, 1, Duration::from_secs(60));
+        let server = watched.servers.remove(0);
+        case(&mut RealStore::new(behind(&watched), vec![server]), TTL);
     }
 
     lease_case_tests!();
@@ -347,7 +80,7 @@ fn long(kind: AskKind, owner: &Owner) -> Ask {
     let kind = match kind {
         AskKind::Take { .. } => AskKind::Take { ttl: LONG, longest: LONG },
         AskKind::Refresh { token, .. } => AskKind::Refresh { ttl: LONG, token },
-        release @ AskKind::Release { .. } => release,
+        other @ (AskKind::Release { .. } | AskKind::Withdraw) => other,
     };
     ask(owner, kind)
 }
@@ -687,9 +420,8 @@ async fn all_that_is_done(words: &[&str]) -> Vec<String> {
     check("held", matches!(agent.ask(&take(&b)).await, LeaseAnswer::Held { .. }));
     check("refresh", agent.ask(&refresh(&a, token)).await == LeaseAnswer::Granted { token });
     let moved = ask(&a, AskKind::Release { to: Some(node("b")) });
-    check("release", agent.ask(&moved).await == LeaseAnswer::Released);
-    check("its news", timeout(STEP, agent.freed()).await.is_ok());
-    check("reserved", matches!(agent.ask(&take(&a)).await, LeaseAnswer::Reserved { .. }));
+    check("release, and its news", agent.release(&moved, STEP).await.is_empty());
+    check("reserved", matches!(agent.ask(&take(&owner("a", 2))).await, LeaseAnswer::Reserved { .. }));
     check("taken by b", matches!(agent.ask(&take(&b)).await, LeaseAnswer::Granted { .. }));
     check("release by b", agent.ask(&release(&b)).await == LeaseAnswer::Released);
     check("free", server.text(&["HGET", &lease().meta_key(), "state"]).as_deref() == Some("free"));
@@ -778,8 +510,7 @@ async fn a_waiter_hears_of_a_release_and_takes_the_lease() {
         let second = waiter.granted(&take(&b)).await;
         assert!(second > first);
         assert_eq!(holder.answer(&release(&a)).await, LeaseAnswer::Released);
-        assert_eq!(waiter.ask(&release(&b)).await, LeaseAnswer::Released);
-        waiter.freed().await;
+        assert_eq!(waiter.release(&release(&b), PATIENCE).await, []);
         holder.freed().await;
     }
 }

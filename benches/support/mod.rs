@@ -46,9 +46,10 @@ fn child(path: &Path) -> ! {
     let term = SigSet::from(Signal::SIGTERM);
     term.thread_block().expect("a mask");
     let mut log = OpenOptions::new().append(true).create(true).open(path).expect("the record");
-    let (node, pid) = (std::env::var("CIRCUS_NODE").unwrap_or("-".into()), std::process::id());
+    let variable = |name| std::env::var(name).unwrap_or("-".into());
+    let (node, watcher, pid) = (variable("CIRCUS_NODE"), variable("CIRCUS_WATCHER"), std::process::id());
     let mut record = |what: &str| {
-        let line = format!("{what} {node} {pid} {}\n", now().as_nanos());
+        let line = format!("{what} {node} {watcher} {pid} {}\n", now().as_nanos());
         log.write_all(line.as_bytes()).expect("the record");
     };
     record("start");
@@ -62,6 +63,7 @@ fn child(path: &Path) -> ! {
 pub struct Line {
     pub start: bool,
     pub node: String,
+    pub watcher: String,
     pub pid: i32,
     pub at: Duration,
 }
@@ -71,9 +73,10 @@ pub fn lines(log: &Path) -> Vec<Line> {
     let text = fs::read_to_string(log).unwrap_or_default();
     let line = |line: &str| {
         let words: Vec<&str> = line.split(' ').collect();
-        let [what, node, pid, at] = words[..] else { panic!("{line}") };
+        let [what, node, watcher, pid, at] = words[..] else { panic!("{line}") };
         let at = Duration::from_nanos(at.parse().expect("a time"));
-        Line { start: what == "start", node: node.into(), pid: pid.parse().expect("a pid"), at }
+        let (node, watcher, pid) = (node.into(), watcher.into(), pid.parse().expect("a pid"));
+        Line { start: what == "start", node, watcher, pid, at }
     };
     text.lines().map(line).collect()
 }

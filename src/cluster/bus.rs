@@ -16,12 +16,13 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::select_all;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::link::Link;
 use super::registry::Name;
+use super::servers::Servers;
 use super::{BusQuestion, keys};
 use crate::model::command::RequestId;
 use crate::model::event::Event;
@@ -194,10 +195,11 @@ impl Open {
 pub(super) struct Bus {
     cluster: ClusterName,
     node: NodeName,
-    link: Link,
+    servers: Servers,
     /// Where this node is answered.
     reply_to: Arc<str>,
-    name: watch::Receiver<Name>,
+    /// What each server says of this node's name.
+    names: Vec<watch::Receiver<Name>>,
     questions: mpsc::Sender<BusQuestion>,
     open: Arc<Mutex<Open>>,
     seen: Arc<Mutex<Seen>>,
@@ -209,16 +211,16 @@ impl Bus {
     pub(super) fn new(
         (cluster, node): (ClusterName, NodeName),
         reply_id: u128,
-        link: Link,
-        name: watch::Receiver<Name>,
+        servers: Servers,
+        names: Vec<watch::Receiver<Name>>,
         questions: mpsc::Sender<BusQuestion>,
     ) -> Bus {
         Bus {
             reply_to: keys::reply(&cluster, reply_id).into(),
             cluster,
             node,
-            link,
-            name,
+            servers,
+            names,
             questions,
             open: Arc::default(),
             seen: Arc::default(),
@@ -251,7 +253,7 @@ impl Bus {
         };
         // Before it is sent: the answer may come before Redis says that it was.
         lock(&self.open).add(&id, request, node.clone());
-        let reason = match self.link.publish(&keys::bus(&self.cluster, &node), &text, PUBLISH_TIMEOUT).await {
+        let reason = match self.servers.publish(&keys::bus(&self.cluster, &node), &text, PUBLISH_TIMEOUT).await {
             Ok(1..) => return None,
             Ok(0) => nobody(&node),
             Err(reason) => reason,
@@ -314,15 +316,17 @@ impl Bus {
 
     /// Whether this agent may act under its node's name. Right after the start that is not known for a moment.
     async fn has_name(&mut self) -> bool {
-        let known = self.name.wait_for(|name| *name != Name::Unknown);
-        !matches!(timeout(PUBLISH_TIMEOUT, known).await, Ok(Ok(name)) if *name == Name::Taken)
+        let known = self.names.iter_mut().map(|name| Box::pin(name.wait_for(|name| *name != Name::Unknown)));
+        // One server that knows is enough to act: those that are away cannot say.
+        let _ = timeout(PUBLISH_TIMEOUT, select_all(known)).await;
+        self.names.iter().all(|name| *name.borrow() != Name::Taken)
     }
 
-    /// Gets an answer out, also over a link that just comes back.
+    /// Gets an answer out, also over links that just come back.
     async fn answer(&self, reply_to: &str, text: &str) {
         let deadline = Instant::now() + ANSWER_PATIENCE;
         loop {
-            match self.link.publish(reply_to, text, PUBLISH_TIMEOUT).await {
+            match self.servers.publish(reply_to, text, PUBLISH_TIMEOUT).await {
                 Ok(_) => return,
                 Err(reason) if Instant::now() >= deadline => {
                     return tracing::warn!(%reason, "an answer could not be sent");

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use futures_util::future::select_ok;
 use redis::RedisResult;
 use redis::aio::{MultiplexedConnection, PubSubSink, PubSubStream};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -28,7 +29,8 @@ pub struct BusClient {
 }
 
 impl BusClient {
-    /// Connects to the Redis that `spec` names. `timeout` bounds that, and each later question to Redis itself.
+    /// Connects to the Redis that `spec` names: of several servers, to the first that answers, because every node is at
+    /// all of them. `timeout` bounds that, and each later question to Redis itself.
     ///
     /// # Errors
     /// Why not, in words for people and without the password.
@@ -37,10 +39,13 @@ impl BusClient {
         let from = format!("circusctl on {}", host.as_deref().unwrap_or("an unknown host"));
         let reply_to = keys::reply(cluster, bus::new_id()?);
         let channels = [reply_to.clone()];
-        let both =
-            async { tokio::try_join!(link::connect(spec, "circusctl"), subscription::subscribe(spec, &channels)) };
-        let ((connection, address), (sink, answers)) =
-            tokio::time::timeout(timeout, both).await.unwrap_or_else(|_| Err(reason::no_answer(timeout)))?;
+        let both = async |spec: &RedisSpec| {
+            tokio::try_join!(link::connect(spec, "circusctl"), subscription::subscribe(spec, &channels))
+        };
+        let specs = spec.servers();
+        let any = select_ok(specs.iter().map(|spec| Box::pin(both(spec))));
+        let (((connection, address), (sink, answers)), _others) =
+            tokio::time::timeout(timeout, any).await.unwrap_or_else(|_| Err(reason::no_answer(timeout)))?;
         let (cluster, address) = (cluster.clone(), address.to_string());
         Ok(BusClient { cluster, address, from, reply_to, connection, answers, _sink: sink, timeout })
     }

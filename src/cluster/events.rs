@@ -7,13 +7,14 @@
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use futures_util::future::select_ok;
 use redis::aio::{PubSubSink, PubSubStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::bus::PUBLISH_TIMEOUT;
-use super::link::Link;
+use super::servers::Servers;
 use super::{keys, reason, subscription};
 use crate::model::names::ClusterName;
 use crate::model::spec::RedisSpec;
@@ -34,10 +35,10 @@ pub(super) struct Publisher {
 }
 
 impl Publisher {
-    /// Publishes over `link`, in a task of its own.
-    pub(super) fn start(cluster: &ClusterName, link: Link) -> Publisher {
+    /// Publishes at all of `servers`, in a task of its own.
+    pub(super) fn start(cluster: &ClusterName, servers: Servers) -> Publisher {
         let (queue, queued) = mpsc::channel(QUEUE);
-        let task = tokio::spawn(publish(keys::events(cluster), link, queued));
+        let task = tokio::spawn(publish(keys::events(cluster), servers, queued));
         Publisher { queue, dropped: Dropped(0), task }
     }
 
@@ -56,11 +57,11 @@ impl Publisher {
     }
 }
 
-async fn publish(channel: String, link: Link, mut queued: mpsc::Receiver<String>) {
+async fn publish(channel: String, servers: Servers, mut queued: mpsc::Receiver<String>) {
     let mut dropped = Dropped(0);
     let mut batch = Vec::with_capacity(BATCH);
     while queued.recv_many(&mut batch, BATCH).await > 0 {
-        if let Err(reason) = link.publish_all(&channel, &batch, PUBLISH_TIMEOUT).await {
+        if let Err(reason) = servers.publish_all(&channel, &batch, PUBLISH_TIMEOUT).await {
             dropped.add(batch.len() as u64, &reason);
         }
         batch.clear();
@@ -87,13 +88,15 @@ pub struct EventStream {
 }
 
 impl EventStream {
-    /// Listens at the Redis that `spec` names, which is reached within `patience`.
+    /// Listens at the Redis that `spec` names, at one of several, which is reached within `patience`.
     ///
     /// # Errors
     /// Why not, in words for people and without the password.
     pub async fn connect(spec: &RedisSpec, cluster: &ClusterName, patience: Duration) -> Result<EventStream, String> {
         let channels = [keys::events(cluster)];
-        let subscribed = timeout(patience, subscription::subscribe(spec, &channels)).await;
+        let specs = spec.servers();
+        let any = specs.iter().map(|spec| Box::pin(subscription::subscribe(spec, &channels)));
+        let subscribed = timeout(patience, select_ok(any)).await.map(|any| any.map(|(subscribed, _)| subscribed));
         let (sink, messages) = subscribed.unwrap_or_else(|_| Err(reason::no_answer(patience)))?;
         Ok(EventStream { sink, messages })
     }

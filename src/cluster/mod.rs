@@ -8,6 +8,8 @@
 //!   scripts     Lua and what its answers mean      keys    every key and channel
 //!   access      where Redis is, and how an agent is let in
 //!   sentinel    where the master is, where sentinels know
+//!   servers     one server, or several of which most decide
+//!   desk        one server's questions about leases, put to it together
 //!   link        one connection for commands, remade when in doubt
 //!   subscription  one connection for what is heard
 //!   registry    heartbeats and the list of nodes    bus    questions and answers between nodes
@@ -29,10 +31,12 @@ pub mod events;
 
 mod access;
 mod bus;
+mod desk;
 mod link;
 mod reason;
 mod registry;
 mod sentinel;
+mod servers;
 mod subscription;
 
 pub mod client;

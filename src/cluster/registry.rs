@@ -5,6 +5,7 @@
 //! - Of two agents with one name the one that beats keeps it; the other is told.
 //! - A beat that fails says nothing about leases, and stops nothing.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
@@ -79,6 +80,30 @@ pub(super) fn rows(words: &[String]) -> Vec<NodeRow> {
     let mut rows: Vec<NodeRow> = words.chunks(4).filter_map(row).collect();
     rows.sort_by(|a, b| a.name.cmp(&b.name));
     rows
+}
+
+/// What all servers together know, of each node what is newest. One of them suffices.
+///
+/// # Errors
+/// None of them told, and why.
+pub(super) fn merged(answers: Vec<Result<Vec<String>, String>>) -> Result<Vec<NodeRow>, String> {
+    let mut newest: BTreeMap<NodeName, NodeRow> = BTreeMap::new();
+    let mut told = Err(String::new());
+    for answer in answers {
+        match answer {
+            Ok(words) => {
+                told = Ok(());
+                for row in rows(&words) {
+                    let known = newest.entry(row.name.clone()).or_insert_with(|| row.clone());
+                    if row.seen < known.seen {
+                        *known = row;
+                    }
+                }
+            }
+            Err(reason) => told = told.map_err(|_| reason),
+        }
+    }
+    told.map(|()| newest.into_values().collect())
 }
 
 /// How a node is that was heard of `seen` ago and `said` how it was.
@@ -192,6 +217,16 @@ mod tests {
         ] {
             assert_eq!(state(Duration::from_millis(age), said), is, "{said} {age} ms ago");
         }
+    }
+
+    #[test]
+    fn of_several_servers_the_newest_word_counts_and_one_suffices() {
+        let beat = |name: &str, age: &str| words(&[name, age, "up", "{}"]);
+        let both = [beat("web-1", "7000"), beat("web-2", "10")].concat();
+        let all = merged(vec![Ok(both), Err("refused".into()), Ok(beat("web-1", "20"))]).unwrap();
+        let seen: Vec<u128> = all.iter().map(|row| row.seen.as_millis()).collect();
+        assert_eq!(seen, [20, 10]);
+        assert_eq!(merged(vec![Err("refused".into()); 3]), Err("refused".into()));
     }
 
     #[test]

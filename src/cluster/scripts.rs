@@ -17,7 +17,7 @@ macro_rules! script {
 
 /// Takes a lease.
 pub const TAKE: &str = script!("take.lua");
-/// Refreshes a lease.
+/// Refreshes leases, any number of them.
 pub const REFRESH: &str = script!("refresh.lua");
 /// Releases a lease.
 pub const RELEASE: &str = script!("release.lua");
@@ -51,13 +51,33 @@ pub fn call(lease: &LeaseName, ask: &Ask) -> Call {
         AskKind::Take { ttl, longest } => {
             (TAKE, vec![owner, millis(*ttl), millis(*longest), ask.owner.node.to_string()])
         }
-        AskKind::Refresh { ttl, token } => (REFRESH, vec![owner, millis(*ttl), token.to_string()]),
+        AskKind::Refresh { ttl, token } => (REFRESH, refresh_args(owner, *ttl, *token)),
         AskKind::Release { to } => {
             let to = to.as_ref().map(ToString::to_string).unwrap_or_default();
             (RELEASE, vec![owner, to, millis(RESERVATION), lease.free_channel()])
         }
+        AskKind::Withdraw => (RELEASE, vec![owner, String::new(), millis(Duration::ZERO), String::new()]),
     };
     Call { script, keys: vec![lease.lease_key(), lease.meta_key()], args }
+}
+
+/// The call that puts all of these to Redis, where they are refreshes: its answer has [`ANSWER_LEN`] words for each. Nothing
+/// where one of them is something else, or there is none.
+pub fn refresh_call<'a>(questions: impl IntoIterator<Item = (&'a LeaseName, &'a Ask)>) -> Option<Call> {
+    let mut refresh = Call { script: REFRESH, keys: Vec::new(), args: Vec::new() };
+    for (lease, ask) in questions {
+        let AskKind::Refresh { ttl, token } = ask.kind else { return None };
+        refresh.keys.extend([lease.lease_key(), lease.meta_key()]);
+        refresh.args.extend(refresh_args(ask.owner.to_string(), ttl, token));
+    }
+    (!refresh.keys.is_empty()).then_some(refresh)
+}
+
+/// How many words answer each lease of [`refresh_call`].
+pub const ANSWER_LEN: usize = 2;
+
+fn refresh_args(owner: String, ttl: Duration, token: u64) -> Vec<String> {
+    vec![owner, millis(ttl), token.to_string()]
 }
 
 /// The call that declares `lease` free.
@@ -96,6 +116,10 @@ pub fn answer(words: &[String]) -> LeaseAnswer {
         "reserved" => time(2).map(|left| LeaseAnswer::Reserved { node: word(1).to_owned(), left }),
         "lost" => Some(LeaseAnswer::Lost { by: (!word(1).is_empty()).then(|| word(1).to_owned()) }),
         "released" => Some(LeaseAnswer::Released),
+        // Redis adds where in a script an error came from.
+        "failed" => {
+            Some(LeaseAnswer::Failed { reason: word(1).split(" script: ").next().unwrap_or_default().to_owned() })
+        }
         _ => None,
     };
     read.unwrap_or_else(|| LeaseAnswer::Failed { reason: format!("Redis answered nonsense: {words:?}") })

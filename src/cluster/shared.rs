@@ -9,15 +9,14 @@ use tokio::time::timeout;
 
 use super::bus::{self, Bus};
 use super::events::Publisher;
-use super::link::Link;
 use super::registry::{self, Name};
 use super::scripts;
-use super::sentinel::{self, Whereabouts};
+use super::servers::{Server, Servers};
 use super::subscription::{self, Heard};
 use crate::model::command::{NodeAbout, RequestId};
-use crate::model::event::{Ask, Event, LeaseAnswer};
+use crate::model::event::{Ask, Event};
 use crate::model::names::{ClusterName, LeaseName, NodeName, WatcherName};
-use crate::model::spec::{RedisSpec, Sentinels};
+use crate::model::spec::RedisSpec;
 
 /// How long reading the registry, and declaring a lease free, may take.
 const READ_TIMEOUT: Duration = Duration::from_secs(2);
@@ -62,20 +61,20 @@ pub struct BusQuestion {
     pub answer: oneshot::Sender<String>,
 }
 
-/// The shared world through one Redis. Dropping it ends all of it without a word; [`Redis::leave`] says good-bye.
+/// The shared world through Redis: one server, or several. Dropping it ends all of it without a word; [`Redis::leave`] says good-bye.
 pub struct Redis {
     cluster: ClusterName,
     node: NodeName,
     instance: u128,
-    link: Link,
+    servers: Servers,
     bus: Bus,
     publisher: Publisher,
     /// The channels that are listened on.
     channels: watch::Sender<BTreeSet<String>>,
     events: mpsc::Sender<Event>,
-    /// The link, the subscription and the heartbeat. They end with this value.
+    /// The links, the subscriptions and the heartbeats. They end with this value.
     _tasks: JoinSet<()>,
-    heartbeat: tokio::task::AbortHandle,
+    heartbeats: Vec<tokio::task::AbortHandle>,
 }
 
 impl Redis {
@@ -90,27 +89,27 @@ impl Redis {
         let Me { redis, cluster, node, instance, leases, standing } = me;
         let mut tasks = JoinSet::new();
 
-        let whereabouts = Whereabouts::unknown();
-        if let Ok(Some(sentinels)) = Sentinels::parse(redis.url.reveal()) {
-            tasks.spawn(sentinel::follow(redis.clone(), sentinels, whereabouts.clone()));
+        let servers = Servers::start(&redis, &node, &events, &mut tasks);
+        let (mut names, mut heartbeats) = (Vec::new(), Vec::new());
+        for server in servers.iter() {
+            let (name, named) = watch::channel(Name::Unknown);
+            let identity = (cluster.clone(), node.clone(), instance);
+            let beat = registry::beat(server.link.clone(), identity, standing.clone(), name, events.clone());
+            heartbeats.push(tasks.spawn(beat));
+            names.push(named);
         }
-        let (link, keep_up) =
-            Link::new(redis.clone(), format!("circus-agent:{node}"), whereabouts.clone(), events.clone());
-        tasks.spawn(keep_up);
-
-        let (name, named) = watch::channel(Name::Unknown);
-        let identity = (cluster.clone(), node.clone(), instance);
-        let heartbeat = tasks.spawn(registry::beat(link.clone(), identity, standing, name, events.clone()));
 
         // Without random bits the node's own instance is the next best thing that no other node has.
         let reply_id = bus::new_id().unwrap_or(instance);
-        let bus = Bus::new((cluster.clone(), node.clone()), reply_id, link.clone(), named, questions);
+        let bus = Bus::new((cluster.clone(), node.clone()), reply_id, servers.clone(), names, questions);
         let free = leases.into_iter().map(|watcher| LeaseName { cluster: cluster.clone(), watcher }.free_channel());
         let channels = watch::Sender::new(bus.channels().into_iter().chain(free).collect());
-        tasks.spawn(listen((redis, whereabouts), &cluster, channels.subscribe(), bus.clone(), events.clone()));
+        for server in servers.iter() {
+            tasks.spawn(listen(server, &cluster, channels.subscribe(), bus.clone(), events.clone()));
+        }
 
-        let publisher = Publisher::start(&cluster, link.clone());
-        Redis { cluster, node, instance, link, bus, publisher, channels, events, _tasks: tasks, heartbeat }
+        let publisher = Publisher::start(&cluster, servers.clone());
+        Redis { cluster, node, instance, servers, bus, publisher, channels, events, _tasks: tasks, heartbeats }
     }
 
     /// Puts `ask` to Redis. Exactly one [`Event::Lease`] answers it, within `timeout`, and at once while the link is
@@ -119,23 +118,19 @@ impl Redis {
         let lease = self.lease(watcher);
         let channel = lease.free_channel();
         self.channels.send_if_modified(|channels| !channels.contains(&channel) && channels.insert(channel));
-        let link = self.link.clone();
-        self.tell(async move {
-            let answer = match link.call(&scripts::call(&lease, &ask), timeout).await {
-                Ok(words) => scripts::answer(&words),
-                Err(reason) => LeaseAnswer::Failed { reason },
-            };
-            Some(Event::Lease { watcher: lease.watcher, ask, answer })
-        });
+        let answer = self.servers.ask(lease, ask.clone(), timeout);
+        let watcher = watcher.clone();
+        self.tell(async move { Some(Event::Lease { watcher, ask, answer: answer.await }) });
     }
 
     /// Declares a lease free that nobody ever held; [`Event::LeaseInitialised`] says how that went.
     pub fn init_lease(&self, request: RequestId, watcher: &WatcherName) {
         let lease = self.lease(watcher);
-        let link = self.link.clone();
+        let servers = self.servers.clone();
         self.tell(async move {
-            let answer = link.call(&scripts::init_call(&lease), READ_TIMEOUT).await;
-            let result = answer.and_then(|words| scripts::init_answer(&lease, &words));
+            let answers = servers.call(&scripts::init_call(&lease), READ_TIMEOUT).await;
+            // That one of several has a past is a past.
+            let result = answers.into_iter().try_for_each(|answer| scripts::init_answer(&lease, &answer?));
             Some(Event::LeaseInitialised { request, result })
         });
     }
@@ -143,9 +138,9 @@ impl Redis {
     /// Lists the nodes of the cluster; [`Event::RosterRead`] brings them, sorted by name.
     pub fn read_roster(&self, request: RequestId) {
         let call = registry::roster_call(&self.cluster);
-        let link = self.link.clone();
+        let servers = self.servers.clone();
         self.tell(async move {
-            let rows = link.call(&call, READ_TIMEOUT).await.map(|words| registry::rows(&words));
+            let rows = registry::merged(servers.call(&call, READ_TIMEOUT).await);
             Some(Event::RosterRead { request, rows })
         });
     }
@@ -167,14 +162,14 @@ impl Redis {
     /// at most; whether it could be said makes no difference to who calls: the row tells by its age.
     pub async fn leave(self) {
         // No beat may follow.
-        self.heartbeat.abort();
+        self.heartbeats.iter().for_each(tokio::task::AbortHandle::abort);
         let call = registry::leave_call(&self.cluster, &self.node, self.instance);
         let (left, answered, _published) = tokio::join!(
-            self.link.call(&call, LEAVE_TIMEOUT),
+            self.servers.call(&call, LEAVE_TIMEOUT),
             timeout(LEAVE_TIMEOUT, self.bus.settled()),
             timeout(LEAVE_TIMEOUT, self.publisher.settled()),
         );
-        if let Err(reason) = left {
+        for reason in left.into_iter().filter_map(Result::err) {
             tracing::debug!(%reason, "could not say in the registry that this node leaves");
         }
         if answered.is_err() {
@@ -199,9 +194,9 @@ impl Redis {
     }
 }
 
-/// Hears releases, questions and answers.
+/// Hears releases, questions and answers at one server.
 fn listen(
-    (redis, whereabouts): (RedisSpec, Whereabouts),
+    server: &Server,
     cluster: &ClusterName,
     channels: watch::Receiver<BTreeSet<String>>,
     bus: Bus,
@@ -222,5 +217,5 @@ fn listen(
         Heard::Message { channel, payload } if channel == answers => bus.answered(payload).into_iter().collect(),
         Heard::Message { channel, .. } => freed(channel).into_iter().collect(),
     };
-    subscription::listen(redis, whereabouts, channels, take, events)
+    subscription::listen(server.spec.clone(), server.whereabouts.clone(), channels, take, events)
 }

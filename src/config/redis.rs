@@ -42,7 +42,9 @@ impl Build<'_> {
         }
         let url = url?;
         let sentinels = Sentinels::parse(&url).ok().flatten();
-        let server = sentinels.as_ref().map_or_else(|| url.clone(), |sentinels| sentinels.server("host", "1"));
+        let one = RedisSpec::at(Secret::new(url.clone())).servers().swap_remove(0).url;
+        let server =
+            sentinels.as_ref().map_or_else(|| one.reveal().to_owned(), |sentinels| sentinels.server("host", "1"));
         let login = server.into_connection_info().ok().map(|info| info.redis_settings().clone());
         let said = |what: fn(&RedisConnectionInfo) -> Option<&str>| login.as_ref().is_some_and(|at| what(at).is_some());
         let username = redis.get("username").filter(|set| set.value != Value::Unset);

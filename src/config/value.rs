@@ -19,8 +19,8 @@ use super::words;
 use crate::model::event::SIGNALS;
 use crate::model::names::{ClusterName, NodeName};
 use crate::model::spec::{
-    Check, Convention, HealthAction, HookSpec, LogLevel, LogOutput, Rollover, Sentinels, SocketKind, SyslogAddress,
-    UserSpec,
+    Check, Convention, HealthAction, HookSpec, LogLevel, LogOutput, Majority, Rollover, Sentinels, SocketKind,
+    SyslogAddress, UserSpec,
 };
 
 /// The types that values have.
@@ -511,7 +511,7 @@ fn limit(text: &str) -> Result<Option<u64>, Wrong> {
 }
 
 /// Schemes of Redis URLs that are known, and wait for a later version.
-const LATER: &[&str] = &["redis+cluster", "redis+majority"];
+const LATER: &[&str] = &["redis+cluster"];
 
 fn url(text: &str) -> Result<(), Wrong> {
     let Some((scheme, _)) = text.split_once("://") else {
@@ -535,6 +535,13 @@ fn url(text: &str) -> Result<(), Wrong> {
             Err(why) => Err(wrong("cannot be read as a URL of sentinels")
                 .label(why)
                 .help("redis+sentinel://:PASSWORD@HOST:26379,HOST:26379/MASTER/DB; the password is the master's")),
+        },
+        "redis+majority" | "rediss+majority" => match Majority::parse(text) {
+            Ok(Some(Majority { urls })) => urls.iter().try_for_each(|one| url(one)),
+            Ok(None) => Err(wrong("cannot be read as a URL of several servers")),
+            Err(why) => Err(wrong("cannot be read as a URL of several servers")
+                .label(why)
+                .help("redis+majority://:PASSWORD@HOST:6379,HOST:6379,HOST:6379/DB, each a server of its own")),
         },
         _ if LATER.contains(&scheme) => Err(wrong(format!("is not supported yet with `{scheme}://`"))
             .label("redis://, rediss:// and unix:// are")
@@ -644,15 +651,19 @@ mod tests {
             "redis+unix:///run/r.sock",
             "redis+sentinel://:pw@a,b:26380/m/0",
             "rediss+sentinel://a/m",
+            "redis+majority://me:pw@a,b:6380,[::1]/2",
+            "rediss+majority://a,b,c",
         ] {
             assert!(Kind::Url.parse(text).is_ok(), "{text}");
         }
-        for text in ["redis+cluster://a,b", "redis+majority://a,b,c"] {
+        for text in ["redis+cluster://a,b"] {
             assert_eq!(Kind::Url.parse(text).unwrap_err().code, code::NOT_YET, "{text}");
         }
         for text in [
             "redis+sentinel://a,b",
             "redis+sentinel://:p#w@a/m",
+            "redis+majority://a,b",
+            "redis+majority://:p#w@a,b,c",
             "rediss://h#insecure",
             "h:6379",
             "http://h",

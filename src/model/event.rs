@@ -250,6 +250,8 @@ pub enum AskKind {
     Refresh { ttl: Duration, token: u64 },
     /// Free it, and let nobody but `to` take it for [`super::lease::RESERVATION`].
     Release { to: Option<NodeName> },
+    /// Free what was granted and never used, and wake nobody: one server's vote, of [`super::vote`].
+    Withdraw,
 }
 
 /// What the lease store says.
@@ -269,6 +271,28 @@ pub enum LeaseAnswer {
     Released,
     /// No answer, or an error: nothing is known. What was asked may still be carried out, now or later.
     Failed { reason: String },
+    /// To a take: of several servers neither most granted it nor do most deny it. What some granted was given back.
+    Split { reason: String },
+}
+
+impl LeaseAnswer {
+    /// Who has the lease, where the answer says that somebody else does.
+    pub fn holder(&self) -> Option<&str> {
+        match self {
+            LeaseAnswer::Held { by, .. } | LeaseAnswer::Lost { by: Some(by) } => Some(by),
+            _ => None,
+        }
+    }
+
+    /// To a take: for how long it is denied.
+    pub fn left(&self) -> Option<Duration> {
+        match self {
+            LeaseAnswer::Held { left, .. } | LeaseAnswer::Quarantined { left } | LeaseAnswer::Reserved { left, .. } => {
+                Some(*left)
+            }
+            _ => None,
+        }
+    }
 }
 
 /// What to do. The agent carries out each in turn, and never waits in between.

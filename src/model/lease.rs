@@ -19,7 +19,10 @@
 //! - Refused because someone else has it: the child is killed at once.
 //! - No failure of the store is an answer. Only a grant prolongs, only a refusal ends, only time expires.
 //! - A grant that arrives when nobody waits for it, or after its end, is released.
-//! - A release is asked for only after the tree is gone, and an owner is never used for two tenures.
+//! - A release is asked for only after the tree is gone, and an owner is never used for two tenures. One whose question
+//!   was answered with no asks nothing more: what may still be on its way to take its vote back harms nobody.
+//! - All leases of a node are refreshed on the node's own ticks, so that one round trip does for all of them; the ticks of
+//!   several nodes are spread.
 
 use std::time::Duration;
 
@@ -46,6 +49,8 @@ pub struct Lease {
     node: NodeName,
     timings: LeaseTimings,
     random: Random,
+    /// What tells this node's ticks from others'.
+    phase: u64,
     state: State,
     /// The longest ttl known of any node: what a quarantine has to wait out.
     longest: Duration,
@@ -68,6 +73,7 @@ enum Why {
     HeldBy(String),
     Quarantine,
     ReservedFor(String),
+    Split(String),
     NoAnswer(String),
 }
 
@@ -127,7 +133,8 @@ impl Lease {
     /// A lease that this node does not want yet.
     pub fn new(name: LeaseName, node: NodeName, timings: LeaseTimings, random: Random) -> Lease {
         let state = State::Aside { until: None, why: String::new(), given_to: None };
-        Lease { name, node, timings, random, state, longest: timings.ttl, latency: None }
+        let phase = node.as_str().bytes().fold(0xcbf2_9ce4_8422_2325, fnv_1a);
+        Lease { name, node, timings, random, phase, state, longest: timings.ttl, latency: None }
     }
 
     /// This node would run the child. Ends a stand-back too.
@@ -203,13 +210,14 @@ impl Lease {
         if let LeaseAnswer::Held { ttl, .. } = &answer {
             self.longest = self.longest.max(*ttl);
         }
+        let tick = self.tick(ask.sent);
+        let due = self.due(ask.sent, tick);
         match (&mut self.state, &ask.kind, answer) {
             (
                 State::Asking { owner, .. } | State::Waiting { owner, .. },
                 AskKind::Take { .. },
                 LeaseAnswer::Granted { token },
             ) if *owner == ask.owner && now < end => {
-                let due = ask.sent + self.random.about(self.timings.refresh_interval, LeaseTimings::JITTER);
                 self.latency = Some(now.since(ask.sent));
                 self.state = State::Held(Held {
                     owner: ask.owner.clone(),
@@ -217,7 +225,7 @@ impl Lease {
                     since: now,
                     confirmed: ask.sent,
                     due,
-                    next: due,
+                    next: tick,
                     asked: None,
                     trouble: None,
                     loss: None,
@@ -226,15 +234,14 @@ impl Lease {
             (State::Held(held), AskKind::Refresh { .. }, answer) if held.owner == ask.owner => {
                 if held.asked == Some(ask.sent) {
                     held.asked = None;
-                    held.next = now + self.random.about(self.timings.refresh_timeout / 10, LeaseTimings::JITTER);
+                    // Those that were asked for together are asked for together again.
+                    held.next = now + self.timings.refresh_timeout / 10;
                 }
                 match answer {
                     LeaseAnswer::Granted { .. } if now < end => {
                         if held.confirmed < ask.sent {
                             held.confirmed = ask.sent;
-                            held.due =
-                                ask.sent + self.random.about(self.timings.refresh_interval, LeaseTimings::JITTER);
-                            held.next = held.due.max(now);
+                            (held.due, held.next) = (due, tick.max(now));
                             self.latency = Some(now.since(ask.sent));
                             if held.loss.is_none() {
                                 held.trouble = None;
@@ -278,27 +285,59 @@ impl Lease {
             (State::Asking { owner, sent, freed }, AskKind::Take { .. }, answer)
                 if *owner == ask.owner && *sent == ask.sent =>
             {
-                let (next, why) = match answer {
+                let (owner, freed) = (owner.clone(), *freed);
+                let (pause, why) = match answer {
                     LeaseAnswer::Held { by, left, .. } => (left + self.random.below(HERD), Why::HeldBy(by)),
                     LeaseAnswer::Quarantined { left } => (left + self.random.below(HERD), Why::Quarantine),
                     LeaseAnswer::Reserved { node, left } => (left + self.random.below(HERD), Why::ReservedFor(node)),
+                    // Whoever is in each other's way does not meet again.
+                    LeaseAnswer::Split { reason } => (self.random.below(self.pause()), Why::Split(reason)),
                     LeaseAnswer::Failed { reason } => (self.retry(), Why::NoAnswer(reason)),
                     other => (self.retry(), Why::NoAnswer(format!("the store answered {other:?}"))),
                 };
-                let State::Asking { owner, freed, .. } = &self.state else { return };
-                let next = if *freed { now } else { now + next };
-                // The same owner asks again: were the lost answer a grant, this one is the same grant.
-                self.state = State::Waiting { owner: owner.clone(), next, why };
+                let next = if freed { now } else { now + pause };
+                match why {
+                    // The same owner asks again: were the lost answer a grant, this one is the same grant.
+                    Why::NoAnswer(_) => self.state = State::Waiting { owner, next, why },
+                    _ => self.wait(next, why),
+                }
             }
             _ => {}
         }
         self.advance(now, questions);
     }
 
-    /// How long to wait after an answer that was none.
+    /// How long to wait after an answer that was none, about.
+    fn pause(&self) -> Duration {
+        (self.timings.ttl / 10).clamp(Duration::from_millis(50), Duration::from_secs(1))
+    }
+
     fn retry(&mut self) -> Duration {
-        let pause = (self.timings.ttl / 10).clamp(Duration::from_millis(50), Duration::from_secs(1));
-        self.random.about(pause, 0.2)
+        self.random.about(self.pause(), 0.2)
+    }
+
+    /// When the next refresh goes out after one that was sent then: at the last of this node's ticks that is not more
+    /// than the interval and its jitter away. There is one, because no two ticks are further apart than that.
+    fn tick(&self, sent: Time) -> Time {
+        let interval = self.timings.refresh_interval.as_nanos() as u64;
+        let jitter = LeaseTimings::JITTER * interval as f64;
+        let latest = sent.as_nanos() + interval + jitter as u64;
+        // Each tick comes a little after its turn, by what the node's name makes of it.
+        let tick = |turn: u64| {
+            turn * interval
+                + (jitter * Random::from_number(self.phase ^ turn).fraction()) as u64
+                + self.phase % interval
+        };
+        let turn = latest.saturating_sub(self.phase % interval) / interval;
+        let last = if tick(turn) <= latest { tick(turn) } else { tick(turn.saturating_sub(1)) };
+        // Right after the machine's start no turn has come yet.
+        Time::from_nanos(last.min(latest))
+    }
+
+    /// From when on a refresh that is not confirmed counts as late. One that went out early, so as to go with others,
+    /// has until then besides.
+    fn due(&self, sent: Time, tick: Time) -> Time {
+        tick.max(sent + self.timings.refresh_interval.mul_f64(1.0 - LeaseTimings::JITTER))
     }
 
     /// One question's time: several fit into a refresh's time-out.
@@ -453,7 +492,7 @@ impl Lease {
                 Why::HeldBy(by) => Some(format!("held by {}", node_of(by))),
                 Why::Quarantine => Some("a holder may still live: one ttl is waited out".into()),
                 Why::ReservedFor(node) => Some(format!("being moved to {node}")),
-                Why::NoAnswer(reason) => Some(reason.clone()),
+                Why::Split(reason) | Why::NoAnswer(reason) => Some(reason.clone()),
             },
             State::Asking { .. } => Some("asking for the lease".into()),
             State::Releasing { .. } => Some("releasing the lease".into()),
@@ -498,12 +537,17 @@ impl Lease {
     }
 }
 
+/// One step of FNV-1a (Fowler, Noll and Vo): spreads names over numbers.
+fn fnv_1a(hash: u64, byte: u8) -> u64 {
+    (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+}
+
 fn with(what: &str, why: Option<&str>) -> String {
     why.map_or_else(|| what.to_owned(), |why| format!("{what}: {why}"))
 }
 
 /// The node in a lease's value, or the whole value where no agent of ours wrote it.
-fn node_of(value: &str) -> String {
+pub(super) fn node_of(value: &str) -> String {
     Owner::parse(value).map_or_else(|| value.to_owned(), |owner| owner.node.to_string())
 }
 

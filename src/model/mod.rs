@@ -29,6 +29,7 @@ pub mod process;
 
 pub mod lease;
 pub mod sockets;
+pub mod vote;
 
 pub mod watcher;
 

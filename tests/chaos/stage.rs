@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::agent::{self, Agent, Home, is_alive};
+use super::clock::Clock;
 use super::net::{Host, Net};
 use super::store::{Kind, LEASE, Store};
 use super::verdict::{Claim, Frozen, Moment, judge};
@@ -30,17 +31,22 @@ pub struct Setup {
     ttl: Duration,
     child: String,
     watcher: String,
+    clocks: Option<(Clock, Clock)>,
 }
 
 impl Setup {
     /// Three agents, a child that ends when it is asked to, and leases of three seconds.
     pub fn new(kind: Kind, scenario: &'static str) -> Setup {
         let ttl = Duration::from_secs(3);
-        Setup { kind, scenario, agents: 3, ttl, child: String::new(), watcher: String::new() }
+        Setup { kind, scenario, agents: 3, ttl, child: String::new(), watcher: String::new(), clocks: None }
     }
 
     pub fn agents(self, agents: usize) -> Setup {
         Setup { agents, ..self }
+    }
+
+    pub fn ttl(self, ttl: Duration) -> Setup {
+        Setup { ttl, ..self }
     }
 
     /// Options of witness.py.
@@ -51,6 +57,11 @@ impl Setup {
     /// More lines of the watcher.
     pub fn watcher(self, watcher: &str) -> Setup {
         Setup { watcher: watcher.to_owned(), ..self }
+    }
+
+    /// With wall clocks that can be stepped: see [`Stage::clocks`].
+    pub fn with_clocks(self) -> Setup {
+        Setup { clocks: Some((Clock::new(), Clock::new())), ..self }
     }
 
     /// Starts Redis and all agents, and waits until one runs the child and the others stand by.
@@ -64,7 +75,8 @@ impl Setup {
     pub fn start_apart(self, first: impl FnOnce(&mut Stage)) -> Stage {
         let begun = Instant::now();
         let (mut net, home) = (Net::new(), Home::new());
-        let store = Store::start(self.kind, &mut net);
+        let redis_clock = self.clocks.as_ref().map(|(redis, _)| redis.environment());
+        let store = Store::start(self.kind, &mut net, redis_clock.as_ref().map_or(&[], |clock| clock));
         let hosts = (1..=self.agents).map(|number| (format!("web-{number}"), net.host())).collect();
         let witness = Witness::new(home.path());
         let config = format!(
@@ -76,8 +88,23 @@ impl Setup {
         );
         let (scenario, ttl, agents) = (self.scenario, self.ttl, BTreeMap::new());
         let (claims, frozen, note, row) = (Vec::new(), Vec::new(), String::new(), false);
-        let mut stage =
-            Stage { agents, scenario, ttl, witness, config, claims, frozen, note, begun, row, home, hosts, store, net };
+        let mut stage = Stage {
+            agents,
+            scenario,
+            clocks: self.clocks,
+            ttl,
+            witness,
+            config,
+            claims,
+            frozen,
+            note,
+            begun,
+            row,
+            home,
+            hosts,
+            store,
+            net,
+        };
         first(&mut stage);
         for name in stage.hosts.keys().cloned().collect::<Vec<_>>() {
             stage.launch(&name);
@@ -91,6 +118,7 @@ impl Setup {
 pub struct Stage {
     agents: BTreeMap<String, Agent>,
     scenario: &'static str,
+    clocks: Option<(Clock, Clock)>,
     pub ttl: Duration,
     pub witness: Witness,
     config: String,
@@ -164,12 +192,13 @@ impl Stage {
         &self.hosts[node]
     }
 
-    pub fn agent(&self, node: &str) -> &Agent {
-        &self.agents[node]
+    /// The wall clock of Redis's servers, and that of the agents.
+    pub fn clocks(&self) -> &(Clock, Clock) {
+        self.clocks.as_ref().expect("clocks were asked for")
     }
 
-    pub fn path(&self) -> &Path {
-        self.home.path()
+    pub fn agent(&self, node: &str) -> &Agent {
+        &self.agents[node]
     }
 
     /// Asks a node with the real circusctl.
@@ -180,10 +209,14 @@ impl Stage {
     // --------------------------------------------------------------------------------------------- what is done
 
     fn launch(&mut self, node: &str) {
-        let state = self.home.file(&format!("{node}.state"));
-        let config = format!("cluster = chaos\nstate_dir = {}\n\n{}", state.display(), self.config);
+        let config = format!("cluster = chaos\n\n{}", self.config);
         self.home.configure(node, &config);
-        let agent = self.hosts[node].run(|| self.home.launch(node, &[]));
+        // A host has a state of its own, as it has a network.
+        let state = self.home.file(&format!("{node}.state")).display().to_string();
+        let mut environment = vec![("CIRCUS_STATE_DIR".into(), state)];
+        environment.extend(self.clocks.iter().flat_map(|(_, clock)| clock.environment()));
+        let environment: Vec<(&str, &str)> = environment.iter().map(|(name, value)| (&**name, &**value)).collect();
+        let agent = self.hosts[node].run(|| self.home.launch(node, &environment));
         self.agents.insert(node.to_owned(), agent);
     }
 
@@ -266,16 +299,16 @@ impl Stage {
 
     /// Nothing is to be noticed from this moment on for so long.
     pub fn undisturbed(&mut self, from: Moment, time: Duration) {
-        self.lasts_until(from + nanos(time));
-        self.claims.push(Claim::Undisturbed { from, until: from + nanos(time) });
+        let until = from + nanos(time);
+        // Its last word is a hundredth of a second old, or a little more.
+        self.lasts_until(until + nanos(AFTERWARDS));
+        self.claims.push(Claim::Undisturbed { from, until });
     }
 
     /// A child whose lease cannot be refreshed since this moment is dead before the lease ends: waits for that.
     pub fn stops_in_time(&mut self, child: &Life, since: Moment) {
         self.wait_for("the child to stop", |_| (!is_alive(child.pid)).then_some(()));
-        let end = since + nanos(self.ttl);
-        let last = self.again(child).last;
-        self.claims.push(Claim::Nobody { from: end, until: end.max(last + 1) });
+        self.claims.push(Claim::Dead { pid: child.pid, by: since + nanos(self.ttl) });
     }
 
     /// Nobody ran from this moment until now.
@@ -298,8 +331,6 @@ impl Stage {
 
     /// Ends all agents, judges what was seen, writes the row, and fails where a promise was broken.
     pub fn judge(mut self) {
-        let logs = || self.agents.values().map(|agent| format!("-- {}\n{}", agent.name, agent.log())).collect::<String>();
-        let logs = logs();
         // First those that hang: nobody else ends them.
         self.agents.values().for_each(|agent| agent::send(agent.pid(), libc::SIGCONT));
         self.agents.values().for_each(|agent| agent::send(agent.pid(), libc::SIGTERM));
@@ -330,7 +361,13 @@ impl Stage {
             "note": if verdict.broken.is_empty() { self.note.clone() } else { verdict.broken.join("; ") },
         }));
         println!("{verdict:?}");
-        assert!(verdict.broken.is_empty(), "{:#?}\n{:#?}\n{logs}", verdict.broken, self.witness.lives());
+        assert!(verdict.broken.is_empty(), "{:#?}\n{:#?}\n{}", verdict.broken, self.witness.lives(), self.logs());
+    }
+
+    /// What all agents said, also those that are gone.
+    fn logs(&self) -> String {
+        let log = |node: &String| std::fs::read_to_string(self.home.file(&format!("{node}.log"))).unwrap_or_default();
+        self.hosts.keys().map(|node| format!("---- {node}\n{}", log(node))).collect()
     }
 
     fn left(&self) -> Vec<String> {
@@ -351,7 +388,9 @@ impl Drop for Stage {
     fn drop(&mut self) {
         if !self.row {
             let (store, scenario) = (self.store.kind.name(), self.scenario);
-            self.write(&json!({ "store": store, "scenario": scenario, "kept": false, "note": "it did not come to its end" }));
+            self.write(
+                &json!({ "store": store, "scenario": scenario, "kept": false, "note": "it did not come to its end" }),
+            );
         }
     }
 }

@@ -14,6 +14,7 @@ pub struct RedisServer {
     port: u16,
     password: Option<String>,
     arguments: Vec<String>,
+    environment: Vec<(String, String)>,
     dir: tempfile::TempDir,
     process: Option<Child>,
 }
@@ -43,9 +44,10 @@ impl RedisServer {
         panic!("redis-server did not start: {}", server.log());
     }
 
-    /// Starts one at an address that nobody else uses.
-    pub fn start_at(host: &str, port: u16, arguments: &[&str]) -> RedisServer {
+    /// Starts one at an address that nobody else uses, with this in its environment.
+    pub fn start_at(host: &str, port: u16, environment: &[(String, String)], arguments: &[&str]) -> RedisServer {
         let mut server = RedisServer::new(host, port, None, arguments);
+        server.environment = environment.to_vec();
         assert!(server.launch(), "redis-server did not start: {}", server.log());
         server
     }
@@ -53,7 +55,8 @@ impl RedisServer {
     fn new(host: &str, port: u16, password: Option<&str>, arguments: &[&str]) -> RedisServer {
         let dir = tempfile::tempdir().expect("a directory for redis-server");
         let arguments = arguments.iter().map(ToString::to_string).collect();
-        RedisServer { host: host.to_owned(), port, password: password.map(ToOwned::to_owned), arguments, dir, process: None }
+        let (host, password, environment) = (host.to_owned(), password.map(ToOwned::to_owned), Vec::new());
+        RedisServer { host, port, password, arguments, environment, dir, process: None }
     }
 
     /// The port it listens on.
@@ -168,6 +171,7 @@ impl RedisServer {
             .arg("--dir")
             .arg(self.dir.path())
             .args(&self.arguments)
+            .envs(self.environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(log.expect("a log for redis-server"))
             .stderr(Stdio::null());

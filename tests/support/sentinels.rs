@@ -126,7 +126,12 @@ impl Sentinel {
                 Ok(())
             });
         }
-        let sentinel = Sentinel { host: host.to_owned(), port, process: command.spawn().expect("redis-server is installed"), _dir: dir };
+        let sentinel = Sentinel {
+            host: host.to_owned(),
+            port,
+            process: command.spawn().expect("redis-server is installed"),
+            _dir: dir,
+        };
         until("a sentinel to answer", || sentinel.knows("name").is_some());
         sentinel
     }

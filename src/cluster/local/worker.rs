@@ -139,6 +139,7 @@ impl Worker {
                     AskKind::Take { ttl, longest } => worker.take(&watcher, paths, mutex, &ask, *ttl, *longest),
                     AskKind::Refresh { ttl, .. } => worker.refresh(&watcher, paths, &ask, *ttl),
                     AskKind::Release { to } => Ok(worker.release(&watcher, paths, &ask, to.as_ref())),
+                    AskKind::Withdraw => Ok(worker.release(&watcher, paths, &ask, None)),
                 });
                 let _ = reply.send(answer.unwrap_or_else(|reason| LeaseAnswer::Failed { reason }));
             }

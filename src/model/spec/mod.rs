@@ -2,6 +2,7 @@
 
 mod check;
 mod hook;
+mod majority;
 mod output;
 mod sentinels;
 mod socket;
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 pub use check::{Check, HealthAction, HealthSpec, Purpose, ReadySpec, Url};
 pub use hook::{HookPoint, HookProgram, HookSpec};
+pub use majority::Majority;
 pub use output::{Output, Rollover, Rotation, Sink, StreamSpec, Syslog, SyslogAddress};
 pub use sentinels::Sentinels;
 pub use socket::{Convention, FIRST_FD, Family, Place, SocketKind, SocketSpec, SocketUse, Which};
@@ -110,7 +112,7 @@ pub enum LogOutput {
 /// Where Redis is, and how to be let in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RedisSpec {
-    /// `redis://…`, `rediss://…`, `unix://…`, or [`Sentinels`].
+    /// `redis://…`, `rediss://…`, `unix://…`, [`Sentinels`] or a [`Majority`].
     pub url: Secret,
     /// The user, where the URL names none.
     pub username: Option<String>,
@@ -145,6 +147,17 @@ impl RedisSpec {
             tls: TlsFiles::default(),
             sentinel_username: None,
             sentinel_password_file: None,
+        }
+    }
+
+    /// The independent servers, of which most decide: all that a [`Majority`] names, otherwise just this.
+    pub fn servers(&self) -> Vec<RedisSpec> {
+        match Majority::parse(self.url.reveal()) {
+            Ok(Some(majority)) => {
+                let one = |url| RedisSpec { url: Secret::new(url), ..self.clone() };
+                majority.urls.into_iter().map(one).collect()
+            }
+            _ => vec![self.clone()],
         }
     }
 }

@@ -36,7 +36,8 @@ impl Sentinels {
         if !database.chars().all(|c| c.is_ascii_digit()) {
             return Err("its database is no number, as in redis+sentinel://HOST,HOST/MASTER/0".into());
         }
-        let at: Option<Vec<String>> = hosts.split(',').map(address).collect();
+        const USUAL_PORT: u16 = 26379;
+        let at: Option<Vec<String>> = hosts.split(',').map(|host| address(host, USUAL_PORT)).collect();
         let at = at.ok_or("a sentinel in it is not HOST, HOST:PORT or [IPV6]:PORT")?;
         Ok(Some(Sentinels { at, master: master.to_owned(), scheme, login, database: database.to_owned() }))
     }
@@ -54,12 +55,11 @@ impl Sentinels {
 }
 
 /// `HOST:PORT`, where the port may be missing.
-fn address(text: &str) -> Option<String> {
-    const USUAL_PORT: u16 = 26379;
+pub(super) fn address(text: &str, usual_port: u16) -> Option<String> {
     let ends = |text: &str| text.ends_with(']') || !text.contains(':');
     let (host, port) = match text.rsplit_once(':') {
         Some((host, port)) if !ends(text) => (host, port.parse::<u16>().ok().filter(|port| *port > 0)?),
-        _ => (text, USUAL_PORT),
+        _ => (text, usual_port),
     };
     let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
     let good = match bare {

@@ -123,7 +123,10 @@ pub fn planned_moves(setup: Setup) -> Stage {
     for _ in 0..7 {
         let child = stage.child();
         let to = stage.others(&child.node).swap_remove(gaps.len() % 2);
-        stage.ctl(&child.node, &["failover", "beat", "--to", &to]).expect(0);
+        // Who gave it away stands back for a while.
+        stage.wait_for("a move", |stage| {
+            (stage.ctl(&child.node, &["failover", "beat", "--to", &to]).code == 0).then_some(())
+        });
         let next = stage.child_after(&child);
         assert_eq!(next.node, to);
         gaps.push(stage.again(&child).gap_to(&next));

@@ -72,9 +72,8 @@ pub fn child_cannot_run_on_one_node(setup: Setup) -> Stage {
     let child = stage.child();
     std::fs::write(format!("{}-{}", cannot.display(), child.node), "").expect("a mark");
     send(child.pid, libc::SIGKILL);
-    let elsewhere = stage.wait_for("a child elsewhere", |stage| {
-        stage.witness.children().into_iter().find(|one| one.node != child.node)
-    });
+    let elsewhere = stage
+        .wait_for("a child elsewhere", |stage| stage.witness.children().into_iter().find(|one| one.node != child.node));
     let lives = stage.witness.children();
     let here: Vec<&Life> = lives.iter().filter(|one| one.node == child.node && one.start > child.start).collect();
     assert!(!here.is_empty(), "never tried again in place");

@@ -2,5 +2,9 @@
 
 pub mod agents;
 pub mod children;
+pub mod clock;
+pub mod failover;
+pub mod majority;
 pub mod network;
+pub mod random;
 pub mod redis;

@@ -1,0 +1,137 @@
+//! A thousand leases over three agents: what they cost Redis, and how soon all run again when an agent is killed.
+
+#![allow(clippy::print_stdout)] // Its figures are what it is for.
+
+mod support;
+
+#[path = "../tests/support/redis.rs"]
+mod redis_server;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use redis_server::RedisServer;
+use support::{Agent, Line, child_command, lines, now};
+
+const LEASES: usize = 1_000;
+const TTL: Duration = Duration::from_secs(15);
+/// How long the cost of keeping them is measured.
+const KEPT: Duration = Duration::from_secs(20);
+/// What no call may take: others wait meanwhile.
+const LONGEST: Duration = Duration::from_millis(2);
+
+fn main() {
+    support::be_the_child_if_called_so();
+    support::print_load();
+    let redis = RedisServer::start_with(None, &["--slowlog-log-slower-than", "500", "--slowlog-max-len", "100000"]);
+    baseline(&redis);
+    let dir = tempfile::tempdir().expect("a directory");
+    let log = dir.path().join("children");
+    let mut agents: Vec<Agent> = ["a", "b", "c"].map(|name| agent(dir.path(), name, &redis, &log)).into();
+    wait_until(&log, "all leases are held", |running| running.len() == LEASES);
+
+    redis.command(&["CONFIG", "RESETSTAT"]);
+    redis.command(&["SLOWLOG", "RESET"]);
+    std::thread::sleep(KEPT);
+    let (calls, spent) = scripts(&redis);
+    println!(
+        "kept: {:.1} calls a second, {:.2} ms of Redis each second, {:.2} us for each lease and refresh",
+        calls as f64 / KEPT.as_secs_f64(),
+        spent.as_secs_f64() * 1e3 / KEPT.as_secs_f64(),
+        spent.as_secs_f64() * 1e6 / (LEASES as f64 * KEPT.as_secs_f64() / (TTL.as_secs_f64() / 3.0)),
+    );
+    slowest(&redis);
+
+    redis.command(&["SLOWLOG", "RESET"]);
+    let held = running(&lines(&log)).values().filter(|life| life.node == agents[0].name).count();
+    let killed = agents[0].kill();
+    wait_until(&log, "all leases are held elsewhere", |running| {
+        running.len() == LEASES && running.values().all(|life| life.node != "a")
+    });
+    let last = lines(&log).iter().filter(|line| line.start).map(|line| line.at).max().expect("a start");
+    println!(
+        "killed: {held} leases of {LEASES} moved, the last child {:.2} s after the kill; the ttl is {} s",
+        (last - killed).as_secs_f64(),
+        TTL.as_secs()
+    );
+    slowest(&redis);
+}
+
+fn agent(dir: &Path, name: &str, redis: &RedisServer, log: &Path) -> Agent {
+    let watcher = |at| format!("[watcher:w{at}]\ncmd = {}\nsingleton = true\n", child_command(log));
+    let watchers: String = (0..LEASES).map(watcher).collect();
+    let redis = format!("[redis]\nurl = {}\nlease_ttl = {}\n", redis.url(), TTL.as_secs());
+    Agent::start(dir, name, &(redis + &watchers))
+}
+
+/// What the same number of keys costs that are simply set to expire later, one command each.
+fn baseline(redis: &RedisServer) {
+    let mut connection = redis::Client::open(redis.url()).and_then(|client| client.get_connection()).expect("redis");
+    let each = |command: &dyn Fn(usize) -> redis::Cmd| {
+        let mut pipe = redis::pipe();
+        for at in 0..LEASES {
+            pipe.add_command(command(at)).ignore();
+        }
+        pipe
+    };
+    let named = |verb: &str, at: usize| redis::cmd(verb).arg(format!("baseline:{at}")).to_owned();
+    each(&|at| named("SET", at).arg("1").to_owned()).query::<()>(&mut connection).expect("SET");
+    redis.command(&["CONFIG", "RESETSTAT"]);
+    each(&|at| named("PEXPIRE", at).arg(15_000).to_owned()).query::<()>(&mut connection).expect("PEXPIRE");
+    let spent = stat(redis, "pexpire").1;
+    println!("baseline: PEXPIRE, {:.2} us of Redis for each key", spent.as_secs_f64() * 1e6 / LEASES as f64);
+}
+
+/// How often a command was called since the statistics were reset, and what Redis spent on it.
+fn stat(redis: &RedisServer, command: &str) -> (u64, Duration) {
+    let stats = redis.text(&["INFO", "commandstats"]).expect("statistics");
+    let line = stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:")));
+    let field = |name: &str| {
+        let fields = line?.split(',').find_map(|field| field.strip_prefix(name));
+        fields?.strip_prefix('=')?.parse::<u64>().ok()
+    };
+    (field("calls").unwrap_or(0), Duration::from_micros(field("usec").unwrap_or(0)))
+}
+
+fn scripts(redis: &RedisServer) -> (u64, Duration) {
+    let (by_hash, by_text) = (stat(redis, "evalsha"), stat(redis, "eval"));
+    (by_hash.0 + by_text.0, by_hash.1 + by_text.1)
+}
+
+/// Prints how long Redis was busy at once with one command, at most.
+fn slowest(redis: &RedisServer) {
+    let entries: Vec<Vec<redis::Value>> =
+        redis::from_redis_value(redis.command(&["SLOWLOG", "GET", "-1"])).expect("the slow log");
+    let times = entries.iter().filter_map(|entry| match entry.get(2) {
+        Some(redis::Value::Int(micros)) => Some(Duration::from_micros(micros.unsigned_abs())),
+        _ => None,
+    });
+    let over = times.clone().filter(|time| *time > LONGEST).count();
+    match times.max() {
+        Some(longest) => println!("      the slowest call {:.2} ms, {over} above 2 ms", longest.as_secs_f64() * 1e3),
+        None => println!("      no call above 0.5 ms"),
+    }
+}
+
+/// The life of each lease's present child.
+fn running(lines: &[Line]) -> BTreeMap<&str, &Line> {
+    let mut running = BTreeMap::new();
+    // Who is killed says nothing of its end, and its successor counts.
+    for line in lines {
+        if line.start {
+            running.insert(line.watcher.as_str(), line);
+        } else {
+            running.remove(line.watcher.as_str());
+        }
+    }
+    running
+}
+
+fn wait_until(log: &Path, what: &str, done: impl Fn(&BTreeMap<&str, &Line>) -> bool) {
+    let (begun, before) = (Instant::now(), now());
+    while !done(&running(&lines(log))) {
+        assert!(begun.elapsed() < 8 * TTL, "{what}: not within {:?}", now() - before);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}

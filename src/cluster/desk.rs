@@ -1,0 +1,90 @@
+//! One server's desk: what is asked about leases at one moment is put to it together.
+//!
+//! Invariants:
+//! - Refreshes that come in one go cost one round trip, and no script has more than [`CHUNK`] of them: the server does
+//!   for others in between.
+//! - Each question has its own answer, within its own patience.
+
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::link::Link;
+use super::scripts;
+use crate::model::event::{Ask, AskKind, LeaseAnswer};
+use crate::model::names::LeaseName;
+
+/// How many leases one script refreshes: well below 2 ms of the server's time.
+const CHUNK: usize = 100;
+/// How many questions may wait to be put together, which takes no time.
+const QUEUE: usize = 16_384;
+
+/// Handle on a desk; clones share it.
+#[derive(Clone)]
+pub(super) struct Desk(mpsc::Sender<Question>);
+
+struct Question {
+    lease: LeaseName,
+    ask: Ask,
+    patience: Duration,
+    answer: oneshot::Sender<LeaseAnswer>,
+}
+
+impl Desk {
+    /// A desk before `link`, and the task that serves it.
+    pub(super) fn new(link: Link) -> (Desk, impl Future<Output = ()>) {
+        let (questions, asked) = mpsc::channel(QUEUE);
+        (Desk(questions), serve(link, asked))
+    }
+
+    /// Puts `ask` to the server, and gives what it answers within `patience`.
+    pub(super) async fn ask(&self, lease: LeaseName, ask: Ask, patience: Duration) -> LeaseAnswer {
+        let (answer, answered) = oneshot::channel();
+        let full = || LeaseAnswer::Failed { reason: "too many questions about leases at once".into() };
+        match self.0.try_send(Question { lease, ask, patience, answer }) {
+            Ok(()) => answered.await.unwrap_or_else(|_| full()),
+            Err(_) => full(),
+        }
+    }
+}
+
+async fn serve(link: Link, mut asked: mpsc::Receiver<Question>) {
+    let mut questions = Vec::new();
+    while asked.recv_many(&mut questions, QUEUE).await > 0 {
+        let is_refresh = |question: &Question| matches!(question.ask.kind, AskKind::Refresh { .. });
+        let (mut refreshes, others): (Vec<_>, Vec<_>) = questions.drain(..).partition(is_refresh);
+        others.into_iter().for_each(|question| put(&link, vec![question]));
+        // One that is hasty is not kept waiting by one that is not.
+        refreshes.sort_by_key(|question| question.patience);
+        while !refreshes.is_empty() {
+            let rest = refreshes.split_off(refreshes.len().min(CHUNK));
+            put(&link, std::mem::replace(&mut refreshes, rest));
+        }
+    }
+}
+
+/// Puts one question, or several refreshes, to the server. It takes them in the order in which they are put.
+fn put(link: &Link, questions: Vec<Question>) {
+    let link = link.clone();
+    tokio::spawn(async move {
+        let together = scripts::refresh_call(questions.iter().map(|question| (&question.lease, &question.ask)));
+        let call = together.unwrap_or_else(|| scripts::call(&questions[0].lease, &questions[0].ask));
+        let patience = questions.iter().map(|question| question.patience).min().unwrap_or_default();
+        let answer = link.call(&call, patience).await;
+        for (index, question) in questions.into_iter().enumerate() {
+            let its = |words: &Vec<String>| match question.ask.kind {
+                AskKind::Refresh { .. } => {
+                    let words = words.chunks(scripts::ANSWER_LEN).nth(index).unwrap_or_default();
+                    scripts::answer(words)
+                }
+                _ => scripts::answer(words),
+            };
+            let answer = match &answer {
+                Ok(words) => its(words),
+                Err(reason) => LeaseAnswer::Failed { reason: reason.clone() },
+            };
+            // Who asked may have ended.
+            let _ = question.answer.send(answer);
+        }
+    });
+}

@@ -1,0 +1,236 @@
+//! The independent servers of a cluster: one, or several of which most have to agree.
+//!
+//! Invariants:
+//! - A lease is what most servers say it is ([`Vote`]).
+//! - Everything else needs one server only: each node beats, listens and answers at all of them, so that whoever reaches
+//!   one of them reaches the nodes that do.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::future::join_all;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::desk::Desk;
+use super::link::Link;
+use super::scripts::Call;
+use super::sentinel::{self, Whereabouts};
+use crate::model::event::{Ask, AskKind, Event, LeaseAnswer};
+use crate::model::names::{LeaseName, NodeName};
+use crate::model::spec::{RedisSpec, Sentinels};
+use crate::model::vote::{Put, Vote};
+
+/// Handle on the servers; clones share it.
+#[derive(Clone)]
+pub(super) struct Servers(Arc<[Server]>);
+
+/// One of them.
+pub(super) struct Server {
+    /// Where it is, and how one is let in.
+    pub(super) spec: RedisSpec,
+    /// Where it is now, where sentinels know.
+    pub(super) whereabouts: Whereabouts,
+    /// The connection for commands.
+    pub(super) link: Link,
+    desk: Desk,
+}
+
+impl Servers {
+    /// Connects to all that `spec` names, in tasks of their own. They tell `StoreUp` and `StoreDown`.
+    pub(super) fn start(
+        spec: &RedisSpec,
+        node: &NodeName,
+        events: &mpsc::Sender<Event>,
+        tasks: &mut JoinSet<()>,
+    ) -> Servers {
+        let specs = spec.servers();
+        let board = Arc::new(Mutex::new(Board::of(specs.len())));
+        let mut start = |(index, spec): (usize, RedisSpec)| {
+            let whereabouts = Whereabouts::unknown();
+            if let Ok(Some(sentinels)) = Sentinels::parse(spec.url.reveal()) {
+                tasks.spawn(sentinel::follow(spec.clone(), sentinels, whereabouts.clone()));
+            }
+            let (told, news) = mpsc::channel(4);
+            let (link, keep_up) = Link::new(spec.clone(), format!("circus-agent:{node}"), whereabouts.clone(), told);
+            tasks.spawn(keep_up);
+            tasks.spawn(watch(index, news, Arc::clone(&board), events.clone()));
+            let (desk, serve) = Desk::new(link.clone());
+            tasks.spawn(serve);
+            Server { spec, whereabouts, link, desk }
+        };
+        Servers(specs.into_iter().enumerate().map(&mut start).collect())
+    }
+
+    /// Each of them.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Server> {
+        self.0.iter()
+    }
+
+    /// What most servers answer to `ask`, within `patience`. What is to be done about those that say otherwise is seen to
+    /// afterwards.
+    pub(super) fn ask(
+        &self,
+        lease: LeaseName,
+        ask: Ask,
+        patience: Duration,
+    ) -> impl Future<Output = LeaseAnswer> + use<> {
+        let (verdict, decided) = oneshot::channel();
+        tokio::spawn(self.clone().put_to_vote(lease, ask, patience, verdict));
+        async { decided.await.unwrap_or_else(|_| LeaseAnswer::Failed { reason: "the agent is ending".into() }) }
+    }
+
+    async fn put_to_vote(self, lease: LeaseName, ask: Ask, patience: Duration, verdict: oneshot::Sender<LeaseAnswer>) {
+        let end = Instant::now() + patience;
+        let put = |Put { server, ask }: Put| {
+            let desk = self.0[server].desk.clone();
+            let lease = lease.clone();
+            let patience = match ask.kind {
+                // Nobody waits for these.
+                AskKind::Withdraw => patience,
+                _ => end.saturating_duration_since(Instant::now()),
+            };
+            async move {
+                let asked = ask.kind.clone();
+                (server, asked, desk.ask(lease, ask, patience).await)
+            }
+        };
+        let (mut vote, puts) = Vote::new(ask, self.0.len());
+        let mut open: FuturesUnordered<_> = puts.into_iter().map(put).collect();
+        let mut verdict = Some(verdict);
+        while let Some((server, asked, answer)) = open.next().await {
+            let mut puts = Vec::new();
+            vote.answered(server, &asked, answer, &mut puts);
+            open.extend(puts.into_iter().map(put));
+            if let Some(decided) = vote.verdict()
+                && let Some(verdict) = verdict.take()
+            {
+                // Who asked may have ended.
+                let _ = verdict.send(decided.clone());
+            }
+        }
+    }
+
+    /// Puts `call` to all servers at once, and gives what each answered.
+    pub(super) async fn call(&self, call: &Call, patience: Duration) -> Vec<Result<Vec<String>, String>> {
+        let mut calls = Vec::with_capacity(self.0.len());
+        for server in self.iter() {
+            calls.push(server.link.call(call, patience));
+        }
+        join_all(calls).await
+    }
+
+    /// Publishes `text` at the first server where somebody hears it, and gives how many do.
+    ///
+    /// # Errors
+    /// No server could be asked; what the last one said.
+    pub(super) async fn publish(&self, channel: &str, text: &str, patience: Duration) -> Result<u64, String> {
+        let mut result = Err(String::new());
+        for server in self.iter() {
+            match server.link.publish(channel, text, patience).await {
+                Ok(0) => result = Ok(0),
+                Ok(heard) => return Ok(heard),
+                Err(reason) => result = result.map_err(|_| reason),
+            }
+        }
+        result
+    }
+
+    /// Publishes `texts` at all servers, each in one round trip, in their order.
+    ///
+    /// # Errors
+    /// They were published nowhere, and why.
+    pub(super) async fn publish_all(&self, channel: &str, texts: &[String], patience: Duration) -> Result<(), String> {
+        let mut published = Vec::with_capacity(self.0.len());
+        for server in self.iter() {
+            published.push(server.link.publish_all(channel, texts, patience));
+        }
+        join_all(published).await.into_iter().reduce(Result::or).unwrap_or(Ok(()))
+    }
+}
+
+/// Which servers cannot be reached, and why.
+struct Board {
+    servers: usize,
+    down: BTreeMap<usize, String>,
+}
+
+impl Board {
+    fn of(servers: usize) -> Board {
+        Board { servers, down: (0..servers).map(|server| (server, "still connecting".to_owned())).collect() }
+    }
+
+    /// What one server's news mean for all of them; nothing where most go on.
+    fn note(&mut self, server: usize, news: Event) -> Option<Event> {
+        let before = self.down.len();
+        match news {
+            Event::StoreUp => drop(self.down.remove(&server)),
+            Event::StoreDown { ref reason } => drop(self.down.insert(server, reason.clone())),
+            other => return Some(other),
+        }
+        if self.servers == 1 {
+            return Some(news);
+        }
+        let enough = self.servers - self.down.len() > self.servers / 2;
+        match news {
+            Event::StoreUp if enough => Some(Event::StoreUp),
+            Event::StoreDown { reason } if enough => {
+                tracing::warn!(%reason, up = self.servers - self.down.len(), of = self.servers, "a Redis server is down; most are not");
+                None
+            }
+            Event::StoreDown { .. } => Some(Event::StoreDown { reason: self.reason() }),
+            _ => {
+                tracing::info!(down = self.down.len(), before, "a Redis server is up; most are not");
+                None
+            }
+        }
+    }
+
+    fn reason(&self) -> String {
+        let reasons: Vec<&str> = self.down.values().map(String::as_str).collect();
+        format!("{} of {} servers cannot be used ({})", self.down.len(), self.servers, reasons.join("; "))
+    }
+}
+
+/// Passes on what one server's link tells, as far as it matters for all.
+async fn watch(server: usize, mut news: mpsc::Receiver<Event>, board: Arc<Mutex<Board>>, events: mpsc::Sender<Event>) {
+    while let Some(news) = news.recv().await {
+        let told = board.lock().unwrap_or_else(PoisonError::into_inner).note(server, news);
+        if let Some(event) = told
+            && events.send(event).await.is_err()
+        {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn down(reason: &str) -> Event {
+        Event::StoreDown { reason: reason.into() }
+    }
+
+    #[test]
+    fn several_servers_are_up_while_most_are() {
+        let mut board = Board::of(3);
+        assert_eq!(board.note(0, Event::StoreUp), None);
+        assert_eq!(board.note(1, Event::StoreUp), Some(Event::StoreUp));
+        assert_eq!(board.note(2, down("refused")), None);
+        let Some(Event::StoreDown { reason }) = board.note(0, down("no answer")) else { panic!() };
+        assert_eq!(reason, "2 of 3 servers cannot be used (no answer; refused)");
+        assert_eq!(board.note(2, Event::StoreUp), Some(Event::StoreUp));
+    }
+
+    #[test]
+    fn what_one_server_says_stands_alone() {
+        let mut board = Board::of(1);
+        assert_eq!(board.note(0, down("refused")), Some(down("refused")));
+        assert_eq!(board.note(0, Event::StoreUp), Some(Event::StoreUp));
+    }
+}

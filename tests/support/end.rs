@@ -1,0 +1,223 @@
+//! An agent's end of the shared world, driven by a test by hand.
+
+#![allow(unreachable_pub, dead_code)] // Included by several test files, each a crate of its own, which use a part.
+
+use std::time::{Duration, Instant};
+
+use circus_agent::cluster::{BusQuestion, Me, Redis, Standing};
+use circus_agent::model::command::{NodeAbout, NodeRow, RequestId};
+use circus_agent::model::event::{Ask, AskKind, Event, LeaseAnswer};
+use circus_agent::model::names::{ClusterName, LeaseName, NodeName, Owner, WatcherName};
+use circus_agent::model::spec::{RedisSpec, Secret};
+use circus_agent::model::time::Time;
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
+
+/// Longer than anything here takes, shorter than anybody's patience.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const TTL: Duration = Duration::from_millis(600);
+/// How long one ask may take.
+pub const ASK: Duration = Duration::from_millis(500);
+
+pub fn cluster() -> ClusterName {
+    ClusterName::parse("prod").unwrap()
+}
+
+pub fn beat() -> WatcherName {
+    WatcherName::parse("beat").unwrap()
+}
+
+pub fn lease() -> LeaseName {
+    LeaseName { cluster: cluster(), watcher: beat() }
+}
+
+pub fn node(name: &str) -> NodeName {
+    NodeName::parse(name).unwrap()
+}
+
+pub fn owner(node: &str, nonce: u128) -> Owner {
+    Owner { node: NodeName::parse(node).unwrap(), nonce }
+}
+
+pub fn ask(owner: &Owner, kind: AskKind) -> Ask {
+    Ask { owner: owner.clone(), sent: Time::ZERO, kind }
+}
+
+pub fn take(owner: &Owner) -> Ask {
+    ask(owner, AskKind::Take { ttl: TTL, longest: TTL })
+}
+
+pub fn refresh(owner: &Owner, token: u64) -> Ask {
+    ask(owner, AskKind::Refresh { ttl: TTL, token })
+}
+
+pub fn release(owner: &Owner) -> Ask {
+    ask(owner, AskKind::Release { to: None })
+}
+
+/// A Redis of which the URL says everything.
+pub fn at(url: &str) -> RedisSpec {
+    RedisSpec::at(Secret::new(url.into()))
+}
+
+/// An agent's end of the shared world.
+pub struct Agent {
+    pub redis: Redis,
+    pub events: mpsc::Receiver<Event>,
+    pub questions: mpsc::Receiver<BusQuestion>,
+    pub standing: watch::Sender<Standing>,
+}
+
+impl Agent {
+    pub fn start(url: &str, name: &str, instance: u128) -> Agent {
+        Agent::start_at(at(url), name, instance)
+    }
+
+    pub fn start_at(redis: RedisSpec, name: &str, instance: u128) -> Agent {
+        let (told, events) = mpsc::channel(256);
+        let (asked, questions) = mpsc::channel(16);
+        let about = NodeAbout { version: "0.1.0".into(), host: format!("host-{name}"), pid: 7, ..NodeAbout::default() };
+        let (standing, stands) = watch::channel(Standing { about, draining: false });
+        let me = Me { redis, cluster: cluster(), node: node(name), instance, leases: vec![beat()], standing: stands };
+        Agent { redis: Redis::start(me, told, asked), events, questions, standing }
+    }
+
+    /// One that has reached Redis and hears it.
+    pub async fn ready(url: &str, name: &str, instance: u128) -> Agent {
+        let mut agent = Agent::start(url, name, instance);
+        agent.up_and_heard().await;
+        agent
+    }
+
+    /// Waits for the link and the subscription, whichever comes first.
+    pub async fn up_and_heard(&mut self) {
+        let (mut up, mut hears) = (false, false);
+        while !(up && hears) {
+            match self.event().await {
+                Event::StoreUp => up = true,
+                Event::LeaseFreed { .. } => hears = true,
+                Event::StoreDown { .. } | Event::Lease { .. } => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    pub async fn event(&mut self) -> Event {
+        timeout(PATIENCE, self.events.recv()).await.expect("an event in time").expect("an event")
+    }
+
+    /// The first event of the kind that `pick` wants; those before it are passed over.
+    pub async fn next<T>(&mut self, mut pick: impl FnMut(Event) -> Option<T>) -> T {
+        loop {
+            if let Some(picked) = pick(self.event().await) {
+                return picked;
+            }
+        }
+    }
+
+    pub async fn up(&mut self) {
+        self.next(|event| (event == Event::StoreUp).then_some(())).await;
+    }
+
+    pub async fn down(&mut self) -> String {
+        let down = |event| if let Event::StoreDown { reason } = event { Some(reason) } else { None };
+        self.next(down).await
+    }
+
+    pub async fn freed(&mut self) {
+        let freed = Event::LeaseFreed { watcher: beat() };
+        self.next(|event| (event == freed).then_some(())).await;
+    }
+
+    pub async fn ask(&mut self, ask: &Ask) -> LeaseAnswer {
+        self.ask_within(ask, ASK).await
+    }
+
+    pub async fn ask_within(&mut self, ask: &Ask, patience: Duration) -> LeaseAnswer {
+        self.redis.ask(&beat(), ask.clone(), patience);
+        self.answer(ask).await
+    }
+
+    pub async fn answer(&mut self, wanted: &Ask) -> LeaseAnswer {
+        let answer = |event| match event {
+            Event::Lease { watcher, ask, answer } if watcher == beat() && ask == *wanted => Some(answer),
+            _ => None,
+        };
+        self.next(answer).await
+    }
+
+    /// Releases the lease, and waits for the answer and, for as long as `patience`, for its announcement, whichever comes
+    /// first: what is left of the two where it does not.
+    pub async fn release(&mut self, ask: &Ask, patience: Duration) -> Vec<Event> {
+        let answered = Event::Lease { watcher: beat(), ask: ask.clone(), answer: LeaseAnswer::Released };
+        let mut missing = vec![answered, Event::LeaseFreed { watcher: beat() }];
+        self.redis.ask(&beat(), ask.clone(), ASK);
+        let both = async {
+            while !missing.is_empty() {
+                let event = self.event().await;
+                missing.retain(|other| *other != event);
+            }
+        };
+        let _ = timeout(patience, both).await;
+        missing
+    }
+
+    pub async fn granted(&mut self, ask: &Ask) -> u64 {
+        match self.ask(ask).await {
+            LeaseAnswer::Granted { token } => token,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub async fn failed(&mut self, ask: &Ask) -> String {
+        match self.ask(ask).await {
+            LeaseAnswer::Failed { reason } => reason,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub async fn init(&mut self) -> Result<(), String> {
+        self.redis.init_lease(RequestId(1), &beat());
+        self.next(|event| match event {
+            Event::LeaseInitialised { request: RequestId(1), result } => Some(result),
+            _ => None,
+        })
+        .await
+    }
+
+    pub async fn roster(&mut self) -> Vec<NodeRow> {
+        self.redis.read_roster(RequestId(2));
+        self.next(|event| match event {
+            Event::RosterRead { request: RequestId(2), rows } => Some(rows.unwrap()),
+            _ => None,
+        })
+        .await
+    }
+
+    /// The registry, once it looks as wanted.
+    pub async fn roster_until(&mut self, wanted: impl Fn(&[NodeRow]) -> bool) -> Vec<NodeRow> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let rows = self.roster().await;
+            if wanted(&rows) {
+                return rows;
+            }
+            assert!(Instant::now() < deadline, "{rows:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Answers one question.
+    pub async fn reply(&mut self, text: &str) -> BusQuestionSeen {
+        let question = timeout(PATIENCE, self.questions.recv()).await.expect("a question in time").unwrap();
+        let BusQuestion { line, from, answer } = question;
+        answer.send(text.to_owned()).unwrap();
+        BusQuestionSeen { line, from }
+    }
+}
+
+#[derive(Debug, PartialEq)]
+pub struct BusQuestionSeen {
+    pub line: String,
+    pub from: String,
+}

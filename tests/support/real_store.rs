@@ -1,0 +1,89 @@
+//! A real Redis, one server or several, asked as an agent asks it.
+
+#![allow(unreachable_pub)] // Included by several test files, each a crate of its own.
+
+use std::time::{Duration, Instant};
+
+use circus_agent::model::event::{Ask, LeaseAnswer};
+use circus_agent::model::names::LeaseName;
+use circus_agent::model::spec::RedisSpec;
+
+use super::end::{ASK, Agent, PATIENCE, lease, owner, refresh};
+use super::lease_cases::{Disturbance, Store};
+use super::redis_server::RedisServer;
+
+/// What is done to it is done to all of its servers.
+pub struct RealStore {
+    runtime: tokio::runtime::Runtime,
+    agent: Agent,
+    servers: Vec<RedisServer>,
+}
+
+impl RealStore {
+    /// The store that `spec` leads to, on `servers`.
+    pub fn new(spec: RedisSpec, servers: Vec<RedisServer>) -> RealStore {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let agent = runtime.block_on(async {
+            let mut agent = Agent::start_at(spec, "tester", 1);
+            agent.up_and_heard().await;
+            reach_all(&mut agent, &servers).await;
+            agent
+        });
+        RealStore { runtime, agent, servers }
+    }
+}
+
+impl Store for RealStore {
+    fn ask(&mut self, lease: &LeaseName, ask: &Ask) -> LeaseAnswer {
+        assert_eq!(*lease, self::lease());
+        self.runtime.block_on(self.agent.ask_within(ask, PATIENCE))
+    }
+
+    fn servers(&self) -> usize {
+        self.servers.len()
+    }
+
+    fn init(&mut self, lease: &LeaseName) -> Result<(), String> {
+        assert_eq!(*lease, self::lease());
+        self.runtime.block_on(self.agent.init())
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.runtime.block_on(async { tokio::time::sleep(time).await });
+    }
+
+    fn disturb(&mut self, how: Disturbance) {
+        for server in &mut self.servers {
+            match &how {
+                Disturbance::FlushAll => drop(server.command(&["FLUSHALL"])),
+                Disturbance::FlushScripts => drop(server.command(&["SCRIPT", "FLUSH"])),
+                Disturbance::Delete(key) => assert_eq!(server.number(&["DEL", key]), 1),
+                Disturbance::Overwrite(key, value) => drop(server.command(&["SET", key, value])),
+                Disturbance::RestartEmpty => server.restart_empty(),
+                Disturbance::Save => server.save(),
+                Disturbance::RestartWithSaved => server.restart_with_saved(),
+            }
+        }
+        if matches!(how, Disturbance::RestartEmpty | Disturbance::RestartWithSaved) {
+            self.runtime.block_on(reach_all(&mut self.agent, &self.servers));
+        }
+    }
+}
+
+/// Waits until the agent has reached all servers. Asks, so that the loss of a connection is noticed at once.
+async fn reach_all(agent: &mut Agent, servers: &[RedisServer]) {
+    let nothing = refresh(&owner("nobody", 0), 0);
+    let connected = |server: &RedisServer| {
+        let clients = server.text(&["CLIENT", "LIST"]).unwrap_or_default();
+        clients.contains("name=circus-agent:tester")
+    };
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let answer = agent.ask_within(&nothing, ASK).await;
+        if answer == (LeaseAnswer::Lost { by: None }) && servers.iter().all(connected) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "not all servers are reached: {answer:?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
