@@ -120,7 +120,8 @@ impl Stage {
     pub fn start(rival: Rival, child: &str) -> Stage {
         let (mut net, home) = (Net::new(), Home::new());
         let store = net.host();
-        let redis = store.run(|| RedisServer::start_at(&store.address.to_string(), 6379, &["--protected-mode", "no"]));
+        let redis =
+            store.run(|| RedisServer::start_at(&store.address.to_string(), 6379, &[], &["--protected-mode", "no"]));
         let witness = Witness::new(home.path());
         let child = witness.command(&format!("unlocked {child}"));
         let mut nodes = Vec::new();
