@@ -3,8 +3,9 @@
 # make release  both programs, optimised and linked statically, in target/static
 # make chaos    plays every fault on every kind of Redis, and prints what came of it; takes some minutes
 # make bench    figures of the release build, each beside a baseline; takes some minutes
+# make rivals   the same faults for BeatCop and single-beat, beside this agent; installs them, and takes some minutes
 
-.PHONY: test fmt clippy tests setup demo chaos release bench clean
+.PHONY: test fmt clippy tests setup demo chaos release bench rivals clean
 
 test: setup fmt clippy tests
 
@@ -60,5 +61,12 @@ release:
 bench: setup
 	cargo bench --locked --bench step --bench restart --bench trees --bench handover --bench leases --bench output --bench watchers --bench sockets
 
+rivals: setup .rivals/ready
+	cargo bench --locked --bench rivals
+
+.rivals/ready: scripts/rivals benches/rivals/beatcop.txt benches/rivals/single-beat.txt
+	@scripts/rivals $(@D)
+	@touch $@
+
 clean:
-	rm -rf .venv .servers target
+	rm -rf .venv .servers .rivals target

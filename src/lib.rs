@@ -111,9 +111,9 @@
 //! | every fault that the promise names | `tests/chaos`: agents and Redis on hosts of their own, a checker outside; `make chaos` plays all of it and prints the table |
 //! | plugins | plays beside the code, and `tests/plugins.rs`: real agents |
 //! | words and bytes | `tests/config.rs`, `tests/wire.rs`, `tests/cli.rs`, `tests/shell.rs`, `tests/systemd.rs`, `tests/packaging.rs` |
-//! | the manual | `tests/docs.rs`: its files are read, its commands and links exist |
+//! | the manual | `tests/docs.rs`: its files are read, its commands and links exist; `tests/fencing`: its recipes are cut out of it and tried with a real Celery, SQLite, PostgreSQL and Redis |
 //! | the architecture | `tests/tidy.rs` |
-//! | how fast | `benches`: each figure beside a baseline |
+//! | how fast | `benches`: each figure beside a baseline; `benches/rivals`: the same faults for others that keep a process alone |
 
 pub mod model;
 
