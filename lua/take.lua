@@ -1,6 +1,8 @@
 -- Takes a lease, if it may be taken.
 --
--- KEYS[1] the lease   KEYS[2] its meta record (no expiry): state id until tok inc ttl to reserved
+-- KEYS[1] the lease   KEYS[2] its meta record (no expiry): state id until tok inc ttl to reserved, and for the history
+--   was_id was_tok was_seen was_left: the tenure before; seen pushed: when a holder was last heard of before `until` was
+--   put off to `pushed`
 -- ARGV[1] the owner   ARGV[2] its ttl, ms   ARGV[3] the longest ttl known of any node, ms   ARGV[4] the node
 -- Returns {'granted', token} | {'held', owner, ms left, ttl ms} | {'quarantined', ms left}
 --       | {'reserved', node, ms left}
@@ -9,9 +11,11 @@
 -- recorded end that has passed, either written by this very incarnation of the server. Otherwise one ttl
 -- is waited out, in which a living holder's next refresh re-asserts the lease.
 local owner, ttl = ARGV[1], num(ARGV[2])
-local meta = redis.call('HMGET', KEYS[2], 'state', 'until', 'tok', 'inc', 'ttl', 'to', 'reserved')
+local meta = redis.call('HMGET', KEYS[2], 'state', 'until', 'tok', 'inc', 'ttl', 'to', 'reserved', 'id', 'seen', 'pushed')
 local state, ends, token, seen, to, reserved = meta[1], num(meta[2]), num(meta[3]), meta[4], meta[6], num(meta[7])
 local longest = math.max(ttl, num(ARGV[3]), num(meta[5]))
+-- When the last holder was heard of: it released then, or its last refresh was confirmed.
+local heard = meta[2] == meta[10] and num(meta[9]) or state == 'free' and ends or ends - num(meta[5])
 
 local holder = redis.call('GET', KEYS[1])
 if holder and holder ~= owner then
@@ -27,7 +31,8 @@ if not holder then
   end
   if seen ~= inc then
     ends = math.max(ends, now + longest)
-    redis.call('HSET', KEYS[2], 'state', state == 'free' and 'quarantine' or state, 'until', text(ends), 'inc', inc)
+    redis.call('HSET', KEYS[2], 'state', state == 'free' and 'quarantine' or state, 'until', text(ends), 'inc', inc,
+      'seen', text(heard), 'pushed', text(ends))
     return {'quarantined', text(ends - now)}
   end
   if state ~= 'free' and now < ends then
@@ -40,6 +45,10 @@ end
 
 -- A question asked again whose first answer was lost is granted again, under the same token.
 if not holder or not state then
+  if meta[8] then
+    redis.call('HSET', KEYS[2], 'was_id', meta[8], 'was_tok', text(token), 'was_seen', text(heard),
+      'was_left', state == 'free' and 'released' or 'expired')
+  end
   token = math.max(token + 1, now)
 end
 redis.call('SET', KEYS[1], owner, 'PX', ttl)

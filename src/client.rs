@@ -303,6 +303,15 @@ fn choose(roster: &[NodeRow], call: &Call) -> Result<Chosen, ClientError> {
                 None => Ok(Chosen::Refused(Refusal::NoCandidate(format!("no node is known to hold {watcher}")))),
             }
         }
+        (Command::History { watcher: Some(watcher), .. } | Command::LeaseCheck { watcher, .. }, _) => {
+            // They all read the same; but who does not have it, knows no such name.
+            let has =
+                |row: &&NodeRow| row.about.watchers.iter().any(|own| own.to_lowercase() == watcher.to_lowercase());
+            let mut having: Vec<&NodeRow> = roster.iter().filter(there).filter(has).collect();
+            having.sort_by_key(|row| row.state != NodeState::Up);
+            let any = || roster.iter().filter(there).collect();
+            only(names(if having.is_empty() { any() } else { having }.into_iter().take(1).collect()))
+        }
         (Command::LeaseInit { .. }, _) => {
             let up = roster.iter().find(|row| row.state == NodeState::Up).or(roster.iter().find(there));
             only(names(up.into_iter().collect()))

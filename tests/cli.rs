@@ -81,6 +81,7 @@ fn help_lists_every_command_and_is_no_error() {
         "version",
         "nodes",
         "leases",
+        "history",
         "failover",
         "lease",
         "events",

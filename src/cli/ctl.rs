@@ -224,6 +224,14 @@ enum Words {
     /// Show who holds which lease
     #[command(alias = "singletons")]
     Leases,
+    /// Show who had which lease, since when, and why
+    History {
+        /// Its watcher; without it the latest of each
+        name: Option<String>,
+        /// How many tenures, the latest first [default: 20, without a name 1]
+        #[arg(short = 'n', long, value_name = "N")]
+        lines: Option<usize>,
+    },
     /// Move a singleton to another node
     Failover {
         /// Its watcher
@@ -249,6 +257,14 @@ enum LeaseWords {
     Init {
         /// Its watcher
         name: String,
+    },
+    /// Ask whether a token is still that of the holder: exit code 0 if so, 1 if not, 5 where nobody knows
+    Check {
+        /// Its watcher
+        name: String,
+        /// The token, as a singleton finds it in CIRCUS_FENCING_TOKEN
+        #[arg(long, value_name = "T", env = "CIRCUS_FENCING_TOKEN", hide_env_values = true)]
+        token: u64,
     },
 }
 
@@ -325,10 +341,15 @@ impl Words {
             Words::Version => Command::Version,
             Words::Nodes => Command::Nodes,
             Words::Leases => Command::Leases,
+            Words::History { name, lines } => {
+                let count = lines.unwrap_or(if name.is_some() { 20 } else { 1 });
+                Command::History { watcher: name, count }
+            }
             // Waited for by default: only then is there something to tell, and a move takes milliseconds and a stop.
             Words::Failover { name, to, no_waiting, .. } => {
                 Command::Failover { watcher: name, to, patience: patience(!no_waiting) }
             }
+            Words::Lease(LeaseWords::Check { name, token }) => Command::LeaseCheck { watcher: name, token },
             Words::Lease(LeaseWords::Init { name }) => Command::LeaseInit { watcher: name },
         })
     }
@@ -527,12 +548,18 @@ fn exit_code(command: &Command, reply: &Value) -> u8 {
         Some(nodes) => nodes.values().collect(),
         None => vec![reply],
     };
-    if parts.iter().any(|part| failed(part)) {
+    let unknown = |part: &Value| failed(part) && part["code"] == "unavailable";
+    if matches!(command, Command::LeaseCheck { .. }) && parts.iter().any(|part| unknown(part)) {
+        // Whoever asks decides by the code: not to know is another thing than no.
+        ctl_exit::UNREACHED
+    } else if parts.iter().any(|part| failed(part)) {
         ctl_exit::FAILED
     } else if parts.iter().any(|part| silent(part)) || reply["missing"].is_string() {
         ctl_exit::PARTIAL
     } else if matches!(command, Command::Status { .. }) && !view::problems(reply).is_empty() {
         ctl_exit::NOT_WELL
+    } else if parts.iter().any(|part| part["holds"] == false) {
+        ctl_exit::FAILED
     } else {
         ctl_exit::OK
     }
@@ -730,6 +757,10 @@ mod tests {
                 "failover web --to b --waiting",
                 Command::Failover { watcher: "web".into(), to: Some(node("b").unwrap()), patience: Settled },
             ),
+            ("history", Command::History { watcher: None, count: 1 }),
+            ("history web", Command::History { watcher: web(), count: 20 }),
+            ("history -n 3 web", Command::History { watcher: web(), count: 3 }),
+            ("lease check web --token 17", Command::LeaseCheck { watcher: "web".into(), token: 17 }),
             ("lease init web", Command::LeaseInit { watcher: "web".into() }),
         ];
         for (words, expected) in cases {
@@ -784,6 +815,8 @@ mod tests {
             "status --timeout nan",
             "status --endpoint tcp://127.0.0.1:5555",
             "lease",
+            "lease check web",
+            "lease check web --token x",
         ] {
             assert!(parse(words).is_err(), "{words}");
         }

@@ -11,7 +11,7 @@
 //!   link        one connection for commands, remade when in doubt
 //!   subscription  one connection for what is heard
 //!   registry    heartbeats and the list of nodes    bus    questions and answers between nodes
-//!   events      what happens, for whoever listens
+//!   events      what happens, for whoever listens    history   what has been with leases
 //!   reason      errors in words
 //! client        the same registry and bus for one command of circusctl
 //!
@@ -29,6 +29,7 @@ pub mod events;
 
 mod access;
 mod bus;
+mod history;
 mod link;
 mod reason;
 mod registry;

@@ -9,6 +9,7 @@ use tokio::time::timeout;
 
 use super::bus::{self, Bus};
 use super::events::Publisher;
+use super::history::{self, Recorder};
 use super::link::Link;
 use super::registry::{self, Name};
 use super::scripts;
@@ -16,6 +17,7 @@ use super::sentinel::{self, Whereabouts};
 use super::subscription::{self, Heard};
 use crate::model::command::{NodeAbout, RequestId};
 use crate::model::event::{Ask, Event, LeaseAnswer};
+use crate::model::history::Fact;
 use crate::model::names::{ClusterName, LeaseName, NodeName, WatcherName};
 use crate::model::spec::{RedisSpec, Sentinels};
 
@@ -70,6 +72,7 @@ pub struct Redis {
     link: Link,
     bus: Bus,
     publisher: Publisher,
+    recorder: Recorder,
     /// The channels that are listened on.
     channels: watch::Sender<BTreeSet<String>>,
     events: mpsc::Sender<Event>,
@@ -110,7 +113,8 @@ impl Redis {
         tasks.spawn(listen((redis, whereabouts), &cluster, channels.subscribe(), bus.clone(), events.clone()));
 
         let publisher = Publisher::start(&cluster, link.clone());
-        Redis { cluster, node, instance, link, bus, publisher, channels, events, _tasks: tasks, heartbeat }
+        let recorder = Recorder::start(node.clone(), link.clone());
+        Redis { cluster, node, instance, link, bus, publisher, recorder, channels, events, _tasks: tasks, heartbeat }
     }
 
     /// Puts `ask` to Redis. Exactly one [`Event::Lease`] answers it, within `timeout`, and at once while the link is
@@ -137,6 +141,31 @@ impl Redis {
             let answer = link.call(&scripts::init_call(&lease), READ_TIMEOUT).await;
             let result = answer.and_then(|words| scripts::init_answer(&lease, &words));
             Some(Event::LeaseInitialised { request, result })
+        });
+    }
+
+    /// Asks whether the tenure under `token` holds the lease; [`Event::LeaseChecked`] says so.
+    pub fn check_lease(&self, request: RequestId, watcher: &WatcherName, token: u64) {
+        let call = history::check_call(&self.lease(watcher), token);
+        let link = self.link.clone();
+        self.tell(async move {
+            let result = link.call(&call, READ_TIMEOUT).await.and_then(|words| history::token_state(&words));
+            Some(Event::LeaseChecked { request, result })
+        });
+    }
+
+    /// Keeps a fact about a tenure with its lease, now or when Redis is back.
+    pub fn record(&mut self, watcher: &WatcherName, fact: Fact) {
+        self.recorder.record(self.lease(watcher), fact);
+    }
+
+    /// Reads what is kept of these leases; [`Event::HistoryRead`] brings it.
+    pub fn read_history(&self, request: RequestId, watchers: &[WatcherName]) {
+        let leases: Vec<LeaseName> = watchers.iter().map(|watcher| self.lease(watcher)).collect();
+        let link = self.link.clone();
+        self.tell(async move {
+            let read = history::read(&link, &leases, READ_TIMEOUT).await;
+            Some(Event::HistoryRead { request, read })
         });
     }
 
@@ -169,13 +198,17 @@ impl Redis {
         // No beat may follow.
         self.heartbeat.abort();
         let call = registry::leave_call(&self.cluster, &self.node, self.instance);
-        let (left, answered, _published) = tokio::join!(
+        let (left, answered, _published, recorded) = tokio::join!(
             self.link.call(&call, LEAVE_TIMEOUT),
             timeout(LEAVE_TIMEOUT, self.bus.settled()),
             timeout(LEAVE_TIMEOUT, self.publisher.settled()),
+            timeout(LEAVE_TIMEOUT, self.recorder.settled()),
         );
         if let Err(reason) = left {
             tracing::debug!(%reason, "could not say in the registry that this node leaves");
+        }
+        if recorded.is_err() {
+            tracing::warn!("left before the history of leases could be told the last of it");
         }
         if answered.is_err() {
             tracing::warn!("left before all questions of other nodes were answered");

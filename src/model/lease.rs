@@ -24,6 +24,7 @@
 use std::time::Duration;
 
 use super::event::{Ask, AskKind, Deadline, LeaseAnswer};
+use super::history::{Cause, Ending};
 use super::names::{LeaseName, NodeName, Owner};
 use super::random::Random;
 use super::snapshot::{LeaseRole, LeaseView};
@@ -413,6 +414,25 @@ impl Lease {
             State::Releasing { since, .. } => Some(since),
             _ => None,
         }
+    }
+
+    /// The token of this node's tenure, from its grant until the lease is given up.
+    pub fn token(&self) -> Option<u64> {
+        match &self.state {
+            State::Held(held) => Some(held.token),
+            _ => None,
+        }
+    }
+
+    /// Why this node's tenure is ending by itself; nothing while it does not.
+    pub fn losing_to(&self) -> Option<Ending> {
+        let State::Held(Held { loss: Some(loss), trouble, .. }) = &self.state else { return None };
+        let (cause, detail) = match loss {
+            Loss::Taken { by } => (Cause::Taken, by.as_deref().map(node_of)),
+            Loss::Unconfirmed => (Cause::Unconfirmed, trouble.clone()),
+            Loss::Expired => (Cause::Expired, trouble.clone()),
+        };
+        Some(Ending { cause, detail, by: None })
     }
 
     /// Its name.

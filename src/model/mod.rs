@@ -24,6 +24,8 @@ pub mod snapshot;
 pub mod random;
 pub mod restart;
 
+pub mod history;
+
 pub mod checkup;
 pub mod process;
 

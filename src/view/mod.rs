@@ -5,6 +5,7 @@
 //! `-`: agents of other versions are worth showing too.
 
 mod follow;
+mod history;
 mod leases;
 mod nodes;
 mod plain;
@@ -52,6 +53,7 @@ pub fn text(command: &Command, reply: &Value, own: Option<&str>, style: Style) -
         Command::Plan | Command::ReloadConfig { .. } => plan::text(&parts, style),
         Command::Nodes => nodes::table(&parts, own, style),
         Command::Leases => leases::table(&parts, style),
+        Command::History { watcher, .. } => history::table(watcher.as_deref(), &parts, style),
         other => plain::lines(other, &parts),
     };
     let mut err = String::new();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use super::{options, stats};
+use super::{history, options, stats};
 use crate::model::command::{Answer, NodeRow, Outcome, Part, Refusal, Reply};
 use crate::model::event::Address;
 use crate::model::names::{NodeName, WatcherName};
@@ -44,6 +44,13 @@ use crate::model::snapshot::{LeaseView, Phase, ProcessView, Snapshot, SocketView
 /// - `version`: `version`
 /// - `nodes`: `roster` `[{name, state, seen, version, host, pid, up, config, watchers, holds, waits}]`, sorted by name
 /// - `leases`: `leases` `[LEASE, …]`; LEASE: `name key role token ttl left holder latency held_for why`
+/// - `history`: `history` `[{name, tenures: [TENURE, …], worst_gap, worst_gap_at_most, moves, overlaps}]`, the latest
+///   tenure first; `moves` within seven days
+///   - TENURE: `token from to start end pid gap gap_at_most overlap cause detail by last_seen`; `start`, `end` and
+///     `last_seen` are seconds of the Unix epoch by the store's clock; a null `gap` or `overlap` could not be measured;
+///     why it came here is `cause` (`first moved stopped agent-stopping removed changed taken unconfirmed expired gave-up
+///     finished released died unknown`), `detail` and `by`
+/// - `lease-check`: `name`, `token`, `holds`; where it does `left`, else `holder` and `latest`, the last token drawn
 /// - `failover`: `from`, `to` (or null), `token`
 ///
 /// An error has `reason`, `code` ([`error_code`]), `errno` and `tb` (null), and where it is known `hint` (a name like
@@ -234,6 +241,8 @@ fn done(answer: &Answer) -> Object {
         Answer::Version(version) => ok(json!({"version": version})),
         Answer::Nodes(rows) => ok(json!({"roster": rows.iter().map(row).collect::<Vec<_>>()})),
         Answer::Leases(views) => ok(json!({"leases": views.iter().map(lease).collect::<Vec<_>>()})),
+        Answer::Histories(told) => ok(history::histories(told)),
+        Answer::LeaseChecked { watcher, token, state } => ok(history::token_state(watcher, *token, state)),
         Answer::Moved { from, to, token } => {
             ok(json!({"from": from.as_str(), "to": to.as_ref().map(|to| to.as_str()), "token": token}))
         }

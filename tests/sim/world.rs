@@ -684,7 +684,10 @@ impl World {
             | Action::Reply { .. }
             | Action::Relay { .. }
             | Action::Sample { .. }
-            | Action::InitLease { .. } => {}
+            | Action::InitLease { .. }
+            | Action::CheckLease { .. }
+            | Action::Record { .. }
+            | Action::ReadHistory { .. } => {}
         }
     }
 
@@ -916,7 +919,16 @@ impl World {
         self.requests += 1;
         let request = RequestId(self.requests);
         let patience = if self.random.number().is_multiple_of(2) { Patience::Settled } else { Patience::Admitted };
-        self.report(host, Event::Asked { request, target: Target::Here, command: command(patience), limit: None });
+        self.report(
+            host,
+            Event::Asked {
+                request,
+                by: "the simulation".into(),
+                target: Target::Here,
+                command: command(patience),
+                limit: None,
+            },
+        );
     }
 
     /// Ends all faults: what is broken is whole, who is away is back.
