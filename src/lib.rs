@@ -51,10 +51,10 @@
 //! # Reading order
 //!
 //! 1. [`model::spec`], [`model::event`], [`model::command`], [`model::plan`]: the vocabulary.
-//! 2. [`model::restart`], [`model::checkup`], [`model::process`]: one process. [`model::lease`]: one promise to the cluster;
-//!    [`model::history`]: how it was kept.
-//! 3. [`model::watcher`], with its `settle`, `roll`, `sockets`, `demand`, `hooks`, `tenure` and `seen`: a number of processes, kept
-//!    true.
+//! 2. [`model::restart`], [`model::checkup`], [`model::process`]: one process. [`model::lease`]: one promise to the
+//!    cluster; [`model::history`]: how it was kept.
+//! 3. [`model::watcher`], with its `settle`, `roll`, `sockets`, `demand`, `hooks`, `tenure`, `seen` and `explain`: a
+//!    number of processes, kept true. [`model::explain`]: what is said to who asks why.
 //! 4. [`model::node`], with its `order`, `changes` and `sockets`: who comes after whom, and what a changed file changes.
 //! 5. `lua/take.lua`, `lua/refresh.lua`, `lua/release.lua`: who may have a lease.
 //! 6. [`host`]: `process`, the life of one as a task; [`host::guard`], why a killed or frozen agent leaves no singleton

@@ -82,6 +82,8 @@ fn help_lists_every_command_and_is_no_error() {
         "nodes",
         "leases",
         "history",
+        "explain",
+        "metrics",
         "failover",
         "lease",
         "events",

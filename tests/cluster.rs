@@ -906,6 +906,24 @@ async fn what_happens_while_redis_is_away_is_kept_when_it_is_back_with_the_time_
 }
 
 #[tokio::test]
+async fn a_history_that_somebody_spoilt_holds_up_no_other() {
+    let server = RedisServer::start();
+    let mut a = Agent::ready(&server.url(), "a", 1).await;
+    let spoilt = WatcherName::parse("spoilt").unwrap();
+    let key = LeaseName { cluster: cluster(), watcher: spoilt.clone() }.history_key();
+    server.command(&["SET", &key, "mine"]);
+    a.redis.record(&spoilt, started(1));
+    a.redis.record(&beat(), started(2));
+    assert_eq!(a.facts(1).await[0].token, 2);
+    server.command(&["DEL", &key]);
+    let deadline = Instant::now() + PATIENCE;
+    while server.number(&["XLEN", &key]) == 0 {
+        assert!(Instant::now() < deadline, "it is not tried again");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
 async fn the_history_of_a_lease_is_bounded() {
     let server = RedisServer::start();
     let mut a = Agent::ready(&server.url(), "a", 1).await;

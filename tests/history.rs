@@ -88,9 +88,31 @@ fn a_move_a_crash_and_an_outage_are_told_as_they_were_measured() {
         assert!(over.contains(&format!("{} holds it with token {}", second.node, second.token)), "{over}");
     }
 
+    // Every node explains its part.
+    let (holder, other) = sides(&mut agents, &second);
+    let (here, there) = (&agents[other].name, &agents[holder].name);
+    agents[other].comes_to("beat", "standby");
+    agents[other].notes("beat", &format!("held by {there}"));
+    let told = agents[other].ctl(&home, &["explain", "beat"]).expect(0).out;
+    assert!(told.starts_with(&format!("beat runs on {there}.\n")), "{told}");
+    assert!(told.contains(&format!("token {}", second.token)), "{told}");
+    assert!(told.contains(&format!("\n  ✘ {here:<12}lease: held by {there}, ")), "{told}");
+    let told = agents[holder].ctl(&home, &["explain", "beat", "--node", here]).expect(0).out;
+    assert!(told.starts_with(&format!("beat is not running on {here}, and that is right.\n")), "{told}");
+    assert!(told.contains(&format!("  ✔ store       Redis at 127.0.0.1:{}\n", redis.port())), "{told}");
+    assert!(told.ends_with(&format!("To move it here:  circusctl failover beat --to {here}\n")), "{told}");
+    let told = agents[other].ctl(&home, &["metrics", "--all"]).expect(0).out;
+    for (node, held, taken) in [(here, 0, 1), (there, 1, 1)] {
+        for series in [
+            format!("held{{node=\"{node}\",watcher=\"beat\"}} {held}\n"),
+            format!("taken_total{{node=\"{node}\",watcher=\"beat\"}} {taken}\n"),
+        ] {
+            assert!(told.contains(&format!("circus_lease_{series}")), "{series} is missing in:\n{told}");
+        }
+    }
+
     // The holder is killed: nobody can tell when its child ended, but the store knows when it was last heard of.
     witness.ticks(&second);
-    let (holder, other) = sides(&mut agents, &second);
     agents[holder].signal(libc::SIGKILL);
     agents[holder].ends();
     let third = witness.after(&second, PATIENCE);

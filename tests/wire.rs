@@ -15,7 +15,7 @@ use circus_agent::model::names::{ClusterName, NodeName, SocketName, WatcherName}
 use circus_agent::model::pattern::Pattern;
 use circus_agent::model::plan::{Change, Effect, KeyChange, Plan, SocketChange, SocketEffect};
 use circus_agent::model::snapshot::{
-    LeaseRole, LeaseView, Phase, ProcessView, Snapshot, SocketView, StoreView, WatcherState, WatcherView,
+    LeaseCounts, LeaseRole, LeaseView, Phase, ProcessView, Snapshot, SocketView, StoreView, WatcherState, WatcherView,
 };
 use circus_agent::model::spec::{
     HookPoint, HookProgram, HookSpec, OnDemand, Output, ProgramSpec, SocketKind, SocketUse, UserSpec, WatcherSpec,
@@ -487,6 +487,12 @@ fn our_own_commands() {
         latency: Some(Duration::from_micros(2_130)),
         held_for: Some(Duration::from_secs(60)),
         why: None,
+        counts: LeaseCounts {
+            taken: 2,
+            lost_unconfirmed: 1,
+            greatest_latency: Some(Duration::from_millis(3)),
+            ..LeaseCounts::default()
+        },
     };
     exchange(
         r#"{"command": "leases", "properties": {"all": true}, "id": 11}"#,
@@ -494,7 +500,10 @@ fn our_own_commands() {
         Answer::Leases(vec![lease]),
         json!({"status": "ok", "leases": [{
             "name": "beat", "key": "circus:{prod/beat}:lease", "role": "holder", "token": 17, "ttl": 15.0,
-            "left": 12.345, "holder": "web-1", "latency": 0.00213, "held_for": 60.0, "why": null,
+            "left": 12.345, "holder": "web-1", "latency": 0.00213, "held_for": 60.0, "why": null, "counts": {
+                "taken": 2, "released": 0, "lost": {"taken": 0, "unconfirmed": 1, "expired": 0}, "refreshes": 0,
+                "refreshes_failed": 0, "late_grants": 0, "greatest_latency": 0.003,
+            },
         }]}),
     );
     let ending = Ending { cause: Cause::Moved, detail: Some("web-2".into()), by: Some("amy".into()) };

@@ -232,6 +232,13 @@ enum Words {
         #[arg(short = 'n', long, value_name = "N")]
         lines: Option<usize>,
     },
+    /// Tell why a watcher runs, or does not, and what changes that
+    Explain {
+        /// The watcher
+        name: String,
+    },
+    /// Print what the agent counts and measures, for Prometheus
+    Metrics,
     /// Move a singleton to another node
     Failover {
         /// Its watcher
@@ -341,6 +348,8 @@ impl Words {
             Words::Version => Command::Version,
             Words::Nodes => Command::Nodes,
             Words::Leases => Command::Leases,
+            Words::Explain { name } => Command::Explain { watcher: name },
+            Words::Metrics => Command::Metrics,
             Words::History { name, lines } => {
                 let count = lines.unwrap_or(if name.is_some() { 20 } else { 1 });
                 Command::History { watcher: name, count }
@@ -558,11 +567,20 @@ fn exit_code(command: &Command, reply: &Value) -> u8 {
         ctl_exit::PARTIAL
     } else if matches!(command, Command::Status { .. }) && !view::problems(reply).is_empty() {
         ctl_exit::NOT_WELL
+    } else if matches!(command, Command::Explain { .. }) && !is_right(&parts) {
+        ctl_exit::NOT_WELL
     } else if parts.iter().any(|part| part["holds"] == false) {
         ctl_exit::FAILED
     } else {
         ctl_exit::OK
     }
+}
+
+/// Whether what was explained is as it should be: a singleton where it runs, anything else on each node.
+fn is_right(parts: &[&Value]) -> bool {
+    let right = |part: &&Value| part["right"] == true;
+    let runs = |part: &&Value| right(part) && part["singleton"] == true && part["runs"] == true;
+    parts.iter().any(runs) || parts.iter().all(right)
 }
 
 /// Writes the last words and passes the exit code on.
@@ -757,6 +775,8 @@ mod tests {
                 "failover web --to b --waiting",
                 Command::Failover { watcher: "web".into(), to: Some(node("b").unwrap()), patience: Settled },
             ),
+            ("explain web", Command::Explain { watcher: "web".into() }),
+            ("metrics", Command::Metrics),
             ("history", Command::History { watcher: None, count: 1 }),
             ("history web", Command::History { watcher: web(), count: 20 }),
             ("history -n 3 web", Command::History { watcher: web(), count: 3 }),
@@ -872,6 +892,18 @@ mod tests {
         assert_eq!(exit_code(&status, &nodes(&[&well, &ill])), 3);
         assert_eq!(exit_code(&status, &nodes(&[&ill, &silent])), 4);
         assert_eq!(exit_code(&status, &nodes(&[&silent, &failed])), 1);
+        let explain = Command::Explain { watcher: "a".into() };
+        let view = |runs, right| json!({"status": "ok", "singleton": true, "runs": runs, "right": right});
+        assert_eq!(exit_code(&explain, &view(true, true)), 0);
+        assert_eq!(exit_code(&explain, &view(false, true)), 0);
+        assert_eq!(exit_code(&explain, &view(false, false)), 3);
+        assert_eq!(exit_code(&explain, &nodes(&[&view(true, true), &view(false, false)])), 0);
+        assert_eq!(exit_code(&explain, &nodes(&[&view(false, true), &view(false, false)])), 3);
+        let check = Command::LeaseCheck { watcher: "a".into(), token: 1 };
+        assert_eq!(exit_code(&check, &json!({"status": "ok", "holds": true})), 0);
+        assert_eq!(exit_code(&check, &json!({"status": "ok", "holds": false})), 1);
+        assert_eq!(exit_code(&check, &json!({"status": "error", "code": "unavailable"})), 5);
+        assert_eq!(exit_code(&check, &json!({"status": "error", "code": "no-such-watcher"})), 1);
         let mut alone = nodes(&[&well]);
         alone["missing"] = json!("Redis: connection refused");
         assert_eq!(exit_code(&status, &alone), 4);

@@ -5,11 +5,11 @@
 //! A node that is cut off thus tells the right time when it is back, however late.
 //!
 //! Invariants:
-//! - Facts wait in a bounded queue, in the order in which they happened, and are tried until Redis has taken them. Whoever
-//!   orders one waits for nothing.
+//! - Facts wait in a bounded queue and are tried until Redis has taken them, in whichever order. Whoever orders one waits
+//!   for nothing.
 //! - An answer that was lost may keep a fact twice; who reads them counts it once ([`crate::model::history::fold`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
@@ -66,12 +66,28 @@ impl Recorder {
 }
 
 async fn keep(node: NodeName, link: Link, mut queued: mpsc::Receiver<(LeaseName, Fact)>) {
-    while let Some((lease, fact)) = queued.recv().await {
-        let mut pause = PAUSES.0;
-        while let Err(reason) = write(&node, &link, &lease, &fact).await {
-            tracing::debug!(%reason, %lease, "a fact about it is not kept yet");
-            sleep(pause).await;
-            pause = (pause * 2).min(PAUSES.1);
+    let mut pause = PAUSES.0;
+    // What could not be written makes way for the next: a key that somebody spoilt holds up no other lease.
+    let mut again = VecDeque::new();
+    loop {
+        while again.len() < QUEUE
+            && let Ok(next) = queued.try_recv()
+        {
+            again.push_back(next);
+        }
+        let next = match again.pop_front() {
+            Some(next) => Some(next),
+            None => queued.recv().await,
+        };
+        let Some((lease, fact)) = next else { return };
+        match write(&node, &link, &lease, &fact).await {
+            Ok(()) => pause = PAUSES.0,
+            Err(reason) => {
+                tracing::debug!(%reason, %lease, "a fact about it is not kept yet");
+                again.push_back((lease, fact));
+                sleep(pause).await;
+                pause = (pause * 2).min(PAUSES.1);
+            }
         }
     }
 }

@@ -5,6 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::event::{Changes, Reach, TokenState};
+use super::explain::Explanation;
 use super::history::History;
 use super::names::{NodeName, SocketName, WatcherName};
 use super::pattern::Pattern;
@@ -97,6 +98,10 @@ pub enum Command {
     Leases,
     /// The latest tenures of a singleton, or of each; `count` of each at most.
     History { watcher: Option<String>, count: usize },
+    /// Every condition for a watcher to run here, met or not.
+    Explain { watcher: String },
+    /// What this node counts and measures.
+    Metrics,
     /// Moves a singleton to another node.
     Failover { watcher: String, to: Option<NodeName>, patience: Patience },
     /// Whether the tenure under this token is the one that holds the lease now.
@@ -160,6 +165,8 @@ impl Command {
             | Command::Nodes
             | Command::Leases
             | Command::History { .. }
+            | Command::Explain { .. }
+            | Command::Metrics
             | Command::LeaseCheck { .. }
             | Command::LeaseInit { .. } => Patience::Admitted,
         };
@@ -222,6 +229,10 @@ pub enum Answer {
     Nodes(Vec<NodeRow>),
     /// This node's view of its leases.
     Leases(Vec<LeaseView>),
+    /// How it stands with a watcher on this node.
+    Explained { node: NodeName, watcher: WatcherName, explanation: Box<Explanation> },
+    /// The node with what it has counted.
+    Metrics(Box<Snapshot>),
     /// What has been with some leases.
     Histories(Vec<(WatcherName, History)>),
     /// How a token stands.

@@ -21,6 +21,8 @@ pub mod event;
 pub mod plan;
 pub mod snapshot;
 
+pub mod explain;
+
 pub mod random;
 pub mod restart;
 

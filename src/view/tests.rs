@@ -7,11 +7,12 @@ use serde_json::{Value, json};
 use super::*;
 use crate::model::command::{Answer, NodeAbout, NodeRow, NodeState, Outcome, Part, Patience, Refusal, Reply};
 use crate::model::event::{Changes, Exit, TokenState};
+use crate::model::explain::{self, Condition, Explanation, Move};
 use crate::model::history::{self, Before, Cause, Ending, Entry, Left, What};
 use crate::model::names::{ClusterName, NodeName, SocketName, WatcherName};
 use crate::model::plan::{Change, Effect, KeyChange, Plan, SocketChange, SocketEffect};
 use crate::model::snapshot::{
-    LeaseRole, LeaseView, Phase, ProcessView, Snapshot, StoreView, WatcherState, WatcherView,
+    LeaseCounts, LeaseRole, LeaseView, Phase, ProcessView, Snapshot, StoreView, WatcherState, WatcherView,
 };
 use crate::wire::reply_json;
 
@@ -62,6 +63,7 @@ fn lease(name: &str, role: LeaseRole, holder: Option<&str>) -> LeaseView {
         latency: holds.then_some(Duration::from_micros(2_130)),
         held_for: holds.then_some(secs(275_000.0)),
         why: None,
+        counts: LeaseCounts { taken: 2, lost_expired: 1, refreshes: 40, ..LeaseCounts::default() },
     }
 }
 
@@ -748,4 +750,119 @@ fn days_become_dates() {
     assert_eq!(civil(-1), (1969, 12, 31));
     assert_eq!(civil(11_016), (2000, 2, 29));
     assert_eq!(civil(20_778), (2026, 11, 21));
+}
+
+/// One node's part of an explanation.
+fn explained(name: &str, state: WatcherState, runs: bool, right: bool, conditions: Vec<Condition>) -> Part {
+    let (outlook, moves) = match runs {
+        true => ("Another node gets it 5.0 s after web-2 falls silent, and at once when web-2 gives it back.", false),
+        false => ("web-1 may get it 5.0 s after web-2 falls silent, and at once when web-2 gives it back.", true),
+    };
+    let command = if moves { format!("failover beat --to {name}") } else { "failover beat".to_owned() };
+    let explanation = Explanation {
+        state,
+        singleton: true,
+        clustered: true,
+        runs,
+        right,
+        holder: Some("web-2".into()),
+        conditions,
+        outlook: Some(outlook.into()),
+        moves: Some(Move { here: moves, command }),
+    };
+    let watcher = WatcherName::parse("beat").unwrap();
+    Part::Own(Reply::Done(Answer::Explained { node: node(name), watcher, explanation: Box::new(explanation) }))
+}
+
+#[test]
+fn an_explanation_has_ticks_crosses_and_what_to_type() {
+    let command = Command::Explain { watcher: "beat".into() };
+    let tick = Condition::met;
+    let held = || {
+        vec![
+            tick(explain::What::Configured, "in the file"),
+            tick(explain::What::Store, "Redis at redis-1:6379/0, answered in 0.4 ms"),
+            Condition::unmet(explain::What::Lease, "held by web-2, asked for again in 4.1 s at the latest", None),
+        ]
+    };
+    let Part::Own(waiting) = explained("web-1", WatcherState::Standby, false, true, held()) else { panic!() };
+    golden(
+        &command,
+        &own(waiting),
+        "
+|beat is not running on web-1, and that is right.
+|  ✔ configured  in the file
+|  ✔ store       Redis at redis-1:6379/0, answered in 0.4 ms
+|  ✘ lease       held by web-2, asked for again in 4.1 s at the latest
+|web-1 may get it 5.0 s after web-2 falls silent, and at once when web-2 gives it back.
+|To move it here:  circusctl failover beat --to web-1",
+    );
+    let crash = "exit 1, 2.0 s ago; failed 4 times in a row, next try in 8.0 s";
+    let crashing = vec![
+        tick(explain::What::Lease, "held here, for 3d 04h, token 17, 4.1 s of 5.0 s left"),
+        Condition::unmet(explain::What::Process, crash, Some("start beat".into())),
+    ];
+    let stopped = vec![Condition::unmet(explain::What::Wanted, "stopped by amy", Some("start beat".into()))];
+    golden(
+        &command,
+        &gathered(vec![
+            ("web-1", explained("web-1", WatcherState::Standby, false, true, held())),
+            ("web-2", explained("web-2", WatcherState::Backoff, false, false, crashing)),
+            ("web-3", explained("web-3", WatcherState::Stopped, false, true, stopped)),
+        ]),
+        "
+|beat is not running on web-2, and should be: it is backoff.
+|  ✔ lease       held here, for 3d 04h, token 17, 4.1 s of 5.0 s left
+|  ✘ process     exit 1, 2.0 s ago; failed 4 times in a row, next try in 8.0 s
+|                circusctl start beat
+|web-1 may get it 5.0 s after web-2 falls silent, and at once when web-2 gives it back.
+|To move it here:  circusctl failover beat --to web-2
+|  ✘ web-1       lease: held by web-2, asked for again in 4.1 s at the latest
+|  ✘ web-3       wanted: stopped by amy",
+    );
+}
+
+#[test]
+fn metrics_have_each_kind_once_with_the_series_of_all_nodes() {
+    let node = |name: &str| {
+        let role = if name == "web-1" { LeaseRole::Holder } else { LeaseRole::Standby };
+        let watchers = vec![
+            watcher("we\"b", WatcherState::Active, 2, &[(7, 9), (8, 9)], None),
+            with_lease(watcher("beat", WatcherState::Standby, 1, &[], None), lease("beat", role, None)),
+        ];
+        Part::Own(Reply::Done(Answer::Metrics(Box::new(snapshot(name, watchers)))))
+    };
+    let told = shown(&Command::Metrics, &gathered(vec![("web-1", node("web-1")), ("web-2", node("web-2"))]));
+    let version = env!("CARGO_PKG_VERSION");
+    for line in [
+        &*format!("circus_build_info{{node=\"web-1\",version=\"{version}\"}} 1"),
+        "circus_store_up{node=\"web-2\"} 1",
+        "circus_watcher_state{node=\"web-1\",watcher=\"we\\\"b\",state=\"active\"} 1",
+        "circus_watcher_processes{node=\"web-1\",watcher=\"we\\\"b\"} 2",
+        "circus_lease_held{node=\"web-1\",watcher=\"beat\"} 1",
+        "circus_lease_held{node=\"web-2\",watcher=\"beat\"} 0",
+        "circus_lease_lost_total{node=\"web-2\",watcher=\"beat\",cause=\"expired\"} 1",
+        "circus_lease_refreshes_total{node=\"web-1\",watcher=\"beat\"} 40",
+        "circus_lease_latency_seconds{node=\"web-1\",watcher=\"beat\"} 0.00213",
+    ] {
+        assert!(told.lines().any(|own| own == line), "{line} is missing in:\n{told}");
+    }
+    // Every series is of the kind above it, and each kind stands once.
+    let mut kinds = std::collections::BTreeSet::new();
+    let mut kind = "";
+    for line in told.lines() {
+        match line.strip_prefix("# TYPE ") {
+            Some(head) => {
+                kind = head.split(' ').next().unwrap();
+                assert!(kinds.insert(kind), "{kind} stands twice");
+                assert_eq!(head.ends_with("counter"), kind.ends_with("_total"), "{head}");
+            }
+            None if line.starts_with("# HELP ") => {}
+            None => assert!(line.starts_with(&format!("{kind}{{")), "{line} stands below {kind}"),
+        }
+    }
+    let page = include_str!("../../docs/metrics.md");
+    for kind in &kinds {
+        assert!(page.contains(&format!("`{kind}`")), "docs/metrics.md does not tell of {kind}");
+    }
 }

@@ -42,6 +42,8 @@ pub fn command_name(command: &Command) -> &'static str {
         Command::Version => "version",
         Command::Nodes => "nodes",
         Command::Leases => "leases",
+        Command::Explain { .. } => "explain",
+        Command::Metrics => "metrics",
         Command::History { .. } => "history",
         Command::Failover { .. } => "failover",
         Command::LeaseCheck { .. } => "lease-check",
@@ -59,7 +61,8 @@ pub fn command_json(command: &Command) -> Value {
         | Command::Plan
         | Command::Version
         | Command::Nodes
-        | Command::Leases => json!({}),
+        | Command::Leases
+        | Command::Metrics => json!({}),
         Command::List { watcher } | Command::Status { watcher } | Command::NumProcesses { watcher } => {
             json!({"name": watcher})
         }
@@ -128,7 +131,7 @@ pub fn command_json(command: &Command) -> Value {
             json!({"name": watcher, "count": (*count != usize::MAX).then_some(count)})
         }
         Command::LeaseCheck { watcher, token } => json!({"name": watcher, "token": token}),
-        Command::LeaseInit { watcher } => json!({"name": watcher}),
+        Command::LeaseInit { watcher } | Command::Explain { watcher } => json!({"name": watcher}),
     };
     if let Value::Object(properties) = &mut properties {
         properties.retain(|_, value| !value.is_null());
@@ -177,6 +180,8 @@ mod tests {
             Command::Version,
             Command::Nodes,
             Command::Leases,
+            Command::Explain { watcher: "beat".into() },
+            Command::Metrics,
             Command::History { watcher: None, count: 1 },
             Command::History { watcher: name(), count: usize::MAX },
             Command::LeaseCheck { watcher: "beat".into(), token: u64::MAX },

@@ -7,9 +7,12 @@ use serde_json::{Map, Value, json};
 use super::{history, options, stats};
 use crate::model::command::{Answer, NodeRow, Outcome, Part, Refusal, Reply};
 use crate::model::event::Address;
+use crate::model::explain::{Condition, Explanation};
 use crate::model::names::{NodeName, WatcherName};
 use crate::model::plan::{Change, Effect, KeyChange, Plan, SocketChange, SocketEffect};
-use crate::model::snapshot::{LeaseView, Phase, ProcessView, Snapshot, SocketView, StoreView, WatcherView};
+use crate::model::snapshot::{
+    LeaseCounts, LeaseView, Phase, ProcessView, Snapshot, SocketView, StoreView, WatcherView,
+};
 
 /// The reply to a request; `time` in seconds of the Unix epoch.
 ///
@@ -43,7 +46,13 @@ use crate::model::snapshot::{LeaseView, Phase, ProcessView, Snapshot, SocketView
 ///   - SOCKET: `socket`, `keys`, and `effect`: `added`, `removed`, `moved` or `adjusted`
 /// - `version`: `version`
 /// - `nodes`: `roster` `[{name, state, seen, version, host, pid, up, config, watchers, holds, waits}]`, sorted by name
-/// - `leases`: `leases` `[LEASE, …]`; LEASE: `name key role token ttl left holder latency held_for why`
+/// - `leases`: `leases` `[LEASE, …]`; LEASE: `name key role token ttl left holder latency held_for why
+///   counts`; `counts` are this agent's since it began: `taken released lost refreshes refreshes_failed late_grants
+///   greatest_latency`, of which `lost` is `{taken, unconfirmed, expired}`
+/// - `metrics`: the fields of `status`, and `version`
+/// - `explain`: `node name state singleton clustered runs right holder outlook`, `conditions` `[{what, met, text,
+///   remedy}]` and `move` `{here, command}` or null; `what` is `configured agent wanted after sockets demand store lease
+///   hooks process`, a remedy and a command are what follows `circusctl`
 /// - `history`: `history` `[{name, tenures: [TENURE, …], worst_gap, worst_gap_at_most, moves, overlaps}]`, the latest
 ///   tenure first; `moves` within seven days
 ///   - TENURE: `token from to start end pid gap gap_at_most overlap cause detail by last_seen`; `start`, `end` and
@@ -241,6 +250,12 @@ fn done(answer: &Answer) -> Object {
         Answer::Version(version) => ok(json!({"version": version})),
         Answer::Nodes(rows) => ok(json!({"roster": rows.iter().map(row).collect::<Vec<_>>()})),
         Answer::Leases(views) => ok(json!({"leases": views.iter().map(lease).collect::<Vec<_>>()})),
+        Answer::Explained { node, watcher, explanation } => ok(explained(node, watcher, explanation)),
+        Answer::Metrics(node) => {
+            let mut reply = ok(snapshot(node));
+            reply.insert("version".into(), json!(env!("CARGO_PKG_VERSION")));
+            reply
+        }
         Answer::Histories(told) => ok(history::histories(told)),
         Answer::LeaseChecked { watcher, token, state } => ok(history::token_state(watcher, *token, state)),
         Answer::Moved { from, to, token } => {
@@ -338,6 +353,43 @@ fn lease(view: &LeaseView) -> Value {
         "latency": view.latency.map(fine_seconds),
         "held_for": view.held_for.map(seconds),
         "why": view.why,
+        "counts": counts(&view.counts),
+    })
+}
+
+fn counts(counts: &LeaseCounts) -> Value {
+    json!({
+        "taken": counts.taken,
+        "released": counts.released,
+        "lost": {
+            "taken": counts.lost_taken,
+            "unconfirmed": counts.lost_unconfirmed,
+            "expired": counts.lost_expired,
+        },
+        "refreshes": counts.refreshes,
+        "refreshes_failed": counts.refreshes_failed,
+        "late_grants": counts.late_grants,
+        "greatest_latency": counts.greatest_latency.map(fine_seconds),
+    })
+}
+
+fn explained(node: &NodeName, watcher: &WatcherName, explanation: &Explanation) -> Value {
+    let condition = |condition: &Condition| {
+        let Condition { what, met, text, remedy } = condition;
+        json!({"what": what.word(), "met": met, "text": text, "remedy": remedy})
+    };
+    json!({
+        "node": node.as_str(),
+        "name": watcher.as_str(),
+        "state": explanation.state.word(),
+        "singleton": explanation.singleton,
+        "clustered": explanation.clustered,
+        "runs": explanation.runs,
+        "right": explanation.right,
+        "holder": explanation.holder,
+        "conditions": explanation.conditions.iter().map(condition).collect::<Vec<_>>(),
+        "outlook": explanation.outlook,
+        "move": explanation.moves.as_ref().map(|moves| json!({"here": moves.here, "command": moves.command})),
     })
 }
 

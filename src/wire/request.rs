@@ -46,7 +46,7 @@ pub struct BadRequest {
 /// | command | properties (bold: needed) |
 /// |---|---|
 /// | `list` `status` `numprocesses` | `name` |
-/// | `numwatchers` `dstats` `listsockets` `plan` `version` `nodes` `leases` | – |
+/// | `numwatchers` `dstats` `listsockets` `plan` `version` `nodes` `leases` `metrics` | – |
 /// | `stats` | `name`, `process` (a pid; needs `name`), `extended` |
 /// | `options` | **`name`** |
 /// | `get` | **`name`**, **`keys`** (a list) |
@@ -64,7 +64,7 @@ pub struct BadRequest {
 /// | `reloadconfig` `quit` | `waiting` |
 /// | `history` | `name`, `count` |
 /// | `failover` | **`name`**, `to` (a node), `waiting` |
-/// | `lease-init` | **`name`** |
+/// | `lease-init` `explain` | **`name`** |
 /// | `lease-check` | **`name`**, **`token`** |
 ///
 /// `signal` reaches the main process, or with `children` its children alone, with `recursive` all its descendants too,
@@ -177,6 +177,8 @@ impl<'a> Properties<'a> {
             "version" => Command::Version,
             "nodes" => Command::Nodes,
             "leases" => Command::Leases,
+            "explain" => Command::Explain { watcher: needed()? },
+            "metrics" => Command::Metrics,
             "history" => Command::History { watcher: watcher()?, count: self.count("count")?.unwrap_or(usize::MAX) },
             "failover" => Command::Failover { watcher: needed()?, to: self.node("to")?, patience: self.patience()? },
             "lease-check" => {

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use circus_agent::model::command::{Answer, Command, NodeAbout, NodeRow, NodeState, Outcome, Patience, Refusal, Reply};
 use circus_agent::model::event::{
-    Action, AskKind, Event, Exit, HistoryRead, LeaseAnswer, ProcessEvent, ProcessId, SpawnFailure, TokenState,
+    Action, AskKind, Event, Exit, HistoryRead, HookEnd, LeaseAnswer, ProcessEvent, ProcessId, SpawnFailure, TokenState,
 };
 use circus_agent::model::history::{Cause, Ending, Entry, Fact, What};
 use circus_agent::model::names::WatcherName;
 use circus_agent::model::pattern::Pattern;
-use circus_agent::model::spec::{AgentSpec, WatcherSpec};
+use circus_agent::model::spec::{AgentSpec, HookPoint, HookProgram, HookSpec, WatcherSpec};
 use circus_agent::model::time::Time;
 
 use crate::specs;
@@ -181,6 +181,26 @@ fn a_lease_kept_over_a_restart_is_one_tenure() {
     stage.end(child, Exit::Signal(TERM));
     assert_eq!(stage.start().len(), 1);
     assert_eq!(stage.facts(), []);
+}
+
+#[test]
+fn an_end_is_when_the_last_of_the_tree_was_gone_whatever_a_hook_does_after_it() {
+    let program = HookProgram::Command(vec!["true".into()]);
+    let hook = HookSpec { program, ignore_failure: false };
+    let (mut stage, child, _) =
+        holder(WatcherSpec { hooks: [(HookPoint::AfterStop, hook)].into(), ..singleton("beat") });
+    stage.asks_for(Command::Stop { pattern: beat(), patience: Patience::Admitted });
+    stage.end(child, Exit::Signal(TERM));
+    let gone = stage.now;
+    stage.wait(Duration::from_secs(1));
+    let hook = stage.orders().into_iter().find_map(|action| match action {
+        Action::Hook { hook, .. } => Some(hook),
+        _ => None,
+    });
+    let end = HookEnd::Returned { truth: true, output: String::new() };
+    stage.tell(Event::HookEnded { hook: hook.expect("a hook"), end });
+    let facts = stage.facts();
+    assert!(matches!(&facts[..], [Fact { at, what: What::Ended(_), .. }] if *at == gone), "{facts:?} {gone:?}");
 }
 
 #[test]

@@ -7,6 +7,7 @@ use super::watchers::Key;
 use super::{Haste, Node, State, exit, log};
 use crate::model::command::{Answer, Command, NodeRow, NodeState, Patience, Refusal, Reply, RequestId};
 use crate::model::event::{Action, Level, News};
+use crate::model::explain::Around;
 use crate::model::history::{Cause, Ending};
 use crate::model::lease::Hold;
 use crate::model::names::{NodeName, WatcherName, nearest};
@@ -92,6 +93,15 @@ impl Node {
             Command::Leases => {
                 Answer::Leases(self.watchers.iter().filter_map(|watcher| Some(watcher.lease()?.view(now))).collect())
             }
+            Command::Explain { watcher } => {
+                let key = self.find(&watcher)?;
+                let store_name = self.store_place();
+                let (store, store_name) = (&self.store, store_name.as_str());
+                let around = Around { stopping, store, store_name, clustered: self.clustered };
+                let explanation = Box::new(self.watchers[key].explain(now, around));
+                Answer::Explained { node: self.name.clone(), watcher: name_of(&self.watchers[key]), explanation }
+            }
+            Command::Metrics => Answer::Metrics(Box::new(self.snapshot())),
             Command::History { watcher, count } => {
                 let singletons = match watcher {
                     Some(text) => vec![self.singleton(&text)?],

@@ -325,6 +325,14 @@ impl Node {
         if self.clustered { "Redis" } else { "lease files" }
     }
 
+    /// And at which address, without what may be a password.
+    fn store_place(&self) -> String {
+        match &self.agent.redis {
+            Some(redis) => format!("Redis at {}", redis.place()),
+            None => "lease files on this machine".to_owned(),
+        }
+    }
+
     fn remind(&mut self, actions: &mut Vec<Action>) {
         let StoreView::Down { reason } = &self.store else { return };
         let singletons = self.watchers.iter().filter(|watcher| watcher.lease().is_some()).count();

@@ -17,12 +17,13 @@
 //! The stages in brackets last as long as their hook, and are skipped without one.
 //!
 //! Reading order: this file (what is wanted, what happened), `settle` (up, down, and between), `roll` (one process at a
-//! time), `sockets`, `demand` (asleep until somebody connects), `hooks`, `tenure` (what is kept of it), `seen`.
+//! time), `sockets`, `demand` (asleep until somebody connects), `hooks`, `tenure` (what is kept of it), `seen`, `explain`.
 //!
 //! A singleton adds one condition, its [`Lease`]: children start only under a firm hold, all of them end when it is
 //! being lost, and the lease goes only when nothing of them is left.
 
 mod demand;
+mod explain;
 mod hooks;
 mod roll;
 mod seen;
