@@ -565,14 +565,21 @@ fn exit_code(command: &Command, reply: &Value) -> u8 {
         ctl_exit::FAILED
     } else if parts.iter().any(|part| silent(part)) || reply["missing"].is_string() {
         ctl_exit::PARTIAL
-    } else if matches!(command, Command::Status { .. }) && !view::problems(reply).is_empty() {
-        ctl_exit::NOT_WELL
-    } else if matches!(command, Command::Explain { .. }) && !is_right(&parts) {
+    } else if !is_well(command, reply, &parts) {
         ctl_exit::NOT_WELL
     } else if parts.iter().any(|part| part["holds"] == false) {
         ctl_exit::FAILED
     } else {
         ctl_exit::OK
+    }
+}
+
+/// Whether what `status` or `explain` told of is as it should be.
+fn is_well(command: &Command, reply: &Value, parts: &[&Value]) -> bool {
+    match command {
+        Command::Status { .. } => view::problems(reply).is_empty(),
+        Command::Explain { .. } => is_right(parts),
+        _ => true,
     }
 }
 

@@ -97,7 +97,7 @@ impl Node {
         let plan = self.plan(&spec);
         log(actions, Level::Info, summary(&plan));
         let by = request.and_then(|request| self.asker(request));
-        let (changed, gone) = self.apply(spec, opened, &plan, by, actions);
+        let (changed, gone) = self.apply(spec, opened, &plan, by.as_deref(), actions);
         let Some(request) = request else { return };
         if let Some(reply) = self.wait_or(patience, request, Goal::Applied { plan, changed, gone }) {
             self.reply(request, reply, actions);
@@ -146,7 +146,7 @@ impl Node {
         mut spec: AgentSpec,
         opened: Vec<Socket>,
         plan: &Plan,
-        by: Option<String>,
+        by: Option<&str>,
         actions: &mut Vec<Action>,
     ) -> (Vec<Key>, Vec<Key>) {
         let closed = plan.sockets.iter().filter(|change| change.effect == SocketEffect::Removed);
@@ -158,7 +158,7 @@ impl Node {
             let there = self.position_of(&change.watcher);
             match (change.effect, there, watchers.remove(&change.watcher)) {
                 (Effect::Removed { .. }, Some(key), _) => {
-                    self.dismiss_watcher(key, by.clone());
+                    self.dismiss_watcher(key, by.map(str::to_owned));
                     gone.push(key);
                 }
                 (_, Some(key), Some(new)) => {
