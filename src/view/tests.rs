@@ -755,8 +755,12 @@ fn days_become_dates() {
 /// One node's part of an explanation.
 fn explained(name: &str, state: WatcherState, runs: bool, right: bool, conditions: Vec<Condition>) -> Part {
     let (outlook, moves) = match runs {
-        true => ("Another node gets it 5.0 s after web-2 falls silent, and at once when web-2 gives it back.", false),
-        false => ("web-1 may get it 5.0 s after web-2 falls silent, and at once when web-2 gives it back.", true),
+        true => {
+            ("Another node gets it within 5.0 s after web-2 falls silent, and at once when web-2 gives it back.", false)
+        }
+        false => {
+            ("web-1 may get it within 5.0 s after web-2 falls silent, and at once when web-2 gives it back.", true)
+        }
     };
     let command = if moves { format!("failover beat --to {name}") } else { "failover beat".to_owned() };
     let explanation = Explanation {
@@ -794,7 +798,7 @@ fn an_explanation_has_ticks_crosses_and_what_to_type() {
 |  ✔ configured  in the file
 |  ✔ store       Redis at redis-1:6379/0, answered in 0.4 ms
 |  ✘ lease       held by web-2, asked for again in 4.1 s at the latest
-|web-1 may get it 5.0 s after web-2 falls silent, and at once when web-2 gives it back.
+|web-1 may get it within 5.0 s after web-2 falls silent, and at once when web-2 gives it back.
 |To move it here:  circusctl failover beat --to web-1",
     );
     let crash = "exit 1, 2.0 s ago; failed 4 times in a row, next try in 8.0 s";
@@ -815,7 +819,7 @@ fn an_explanation_has_ticks_crosses_and_what_to_type() {
 |  ✔ lease       held here, for 3d 04h, token 17, 4.1 s of 5.0 s left
 |  ✘ process     exit 1, 2.0 s ago; failed 4 times in a row, next try in 8.0 s
 |                circusctl start beat
-|web-1 may get it 5.0 s after web-2 falls silent, and at once when web-2 gives it back.
+|web-1 may get it within 5.0 s after web-2 falls silent, and at once when web-2 gives it back.
 |To move it here:  circusctl failover beat --to web-2
 |  ✘ web-1       lease: held by web-2, asked for again in 4.1 s at the latest
 |  ✘ web-3       wanted: stopped by amy",

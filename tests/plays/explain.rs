@@ -105,7 +105,7 @@ fn cross_lease_held_elsewhere_is_right_and_tells_when_it_comes_and_how_to_have_i
     assert!(!told.runs && told.right);
     assert_eq!(
         told.outlook.as_deref(),
-        Some("a may get it 15 s after b falls silent, and at once when b gives it back.")
+        Some("a may get it within 15 s after b falls silent, and at once when b gives it back.")
     );
     assert_eq!(told.moves, Some(Move { here: true, command: "failover beat --to a".into() }));
 }
@@ -251,6 +251,16 @@ fn cross_after_one_that_is_not_up() {
     assert_eq!(cross(&told, What::After), ("waits for db".into(), Some("explain db".into())));
     let told = explain(&mut stage, "db");
     assert_eq!(cross(&told, What::Process), ("pid 1001; 0 of 1 ready".into(), Some("logs db".into())));
+}
+
+#[test]
+fn what_has_started_says_so_of_those_before_it_and_not_that_they_are_up() {
+    let later = WatcherSpec { after: vec![watcher("bad").name], ..watcher("web") };
+    let mut stage = Stage::new(vec![watcher("bad"), later]);
+    let bad = stage.start()[0];
+    assert_eq!(stage.start().len(), 1);
+    stage.end(bad, Exit::Code(1));
+    says(&explain(&mut stage, "web"), What::After, "started after bad");
 }
 
 #[test]

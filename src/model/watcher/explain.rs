@@ -91,7 +91,11 @@ impl Watcher {
             Some(gate) if self.stage == Stage::Closed => {
                 Some(Condition::unmet(What::After, format!("waits for {gate}"), Some(format!("explain {gate}"))))
             }
-            _ => (!firsts.is_empty()).then(|| Condition::met(What::After, format!("{} up", firsts.join(", ")))),
+            // What has started goes on, whatever becomes of those before it.
+            _ => (!firsts.is_empty()).then(|| {
+                let verb = if self.stage == Stage::Closed { "may start after" } else { "started after" };
+                Condition::met(What::After, format!("{verb} {}", firsts.join(", ")))
+            }),
         }
     }
 
@@ -224,11 +228,15 @@ impl Watcher {
         let ttl = span(lease.ttl);
         Some(match (lease.role, &lease.holder, lease.left) {
             (LeaseRole::Holder, ..) => {
-                format!("Another node gets it {ttl} after {me} falls silent, and at once when {me} gives it back.")
+                format!(
+                    "Another node gets it within {ttl} after {me} falls silent, and at once when {me} gives it back."
+                )
             }
             (LeaseRole::Losing, ..) => "Another node may get it as soon as nothing of it is left here.".to_owned(),
             (LeaseRole::Standby, Some(holder), _) => {
-                format!("{me} may get it {ttl} after {holder} falls silent, and at once when {holder} gives it back.")
+                format!(
+                    "{me} may get it within {ttl} after {holder} falls silent, and at once when {holder} gives it back."
+                )
             }
             (LeaseRole::Standby, None, Some(left)) => {
                 format!("{me} asks for it again in {} at the latest, and at once when it is given back.", span(left))
