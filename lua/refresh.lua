@@ -30,8 +30,8 @@ local function refresh(lease, record, owner, ttl, token)
     redis.call('SET', lease, owner, 'PX', ttl)
   end
   -- One of several servers may have drawn a greater token at the taking, and the next is to be greater still.
-  redis.call('HSET', record, 'state', 'held', 'id', owner, 'until', text(now + ttl), 'tok', text(math.max(known, token)),
-    'inc', inc, 'ttl', text(ttl))
+  redis.call('HSET', record, 'state', 'held', 'id', owner, 'cur', text(token), 'until', text(now + ttl),
+    'tok', text(math.max(known, token)), 'inc', inc, 'ttl', text(ttl))
   return 'granted', text(token)
 end
 

@@ -1,6 +1,9 @@
 -- Takes a lease, if it may be taken.
 --
--- KEYS[1] the lease   KEYS[2] its meta record (no expiry): state id until tok inc ttl to reserved
+-- KEYS[1] the lease   KEYS[2] its meta record (no expiry): state id cur until tok inc ttl to reserved, where
+--   tok is the greatest token ever drawn here, cur that of the tenure; and for the history
+--   was_id was_tok was_seen was_left: the tenure before; seen pushed: when a holder was last heard of before `until` was
+--   put off to `pushed`
 -- ARGV[1] the owner   ARGV[2] its ttl, ms   ARGV[3] the longest ttl known of any node, ms   ARGV[4] the node
 -- ARGV[5] how long ago, by its own clock, the node saw another hold the lease, ms, or ''
 -- Returns {'granted', token} | {'held', owner, ms left, ttl ms} | {'quarantined', ms left}
@@ -12,9 +15,12 @@
 -- longest ttl, though the clock be set back: no end lies further ahead than that. No owner has two tenures: a question
 -- that comes after its owner's release is too late.
 local owner, ttl = ARGV[1], num(ARGV[2])
-local meta = redis.call('HMGET', KEYS[2], 'state', 'until', 'tok', 'inc', 'ttl', 'to', 'reserved', 'id')
+local meta = redis.call('HMGET', KEYS[2], 'state', 'until', 'tok', 'inc', 'ttl', 'to', 'reserved', 'id', 'seen', 'pushed',
+  'cur')
 local state, ends, token, seen, to, reserved = meta[1], num(meta[2]), num(meta[3]), meta[4], meta[6], num(meta[7])
 local longest = math.max(ttl, num(ARGV[3]), num(meta[5]))
+-- When the last holder was heard of: it released then, or its last refresh was confirmed.
+local heard = meta[2] == meta[10] and num(meta[9]) or state == 'free' and ends or ends - num(meta[5])
 
 local holder = redis.call('GET', KEYS[1])
 if holder and holder ~= owner then
@@ -40,7 +46,7 @@ if not holder then
   if seen ~= inc then
     ends = now + longest
     redis.call('HSET', KEYS[2], 'state', state == 'free' and 'quarantine' or state, 'until', text(ends), 'inc', inc,
-      'ttl', text(longest))
+      'ttl', text(longest), 'seen', text(heard), 'pushed', text(ends))
     return {'quarantined', text(ends - now)}
   end
   if ends > now + longest then
@@ -63,10 +69,14 @@ end
 
 -- A question asked again whose first answer was lost is granted again, under the same token.
 if not holder or not state then
+  if meta[8] then
+    redis.call('HSET', KEYS[2], 'was_id', meta[8], 'was_tok', meta[11] or text(token), 'was_seen', text(heard),
+      'was_left', state == 'free' and 'released' or 'expired')
+  end
   token = math.max(token + 1, now)
 end
 redis.call('SET', KEYS[1], owner, 'PX', ttl)
-redis.call('HSET', KEYS[2], 'state', 'held', 'id', owner, 'until', text(now + ttl), 'tok', text(token), 'inc', inc,
-  'ttl', text(ttl))
+redis.call('HSET', KEYS[2], 'state', 'held', 'id', owner, 'cur', text(token), 'until', text(now + ttl), 'tok', text(token),
+  'inc', inc, 'ttl', text(ttl))
 redis.call('HDEL', KEYS[2], 'to', 'reserved')
 return {'granted', text(token)}

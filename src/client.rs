@@ -65,8 +65,8 @@ impl fmt::Display for Endpoint {
             // Without what may be a password.
             Endpoint::Redis(spec) => {
                 let url = spec.url.reveal();
-                let (scheme, rest) = url.split_once("://").unwrap_or(("redis", url));
-                write!(f, "{scheme}://{}", rest.rsplit_once('@').map_or(rest, |(_, host)| host))
+                let scheme = url.split_once("://").map_or("redis", |(scheme, _)| scheme);
+                write!(f, "{scheme}://{}", spec.place())
             }
         }
     }
@@ -104,14 +104,20 @@ pub struct Call {
 
 /// Asks, and gives back the reply as its JSON promises it ([`wire::reply_json`]).
 ///
-/// Two questions are asked once more, in other words: leases of all nodes become this node's where there is no cluster,
-/// and a failover goes on to the holder where the node that was asked is not.
+/// Three questions are asked once more, in other words: leases of all nodes become this node's where there is no cluster,
+/// a failover goes on to the holder where the node that was asked is not, and a singleton is explained by all nodes.
 pub async fn ask(endpoint: &Endpoint, call: &Call) -> Result<Value, ClientError> {
     let reply = ask_once(endpoint, call).await?;
     match (&call.command, &call.target, reply["code"].as_str()) {
         (Command::Leases, Target::All, Some("no-cluster")) => {
             ask_once(endpoint, &Call { target: Target::Here, ..call.clone() }).await
         }
+        // Of a singleton each node knows its part: put together, they are the whole.
+        (Command::Explain { .. }, Target::Here, _) if reply["singleton"] == true && reply["clustered"] == true => {
+            let all = ask_once(endpoint, &Call { target: Target::All, ..call.clone() }).await;
+            Ok(all.ok().filter(|all| all["missing"].is_null() && all["nodes"].is_object()).map_or(reply, known_only))
+        }
+        (Command::Explain { .. }, _, _) => Ok(known_only(reply)),
         (Command::Failover { .. }, Target::Here, Some("not-holder")) => {
             match reply["holder"].as_str().and_then(|holder| NodeName::parse(holder).ok()) {
                 Some(holder) => ask_once(endpoint, &Call { target: Target::Nodes(vec![holder]), ..call.clone() }).await,
@@ -120,6 +126,23 @@ pub async fn ask(endpoint: &Endpoint, call: &Call) -> Result<Value, ClientError>
         }
         _ => Ok(reply),
     }
+}
+
+/// A gathered reply without the nodes that do not know the watcher, where others do.
+fn known_only(mut reply: Value) -> Value {
+    let Some(nodes) = reply["nodes"].as_object_mut() else { return reply };
+    let strange = |part: &Value| part["code"] == "no-such-watcher";
+    if nodes.values().all(strange) {
+        return reply;
+    }
+    nodes.retain(|_, part| !strange(part));
+    if nodes.values().all(|part| part["status"] != "error") && reply["missing"].is_null() {
+        reply["status"] = json!("ok");
+        if let Some(reply) = reply.as_object_mut() {
+            ["reason", "errno", "tb"].iter().for_each(|key| drop(reply.remove(*key)));
+        }
+    }
+    reply
 }
 
 async fn ask_once(endpoint: &Endpoint, call: &Call) -> Result<Value, ClientError> {
@@ -305,6 +328,15 @@ fn choose(roster: &[NodeRow], call: &Call) -> Result<Chosen, ClientError> {
                 None => Ok(Chosen::Refused(Refusal::NoCandidate(format!("no node is known to hold {watcher}")))),
             }
         }
+        (Command::History { watcher: Some(watcher), .. } | Command::LeaseCheck { watcher, .. }, _) => {
+            // They all read the same; but who does not have it, knows no such name.
+            let has =
+                |row: &&NodeRow| row.about.watchers.iter().any(|own| own.to_lowercase() == watcher.to_lowercase());
+            let mut having: Vec<&NodeRow> = roster.iter().filter(there).filter(has).collect();
+            having.sort_by_key(|row| row.state != NodeState::Up);
+            let any = || roster.iter().filter(there).collect();
+            only(names(if having.is_empty() { any() } else { having }.into_iter().take(1).collect()))
+        }
         (Command::LeaseInit { .. }, _) => {
             let up = roster.iter().find(|row| row.state == NodeState::Up).or(roster.iter().find(there));
             only(names(up.into_iter().collect()))
@@ -377,6 +409,8 @@ mod tests {
         assert_eq!(Endpoint::parse("/a/b"), Ok(Endpoint::Unix("/a/b".into())));
         let redis = Endpoint::parse("redis://user:pw@host:6379/0").unwrap();
         assert_eq!(redis.to_string(), "redis://host:6379/0");
+        let unix = Endpoint::parse("redis+unix:///run/redis.sock?user=u&pass=pw").unwrap();
+        assert_eq!(unix.to_string(), "redis+unix:///run/redis.sock");
         assert!(!format!("{redis:?}").contains("pw"));
         assert!(Endpoint::parse("tcp://127.0.0.1:5555").unwrap_err().contains("not supported yet"));
         for bad in ["", "web-1", "unix://", "http://x"] {

@@ -63,6 +63,8 @@ const FAREWELL: Duration = Duration::from_secs(1);
 pub struct Question {
     /// The request: one line without its end.
     pub line: String,
+    /// Who asks, as the kernel knows them: `circusctl (uid 0)`.
+    pub from: String,
     /// Takes the answer. Dropped unused, the client gets none.
     pub answer: oneshot::Sender<Answer>,
 }
@@ -270,8 +272,17 @@ fn refused(refusal: Refusal) -> String {
     wire::reply_json(&Outcome::Own(Reply::Refused(refusal)), &Value::Null, now.as_secs_f64()).to_string()
 }
 
+/// Who is at the other end: the program's name and its user.
+fn peer(client: &UnixStream) -> String {
+    let Ok(peer) = client.peer_cred() else { return "somebody".into() };
+    let name = peer.pid().and_then(|pid| std::fs::read_to_string(format!("/proc/{pid}/comm")).ok());
+    let name = name.map(|name| name.trim_end().to_owned()).filter(|name| !name.is_empty());
+    format!("{} (uid {})", name.as_deref().unwrap_or("a program that is gone"), peer.uid())
+}
+
 /// One client, from its first byte to its last reply.
 async fn converse(mut client: UnixStream, questions: mpsc::Sender<Question>) {
+    let from = peer(&client);
     let (mut reader, mut writer) = client.split();
     let mut chunk = vec![0; 16 << 10];
     let mut input = Lines::default();
@@ -322,7 +333,7 @@ async fn converse(mut client: UnixStream, questions: mpsc::Sender<Question>) {
             permit = questions.reserve(), if next.is_some() => {
                 if let (Ok(permit), Some(line)) = (permit, next.take()) {
                     let (answer, reply) = oneshot::channel();
-                    permit.send(Question { line, answer });
+                    permit.send(Question { line, from: from.clone(), answer });
                     asked.push(reply);
                 }
             }

@@ -31,6 +31,7 @@ mod about;
 mod command;
 mod event;
 mod follow;
+mod history;
 mod options;
 mod reply;
 mod request;
@@ -38,7 +39,7 @@ mod settings;
 mod stats;
 
 pub use about::{about_json, parse_about};
-pub use command::{command_json, command_name};
+pub use command::{command_json, command_name, relayed_json};
 pub use event::{log_line_json, notice_json};
 pub use follow::{Follow, Subject, follow_json, parse_follow};
 pub use reply::{error_code, reply_json};

@@ -28,7 +28,8 @@ use std::time::{Duration, Instant};
 use circus_agent::cluster::client::BusClient;
 use circus_agent::cluster::events::EventStream;
 use circus_agent::model::command::{NodeRow, NodeState, RequestId};
-use circus_agent::model::event::{Ask, AskKind, Event, LeaseAnswer};
+use circus_agent::model::event::{Ask, AskKind, Event, LeaseAnswer, TokenState};
+use circus_agent::model::history::{Before, Cause, Ending, Entry, Fact, KEPT, Left, What};
 use circus_agent::model::names::{LeaseName, NodeName, Owner, WatcherName};
 use circus_agent::model::spec::{RedisSpec, Secret, TlsFiles};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -448,6 +449,9 @@ async fn all_that_is_done(words: &[&str]) -> Vec<String> {
     };
     check("held", matches!(agent.ask(&take(&b)).await, LeaseAnswer::Held { .. }));
     check("refresh", agent.ask(&refresh(&a, token)).await == LeaseAnswer::Granted { token });
+    check("token checked", matches!(agent.check(token).await, Ok(TokenState::Holds { .. })));
+    agent.redis.record(&beat(), started(token));
+    check("history", timeout(STEP, agent.facts(1)).await.is_ok());
     let moved = ask(&a, AskKind::Release { to: Some(node("b")) });
     check("release, and its news", agent.release(&moved, STEP).await.is_empty());
     check("reserved", matches!(agent.ask(&take(&owner("a", 2))).await, LeaseAnswer::Reserved { .. }));
@@ -505,6 +509,194 @@ async fn the_rights_in_the_manual_are_enough_and_each_of_them_is_needed() {
     let all = futures_util::future::join_all(rights.into_iter().map(without)).await;
     let needless: Vec<&str> = all.into_iter().filter(|(_, failed)| failed.is_empty()).map(|(right, _)| right).collect();
     assert_eq!(needless, [""; 0], "nothing fails without these");
+}
+
+// ---- What is kept of tenures ----
+
+/// A child that starts now.
+fn started(token: u64) -> Fact {
+    Fact { token, at: boottime(), what: What::Started { pid: 7 } }
+}
+
+/// This machine's clock, by which facts are told.
+fn boottime() -> Time {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).unwrap();
+    Time::ZERO + Duration::from(now)
+}
+
+/// A number in the record of the lease.
+fn meta(server: &RedisServer, field: &str) -> u64 {
+    server.text(&["HGET", &lease().meta_key(), field]).and_then(|text| text.parse().ok()).expect("a number")
+}
+
+#[tokio::test]
+async fn facts_are_kept_with_the_servers_time_and_a_start_brings_the_tenure_before() {
+    let server = RedisServer::start();
+    let (mut a, mut b) = (Agent::ready(&server.url(), "a", 1).await, Agent::ready(&server.url(), "b", 2).await);
+    a.init().await.unwrap();
+    let first = a.granted(&take(&owner("a", 1))).await;
+    let (earliest, _) = a.history().await.unwrap();
+    a.redis.record(&beat(), started(first));
+    let entries = a.facts(1).await;
+    let (latest, _) = a.history().await.unwrap();
+    let [Entry { token, node, at, slack, what: What::Started { pid: 7 }, before: None }] = &entries[..] else {
+        panic!("{entries:?}")
+    };
+    assert_eq!((*token, node.as_str()), (first, "a"));
+    assert!((earliest..=latest).contains(at), "{earliest} {at} {latest}");
+    assert!(*slack < 1_000, "{slack}");
+
+    // Released: by whom and when. An end that is told late is still of its time.
+    let (ending, gone) = (Ending { by: Some("amy".into()), ..Ending::of(Cause::Stopped) }, boottime());
+    let (ended, _) = a.history().await.unwrap();
+    assert_eq!(a.ask(&release(&owner("a", 1))).await, LeaseAnswer::Released);
+    let released = meta(&server, "until");
+    let second = b.granted(&take(&owner("b", 2))).await;
+    b.redis.record(&beat(), started(second));
+    let entries = b.facts(2).await;
+    let before = |token, node: &str, seen, left| Some(Before { token, node: node.into(), seen: Some(seen), left });
+    assert_eq!(entries[0].before, before(first, "a", released, Left::Released));
+    tokio::time::sleep(TTL / 2).await;
+    a.redis.record(&beat(), Fact { token: first, at: gone, what: What::Ended(ending.clone()) });
+    let entries = b.facts(3).await;
+    assert_eq!((entries[0].token, &entries[0].what), (first, &What::Ended(ending)));
+    // Read a moment later than measured, and back by half of what the reading took.
+    assert!(entries[0].at <= ended + 1 && entries[0].at + entries[0].slack + 100 > ended, "{entries:?} {ended}");
+
+    // Ended by itself: when its last refresh was confirmed.
+    b.granted(&refresh(&owner("b", 2), second)).await;
+    let heard = meta(&server, "until") - TTL.as_millis() as u64;
+    let third = loop {
+        match a.ask(&take(&owner("a", 3))).await {
+            LeaseAnswer::Granted { token } => break token,
+            _ => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    };
+    a.redis.record(&beat(), started(third));
+    assert_eq!(a.facts(4).await[0].before, before(second, "b", heard, Left::Expired));
+
+    // What is told of another tenure than the latest knows nothing of the one before that.
+    a.redis.record(&beat(), started(second));
+    assert_eq!(a.facts(5).await[0].before, None);
+}
+
+#[tokio::test]
+async fn when_a_holder_was_last_heard_of_outlasts_a_restart_of_the_server() {
+    let mut server = RedisServer::start();
+    let mut a = Agent::ready(&server.url(), "a", 1).await;
+    a.init().await.unwrap();
+    let first = a.granted(&take(&owner("a", 1))).await;
+    let heard = meta(&server, "until") - TTL.as_millis() as u64;
+    // Twice, so that what was waited out once is waited out again.
+    for _ in 0..2 {
+        server.restart_with_data();
+        a.up().await;
+        let asked = a.ask(&take(&owner("b", 2))).await;
+        assert!(!matches!(asked, LeaseAnswer::Granted { .. }), "{asked:?}");
+        tokio::time::sleep(TTL / 3).await;
+        let asked = a.ask(&take(&owner("b", 2))).await;
+        assert!(!matches!(asked, LeaseAnswer::Granted { .. }), "{asked:?}");
+    }
+    let second = loop {
+        match a.ask(&take(&owner("b", 2))).await {
+            LeaseAnswer::Granted { token } => break token,
+            _ => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    };
+    a.redis.record(&beat(), started(second));
+    let before = Before { token: first, node: "a".into(), seen: Some(heard), left: Left::Expired };
+    assert_eq!(a.facts(1).await[0].before, Some(before));
+}
+
+#[tokio::test]
+async fn what_happens_while_redis_is_away_is_kept_when_it_is_back_with_the_time_it_had() {
+    let mut server = RedisServer::start();
+    let mut a = Agent::ready(&server.url(), "a", 1).await;
+    let (before, _) = a.history().await.unwrap();
+    server.kill();
+    a.down().await;
+    a.redis.record(&beat(), started(5));
+    a.redis.record(&beat(), Fact { token: 5, at: boottime(), what: What::Ended(Ending::of(Cause::Expired)) });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    server.restart();
+    a.up().await;
+    let (back, _) = a.history().await.unwrap();
+    let entries = a.facts(2).await;
+    assert!(matches!((&entries[1].what, &entries[0].what), (What::Started { .. }, What::Ended(_))), "{entries:?}");
+    for entry in &entries {
+        assert!(before <= entry.at + entry.slack && entry.at + 250 < back, "{before} {entry:?} {back}");
+    }
+    // Whoever leaves waits until the last of it is told.
+    a.redis.record(&beat(), started(6));
+    a.redis.leave().await;
+    assert_eq!(server.number(&["XLEN", &lease().history_key()]), 3);
+}
+
+#[tokio::test]
+async fn a_history_that_somebody_spoilt_holds_up_no_other() {
+    let server = RedisServer::start();
+    let mut a = Agent::ready(&server.url(), "a", 1).await;
+    let spoilt = WatcherName::parse("spoilt").unwrap();
+    let key = LeaseName { cluster: cluster(), watcher: spoilt.clone() }.history_key();
+    server.command(&["SET", &key, "mine"]);
+    a.redis.record(&spoilt, started(1));
+    a.redis.record(&beat(), started(2));
+    assert_eq!(a.facts(1).await[0].token, 2);
+    server.command(&["DEL", &key]);
+    let deadline = Instant::now() + PATIENCE;
+    while server.number(&["XLEN", &key]) == 0 {
+        assert!(Instant::now() < deadline, "it is not tried again");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn the_history_of_a_lease_is_bounded() {
+    let server = RedisServer::start();
+    let mut a = Agent::ready(&server.url(), "a", 1).await;
+    for token in 0..3 * KEPT as u64 {
+        a.redis.record(&beat(), started(token));
+    }
+    let last = 3 * KEPT as u64 - 1;
+    while a.facts(1).await[0].token < last {}
+    let kept = server.number(&["XLEN", &lease().history_key()]);
+    assert!((KEPT as i64..2 * KEPT as i64).contains(&kept), "{kept}");
+    assert_eq!(a.facts(KEPT).await.len() as i64, kept);
+}
+
+#[tokio::test]
+async fn a_token_counts_only_while_its_tenure_holds_on_this_very_server() {
+    let mut server = RedisServer::start();
+    let mut a = Agent::ready(&server.url(), "a", 1).await;
+    let over = |holder: Option<&str>, token| Ok(TokenState::Over { holder: holder.map(str::to_owned), token });
+    assert_eq!(a.check(7).await, over(None, None));
+    a.init().await.unwrap();
+    let first = a.granted(&take(&owner("a", 1))).await;
+    match a.check(first).await {
+        Ok(TokenState::Holds { left }) => assert!(left <= TTL, "{left:?}"),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(a.check(first - 1).await, over(Some("a"), Some(first)));
+    assert_eq!(a.check(first + 1).await, over(Some("a"), Some(first)));
+    a.ask(&release(&owner("a", 1))).await;
+    assert_eq!(a.check(first).await, over(None, Some(first)));
+
+    let long = ask(&owner("b", 2), AskKind::Take { ttl: PATIENCE, longest: PATIENCE });
+    let second = a.granted(&long).await;
+    assert!(matches!(a.check(second).await, Ok(TokenState::Holds { .. })));
+    server.command(&["SET", &lease().lease_key(), "somebody"]);
+    assert_eq!(a.check(second).await, over(Some("somebody"), None));
+    server.command(&["SET", &lease().lease_key(), &owner("b", 2).to_string(), "PX", "20000"]);
+    server.restart_with_data();
+    a.up().await;
+    let unsure = a.check(second).await.unwrap_err();
+    assert!(unsure.contains("restarted or promoted"), "{unsure}");
+    let again = ask(&owner("b", 2), AskKind::Refresh { ttl: PATIENCE, token: second });
+    a.granted(&again).await;
+    assert!(matches!(a.check(second).await, Ok(TokenState::Holds { .. })));
+    server.kill();
+    a.down().await;
+    assert!(a.check(second).await.is_err());
 }
 
 // ---- Leases, where Redis does not do its part ----

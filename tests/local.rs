@@ -10,7 +10,8 @@ use std::time::Duration;
 use circus_agent::cluster::identity::{IdentityError, identity};
 use circus_agent::cluster::local::{Local, Me};
 use circus_agent::model::command::RequestId;
-use circus_agent::model::event::{Ask, AskKind, Event, LeaseAnswer};
+use circus_agent::model::event::{Ask, AskKind, Event, LeaseAnswer, TokenState};
+use circus_agent::model::history::{Entry, Fact, KEPT, What};
 use circus_agent::model::names::{ClusterName, NodeName, Owner, WatcherName};
 use circus_agent::model::time::Time;
 use nix::sys::signal::{Signal, kill};
@@ -54,6 +55,27 @@ impl Agent {
             leases: vec![beat()],
         };
         Agent { local: Local::start(me, sender).unwrap(), events, owner: owner(node, 7) }
+    }
+
+    async fn history(&mut self) -> Vec<Entry> {
+        self.local.read_history(RequestId(3), vec![beat()]);
+        match self.next().await {
+            Event::HistoryRead { request: RequestId(3), read } => read.unwrap().leases.remove(0).1,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// How a token stands, without the time that is left.
+    async fn checked(&mut self, token: u64) -> Result<TokenState, String> {
+        self.local.check_lease(RequestId(4), beat(), token);
+        match self.next().await {
+            Event::LeaseChecked { request: RequestId(4), result: Ok(TokenState::Holds { left }) } => {
+                assert!(!left.is_zero() && left <= LONG, "{left:?}");
+                Ok(TokenState::Holds { left: Duration::ZERO })
+            }
+            Event::LeaseChecked { request: RequestId(4), result } => result,
+            other => panic!("{other:?}"),
+        }
     }
 
     async fn ask(&mut self, watcher: WatcherName, kind: AskKind) -> LeaseAnswer {
@@ -600,6 +622,34 @@ async fn a_lease_without_a_past_can_be_initialised_and_one_with_a_past_cannot() 
         Event::LeaseInitialised { request: RequestId(2), result: Err(why) } => assert!(why.contains("amy:"), "{why}"),
         other => panic!("{other:?}"),
     }
+}
+
+#[tokio::test]
+async fn the_history_of_a_lease_is_bounded_and_survives_a_line_that_was_cut_short() {
+    let dir = TempDir::new().unwrap();
+    let mut amy = Agent::start(dir.path(), "amy");
+    let token = token(amy.take(LONG).await);
+    let file = dir.path().join("leases/default/beat.history");
+    let last = 5 * KEPT as u64;
+    for token in 0..=last {
+        amy.local.record(beat(), Fact { token, at: now(), what: What::Started { pid: 7 } });
+        if token % 500 == 0 {
+            // No more at once than fit into the queue.
+            amy.history().await;
+        }
+        if token == 3 {
+            amy.history().await;
+            let mut text = std::fs::read_to_string(&file).unwrap();
+            text.push_str("{\"what\": \"sta\n");
+            std::fs::write(&file, text).unwrap();
+            assert_eq!(amy.history().await.len(), 4);
+        }
+    }
+    let kept = amy.history().await;
+    assert!((KEPT..=2 * KEPT).contains(&kept.len()), "{}", kept.len());
+    assert_eq!(kept.last().unwrap().token, last);
+    assert_eq!(amy.checked(token).await, Ok(TokenState::Holds { left: Duration::ZERO }));
+    assert_eq!(std::fs::metadata(file).unwrap().permissions().mode() & 0o077, 0);
 }
 
 #[tokio::test]

@@ -9,12 +9,13 @@ use std::time::Duration;
 use circus_agent::model::command::{
     Answer, Command, Leave, NodeRow, NodeState, Outcome, Patience, Refusal, ReloadWay, Reply, Sample, Usage,
 };
-use circus_agent::model::event::{Address, Bound, Changes, Exit, Reach};
+use circus_agent::model::event::{Address, Bound, Changes, Exit, Reach, TokenState};
+use circus_agent::model::history::{self, Before, Cause, Ending, Entry, Left, What};
 use circus_agent::model::names::{ClusterName, NodeName, SocketName, WatcherName};
 use circus_agent::model::pattern::Pattern;
 use circus_agent::model::plan::{Change, Effect, KeyChange, Plan, SocketChange, SocketEffect};
 use circus_agent::model::snapshot::{
-    LeaseRole, LeaseView, Phase, ProcessView, Snapshot, SocketView, StoreView, WatcherState, WatcherView,
+    LeaseCounts, LeaseRole, LeaseView, Phase, ProcessView, Snapshot, SocketView, StoreView, WatcherState, WatcherView,
 };
 use circus_agent::model::spec::{
     HookPoint, HookProgram, HookSpec, OnDemand, Output, ProgramSpec, SocketKind, SocketUse, UserSpec, WatcherSpec,
@@ -486,6 +487,12 @@ fn our_own_commands() {
         latency: Some(Duration::from_micros(2_130)),
         held_for: Some(Duration::from_secs(60)),
         why: None,
+        counts: LeaseCounts {
+            taken: 2,
+            lost_unconfirmed: 1,
+            greatest_latency: Some(Duration::from_millis(3)),
+            ..LeaseCounts::default()
+        },
     };
     exchange(
         r#"{"command": "leases", "properties": {"all": true}, "id": 11}"#,
@@ -493,8 +500,53 @@ fn our_own_commands() {
         Answer::Leases { leases: vec![lease], advice: vec!["db:6379 forgets keys".into()] },
         json!({"status": "ok", "leases": [{
             "name": "beat", "key": "circus:{prod/beat}:lease", "role": "holder", "token": 17, "ttl": 15.0,
-            "left": 12.345, "holder": "web-1", "latency": 0.00213, "held_for": 60.0, "why": null,
+            "left": 12.345, "holder": "web-1", "latency": 0.00213, "held_for": 60.0, "why": null, "counts": {
+                "taken": 2, "released": 0, "lost": {"taken": 0, "unconfirmed": 1, "expired": 0}, "refreshes": 0,
+                "refreshes_failed": 0, "late_grants": 0, "greatest_latency": 0.003,
+            },
         }], "advice": ["db:6379 forgets keys"]}),
+    );
+    let ending = Ending { cause: Cause::Moved, detail: Some("web-2".into()), by: Some("amy".into()) };
+    let at = |token, node: &str, at, what, before| Entry { token, node: node.into(), at, slack: 0, what, before };
+    let before = Before { token: 17, node: "web-2".into(), seen: Some(9_500), left: Left::Expired };
+    let entries = [
+        at(16, "web-1", 1_000, What::Started { pid: 7 }, None),
+        at(16, "web-1", 5_000, What::Ended(ending), None),
+        at(17, "web-2", 5_021, What::Started { pid: 8 }, None),
+        at(18, "web-1", 12_000, What::Started { pid: 9 }, Some(before)),
+    ];
+    exchange(
+        r#"{"command": "history", "properties": {"name": "beat", "count": 3}, "id": 13}"#,
+        &Command::History { watcher: Some("beat".into()), count: 3 },
+        Answer::Histories(vec![(name("beat"), history::fold(&entries, 12_000))]),
+        json!({"status": "ok", "history": [{
+            "name": "beat", "worst_gap": 2.5, "worst_gap_at_most": true, "moves": 2, "overlaps": 0, "tenures": [
+                {"token": 18, "from": "web-2", "to": "web-1", "start": 12.0, "end": null, "pid": 9, "gap": 2.5,
+                 "gap_at_most": true, "overlap": null, "cause": "expired", "detail": null, "by": null, "last_seen": 9.5},
+                {"token": 17, "from": "web-1", "to": "web-2", "start": 5.021, "end": null, "pid": 8, "gap": 0.021,
+                 "gap_at_most": false, "overlap": 0.0, "cause": "moved", "detail": "web-2", "by": "amy",
+                 "last_seen": null},
+                {"token": 16, "from": null, "to": "web-1", "start": 1.0, "end": 5.0, "pid": 7, "gap": null,
+                 "gap_at_most": false, "overlap": null, "cause": "first", "detail": null, "by": null,
+                 "last_seen": null},
+            ],
+        }]}),
+    );
+    let check = |state, fields: Value| {
+        exchange(
+            r#"{"command": "lease-check", "properties": {"name": "beat", "token": 17}, "id": 14}"#,
+            &Command::LeaseCheck { watcher: "beat".into(), token: 17 },
+            Answer::LeaseChecked { watcher: name("beat"), token: 17, state },
+            fields,
+        );
+    };
+    check(
+        TokenState::Holds { left: Duration::from_millis(1_500) },
+        json!({"status": "ok", "name": "beat", "token": 17, "holds": true, "left": 1.5}),
+    );
+    check(
+        TokenState::Over { holder: Some("web-2".into()), token: Some(18) },
+        json!({"status": "ok", "name": "beat", "token": 17, "holds": false, "holder": "web-2", "latest": 18}),
     );
     let row = NodeRow {
         name: NodeName::parse("web-2").unwrap(),

@@ -31,6 +31,7 @@ use crate::host::clock::{self, Alarm};
 use crate::host::{FOR_EVER, Host};
 use crate::model::command::{NodeAbout, Outcome, Refusal, Reply, RequestId};
 use crate::model::event::{Action, Ask, Event, Level, News, Notice};
+use crate::model::history::Fact;
 use crate::model::names::{NodeName, WatcherName};
 use crate::model::node::Node;
 use crate::model::random::Random;
@@ -278,8 +279,10 @@ impl Agent {
                     let together = std::iter::from_fn(|| doors.events.try_recv().ok());
                     together.take(EVENTS).for_each(|event| self.take(event));
                 }
-                Some(question) = doors.control.recv() => self.ask(&question.line, Door::Control(question.answer)),
-                Some(question) = doors.bus.recv() => self.ask(&question.line, Door::Bus(question.answer)),
+                Some(question) = doors.control.recv() => {
+                    self.ask(&question.line, question.from, Door::Control(question.answer));
+                }
+                Some(question) = doors.bus.recv() => self.ask(&question.line, question.from, Door::Bus(question.answer)),
                 Some(signal) = doors.signals.next() => self.signalled(&signal),
                 // From this very loop: a loop that hangs is one that systemd should end.
                 () = tick(&mut watchdog) => self.notify.alive(),
@@ -324,13 +327,16 @@ impl Agent {
             Action::Guard { process, deadline } => self.host.guard(process, deadline),
             Action::AskLease { watcher, ask, timeout } => self.store.ask(watcher, ask, timeout),
             Action::InitLease { request, watcher } => self.store.init_lease(request, watcher),
+            Action::CheckLease { request, watcher, token } => self.store.check_lease(request, watcher, token),
+            Action::Record { watcher, fact } => self.store.record(watcher, fact),
+            Action::ReadHistory { request, watchers } => self.store.read_history(request, watchers),
             Action::Sample { request, processes } => self.host.sample(request, processes),
             Action::ReadRoster { request } => match &self.store {
                 Store::Redis(redis) => redis.read_roster(request),
                 Store::Local(_) => self.tell(Event::RosterRead { request, rows: Err("there is none".into()) }),
             },
-            Action::Relay { request, to, command } => match &self.store {
-                Store::Redis(redis) => redis.relay(request, &to, wire::command_json(&command).to_string()),
+            Action::Relay { request, to, command, by } => match &self.store {
+                Store::Redis(redis) => redis.relay(request, &to, wire::relayed_json(&command, &by).to_string()),
                 Store::Local(_) => {
                     let reason = "this agent has no [redis] section".into();
                     self.tell(Event::Unreachable { request, node: to, reason });
@@ -404,14 +410,19 @@ impl Agent {
         tokio::spawn(async move { events.send(event).await });
     }
 
-    /// A door was asked something.
-    fn ask(&mut self, line: &str, door: Door) {
+    /// A door was asked something, and knows by whom.
+    fn ask(&mut self, line: &str, from: String, door: Door) {
         match wire::parse_request(line) {
-            Ok(wire::Request { id, cast, target, command, limit }) => {
+            Ok(wire::Request { id, cast, target, command, limit, by }) => {
                 self.last_request += 1;
                 let request = RequestId(self.last_request);
+                let by = match door {
+                    // The kernel knows better than the client.
+                    Door::Control(_) => format!("{from} on {}", self.name),
+                    Door::Bus(_) => by.unwrap_or(from),
+                };
                 self.requests.insert(request, Pending { id, cast, door });
-                self.take(Event::Asked { request, target, command, limit });
+                self.take(Event::Asked { request, by, target, command, limit });
             }
             Err(wire::BadRequest { id, cast, refusal }) => match (wire::parse_follow(line), door) {
                 (Some((id, Ok(follow))), Door::Control(answer)) => {
@@ -550,6 +561,27 @@ impl Store {
         match self {
             Store::Redis(redis) => redis.init_lease(request, &watcher),
             Store::Local(local) => local.init_lease(request, watcher),
+        }
+    }
+
+    fn check_lease(&mut self, request: RequestId, watcher: WatcherName, token: u64) {
+        match self {
+            Store::Redis(redis) => redis.check_lease(request, &watcher, token),
+            Store::Local(local) => local.check_lease(request, watcher, token),
+        }
+    }
+
+    fn record(&mut self, watcher: WatcherName, fact: Fact) {
+        match self {
+            Store::Redis(redis) => redis.record(&watcher, fact),
+            Store::Local(local) => local.record(watcher, fact),
+        }
+    }
+
+    fn read_history(&mut self, request: RequestId, watchers: Vec<WatcherName>) {
+        match self {
+            Store::Redis(redis) => redis.read_history(request, &watchers),
+            Store::Local(local) => local.read_history(request, watchers),
         }
     }
 

@@ -226,6 +226,21 @@ enum Words {
     /// Show who holds which lease
     #[command(alias = "singletons")]
     Leases,
+    /// Show who had which lease, since when, and why
+    History {
+        /// Its watcher; without it the latest of each
+        name: Option<String>,
+        /// How many tenures, the latest first [default: 20, without a name 1]
+        #[arg(short = 'n', long, value_name = "N")]
+        lines: Option<usize>,
+    },
+    /// Tell why a watcher runs, or does not, and what changes that
+    Explain {
+        /// The watcher
+        name: String,
+    },
+    /// Print what the agent counts and measures, for Prometheus
+    Metrics,
     /// Move a singleton to another node
     Failover {
         /// Its watcher
@@ -251,6 +266,14 @@ enum LeaseWords {
     Init {
         /// Its watcher
         name: String,
+    },
+    /// Ask whether a token is still that of the holder: exit code 0 if so, 1 if not, 5 where nobody knows
+    Check {
+        /// Its watcher
+        name: String,
+        /// The token, as a singleton finds it in CIRCUS_FENCING_TOKEN
+        #[arg(long, value_name = "T", env = "CIRCUS_FENCING_TOKEN", hide_env_values = true)]
+        token: u64,
     },
 }
 
@@ -327,10 +350,17 @@ impl Words {
             Words::Version => Command::Version,
             Words::Nodes => Command::Nodes,
             Words::Leases => Command::Leases,
+            Words::Explain { name } => Command::Explain { watcher: name },
+            Words::Metrics => Command::Metrics,
+            Words::History { name, lines } => {
+                let count = lines.unwrap_or(if name.is_some() { 20 } else { 1 });
+                Command::History { watcher: name, count }
+            }
             // Waited for by default: only then is there something to tell, and a move takes milliseconds and a stop.
             Words::Failover { name, to, no_waiting, .. } => {
                 Command::Failover { watcher: name, to, patience: patience(!no_waiting) }
             }
+            Words::Lease(LeaseWords::Check { name, token }) => Command::LeaseCheck { watcher: name, token },
             Words::Lease(LeaseWords::Init { name }) => Command::LeaseInit { watcher: name },
         })
     }
@@ -529,15 +559,37 @@ fn exit_code(command: &Command, reply: &Value) -> u8 {
         Some(nodes) => nodes.values().collect(),
         None => vec![reply],
     };
-    if parts.iter().any(|part| failed(part)) {
+    let unknown = |part: &Value| failed(part) && part["code"] == "unavailable";
+    if matches!(command, Command::LeaseCheck { .. }) && parts.iter().any(|part| unknown(part)) {
+        // Whoever asks decides by the code: not to know is another thing than no.
+        ctl_exit::UNREACHED
+    } else if parts.iter().any(|part| failed(part)) {
         ctl_exit::FAILED
     } else if parts.iter().any(|part| silent(part)) || reply["missing"].is_string() {
         ctl_exit::PARTIAL
-    } else if matches!(command, Command::Status { .. }) && !view::problems(reply).is_empty() {
+    } else if !is_well(command, reply, &parts) {
         ctl_exit::NOT_WELL
+    } else if parts.iter().any(|part| part["holds"] == false) {
+        ctl_exit::FAILED
     } else {
         ctl_exit::OK
     }
+}
+
+/// Whether what `status` or `explain` told of is as it should be.
+fn is_well(command: &Command, reply: &Value, parts: &[&Value]) -> bool {
+    match command {
+        Command::Status { .. } => view::problems(reply).is_empty(),
+        Command::Explain { .. } => is_right(parts),
+        _ => true,
+    }
+}
+
+/// Whether what was explained is as it should be: a singleton where it runs, anything else on each node.
+fn is_right(parts: &[&Value]) -> bool {
+    let right = |part: &&Value| part["right"] == true;
+    let runs = |part: &&Value| right(part) && part["singleton"] == true && part["runs"] == true;
+    parts.iter().any(runs) || parts.iter().all(right)
 }
 
 /// Writes the last words and passes the exit code on.
@@ -732,6 +784,12 @@ mod tests {
                 "failover web --to b --waiting",
                 Command::Failover { watcher: "web".into(), to: Some(node("b").unwrap()), patience: Settled },
             ),
+            ("explain web", Command::Explain { watcher: "web".into() }),
+            ("metrics", Command::Metrics),
+            ("history", Command::History { watcher: None, count: 1 }),
+            ("history web", Command::History { watcher: web(), count: 20 }),
+            ("history -n 3 web", Command::History { watcher: web(), count: 3 }),
+            ("lease check web --token 17", Command::LeaseCheck { watcher: "web".into(), token: 17 }),
             ("lease init web", Command::LeaseInit { watcher: "web".into() }),
         ];
         for (words, expected) in cases {
@@ -786,6 +844,8 @@ mod tests {
             "status --timeout nan",
             "status --endpoint tcp://127.0.0.1:5555",
             "lease",
+            "lease check web",
+            "lease check web --token x",
         ] {
             assert!(parse(words).is_err(), "{words}");
         }
@@ -841,6 +901,18 @@ mod tests {
         assert_eq!(exit_code(&status, &nodes(&[&well, &ill])), 3);
         assert_eq!(exit_code(&status, &nodes(&[&ill, &silent])), 4);
         assert_eq!(exit_code(&status, &nodes(&[&silent, &failed])), 1);
+        let explain = Command::Explain { watcher: "a".into() };
+        let view = |runs, right| json!({"status": "ok", "singleton": true, "runs": runs, "right": right});
+        assert_eq!(exit_code(&explain, &view(true, true)), 0);
+        assert_eq!(exit_code(&explain, &view(false, true)), 0);
+        assert_eq!(exit_code(&explain, &view(false, false)), 3);
+        assert_eq!(exit_code(&explain, &nodes(&[&view(true, true), &view(false, false)])), 0);
+        assert_eq!(exit_code(&explain, &nodes(&[&view(false, true), &view(false, false)])), 3);
+        let check = Command::LeaseCheck { watcher: "a".into(), token: 1 };
+        assert_eq!(exit_code(&check, &json!({"status": "ok", "holds": true})), 0);
+        assert_eq!(exit_code(&check, &json!({"status": "ok", "holds": false})), 1);
+        assert_eq!(exit_code(&check, &json!({"status": "error", "code": "unavailable"})), 5);
+        assert_eq!(exit_code(&check, &json!({"status": "error", "code": "no-such-watcher"})), 1);
         let mut alone = nodes(&[&well]);
         alone["missing"] = json!("Redis: connection refused");
         assert_eq!(exit_code(&status, &alone), 4);

@@ -286,12 +286,12 @@ mod tests {
         };
         assert!(["status", "events", "help", "exit"].iter().all(|name| words("st").iter().any(|word| word == name)));
         assert!(!words("").iter().any(|word| word == "listen"), "what is hidden is not offered");
-        assert_eq!(words("lease "), ["init"]);
+        assert_eq!(words("lease "), ["init", "check"]);
         assert!(words("help ").iter().any(|word| word == "status"));
         assert!(words("stop --").iter().any(|word| word == "--waiting"));
         assert!(words("stop --").iter().any(|word| word == "--json"));
         assert_eq!(words("version "), [""; 0]);
-        for line in ["stop ", "--json status we", "logs web ", "lease init "] {
+        for line in ["stop ", "--json status we", "logs web ", "lease init ", "lease check ", "history "] {
             assert_eq!(asked(&commands, line).1, Asked::Names(Named::Watchers), "{line}");
         }
         for line in ["setsocket ", "rmsocket we", "--json setsocket w"] {

@@ -4,6 +4,7 @@
 //! |---|---|---|---|
 //! | `circus:{CLUSTER/NAME}:lease` | string: the holder | take, refresh | with its ttl |
 //! | `circus:{CLUSTER/NAME}:meta` | hash: what is remembered of the lease | take, refresh, release, init | never |
+//! | `circus:{CLUSTER/NAME}:history` | stream: what was told of its tenures | record | never, but it is cut |
 //! | `circus:{CLUSTER/NAME}:free` | channel: the lease was released | release, init | |
 //! | `circus:{CLUSTER}:nodes` | sorted set: names of nodes by when they were listed | beat, roster | 2 h after the last listing |
 //! | `circus:{CLUSTER}:node:NAME` | hash: instance, seen, state, about, listed | beat, leave | 1 h after the last beat |
@@ -11,7 +12,7 @@
 //! | `circus:{CLUSTER}:reply:ID` | channel: answers to one asker | nodes | |
 //! | `circus:{CLUSTER}:events` | channel: what happens on nodes | nodes | |
 //!
-//! What stands in braces decides the slot of a Redis Cluster: a lease's two keys share one, and so do all rows.
+//! What stands in braces decides the slot of a Redis Cluster: a lease's keys share one, and so do all rows.
 
 use crate::model::names::{ClusterName, NodeName};
 

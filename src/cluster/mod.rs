@@ -18,7 +18,7 @@
 //!     facts     what a server says of itself
 //!   subscription  one connection for what is heard
 //!   registry    heartbeats and the list of nodes    bus    questions and answers between nodes
-//!   events      what happens, for whoever listens
+//!   events      what happens, for whoever listens    history   what has been with leases
 //!   reason      errors in words
 //! client        the same registry and bus for one command of circusctl
 //!
@@ -39,6 +39,7 @@ mod acks;
 mod bus;
 mod desk;
 mod facts;
+mod history;
 mod line;
 mod link;
 mod nodes;

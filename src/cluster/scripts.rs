@@ -24,6 +24,13 @@ pub const RELEASE: &str = script!("release.lua");
 /// Declares a lease free that nobody ever held.
 pub const INIT: &str = script!("init.lua");
 
+/// Says how a token stands.
+pub const CHECK: &str = script!("check.lua");
+/// Keeps a fact about a tenure.
+pub const RECORD: &str = script!("record.lua");
+/// Reads what is kept of a lease's tenures.
+pub const HISTORY: &str = script!("history.lua");
+
 /// Says that a node is there.
 pub const BEAT: &str = include_str!("../../lua/beat.lua");
 /// Says that a node has left.
@@ -31,7 +38,7 @@ pub const LEAVE: &str = include_str!("../../lua/leave.lua");
 /// Lists the nodes.
 pub const ROSTER: &str = include_str!("../../lua/roster.lua");
 /// All of them.
-pub const ALL: [&str; 7] = [TAKE, REFRESH, RELEASE, INIT, BEAT, LEAVE, ROSTER];
+pub const ALL: [&str; 10] = [TAKE, REFRESH, RELEASE, INIT, CHECK, RECORD, HISTORY, BEAT, LEAVE, ROSTER];
 
 /// One call of a script: its text, `KEYS` and `ARGV`.
 #[derive(Debug, Clone, PartialEq, Eq)]

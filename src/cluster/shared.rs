@@ -9,12 +9,14 @@ use tokio::time::timeout;
 
 use super::bus::{self, Bus};
 use super::events::Publisher;
+use super::history::{self, Recorder};
 use super::registry::{self, Name};
 use super::scripts;
 use super::servers::{Server, Servers};
 use super::subscription::{self, Heard};
 use crate::model::command::{NodeAbout, RequestId};
 use crate::model::event::{Ask, Event};
+use crate::model::history::Fact;
 use crate::model::names::{ClusterName, LeaseName, NodeName, WatcherName};
 use crate::model::spec::RedisSpec;
 
@@ -69,6 +71,7 @@ pub struct Redis {
     servers: Servers,
     bus: Bus,
     publisher: Publisher,
+    recorder: Recorder,
     /// The channels that are listened on.
     channels: watch::Sender<BTreeSet<String>>,
     events: mpsc::Sender<Event>,
@@ -109,7 +112,20 @@ impl Redis {
         }
 
         let publisher = Publisher::start(&cluster, servers.clone());
-        Redis { cluster, node, instance, servers, bus, publisher, channels, events, _tasks: tasks, heartbeats }
+        let recorder = Recorder::start(&node, &servers);
+        Redis {
+            cluster,
+            node,
+            instance,
+            servers,
+            bus,
+            publisher,
+            recorder,
+            channels,
+            events,
+            _tasks: tasks,
+            heartbeats,
+        }
     }
 
     /// Puts `ask` to Redis. Exactly one [`Event::Lease`] answers it, within `timeout`, and at once while the link is
@@ -133,6 +149,29 @@ impl Redis {
             let result = answers.into_iter().try_for_each(|answer| scripts::init_answer(&lease, &answer?));
             Some(Event::LeaseInitialised { request, result })
         });
+    }
+
+    /// Asks whether the tenure under `token` holds the lease; [`Event::LeaseChecked`] says so.
+    pub fn check_lease(&self, request: RequestId, watcher: &WatcherName, token: u64) {
+        let call = history::check_call(&self.lease(watcher), token);
+        let servers = self.servers.clone();
+        self.tell(async move {
+            let answers = servers.call(&call, READ_TIMEOUT).await.into_iter();
+            let result = history::agreed(answers.map(|answer| history::token_state(&answer?)).collect());
+            Some(Event::LeaseChecked { request, result })
+        });
+    }
+
+    /// Keeps a fact about a tenure with its lease, now or when Redis is back.
+    pub fn record(&mut self, watcher: &WatcherName, fact: Fact) {
+        self.recorder.record(&self.lease(watcher), &fact);
+    }
+
+    /// Reads what is kept of these leases; [`Event::HistoryRead`] brings it.
+    pub fn read_history(&self, request: RequestId, watchers: &[WatcherName]) {
+        let leases: Vec<LeaseName> = watchers.iter().map(|watcher| self.lease(watcher)).collect();
+        let read = history::read(self.servers.clone(), leases, READ_TIMEOUT);
+        self.tell(async move { Some(Event::HistoryRead { request, read: read.await }) });
     }
 
     /// Lists the nodes of the cluster; [`Event::RosterRead`] brings them, sorted by name.
@@ -164,13 +203,17 @@ impl Redis {
         // No beat may follow.
         self.heartbeats.iter().for_each(tokio::task::AbortHandle::abort);
         let call = registry::leave_call(&self.cluster, &self.node, self.instance);
-        let (left, answered, _published) = tokio::join!(
+        let (left, answered, _published, recorded) = tokio::join!(
             self.servers.call(&call, LEAVE_TIMEOUT),
             timeout(LEAVE_TIMEOUT, self.bus.settled()),
             timeout(LEAVE_TIMEOUT, self.publisher.settled()),
+            timeout(LEAVE_TIMEOUT, self.recorder.settled()),
         );
         for reason in left.into_iter().filter_map(Result::err) {
             tracing::debug!(%reason, "could not say in the registry that this node leaves");
+        }
+        if recorded.is_err() {
+            tracing::warn!("left before the history of leases could be told the last of it");
         }
         if answered.is_err() {
             tracing::warn!("left before all questions of other nodes were answered");

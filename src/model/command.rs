@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use super::event::{Changes, Reach};
+use super::event::{Changes, Reach, TokenState};
+use super::explain::Explanation;
+use super::history::History;
 use super::names::{NodeName, SocketName, WatcherName};
 use super::pattern::Pattern;
 use super::plan::Plan;
@@ -94,8 +96,16 @@ pub enum Command {
     Nodes,
     /// The leases as this node sees them.
     Leases,
+    /// The latest tenures of a singleton, or of each; `count` of each at most.
+    History { watcher: Option<String>, count: usize },
+    /// Every condition for a watcher to run here, met or not.
+    Explain { watcher: String },
+    /// What this node counts and measures.
+    Metrics,
     /// Moves a singleton to another node.
     Failover { watcher: String, to: Option<NodeName>, patience: Patience },
+    /// Whether the tenure under this token is the one that holds the lease now.
+    LeaseCheck { watcher: String, token: u64 },
     /// Declares a lease that nobody ever held to be free, so that its first taking need not wait.
     LeaseInit { watcher: String },
 }
@@ -154,6 +164,10 @@ impl Command {
             | Command::Version
             | Command::Nodes
             | Command::Leases
+            | Command::History { .. }
+            | Command::Explain { .. }
+            | Command::Metrics
+            | Command::LeaseCheck { .. }
             | Command::LeaseInit { .. } => Patience::Admitted,
         };
         match patience {
@@ -215,6 +229,14 @@ pub enum Answer {
     Nodes(Vec<NodeRow>),
     /// This node's view of its leases, and what its operators should know of where they are kept.
     Leases { leases: Vec<LeaseView>, advice: Vec<String> },
+    /// How it stands with a watcher on this node.
+    Explained { node: NodeName, watcher: WatcherName, explanation: Box<Explanation> },
+    /// The node with what it has counted.
+    Metrics(Box<Snapshot>),
+    /// What has been with some leases.
+    Histories(Vec<(WatcherName, History)>),
+    /// How a token stands.
+    LeaseChecked { watcher: WatcherName, token: u64, state: TokenState },
     /// A singleton left this node.
     Moved { from: NodeName, to: Option<NodeName>, token: u64 },
 }

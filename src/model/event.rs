@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::command::{Command, NodeRow, Outcome, RequestId, Sample, Target};
+use super::history::{Entry, Fact};
 use super::names::{ClusterName, NodeName, Owner, WatcherName};
 use super::snapshot::ProcessView;
 use super::spec::{AgentSpec, Check, Defaults, HookPoint, HookProgram, ProgramSpec, Purpose, SocketSpec, WatcherSpec};
@@ -55,8 +56,8 @@ pub enum Event {
     /// Another live agent has this node's name, and says this of itself.
     NameTaken { by: String },
     /// A door was asked.
-    /// `limit` is how long each of several nodes may take, where the asker says so.
-    Asked { request: RequestId, target: Target, command: Command, limit: Option<Duration> },
+    /// `by` says who asks, in words; `limit` is how long each of several nodes may take, where the asker says so.
+    Asked { request: RequestId, by: String, target: Target, command: Command, limit: Option<Duration> },
     /// The registry was read for a request, or could not be.
     RosterRead { request: RequestId, rows: Result<Vec<NodeRow>, String> },
     /// Another node answered what was relayed to it.
@@ -65,6 +66,10 @@ pub enum Event {
     Unreachable { request: RequestId, node: NodeName, reason: String },
     /// A door's lease-init came back.
     LeaseInitialised { request: RequestId, result: Result<(), String> },
+    /// A door's question about a token came back.
+    LeaseChecked { request: RequestId, result: Result<TokenState, String> },
+    /// What the store keeps of some leases was read for a request, or could not be.
+    HistoryRead { request: RequestId, read: Result<HistoryRead, String> },
     /// Processes were sampled for a request.
     Sampled { request: RequestId, samples: Vec<Sample> },
     /// A hook came back, or did not in time.
@@ -85,6 +90,24 @@ pub enum Event {
     ReloadAsked { by: String },
     /// The agent was told to end: in good order, and in haste when it is told again.
     StopAsked { by: String },
+}
+
+/// Whether a tenure is the one that holds a lease now, as the store knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TokenState {
+    /// It is, for so long unless it is refreshed.
+    Holds { left: Duration },
+    /// It is not: another one is, or none; with the latest token that was drawn.
+    Over { holder: Option<String>, token: Option<u64> },
+}
+
+/// What the store keeps of some leases' tenures.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct HistoryRead {
+    /// The store's clock, ms of the Unix epoch.
+    pub now: u64,
+    /// Of each lease what was asked for.
+    pub leases: Vec<(WatcherName, Vec<Entry>)>,
 }
 
 /// What became of a process.
@@ -316,10 +339,17 @@ pub enum Action {
     AskLease { watcher: WatcherName, ask: Ask, timeout: Duration },
     /// Say that a lease nobody ever held is free.
     InitLease { request: RequestId, watcher: WatcherName },
+    /// Ask the lease store whether the tenure under this token holds; ends in `LeaseChecked`.
+    CheckLease { request: RequestId, watcher: WatcherName, token: u64 },
+    /// Keep a fact about a tenure where the lease is kept, as soon as the store can be reached. Nothing answers.
+    Record { watcher: WatcherName, fact: Fact },
+    /// Read what the store keeps of these leases; ends in `HistoryRead`.
+    ReadHistory { request: RequestId, watchers: Vec<WatcherName> },
     /// Read the registry.
     ReadRoster { request: RequestId },
-    /// Ask another node. Each reply comes as `Replied`; silence is the model's to notice.
-    Relay { request: RequestId, to: NodeName, command: Command },
+    /// Ask another node, on behalf of whoever asked this one. Each reply comes as `Replied`; silence is the model's to
+    /// notice.
+    Relay { request: RequestId, to: NodeName, command: Command, by: String },
     /// Sample processes, watcher, slot and pid of each, and all below them.
     Sample { request: RequestId, processes: Vec<(WatcherName, u32, u32)> },
     /// Sample the agent itself.

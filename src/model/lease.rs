@@ -29,9 +29,10 @@
 use std::time::Duration;
 
 use super::event::{Ask, AskKind, Deadline, LeaseAnswer};
+use super::history::{Cause, Ending};
 use super::names::{LeaseName, NodeName, Owner};
 use super::random::Random;
-use super::snapshot::{LeaseRole, LeaseView};
+use super::snapshot::{LeaseCounts, LeaseRole, LeaseView};
 use super::spec::LeaseTimings;
 use super::time::Time;
 
@@ -59,6 +60,7 @@ pub struct Lease {
     /// When another node was last seen to hold it.
     seen: Option<Time>,
     latency: Option<Duration>,
+    counts: LeaseCounts,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -138,7 +140,8 @@ impl Lease {
     pub fn new(name: LeaseName, node: NodeName, timings: LeaseTimings, random: Random) -> Lease {
         let state = State::Aside { until: None, why: String::new(), given_to: None };
         let phase = node.as_str().bytes().fold(0xcbf2_9ce4_8422_2325, fnv_1a);
-        Lease { name, node, timings, random, phase, state, longest: timings.ttl, seen: None, latency: None }
+        let (longest, counts) = (timings.ttl, LeaseCounts::default());
+        Lease { name, node, timings, random, phase, state, longest, seen: None, latency: None, counts }
     }
 
     /// This node would run the child. Ends a stand-back too.
@@ -226,7 +229,8 @@ impl Lease {
                 AskKind::Take { .. },
                 LeaseAnswer::Granted { token },
             ) if *owner == ask.owner && now < end => {
-                self.latency = Some(now.since(ask.sent));
+                self.counts.taken += 1;
+                self.took(now.since(ask.sent));
                 self.state = State::Held(Held {
                     owner: ask.owner.clone(),
                     token,
@@ -250,26 +254,35 @@ impl Lease {
                         if held.confirmed < ask.sent {
                             held.confirmed = ask.sent;
                             (held.due, held.next) = (due, tick.max(now));
-                            self.latency = Some(now.since(ask.sent));
                             if held.loss.is_none() {
                                 held.trouble = None;
                             }
+                            self.counts.refreshes += 1;
+                            self.took(now.since(ask.sent));
                         }
                     }
-                    LeaseAnswer::Granted { .. } => {}
+                    LeaseAnswer::Granted { .. } => self.counts.late_grants += 1,
                     LeaseAnswer::Lost { by } => {
                         if !matches!(held.loss, Some(Loss::Taken { .. })) {
+                            self.counts.lost_taken += u64::from(held.loss.is_none());
                             held.loss = Some(Loss::Taken { by });
                         }
                     }
-                    LeaseAnswer::Failed { reason } => held.trouble = Some(reason),
-                    other => held.trouble = Some(format!("the store answered a refresh with {other:?}")),
+                    LeaseAnswer::Failed { reason } => {
+                        self.counts.refreshes_failed += 1;
+                        held.trouble = Some(reason);
+                    }
+                    other => {
+                        self.counts.refreshes_failed += 1;
+                        held.trouble = Some(format!("the store answered a refresh with {other:?}"));
+                    }
                 }
             }
             (State::Releasing { owner, to, then, next, .. }, kind, answer) if *owner == ask.owner => {
                 match (kind, answer) {
                     (AskKind::Release { .. }, LeaseAnswer::Released) => {
                         let (then, to) = (then.clone(), to.clone());
+                        self.counts.released += 1;
                         self.rest(now, then, to);
                     }
                     // Granted after all: the release that went before it freed nothing.
@@ -283,6 +296,7 @@ impl Lease {
             (_, AskKind::Take { .. } | AskKind::Refresh { .. }, LeaseAnswer::Granted { .. }) => {
                 let release = Ask { owner: ask.owner.clone(), sent: now, kind: AskKind::Release { to: None } };
                 questions.push((release, self.timings.refresh_timeout));
+                self.counts.late_grants += 1;
                 if let State::Asking { owner, .. } | State::Waiting { owner, .. } = &self.state
                     && *owner == ask.owner
                 {
@@ -313,6 +327,12 @@ impl Lease {
             _ => {}
         }
         self.advance(now, questions);
+    }
+
+    /// A grant that counts took so long.
+    fn took(&mut self, latency: Duration) {
+        self.latency = Some(latency);
+        self.counts.greatest_latency = self.counts.greatest_latency.max(Some(latency));
     }
 
     /// How long to wait after an answer that was none, about.
@@ -383,9 +403,11 @@ impl Lease {
             }
             State::Held(held) => {
                 if held.confirmed + self.timings.validity() <= now && !matches!(held.loss, Some(Loss::Taken { .. })) {
+                    self.counts.lost_expired += u64::from(held.loss.is_none());
                     held.loss = Some(Loss::Expired);
                 }
                 if held.loss.is_none() && held.due + refresh_timeout <= now {
+                    self.counts.lost_unconfirmed += 1;
                     held.loss = Some(Loss::Unconfirmed);
                 }
                 if matches!(held.loss, Some(Loss::Taken { .. } | Loss::Expired)) {
@@ -463,6 +485,25 @@ impl Lease {
         }
     }
 
+    /// The token of this node's tenure, from its grant until the lease is given up.
+    pub fn token(&self) -> Option<u64> {
+        match &self.state {
+            State::Held(held) => Some(held.token),
+            _ => None,
+        }
+    }
+
+    /// Why this node's tenure is ending by itself; nothing while it does not.
+    pub fn losing_to(&self) -> Option<Ending> {
+        let State::Held(Held { loss: Some(loss), trouble, .. }) = &self.state else { return None };
+        let (cause, detail) = match loss {
+            Loss::Taken { by } => (Cause::Taken, by.as_deref().map(node_of)),
+            Loss::Unconfirmed => (Cause::Unconfirmed, trouble.clone()),
+            Loss::Expired => (Cause::Expired, trouble.clone()),
+        };
+        Some(Ending { cause, detail, by: None })
+    }
+
     /// Its name.
     pub fn name(&self) -> &LeaseName {
         &self.name
@@ -482,6 +523,21 @@ impl Lease {
             State::Aside { given_to, .. } => given_to.as_ref().map(ToString::to_string),
             State::Waiting { .. } | State::Asking { .. } => None,
         }
+    }
+
+    /// Whether another node has it, or is about to, as far as the store has said; nothing speaks against it while it is
+    /// being asked.
+    pub fn is_left_to_another(&self) -> bool {
+        match &self.state {
+            State::Waiting { why: Why::HeldBy(_) | Why::ReservedFor(_), .. } | State::Asking { .. } => true,
+            State::Aside { given_to, .. } => given_to.is_some(),
+            State::Waiting { .. } | State::Held(_) | State::Releasing { .. } => false,
+        }
+    }
+
+    /// Whether it is waited out that nobody is known to have it.
+    pub fn is_quarantined(&self) -> bool {
+        matches!(self.state, State::Waiting { why: Why::Quarantine, .. })
     }
 
     /// Why this node waits, once the store has said so or could not be asked.
@@ -542,6 +598,7 @@ impl Lease {
             latency: held.and(self.latency),
             held_for: held.map(|held| now.since(held.since)),
             why: self.why(),
+            counts: self.counts,
         }
     }
 }
@@ -765,5 +822,52 @@ mod tests {
         assert!(!play.lease.is_clear());
         play.idle(16.0);
         assert!(play.lease.is_clear());
+    }
+
+    #[test]
+    fn what_becomes_of_a_lease_is_counted_once() {
+        let counts = |play: &Play| play.lease.view(at(100.0)).counts;
+        let mut play = Play::held(0.2);
+        let refresh = play.advance(5.6);
+        play.answer(5.9, &refresh, LeaseAnswer::Granted { token: 7 });
+        let refresh = play.advance(11.3);
+        play.answer(11.4, &refresh, failed());
+        let expected = LeaseCounts {
+            taken: 1,
+            refreshes: 1,
+            refreshes_failed: 1,
+            greatest_latency: Some(Duration::from_millis(300)),
+            ..LeaseCounts::default()
+        };
+        assert_eq!(counts(&play), expected);
+
+        // Not confirmed, then over, then another's: lost once, for the first reason.
+        let refresh = play.advance(16.5);
+        play.answer(16.6, &refresh, failed());
+        play.idle(30.0);
+        play.answer(30.1, &refresh, LeaseAnswer::Lost { by: None });
+        let expected = LeaseCounts { lost_unconfirmed: 1, refreshes_failed: 2, ..expected };
+        assert_eq!(counts(&play), expected);
+
+        let mut play = Play::held(0.0);
+        play.idle(30.0);
+        assert_eq!(counts(&play).lost_expired, 1);
+        let mut play = Play::held(0.0);
+        let refresh = play.advance(5.6);
+        play.answer(5.7, &refresh, LeaseAnswer::Lost { by: None });
+        play.answer(5.8, &refresh, LeaseAnswer::Lost { by: None });
+        assert_eq!((counts(&play).lost_taken, counts(&play).released), (1, 0));
+
+        let mut play = Play::held(0.0);
+        play.lease.leave(at(1.0));
+        let release = play.advance(1.0);
+        play.answer(1.1, &release, LeaseAnswer::Released);
+        assert_eq!(counts(&play).released, 1);
+
+        let mut play = Play::new();
+        play.lease.want(at(0.0));
+        let take = play.advance(0.0);
+        play.answer(14.8, &take, LeaseAnswer::Granted { token: 7 });
+        assert_eq!((counts(&play).taken, counts(&play).late_grants), (0, 1));
     }
 }

@@ -21,8 +21,12 @@ pub mod event;
 pub mod plan;
 pub mod snapshot;
 
+pub mod explain;
+
 pub mod random;
 pub mod restart;
+
+pub mod history;
 
 pub mod checkup;
 pub mod process;

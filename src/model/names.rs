@@ -111,6 +111,11 @@ impl LeaseName {
         format!("circus:{{{self}}}:meta")
     }
 
+    /// The Redis stream of what has been with the lease: `circus:{CLUSTER/NAME}:history`.
+    pub fn history_key(&self) -> String {
+        format!("circus:{{{self}}}:history")
+    }
+
     /// The channel on which a release announces itself: `circus:{CLUSTER/NAME}:free`.
     pub fn free_channel(&self) -> String {
         format!("circus:{{{self}}}:free")
@@ -201,10 +206,11 @@ mod tests {
     }
 
     #[test]
-    fn both_keys_of_a_lease_share_one_slot() {
+    fn all_keys_of_a_lease_share_one_slot() {
         let name =
             LeaseName { cluster: ClusterName::parse("prod").unwrap(), watcher: WatcherName::parse("beat").unwrap() };
         assert_eq!(name.lease_key(), "circus:{prod/beat}:lease");
         assert_eq!(name.meta_key(), "circus:{prod/beat}:meta");
+        assert_eq!(name.history_key(), "circus:{prod/beat}:history");
     }
 }

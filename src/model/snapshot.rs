@@ -163,6 +163,31 @@ pub struct LeaseView {
     pub held_for: Option<Duration>,
     /// Why this node does not hold it, or is about to lose it.
     pub why: Option<String>,
+    /// What this node has counted of it.
+    pub counts: LeaseCounts,
+}
+
+/// What a node has counted of a lease since its agent began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LeaseCounts {
+    /// How often it was granted in time.
+    pub taken: u64,
+    /// How often it was given back, and the store said so.
+    pub released: u64,
+    /// How often it was lost because the store knew another holder,
+    pub lost_taken: u64,
+    /// because a refresh was not confirmed in time,
+    pub lost_unconfirmed: u64,
+    /// and because it was over before that was noticed.
+    pub lost_expired: u64,
+    /// Refreshes that were confirmed in time.
+    pub refreshes: u64,
+    /// Refreshes that were not, each try by itself.
+    pub refreshes_failed: u64,
+    /// Grants that came when nobody waited for them any more, or after their end.
+    pub late_grants: u64,
+    /// The longest that a grant took which counted.
+    pub greatest_latency: Option<Duration>,
 }
 
 /// A node's part in a lease.

@@ -333,7 +333,7 @@ mod tests {
 
         /// Waits until it is asked this.
         async fn asked(&mut self, command: &str) -> (Value, oneshot::Sender<Answer>) {
-            let Question { line, answer } = self.questions.recv().await.expect("a question");
+            let Question { line, answer, .. } = self.questions.recv().await.expect("a question");
             let question: Value = serde_json::from_str(&line).unwrap();
             assert_eq!(question["command"], command, "{question}");
             (question, answer)

@@ -4,8 +4,11 @@
 //! its reason; the last line says what to type next. What is missing in a reply, or is not what it should be, shows as
 //! `-`: agents of other versions are worth showing too.
 
+mod explain;
 mod follow;
+mod history;
 mod leases;
+mod metrics;
 mod nodes;
 mod plain;
 mod plan;
@@ -52,6 +55,9 @@ pub fn text(command: &Command, reply: &Value, own: Option<&str>, style: Style) -
         Command::Plan | Command::ReloadConfig { .. } => plan::text(&parts, style),
         Command::Nodes => nodes::table(&parts, own, style),
         Command::Leases => leases::table(&parts, style),
+        Command::Explain { .. } => explain::text(&parts, style),
+        Command::Metrics => metrics::text(&parts),
+        Command::History { watcher, .. } => history::table(watcher.as_deref(), &parts, style),
         other => plain::lines(other, &parts),
     };
     let mut err = String::new();

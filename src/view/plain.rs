@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::words::printable;
+use super::words::{maybe_span, printable};
 use super::{Parts, list, word};
 use crate::model::command::Command;
 
@@ -51,6 +51,18 @@ fn of_one(command: &Command, part: &Value) -> Vec<String> {
         Command::Failover { watcher, .. } if part["from"].is_string() => {
             let to = part["to"].as_str().map_or_else(|| "whoever takes it".to_owned(), str::to_owned);
             vec![format!("ok, {watcher} moved from {} to {to} (it was token {})", word(part, "from"), part["token"])]
+        }
+        Command::LeaseCheck { watcher, token } if part["holds"] == true => {
+            vec![format!("token {token} holds {watcher}, for {} unless it is refreshed", maybe_span(&part["left"]))]
+        }
+        Command::LeaseCheck { watcher, token } => {
+            let who = match (part["holder"].as_str(), part["latest"].as_u64()) {
+                (Some(holder), Some(latest)) => format!("{} holds it with token {latest}", printable(holder)),
+                (Some(holder), None) => format!("{} holds it", printable(holder)),
+                (None, Some(latest)) => format!("nobody does; the last token was {latest}"),
+                (None, None) => "nobody does".to_owned(),
+            };
+            vec![format!("token {token} does not hold {watcher}: {who}")]
         }
         // Circus has the pids of an added watcher elsewhere than all others.
         Command::Add { .. } => vec![done(part)],

@@ -6,11 +6,13 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::model::command::{Answer, NodeAbout, NodeRow, NodeState, Outcome, Part, Patience, Refusal, Reply};
-use crate::model::event::{Changes, Exit};
+use crate::model::event::{Changes, Exit, TokenState};
+use crate::model::explain::{self, Condition, Explanation, Move};
+use crate::model::history::{self, Before, Cause, Ending, Entry, Left, What};
 use crate::model::names::{ClusterName, NodeName, SocketName, WatcherName};
 use crate::model::plan::{Change, Effect, KeyChange, Plan, SocketChange, SocketEffect};
 use crate::model::snapshot::{
-    LeaseRole, LeaseView, Phase, ProcessView, Snapshot, StoreView, WatcherState, WatcherView,
+    LeaseCounts, LeaseRole, LeaseView, Phase, ProcessView, Snapshot, StoreView, WatcherState, WatcherView,
 };
 use crate::wire::reply_json;
 
@@ -61,6 +63,7 @@ fn lease(name: &str, role: LeaseRole, holder: Option<&str>) -> LeaseView {
         latency: holds.then_some(Duration::from_micros(2_130)),
         held_for: holds.then_some(secs(275_000.0)),
         why: None,
+        counts: LeaseCounts { taken: 2, lost_expired: 1, refreshes: 40, ..LeaseCounts::default() },
     }
 }
 
@@ -140,24 +143,119 @@ fn web_2() -> Snapshot {
     )
 }
 
+/// The facts of docs/circusctl.md, and one start too early.
+fn histories() -> Reply {
+    let (now, day) = (1_795_298_934_000, 86_400_000);
+    let at = |token, node: &str, at, what, before| Entry { token, node: node.into(), at, slack: 1, what, before };
+    let started = |token, node, begun, before| at(token, node, begun, What::Started { pid: 7 }, before);
+    let before = |token, node: &str, seen, left| Some(Before { token, node: node.into(), seen: Some(seen), left });
+    let moved = Ending {
+        detail: Some("web-2".into()),
+        by: Some("circusctl (uid 0) on web-1".into()),
+        ..Ending::of(Cause::Moved)
+    };
+    let gave_up = Ending { detail: Some("exit 1, 5 times in a row".into()), ..Ending::of(Cause::GaveUp) };
+    let (first, second, third) = (now - 19 * day, now - 8 * day, now - 3 * day);
+    let entries = [
+        started(15, "web-3", first, None),
+        started(16, "web-1", second, before(15, "web-3", second - 5_300, Left::Expired)),
+        at(16, "web-1", third - 210, What::Ended(moved), None),
+        started(17, "web-2", third, before(16, "web-1", third - 200, Left::Released)),
+        at(17, "web-2", third + 9_000, What::Ended(gave_up), None),
+        started(18, "web-1", third + 9_012, before(17, "web-2", third + 9_001, Left::Released)),
+    ];
+    let early = [
+        started(3, "web-1", second, None),
+        at(3, "web-1", third + 1_200, What::Ended(Ending::of(Cause::Unconfirmed)), None),
+        started(4, "web-2", third, before(3, "web-1", third - 9_000, Left::Expired)),
+    ];
+    let name = |name| WatcherName::parse(name).unwrap();
+    let told = vec![
+        (name("beat"), history::fold(&entries, now)),
+        (name("never"), history::fold(&[], now)),
+        (name("reaper"), history::fold(&early, now)),
+    ];
+    Reply::Done(Answer::Histories(told))
+}
+
+#[test]
+fn history_tells_who_had_a_lease_and_why_and_marks_what_must_never_be() {
+    let named = Command::History { watcher: Some("beat".into()), count: 20 };
+    let Reply::Done(Answer::Histories(mut told)) = histories() else { panic!() };
+    told.truncate(1);
+    let beat = Reply::Done(Answer::Histories(told));
+    golden(
+        &named,
+        &own(beat.clone()),
+        "
+|TOKEN  FROM   TO     WHEN                       GAP  OVERLAP  WHY
+|   18  web-2  web-1  2026-11-18 22:09:03Z     12 ms     none  given up on web-2: exit 1, 5 times in
+|                                                              a row
+|   17  web-1  web-2  2026-11-18 22:08:54Z    0.21 s     none  planned move, by circusctl (uid 0) on
+|                                                              web-1
+|   16  web-3  web-1  2026-11-13 22:08:54Z  ≤ 5.30 s        -  lease expired, web-3 last seen
+|                                                              22:08:48Z
+|   15  -      web-3  2026-11-02 22:08:54Z         -        -  first start
+|worst gap ≤ 5.30 s, 2 moves in 7 days, no overlap",
+    );
+    // All nodes read the same.
+    let many = gathered(vec![("web-1", Part::Own(beat.clone())), ("web-2", Part::Own(beat.clone()))]);
+    assert_eq!(shown(&named, &many), shown(&named, &own(beat)));
+    let Reply::Done(Answer::Histories(mut told)) = histories() else { panic!() };
+    told.iter_mut().for_each(|(_, history)| history.tenures.truncate(1));
+    golden(
+        &Command::History { watcher: None, count: 1 },
+        &own(Reply::Done(Answer::Histories(told))),
+        "
+|NAME    TOKEN  FROM   TO     WHEN                    GAP   OVERLAP  WHY
+|beat       18  web-2  web-1  2026-11-18 22:09:03Z  12 ms      none  given up on web-2: exit 1, 5
+|                                                                    times in a row
+|reaper      4  web-1  web-2  2026-11-18 22:08:54Z   0 ms  1.20 s !  refresh not confirmed in time
+|beat: worst gap ≤ 5.30 s, 2 moves in 7 days, no overlap
+|never: worst gap -, 0 moves in 7 days, no overlap
+|reaper: worst gap 0 ms, 1 move in 7 days, 1 OVERLAP: two have run at once",
+    );
+    golden(
+        &named,
+        &own(Reply::Done(Answer::Histories(vec![]))),
+        "
+|no leases: no watcher here has singleton = true",
+    );
+}
+
+#[test]
+fn a_token_that_is_checked_is_told_with_who_holds() {
+    let check = Command::LeaseCheck { watcher: "beat".into(), token: 16 };
+    let told = |state| {
+        let watcher = WatcherName::parse("beat").unwrap();
+        shown(&check, &own(Reply::Done(Answer::LeaseChecked { watcher, token: 16, state })))
+    };
+    let over = |holder: Option<&str>, token| told(TokenState::Over { holder: holder.map(str::to_owned), token });
+    assert_eq!(told(TokenState::Holds { left: secs(4.1) }), "token 16 holds beat, for 4.1 s unless it is refreshed\n");
+    assert_eq!(over(Some("web-2"), Some(17)), "token 16 does not hold beat: web-2 holds it with token 17\n");
+    assert_eq!(over(Some("somebody"), None), "token 16 does not hold beat: somebody holds it\n");
+    assert_eq!(over(None, Some(16)), "token 16 does not hold beat: nobody does; the last token was 16\n");
+    assert_eq!(over(None, None), "token 16 does not hold beat: nobody does\n");
+}
+
 #[test]
 fn status_of_one_node() {
     golden(
         &STATUS,
         &own(status(web_1())),
         "
-        |web-1   cluster prod   running   lease store up
-        |
-        |SINGLETON  STATE    PID    UP         LEASE  TOKEN  RESTARTS  NOTE
-        |beat       active   48211  3d 04h  4.1/5.0s     17         0
-        |reaper     standby  -      -              -      -         0  held by web-2
-        |
-        |WATCHER  STATE    READY  PID     UP       RESTARTS  NOTE
-        |web      active     6/6  1 2 +4  1m 00s          0
-        |worker   backoff    1/2  510     12m 00s         3  exit 1, again in 4 s
-        |off      stopped    0/1  -       -               0
-        |
-        |1 problem.   circusctl status worker"
+|web-1   cluster prod   running   lease store up
+|
+|SINGLETON  STATE    PID    UP         LEASE  TOKEN  RESTARTS  NOTE
+|beat       active   48211  3d 04h  4.1/5.0s     17         0
+|reaper     standby  -      -              -      -         0  held by web-2
+|
+|WATCHER  STATE    READY  PID     UP       RESTARTS  NOTE
+|web      active     6/6  1 2 +4  1m 00s          0
+|worker   backoff    1/2  510     12m 00s         3  exit 1, again in 4 s
+|off      stopped    0/1  -       -               0
+|
+|1 problem.   circusctl status worker"
             .replace("\n        ", "\n")
             .as_str(),
     );
@@ -181,19 +279,19 @@ fn status_of_the_cluster() {
             ("web-4", Part::Silent("no answer within 5 s".into())),
         ]),
         "
-        |prod   2 of 3 nodes answered
-        |
-        |SINGLETON  STATE   NODE   PID    UP         LEASE  TOKEN  RESTARTS  NOTE
-        |beat       active  web-1  48211  3d 04h  4.1/5.0s     17         0
-        |reaper     failed  web-2  -      -       4.1/5.0s     17         0  exit 1, five times in a row
-        |
-        |WATCHER  READY  web-1  web-2  RESTARTS  NOTE
-        |web        8/8    6/6    2/2         0
-        |worker     1/2    1/2      -         3  web-1 backoff: exit 1, again in 4 s
-        |off        0/1    0/1      -         0  web-1 stopped
-        |
-        |2 problems.   circusctl status worker --node web-1
-        |error: web-4: no answer within 5 s"
+|prod   2 of 3 nodes answered
+|
+|SINGLETON  STATE   NODE   PID    UP         LEASE  TOKEN  RESTARTS  NOTE
+|beat       active  web-1  48211  3d 04h  4.1/5.0s     17         0
+|reaper     failed  web-2  -      -       4.1/5.0s     17         0  exit 1, five times in a row
+|
+|WATCHER  READY  web-1  web-2  RESTARTS  NOTE
+|web        8/8    6/6    2/2         0
+|worker     1/2    1/2      -         3  web-1 backoff: exit 1, again in 4 s
+|off        0/1    0/1      -         0  web-1 stopped
+|
+|2 problems.   circusctl status worker --node web-1
+|error: web-4: no answer within 5 s"
             .replace("\n        ", "\n")
             .as_str(),
     );
@@ -250,13 +348,13 @@ fn a_watcher_that_sleeps_until_the_first_connection_is_well() {
         &STATUS,
         &own(status(asleep())),
         "
-        |web-1   cluster prod   running   lease store up
-        |
-        |WATCHER  STATE      READY  PID  UP     RESTARTS  NOTE
-        |web      active       1/1  7    3.0 s         0
-        |reports  listening    0/2  -    -             0  starts at the first connection
-        |
-        |all is well"
+|web-1   cluster prod   running   lease store up
+|
+|WATCHER  STATE      READY  PID  UP     RESTARTS  NOTE
+|web      active       1/1  7    3.0 s         0
+|reports  listening    0/2  -    -             0  starts at the first connection
+|
+|all is well"
             .replace("\n        ", "\n")
             .as_str(),
     );
@@ -289,14 +387,14 @@ fn the_page_of_one_watcher() {
         &Command::Status { watcher: Some("beat".into()) },
         &reply,
         "
-        |beat   singleton, active on web-1
-        |  ready      1/1
-        |  process    #1 pid 48211, running, 3d 04h, says: 12 tasks
-        |  lease      holder, token 17, 4.1/5.0s left, refreshed in 2.1 ms, held for 3d 04h
-        |  key        circus:{prod/beat}:lease
-        |  restarts   0
-        |  last exit  killed by SIGKILL, 3d 04h ago
-        |  next try   in 4.0 s"
+|beat   singleton, active on web-1
+|  ready      1/1
+|  process    #1 pid 48211, running, 3d 04h, says: 12 tasks
+|  lease      holder, token 17, 4.1/5.0s left, refreshed in 2.1 ms, held for 3d 04h
+|  key        circus:{prod/beat}:lease
+|  restarts   0
+|  last exit  killed by SIGKILL, 3d 04h ago
+|  next try   in 4.0 s"
             .replace("\n        ", "\n")
             .as_str(),
     );
@@ -317,11 +415,11 @@ fn leases_are_put_together_from_all_views() {
             ("web-3", views(vec![aside])),
         ]),
         "
-        |NAME    HOLDER  TOKEN     LEASE  REFRESH  SINCE              WAITING      NOTE
-        |beat    web-2      17  4.1/5.0s   2.1 ms  2026-11-18 17:45Z  web-1        web-3 stands aside: failed
-        |                                                                          here, back in 40 s
-        |report  vacant      -         -        -  -                  web-1 web-2  first taking, free in 3 s
-        |1 vacant: nobody is known to hold it.   circusctl status report --all"
+|NAME    HOLDER  TOKEN     LEASE  REFRESH  SINCE              WAITING      NOTE
+|beat    web-2      17  4.1/5.0s   2.1 ms  2026-11-18 17:45Z  web-1        web-3 stands aside: failed
+|                                                                          here, back in 40 s
+|report  vacant      -         -        -  -                  web-1 web-2  first taking, free in 3 s
+|1 vacant: nobody is known to hold it.   circusctl status report --all"
             .replace("\n        ", "\n")
             .as_str(),
     );
@@ -370,13 +468,13 @@ fn the_nodes_of_the_cluster() {
             row("web-5", NodeState::Gone, 86_400.0, "6b11e0", &[]),
         ]))),
         "
-        |NODE     STATE       SEEN  AGENT  UP       WATCHERS  HOLDS        CONFIG
-        |web-1 *  up         0.4 s  0.1.0  12d 00h         2  reaper       7f3a2c
-        |web-2    up         0.9 s  0.1.0  12d 00h         2  beat report  7f3a2c
-        |web-3    draining   0.2 s  0.1.0  12d 00h         2  -            7f3a2c
-        |web-4    stale       14 s  0.1.0  12d 00h         2  -            6b11e0 (differs)
-        |web-5    gone      1d 00h  0.1.0  -               -  -            6b11e0 (differs)
-        |* this node"
+|NODE     STATE       SEEN  AGENT  UP       WATCHERS  HOLDS        CONFIG
+|web-1 *  up         0.4 s  0.1.0  12d 00h         2  reaper       7f3a2c
+|web-2    up         0.9 s  0.1.0  12d 00h         2  beat report  7f3a2c
+|web-3    draining   0.2 s  0.1.0  12d 00h         2  -            7f3a2c
+|web-4    stale       14 s  0.1.0  12d 00h         2  -            6b11e0 (differs)
+|web-5    gone      1d 00h  0.1.0  -               -  -            6b11e0 (differs)
+|* this node"
             .replace("\n        ", "\n")
             .as_str(),
     );
@@ -393,9 +491,9 @@ fn stats_show_each_process() {
         &Command::Stats { watcher: None, pid: None, extended: false },
         &reply,
         "
-        |WATCHER  WID  PID   CPU   MEM    RSS    VIRT     TIME  USER  PROGRAM
-        |web        -  756     -     -      -       -        -  -     No such process (stopped?)
-        |web        1  755  0.0%  0.0%  8.50M  12.22M  0:00.10  root  python"
+|WATCHER  WID  PID   CPU   MEM    RSS    VIRT     TIME  USER  PROGRAM
+|web        -  756     -     -      -       -        -  -     No such process (stopped?)
+|web        1  755  0.0%  0.0%  8.50M  12.22M  0:00.10  root  python"
             .replace("\n        ", "\n")
             .as_str(),
     );
@@ -416,10 +514,10 @@ fn children_stand_indented_below_their_parent_and_a_hooks_words_behind_it() {
         &Command::Stats { watcher: Some("web".into()), pid: None, extended: true },
         &json!({"status": "ok", "name": "web", "info": {"755": info}}),
         "
-        |WATCHER  WID  PID   CPU   MEM    RSS   VIRT     TIME  USER  PROGRAM
-        |web        1  755  1.5%  0.1%  1.00M  2.00M  0:01.00  www   gunicorn  queue=3
-        |              756  1.5%  0.1%  1.00M  2.00M  0:01.00  www      gunicorn
-        |              757  1.5%  0.1%  1.00M  2.00M  0:01.00  www         gunicorn"
+|WATCHER  WID  PID   CPU   MEM    RSS   VIRT     TIME  USER  PROGRAM
+|web        1  755  1.5%  0.1%  1.00M  2.00M  0:01.00  www   gunicorn  queue=3
+|              756  1.5%  0.1%  1.00M  2.00M  0:01.00  www      gunicorn
+|              757  1.5%  0.1%  1.00M  2.00M  0:01.00  www         gunicorn"
             .replace("\n        ", "\n")
             .as_str(),
     );
@@ -464,17 +562,17 @@ fn a_plan_says_what_changes_and_what_that_costs() {
         &Command::Plan,
         &own(Reply::Done(Answer::Plan(plan()))),
         "
-        |  - old      stops 2 processes
-        |  ~ worker   restarts 12 processes, one at a time
-        |      env SECRET   ******** → ********
-        |      max_age      (none) → 3600
-        |  ~ web      no restart
-        |      graceful_timeout   30 → 300
-        |  ~ job      1 → 3 processes
-        |  + flower   starts 1 process
-        |  = 3 watchers unchanged
-        |  ! [circus] node   changes with a restart of the agent only
-        |plan: 1 added, 3 changed, 1 removed, 12 restarts"
+|  - old      stops 2 processes
+|  ~ worker   restarts 12 processes, one at a time
+|      env SECRET   ******** → ********
+|      max_age      (none) → 3600
+|  ~ web      no restart
+|      graceful_timeout   30 → 300
+|  ~ job      1 → 3 processes
+|  + flower   starts 1 process
+|  = 3 watchers unchanged
+|  ! [circus] node   changes with a restart of the agent only
+|plan: 1 added, 3 changed, 1 removed, 12 restarts"
             .replace("\n        ", "\n")
             .as_str(),
     );
@@ -498,16 +596,16 @@ fn a_plan_tells_of_sockets_before_those_who_have_them() {
         &Command::Plan,
         &own(Reply::Done(Answer::Plan(plan.clone()))),
         "
-        |  + socket admin   opens
-        |  - socket old     closes, and the processes that have it are replaced
-        |  ~ socket ux      no restart
-        |      backlog   (none) → 128
-        |      umask     0 → 077
-        |  ~ socket web     moves, and the processes that have it are replaced
-        |      port   80 → 8080
-        |  + flower         starts 1 process
-        |  = 3 watchers unchanged
-        |plan: 2 added, 2 changed, 1 removed"
+|  + socket admin   opens
+|  - socket old     closes, and the processes that have it are replaced
+|  ~ socket ux      no restart
+|      backlog   (none) → 128
+|      umask     0 → 077
+|  ~ socket web     moves, and the processes that have it are replaced
+|      port   80 → 8080
+|  + flower         starts 1 process
+|  = 3 watchers unchanged
+|plan: 2 added, 2 changed, 1 removed"
             .replace("\n        ", "\n")
             .as_str(),
     );
@@ -526,11 +624,11 @@ fn nodes_with_the_same_plan_share_it_and_nothing_to_do_is_said() {
         &Command::Plan,
         &gathered(vec![("web-1", part(small.clone())), ("web-2", part(Plan::default())), ("web-3", part(small))]),
         "
-        |web-1, web-3
-        |  + flower   starts 1 process
-        |plan: 1 added, no restart
-        |web-2
-        |nothing to do"
+|web-1, web-3
+|  + flower   starts 1 process
+|plan: 1 added, no restart
+|web-2
+|nothing to do"
             .replace("\n        ", "\n")
             .as_str(),
     );
@@ -617,6 +715,8 @@ fn a_reply_of_unknown_shape_is_shown_and_never_panics() {
         STATUS,
         Command::Status { watcher: Some("x".into()) },
         Command::Leases,
+        Command::History { watcher: None, count: 1 },
+        Command::LeaseCheck { watcher: "x".into(), token: 1 },
         Command::Nodes,
         Command::Stats { watcher: None, pid: None, extended: false },
         Command::Version,
@@ -650,4 +750,123 @@ fn days_become_dates() {
     assert_eq!(civil(-1), (1969, 12, 31));
     assert_eq!(civil(11_016), (2000, 2, 29));
     assert_eq!(civil(20_778), (2026, 11, 21));
+}
+
+/// One node's part of an explanation.
+fn explained(name: &str, state: WatcherState, runs: bool, right: bool, conditions: Vec<Condition>) -> Part {
+    let (outlook, moves) = match runs {
+        true => {
+            ("Another node gets it within 5.0 s after web-2 falls silent, and at once when web-2 gives it back.", false)
+        }
+        false => {
+            ("web-1 may get it within 5.0 s after web-2 falls silent, and at once when web-2 gives it back.", true)
+        }
+    };
+    let command = if moves { format!("failover beat --to {name}") } else { "failover beat".to_owned() };
+    let explanation = Explanation {
+        state,
+        singleton: true,
+        clustered: true,
+        runs,
+        right,
+        holder: Some("web-2".into()),
+        conditions,
+        outlook: Some(outlook.into()),
+        moves: Some(Move { here: moves, command }),
+    };
+    let watcher = WatcherName::parse("beat").unwrap();
+    Part::Own(Reply::Done(Answer::Explained { node: node(name), watcher, explanation: Box::new(explanation) }))
+}
+
+#[test]
+fn an_explanation_has_ticks_crosses_and_what_to_type() {
+    let command = Command::Explain { watcher: "beat".into() };
+    let tick = Condition::met;
+    let held = || {
+        vec![
+            tick(explain::What::Configured, "in the file"),
+            tick(explain::What::Store, "Redis at redis-1:6379/0, answered in 0.4 ms"),
+            Condition::unmet(explain::What::Lease, "held by web-2, asked for again in 4.1 s at the latest", None),
+        ]
+    };
+    let Part::Own(waiting) = explained("web-1", WatcherState::Standby, false, true, held()) else { panic!() };
+    golden(
+        &command,
+        &own(waiting),
+        "
+|beat is not running on web-1, and that is right.
+|  ✔ configured  in the file
+|  ✔ store       Redis at redis-1:6379/0, answered in 0.4 ms
+|  ✘ lease       held by web-2, asked for again in 4.1 s at the latest
+|web-1 may get it within 5.0 s after web-2 falls silent, and at once when web-2 gives it back.
+|To move it here:  circusctl failover beat --to web-1",
+    );
+    let crash = "exit 1, 2.0 s ago; failed 4 times in a row, next try in 8.0 s";
+    let crashing = vec![
+        tick(explain::What::Lease, "held here, for 3d 04h, token 17, 4.1 s of 5.0 s left"),
+        Condition::unmet(explain::What::Process, crash, Some("start beat".into())),
+    ];
+    let stopped = vec![Condition::unmet(explain::What::Wanted, "stopped by amy", Some("start beat".into()))];
+    golden(
+        &command,
+        &gathered(vec![
+            ("web-1", explained("web-1", WatcherState::Standby, false, true, held())),
+            ("web-2", explained("web-2", WatcherState::Backoff, false, false, crashing)),
+            ("web-3", explained("web-3", WatcherState::Stopped, false, true, stopped)),
+        ]),
+        "
+|beat is not running on web-2, and should be: it is backoff.
+|  ✔ lease       held here, for 3d 04h, token 17, 4.1 s of 5.0 s left
+|  ✘ process     exit 1, 2.0 s ago; failed 4 times in a row, next try in 8.0 s
+|                circusctl start beat
+|web-1 may get it within 5.0 s after web-2 falls silent, and at once when web-2 gives it back.
+|To move it here:  circusctl failover beat --to web-2
+|  ✘ web-1       lease: held by web-2, asked for again in 4.1 s at the latest
+|  ✘ web-3       wanted: stopped by amy",
+    );
+}
+
+#[test]
+fn metrics_have_each_kind_once_with_the_series_of_all_nodes() {
+    let node = |name: &str| {
+        let role = if name == "web-1" { LeaseRole::Holder } else { LeaseRole::Standby };
+        let watchers = vec![
+            watcher("we\"b", WatcherState::Active, 2, &[(7, 9), (8, 9)], None),
+            with_lease(watcher("beat", WatcherState::Standby, 1, &[], None), lease("beat", role, None)),
+        ];
+        Part::Own(Reply::Done(Answer::Metrics(Box::new(snapshot(name, watchers)))))
+    };
+    let told = shown(&Command::Metrics, &gathered(vec![("web-1", node("web-1")), ("web-2", node("web-2"))]));
+    let version = env!("CARGO_PKG_VERSION");
+    for line in [
+        &*format!("circus_build_info{{node=\"web-1\",version=\"{version}\"}} 1"),
+        "circus_store_up{node=\"web-2\"} 1",
+        "circus_watcher_state{node=\"web-1\",watcher=\"we\\\"b\",state=\"active\"} 1",
+        "circus_watcher_processes{node=\"web-1\",watcher=\"we\\\"b\"} 2",
+        "circus_lease_held{node=\"web-1\",watcher=\"beat\"} 1",
+        "circus_lease_held{node=\"web-2\",watcher=\"beat\"} 0",
+        "circus_lease_lost_total{node=\"web-2\",watcher=\"beat\",cause=\"expired\"} 1",
+        "circus_lease_refreshes_total{node=\"web-1\",watcher=\"beat\"} 40",
+        "circus_lease_latency_seconds{node=\"web-1\",watcher=\"beat\"} 0.00213",
+    ] {
+        assert!(told.lines().any(|own| own == line), "{line} is missing in:\n{told}");
+    }
+    // Every series is of the kind above it, and each kind stands once.
+    let mut kinds = std::collections::BTreeSet::new();
+    let mut kind = "";
+    for line in told.lines() {
+        match line.strip_prefix("# TYPE ") {
+            Some(head) => {
+                kind = head.split(' ').next().unwrap();
+                assert!(kinds.insert(kind), "{kind} stands twice");
+                assert_eq!(head.ends_with("counter"), kind.ends_with("_total"), "{head}");
+            }
+            None if line.starts_with("# HELP ") => {}
+            None => assert!(line.starts_with(&format!("{kind}{{")), "{line} stands below {kind}"),
+        }
+    }
+    let page = include_str!("../../docs/metrics.md");
+    for kind in &kinds {
+        assert!(page.contains(&format!("`{kind}`")), "docs/metrics.md does not tell of {kind}");
+    }
 }

@@ -41,6 +41,20 @@ pub(super) fn left(lease: &Value) -> String {
     }
 }
 
+/// A time that was measured to the millisecond: `21 ms`, `0.21 s`, `5.30 s`, `4m 10s`.
+pub(super) fn measured(seconds: f64) -> String {
+    match seconds {
+        ..0.1 => format!("{:.0} ms", seconds.max(0.0) * 1_000.0),
+        ..60.0 => format!("{seconds:.2} s"),
+        _ => span(seconds),
+    }
+}
+
+/// As [`date`], to the second: `2026-11-18 17:40:02Z`.
+pub(super) fn date_and_second(seconds: f64) -> String {
+    format!("{}:{:02}Z", date(seconds).trim_end_matches('Z'), seconds.max(0.0) as u64 % 60)
+}
+
 /// A moment of the Unix epoch in UTC: `2026-11-18 17:40Z`.
 pub(super) fn date(seconds: f64) -> String {
     let minutes = (seconds.max(0.0) / 60.0) as i64;

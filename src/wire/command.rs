@@ -42,7 +42,11 @@ pub fn command_name(command: &Command) -> &'static str {
         Command::Version => "version",
         Command::Nodes => "nodes",
         Command::Leases => "leases",
+        Command::Explain { .. } => "explain",
+        Command::Metrics => "metrics",
+        Command::History { .. } => "history",
         Command::Failover { .. } => "failover",
+        Command::LeaseCheck { .. } => "lease-check",
         Command::LeaseInit { .. } => "lease-init",
     }
 }
@@ -57,7 +61,8 @@ pub fn command_json(command: &Command) -> Value {
         | Command::Plan
         | Command::Version
         | Command::Nodes
-        | Command::Leases => json!({}),
+        | Command::Leases
+        | Command::Metrics => json!({}),
         Command::List { watcher } | Command::Status { watcher } | Command::NumProcesses { watcher } => {
             json!({"name": watcher})
         }
@@ -122,12 +127,23 @@ pub fn command_json(command: &Command) -> Value {
         Command::Failover { watcher, to, patience } => {
             json!({"name": watcher, "to": to.as_ref().map(NodeName::as_str), "waiting": waiting(patience)})
         }
-        Command::LeaseInit { watcher } => json!({"name": watcher}),
+        Command::History { watcher, count } => {
+            json!({"name": watcher, "count": (*count != usize::MAX).then_some(count)})
+        }
+        Command::LeaseCheck { watcher, token } => json!({"name": watcher, "token": token}),
+        Command::LeaseInit { watcher } | Command::Explain { watcher } => json!({"name": watcher}),
     };
     if let Value::Object(properties) = &mut properties {
         properties.retain(|_, value| !value.is_null());
     }
     json!({"command": command_name(command), "properties": properties})
+}
+
+/// A command as one node passes it on to another, on behalf of whoever asked it.
+pub fn relayed_json(command: &Command, by: &str) -> Value {
+    let mut message = command_json(command);
+    message["by"] = json!(by);
+    message
 }
 
 #[cfg(test)]
@@ -164,6 +180,11 @@ mod tests {
             Command::Version,
             Command::Nodes,
             Command::Leases,
+            Command::Explain { watcher: "beat".into() },
+            Command::Metrics,
+            Command::History { watcher: None, count: 1 },
+            Command::History { watcher: name(), count: usize::MAX },
+            Command::LeaseCheck { watcher: "beat".into(), token: u64::MAX },
             Command::LeaseInit { watcher: "beat".into() },
         ];
         for patience in [Patience::Admitted, Patience::Settled] {
@@ -252,6 +273,14 @@ mod tests {
             assert_eq!(request.command, command);
             assert_eq!((request.id, request.cast, request.target), (Value::Null, false, Target::Here));
         }
+    }
+
+    #[test]
+    fn what_is_passed_on_says_on_whose_behalf() {
+        let message = relayed_json(&Command::Version, "amy").to_string();
+        assert_eq!(parse_request(&message).unwrap().by.as_deref(), Some("amy"));
+        let endless = relayed_json(&Command::Version, &"é".repeat(10_000)).to_string();
+        assert_eq!(parse_request(&endless).unwrap().by.unwrap().chars().count(), 256);
     }
 
     #[test]

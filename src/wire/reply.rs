@@ -4,12 +4,15 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use super::{options, stats};
+use super::{history, options, stats};
 use crate::model::command::{Answer, NodeRow, Outcome, Part, Refusal, Reply};
 use crate::model::event::Address;
+use crate::model::explain::{Condition, Explanation};
 use crate::model::names::{NodeName, WatcherName};
 use crate::model::plan::{Change, Effect, KeyChange, Plan, SocketChange, SocketEffect};
-use crate::model::snapshot::{LeaseView, Phase, ProcessView, Snapshot, SocketView, StoreView, WatcherView};
+use crate::model::snapshot::{
+    LeaseCounts, LeaseView, Phase, ProcessView, Snapshot, SocketView, StoreView, WatcherView,
+};
 
 /// The reply to a request; `time` in seconds of the Unix epoch.
 ///
@@ -44,6 +47,19 @@ use crate::model::snapshot::{LeaseView, Phase, ProcessView, Snapshot, SocketView
 /// - `version`: `version`
 /// - `nodes`: `roster` `[{name, state, seen, version, host, pid, up, config, watchers, holds, waits}]`, sorted by name
 /// - `leases`: `leases` `[LEASE, …]`, and `advice` `[TEXT, …]` where something is amiss with the store; LEASE: `name key role token ttl left holder latency held_for why`
+///   counts`; `counts` are this agent's since it began: `taken released lost refreshes refreshes_failed late_grants
+///   greatest_latency`, of which `lost` is `{taken, unconfirmed, expired}`
+/// - `metrics`: the fields of `status`, and `version`
+/// - `explain`: `node name state singleton clustered runs right holder outlook`, `conditions` `[{what, met, text,
+///   remedy}]` and `move` `{here, command}` or null; `what` is `configured agent wanted after sockets demand store lease
+///   hooks process`, a remedy and a command are what follows `circusctl`
+/// - `history`: `history` `[{name, tenures: [TENURE, …], worst_gap, worst_gap_at_most, moves, overlaps}]`, the latest
+///   tenure first; `moves` within seven days
+///   - TENURE: `token from to start end pid gap gap_at_most overlap cause detail by last_seen`; `start`, `end` and
+///     `last_seen` are seconds of the Unix epoch by the store's clock; a null `gap` or `overlap` could not be measured;
+///     why it came here is `cause` (`first moved stopped agent-stopping removed changed taken unconfirmed expired gave-up
+///     finished released died unknown`), `detail` and `by`
+/// - `lease-check`: `name`, `token`, `holds`; where it does `left`, else `holder` and `latest`, the last token drawn
 /// - `failover`: `from`, `to` (or null), `token`
 ///
 /// An error has `reason`, `code` ([`error_code`]), `errno` and `tb` (null), and where it is known `hint` (a name like
@@ -240,6 +256,14 @@ fn done(answer: &Answer) -> Object {
             }
             ok(reply)
         }
+        Answer::Explained { node, watcher, explanation } => ok(explained(node, watcher, explanation)),
+        Answer::Metrics(node) => {
+            let mut reply = ok(snapshot(node));
+            reply.insert("version".into(), json!(env!("CARGO_PKG_VERSION")));
+            reply
+        }
+        Answer::Histories(told) => ok(history::histories(told)),
+        Answer::LeaseChecked { watcher, token, state } => ok(history::token_state(watcher, *token, state)),
         Answer::Moved { from, to, token } => {
             ok(json!({"from": from.as_str(), "to": to.as_ref().map(|to| to.as_str()), "token": token}))
         }
@@ -335,6 +359,43 @@ fn lease(view: &LeaseView) -> Value {
         "latency": view.latency.map(fine_seconds),
         "held_for": view.held_for.map(seconds),
         "why": view.why,
+        "counts": counts(&view.counts),
+    })
+}
+
+fn counts(counts: &LeaseCounts) -> Value {
+    json!({
+        "taken": counts.taken,
+        "released": counts.released,
+        "lost": {
+            "taken": counts.lost_taken,
+            "unconfirmed": counts.lost_unconfirmed,
+            "expired": counts.lost_expired,
+        },
+        "refreshes": counts.refreshes,
+        "refreshes_failed": counts.refreshes_failed,
+        "late_grants": counts.late_grants,
+        "greatest_latency": counts.greatest_latency.map(fine_seconds),
+    })
+}
+
+fn explained(node: &NodeName, watcher: &WatcherName, explanation: &Explanation) -> Value {
+    let condition = |condition: &Condition| {
+        let Condition { what, met, text, remedy } = condition;
+        json!({"what": what.word(), "met": met, "text": text, "remedy": remedy})
+    };
+    json!({
+        "node": node.as_str(),
+        "name": watcher.as_str(),
+        "state": explanation.state.word(),
+        "singleton": explanation.singleton,
+        "clustered": explanation.clustered,
+        "runs": explanation.runs,
+        "right": explanation.right,
+        "holder": explanation.holder,
+        "conditions": explanation.conditions.iter().map(condition).collect::<Vec<_>>(),
+        "outlook": explanation.outlook,
+        "move": explanation.moves.as_ref().map(|moves| json!({"here": moves.here, "command": moves.command})),
     })
 }
 

@@ -10,6 +10,9 @@ use crate::model::event::{Changes, Reach, signal_number};
 use crate::model::names::{NodeName, SocketName, WatcherName};
 use crate::model::pattern::Pattern;
 
+/// How many characters it may take to say who asks.
+const MAX_BY: usize = 256;
+
 /// A request that was understood.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Request {
@@ -23,6 +26,8 @@ pub struct Request {
     pub command: Command,
     /// How long each of several nodes may take, where the asker says so.
     pub limit: Option<Duration>,
+    /// On whose behalf a node passes it on, in words.
+    pub by: Option<String>,
 }
 
 /// A request that was not.
@@ -41,7 +46,7 @@ pub struct BadRequest {
 /// | command | properties (bold: needed) |
 /// |---|---|
 /// | `list` `status` `numprocesses` | `name` |
-/// | `numwatchers` `dstats` `listsockets` `plan` `version` `nodes` `leases` | – |
+/// | `numwatchers` `dstats` `listsockets` `plan` `version` `nodes` `leases` `metrics` | – |
 /// | `stats` | `name`, `process` (a pid; needs `name`), `extended` |
 /// | `options` | **`name`** |
 /// | `get` | **`name`**, **`keys`** (a list) |
@@ -57,8 +62,10 @@ pub struct BadRequest {
 /// | `signal` | **`name`**, **`signum`** (number or name), `pid`, `childpid` (needs `pid`), `children`, `recursive` |
 /// | `kill` | **`name`**, `pid`, `signum`, `graceful_timeout` (seconds), `waiting` |
 /// | `reloadconfig` `quit` | `waiting` |
+/// | `history` | `name`, `count` |
 /// | `failover` | **`name`**, `to` (a node), `waiting` |
-/// | `lease-init` | **`name`** |
+/// | `lease-init` `explain` | **`name`** |
+/// | `lease-check` | **`name`**, **`token`** |
 ///
 /// `signal` reaches the main process, or with `children` its children alone, with `recursive` all its descendants too,
 /// with `childpid` one of its children. In `options`, null takes a key away; the types are Circus's.
@@ -76,9 +83,10 @@ pub fn parse_request(text: &str) -> Result<Request, BadRequest> {
         Err(error) => return Err(refused(Value::Null, false, Refusal::NotJson(error.to_string()))),
     };
     let id = message.remove("id").unwrap_or(Value::Null);
+    let by = message.get("by").and_then(Value::as_str).map(|by| by.chars().take(MAX_BY).collect());
     let cast = message.get("msg_type").and_then(Value::as_str) == Some("cast");
     match understand(&message) {
-        Ok((target, command, limit)) => Ok(Request { id, cast, target, command, limit }),
+        Ok((target, command, limit)) => Ok(Request { id, cast, target, command, limit, by }),
         Err(refusal) => Err(refused(id, cast, refusal)),
     }
 }
@@ -169,7 +177,13 @@ impl<'a> Properties<'a> {
             "version" => Command::Version,
             "nodes" => Command::Nodes,
             "leases" => Command::Leases,
+            "explain" => Command::Explain { watcher: needed()? },
+            "metrics" => Command::Metrics,
+            "history" => Command::History { watcher: watcher()?, count: self.count("count")?.unwrap_or(usize::MAX) },
             "failover" => Command::Failover { watcher: needed()?, to: self.node("to")?, patience: self.patience()? },
+            "lease-check" => {
+                Command::LeaseCheck { watcher: needed()?, token: self.token()?.ok_or_else(|| missing("token"))? }
+            }
             "lease-init" => Command::LeaseInit { watcher: needed()? },
             "listen" => return Err(Refusal::BadMessage("invalid message. use a pub/sub socket".into())),
             "ipython" => {
@@ -178,6 +192,17 @@ impl<'a> Properties<'a> {
             }
             _ => return Err(Refusal::UnknownCommand(name.to_owned())),
         })
+    }
+
+    fn count(&self, property: &str) -> Result<Option<usize>, Refusal> {
+        let Some(value) = self.get(property) else { return Ok(None) };
+        let count = value.as_u64().and_then(|count| usize::try_from(count).ok());
+        count.map(Some).ok_or_else(|| wrong(property, "a whole number"))
+    }
+
+    fn token(&self) -> Result<Option<u64>, Refusal> {
+        let Some(value) = self.get("token") else { return Ok(None) };
+        value.as_u64().map(Some).ok_or_else(|| wrong("token", "a whole number"))
     }
 
     fn stats(&self) -> Result<Command, Refusal> {

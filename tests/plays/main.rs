@@ -1,5 +1,7 @@
 //! Plays on the whole model: a script of events, and what the node orders.
 
+mod explain;
+mod history;
 mod sockets;
 #[path = "../support/specs.rs"]
 mod specs;
@@ -339,7 +341,7 @@ fn a_failover_without_a_target_goes_to_the_node_heard_of_last_and_is_known_to_be
     let (watcher, ask) = release.expect("a release for c");
     stage.tell(Event::Lease { watcher, ask, answer: LeaseAnswer::Released });
     let request = stage.asks_for(failover());
-    assert_eq!(stage.orders(), [Action::Relay { request, to: name("c"), command: failover() }]);
+    assert_eq!(stage.orders(), [Action::Relay { request, to: name("c"), command: failover(), by: "amy".into() }]);
 }
 
 #[test]
@@ -355,7 +357,7 @@ fn a_failover_is_passed_on_to_the_holder() {
     stage.tell(Event::Lease { watcher, ask, answer: LeaseAnswer::Held { by, left, ttl: left } });
     let command = Command::Failover { watcher: "beat".into(), to: None, patience: Patience::Settled };
     let request = stage.asks_for(command.clone());
-    assert_eq!(stage.orders(), [Action::Relay { request, to: name("b"), command }]);
+    assert_eq!(stage.orders(), [Action::Relay { request, to: name("b"), command, by: "amy".into() }]);
     stage.tell(Event::Replied { request, node: name("b"), text: "{}".into() });
     assert_eq!(stage.outcome(request), Some(Outcome::Relayed("{}".into())));
 }
@@ -520,18 +522,21 @@ fn any_event_in_any_state_is_survived() {
             }
             7 => Event::LeaseFreed { watcher: WatcherName::parse("beat").unwrap() },
             8 => Event::Asked {
+                by: "amy".into(),
                 request,
                 target: Target::All,
                 command: Command::Restart { pattern, patience },
                 limit: None,
             },
             9 => Event::Asked {
+                by: "amy".into(),
                 request,
                 target: Target::Here,
                 command: Command::Start { pattern, patience },
                 limit: None,
             },
             10 => Event::Asked {
+                by: "amy".into(),
                 request,
                 target: Target::Here,
                 command: Command::Stop { pattern, patience },

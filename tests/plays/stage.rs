@@ -7,6 +7,7 @@ use circus_agent::model::command::{Command, Outcome, RequestId, Target};
 use circus_agent::model::event::{
     Action, AskKind, Event, Exit, HookEnd, HookId, LeaseAnswer, News, ProcessEvent, ProcessId, Reach,
 };
+use circus_agent::model::history::Fact;
 use circus_agent::model::names::NodeName;
 use circus_agent::model::node::Node;
 use circus_agent::model::random::Random;
@@ -32,6 +33,8 @@ pub(crate) struct Stage {
     pub(crate) node: Node,
     pub(crate) now: Time,
     pub(crate) orders: Vec<Action>,
+    /// What was ordered to be kept of tenures.
+    facts: Vec<Fact>,
     requests: u64,
     /// Processes ordered and hooks called, by what they are called in stories.
     names: BTreeMap<u64, String>,
@@ -53,6 +56,7 @@ impl Stage {
             node: Node::new(spec, Random::from_number(1), now),
             now,
             orders: Vec::new(),
+            facts: Vec::new(),
             requests: 0,
             names: BTreeMap::new(),
         };
@@ -157,7 +161,19 @@ impl Stage {
 
     pub(crate) fn orders(&mut self) -> Vec<Action> {
         let orders = std::mem::take(&mut self.orders);
+        let (facts, orders): (Vec<_>, Vec<_>) =
+            orders.into_iter().partition(|action| matches!(action, Action::Record { .. }));
+        self.facts.extend(facts.into_iter().filter_map(|action| match action {
+            Action::Record { fact, .. } => Some(fact),
+            _ => None,
+        }));
         orders.into_iter().filter(|action| !matches!(action, Action::Log { .. } | Action::Publish(_))).collect()
+    }
+
+    /// What was to be kept of tenures since the last look.
+    pub(crate) fn facts(&mut self) -> Vec<Fact> {
+        self.orders();
+        std::mem::take(&mut self.facts)
     }
 
     /// The processes ordered since the last look, as `watcher#wid`.
@@ -190,7 +206,7 @@ impl Stage {
     pub(crate) fn ask_within(&mut self, limit: Option<Duration>, target: Target, command: Command) -> RequestId {
         self.requests += 1;
         let request = RequestId(self.requests);
-        self.tell(Event::Asked { request, target, command, limit });
+        self.tell(Event::Asked { request, by: "amy".into(), target, command, limit });
         request
     }
 

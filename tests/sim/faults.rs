@@ -288,7 +288,8 @@ impl World {
         self.requests += 1;
         let request = RequestId(self.requests);
         let patience = if self.random.number().is_multiple_of(2) { Patience::Settled } else { Patience::Admitted };
-        self.report(host, Event::Asked { request, target: Target::Here, command: command(patience), limit: None });
+        let (by, target, command) = ("the simulation".into(), Target::Here, command(patience));
+        self.report(host, Event::Asked { request, by, target, command, limit: None });
     }
 
     /// Ends all faults: what is broken is whole, who is away is back.

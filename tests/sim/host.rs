@@ -337,7 +337,10 @@ impl World {
             | Action::Reply { .. }
             | Action::Relay { .. }
             | Action::Sample { .. }
-            | Action::InitLease { .. } => {}
+            | Action::InitLease { .. }
+            | Action::CheckLease { .. }
+            | Action::Record { .. }
+            | Action::ReadHistory { .. } => {}
         }
     }
 

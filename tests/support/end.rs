@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use circus_agent::cluster::{BusQuestion, Me, Redis, Standing};
 use circus_agent::model::command::{NodeAbout, NodeRow, RequestId};
-use circus_agent::model::event::{Ask, AskKind, Event, LeaseAnswer};
+use circus_agent::model::event::{Ask, AskKind, Event, LeaseAnswer, TokenState};
+use circus_agent::model::history::Entry;
 use circus_agent::model::names::{ClusterName, LeaseName, NodeName, Owner, WatcherName};
 use circus_agent::model::spec::{RedisSpec, Secret};
 use circus_agent::model::time::Time;
@@ -185,6 +186,42 @@ impl Agent {
         .await
     }
 
+    /// The server's clock, and what it keeps of the lease.
+    pub async fn history(&mut self) -> Result<(u64, Vec<Entry>), String> {
+        self.redis.read_history(RequestId(4), &[beat()]);
+        self.next(|event| match event {
+            Event::HistoryRead { request: RequestId(4), read } => {
+                Some(read.map(|mut read| (read.now, read.leases.remove(0).1)))
+            }
+            _ => None,
+        })
+        .await
+    }
+
+    /// What it keeps, the latest first, once there is so much of it.
+    pub async fn facts(&mut self, count: usize) -> Vec<Entry> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let read = self.history().await;
+            match read {
+                Ok((_, entries)) if entries.len() >= count => return entries,
+                read => assert!(Instant::now() < deadline, "{read:?}"),
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// How a token stands.
+    pub async fn check(&mut self, token: u64) -> Result<TokenState, String> {
+        self.redis.check_lease(RequestId(5), &beat(), token);
+        self.next(|event| match event {
+            Event::LeaseChecked { request: RequestId(5), result } => Some(result),
+            _ => None,
+        })
+        .await
+    }
+
+    /// The registry.
     pub async fn roster(&mut self) -> Vec<NodeRow> {
         self.redis.read_roster(RequestId(2));
         self.next(|event| match event {

@@ -33,7 +33,7 @@ pub(crate) fn agent(node: &NodeName, watchers: Vec<WatcherSpec>) -> AgentSpec {
 /// A Redis that nobody reaches.
 #[allow(dead_code, reason = "not every test has a Redis")]
 pub(crate) fn redis() -> Option<RedisSpec> {
-    Some(RedisSpec::at(Secret::new("redis://".into())))
+    Some(RedisSpec::at(Secret::new("redis://localhost".into())))
 }
 
 /// A watcher with Circus's defaults, which runs a program of its own name.

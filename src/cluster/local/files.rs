@@ -21,13 +21,14 @@ pub(super) struct Paths {
     /// A lease file to be; whoever has the mutex may write it.
     pub(super) new: PathBuf,
     pub(super) mutex: PathBuf,
+    pub(super) history: PathBuf,
 }
 
 impl Paths {
     pub(super) fn new(dir: &Path, watcher: &WatcherName) -> Paths {
         let name = file_name(watcher.as_str());
         let path = |suffix: &str| dir.join(format!("{name}{suffix}"));
-        Paths { lease: path(LEASE), new: path(".new"), mutex: path(".mutex") }
+        Paths { lease: path(LEASE), new: path(".new"), mutex: path(".mutex"), history: path(".history") }
     }
 }
 

@@ -1,12 +1,13 @@
 //! Leases without Redis: file locks in the state directory, for the agents of one machine.
 //!
 //! The questions and answers are those of the Lua scripts, so that one machine in the model serves both. Below
-//! `STATE_DIR/leases/CLUSTER/` each lease has two files:
+//! `STATE_DIR/leases/CLUSTER/` each lease has three files:
 //!
 //! ```text
 //! NAME.lease   one line of JSON: who has it, under which token, until when. Its holder keeps it open and locked
 //!              (flock) for the whole tenure, and the guard of the holder's child keeps the same open file.
 //! NAME.mutex   locked for the moment of one question; holds the last token given. Never replaced, never removed.
+//! NAME.history a line of JSON for each fact about a tenure, the latest last; cut when there are too many.
 //! ```
 //!
 //! # Who may have it
@@ -46,6 +47,7 @@
 //!   or ends, and until then nobody gets the lease. None is better than two.
 
 pub(super) mod files;
+mod history;
 mod record;
 mod worker;
 
@@ -65,7 +67,8 @@ use tokio::sync::{mpsc, oneshot};
 use self::files::{clock_name, file_name};
 use self::worker::{Store, Worker};
 use crate::model::command::RequestId;
-use crate::model::event::{Ask, Event, LeaseAnswer};
+use crate::model::event::{Ask, Event, HistoryRead, LeaseAnswer, TokenState};
+use crate::model::history::Fact;
 use crate::model::names::{ClusterName, NodeName, Owner, WatcherName};
 /// Whose leases, and where they are kept.
 #[derive(Debug, Clone)]
@@ -113,6 +116,7 @@ impl Local {
             events: events.clone(),
             holds: holds.clone(),
             tokens: HashMap::new(),
+            before: HashMap::new(),
             looks: Vec::new(),
             watched: false,
             store: Store::Unknown,
@@ -141,17 +145,46 @@ impl Local {
     /// Declares a lease free that nobody ever held, or whose trace is gone; exactly one [`Event::LeaseInitialised`]
     /// follows. To be called inside a tokio runtime.
     pub fn init_lease(&mut self, request: RequestId, watcher: WatcherName) {
+        self.put(|reply| Job::Init { watcher, reply }, move |result| Event::LeaseInitialised { request, result });
+    }
+
+    /// Asks whether the tenure under `token` holds; exactly one [`Event::LeaseChecked`] follows. To be called inside a
+    /// tokio runtime.
+    pub fn check_lease(&mut self, request: RequestId, watcher: WatcherName, token: u64) {
+        self.put(|reply| Job::Check { watcher, token, reply }, move |result| Event::LeaseChecked { request, result });
+    }
+
+    /// Reads what is kept of these leases; exactly one [`Event::HistoryRead`] follows. To be called inside a tokio
+    /// runtime.
+    pub fn read_history(&mut self, request: RequestId, watchers: Vec<WatcherName>) {
+        self.put(|reply| Job::History { watchers, reply }, move |read| Event::HistoryRead { request, read });
+    }
+
+    /// Keeps a fact about a tenure.
+    pub fn record(&mut self, watcher: WatcherName, fact: Fact) {
+        if let Err(reason) = self.send(Job::Record { watcher, fact }) {
+            tracing::warn!(%reason, "a fact is missing in the history of leases");
+        }
+    }
+
+    /// Puts a question; its answer, or why there is none, becomes an event.
+    fn put<T: Send + 'static>(
+        &mut self,
+        job: impl FnOnce(oneshot::Sender<Result<T, String>>) -> Job,
+        event: impl FnOnce(Result<T, String>) -> Event + Send + 'static,
+    ) {
         /// File work on a disk that answers at all takes less.
         const PATIENCE: Duration = Duration::from_secs(5);
         let (reply, answer) = oneshot::channel();
-        let queued = self.send(Job::Init { watcher, reply });
+        let queued = self.send(job(reply));
         let events = self.events.clone();
         tokio::spawn(async move {
             let result = match queued {
                 Ok(()) => within(PATIENCE, answer).await.and_then(|result| result),
                 Err(reason) => Err(reason),
             };
-            let _ = events.send(Event::LeaseInitialised { request, result }).await;
+            // An agent that no longer listens has no use for the answer.
+            let _ = events.send(event(result)).await;
         });
     }
 
@@ -187,6 +220,9 @@ async fn within<T>(timeout: Duration, answer: oneshot::Receiver<T>) -> Result<T,
 enum Job {
     Ask { watcher: WatcherName, ask: Ask, reply: oneshot::Sender<LeaseAnswer> },
     Init { watcher: WatcherName, reply: oneshot::Sender<Result<(), String>> },
+    Check { watcher: WatcherName, token: u64, reply: oneshot::Sender<Result<TokenState, String>> },
+    Record { watcher: WatcherName, fact: Fact },
+    History { watchers: Vec<WatcherName>, reply: oneshot::Sender<Result<HistoryRead, String>> },
 }
 
 /// The leases that this agent holds. Shared with the agent's loop, and never locked over file work.

@@ -20,9 +20,11 @@ use super::files::{
     LEASE, LeaseMutex, Lock, Paths, at, boottime, draft, file_name, find, is_at, millis, publish, publish_free,
     refuse_network, wall_clock_ms, write_record,
 };
+use super::history::{self, Was};
 use super::record::{Found, Record, State, Verdict, verdict};
 use super::{Hold, Holds, Job, lock};
-use crate::model::event::{Ask, AskKind, Event, LeaseAnswer};
+use crate::cluster::history::node_of;
+use crate::model::event::{Ask, AskKind, Event, HistoryRead, LeaseAnswer, TokenState};
 use crate::model::lease::RESERVATION;
 use crate::model::names::{NodeName, Owner, WatcherName};
 use crate::model::time::Time;
@@ -41,6 +43,8 @@ pub(super) struct Worker {
     pub(super) holds: Holds,
     /// The highest token seen of each lease.
     pub(super) tokens: HashMap<WatcherName, u64>,
+    /// Of each lease that this agent took, the tenure before.
+    pub(super) before: HashMap<WatcherName, Was>,
     pub(super) looks: Vec<Look>,
     /// Whether the directory is there and listened to.
     pub(super) watched: bool,
@@ -143,6 +147,27 @@ impl Worker {
                 });
                 let _ = reply.send(answer.unwrap_or_else(|reason| LeaseAnswer::Failed { reason }));
             }
+            Job::Check { watcher, token, reply } => {
+                let result = self.transact(&watcher, |worker, paths, _| worker.token_state(paths, token));
+                let _ = reply.send(result);
+            }
+            Job::Record { watcher, fact } => {
+                let kept = self.transact(&watcher, |worker, paths, _| {
+                    let was = worker.before.get(&watcher).filter(|was| was.by == fact.token);
+                    history::append(paths, &worker.node, &fact, was)
+                });
+                if let Err(reason) = kept {
+                    tracing::warn!(%reason, "a fact is missing in the history of leases");
+                }
+            }
+            Job::History { watchers, reply } => {
+                let read = |watcher: WatcherName| {
+                    let entries = self.transact(&watcher, |_, paths, _| history::entries(paths));
+                    entries.map(|entries| (watcher, entries))
+                };
+                let leases = watchers.into_iter().map(read).collect::<Result<_, _>>();
+                let _ = reply.send(leases.map(|leases| HistoryRead { now: wall_clock_ms(), leases }));
+            }
             Job::Init { watcher, reply } => {
                 let result = self.transact(&watcher, |worker, paths, mutex| worker.init(&watcher, paths, mutex));
                 let _ = reply.send(result.and_then(|known| known));
@@ -199,6 +224,10 @@ impl Worker {
                 let file = draft(paths, record, Lock::Taken)?;
                 publish(paths)?;
                 self.tokens.insert(watcher.clone(), token);
+                match Was::new(&found, token, &self.clock, now) {
+                    Some(was) => drop(self.before.insert(watcher.clone(), was)),
+                    None => drop(self.before.remove(watcher)),
+                }
                 lock(&self.holds).insert(watcher.clone(), Hold { owner, token, file: Arc::new(file) });
                 Ok(LeaseAnswer::Granted { token })
             }
@@ -266,6 +295,20 @@ impl Worker {
         }
         publish_free(paths, self.record(State::Free, String::new(), last, boottime(), Duration::ZERO))?;
         Ok(Ok(()))
+    }
+
+    /// Whether the tenure under `token` is the one that holds.
+    fn token_state(&self, paths: &Paths, token: u64) -> io::Result<TokenState> {
+        let now = boottime();
+        Ok(match find(paths, 0)? {
+            Found::Held { record, locked: true } if record.token == token => {
+                TokenState::Holds { left: now.until(Time::from_nanos(record.until)) }
+            }
+            Found::Held { record, locked } => {
+                TokenState::Over { holder: locked.then(|| node_of(&record.owner)), token: Some(record.token) }
+            }
+            found => TokenState::Over { holder: None, token: found.record().map(|record| record.token) },
+        })
     }
 
     /// Our hold of the lease, if `owner` has it and it still is what stands at the path.

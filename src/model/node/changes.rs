@@ -10,6 +10,7 @@ use super::watchers::Key;
 use super::{Node, State, log};
 use crate::model::command::{Answer, Command, Leave, Patience, Refusal, Reply, RequestId};
 use crate::model::event::{Action, AmendBase, Changes, Event, Level, News, Notice};
+use crate::model::history::{Cause, Ending};
 use crate::model::names::{SocketName, WatcherName};
 use crate::model::plan::{Change, Effect, KeyChange, Plan, SocketEffect};
 use crate::model::sockets::Socket;
@@ -95,7 +96,8 @@ impl Node {
     ) {
         let plan = self.plan(&spec);
         log(actions, Level::Info, summary(&plan));
-        let (changed, gone) = self.apply(spec, opened, &plan, actions);
+        let by = request.and_then(|request| self.asker(request));
+        let (changed, gone) = self.apply(spec, opened, &plan, by.as_deref(), actions);
         let Some(request) = request else { return };
         if let Some(reply) = self.wait_or(patience, request, Goal::Applied { plan, changed, gone }) {
             self.reply(request, reply, actions);
@@ -144,6 +146,7 @@ impl Node {
         mut spec: AgentSpec,
         opened: Vec<Socket>,
         plan: &Plan,
+        by: Option<&str>,
         actions: &mut Vec<Action>,
     ) -> (Vec<Key>, Vec<Key>) {
         let closed = plan.sockets.iter().filter(|change| change.effect == SocketEffect::Removed);
@@ -155,7 +158,7 @@ impl Node {
             let there = self.position_of(&change.watcher);
             match (change.effect, there, watchers.remove(&change.watcher)) {
                 (Effect::Removed { .. }, Some(key), _) => {
-                    self.dismiss_watcher(key);
+                    self.dismiss_watcher(key, by.map(str::to_owned));
                     gone.push(key);
                 }
                 (_, Some(key), Some(new)) => {
@@ -347,14 +350,15 @@ impl Node {
             self.remove(key, actions);
             return Ok(Some(Reply::Done(Answer::Ok)));
         }
-        self.dismiss_watcher(key);
+        let by = self.asker(request);
+        self.dismiss_watcher(key, by);
         Ok(self.wait_or(patience, request, Goal::Removed { keys: vec![key] }))
     }
 
     /// Stops a watcher for good.
-    fn dismiss_watcher(&mut self, key: Key) {
+    fn dismiss_watcher(&mut self, key: Key, by: Option<String>) {
         self.queue.retain(|queued| *queued != key);
-        self.watchers.stir(key).stop();
+        self.watchers.stir(key).stop(Ending { by, ..Ending::of(Cause::Removed) });
         self.leaving.insert(key);
     }
 

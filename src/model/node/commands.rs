@@ -7,11 +7,13 @@ use super::watchers::Key;
 use super::{Haste, Node, State, exit, log};
 use crate::model::command::{Answer, Command, NodeRow, NodeState, Patience, Refusal, Reply, RequestId};
 use crate::model::event::{Action, Level, News};
+use crate::model::explain::Around;
+use crate::model::history::{Cause, Ending};
 use crate::model::lease::Hold;
 use crate::model::names::{NodeName, WatcherName, nearest};
 use crate::model::pattern::Pattern;
 use crate::model::snapshot::Snapshot;
-use crate::model::watcher::Reloading;
+use crate::model::watcher::{Reloading, Watcher};
 
 impl Node {
     /// Carries a command out here.
@@ -92,6 +94,23 @@ impl Node {
                 let leases = self.watchers.iter().filter_map(|watcher| Some(watcher.lease()?.view(now))).collect();
                 Answer::Leases { leases, advice: self.advice() }
             }
+            Command::Explain { watcher } => {
+                let key = self.find(&watcher)?;
+                let store_name = self.store_place();
+                let (store, store_name) = (&self.store, store_name.as_str());
+                let around = Around { stopping, store, store_name, clustered: self.clustered };
+                let explanation = Box::new(self.watchers[key].explain(now, around));
+                Answer::Explained { node: self.name.clone(), watcher: name_of(&self.watchers[key]), explanation }
+            }
+            Command::Metrics => Answer::Metrics(Box::new(self.snapshot())),
+            Command::History { watcher, count } => {
+                let singletons = match watcher {
+                    Some(text) => vec![self.singleton(&text)?],
+                    None => self.watchers.iter().filter(|watcher| watcher.lease().is_some()).map(name_of).collect(),
+                };
+                actions.push(Action::ReadHistory { request, watchers: singletons });
+                return Ok(self.wait_or(Patience::Settled, request, Goal::HistoryRead { count }));
+            }
             Command::Nodes if !self.clustered => return Err(Refusal::NoCluster),
             command @ Command::Nodes => {
                 self.ask_roster(request, command, actions);
@@ -99,7 +118,8 @@ impl Node {
             }
             Command::Quit { patience } => {
                 log(actions, Level::Info, "quit: stopping all watchers".into());
-                self.end(Haste::Graceful, exit::OK);
+                let by = self.asker(request).unwrap_or_default();
+                self.end(Haste::Graceful, exit::OK, &by);
                 return Ok(self.wait_or(patience, request, Goal::Left));
             }
             Command::Start { .. }
@@ -126,6 +146,7 @@ impl Node {
             }
             Command::Stop { pattern, patience } => {
                 let keys = self.select(pattern.as_ref(), false)?;
+                let ending = Ending { by: self.asker(request), ..Ending::of(Cause::Stopped) };
                 self.queue.retain(|key| !keys.contains(key));
                 for key in &keys {
                     let watcher = self.watchers.stir(*key);
@@ -134,7 +155,7 @@ impl Node {
                     if (watcher.is_at_rest() || watcher.is_asleep()) && watcher.is_empty() {
                         watcher.publish(News::Stop, actions);
                     }
-                    watcher.stop();
+                    watcher.stop(ending.clone());
                 }
                 return Ok(self.wait_or(patience, request, Goal::Down { keys }));
             }
@@ -197,12 +218,13 @@ impl Node {
             Command::Failover { watcher, to, patience } => {
                 return self.admit_failover(request, watcher, to, patience, actions).map(|()| None);
             }
+            Command::LeaseCheck { watcher, token } => {
+                let name = self.singleton(&watcher)?;
+                actions.push(Action::CheckLease { request, watcher: name.clone(), token });
+                return Ok(self.wait_or(Patience::Settled, request, Goal::Checked { watcher: name, token }));
+            }
             Command::LeaseInit { watcher } => {
-                let key = self.find(&watcher)?;
-                let name = self.watchers[key].spec().name.clone();
-                if self.watchers[key].lease().is_none() {
-                    return Err(Refusal::NotSingleton(name));
-                }
+                let name = self.singleton(&watcher)?;
                 actions.push(Action::InitLease { request, watcher: name });
                 return Ok(None);
             }
@@ -244,7 +266,8 @@ impl Node {
             }
             let command = Command::Failover { watcher, to, patience };
             let deadline = self.now + command.usual_time();
-            actions.push(Action::Relay { request, to: node.clone(), command });
+            let by = self.asker(request).unwrap_or_default();
+            actions.push(Action::Relay { request, to: node.clone(), command, by });
             self.errands.insert(request, Errand::Pass { to: node, deadline });
         } else if to.as_ref() == Some(&self.name) {
             return Err(Refusal::NoCandidate(format!("{name} is on {} already", self.name)));
@@ -266,9 +289,11 @@ impl Node {
         rows: Option<&[NodeRow]>,
         actions: &mut Vec<Action>,
     ) {
-        let reply = match self.begin_move(watcher, to, rows) {
+        let reply = match self.plan_move(watcher, to, rows) {
             Err(refusal) => Some(Reply::Refused(refusal)),
             Ok(Move { key, to, token }) => {
+                let by = self.asker(request);
+                self.watchers.stir(key).part(to.clone(), by);
                 let whom = to.as_ref().map_or_else(|| "another node".into(), ToString::to_string);
                 log(actions, Level::Info, format!("{watcher}: moving to {whom}, as asked"));
                 let from = self.name.clone();
@@ -283,7 +308,8 @@ impl Node {
         }
     }
 
-    fn begin_move(&mut self, watcher: &str, to: Option<NodeName>, rows: Option<&[NodeRow]>) -> Result<Move, Refusal> {
+    /// What a move comes to, if it can be made.
+    fn plan_move(&self, watcher: &str, to: Option<NodeName>, rows: Option<&[NodeRow]>) -> Result<Move, Refusal> {
         let now = self.now;
         let key = self.find(watcher)?;
         let watcher = self.watchers[key].spec().name.clone();
@@ -296,7 +322,6 @@ impl Node {
             Some(rows) => Some(successor(&watcher, &self.name, to, rows).map_err(Refusal::NoCandidate)?),
             None => to,
         };
-        self.watchers.stir(key).part(to.clone());
         Ok(Move { key, to, token })
     }
 
@@ -306,6 +331,13 @@ impl Node {
     pub(super) fn find(&self, text: &str) -> Result<Key, Refusal> {
         let found = self.watchers.position(|watcher| watcher.spec().name.matches(text));
         found.filter(|key| !self.leaving.contains(key)).ok_or_else(|| self.no_such(text))
+    }
+
+    /// The name of the singleton a user means.
+    fn singleton(&self, text: &str) -> Result<WatcherName, Refusal> {
+        let watcher = &self.watchers[self.find(text)?];
+        let name = name_of(watcher);
+        if watcher.lease().is_some() { Ok(name) } else { Err(Refusal::NotSingleton(name)) }
     }
 
     /// The watchers a pattern means; without one all, of which `starting` leaves out those that do not start by
@@ -328,7 +360,11 @@ impl Node {
     }
 }
 
-/// A move that has begun.
+fn name_of(watcher: &Watcher) -> WatcherName {
+    watcher.spec().name.clone()
+}
+
+/// A move that may begin.
 struct Move {
     key: Key,
     to: Option<NodeName>,

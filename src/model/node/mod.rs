@@ -96,6 +96,8 @@ pub struct Node {
     amendments: BTreeMap<RequestId, Amendment>,
     /// Hooks that add to statistics.
     stats_calls: BTreeMap<HookId, StatsCall>,
+    /// Who asked what is not answered yet.
+    askers: BTreeMap<RequestId, String>,
     now: Time,
 }
 
@@ -112,10 +114,11 @@ pub(super) enum Haste {
 enum State {
     Starting,
     Running,
-    /// `down` is since when all watchers are.
+    /// `by` asked for it; `down` is since when all watchers are.
     Stopping {
         haste: Haste,
         code: i32,
+        by: String,
         down: Option<Time>,
     },
     Left,
@@ -158,6 +161,7 @@ impl Node {
             readings: BTreeMap::new(),
             amendments: BTreeMap::new(),
             stats_calls: BTreeMap::new(),
+            askers: BTreeMap::new(),
             now,
         };
         node.open_first(sockets);
@@ -262,9 +266,10 @@ impl Node {
             Event::NameTaken { by } => {
                 let text = format!("the name {} is in use by {by}; give this node another (node = …)", self.name);
                 log(actions, Level::Error, text);
-                self.end(Haste::Graceful, exit::NAME_TAKEN);
+                self.end(Haste::Graceful, exit::NAME_TAKEN, "another agent with its name");
             }
-            Event::Asked { request, target, command, limit } => {
+            Event::Asked { request, by, target, command, limit } => {
+                self.askers.insert(request, by);
                 self.asked(request, target, command, limit, actions);
             }
             Event::RosterRead { request, rows } => self.roster_read(request, rows, actions),
@@ -277,6 +282,8 @@ impl Node {
                 };
                 self.reply(request, reply, actions);
             }
+            Event::LeaseChecked { request, result } => self.lease_checked(request, result, actions),
+            Event::HistoryRead { request, read } => self.history_read(request, read, actions),
             Event::Sampled { request, samples } => self.sampled(request, samples, actions),
             Event::HookEnded { hook, end } => {
                 if !self.watchers.hook_ended(hook, &end, actions) {
@@ -306,13 +313,13 @@ impl Node {
                 let haste = if again { Haste::Fast } else { Haste::Graceful };
                 let how = if haste == Haste::Fast { "killing" } else { "stopping" };
                 log(actions, Level::Info, format!("{by}: {how} all watchers"));
-                self.end(haste, exit::OK);
+                self.end(haste, exit::OK, &by);
             }
         }
     }
 
     /// Begins to end, or hurries an end that has begun. A reason to fail outlasts a later request to stop.
-    fn end(&mut self, haste: Haste, code: i32) {
+    fn end(&mut self, haste: Haste, code: i32, by: &str) {
         match &mut self.phase {
             State::Left => {}
             State::Stopping { haste: old, code: first, .. } => {
@@ -323,9 +330,14 @@ impl Node {
             }
             State::Starting | State::Running => {
                 self.queue.clear();
-                self.phase = State::Stopping { haste, code, down: None };
+                self.phase = State::Stopping { haste, code, by: by.to_owned(), down: None };
             }
         }
+    }
+
+    /// Who asked this, as long as it is not answered.
+    fn asker(&self, request: RequestId) -> Option<String> {
+        self.askers.get(&request).cloned()
     }
 
     /// Where leases are kept, in a word.
@@ -338,6 +350,14 @@ impl Node {
         let leases = self.watchers.iter().filter_map(|watcher| watcher.spec().singleton.as_ref());
         let acks = self.agent.redis.as_ref().map_or(0, |redis| redis.require_replica_ack);
         store::advice(&self.servers, leases.map(|lease| lease.ttl).min(), acks)
+    }
+
+    /// And at which address, without what may be a password.
+    fn store_place(&self) -> String {
+        match &self.agent.redis {
+            Some(redis) => format!("Redis at {}", redis.place()),
+            None => "lease files on this machine".to_owned(),
+        }
     }
 
     fn remind(&mut self, actions: &mut Vec<Action>) {

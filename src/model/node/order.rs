@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use super::watchers::Key;
 use super::{Haste, Node, State, is_settled_down};
 use crate::model::event::Action;
+use crate::model::history::{Cause, Ending};
 use crate::model::names::WatcherName;
 use crate::model::watcher::Watcher;
 
@@ -84,7 +85,8 @@ impl Node {
 
     /// Of an ending agent: stops the lowest priority that is not down yet, and what comes after it; whether that is news.
     pub(super) fn stop_next(&mut self, actions: &mut Vec<Action>) -> bool {
-        let State::Stopping { haste, .. } = self.phase else { return false };
+        let State::Stopping { haste, ref by, .. } = self.phase else { return false };
+        let ending = Ending { by: Some(by.clone()), ..Ending::of(Cause::AgentStopping) };
         let now = self.now;
         let up = self.watchers.iter().filter(|watcher| !is_settled_down(watcher, now));
         let Some(lowest) = up.map(|watcher| watcher.spec().priority).min() else { return false };
@@ -99,7 +101,7 @@ impl Node {
         let mut news = false;
         for key in turns {
             if !self.watchers[key].is_at_rest() {
-                self.watchers.stir(key).stop();
+                self.watchers.stir(key).stop(ending.clone());
                 news = true;
             }
             if haste == Haste::Fast && !self.watchers[key].is_empty() && !self.watchers[key].is_being_killed() {

@@ -176,7 +176,8 @@ impl Node {
             } else if let Some(why) = absent(&node) {
                 parts.answer(&node, Part::Silent(why));
             } else {
-                actions.push(Action::Relay { request, to: node, command: command.clone() });
+                let by = self.asker(request).unwrap_or_default();
+                actions.push(Action::Relay { request, to: node, command: command.clone(), by });
             }
         }
         self.errands.insert(request, Errand::Gather { parts, missing, deadline: self.now + patience, patience });
@@ -267,7 +268,8 @@ impl Node {
         }
     }
 
-    fn deliver(&self, request: RequestId, outcome: Outcome, actions: &mut Vec<Action>) {
+    fn deliver(&mut self, request: RequestId, outcome: Outcome, actions: &mut Vec<Action>) {
+        self.askers.remove(&request);
         actions.push(Action::Reply { request, outcome });
     }
 }

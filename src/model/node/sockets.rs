@@ -119,7 +119,7 @@ impl Node {
             (Err(Refusal::Stopping), Then::Start) => {}
             (Err(_), Then::Start) => {
                 log(actions, Level::Error, "nothing was started".into());
-                self.end(Haste::Fast, exit::CANNOT_LISTEN);
+                self.end(Haste::Fast, exit::CANNOT_LISTEN, "a socket that cannot be had");
             }
             (Err(refusal), Then::Apply { request, .. }) => {
                 if let Some(request) = request {

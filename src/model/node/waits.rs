@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use super::Node;
 use super::watchers::Key;
 use crate::model::command::{Answer, Patience, Refusal, Reply, RequestId, Sample};
-use crate::model::event::{Action, ProcessId};
+use crate::model::event::{Action, HistoryRead, ProcessId, TokenState};
+use crate::model::history;
 use crate::model::lease::Hold;
-use crate::model::names::NodeName;
+use crate::model::names::{NodeName, WatcherName};
 use crate::model::plan::Plan;
 use crate::model::snapshot::WatcherState;
 use crate::model::time::Time;
@@ -45,6 +46,10 @@ pub(super) enum Goal {
     Sampled { watcher: Option<Key>, pid: Option<u32>, extended: bool },
     /// Hooks add to the samples that there are.
     Extended { watcher: Option<Key>, pid: Option<u32>, samples: Vec<Sample>, calls: usize },
+    /// The store says how a token stands.
+    Checked { watcher: WatcherName, token: u64 },
+    /// What the store keeps comes back.
+    HistoryRead { count: usize },
     /// The agent has ended.
     Left,
 }
@@ -69,6 +74,47 @@ impl Node {
         Goal::Up { keys, before, pids, replace }
     }
 
+    /// The store said how a token stands, or could not be asked.
+    pub(super) fn lease_checked(
+        &mut self,
+        request: RequestId,
+        result: Result<TokenState, String>,
+        actions: &mut Vec<Action>,
+    ) {
+        let checking = |wait: &Wait| wait.request == request && matches!(wait.goal, Goal::Checked { .. });
+        let Some(index) = self.waits.iter().position(checking) else { return };
+        let Goal::Checked { watcher, token } = self.waits.remove(index).goal else { return };
+        let reply = match result {
+            Ok(state) => Reply::Done(Answer::LeaseChecked { watcher, token, state }),
+            Err(why) => Reply::Refused(Refusal::Unavailable(format!("{}: {why}", self.store_name()))),
+        };
+        self.reply(request, reply, actions);
+    }
+
+    /// What the store keeps was read for a request.
+    pub(super) fn history_read(
+        &mut self,
+        request: RequestId,
+        read: Result<HistoryRead, String>,
+        actions: &mut Vec<Action>,
+    ) {
+        let reading = |wait: &Wait| wait.request == request && matches!(wait.goal, Goal::HistoryRead { .. });
+        let Some(index) = self.waits.iter().position(reading) else { return };
+        let Goal::HistoryRead { count } = self.waits.remove(index).goal else { return };
+        let reply = match read {
+            Ok(HistoryRead { now, leases }) => {
+                let told = leases.into_iter().map(|(watcher, entries)| {
+                    let mut history = history::fold(&entries, now);
+                    history.tenures.truncate(count);
+                    (watcher, history)
+                });
+                Reply::Done(Answer::Histories(told.collect()))
+            }
+            Err(why) => Reply::Refused(Refusal::Unavailable(format!("{}: {why}", self.store_name()))),
+        };
+        self.reply(request, reply, actions);
+    }
+
     // ---- open requests ----
 
     /// Answers all requests that are still open: the agent leaves.
@@ -83,6 +129,8 @@ impl Node {
                 | Goal::Applied { .. }
                 | Goal::Moved { .. }
                 | Goal::Sampled { .. }
+                | Goal::Checked { .. }
+                | Goal::HistoryRead { .. }
                 | Goal::Extended { .. } => Reply::Refused(Refusal::Stopping),
             };
             self.reply(wait.request, reply, actions);
@@ -122,7 +170,7 @@ impl Node {
         let now = self.now;
         let done = |answer| Some(Reply::Done(answer));
         match goal {
-            Goal::Left | Goal::Sampled { .. } => None,
+            Goal::Left | Goal::Sampled { .. } | Goal::Checked { .. } | Goal::HistoryRead { .. } => None,
             Goal::Extended { calls, .. } if *calls > 0 => None,
             Goal::Extended { watcher, pid, samples, .. } => {
                 let watcher = watcher.and_then(|key| self.watchers.get(key)).map(|watcher| watcher.spec().name.clone());

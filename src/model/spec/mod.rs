@@ -165,6 +165,14 @@ impl RedisSpec {
             _ => vec![self.clone()],
         }
     }
+
+    /// Where it is, without what may be a password: `redis-1:6379/0`.
+    pub fn place(&self) -> &str {
+        let url = self.url.reveal();
+        let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+        let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
+        host.split_once('?').map_or(host, |(host, _)| host)
+    }
 }
 
 /// A text that is never shown: its `Debug` and `Display` say so instead.

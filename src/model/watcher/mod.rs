@@ -17,17 +17,19 @@
 //! The stages in brackets last as long as their hook, and are skipped without one.
 //!
 //! Reading order: this file (what is wanted, what happened), `settle` (up, down, and between), `roll` (one process at a
-//! time), `sockets`, `demand` (asleep until somebody connects), `hooks`, `seen`.
+//! time), `sockets`, `demand` (asleep until somebody connects), `hooks`, `tenure` (what is kept of it), `seen`, `explain`.
 //!
 //! A singleton adds one condition, its [`Lease`]: children start only under a firm hold, all of them end when it is
 //! being lost, and the lease goes only when nothing of them is left.
 
 mod demand;
+mod explain;
 mod hooks;
 mod roll;
 mod seen;
 mod settle;
 mod sockets;
+mod tenure;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -36,10 +38,12 @@ use std::time::Duration;
 use self::demand::Demand;
 use self::hooks::{Calls, Facts, Next};
 use self::roll::{Roll, Way};
+use self::tenure::Tenure;
 use super::command::ReloadWay;
 use super::event::{
     Action, Ask, Deadline, Exit, LaneId, LeaseAnswer, Level, News, Notice, ProcessEvent, ProcessId, Reach,
 };
+use super::history::{self, Ending};
 use super::lease::{After, Lease, RESERVATION};
 use super::names::{ClusterName, LeaseName, NodeName, WatcherName};
 use super::process::Process;
@@ -95,8 +99,10 @@ pub struct Watcher {
     /// Those that were stopped until it is decided about them.
     frozen: Vec<ProcessId>,
     lease: Option<Lease>,
-    /// The lease is being given away once nothing runs: to whom, and what comes after.
-    parting: Option<(Option<NodeName>, After)>,
+    /// The lease is being given away once nothing runs.
+    parting: Option<Parting>,
+    /// What was told of the tenure in which its processes run.
+    tenure: Option<Tenure>,
     /// What the guards were last told.
     fed: Option<Deadline>,
     /// What the log last said of the lease, so that it says each thing once.
@@ -129,9 +135,17 @@ enum Goal {
 #[derive(Debug, Clone, PartialEq)]
 enum Cause {
     NotStarted,
-    Asked,
+    Asked(Ending),
     Ended(String),
     Failed(String),
+}
+
+/// How a lease is given away.
+#[derive(Debug, Clone, PartialEq)]
+struct Parting {
+    to: Option<NodeName>,
+    after: After,
+    ending: Ending,
 }
 
 /// What the log said of the lease.
@@ -198,6 +212,7 @@ impl Watcher {
             frozen: Vec::new(),
             lease: None,
             parting: None,
+            tenure: None,
             fed: None,
             said: None,
             restarts: 0,
@@ -247,9 +262,9 @@ impl Watcher {
         }
     }
 
-    /// Wants it not to run.
-    pub fn stop(&mut self) {
-        self.goal = Goal::Rest(Cause::Asked);
+    /// Wants it not to run, for this reason.
+    pub fn stop(&mut self, ending: Ending) {
+        self.goal = Goal::Rest(Cause::Asked(ending));
     }
 
     /// Kills what runs, without grace and without asking a hook.
@@ -357,10 +372,12 @@ impl Watcher {
             .collect()
     }
 
-    /// Gives the lease away once nothing runs: an orderly move, to `to` where it is named.
-    pub fn part(&mut self, to: Option<NodeName>) {
+    /// Gives the lease away once nothing runs: an orderly move that somebody asked for, to `to` where it is named.
+    pub fn part(&mut self, to: Option<NodeName>, by: Option<String>) {
         let whom = to.as_ref().map_or_else(|| "another node".into(), ToString::to_string);
-        self.parting = Some((to, After::StandBack { pause: RESERVATION, why: format!("stood back for {whom}") }));
+        let after = After::StandBack { pause: RESERVATION, why: format!("stood back for {whom}") };
+        let detail = to.as_ref().map(ToString::to_string);
+        self.parting = Some(Parting { to, after, ending: Ending { cause: history::Cause::Moved, detail, by } });
     }
 
     /// Does not start before `watcher` is up; nothing: it may. Whether that is news.
@@ -385,6 +402,7 @@ impl Watcher {
                 let variance = self.random.below(self.spec.max_age_variance.max(Duration::from_nanos(1)));
                 let expires = self.spec.max_age.map(|age| now + age + variance);
                 process.spawned(now, pid, &self.spec, expires);
+                self.has_started(now, pid, actions);
                 self.say(actions, Level::Info, Some(wid), &format!("started, pid {pid}"));
                 let facts = Facts { pid: Some(pid), wid: Some(wid), ..Facts::default() };
                 if !self.call(HookPoint::AfterSpawn, facts, Next::Announce(id)) {
@@ -415,6 +433,7 @@ impl Watcher {
             }
             ProcessEvent::Gone => {
                 self.processes.remove(index);
+                self.has_gone(now);
             }
         }
     }
@@ -484,10 +503,12 @@ impl Watcher {
         }
         match self.lease {
             Some(_) => {
-                let why = format!("{why}: stood back for another node");
-                self.say(actions, Level::Error, None, &why);
+                let text = format!("{why}: stood back for another node");
+                self.say(actions, Level::Error, None, &text);
                 self.slots.clear();
-                self.parting = Some((None, After::StandBack { pause: self.stand_back(), why }));
+                let ending = Ending { detail: Some(why), ..Ending::of(history::Cause::GaveUp) };
+                let after = After::StandBack { pause: self.stand_back(), why: text };
+                self.parting = Some(Parting { to: None, after, ending });
             }
             None => {
                 self.say(actions, Level::Error, None, &format!("given up: {why}"));

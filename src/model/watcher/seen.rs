@@ -131,7 +131,7 @@ impl Watcher {
         }
         match &self.goal {
             Goal::Rest(Cause::NotStarted) => Some("not started".into()),
-            Goal::Rest(Cause::Asked) => None,
+            Goal::Rest(Cause::Asked(_)) => None,
             Goal::Rest(Cause::Ended(why) | Cause::Failed(why)) => Some(why.clone()),
             Goal::Run => {
                 let lease = || self.lease.as_ref().and_then(Lease::why);

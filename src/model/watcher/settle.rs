@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::hooks::{Facts, Next};
 use super::roll::Roll;
 use super::sockets::Equipment;
-use super::{Goal, Said, Stage, Watcher};
+use super::{Goal, Parting, Said, Stage, Watcher};
 use crate::model::checkup::Verdict;
 use crate::model::event::{Action, Deadline, Launch, Level, News, ProcessId, Reach, Signs, signal_name};
 use crate::model::lease::{After, Hold, Lease};
@@ -140,16 +140,17 @@ impl Watcher {
         }
         // A hook that still runs is something left of it.
         if self.stage == Stage::Closed && (self.lease.is_none() || self.calls.is_empty()) {
-            self.part_from_lease(now, kill.is_some());
+            self.part_from_lease(now, kill.is_some(), actions);
         }
     }
 
     /// Nothing of it is left: gives the lease away, unless it is to run again under it, and becomes what it is to be.
-    fn part_from_lease(&mut self, now: Time, losing: bool) {
+    fn part_from_lease(&mut self, now: Time, losing: bool, actions: &mut Vec<Action>) {
+        self.tell_ending(now, losing, actions);
         if let Some(lease) = &mut self.lease {
             match (&self.goal, self.parting.take()) {
                 (Goal::Rest(_), _) => lease.leave(now),
-                (Goal::Run, Some((to, after))) => lease.release(now, to, after),
+                (Goal::Run, Some(Parting { to, after, .. })) => lease.release(now, to, after),
                 (Goal::Run, None) if self.heir.is_some() => lease.leave(now),
                 (Goal::Run, None) if losing => lease.release(now, None, After::Stay),
                 (Goal::Run, None) => {}
