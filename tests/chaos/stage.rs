@@ -13,7 +13,7 @@ use super::agent::{self, Agent, Home, is_alive};
 use super::clock::Clock;
 use super::net::{Host, Net};
 use super::store::{Kind, LEASE, Store};
-use super::verdict::{Claim, Frozen, Moment, judge};
+use super::verdict::{Claim, Frozen, Moment, Verdict, judge};
 use super::witness::{Life, Witness, now};
 
 /// What the specification grants beyond a ttl.
@@ -331,21 +331,7 @@ impl Stage {
 
     /// Ends all agents, judges what was seen, writes the row, and fails where a promise was broken.
     pub fn judge(mut self) {
-        // First those that hang: nobody else ends them.
-        self.agents.values().for_each(|agent| agent::send(agent.pid(), libc::SIGCONT));
-        self.agents.values().for_each(|agent| agent::send(agent.pid(), libc::SIGTERM));
-        let deadline = Instant::now() + agent::PATIENCE;
-        let names: Vec<String> = self.agents.keys().cloned().collect();
-        for name in names {
-            self.agents.get_mut(&name).expect("an agent").ends();
-        }
-        let mut left = self.left();
-        // Guards of killed agents take a moment.
-        while !left.is_empty() && Instant::now() < deadline.min(Instant::now() + Duration::from_secs(2)) {
-            thread::sleep(LOOK);
-            left = self.left();
-        }
-        let verdict = judge(&self.witness.lives(), &self.frozen, &self.claims, &left);
+        let verdict = self.ends();
         let millis = |time: Duration| (time.as_secs_f64() * 1e4).round() / 10.0;
         self.write(&json!({
             "store": self.store.kind.name(),
@@ -362,6 +348,24 @@ impl Stage {
         }));
         println!("{verdict:?}");
         assert!(verdict.broken.is_empty(), "{:#?}\n{:#?}\n{}", verdict.broken, self.witness.lives(), self.logs());
+    }
+
+    /// Ends all agents, and judges what was seen.
+    fn ends(&mut self) -> Verdict {
+        // First those that hang: nobody else ends them.
+        self.agents.values().for_each(|agent| agent::send(agent.pid(), libc::SIGCONT));
+        self.agents.values().for_each(|agent| agent::send(agent.pid(), libc::SIGTERM));
+        for agent in self.agents.values_mut() {
+            agent.ends();
+        }
+        // Guards of killed agents take a moment.
+        let deadline = Instant::now() + Duration::from_secs(2);
+        let mut left = self.left();
+        while !left.is_empty() && Instant::now() < deadline {
+            thread::sleep(LOOK);
+            left = self.left();
+        }
+        judge(&self.witness.lives(), &self.frozen, &self.claims, &left)
     }
 
     /// What all agents said, also those that are gone.
@@ -397,4 +401,29 @@ impl Drop for Stage {
 
 pub fn nanos(time: Duration) -> u64 {
     time.as_nanos() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Command, Stdio};
+
+    #[test]
+    fn a_second_child_that_is_started_by_hand_and_left_behind_is_seen() {
+        let mut stage = Setup::new(Kind::Standalone, "planted").agents(1).start();
+        stage.row = true; // It would be a broken promise in the table.
+        let command = stage.witness.command("unlocked");
+        let mut words = command.split(' ');
+        let mut second = Command::new(words.next().expect("a program"));
+        second.args(words).env("CIRCUS_NODE", "elsewhere").env("CIRCUS_FENCING_TOKEN", "1").stdin(Stdio::null());
+        let mut second = second.spawn().expect("a second child");
+        stage.wait_for("two at once", |stage| (stage.witness.running().len() == 2).then_some(()));
+        stage.lasts(Duration::from_millis(50));
+        let verdict = stage.ends();
+        second.kill().expect("the second child to end");
+        second.wait().expect("its end");
+        assert!(verdict.overlap > Duration::from_millis(20), "{verdict:?}");
+        assert!(verdict.orphans == 1 && !verdict.tokens && verdict.children == 2, "{verdict:?}");
+        assert!(verdict.broken.len() >= 3, "{verdict:?}");
+    }
 }

@@ -24,9 +24,9 @@ pub fn child_deaf_to_sigterm(setup: Setup) -> Stage {
     stage.end_agent(&child.node);
     let next = stage.child_after(&child);
     let ended = stage.again(&child);
-    let gap = ended.gap_to(&next);
     assert!(ended.asked.is_some(), "never asked to stop");
-    stage.moves(vec![gap]);
+    stage.note(&format!("the next one starts {} ms after it was killed", ended.gap_to(&next).as_millis()));
+    stage.soon(ended.last);
     stage.start_agent(&child.node);
     let stopped = now();
     stage.agent(&next.node).signal(libc::SIGSTOP);
