@@ -32,6 +32,7 @@ use circus_agent::model::event::{Ask, AskKind, Event, LeaseAnswer, TokenState};
 use circus_agent::model::history::{Before, Cause, Ending, Entry, Fact, KEPT, Left, What};
 use circus_agent::model::names::{LeaseName, NodeName, Owner, WatcherName};
 use circus_agent::model::spec::{RedisSpec, Secret, TlsFiles};
+use circus_agent::model::time::Time;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc;
@@ -681,7 +682,7 @@ async fn a_token_counts_only_while_its_tenure_holds_on_this_very_server() {
     a.ask(&release(&owner("a", 1))).await;
     assert_eq!(a.check(first).await, over(None, Some(first)));
 
-    let long = ask(&owner("b", 2), AskKind::Take { ttl: PATIENCE, longest: PATIENCE });
+    let long = ask(&owner("b", 2), AskKind::Take { ttl: PATIENCE, longest: PATIENCE, seen: None });
     let second = a.granted(&long).await;
     assert!(matches!(a.check(second).await, Ok(TokenState::Holds { .. })));
     server.command(&["SET", &lease().lease_key(), "somebody"]);

@@ -187,7 +187,7 @@ impl Vote {
     fn count_take(&self) -> Option<LeaseAnswer> {
         let Some(token) = self.token else {
             let granted = self.count(|answer| matches!(answer, LeaseAnswer::Granted { .. }));
-            return (granted + self.unanswered() < self.majority()).then(|| self.denial());
+            return if granted + self.unanswered() < self.majority() { self.denial() } else { None };
         };
         let are = |then: Then| self.seats.iter().filter(|seat| seat.then == then).count();
         if are(Then::Knows) >= self.majority() {
@@ -197,21 +197,24 @@ impl Vote {
         (may_know < self.majority()).then(|| self.split())
     }
 
-    /// Why most servers do not grant the lease, and how long until they may.
-    fn denial(&self) -> LeaseAnswer {
-        if let [Seat { answer: Some(answer), .. }] = self.seats.as_slice() {
+    /// Why most servers do not grant the lease, and how long until they may, as soon as that is known.
+    fn denial(&self) -> Option<LeaseAnswer> {
+        if let [Seat { answer, .. }] = self.seats.as_slice() {
             return answer.clone();
         }
         let holders: BTreeSet<&str> = self.seats.iter().filter_map(Seat::holder).collect();
         let mut denials: Vec<(Duration, &LeaseAnswer)> = self.seats.iter().filter_map(Seat::denied_for).collect();
         // Of several holders none has most servers: they are in each other's way, and it is over in a moment.
-        if holders.len() > 1 || denials.len() < self.majority() {
-            return self.split();
+        if holders.len() > 1 {
+            return Some(self.split());
+        }
+        if denials.len() < self.majority() {
+            return (self.unanswered() == 0).then(|| self.split());
         }
         denials.sort_by_key(|(left, _)| *left);
         let granted = self.count(|answer| matches!(answer, LeaseAnswer::Granted { .. }));
         // With those that grant it now, these make a majority.
-        denials[self.majority() - granted - 1].1.clone()
+        Some(denials[self.majority() - granted - 1].1.clone())
     }
 
     fn split(&self) -> LeaseAnswer {
@@ -412,6 +415,15 @@ mod tests {
         // And what was on its way when it was given back is given back again.
         play.answer(4, granted(8));
         assert_eq!(play.asks(), ["0 withdraw", "4 withdraw", "4 withdraw"]);
+    }
+
+    #[test]
+    fn a_server_that_is_away_does_not_make_a_clear_denial_a_split_one() {
+        let mut play = Play::take(3);
+        play.answer(0, LeaseAnswer::Quarantined { left: TTL }).answer(1, failed());
+        assert_eq!(play.verdict(), None);
+        play.answer(2, LeaseAnswer::Quarantined { left: TTL });
+        assert_eq!(play.verdict(), Some(LeaseAnswer::Quarantined { left: TTL }));
     }
 
     #[test]
