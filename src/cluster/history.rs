@@ -55,9 +55,9 @@ impl Recorder {
 
     /// Keeps a fact as soon as it can be.
     pub(super) fn record(&mut self, lease: &LeaseName, fact: &Fact) {
-        let sent = self.queues.iter().map(|queue| queue.try_send((lease.clone(), fact.clone())));
+        let sent = self.queues.iter().map(|queue| queue.try_send((lease.clone(), fact.clone())).is_ok());
         // Any one of the servers can tell it later.
-        if sent.filter(Result::is_ok).count() == 0 {
+        if sent.filter(|sent| *sent).count() == 0 {
             self.dropped += 1;
             if self.dropped.is_power_of_two() {
                 tracing::warn!(dropped = self.dropped, "facts are missing in the history of leases");
