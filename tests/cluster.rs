@@ -640,7 +640,7 @@ async fn a_history_that_somebody_spoilt_holds_up_no_other() {
     let spoilt = WatcherName::parse("spoilt").unwrap();
     let key = LeaseName { cluster: cluster(), watcher: spoilt.clone() }.history_key();
     server.command(&["SET", &key, "mine"]);
-    a.redis.record(&spoilt, started(1));
+    a.redis.record(&spoilt, &started(1));
     a.redis.record(&beat(), &started(2));
     assert_eq!(a.facts(1).await[0].token, 2);
     server.command(&["DEL", &key]);
