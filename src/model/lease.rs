@@ -628,6 +628,12 @@ mod tests {
         Time::ZERO + Duration::from_secs(1_000) + Duration::from_secs_f64(secs)
     }
 
+    fn lease(node: &str, watcher: &str) -> Lease {
+        let (cluster, watcher) = (ClusterName::parse("test").unwrap(), WatcherName::parse(watcher).unwrap());
+        let (name, node) = (LeaseName { cluster, watcher }, NodeName::parse(node).unwrap());
+        Lease::new(name, node, LeaseTimings::thirds(TTL), Random::from_number(1))
+    }
+
     /// A lease and what it asked last.
     struct Play {
         lease: Lease,
@@ -636,13 +642,7 @@ mod tests {
 
     impl Play {
         fn new() -> Play {
-            let name = LeaseName {
-                cluster: ClusterName::parse("test").unwrap(),
-                watcher: WatcherName::parse("beat").unwrap(),
-            };
-            let node = NodeName::parse("a").unwrap();
-            let lease = Lease::new(name, node, LeaseTimings::thirds(TTL), Random::from_number(1));
-            Play { lease, asked: Vec::new() }
+            Play { lease: lease("a", "beat"), asked: Vec::new() }
         }
 
         /// One that was asked for at 0 and granted at `answered`.
@@ -689,6 +689,70 @@ mod tests {
         let play = Play::held(1.2);
         assert_eq!(play.kill(1.2), at(0.0) + LeaseTimings::thirds(TTL).validity());
         assert!(play.kill(1.2) < at(15.0));
+    }
+
+    #[test]
+    fn the_next_refresh_is_never_later_than_the_interval_and_its_jitter() {
+        for node in ["a", "b", "web-1.example.net"] {
+            let lease = lease(node, "beat");
+            for step in 0..20_000 {
+                let sent = Time::ZERO + Duration::from_millis(step * 37);
+                let next = lease.tick(sent);
+                assert!(sent < next && sent.until(next) <= Duration::from_millis(5_500), "{sent:?} {next:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn leases_of_a_node_come_to_be_refreshed_together_and_those_of_others_at_other_times() {
+        let ticks = |node: &str| {
+            let after = |start: u64| {
+                let mut sent = at(0.0) + Duration::from_millis(start * 113);
+                while sent < at(60.0) {
+                    sent = lease(node, &format!("w{start}")).tick(sent);
+                }
+                sent
+            };
+            let all: std::collections::BTreeSet<Time> = (0..40).map(after).collect();
+            all.into_iter().collect::<Vec<_>>()
+        };
+        let nodes: Vec<Vec<Time>> = (0..8).map(|n| ticks(&format!("web-{n}"))).collect();
+        assert!(nodes.iter().all(|ticks| ticks.len() == 1), "{nodes:?}");
+        let mut moments: Vec<Time> = nodes.into_iter().flatten().collect();
+        moments.sort_unstable();
+        moments.dedup_by(|a, b| b.until(*a) < Duration::from_millis(20));
+        assert!(moments.len() >= 7, "{moments:?}");
+    }
+
+    #[test]
+    fn a_lease_seen_held_is_asked_for_with_how_long_ago_that_was() {
+        let mut play = Play::new();
+        play.lease.want(at(0.0));
+        let ask = play.advance(0.0);
+        assert!(matches!(ask.kind, AskKind::Take { seen: None, .. }));
+        let by = format!("b:{:032x}", 7);
+        play.answer(0.1, &ask, LeaseAnswer::Held { by, left: Duration::from_secs(4), ttl: TTL });
+        let ask = play.advance(5.0);
+        assert!(matches!(ask.kind, AskKind::Take { seen: Some(ago), .. } if ago == Duration::from_secs(5)), "{ask:?}");
+        // A value that no agent wrote says nothing of when the lease ends.
+        let mut play = Play::new();
+        play.lease.want(at(0.0));
+        let ask = play.advance(0.0);
+        play.answer(0.1, &ask, LeaseAnswer::Held { by: "somebody".into(), left: Duration::from_secs(4), ttl: TTL });
+        assert!(matches!(play.advance(5.0).kind, AskKind::Take { seen: None, .. }));
+    }
+
+    #[test]
+    fn whoever_is_told_no_asks_again_as_another_owner_and_soon_where_the_vote_was_split() {
+        let mut play = Play::new();
+        play.lease.want(at(0.0));
+        let first = play.advance(0.0);
+        play.answer(0.1, &first, LeaseAnswer::Split { reason: "no majority".into() });
+        assert_eq!(play.lease.why().as_deref(), Some("no majority"));
+        let second = play.advance(1.2);
+        assert_ne!(first.owner, second.owner, "what takes the first one's votes back may still be on its way");
+        play.answer(1.3, &second, LeaseAnswer::Quarantined { left: Duration::from_secs(1) });
+        assert_ne!(second.owner, play.advance(2.5).owner);
     }
 
     #[test]
