@@ -989,6 +989,24 @@ async fn asks_of_one_moment_go_out_together_and_each_has_its_answer() {
 }
 
 #[tokio::test]
+async fn a_hasty_refresh_does_not_end_the_patience_of_those_that_go_with_it() {
+    let server = RedisServer::start();
+    let mut agent = Agent::ready(&server.url(), "a", 1).await;
+    agent.init().await.unwrap();
+    let a = owner("a", 1);
+    let token = agent.granted(&take(&a)).await;
+    let hasty = WatcherName::parse("hasty").unwrap();
+    server.freeze();
+    agent.redis.ask(&hasty, refresh(&owner("a", 2), 1), Duration::from_millis(50));
+    agent.redis.ask(&beat(), refresh(&a, token), PATIENCE);
+    let said = agent
+        .next(|event| if let Event::Lease { watcher, answer, .. } = event { Some((watcher, answer)) } else { None });
+    assert!(matches!(said.await, (watcher, LeaseAnswer::Failed { .. }) if watcher == hasty));
+    server.thaw();
+    assert_eq!(agent.answer(&refresh(&a, token)).await, LeaseAnswer::Granted { token });
+}
+
+#[tokio::test]
 async fn an_announcement_missed_while_redis_hung_is_made_up_for() {
     let server = RedisServer::start();
     let mut agent = Agent::ready(&server.url(), "a", 1).await;

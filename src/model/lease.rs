@@ -20,7 +20,8 @@
 //! - No failure of the store is an answer. Only a grant prolongs, only a refusal ends, only time expires.
 //! - A grant that arrives when nobody waits for it, or after its end, is released.
 //! - A release is asked for only after the tree is gone, and an owner is never used for two tenures. One whose question
-//!   was answered with no asks nothing more: what may still be on its way to take its vote back harms nobody.
+//!   was answered with no, or is overdue, asks nothing more: what may still be on its way to take its vote back harms
+//!   nobody.
 //! - What was seen held a moment ago has not ended long ago, whatever the store's clock says: each taking tells when that
 //!   was.
 //! - All leases of a node are refreshed on the node's own ticks, so that one round trip does for all of them; the ticks of
@@ -394,10 +395,13 @@ impl Lease {
                 }
             }
             State::Asking { owner, sent, .. } => {
-                // The adapter answers within the attempt; were it not to, asking again is what is left.
+                // The adapter answers within the attempt, so the agent or its machine has stood still. The votes for this
+                // question may be on their way back by now: given to the same owner once more, they would be taken
+                // from a holder.
                 if *sent + patience <= now {
-                    let why = Why::NoAnswer("the question got lost".into());
-                    self.state = State::Waiting { owner: owner.clone(), next: now, why };
+                    let kind = AskKind::Release { to: None };
+                    questions.push((Ask { owner: owner.clone(), sent: now, kind }, attempt));
+                    self.wait(now, Why::NoAnswer("the question got lost".into()));
                     self.advance(now, questions);
                 }
             }
@@ -864,6 +868,20 @@ mod tests {
         play.answer(6.1, &release, LeaseAnswer::Released);
         let take = &play.asked[0].0;
         assert_ne!(take.owner, refresh.owner);
+    }
+
+    #[test]
+    fn what_becomes_of_a_question_that_is_overdue_is_not_the_next_ones_business() {
+        // The agent stood still. Votes for the first question may be on their way back by now, whoever was granted them.
+        let mut play = Play::new();
+        play.lease.want(at(0.0));
+        let overdue = play.advance(0.0);
+        play.asked.clear();
+        play.lease.advance(at(6.0), &mut play.asked);
+        let [(release, _), (take, _)] = play.asked.as_slice() else { panic!("{:?}", play.asked) };
+        assert_eq!((&release.kind, &release.owner), (&AskKind::Release { to: None }, &overdue.owner));
+        assert!(matches!(take.kind, AskKind::Take { .. }));
+        assert_ne!(take.owner, overdue.owner);
     }
 
     #[test]
