@@ -21,6 +21,7 @@ use circus_agent::model::spec::{
     HookPoint, HookProgram, HookSpec, OnDemand, Output, ProgramSpec, SocketKind, SocketUse, UserSpec, WatcherSpec,
     Which,
 };
+use circus_agent::model::store::Missed;
 use circus_agent::wire::{parse_request, reply_json};
 use serde_json::{Value, json};
 
@@ -61,6 +62,7 @@ fn snapshot(watchers: Vec<WatcherView>) -> Box<Snapshot> {
         cluster: ClusterName::parse("prod").unwrap(),
         phase: Phase::Running,
         store: StoreView::Down { reason: "connection refused".into() },
+        missed: Missed { of: 3, servers: BTreeMap::from([("r-2:6379".into(), "refused".into())]) },
         watchers,
     })
 }

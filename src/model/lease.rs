@@ -501,7 +501,7 @@ impl Lease {
     pub fn losing_to(&self) -> Option<Ending> {
         let State::Held(Held { loss: Some(loss), trouble, .. }) = &self.state else { return None };
         let (cause, detail) = match loss {
-            Loss::Taken { by } => (Cause::Taken, by.as_deref().map(node_of)),
+            Loss::Taken { by } => (Cause::Taken, by.as_deref().map(Owner::node_in)),
             Loss::Unconfirmed => (Cause::Unconfirmed, trouble.clone()),
             Loss::Expired => (Cause::Expired, trouble.clone()),
         };
@@ -521,9 +521,9 @@ impl Lease {
     /// The node that has it, as far as this one knows; as text where no agent of ours wrote it.
     pub fn holder(&self) -> Option<String> {
         match &self.state {
-            State::Held(Held { loss: Some(Loss::Taken { by }), .. }) => by.as_deref().map(node_of),
+            State::Held(Held { loss: Some(Loss::Taken { by }), .. }) => by.as_deref().map(Owner::node_in),
             State::Held(_) | State::Releasing { .. } => Some(self.node.to_string()),
-            State::Waiting { why: Why::HeldBy(by), .. } => Some(node_of(by)),
+            State::Waiting { why: Why::HeldBy(by), .. } => Some(Owner::node_in(by)),
             State::Aside { given_to, .. } => given_to.as_ref().map(ToString::to_string),
             State::Waiting { .. } | State::Asking { .. } => None,
         }
@@ -558,7 +558,7 @@ impl Lease {
             State::Aside { why, .. } => (!why.is_empty()).then(|| why.clone()),
             State::Waiting { why, .. } => match why {
                 Why::NotAskedYet => None,
-                Why::HeldBy(by) => Some(format!("held by {}", node_of(by))),
+                Why::HeldBy(by) => Some(format!("held by {}", Owner::node_in(by))),
                 Why::Quarantine => Some("a holder may still live: one ttl is waited out".into()),
                 Why::ReservedFor(node) => Some(format!("being moved to {node}")),
                 Why::Split(reason) | Why::NoAnswer(reason) => Some(reason.clone()),
@@ -567,7 +567,7 @@ impl Lease {
             State::Releasing { .. } => Some("releasing the lease".into()),
             State::Held(held) => match &held.loss {
                 None => held.trouble.as_ref().map(|trouble| format!("refresh: {trouble}")),
-                Some(Loss::Taken { by: Some(by) }) => Some(format!("lease lost to {}", node_of(by))),
+                Some(Loss::Taken { by: Some(by) }) => Some(format!("lease lost to {}", Owner::node_in(by))),
                 Some(Loss::Taken { by: None }) => Some("lease lost: the store knows of another tenure".into()),
                 Some(Loss::Expired) => Some(with("lease expired", held.trouble.as_deref())),
                 Some(Loss::Unconfirmed) => Some(with("refresh not confirmed in time", held.trouble.as_deref())),
@@ -614,11 +614,6 @@ fn fnv_1a(hash: u64, byte: u8) -> u64 {
 
 fn with(what: &str, why: Option<&str>) -> String {
     why.map_or_else(|| what.to_owned(), |why| format!("{what}: {why}"))
-}
-
-/// The node in a lease's value, or the whole value where no agent of ours wrote it.
-pub(super) fn node_of(value: &str) -> String {
-    Owner::parse(value).map_or_else(|| value.to_owned(), |owner| owner.node.to_string())
 }
 
 #[cfg(test)]

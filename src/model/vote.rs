@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::event::{Ask, AskKind, LeaseAnswer};
+use super::names::Owner;
 
 /// One question to one server.
 #[derive(Debug, Clone, PartialEq)]
@@ -260,7 +261,7 @@ impl Vote {
                 Some(LeaseAnswer::Failed { reason } | LeaseAnswer::Split { reason }) => reason.clone(),
                 Some(LeaseAnswer::Released) => "released".into(),
                 Some(answer) => match answer.holder() {
-                    Some(holder) => format!("held by {}", super::lease::node_of(holder)),
+                    Some(holder) => format!("held by {}", Owner::node_in(holder)),
                     None => "no".into(),
                 },
                 None => "no answer yet".into(),
@@ -300,7 +301,7 @@ impl Seat {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::names::{NodeName, Owner};
+    use crate::model::names::NodeName;
     use crate::model::time::Time;
 
     const TTL: Duration = Duration::from_secs(15);
