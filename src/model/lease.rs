@@ -20,7 +20,8 @@
 //! - No failure of the store is an answer. Only a grant prolongs, only a refusal ends, only time expires.
 //! - A grant that arrives when nobody waits for it, or after its end, is released.
 //! - A release is asked for only after the tree is gone, and an owner is never used for two tenures. One whose question
-//!   was answered with no asks nothing more: what may still be on its way to take its vote back harms nobody.
+//!   was answered with no, or not at all, asks nothing more: what may still be on its way to take its vote back harms
+//!   nobody.
 //! - All leases of a node are refreshed on the node's own ticks, so that one round trip does for all of them; the ticks of
 //!   several nodes are spread.
 
@@ -364,11 +365,11 @@ impl Lease {
                     self.state = State::Asking { owner: owner.clone(), sent: now, freed: false };
                 }
             }
-            State::Asking { owner, sent, .. } => {
-                // The adapter answers within the attempt; were it not to, asking again is what is left.
+            State::Asking { sent, .. } => {
+                // The adapter answers within the attempt, unless it was stopped: then it may yet go on with that
+                // question and give votes back, so that it is another owner that asks now.
                 if *sent + patience <= now {
-                    let why = Why::NoAnswer("the question got lost".into());
-                    self.state = State::Waiting { owner: owner.clone(), next: now, why };
+                    self.wait(now, Why::NoAnswer("the question got lost".into()));
                     self.advance(now, questions);
                 }
             }
@@ -700,6 +701,17 @@ mod tests {
         play.answer(3.2, &first, LeaseAnswer::Granted { token: 7 });
         assert_eq!(play.asked, []);
         assert!(matches!(play.lease.hold(at(3.2)), Hold::Firm { .. }));
+    }
+
+    #[test]
+    fn a_question_that_got_lost_is_asked_again_by_another_owner() {
+        let mut play = Play::new();
+        play.lease.want(at(0.0));
+        let lost = play.advance(0.0);
+        let next = play.advance(5.0);
+        assert_ne!(lost.owner, next.owner, "what goes on with the first may take its vote back");
+        play.answer(5.1, &lost, LeaseAnswer::Granted { token: 7 });
+        assert!(matches!(&play.asked[0].0, Ask { owner, kind: AskKind::Release { .. }, .. } if *owner == lost.owner));
     }
 
     #[test]
