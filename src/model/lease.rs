@@ -832,17 +832,6 @@ mod tests {
     }
 
     #[test]
-    fn a_question_that_got_lost_is_asked_again_by_another_owner() {
-        let mut play = Play::new();
-        play.lease.want(at(0.0));
-        let lost = play.advance(0.0);
-        let next = play.advance(5.0);
-        assert_ne!(lost.owner, next.owner, "what goes on with the first may take its vote back");
-        play.answer(5.1, &lost, LeaseAnswer::Granted { token: 7 });
-        assert!(matches!(&play.asked[0].0, Ask { owner, kind: AskKind::Release { .. }, .. } if *owner == lost.owner));
-    }
-
-    #[test]
     fn a_waiting_node_sleeps_until_the_lease_ends_or_is_freed() {
         let mut play = Play::new();
         play.lease.want(at(0.0));

@@ -105,13 +105,19 @@ pub(crate) const PLANTS: &[Plant] = &[
     ),
     script(
         "a refresh restores without a look at the record",
-        &[("local ours = known < token or (meta[1] == 'held' and meta[2] == owner)", "local ours = true")],
+        &[(
+            "local ours = meta[2] == owner and meta[1] == 'held' or meta[2] ~= owner and known < token",
+            "local ours = true",
+        )],
         ALONE,
         &[NeverTwo, TokensGrow, Undisturbed],
     ),
     script(
         "a refresh restores nothing",
-        &[("local ours = known < token or (meta[1] == 'held' and meta[2] == owner)", "local ours = false")],
+        &[(
+            "local ours = meta[2] == owner and meta[1] == 'held' or meta[2] ~= owner and known < token",
+            "local ours = false",
+        )],
         ALONE,
         &[Undisturbed],
     ),
@@ -122,7 +128,10 @@ pub(crate) const PLANTS: &[Plant] = &[
                 "if holder and holder ~= owner then\n    return 'lost', holder\n  end",
                 "if holder ~= owner then\n    holder = nil\n  end",
             ),
-            ("local ours = known < token or (meta[1] == 'held' and meta[2] == owner)", "local ours = true"),
+            (
+                "local ours = meta[2] == owner and meta[1] == 'held' or meta[2] ~= owner and known < token",
+                "local ours = true",
+            ),
         ],
         ALONE,
         &[NeverTwo, TokensGrow, Undisturbed],
@@ -187,7 +196,7 @@ pub(crate) const PLANTS: &[Plant] = &[
     flaw("a release before the tree is gone", Flaw::GoneWithMain, EVERYWHERE, &[NeverTwo]),
     flaw("sockets of which nothing is heard any more", Flaw::LostFailure, &[Standalone], &[SoonOne]),
     flaw("a replica's acknowledgement ignored", Flaw::AckIgnored, ALONE, &[NeverTwo]),
-    flaw("one lease for all singletons", Flaw::OneLeaseForAll, EVERYWHERE, &[SoonOne, Undisturbed]),
+    flaw("one lease for all singletons", Flaw::OneLeaseForAll, EVERYWHERE, &[SoonOne, Undisturbed, TokensGrow]),
     flaw("a release that frees the neighbour", Flaw::FreesNeighbour, EVERYWHERE, &[NeverTwo]),
     flaw("half of the servers are most", Flaw::HalfIsMost, &[Majority], &[NeverTwo]),
     flaw("no second round", Flaw::NoSecondRound, &[Majority], &[TokensGrow]),
