@@ -28,6 +28,9 @@ local function refresh(lease, record, owner, ttl, token)
       return 'lost', ''
     end
     redis.call('SET', lease, owner, 'PX', ttl)
+    if meta[2] ~= owner then
+      redis.call('HDEL', record, 'void', 'was_id', 'was_tok', 'was_seen', 'was_left')
+    end
   end
   -- One of several servers may have drawn a greater token at the taking, and the next is to be greater still.
   redis.call('HSET', record, 'state', 'held', 'id', owner, 'cur', text(token), 'until', text(now + ttl),

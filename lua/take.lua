@@ -3,7 +3,7 @@
 -- KEYS[1] the lease   KEYS[2] its meta record (no expiry): state id cur until tok inc ttl to reserved, where
 --   tok is the greatest token ever drawn here, cur that of the tenure; and for the history
 --   was_id was_tok was_seen was_left: the tenure before; seen pushed: when a holder was last heard of before `until` was
---   put off to `pushed`
+--   put off to `pushed`; void: the last taking was given back before it was a tenure
 -- ARGV[1] the owner   ARGV[2] its ttl, ms   ARGV[3] the longest ttl known of any node, ms   ARGV[4] the node
 -- ARGV[5] how long ago, by its own clock, the node saw another hold the lease, ms, or ''
 -- Returns {'granted', token} | {'held', owner, ms left, ttl ms} | {'quarantined', ms left}
@@ -16,7 +16,7 @@
 -- that comes after its owner's release is too late.
 local owner, ttl = ARGV[1], num(ARGV[2])
 local meta = redis.call('HMGET', KEYS[2], 'state', 'until', 'tok', 'inc', 'ttl', 'to', 'reserved', 'id', 'seen', 'pushed',
-  'cur')
+  'cur', 'void')
 local state, ends, token, seen, to, reserved = meta[1], num(meta[2]), num(meta[3]), meta[4], meta[6], num(meta[7])
 local longest = math.max(ttl, num(ARGV[3]), num(meta[5]))
 -- When the last holder was heard of: it released then, or its last refresh was confirmed.
@@ -69,7 +69,7 @@ end
 
 -- A question asked again whose first answer was lost is granted again, under the same token.
 if not holder or not state then
-  if meta[8] then
+  if meta[8] and not meta[12] then
     redis.call('HSET', KEYS[2], 'was_id', meta[8], 'was_tok', meta[11] or text(token), 'was_seen', text(heard),
       'was_left', state == 'free' and 'released' or 'expired')
   end
@@ -78,5 +78,5 @@ end
 redis.call('SET', KEYS[1], owner, 'PX', ttl)
 redis.call('HSET', KEYS[2], 'state', 'held', 'id', owner, 'cur', text(token), 'until', text(now + ttl), 'tok', text(token),
   'inc', inc, 'ttl', text(ttl))
-redis.call('HDEL', KEYS[2], 'to', 'reserved')
+redis.call('HDEL', KEYS[2], 'to', 'reserved', 'void')
 return {'granted', text(token)}

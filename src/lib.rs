@@ -52,7 +52,7 @@
 //!
 //! 1. [`model::spec`], [`model::event`], [`model::command`], [`model::plan`]: the vocabulary.
 //! 2. [`model::restart`], [`model::checkup`], [`model::process`]: one process. [`model::lease`]: one promise to the
-//!    cluster; [`model::history`]: how it was kept.
+//!    cluster; [`model::vote`]: what several servers say of it; [`model::history`]: how it was kept.
 //! 3. [`model::watcher`], with its `settle`, `roll`, `sockets`, `demand`, `hooks`, `tenure`, `seen` and `explain`: a
 //!    number of processes, kept true. [`model::explain`]: what is said to who asks why.
 //! 4. [`model::node`], with its `order`, `changes` and `sockets`: who comes after whom, and what a changed file changes.
@@ -66,7 +66,7 @@
 //! | state | owner | how others see it |
 //! |---|---|---|
 //! | what should be, as the file and commands have made it | [`model::node::Node`], on the agent's loop | `options`, a Plan |
-//! | wanted and actual processes, leases, open requests and hooks, deadlines | the same | a Snapshot |
+//! | wanted and actual processes, leases, what is known of the store, open requests and hooks, deadlines | the same | a Snapshot |
 //! | which sockets there are, who gets which, who sleeps | the same | `listsockets`, a Snapshot |
 //! | pids, pidfds, cgroups, guards, checks that are under way | [`host::Host`] and its tasks | events |
 //! | listeners, and the paths they are bound at | `host::socket` | events |
@@ -84,6 +84,7 @@
 //!   on `CLOCK_BOOTTIME`, less a margin; at its end the guard kills the child's whole tree, whatever the agent does.
 //! - A lease is released only after nothing of the child's tree is left; the next holder may start at that moment.
 //! - An absent lease is never permission to start ([`cluster::scripts`]).
+//! - Of several independent servers most decide, and one alone decides nothing ([`model::vote`]).
 //! - What is no singleton depends on neither Redis, nor another node, nor a neighbour's fault.
 //! - Nothing waits inside the loop. Every queue has a bound, every wait an end.
 //! - Each request has one reply, each spawn one end, each hook one end within its time. Only its own watcher waits for a

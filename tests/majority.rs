@@ -15,8 +15,10 @@ use std::time::{Duration, Instant};
 use circus_agent::cluster::client::BusClient;
 use circus_agent::cluster::events::EventStream;
 use circus_agent::model::event::{AskKind, Event, LeaseAnswer};
+use circus_agent::model::history::{Fact, What};
 use circus_agent::model::names::Owner;
 use circus_agent::model::spec::RedisSpec;
+use circus_agent::model::time::Time;
 
 use end::{Agent, PATIENCE, TTL, ask, at, beat, cluster, lease, node, owner, refresh, release, take};
 use real_store::RealStore;
@@ -120,6 +122,23 @@ async fn a_server_that_is_missed_is_told_of_though_most_go_on() {
 }
 
 #[tokio::test]
+async fn nothing_goes_on_after_an_agent_has_left_though_a_server_was_away() {
+    let mut three = Three::start();
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let before = tasks();
+    let mut agent = three.agent("a", 1).await;
+    three.0[2].kill();
+    agent.redis.record(&beat(), Fact { token: 1, at: Time::ZERO, what: What::Started { pid: 1 } });
+    agent.facts(1).await;
+    agent.redis.leave().await;
+    let deadline = Instant::now() + PATIENCE;
+    while tasks() > before {
+        assert!(Instant::now() < deadline, "{} tasks are left", tasks() - before);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
 async fn without_a_majority_nobody_has_it_and_with_one_it_goes_on() {
     let mut three = Three::start();
     let mut agent = three.agent("a", 1).await;
@@ -184,6 +203,41 @@ async fn a_vote_that_led_to_nothing_is_given_back() {
     assert_eq!(agent.ask(&release(&a)).await, LeaseAnswer::Released);
     let (_, next) = in_the_end(&mut agent, "c").await;
     assert!(next > greatest && greatest > token);
+}
+
+#[tokio::test]
+async fn a_vote_that_led_to_nothing_is_no_tenure_in_the_history() {
+    let mut three = Three::start();
+    let mut agent = three.agent("a", 1).await;
+    agent.init().await.unwrap();
+    let (a, _) = in_the_end(&mut agent, "a").await;
+    three.voted(&a, &[0, 1, 2]).await;
+    assert_eq!(agent.ask(&release(&a)).await, LeaseAnswer::Released);
+    three.voted(&a, &[]).await;
+    for away in [1, 2] {
+        three.0[away].save();
+        three.0[away].kill();
+    }
+    for nonce in 1..3 {
+        assert!(matches!(agent.ask(&take(&owner("b", nonce))).await, LeaseAnswer::Split { .. }));
+        let deadline = Instant::now() + PATIENCE;
+        while three.0[0].text(&["GET", &lease().lease_key()]).is_some() {
+            assert!(Instant::now() < deadline, "its vote is not given back");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    [1, 2].iter().for_each(|away| three.0[*away].restart());
+    agent.up().await;
+    let (c, token) = in_the_end(&mut agent, "c").await;
+    let deadline = Instant::now() + PATIENCE;
+    while three.votes(&c).len() < 3 {
+        assert!(Instant::now() < deadline, "its votes are not gathered");
+        assert_eq!(agent.ask(&refresh(&c, token)).await, LeaseAnswer::Granted { token });
+    }
+    // Who came by a vote on the way knows nothing of the tenure before.
+    let said = three.meta("was_id");
+    assert_eq!(said[0], Some(a.to_string()));
+    assert!(said.iter().flatten().all(|was| *was == a.to_string()), "{said:?}");
 }
 
 #[tokio::test]

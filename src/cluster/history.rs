@@ -5,8 +5,8 @@
 //! A node that is cut off thus tells the right time when it is back, however late.
 //!
 //! Invariants:
-//! - Facts wait in a bounded queue and are tried until Redis has taken them, in whichever order. Whoever orders one waits
-//!   for nothing.
+//! - Facts wait in a bounded queue and are tried until Redis has taken them, in whichever order, or the agent ends. Whoever
+//!   orders one waits for nothing.
 //! - An answer that was lost may keep a fact twice; who reads them counts it once ([`crate::model::history::fold`]).
 
 use std::collections::{BTreeMap, VecDeque};
@@ -15,8 +15,8 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use nix::time::{ClockId, clock_gettime};
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
-use tokio::time::sleep;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
 
 use super::link::Link;
 use super::scripts::{self, Call};
@@ -32,6 +32,8 @@ const QUEUE: usize = 1024;
 const MAX_TEXT: usize = 200;
 /// How long one question may take.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// How much longer a few servers may take than most.
+const A_MOMENT: Duration = Duration::from_millis(100);
 /// How long after a failure it is tried again, at first and at most.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 
@@ -39,17 +41,20 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from
 pub(super) struct Recorder {
     queues: Vec<mpsc::Sender<(LeaseName, Fact)>>,
     dropped: u64,
-    tasks: Vec<JoinHandle<()>>,
+    /// They end with this value.
+    tasks: JoinSet<()>,
 }
 
 impl Recorder {
     /// Keeps facts of `node` on all of `servers`, in a task for each.
     pub(super) fn start(node: &NodeName, servers: &Servers) -> Recorder {
+        let mut tasks = JoinSet::new();
         let start = |server: &Server| {
             let (queue, queued) = mpsc::channel(QUEUE);
-            (queue, tokio::spawn(keep(node.clone(), server.link.clone(), queued)))
+            tasks.spawn(keep(node.clone(), server.link.clone(), queued));
+            queue
         };
-        let (queues, tasks) = servers.iter().map(start).unzip();
+        let queues = servers.iter().map(start).collect();
         Recorder { queues, dropped: 0, tasks }
     }
 
@@ -65,11 +70,16 @@ impl Recorder {
         }
     }
 
-    /// Waits until all that was to be kept is.
-    pub(super) async fn settled(self) {
-        drop(self.queues);
-        // A panic has been reported where it was.
-        let _ = join_all(self.tasks).await;
+    /// Waits until most servers have all that was to be kept: one that is away is not waited for.
+    pub(super) async fn settled(mut self) {
+        let majority = self.queues.len() / 2 + 1;
+        self.queues.clear();
+        for _ in 0..majority {
+            // A panic has been reported where it was.
+            let _ = self.tasks.join_next().await;
+        }
+        // The others may be about to have it, too.
+        let _ = timeout(A_MOMENT, self.tasks.join_all()).await;
     }
 }
 

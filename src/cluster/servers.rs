@@ -200,7 +200,8 @@ impl Board {
 
     fn reason(&self) -> String {
         let each = |(server, reason): (&usize, &Option<String>)| {
-            format!("{}: {}", self.names[*server], reason.as_deref().unwrap_or("still connecting"))
+            let (name, reason) = (&self.names[*server], reason.as_deref().unwrap_or("still connecting"));
+            if reason.contains(name) { reason.to_owned() } else { format!("{name}: {reason}") }
         };
         let reasons: Vec<String> = self.down.iter().map(each).collect();
         format!("{} of {} servers cannot be used ({})", self.down.len(), self.names.len(), reasons.join("; "))

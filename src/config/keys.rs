@@ -157,7 +157,7 @@ pub(super) const KEYS: &[Key] = &[
     key(Circus, "secret_file", Path, eg("/etc/circus/secret"), NotYet, "seals every message through Redis"),
     key(Circus, "master", Text, eg("web-1"), NotYet, "circusd-cluster's node to register at"),
 
-    key(Redis, "url", Url, eg("redis://localhost:6379/0"), Works, "redis://:PASSWORD@HOST:PORT/DB, rediss:// for TLS, redis+sentinel://HOST,HOST/MASTER, redis+cluster://HOST,HOST, or unix:///PATH"),
+    key(Redis, "url", Url, eg("redis://localhost:6379/0"), Works, "redis://:PASSWORD@HOST:PORT/DB, rediss:// for TLS, redis+sentinel://HOST,HOST/MASTER, redis+cluster://HOST,HOST, redis+majority://HOST,HOST,HOST, or unix:///PATH"),
     key(Redis, "username", Text, eg("circus"), Works, "the ACL user, where the URL names none"),
     key(Redis, "password_file", Path, eg("/etc/circus/redis-password"), Works,
         "holds the password; read again at each connection"),

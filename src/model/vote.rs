@@ -260,6 +260,8 @@ impl Vote {
                 Some(LeaseAnswer::Granted { .. }) => "yes".into(),
                 Some(LeaseAnswer::Failed { reason } | LeaseAnswer::Split { reason }) => reason.clone(),
                 Some(LeaseAnswer::Released) => "released".into(),
+                Some(LeaseAnswer::Quarantined { .. }) => "a holder may still live".into(),
+                Some(LeaseAnswer::Reserved { node, .. }) => format!("kept for {node}"),
                 Some(answer) => match answer.holder() {
                     Some(holder) => format!("held by {}", Owner::node_in(holder)),
                     None => "no".into(),
