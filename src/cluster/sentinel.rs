@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout, timeout_at};
 
 use super::access::Server;
+use super::cut::Cut;
 use super::link::Backoff;
 use super::{reason, subscription};
 use crate::model::spec::{RedisSpec, Secret, Sentinels};
@@ -108,11 +109,23 @@ fn for_sentinel(spec: &RedisSpec, sentinels: &Sentinels, at: &str) -> RedisSpec 
 pub(super) struct Whereabouts {
     master: watch::Sender<Option<Arc<str>>>,
     servers: Arc<Mutex<Vec<Arc<str>>>>,
+    /// Whether it may be gone to at all.
+    cut: Cut,
 }
 
 impl Whereabouts {
     pub(super) fn unknown() -> Whereabouts {
-        Whereabouts { master: watch::Sender::new(None), servers: Arc::default() }
+        Whereabouts { master: watch::Sender::new(None), servers: Arc::default(), cut: Cut::none() }
+    }
+
+    /// Nothing is known, but what cuts these off cuts those off too.
+    pub(super) fn unknown_beside(&self) -> Whereabouts {
+        Whereabouts { cut: self.cut.clone(), ..Whereabouts::unknown() }
+    }
+
+    /// What cuts connections off.
+    pub(super) fn cut(&self) -> &Cut {
+        &self.cut
     }
 
     /// The servers of the cluster that were last told of.
@@ -130,8 +143,16 @@ impl Whereabouts {
         self.master.send_replace(Some(Arc::clone(address)));
     }
 
-    /// Waits until the master is known to be elsewhere, and says so.
+    /// Waits until a connection to this address is of no more use, as the master is known to be elsewhere or connections
+    /// are cut off, and says so.
     pub(super) async fn elsewhere(&self, address: &str) -> String {
+        tokio::select! {
+            moved = self.moved(address) => moved,
+            cut_off = self.cut.fell() => cut_off,
+        }
+    }
+
+    async fn moved(&self, address: &str) -> String {
         let mut heard = self.master.subscribe();
         let elsewhere = |known: &Option<Arc<str>>| known.as_deref().is_some_and(|known| known != address);
         let now = heard.wait_for(elsewhere).await.ok().and_then(|known| known.clone());
