@@ -44,7 +44,7 @@ enum CtlWords {
     Ask(Words),
     #[command(flatten)]
     Follow(follow::Words),
-    /// Harm a singleton's holder on purpose, and tell whether the promise was kept: exit code 0 if so, 1 if not
+    /// Harm a singleton's holder on purpose, and tell whether the promise was kept
     Drill(drill::Drill),
 }
 
