@@ -18,6 +18,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout, t
 use super::access::Server;
 use super::cut::Cut;
 use super::link::Backoff;
+use super::survey::Connections;
 use super::{reason, subscription};
 use crate::model::spec::{RedisSpec, Secret, Sentinels};
 use crate::model::store::{DOWN_AFTER, Failover};
@@ -109,13 +110,20 @@ fn for_sentinel(spec: &RedisSpec, sentinels: &Sentinels, at: &str) -> RedisSpec 
 pub(super) struct Whereabouts {
     master: watch::Sender<Option<Arc<str>>>,
     servers: Arc<Mutex<Vec<Arc<str>>>>,
+    /// Connections to some of these.
+    pub(super) connections: Connections,
     /// Whether it may be gone to at all.
     cut: Cut,
 }
 
 impl Whereabouts {
     pub(super) fn unknown() -> Whereabouts {
-        Whereabouts { master: watch::Sender::new(None), servers: Arc::default(), cut: Cut::none() }
+        Whereabouts {
+            master: watch::Sender::new(None),
+            servers: Arc::default(),
+            connections: Connections::default(),
+            cut: Cut::none(),
+        }
     }
 
     /// Nothing is known, but what cuts these off cuts those off too.
