@@ -6,6 +6,7 @@
 mod background;
 mod ctl;
 mod daemon;
+mod drill;
 mod follow;
 mod log;
 mod plugin;

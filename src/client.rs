@@ -2,6 +2,7 @@
 //!
 //! Invariants: every wait has an end; who did not answer is named; nothing is printed here.
 
+pub mod drill;
 pub mod follow;
 
 use std::fmt;
@@ -320,7 +321,7 @@ fn choose(roster: &[NodeRow], call: &Call) -> Result<Chosen, ClientError> {
     }
     match (&call.command, &call.target) {
         (_, Target::All) => only(everybody()),
-        (Command::Failover { watcher, .. }, _) => {
+        (Command::Failover { watcher, .. } | Command::Drill { watcher, .. }, _) => {
             let holds =
                 |row: &&NodeRow| row.about.holds.iter().any(|held| held.to_lowercase() == watcher.to_lowercase());
             match roster.iter().filter(there).find(holds) {

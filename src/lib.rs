@@ -42,7 +42,7 @@
 //! | [`systemd`] | what the service manager is told, and the sockets that it hands over |
 //! | [`view`] | Replies and streams → tables and lines for people: pure |
 //! | [`agent`] | wires it all: wait in one `select!`, decide in `step`, act in `perform`; tell followers what happens |
-//! | [`client`] | what circusctl does: find an agent, or Redis, and ask, or follow |
+//! | [`client`] | what circusctl does: find an agent, or Redis, and ask, follow, or hold a drill |
 //! | [`plugins`] | Circus's plugins: policies that watch an agent from a process of their own, as its clients |
 //! | [`cli`] | command lines, the shell, exit codes, the log |
 //!
@@ -52,14 +52,15 @@
 //!
 //! 1. [`model::spec`], [`model::event`], [`model::command`], [`model::plan`]: the vocabulary.
 //! 2. [`model::restart`], [`model::checkup`], [`model::process`]: one process. [`model::lease`]: one promise to the
-//!    cluster; [`model::vote`]: what several servers say of it; [`model::history`]: how it was kept.
+//!    cluster; [`model::vote`]: what several servers say of it; [`model::history`]: how it was kept; [`model::drill`]: how
+//!    that is judged when it was put to the test.
 //! 3. [`model::watcher`], with its `settle`, `roll`, `sockets`, `demand`, `hooks`, `tenure`, `seen` and `explain`: a
 //!    number of processes, kept true. [`model::explain`]: what is said to who asks why.
 //! 4. [`model::node`], with its `order`, `changes` and `sockets`: who comes after whom, and what a changed file changes.
 //! 5. `lua/take.lua`, `lua/refresh.lua`, `lua/release.lua`: who may have a lease.
 //! 6. [`host`]: `process`, the life of one as a task; [`host::guard`], why a killed or frozen agent leaves no singleton
 //!    behind; [`host::output`], why a full disk holds up nobody; `socket`, why a reload refuses no connection.
-//! 7. [`agent`]: how the two sides meet.
+//! 7. [`agent`]: how the two sides meet; [`agent::drill`]: how an agent is harmed on purpose, and who tells of it.
 //!
 //! # Who owns what
 //!
@@ -75,6 +76,7 @@
 //! | the latest events, and who follows them | [`agent::follow`] | streams |
 //! | the Redis connections and their time-outs | [`cluster::Redis`] and its tasks | events |
 //! | a singleton's child and its deadline | its guard, a process of its own | events |
+//! | what a drill's witness has seen | the witness, a process of its own that outlives the agent | the history of the lease |
 //! | leases, what has been with them, the registry | Redis, only through `lua/`; or the state directory | everybody |
 //! | what a plugin has seen | its own process | – |
 //!
@@ -89,6 +91,7 @@
 //! - Nothing waits inside the loop. Every queue has a bound, every wait an end.
 //! - Each request has one reply, each spawn one end, each hook one end within its time. Only its own watcher waits for a
 //!   hook; where a lease is being lost nobody does, it is called off, and no lease is given away before the last hook.
+//! - A drill harms nobody before its witness watches, and what nobody measured counts as not kept.
 //! - Output blocks neither the process nor the agent: what a place does not take in time is lost, counted and told.
 //! - A file with an error changes nothing. A sound one is compared with what it said before, and only the difference is
 //!   applied, so that what commands did stays.
@@ -108,7 +111,7 @@
 //! | many nodes, faults | `tests/sim`: seeded simulation around the shipped Lua scripts, with planted bugs that it must see |
 //! | scripts and link | `tests/cluster.rs`, `tests/cluster`: a real redis-server, Valkey, sentinels and a Redis Cluster, and the lease cases on the simulated one too; `tests/replication.rs`: real agents where Redis has replicas; `tests/majority.rs`: several servers of which most decide |
 //! | this machine | `tests/host.rs` with `tests/host`, `tests/sockets.rs`, `tests/output.rs`, `tests/hooks.rs`, `tests/local.rs`: real children, guards, output, hooks, locks |
-//! | all of it | `tests/agent.rs`, `tests/history.rs`, `tests/supervision`: real agents, also where pids, memory or a device give out; `tests/soak.rs`: one in random commands and kills; `tests/daemon.rs`: in the background; `tests/pid1.rs`: as PID 1; `tests/celery.rs`: a real Celery beat; `tests/servers`: real web servers on sockets, under load; `tests/follow.rs`: streams |
+//! | all of it | `tests/agent.rs`, `tests/history.rs`, `tests/drill.rs`, `tests/supervision`: real agents, also where pids, memory or a device give out; `tests/soak.rs`: one in random commands and kills; `tests/daemon.rs`: in the background; `tests/pid1.rs`: as PID 1; `tests/celery.rs`: a real Celery beat; `tests/servers`: real web servers on sockets, under load; `tests/follow.rs`: streams |
 //! | Circus's users lose nothing | `tests/compatibility.rs`; `tests/defects.rs`: what was broken there; the table in `docs/circus-compatibility.md` |
 //! | every fault that the promise names | `tests/chaos`: agents and Redis on hosts of their own, a checker outside; `make chaos` plays all of it and prints the table |
 //! | plugins | plays beside the code, and `tests/plugins.rs`: real agents |

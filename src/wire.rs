@@ -29,6 +29,7 @@
 
 mod about;
 mod command;
+mod drill;
 mod event;
 mod follow;
 mod history;
@@ -40,6 +41,7 @@ mod stats;
 
 pub use about::{about_json, parse_about};
 pub use command::{command_json, command_name, relayed_json};
+pub use drill::{runs, verdict_json};
 pub use event::{log_line_json, notice_json};
 pub use follow::{Follow, Subject, follow_json, parse_follow};
 pub use reply::{error_code, reply_json};

@@ -28,7 +28,17 @@ const VERDICTS: [&str; 5] = ["same", "better", "differs", "later", "no effect"];
 const OURS: [(&str, &[&str]); 4] = [
     (
         "circus",
-        &["node", "cluster", "control_socket", "state_dir", "python", "secret_file", "master", "endpoint_public"],
+        &[
+            "node",
+            "cluster",
+            "control_socket",
+            "state_dir",
+            "allow_drills",
+            "python",
+            "secret_file",
+            "master",
+            "endpoint_public",
+        ],
     ),
     (
         "watcher:NAME",
@@ -64,8 +74,23 @@ const OURS: [(&str, &[&str]); 4] = [
 ];
 
 /// Commands that Circus does not have.
-const OUR_COMMANDS: [&str; 11] =
-    ["plan", "version", "nodes", "leases", "failover", "lease", "events", "logs", "addsocket", "setsocket", "rmsocket"];
+const OUR_COMMANDS: [&str; 15] = [
+    "plan",
+    "version",
+    "nodes",
+    "leases",
+    "history",
+    "explain",
+    "metrics",
+    "failover",
+    "drill",
+    "lease",
+    "events",
+    "logs",
+    "addsocket",
+    "setsocket",
+    "rmsocket",
+];
 
 /// Classes of streams, and their options, that Circus does not have.
 const OUR_STREAMS: [&str; 2] = ["SyslogStream", "JournalStream"];

@@ -52,6 +52,7 @@ fn describe(config: &Config) -> String {
         cluster,
         control_socket,
         state_dir,
+        allow_drills,
         pidfile,
         umask,
         log_level,
@@ -71,6 +72,7 @@ fn describe(config: &Config) -> String {
     for (name, path) in [("control_socket", control_socket), ("state_dir", state_dir), ("pidfile", pidfile)] {
         path.iter().for_each(|path| fact(format!("{name} {}", path.display())));
     }
+    allow_drills.then(|| fact("drills are allowed".into()));
     umask.iter().for_each(|umask| fact(format!("umask {umask:03o}")));
     log_level.iter().for_each(|level| fact(format!("loglevel {level:?}")));
     if *log_output != LogOutput::Stderr {

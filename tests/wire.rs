@@ -9,6 +9,7 @@ use std::time::Duration;
 use circus_agent::model::command::{
     Answer, Command, Leave, NodeRow, NodeState, Outcome, Patience, Refusal, ReloadWay, Reply, Sample, Usage,
 };
+use circus_agent::model::drill::{Drill, Kind};
 use circus_agent::model::event::{Address, Bound, Changes, Exit, Reach, TokenState};
 use circus_agent::model::history::{self, Before, Cause, Ending, Entry, Left, What};
 use circus_agent::model::names::{ClusterName, NodeName, SocketName, WatcherName};
@@ -575,6 +576,39 @@ fn our_own_commands() {
         },
         Answer::Moved { from: NodeName::parse("web-1").unwrap(), to: None, token: 17 },
         json!({"status": "ok", "from": "web-1", "to": null, "token": 17}),
+    );
+    let drill = Drill {
+        watcher: name("beat"),
+        token: 17,
+        pid: 7,
+        ttl: Duration::from_secs(15),
+        kind: Kind::Freeze,
+        lasting: Some(Duration::from_millis(22_500)),
+        by: Some("amy".into()),
+    };
+    exchange(
+        r#"{"command": "drill", "properties": {"name": "beat", "kind": "freeze", "lasting": 22.5}, "id": 15}"#,
+        &Command::Drill { watcher: "beat".into(), kind: Kind::Freeze, lasting: drill.lasting },
+        Answer::Drilling { node: NodeName::parse("web-1").unwrap(), drill: Box::new(drill) },
+        json!({
+            "status": "ok", "node": "web-1", "name": "beat", "token": 17, "pid": 7, "ttl": 15.0, "kind": "freeze",
+            "lasting": 22.5,
+        }),
+    );
+    refused(
+        r#"{"command": "drill", "properties": {"name": "beat", "kind": "kill"}, "id": 16}"#,
+        Some(Refusal::NoDrills(NodeName::parse("web-1").unwrap())),
+        5,
+        "web-1 allows no drills: put allow_drills = true into the [circus] section of its file, then circusctl \
+         reloadconfig --node web-1",
+        &json!(16),
+    );
+    refused(
+        r#"{"command": "drill", "properties": {"name": "beat", "kind": "flood"}, "id": 17}"#,
+        None,
+        3,
+        "'kind' is one of kill, freeze, redis-loss, not 'flood'",
+        &json!(17),
     );
 }
 

@@ -3,6 +3,7 @@
 //! This is the only place that sees both sides. It holds no policy: an `if` about a watcher here is a line that
 //! belongs to the model. The loop never waits inside [`Agent::perform`]; whatever takes time answers with an event.
 
+pub mod drill;
 pub mod follow;
 
 mod pidfile;
@@ -329,6 +330,23 @@ impl Agent {
             Action::InitLease { request, watcher } => self.store.init_lease(request, watcher),
             Action::CheckLease { request, watcher, token } => self.store.check_lease(request, watcher, token),
             Action::Record { watcher, fact } => self.store.record(watcher, fact),
+            Action::Drill { request, drill } => match &self.store {
+                Store::Redis(redis) => {
+                    let lease = redis.lease(&drill.watcher);
+                    drill::begin(
+                        request,
+                        *drill,
+                        &lease,
+                        &self.name,
+                        redis.spec(),
+                        redis.cutter(),
+                        self.events.clone(),
+                    );
+                }
+                Store::Local(_) => {
+                    self.tell(Event::DrillWatched { request, result: Err("there is no Redis".into()) });
+                }
+            },
             Action::ReadHistory { request, watchers } => self.store.read_history(request, watchers),
             Action::Sample { request, processes } => self.host.sample(request, processes),
             Action::ReadRoster { request } => match &self.store {

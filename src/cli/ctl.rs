@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use serde_json::{Value, json};
 
 use super::words::{Add, AddSocket, Kill, Matching, Reload, Remove, RemoveSocket, Resize, Set, SetSocket, Signal};
-use super::{colours, ctl_exit, follow, interrupted, shell};
+use super::{colours, ctl_exit, drill, follow, interrupted, shell};
 use crate::client::{self, Call, ClientError, Endpoint};
 use crate::control::Places;
 use crate::model::command::{Command, Patience, Target};
@@ -44,6 +44,8 @@ enum CtlWords {
     Ask(Words),
     #[command(flatten)]
     Follow(follow::Words),
+    /// Harm a singleton's holder on purpose, and tell whether the promise was kept
+    Drill(drill::Drill),
 }
 
 #[derive(Debug, Args)]
@@ -70,7 +72,7 @@ pub(super) struct Global {
     login: Login,
     /// Do not ask back
     #[arg(long, short, global = true)]
-    yes: bool,
+    pub(super) yes: bool,
     /// Print the reply as JSON over several lines
     #[arg(long, global = true)]
     pub(super) prettify: bool,
@@ -286,7 +288,7 @@ fn cluster(text: &str) -> Result<ClusterName, String> {
 }
 
 /// A [`time`] above zero, at most a day.
-fn span(text: &str) -> Result<Duration, String> {
+pub(super) fn span(text: &str) -> Result<Duration, String> {
     match time(text)? {
         span if span.is_zero() => Err("it must be above zero".into()),
         span if span > Duration::from_secs(86_400) => Err("it can be a day at most".into()),
@@ -397,6 +399,7 @@ pub(super) fn carry_out(args: CtlArgs, asker: Asker) -> (Text, u8) {
     let done = match command {
         Some(CtlWords::Ask(words)) => words.command().and_then(|command| run(&global, command, asker)),
         Some(CtlWords::Follow(words)) => follow::run(&global, words).map(|code| (Text::default(), code)),
+        Some(CtlWords::Drill(drill)) => drill::run(&global, &drill),
         None => Err(ClientError::Usage("options alone are no command".into())),
     };
     done.unwrap_or_else(|error| {
@@ -514,7 +517,7 @@ fn danger(command: &Command, target: &Target) -> Option<String> {
     }
 }
 
-fn confirm(what: &str) -> Result<(), ClientError> {
+pub(super) fn confirm(what: &str) -> Result<(), ClientError> {
     if !(std::io::stdin().is_terminal() && std::io::stderr().is_terminal()) {
         return Err(ClientError::Usage(format!("{what}; add --yes if that is meant")));
     }
@@ -636,6 +639,7 @@ mod tests {
         match args.command.expect("a command") {
             CtlWords::Ask(words) => Ok((args.global, words.command().map_err(|error| error.to_string())?)),
             CtlWords::Follow(words) => panic!("a stream: {words:?}"),
+            CtlWords::Drill(drill) => panic!("a drill: {drill:?}"),
         }
     }
 

@@ -51,8 +51,9 @@ impl Server {
     /// moment. Looks no name up yet.
     ///
     /// # Errors
-    /// The URL is none of Redis's, or a file cannot be read. The text repeats no secret.
+    /// Connections are cut off, the URL is none of Redis's, or a file cannot be read. The text repeats no secret.
     pub(super) async fn of(spec: &RedisSpec, whereabouts: &Whereabouts) -> Result<Server, String> {
+        whereabouts.cut().check()?;
         let unusable = |why| format!("the Redis URL cannot be used: {why}");
         let url = spec.url.reveal();
         // Boxed: a sentinel, or a server of the cluster, is reached as any server is.

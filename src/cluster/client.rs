@@ -1,4 +1,5 @@
 //! How circusctl asks nodes without an agent of its own: the same registry, the same bus, for the length of one command.
+//! And how a drill's witness keeps what it saw, when its agent is dead.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -10,11 +11,14 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
+use super::history::Recorder;
 use super::link::Link;
 use super::sentinel::Whereabouts;
+use super::servers::Servers;
 use super::{bus, keys, reason, registry, subscription};
 use crate::model::command::NodeRow;
-use crate::model::names::{ClusterName, NodeName};
+use crate::model::history::Fact;
+use crate::model::names::{ClusterName, LeaseName, NodeName};
 use crate::model::spec::RedisSpec;
 
 /// Two ways to a cluster's Redis: one to ask on, one to be answered on. The second is not remade when it breaks.
@@ -112,5 +116,39 @@ impl BusClient {
             replies.extend(open.drain().map(|(_, node)| (node, Err(silent.clone()))));
         }
         Ok(replies)
+    }
+}
+/// How a drill's witness keeps what it saw: as an agent does, beside it.
+pub struct HistoryKeeper {
+    recorder: Recorder,
+    /// The links. They end with this value.
+    _tasks: JoinSet<()>,
+}
+
+impl HistoryKeeper {
+    /// Connects to the Redis that `spec` names, for facts of `node`: of several servers, to one at least.
+    ///
+    /// # Errors
+    /// None is reached in time, and why.
+    pub async fn connect(spec: &RedisSpec, node: &NodeName, patience: Duration) -> Result<HistoryKeeper, String> {
+        let (unheard, mut dropped) = mpsc::channel(16);
+        let mut tasks = JoinSet::new();
+        let servers = Servers::start(spec, node, &unheard, &mut tasks);
+        tasks.spawn(async move { while dropped.recv().await.is_some() {} });
+        let any = select_ok(servers.iter().map(|server| Box::pin(server.link.settled())));
+        tokio::time::timeout(patience, any).await.unwrap_or_else(|_| Err(reason::no_answer(patience)))?;
+        let recorder = Recorder::start(node, &servers);
+        Ok(HistoryKeeper { recorder, _tasks: tasks })
+    }
+
+    /// Keeps a fact as soon as it can be.
+    pub fn record(&mut self, lease: &LeaseName, fact: &Fact) {
+        self.recorder.record(lease, fact);
+    }
+
+    /// Waits until all is kept, for so long at most.
+    pub async fn close(self, patience: Duration) {
+        // A server that is away for longer does not tell of it; whoever reads asks the one that knows most.
+        let _ = tokio::time::timeout(patience, self.recorder.settled()).await;
     }
 }

@@ -7,7 +7,7 @@
 //! shared        what the agent calls, and the tasks behind it
 //!   scripts     Lua and what its answers mean      keys    every key and channel
 //!   access      where Redis is, and how an agent is let in
-//!   sentinel    where the master is, where sentinels know
+//!   sentinel    where the master is, where sentinels know    cut    when nobody is to be reached, on purpose
 //!   servers     one server or cluster, or several servers of which most decide
 //!   desk        one server's questions about leases, put to it together
 //!   survey      who is in a Redis Cluster          slots   and has which keys
@@ -20,7 +20,7 @@
 //!   registry    heartbeats and the list of nodes    bus    questions and answers between nodes
 //!   events      what happens, for whoever listens    history   what has been with leases
 //!   reason      errors in words
-//! client        the same registry and bus for one command of circusctl
+//! client        the same registry and bus for one command of circusctl; the same history for a drill's witness
 //!
 //! local         the same leases on one machine, by file locks
 //! identity      who an agent is over its restarts
@@ -37,6 +37,7 @@ pub mod events;
 mod access;
 mod acks;
 mod bus;
+mod cut;
 mod desk;
 mod facts;
 mod history;

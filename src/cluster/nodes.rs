@@ -176,7 +176,7 @@ impl Nodes {
             return kept.lines.clone();
         }
         let spec = one_of(&inner.spec, &inner.seeds, at);
-        let (lines, keep_up) = Lines::open(spec, &inner.name, Whereabouts::unknown());
+        let (lines, keep_up) = Lines::open(spec, &inner.name, inner.whereabouts.unknown_beside());
         let watched = watch_line(Arc::downgrade(inner), lines.plain.state());
         let looked_at = facts::watch(lines.plain.clone(), Place::Cluster, inner.events.clone());
         let task = tokio::spawn(async move {

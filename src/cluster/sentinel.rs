@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout, timeout_at};
 
 use super::access::Server;
+use super::cut::Cut;
 use super::link::Backoff;
 use super::survey::Connections;
 use super::{reason, subscription};
@@ -111,11 +112,28 @@ pub(super) struct Whereabouts {
     servers: Arc<Mutex<Vec<Arc<str>>>>,
     /// Connections to some of these.
     pub(super) connections: Connections,
+    /// Whether it may be gone to at all.
+    cut: Cut,
 }
 
 impl Whereabouts {
     pub(super) fn unknown() -> Whereabouts {
-        Whereabouts { master: watch::Sender::new(None), servers: Arc::default(), connections: Connections::default() }
+        Whereabouts {
+            master: watch::Sender::new(None),
+            servers: Arc::default(),
+            connections: Connections::default(),
+            cut: Cut::none(),
+        }
+    }
+
+    /// Nothing is known, but what cuts these off cuts those off too.
+    pub(super) fn unknown_beside(&self) -> Whereabouts {
+        Whereabouts { cut: self.cut.clone(), ..Whereabouts::unknown() }
+    }
+
+    /// What cuts connections off.
+    pub(super) fn cut(&self) -> &Cut {
+        &self.cut
     }
 
     /// The servers of the cluster that were last told of.
@@ -133,8 +151,16 @@ impl Whereabouts {
         self.master.send_replace(Some(Arc::clone(address)));
     }
 
-    /// Waits until the master is known to be elsewhere, and says so.
+    /// Waits until a connection to this address is of no more use, as the master is known to be elsewhere or connections
+    /// are cut off, and says so.
     pub(super) async fn elsewhere(&self, address: &str) -> String {
+        tokio::select! {
+            moved = self.moved(address) => moved,
+            cut_off = self.cut.fell() => cut_off,
+        }
+    }
+
+    async fn moved(&self, address: &str) -> String {
         let mut heard = self.master.subscribe();
         let elsewhere = |known: &Option<Arc<str>>| known.as_deref().is_some_and(|known| known != address);
         let now = heard.wait_for(elsewhere).await.ok().and_then(|known| known.clone());

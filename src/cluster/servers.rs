@@ -72,6 +72,11 @@ impl Servers {
         self.0.iter()
     }
 
+    /// Cuts all connections off for so long.
+    pub(super) fn cut_off(&self, time: Duration) {
+        self.iter().for_each(|server| server.whereabouts.cut().last(time));
+    }
+
     /// What most servers answer to `ask`, within `patience`. What is to be done about those that say otherwise is seen to
     /// afterwards.
     pub(super) fn ask(

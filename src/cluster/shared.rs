@@ -65,6 +65,7 @@ pub struct BusQuestion {
 
 /// The shared world through Redis: one server, or several. Dropping it ends all of it without a word; [`Redis::leave`] says good-bye.
 pub struct Redis {
+    spec: RedisSpec,
     cluster: ClusterName,
     node: NodeName,
     instance: u128,
@@ -114,6 +115,7 @@ impl Redis {
         let publisher = Publisher::start(&cluster, servers.clone());
         let recorder = Recorder::start(&node, &servers);
         Redis {
+            spec: redis,
             cluster,
             node,
             instance,
@@ -174,6 +176,17 @@ impl Redis {
         self.tell(async move { Some(Event::HistoryRead { request, read: read.await }) });
     }
 
+    /// What cuts this agent off from Redis, for as long as it is told: for a drill.
+    pub fn cutter(&self) -> impl FnOnce(Duration) + Send + use<> {
+        let servers = self.servers.clone();
+        move |time| servers.cut_off(time)
+    }
+
+    /// Where Redis is.
+    pub fn spec(&self) -> &RedisSpec {
+        &self.spec
+    }
+
     /// Lists the nodes of the cluster; [`Event::RosterRead`] brings them, sorted by name.
     pub fn read_roster(&self, request: RequestId) {
         let call = registry::roster_call(&self.cluster);
@@ -220,7 +233,8 @@ impl Redis {
         }
     }
 
-    fn lease(&self, watcher: &WatcherName) -> LeaseName {
+    /// The lease of a watcher.
+    pub fn lease(&self, watcher: &WatcherName) -> LeaseName {
         LeaseName { cluster: self.cluster.clone(), watcher: watcher.clone() }
     }
 

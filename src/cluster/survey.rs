@@ -83,6 +83,7 @@ impl Connections {
 /// # Errors
 /// None answered, or the cluster is down.
 pub(super) async fn survey(spec: &RedisSpec, seeds: &Seeds, whereabouts: &Whereabouts) -> Result<View, String> {
+    whereabouts.cut().check()?;
     let mut known = whereabouts.servers();
     known.extend(seeds.at.iter().map(|at| Arc::from(at.as_str())));
     known.sort_unstable();

@@ -49,6 +49,7 @@ pub(super) fn build(doc: &Document, around: &Surroundings, problems: &mut Proble
         cluster: ClusterName::parse(&circus.text("cluster")?).ok()?,
         control_socket: circus.path("control_socket"),
         state_dir: circus.path("state_dir"),
+        allow_drills: circus.bool("allow_drills"),
         pidfile: circus.path("pidfile"),
         umask: circus.number("umask"),
         log_level: circus.level("loglevel"),

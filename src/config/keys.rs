@@ -118,6 +118,8 @@ pub(super) const KEYS: &[Key] = &[
     key(Circus, "control_socket", Path, eg("/run/circus/web-1.sock"), Works, "where circusctl finds this agent"),
     key(Circus, "state_dir", Path, eg("/var/lib/circus"), Works, "where the agent keeps what outlives it"),
     key(Circus, "pidfile", Path, eg("/run/circus/circus.pid"), Works, "where the agent writes its pid"),
+    key(Circus, "allow_drills", Bool, is("False"), Works,
+        "lets circusctl drill kill, freeze or cut off this agent"),
     key(Circus, "umask", Octal, eg("022"), Works, "file mode mask, octal; its children inherit it"),
     key(Circus, "loglevel", Level, is("info"), Works, "critical, error, warning, info or debug"),
     key(Circus, "logoutput", LogOutput, is("-"), Works, "-: stderr; a path, or syslog://HOST:PORT?FACILITY"),

@@ -27,6 +27,7 @@
 pub mod clock;
 pub mod guard;
 pub mod output;
+pub mod witness;
 
 mod ack;
 mod cgroup;

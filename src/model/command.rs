@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+use super::drill::{Drill, Kind};
 use super::event::{Changes, Reach, TokenState};
 use super::explain::Explanation;
 use super::history::History;
@@ -104,6 +105,9 @@ pub enum Command {
     Metrics,
     /// Moves a singleton to another node.
     Failover { watcher: String, to: Option<NodeName>, patience: Patience },
+    /// Does a bad thing to the agent that holds a singleton, to see the promise kept; `lasting`: for so long, where that is
+    /// not left to the holder.
+    Drill { watcher: String, kind: Kind, lasting: Option<Duration> },
     /// Whether the tenure under this token is the one that holds the lease now.
     LeaseCheck { watcher: String, token: u64 },
     /// Declares a lease that nobody ever held to be free, so that its first taking need not wait.
@@ -167,6 +171,7 @@ impl Command {
             | Command::History { .. }
             | Command::Explain { .. }
             | Command::Metrics
+            | Command::Drill { .. }
             | Command::LeaseCheck { .. }
             | Command::LeaseInit { .. } => Patience::Admitted,
         };
@@ -237,6 +242,8 @@ pub enum Answer {
     Histories(Vec<(WatcherName, History)>),
     /// How a token stands.
     LeaseChecked { watcher: WatcherName, token: u64, state: TokenState },
+    /// A drill is about to begin here, and is witnessed.
+    Drilling { node: NodeName, drill: Box<Drill> },
     /// A singleton left this node.
     Moved { from: NodeName, to: Option<NodeName>, token: u64 },
 }
@@ -264,6 +271,8 @@ pub enum Refusal {
     NotHolder { watcher: WatcherName, holder: Option<String> },
     /// Nobody could take the singleton over.
     NoCandidate(String),
+    /// This node's configuration allows no drills.
+    NoDrills(NodeName),
     /// The agent is stopping and admits nothing new.
     Stopping,
     /// There is no cluster: no `[redis]` section.
@@ -289,7 +298,11 @@ impl Refusal {
             | Refusal::NoSuchSocket { .. }
             | Refusal::NoSuchProcess { .. }
             | Refusal::NotSingleton(_) => 3,
-            Refusal::NotHolder { .. } | Refusal::NoCandidate(_) | Refusal::Stopping | Refusal::NoCluster => 5,
+            Refusal::NotHolder { .. }
+            | Refusal::NoCandidate(_)
+            | Refusal::NoDrills(_)
+            | Refusal::Stopping
+            | Refusal::NoCluster => 5,
             Refusal::Exists(_) | Refusal::SocketExists(_) => 5,
             Refusal::Unavailable(_) | Refusal::Failed(_) | Refusal::BadConfig(_) => 6,
         }
@@ -318,6 +331,11 @@ impl fmt::Display for Refusal {
             }
             Refusal::NotHolder { watcher, holder: None } => write!(f, "nobody is known to hold {watcher}"),
             Refusal::NoCandidate(why) => f.write_str(why),
+            Refusal::NoDrills(node) => write!(
+                f,
+                "{node} allows no drills: put allow_drills = true into the [circus] section of its file, then \
+                 circusctl reloadconfig --node {node}"
+            ),
             Refusal::Stopping => f.write_str("the agent is stopping"),
             Refusal::NoCluster => f.write_str("this agent has no [redis] section, so it knows no other node"),
             Refusal::Exists(name) => write!(f, "'{name}' already exist"),

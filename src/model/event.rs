@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::command::{Command, NodeRow, Outcome, RequestId, Sample, Target};
+use super::drill::Drill;
 use super::history::{Entry, Fact};
 use super::names::{ClusterName, NodeName, Owner, WatcherName};
 use super::snapshot::ProcessView;
@@ -70,6 +71,8 @@ pub enum Event {
     LeaseInitialised { request: RequestId, result: Result<(), String> },
     /// A door's question about a token came back.
     LeaseChecked { request: RequestId, result: Result<TokenState, String> },
+    /// A drill is watched from outside, and begins in a moment; or why it does not.
+    DrillWatched { request: RequestId, result: Result<(), String> },
     /// What the store keeps of some leases was read for a request, or could not be.
     HistoryRead { request: RequestId, read: Result<HistoryRead, String> },
     /// Processes were sampled for a request.
@@ -345,6 +348,8 @@ pub enum Action {
     CheckLease { request: RequestId, watcher: WatcherName, token: u64 },
     /// Keep a fact about a tenure where the lease is kept, as soon as the store can be reached. Nothing answers.
     Record { watcher: WatcherName, fact: Fact },
+    /// Have a drill begin, once a witness outside of this agent watches it; ends in `DrillWatched`.
+    Drill { request: RequestId, drill: Box<Drill> },
     /// Read what the store keeps of these leases; ends in `HistoryRead`.
     ReadHistory { request: RequestId, watchers: Vec<WatcherName> },
     /// Read the registry.

@@ -79,10 +79,12 @@ pub enum Cause {
     GaveUp,
     /// Its child ended, and is not to be replaced.
     Finished,
+    /// A drill did what is in the detail to its holder: told by the drill's witness, not by the holder.
+    Drilled,
 }
 
 impl Cause {
-    const ALL: [Cause; 10] = [
+    const ALL: [Cause; 11] = [
         Cause::Moved,
         Cause::Stopped,
         Cause::AgentStopping,
@@ -93,6 +95,7 @@ impl Cause {
         Cause::Expired,
         Cause::GaveUp,
         Cause::Finished,
+        Cause::Drilled,
     ];
 
     /// The word for programs.
@@ -108,6 +111,7 @@ impl Cause {
             Cause::Expired => "expired",
             Cause::GaveUp => "gave-up",
             Cause::Finished => "finished",
+            Cause::Drilled => "drilled",
         }
     }
 
@@ -240,13 +244,15 @@ struct Facts<'a> {
 }
 
 impl<'a> Facts<'a> {
-    /// Takes one in. Where one fact was told twice, the better measured counts.
+    /// Takes one in. Where one fact was told twice, the better measured counts. A drill's witness knows best: the holder
+    /// was dead, frozen or cut off when its child ended, and notices later.
     fn add(&mut self, entry: &'a Entry) {
         let place = match entry.what {
             What::Started { .. } => &mut self.started,
             What::Ended(_) | What::Idle(_) => &mut self.ended,
         };
-        let rank = |entry: &Entry| (entry.slack, entry.at);
+        let witnessed = |entry: &Entry| matches!(&entry.what, What::Ended(ending) if ending.cause == Cause::Drilled);
+        let rank = |entry: &Entry| (!witnessed(entry), entry.slack, entry.at);
         if place.is_none_or(|old| rank(entry) < rank(old)) {
             *place = Some(entry);
         }

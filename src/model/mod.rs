@@ -28,6 +28,8 @@ pub mod restart;
 
 pub mod history;
 
+pub mod drill;
+
 pub mod checkup;
 pub mod process;
 

@@ -4,6 +4,7 @@
 //! its reason; the last line says what to type next. What is missing in a reply, or is not what it should be, shows as
 //! `-`: agents of other versions are worth showing too.
 
+mod drill;
 mod explain;
 mod follow;
 mod history;
@@ -22,6 +23,7 @@ use serde_json::Value;
 
 use crate::model::command::Command;
 
+pub use drill::{drill_begun, drill_ended, drill_started, drill_verdict};
 pub use follow::StreamView;
 pub use status::problems;
 pub use summary::status_line;

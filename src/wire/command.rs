@@ -46,6 +46,7 @@ pub fn command_name(command: &Command) -> &'static str {
         Command::Metrics => "metrics",
         Command::History { .. } => "history",
         Command::Failover { .. } => "failover",
+        Command::Drill { .. } => "drill",
         Command::LeaseCheck { .. } => "lease-check",
         Command::LeaseInit { .. } => "lease-init",
     }
@@ -130,6 +131,9 @@ pub fn command_json(command: &Command) -> Value {
         Command::History { watcher, count } => {
             json!({"name": watcher, "count": (*count != usize::MAX).then_some(count)})
         }
+        Command::Drill { watcher, kind, lasting } => {
+            json!({"name": watcher, "kind": kind.word(), "lasting": lasting.map(|lasting| lasting.as_secs_f64())})
+        }
         Command::LeaseCheck { watcher, token } => json!({"name": watcher, "token": token}),
         Command::LeaseInit { watcher } | Command::Explain { watcher } => json!({"name": watcher}),
     };
@@ -152,6 +156,7 @@ mod tests {
 
     use super::*;
     use crate::model::command::Target;
+    use crate::model::drill::Kind;
     use crate::model::event::Changes;
     use crate::wire::parse_request;
 
@@ -186,6 +191,8 @@ mod tests {
             Command::History { watcher: name(), count: usize::MAX },
             Command::LeaseCheck { watcher: "beat".into(), token: u64::MAX },
             Command::LeaseInit { watcher: "beat".into() },
+            Command::Drill { watcher: "beat".into(), kind: Kind::Kill, lasting: None },
+            Command::Drill { watcher: "beat".into(), kind: Kind::RedisLoss, lasting: Some(Duration::from_millis(500)) },
         ];
         for patience in [Patience::Admitted, Patience::Settled] {
             for pattern in [None, name().map(Pattern::Glob), name().map(Pattern::Name), Pattern::regex("w.b").ok()] {

@@ -59,9 +59,10 @@ use crate::model::snapshot::{
 ///   - TENURE: `token from to start end pid gap gap_at_most overlap cause detail by last_seen`; `start`, `end` and
 ///     `last_seen` are seconds of the Unix epoch by the store's clock; a null `gap` or `overlap` could not be measured;
 ///     why it came here is `cause` (`first moved stopped agent-stopping removed changed taken unconfirmed expired gave-up
-///     finished released died unknown`), `detail` and `by`
+///     finished drilled released died unknown`), `detail` and `by`
 /// - `lease-check`: `name`, `token`, `holds`; where it does `left`, else `holder` and `latest`, the last token drawn
 /// - `failover`: `from`, `to` (or null), `token`
+/// - `drill`: `node name token pid ttl kind lasting`: it begins in a moment; `lasting` is null where it does not pass
 ///
 /// An error has `reason`, `code` ([`error_code`]), `errno` and `tb` (null), and where it is known `hint` (a name like
 /// the one that is not there) or `holder` (the node to ask instead).
@@ -160,6 +161,7 @@ pub fn error_code(refusal: &Refusal) -> &'static str {
         Refusal::NoSuchProcess { .. } => "no-such-process",
         Refusal::NotHolder { .. } => "not-holder",
         Refusal::NoCandidate(_) => "no-candidate",
+        Refusal::NoDrills(_) => "no-drills",
         Refusal::Stopping => "stopping",
         Refusal::NoCluster => "no-cluster",
         Refusal::Unavailable(_) => "unavailable",
@@ -265,6 +267,15 @@ fn done(answer: &Answer) -> Object {
         }
         Answer::Histories(told) => ok(history::histories(told)),
         Answer::LeaseChecked { watcher, token, state } => ok(history::token_state(watcher, *token, state)),
+        Answer::Drilling { node, drill } => ok(json!({
+            "node": node.as_str(),
+            "name": drill.watcher.as_str(),
+            "token": drill.token,
+            "pid": drill.pid,
+            "ttl": seconds(drill.ttl),
+            "kind": drill.kind.word(),
+            "lasting": drill.lasting.map(seconds),
+        })),
         Answer::Moved { from, to, token } => {
             ok(json!({"from": from.as_str(), "to": to.as_ref().map(|to| to.as_str()), "token": token}))
         }

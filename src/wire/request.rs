@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 
 use super::settings::{self, Of};
 use crate::model::command::{Command, Leave, Patience, Refusal, ReloadWay, Target};
+use crate::model::drill::Kind;
 use crate::model::event::{Changes, Reach, signal_number};
 use crate::model::names::{NodeName, SocketName, WatcherName};
 use crate::model::pattern::Pattern;
@@ -181,6 +182,7 @@ impl<'a> Properties<'a> {
             "metrics" => Command::Metrics,
             "history" => Command::History { watcher: watcher()?, count: self.count("count")?.unwrap_or(usize::MAX) },
             "failover" => Command::Failover { watcher: needed()?, to: self.node("to")?, patience: self.patience()? },
+            "drill" => self.drill()?,
             "lease-check" => {
                 Command::LeaseCheck { watcher: needed()?, token: self.token()?.ok_or_else(|| missing("token"))? }
             }
@@ -203,6 +205,16 @@ impl<'a> Properties<'a> {
     fn token(&self) -> Result<Option<u64>, Refusal> {
         let Some(value) = self.get("token") else { return Ok(None) };
         value.as_u64().map(Some).ok_or_else(|| wrong("token", "a whole number"))
+    }
+
+    fn drill(&self) -> Result<Command, Refusal> {
+        let watcher = self.needed("name")?;
+        let kind = self.needed("kind")?;
+        let kind = Kind::parse(&kind).ok_or_else(|| {
+            let kinds = Kind::ALL.map(Kind::word).join(", ");
+            Refusal::BadMessage(format!("'kind' is one of {kinds}, not '{kind}'"))
+        })?;
+        Ok(Command::Drill { watcher, kind, lasting: self.seconds("lasting")? })
     }
 
     fn stats(&self) -> Result<Command, Refusal> {

@@ -344,7 +344,8 @@ impl World {
             | Action::InitLease { .. }
             | Action::CheckLease { .. }
             | Action::Record { .. }
-            | Action::ReadHistory { .. } => {}
+            | Action::ReadHistory { .. }
+            | Action::Drill { .. } => {}
         }
     }
 

@@ -133,6 +133,7 @@ impl Node {
             | Command::SetSocket { .. }
             | Command::RemoveSocket { .. }
             | Command::Failover { .. }
+            | Command::Drill { .. }
             | Command::LeaseInit { .. }
                 if stopping =>
             {
@@ -218,6 +219,9 @@ impl Node {
             Command::Failover { watcher, to, patience } => {
                 return self.admit_failover(request, watcher, to, patience, actions).map(|()| None);
             }
+            Command::Drill { watcher, kind, lasting } => {
+                return self.admit_drill(request, watcher, kind, lasting, actions).map(|()| None);
+            }
             Command::LeaseCheck { watcher, token } => {
                 let name = self.singleton(&watcher)?;
                 actions.push(Action::CheckLease { request, watcher: name.clone(), token });
@@ -232,7 +236,7 @@ impl Node {
         Ok(Some(Reply::Done(answer)))
     }
 
-    fn ask_roster(&mut self, request: RequestId, command: Command, actions: &mut Vec<Action>) {
+    pub(super) fn ask_roster(&mut self, request: RequestId, command: Command, actions: &mut Vec<Action>) {
         // As one part of a gathered request the registry would answer for a request that is something else by now.
         if self.errands.contains_key(&request) {
             let refusal = Refusal::BadMessage("ask one node for this: each knows the same".into());
@@ -360,7 +364,7 @@ impl Node {
     }
 }
 
-fn name_of(watcher: &Watcher) -> WatcherName {
+pub(super) fn name_of(watcher: &Watcher) -> WatcherName {
     watcher.spec().name.clone()
 }
 
@@ -372,7 +376,7 @@ struct Move {
 }
 
 /// The node that takes a singleton over: the one asked for, if it can, or of those that can the one heard of last.
-fn successor(
+pub(super) fn successor(
     watcher: &WatcherName,
     holder: &NodeName,
     to: Option<NodeName>,

@@ -13,6 +13,7 @@
 
 mod changes;
 mod commands;
+mod drills;
 mod order;
 mod relay;
 mod sockets;
@@ -290,6 +291,7 @@ impl Node {
                 self.reply(request, reply, actions);
             }
             Event::LeaseChecked { request, result } => self.lease_checked(request, result, actions),
+            Event::DrillWatched { request, result } => self.drill_watched(request, result, actions),
             Event::HistoryRead { request, read } => self.history_read(request, read, actions),
             Event::Sampled { request, samples } => self.sampled(request, samples, actions),
             Event::HookEnded { hook, end } => {

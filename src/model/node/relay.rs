@@ -105,6 +105,9 @@ impl Node {
                 (Command::Failover { watcher, to, patience }, Ok(rows)) => {
                     self.fail_over(request, &watcher, to, patience, Some(&rows), actions);
                 }
+                (Command::Drill { watcher, kind, lasting }, Ok(rows)) => {
+                    self.drill(request, (&watcher, kind, lasting), &rows, actions);
+                }
                 (_, Ok(rows)) => self.reply(request, Reply::Done(Answer::Nodes(rows)), actions),
             },
             Some(errand @ (Errand::Gather { .. } | Errand::Pass { .. })) => {

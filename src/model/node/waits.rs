@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::Node;
 use super::watchers::Key;
 use crate::model::command::{Answer, Patience, Refusal, Reply, RequestId, Sample};
+use crate::model::drill::Drill;
 use crate::model::event::{Action, HistoryRead, ProcessId, TokenState};
 use crate::model::history;
 use crate::model::lease::Hold;
@@ -50,6 +51,8 @@ pub(super) enum Goal {
     Checked { watcher: WatcherName, token: u64 },
     /// What the store keeps comes back.
     HistoryRead { count: usize },
+    /// The witness of a drill watches.
+    Drilled { drill: Box<Drill> },
     /// The agent has ended.
     Left,
 }
@@ -81,9 +84,8 @@ impl Node {
         result: Result<TokenState, String>,
         actions: &mut Vec<Action>,
     ) {
-        let checking = |wait: &Wait| wait.request == request && matches!(wait.goal, Goal::Checked { .. });
-        let Some(index) = self.waits.iter().position(checking) else { return };
-        let Goal::Checked { watcher, token } = self.waits.remove(index).goal else { return };
+        let goal = self.take_wait(request, |goal| matches!(goal, Goal::Checked { .. }));
+        let Some(Goal::Checked { watcher, token }) = goal else { return };
         let reply = match result {
             Ok(state) => Reply::Done(Answer::LeaseChecked { watcher, token, state }),
             Err(why) => Reply::Refused(Refusal::Unavailable(format!("{}: {why}", self.store_name()))),
@@ -98,9 +100,8 @@ impl Node {
         read: Result<HistoryRead, String>,
         actions: &mut Vec<Action>,
     ) {
-        let reading = |wait: &Wait| wait.request == request && matches!(wait.goal, Goal::HistoryRead { .. });
-        let Some(index) = self.waits.iter().position(reading) else { return };
-        let Goal::HistoryRead { count } = self.waits.remove(index).goal else { return };
+        let goal = self.take_wait(request, |goal| matches!(goal, Goal::HistoryRead { .. }));
+        let Some(Goal::HistoryRead { count }) = goal else { return };
         let reply = match read {
             Ok(HistoryRead { now, leases }) => {
                 let told = leases.into_iter().map(|(watcher, entries)| {
@@ -117,6 +118,12 @@ impl Node {
 
     // ---- open requests ----
 
+    /// What a request waits for, which is due now; nothing where it waits for something else, or not any more.
+    pub(super) fn take_wait(&mut self, request: RequestId, is: impl Fn(&Goal) -> bool) -> Option<Goal> {
+        let index = self.waits.iter().position(|wait| wait.request == request && is(&wait.goal))?;
+        Some(self.waits.remove(index).goal)
+    }
+
     /// Answers all requests that are still open: the agent leaves.
     pub(super) fn dismiss(&mut self, actions: &mut Vec<Action>) {
         for wait in std::mem::take(&mut self.waits) {
@@ -131,6 +138,7 @@ impl Node {
                 | Goal::Sampled { .. }
                 | Goal::Checked { .. }
                 | Goal::HistoryRead { .. }
+                | Goal::Drilled { .. }
                 | Goal::Extended { .. } => Reply::Refused(Refusal::Stopping),
             };
             self.reply(wait.request, reply, actions);
@@ -170,7 +178,11 @@ impl Node {
         let now = self.now;
         let done = |answer| Some(Reply::Done(answer));
         match goal {
-            Goal::Left | Goal::Sampled { .. } | Goal::Checked { .. } | Goal::HistoryRead { .. } => None,
+            Goal::Left
+            | Goal::Sampled { .. }
+            | Goal::Checked { .. }
+            | Goal::Drilled { .. }
+            | Goal::HistoryRead { .. } => None,
             Goal::Extended { calls, .. } if *calls > 0 => None,
             Goal::Extended { watcher, pid, samples, .. } => {
                 let watcher = watcher.and_then(|key| self.watchers.get(key)).map(|watcher| watcher.spec().name.clone());

@@ -34,6 +34,8 @@ pub struct AgentSpec {
     pub control_socket: Option<PathBuf>,
     /// Where state is kept; nothing: the default.
     pub state_dir: Option<PathBuf>,
+    /// Whether `drill` may harm this agent.
+    pub allow_drills: bool,
     /// Where the agent's pid is written.
     pub pidfile: Option<PathBuf>,
     /// The agent's umask, which its children inherit.
