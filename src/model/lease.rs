@@ -17,6 +17,8 @@
 //! - A refresh is due a third after the last confirmed one was sent. When it is not confirmed within another third,
 //!   the lease is *losing*: the child's stop begins, and the rest of the ttl is its time to end.
 //! - Refused because someone else has it: the child is killed at once.
+//! - A question has as long as a refresh may take. A refresh without an answer is asked again three times as often, so
+//!   that it survives a connection that hangs, and a store that is far away.
 //! - No failure of the store is an answer. Only a grant prolongs, only a refusal ends, only time expires.
 //! - A grant that arrives when nobody waits for it, or after its end, is released.
 //! - A release is asked for only after the tree is gone, and an owner is never used for two tenures. One whose question
@@ -253,6 +255,8 @@ impl Lease {
                     LeaseAnswer::Granted { .. } if now < end => {
                         if held.confirmed < ask.sent {
                             held.confirmed = ask.sent;
+                            // What was asked again meanwhile counts when it is answered, and is not asked once more.
+                            held.asked = None;
                             (held.due, held.next) = (due, tick.max(now));
                             if held.loss.is_none() {
                                 held.trouble = None;
@@ -270,7 +274,10 @@ impl Lease {
                     }
                     LeaseAnswer::Failed { reason } => {
                         self.counts.refreshes_failed += 1;
-                        held.trouble = Some(reason);
+                        // One that was confirmed since is no trouble any more.
+                        if held.confirmed < ask.sent {
+                            held.trouble = Some(reason);
+                        }
                     }
                     other => {
                         self.counts.refreshes_failed += 1;
@@ -368,16 +375,21 @@ impl Lease {
         tick.max(sent + self.timings.refresh_interval.mul_f64(1.0 - LeaseTimings::JITTER))
     }
 
-    /// One question's time: several fit into a refresh's time-out.
-    fn attempt(&self) -> Duration {
+    /// After so long without an answer a refresh or a release is put again, beside what is still open: the first one may
+    /// be lost, and where the store is only far away its answer counts as well as ever.
+    fn again(&self) -> Duration {
         self.timings.refresh_timeout / 3
+    }
+
+    /// After so long without an answer a question was lost on its way to the store's adapter.
+    fn lost(&self) -> Duration {
+        self.timings.refresh_timeout + self.again()
     }
 
     /// Does what has come due.
     pub fn advance(&mut self, now: Time, questions: &mut Vec<Question>) {
-        let attempt = self.attempt();
+        let (again, lost) = (self.again(), self.lost());
         let LeaseTimings { ttl, refresh_timeout, .. } = self.timings;
-        let patience = attempt * 2;
         if let State::Aside { until: Some(until), .. } = self.state
             && until <= now
         {
@@ -389,13 +401,13 @@ impl Lease {
                 if *next <= now {
                     let seen = self.seen.map(|seen| now.since(seen));
                     let kind = AskKind::Take { ttl, longest: self.longest, seen };
-                    questions.push((Ask { owner: owner.clone(), sent: now, kind }, attempt));
+                    questions.push((Ask { owner: owner.clone(), sent: now, kind }, refresh_timeout));
                     self.state = State::Asking { owner: owner.clone(), sent: now, freed: false };
                 }
             }
             State::Asking { owner, sent, .. } => {
-                // The adapter answers within the attempt; were it not to, asking again is what is left.
-                if *sent + patience <= now {
+                // The adapter answers in time; were it not to, asking again is what is left.
+                if *sent + lost <= now {
                     let why = Why::NoAnswer("the question got lost".into());
                     self.state = State::Waiting { owner: owner.clone(), next: now, why };
                     self.advance(now, questions);
@@ -413,13 +425,13 @@ impl Lease {
                 if matches!(held.loss, Some(Loss::Taken { .. } | Loss::Expired)) {
                     return;
                 }
-                if held.asked.is_some_and(|sent| sent + patience <= now) {
+                if held.asked.is_some_and(|sent| sent + again <= now) {
                     (held.asked, held.next) = (None, now);
                 }
                 if held.asked.is_none() && held.next <= now {
                     held.asked = Some(now);
                     let kind = AskKind::Refresh { ttl, token: held.token };
-                    questions.push((Ask { owner: held.owner.clone(), sent: now, kind }, attempt));
+                    questions.push((Ask { owner: held.owner.clone(), sent: now, kind }, refresh_timeout));
                 }
             }
             State::Releasing { owner, to, next, since, then } => {
@@ -429,9 +441,9 @@ impl Lease {
                     self.rest(now, then, None);
                     self.advance(now, questions);
                 } else if *next <= now {
-                    *next = now + attempt + Duration::from_millis(100);
+                    *next = now + again + Duration::from_millis(100);
                     let kind = AskKind::Release { to: to.clone() };
-                    questions.push((Ask { owner: owner.clone(), sent: now, kind }, attempt));
+                    questions.push((Ask { owner: owner.clone(), sent: now, kind }, refresh_timeout));
                 }
             }
         }
@@ -439,13 +451,12 @@ impl Lease {
 
     /// The next deadline.
     pub fn next_wakeup(&self) -> Option<Time> {
-        let patience = self.attempt() * 2;
         match &self.state {
             State::Aside { until, .. } => *until,
             State::Waiting { next, .. } => Some(*next),
-            State::Asking { sent, .. } => Some(*sent + patience),
+            State::Asking { sent, .. } => Some(*sent + self.lost()),
             State::Held(held) => {
-                let question = held.asked.map_or(held.next, |sent| sent + patience);
+                let question = held.asked.map_or(held.next, |sent| sent + self.again());
                 let expiry = held.confirmed + self.timings.validity();
                 match held.loss {
                     Some(Loss::Taken { .. } | Loss::Expired) => None,
@@ -718,6 +729,33 @@ mod tests {
         assert!(matches!(play.lease.hold(at(10.6)), Hold::Losing { .. }));
         play.answer(10.7, &ask, LeaseAnswer::Granted { token: 7 });
         assert_eq!(play.lease.hold(at(10.7)), Hold::Losing { kill: at(10.6) + LeaseTimings::thirds(TTL).validity() });
+    }
+
+    #[test]
+    fn a_store_that_is_far_away_keeps_its_holder() {
+        let mut play = Play::held(0.0);
+        let first = play.advance(5.6);
+        let patience = play.asked[0].1;
+        assert!(patience >= Duration::from_secs(5), "as long as a refresh may take: {patience:?}");
+        let second = play.advance(7.4);
+        play.answer(9.6, &first, LeaseAnswer::Granted { token: 7 });
+        assert_eq!(play.kill(9.6), at(5.6) + LeaseTimings::thirds(TTL).validity());
+        // The second one is still open, and that is no reason to ask a third time.
+        play.idle(9.7);
+        play.answer(11.4, &second, LeaseAnswer::Granted { token: 7 });
+        assert_eq!(play.kill(11.4), at(7.4) + LeaseTimings::thirds(TTL).validity());
+        assert_eq!(play.lease.why(), None);
+    }
+
+    #[test]
+    fn a_failure_that_is_older_than_a_confirmation_is_no_trouble() {
+        let mut play = Play::held(0.0);
+        let first = play.advance(5.6);
+        let second = play.advance(7.4);
+        play.answer(7.5, &second, LeaseAnswer::Granted { token: 7 });
+        play.answer(10.6, &first, failed());
+        assert_eq!(play.lease.why(), None);
+        play.idle(10.7);
     }
 
     #[test]

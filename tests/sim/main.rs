@@ -35,7 +35,7 @@ use witness::Report;
 use world::World;
 
 /// How many seeds a run has unless it is told otherwise, and how many a planted bug may go unseen.
-const SEEDS: u64 = 300;
+const SEEDS: u64 = 400;
 const PATIENCE: u64 = 400;
 
 fn setting(name: &str) -> Option<u64> {
