@@ -41,7 +41,8 @@ use super::time::Time;
 /// How long a released lease is kept for the node it was moved to.
 pub const RESERVATION: Duration = Duration::from_secs(2);
 
-/// Waiting nodes spread over this much when a lease ends, so that they do not ask all at once.
+/// Waiting nodes spread over this much when a lease ends, so that they do not ask all at once; and when they were in each
+/// other's way.
 const HERD: Duration = Duration::from_millis(50);
 
 /// A question to put to the store now, with the time it has.
@@ -61,6 +62,8 @@ pub struct Lease {
     longest: Duration,
     /// When another node was last seen to hold it.
     seen: Option<Time>,
+    /// How often in a row this node and others were in each other's way.
+    splits: u32,
     latency: Option<Duration>,
     counts: LeaseCounts,
 }
@@ -143,7 +146,7 @@ impl Lease {
         let state = State::Aside { until: None, why: String::new(), given_to: None };
         let phase = node.as_str().bytes().fold(0xcbf2_9ce4_8422_2325, fnv_1a);
         let (longest, counts) = (timings.ttl, LeaseCounts::default());
-        Lease { name, node, timings, random, phase, state, longest, seen: None, latency: None, counts }
+        Lease { name, node, timings, random, phase, state, longest, seen: None, splits: 0, latency: None, counts }
     }
 
     /// This node would run the child. Ends a stand-back too.
@@ -232,6 +235,7 @@ impl Lease {
                 LeaseAnswer::Granted { token },
             ) if *owner == ask.owner && now < end => {
                 self.counts.taken += 1;
+                self.splits = 0;
                 self.took(now.since(ask.sent));
                 self.state = State::Held(Held {
                     owner: ask.owner.clone(),
@@ -319,12 +323,14 @@ impl Lease {
                     LeaseAnswer::Held { by, left, .. } => (left + self.random.below(HERD), Why::HeldBy(by)),
                     LeaseAnswer::Quarantined { left } => (left + self.random.below(HERD), Why::Quarantine),
                     LeaseAnswer::Reserved { node, left } => (left + self.random.below(HERD), Why::ReservedFor(node)),
-                    // Whoever is in each other's way does not meet again.
-                    LeaseAnswer::Split { reason } => (self.random.below(self.pause()), Why::Split(reason)),
+                    LeaseAnswer::Split { reason } => (self.apart(), Why::Split(reason)),
                     LeaseAnswer::Failed { reason } => (self.retry(), Why::NoAnswer(reason)),
                     other => (self.retry(), Why::NoAnswer(format!("the store answered {other:?}"))),
                 };
                 let next = if freed { now } else { now + pause };
+                if !matches!(why, Why::Split(_)) {
+                    self.splits = 0;
+                }
                 match why {
                     // The same owner asks again: were the lost answer a grant, this one is the same grant.
                     Why::NoAnswer(_) => self.state = State::Waiting { owner, next, why },
@@ -349,6 +355,14 @@ impl Lease {
 
     fn retry(&mut self) -> Duration {
         self.random.about(self.pause(), 0.2)
+    }
+
+    /// How long to wait so that those who were in each other's way do not meet again: where servers are near a moment
+    /// suffices, and where they are far it soon is long enough.
+    fn apart(&mut self) -> Duration {
+        let most = HERD.saturating_mul(1 << self.splits.min(16)).min(self.pause());
+        self.splits += 1;
+        self.random.below(most)
     }
 
     /// When the next refresh goes out after one that was sent then: at the last of this node's ticks that is not more
@@ -827,6 +841,30 @@ mod tests {
         play.lease.freed(at(0.1));
         play.answer(0.2, &ask, LeaseAnswer::Held { by: "b:x".into(), left: TTL, ttl: TTL });
         assert!(matches!(play.asked[0].0.kind, AskKind::Take { .. }));
+    }
+
+    #[test]
+    fn those_in_each_others_way_part_by_little_at_first_and_by_more_each_time() {
+        let furthest = |splits: u32| {
+            let furthest = (0..200).map(|seed| {
+                let mut play = Play::new();
+                play.lease.random = Random::from_number(seed);
+                play.lease.want(at(0.0));
+                for _ in 1..splits {
+                    let ask = play.advance(0.0);
+                    play.answer(0.0, &ask, LeaseAnswer::Split { reason: "split".into() });
+                    play.lease.freed(at(0.0));
+                }
+                let ask = play.advance(0.0);
+                play.answer(0.0, &ask, LeaseAnswer::Split { reason: "split".into() });
+                at(0.0).until(play.lease.next_wakeup().unwrap())
+            });
+            furthest.max().unwrap()
+        };
+        let millis = Duration::from_millis;
+        assert!((millis(40)..=millis(50)).contains(&furthest(1)), "{:?}", furthest(1));
+        assert!((millis(150)..=millis(200)).contains(&furthest(3)), "{:?}", furthest(3));
+        assert!((millis(900)..=millis(1000)).contains(&furthest(40)), "{:?}", furthest(40));
     }
 
     #[test]
