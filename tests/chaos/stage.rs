@@ -30,6 +30,7 @@ pub struct Setup {
     agents: usize,
     ttl: Duration,
     child: String,
+    redis: String,
     watcher: String,
     clocks: Option<(Clock, Clock)>,
 }
@@ -38,20 +39,27 @@ impl Setup {
     /// Three agents, a child that ends when it is asked to, and leases of three seconds.
     pub fn new(kind: Kind, scenario: &'static str) -> Setup {
         let ttl = Duration::from_secs(3);
-        Setup { kind, scenario, agents: 3, ttl, child: String::new(), watcher: String::new(), clocks: None }
+        let (child, redis, watcher) = Default::default();
+        Setup { kind, scenario, agents: 3, ttl, child, redis, watcher, clocks: None }
     }
 
     pub fn agents(self, agents: usize) -> Setup {
         Setup { agents, ..self }
     }
 
-    pub fn ttl(self, ttl: Duration) -> Setup {
-        Setup { ttl, ..self }
-    }
-
     /// Options of witness.py.
     pub fn child(self, child: &str) -> Setup {
         Setup { child: child.to_owned(), ..self }
+    }
+
+    /// The kind of Redis that it is played on.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// More lines about Redis.
+    pub fn redis(self, redis: &str) -> Setup {
+        Setup { redis: redis.to_owned(), ..self }
     }
 
     /// More lines of the watcher.
@@ -80,8 +88,9 @@ impl Setup {
         let hosts = (1..=self.agents).map(|number| (format!("web-{number}"), net.host())).collect();
         let witness = Witness::new(home.path());
         let config = format!(
-            "{}lease_ttl = {}ms\n\n[watcher:beat]\ncmd = {}\nsingleton = true\ngraceful_timeout = 1s\n{}",
+            "{}{}lease_ttl = {}ms\n\n[watcher:beat]\ncmd = {}\nsingleton = true\ngraceful_timeout = 1s\n{}",
             store.section(),
+            self.redis,
             self.ttl.as_millis(),
             witness.command(&self.child),
             self.watcher
@@ -192,6 +201,11 @@ impl Stage {
         &self.hosts[node]
     }
 
+    /// The hosts of all agents, servers and sentinels.
+    pub fn all_hosts(&self) -> Vec<Host> {
+        self.net.hosts().to_vec()
+    }
+
     /// The wall clock of Redis's servers, and that of the agents.
     pub fn clocks(&self) -> &(Clock, Clock) {
         self.clocks.as_ref().expect("clocks were asked for")
@@ -247,7 +261,9 @@ impl Stage {
         // From the top, so that nobody sees another stop.
         let all: Vec<u32> = [agent.pid()].into_iter().chain(agent.descendants()).collect();
         all.iter().for_each(|pid| agent::send(*pid, libc::SIGSTOP));
-        self.wait_for("a host to stand still", |_| all.iter().all(|pid| agent::is_stopped(*pid)).then_some(()));
+        self.wait_for("a host to stand still", |_| {
+            all.iter().all(|pid| agent::is_stopped(*pid) || !is_alive(*pid)).then_some(())
+        });
         (now(), all)
     }
 
