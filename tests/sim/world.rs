@@ -198,7 +198,7 @@ impl World {
                 self.store_up(host);
             }
             What::ServerBack { server, data } => self.server_back(server, data),
-            What::Promote { group } => self.fail_over(group),
+            What::Promote { group } => self.promote_one(group),
             What::Demote { server } => self.store.follow(server),
             What::Fault => self.fault(),
         }
