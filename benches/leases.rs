@@ -44,10 +44,12 @@ fn main() {
     slowest(&redis);
 
     redis.command(&["SLOWLOG", "RESET"]);
-    let held = running(&lines(&log)).values().filter(|life| life.node == agents[0].name).count();
-    let killed = agents[0].kill();
+    let holds = |agent: &Agent| running(&lines(&log)).values().filter(|life| life.node == agent.name).count();
+    let most = (0..agents.len()).max_by_key(|at| holds(&agents[*at])).expect("an agent");
+    let (held, name) = (holds(&agents[most]), agents[most].name.clone());
+    let killed = agents[most].kill();
     wait_until(&log, "all leases are held elsewhere", |running| {
-        running.len() == LEASES && running.values().all(|life| life.node != "a")
+        running.len() == LEASES && running.values().all(|life| life.node != name)
     });
     let last = lines(&log).iter().filter(|line| line.start).map(|line| line.at).max().expect("a start");
     println!(

@@ -48,7 +48,7 @@ impl Endpoint {
             "unix" if rest.is_empty() => Err("unix:// needs a path, as in unix:///run/circus/web-1.sock".into()),
             "unix" => Ok(Endpoint::Unix(rest.into())),
             "redis" | "rediss" | "redis+unix" | "redis+sentinel" | "rediss+sentinel" | "redis+majority"
-            | "rediss+majority" | "redis+cluster" | "valkey" | "valkeys" => {
+            | "rediss+majority" | "redis+cluster" | "rediss+cluster" | "valkey" | "valkeys" => {
                 Ok(Endpoint::Redis(RedisSpec::at(Secret::new(text.to_owned()))))
             }
             "unix+redis" => Ok(Endpoint::Redis(RedisSpec::at(Secret::new(format!("redis+unix://{rest}"))))),
@@ -409,6 +409,11 @@ mod tests {
         assert_eq!(Endpoint::parse("/a/b"), Ok(Endpoint::Unix("/a/b".into())));
         let redis = Endpoint::parse("redis://user:pw@host:6379/0").unwrap();
         assert_eq!(redis.to_string(), "redis://host:6379/0");
+        for several in ["sentinel://h/m", "cluster://h,i", "majority://h,i,j"] {
+            for scheme in ["redis", "rediss"] {
+                assert!(matches!(Endpoint::parse(&format!("{scheme}+{several}")), Ok(Endpoint::Redis(_))), "{several}");
+            }
+        }
         let unix = Endpoint::parse("redis+unix:///run/redis.sock?user=u&pass=pw").unwrap();
         assert_eq!(unix.to_string(), "redis+unix:///run/redis.sock");
         assert!(!format!("{redis:?}").contains("pw"));

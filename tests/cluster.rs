@@ -451,7 +451,7 @@ async fn all_that_is_done(words: &[&str]) -> Vec<String> {
     check("held", matches!(agent.ask(&take(&b)).await, LeaseAnswer::Held { .. }));
     check("refresh", agent.ask(&refresh(&a, token)).await == LeaseAnswer::Granted { token });
     check("token checked", matches!(agent.check(token).await, Ok(TokenState::Holds { .. })));
-    agent.redis.record(&beat(), started(token));
+    agent.redis.record(&beat(), &started(token));
     check("history", timeout(STEP, agent.facts(1)).await.is_ok());
     let moved = ask(&a, AskKind::Release { to: Some(node("b")) });
     check("release, and its news", agent.release(&moved, STEP).await.is_empty());
@@ -537,7 +537,7 @@ async fn facts_are_kept_with_the_servers_time_and_a_start_brings_the_tenure_befo
     a.init().await.unwrap();
     let first = a.granted(&take(&owner("a", 1))).await;
     let (earliest, _) = a.history().await.unwrap();
-    a.redis.record(&beat(), started(first));
+    a.redis.record(&beat(), &started(first));
     let entries = a.facts(1).await;
     let (latest, _) = a.history().await.unwrap();
     let [Entry { token, node, at, slack, what: What::Started { pid: 7 }, before: None }] = &entries[..] else {
@@ -553,12 +553,12 @@ async fn facts_are_kept_with_the_servers_time_and_a_start_brings_the_tenure_befo
     assert_eq!(a.ask(&release(&owner("a", 1))).await, LeaseAnswer::Released);
     let released = meta(&server, "until");
     let second = b.granted(&take(&owner("b", 2))).await;
-    b.redis.record(&beat(), started(second));
+    b.redis.record(&beat(), &started(second));
     let entries = b.facts(2).await;
     let before = |token, node: &str, seen, left| Some(Before { token, node: node.into(), seen: Some(seen), left });
     assert_eq!(entries[0].before, before(first, "a", released, Left::Released));
     tokio::time::sleep(TTL / 2).await;
-    a.redis.record(&beat(), Fact { token: first, at: gone, what: What::Ended(ending.clone()) });
+    a.redis.record(&beat(), &Fact { token: first, at: gone, what: What::Ended(ending.clone()) });
     let entries = b.facts(3).await;
     assert_eq!((entries[0].token, &entries[0].what), (first, &What::Ended(ending)));
     // Read a moment later than measured, and back by half of what the reading took.
@@ -573,11 +573,11 @@ async fn facts_are_kept_with_the_servers_time_and_a_start_brings_the_tenure_befo
             _ => tokio::time::sleep(Duration::from_millis(20)).await,
         }
     };
-    a.redis.record(&beat(), started(third));
+    a.redis.record(&beat(), &started(third));
     assert_eq!(a.facts(4).await[0].before, before(second, "b", heard, Left::Expired));
 
     // What is told of another tenure than the latest knows nothing of the one before that.
-    a.redis.record(&beat(), started(second));
+    a.redis.record(&beat(), &started(second));
     assert_eq!(a.facts(5).await[0].before, None);
 }
 
@@ -604,7 +604,7 @@ async fn when_a_holder_was_last_heard_of_outlasts_a_restart_of_the_server() {
             _ => tokio::time::sleep(Duration::from_millis(20)).await,
         }
     };
-    a.redis.record(&beat(), started(second));
+    a.redis.record(&beat(), &started(second));
     let before = Before { token: first, node: "a".into(), seen: Some(heard), left: Left::Expired };
     assert_eq!(a.facts(1).await[0].before, Some(before));
 }
@@ -616,8 +616,8 @@ async fn what_happens_while_redis_is_away_is_kept_when_it_is_back_with_the_time_
     let (before, _) = a.history().await.unwrap();
     server.kill();
     a.down().await;
-    a.redis.record(&beat(), started(5));
-    a.redis.record(&beat(), Fact { token: 5, at: boottime(), what: What::Ended(Ending::of(Cause::Expired)) });
+    a.redis.record(&beat(), &started(5));
+    a.redis.record(&beat(), &Fact { token: 5, at: boottime(), what: What::Ended(Ending::of(Cause::Expired)) });
     tokio::time::sleep(Duration::from_millis(300)).await;
     server.restart();
     a.up().await;
@@ -628,7 +628,7 @@ async fn what_happens_while_redis_is_away_is_kept_when_it_is_back_with_the_time_
         assert!(before <= entry.at + entry.slack && entry.at + 250 < back, "{before} {entry:?} {back}");
     }
     // Whoever leaves waits until the last of it is told.
-    a.redis.record(&beat(), started(6));
+    a.redis.record(&beat(), &started(6));
     a.redis.leave().await;
     assert_eq!(server.number(&["XLEN", &lease().history_key()]), 3);
 }
@@ -640,8 +640,8 @@ async fn a_history_that_somebody_spoilt_holds_up_no_other() {
     let spoilt = WatcherName::parse("spoilt").unwrap();
     let key = LeaseName { cluster: cluster(), watcher: spoilt.clone() }.history_key();
     server.command(&["SET", &key, "mine"]);
-    a.redis.record(&spoilt, started(1));
-    a.redis.record(&beat(), started(2));
+    a.redis.record(&spoilt, &started(1));
+    a.redis.record(&beat(), &started(2));
     assert_eq!(a.facts(1).await[0].token, 2);
     server.command(&["DEL", &key]);
     let deadline = Instant::now() + PATIENCE;
@@ -656,7 +656,7 @@ async fn the_history_of_a_lease_is_bounded() {
     let server = RedisServer::start();
     let mut a = Agent::ready(&server.url(), "a", 1).await;
     for token in 0..3 * KEPT as u64 {
-        a.redis.record(&beat(), started(token));
+        a.redis.record(&beat(), &started(token));
     }
     let last = 3 * KEPT as u64 - 1;
     while a.facts(1).await[0].token < last {}
@@ -986,6 +986,24 @@ async fn asks_of_one_moment_go_out_together_and_each_has_its_answer() {
             assert!(answers.insert(watcher, answer).is_none(), "answered twice");
         }
     }
+}
+
+#[tokio::test]
+async fn a_hasty_refresh_does_not_end_the_patience_of_those_that_go_with_it() {
+    let server = RedisServer::start();
+    let mut agent = Agent::ready(&server.url(), "a", 1).await;
+    agent.init().await.unwrap();
+    let a = owner("a", 1);
+    let token = agent.granted(&take(&a)).await;
+    let hasty = WatcherName::parse("hasty").unwrap();
+    server.freeze();
+    agent.redis.ask(&hasty, refresh(&owner("a", 2), 1), Duration::from_millis(50));
+    agent.redis.ask(&beat(), refresh(&a, token), PATIENCE);
+    let said = agent
+        .next(|event| if let Event::Lease { watcher, answer, .. } = event { Some((watcher, answer)) } else { None });
+    assert!(matches!(said.await, (watcher, LeaseAnswer::Failed { .. }) if watcher == hasty));
+    server.thaw();
+    assert_eq!(agent.answer(&refresh(&a, token)).await, LeaseAnswer::Granted { token });
 }
 
 #[tokio::test]

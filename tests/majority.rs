@@ -108,6 +108,18 @@ async fn one_server_may_die_and_come_back_with_nothing() {
 }
 
 #[tokio::test]
+async fn a_server_that_is_missed_is_told_of_though_most_go_on() {
+    let mut three = Three::start();
+    let mut agent = three.agent("a", 1).await;
+    let missed = |event| if let Event::StoreMissed(missed) = event { Some(missed.servers) } else { None };
+    three.0[1].kill();
+    let told = agent.next(missed).await;
+    assert_eq!(told.keys().collect::<Vec<_>>(), [&format!("127.0.0.1:{}", three.0[1].port())]);
+    three.0[1].restart();
+    assert!(agent.next(missed).await.is_empty());
+}
+
+#[tokio::test]
 async fn without_a_majority_nobody_has_it_and_with_one_it_goes_on() {
     let mut three = Three::start();
     let mut agent = three.agent("a", 1).await;

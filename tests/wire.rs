@@ -21,6 +21,7 @@ use circus_agent::model::spec::{
     HookPoint, HookProgram, HookSpec, OnDemand, Output, ProgramSpec, SocketKind, SocketUse, UserSpec, WatcherSpec,
     Which,
 };
+use circus_agent::model::store::Missed;
 use circus_agent::wire::{parse_request, reply_json};
 use serde_json::{Value, json};
 
@@ -61,6 +62,7 @@ fn snapshot(watchers: Vec<WatcherView>) -> Box<Snapshot> {
         cluster: ClusterName::parse("prod").unwrap(),
         phase: Phase::Running,
         store: StoreView::Down { reason: "connection refused".into() },
+        missed: Missed { of: 3, servers: BTreeMap::from([("r-2:6379".into(), "refused".into())]) },
         watchers,
     })
 }
@@ -104,7 +106,9 @@ fn circuss_circusctl_lists_and_asks_for_status() {
         "processes": [{"wid": 1, "pid": 20755, "state": "running", "age": 1.5, "status": "serving"}],
         "restarts": 3, "last_exit": {"text": "exit 1", "ago": 2.0}, "next_try": 4.0, "lease": null,
     }]);
-    let store = json!({"state": "down", "reason": "connection refused"});
+    let store = json!({
+        "state": "down", "reason": "connection refused", "servers": 3, "missed": {"r-2:6379": "refused"},
+    });
     exchange(
         r#"{"command": "status", "properties": {}, "id": 2}"#,
         &Command::Status { watcher: None },

@@ -573,7 +573,7 @@ impl Store {
 
     fn record(&mut self, watcher: WatcherName, fact: Fact) {
         match self {
-            Store::Redis(redis) => redis.record(&watcher, fact),
+            Store::Redis(redis) => redis.record(&watcher, &fact),
             Store::Local(local) => local.record(watcher, fact),
         }
     }

@@ -8,9 +8,10 @@
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 
 use super::link::{Link, Needs};
-use super::scripts;
+use super::{reason, scripts};
 use crate::model::event::{Ask, AskKind, LeaseAnswer};
 use crate::model::names::LeaseName;
 
@@ -41,9 +42,13 @@ impl Desk {
     pub(super) async fn ask(&self, lease: LeaseName, ask: Ask, patience: Duration) -> LeaseAnswer {
         let (answer, answered) = oneshot::channel();
         let full = || LeaseAnswer::Failed { reason: "too many questions about leases at once".into() };
-        match self.0.try_send(Question { lease, ask, patience, answer }) {
-            Ok(()) => answered.await.unwrap_or_else(|_| full()),
-            Err(_) => full(),
+        if self.0.try_send(Question { lease, ask, patience, answer }).is_err() {
+            return full();
+        }
+        match timeout(patience, answered).await {
+            Ok(answer) => answer.unwrap_or_else(|_| full()),
+            // It went with others that have more time.
+            Err(_) => LeaseAnswer::Failed { reason: reason::no_answer(patience) },
         }
     }
 }
@@ -56,7 +61,7 @@ async fn serve(link: Link, mut asked: mpsc::Receiver<Question>) {
         let is_refresh = |question: &Question| matches!(question.ask.kind, AskKind::Refresh { .. });
         let (mut refreshes, others): (Vec<_>, Vec<_>) = questions.drain(..).partition(is_refresh);
         others.into_iter().for_each(|question| put(&link, vec![question]));
-        // One that is hasty is not kept waiting by one that is not.
+        // So that those which go together have about the same time.
         refreshes.sort_by_key(|question| question.patience);
         while !refreshes.is_empty() {
             let rest = refreshes.split_off(refreshes.len().min(chunk));
@@ -71,7 +76,7 @@ fn put(link: &Link, questions: Vec<Question>) {
     tokio::spawn(async move {
         let together = scripts::refresh_call(questions.iter().map(|question| (&question.lease, &question.ask)));
         let call = together.unwrap_or_else(|| scripts::call(&questions[0].lease, &questions[0].ask));
-        let patience = questions.iter().map(|question| question.patience).min().unwrap_or_default();
+        let patience = questions.iter().map(|question| question.patience).max().unwrap_or_default();
         let needs = match questions[0].ask.kind {
             AskKind::Take { .. } | AskKind::Refresh { .. } => Needs::Acks,
             AskKind::Release { .. } | AskKind::Withdraw => Needs::Nothing,

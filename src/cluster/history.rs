@@ -55,9 +55,9 @@ impl Recorder {
 
     /// Keeps a fact as soon as it can be.
     pub(super) fn record(&mut self, lease: &LeaseName, fact: &Fact) {
-        let sent = self.queues.iter().map(|queue| queue.try_send((lease.clone(), fact.clone())));
+        let sent = self.queues.iter().map(|queue| queue.try_send((lease.clone(), fact.clone())).is_ok());
         // Any one of the servers can tell it later.
-        if sent.filter(Result::is_ok).count() == 0 {
+        if sent.filter(|sent| *sent).count() == 0 {
             self.dropped += 1;
             if self.dropped.is_power_of_two() {
                 tracing::warn!(dropped = self.dropped, "facts are missing in the history of leases");
@@ -187,9 +187,10 @@ pub(super) fn token_state(words: &[String]) -> Result<TokenState, String> {
     let some = |at: usize| Some(word(at)).filter(|word| !word.is_empty());
     match (word(0), word(1).parse()) {
         ("holds", Ok(left)) => Ok(TokenState::Holds { left: Duration::from_millis(left) }),
-        ("over", _) => {
-            Ok(TokenState::Over { holder: some(1).map(node_of), token: some(2).and_then(|token| token.parse().ok()) })
-        }
+        ("over", _) => Ok(TokenState::Over {
+            holder: some(1).map(Owner::node_in),
+            token: some(2).and_then(|token| token.parse().ok()),
+        }),
         ("unsure", _) => Err(word(1).to_owned()),
         _ => Err(format!("Redis answered nonsense: {words:?}")),
     }
@@ -266,7 +267,12 @@ pub(super) fn entry(fields: &BTreeMap<&str, &str>) -> Option<Entry> {
     };
     let before = || {
         let left = Left::parse(fields.get("was_left")?)?;
-        Some(Before { token: number("was_tok")?, node: node_of(fields.get("was_id")?), seen: number("was_seen"), left })
+        Some(Before {
+            token: number("was_tok")?,
+            node: Owner::node_in(fields.get("was_id")?),
+            seen: number("was_seen"),
+            left,
+        })
     };
     let before = matches!(what, What::Started { .. }).then(before).flatten();
     Some(Entry { token: number("tok")?, node: text("node")?, at: number("at")?, slack: number("slack")?, what, before })
@@ -283,11 +289,6 @@ fn entries(words: &[String]) -> Option<(u64, Vec<Entry>)> {
         rest = others;
     }
     Some((now.parse().ok()?, entries))
-}
-
-/// The node in a lease's value, or the whole value where no agent of ours wrote it.
-pub(super) fn node_of(value: &str) -> String {
-    Owner::parse(value).map_or_else(|| value.to_owned(), |owner| owner.node.to_string())
 }
 
 #[cfg(test)]

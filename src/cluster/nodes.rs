@@ -12,7 +12,8 @@
 //! - Every question ends within its own time-out, however often it is sent on.
 //! - A master that hangs or is gone is the trouble of those questions alone that need it: each master has a line of
 //!   its own, made when the first question wants it, remade when in doubt, ended when it is no master any more.
-//! - While anything is wrong the map is asked for again, up to twice a second. Where nothing is, nothing is asked.
+//! - While anything is wrong the map is asked for again, up to twice a second, over connections that are kept for it.
+//!   Where nothing is, nothing is asked.
 //! - That a server sends on, has no master or is loading is no refusal. Only a script's own answer is one.
 
 use std::collections::HashMap;
@@ -254,6 +255,7 @@ async fn keep_map(nodes: Nodes) {
             Err(reason) => tracing::debug!(%reason, "no survey of the cluster"),
         }
         if nodes.is_well() {
+            inner.whereabouts.connections.close();
             inner.doubted.notified().await;
             backoff.lived(begun.elapsed());
         }

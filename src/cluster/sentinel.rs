@@ -17,6 +17,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout, t
 
 use super::access::Server;
 use super::link::Backoff;
+use super::survey::Connections;
 use super::{reason, subscription};
 use crate::model::spec::{RedisSpec, Secret, Sentinels};
 use crate::model::store::{DOWN_AFTER, Failover};
@@ -108,11 +109,13 @@ fn for_sentinel(spec: &RedisSpec, sentinels: &Sentinels, at: &str) -> RedisSpec 
 pub(super) struct Whereabouts {
     master: watch::Sender<Option<Arc<str>>>,
     servers: Arc<Mutex<Vec<Arc<str>>>>,
+    /// Connections to some of these.
+    pub(super) connections: Connections,
 }
 
 impl Whereabouts {
     pub(super) fn unknown() -> Whereabouts {
-        Whereabouts { master: watch::Sender::new(None), servers: Arc::default() }
+        Whereabouts { master: watch::Sender::new(None), servers: Arc::default(), connections: Connections::default() }
     }
 
     /// The servers of the cluster that were last told of.

@@ -23,6 +23,7 @@ use super::sentinel::{self, Whereabouts};
 use crate::model::event::{Ask, AskKind, Event, LeaseAnswer};
 use crate::model::names::{LeaseName, NodeName};
 use crate::model::spec::{RedisSpec, Sentinels};
+use crate::model::store::Missed;
 use crate::model::vote::{Put, Vote};
 
 /// Handle on the servers; clones share it.
@@ -49,7 +50,7 @@ impl Servers {
         tasks: &mut JoinSet<()>,
     ) -> Servers {
         let specs = spec.servers();
-        let board = Arc::new(Mutex::new(Board::of(specs.len())));
+        let board = Arc::new(Mutex::new(Board::of(specs.iter().map(|spec| spec.host().to_owned()).collect())));
         let mut start = |(index, spec): (usize, RedisSpec)| {
             let whereabouts = Whereabouts::unknown();
             if let Ok(Some(sentinels)) = Sentinels::parse(spec.url.reveal()) {
@@ -155,44 +156,54 @@ impl Servers {
 
 /// Which servers cannot be reached, and why.
 struct Board {
-    servers: usize,
-    down: BTreeMap<usize, String>,
+    names: Vec<String>,
+    /// Nothing of one that is still being connected to.
+    down: BTreeMap<usize, Option<String>>,
+    missed: Missed,
 }
 
 impl Board {
-    fn of(servers: usize) -> Board {
-        Board { servers, down: (0..servers).map(|server| (server, "still connecting".to_owned())).collect() }
+    fn of(names: Vec<String>) -> Board {
+        let down = (0..names.len()).map(|server| (server, None)).collect();
+        let missed = Missed { of: names.len(), servers: BTreeMap::new() };
+        Board { names, down, missed }
     }
 
-    /// What one server's news mean for all of them; nothing where most go on.
-    fn note(&mut self, server: usize, news: Event) -> Option<Event> {
-        let before = self.down.len();
-        match news {
+    /// What one server's news mean for all of them.
+    fn note(&mut self, server: usize, news: Event) -> Vec<Event> {
+        match &news {
             Event::StoreUp => drop(self.down.remove(&server)),
-            Event::StoreDown { ref reason } => drop(self.down.insert(server, reason.clone())),
-            other => return Some(other),
+            Event::StoreDown { reason } => drop(self.down.insert(server, Some(reason.clone()))),
+            _ => return vec![news],
         }
-        if self.servers == 1 {
-            return Some(news);
+        if self.names.len() == 1 {
+            return vec![news];
         }
-        let enough = self.servers - self.down.len() > self.servers / 2;
-        match news {
+        let enough = self.names.len() - self.down.len() > self.names.len() / 2;
+        let all = match news {
             Event::StoreUp if enough => Some(Event::StoreUp),
-            Event::StoreDown { reason } if enough => {
-                tracing::warn!(%reason, up = self.servers - self.down.len(), of = self.servers, "a Redis server is down; most are not");
-                None
-            }
-            Event::StoreDown { .. } => Some(Event::StoreDown { reason: self.reason() }),
-            _ => {
-                tracing::info!(down = self.down.len(), before, "a Redis server is up; most are not");
-                None
-            }
-        }
+            Event::StoreDown { .. } if !enough => Some(Event::StoreDown { reason: self.reason() }),
+            _ => None,
+        };
+        let missed = self.missed();
+        let is_news = self.missed != missed;
+        self.missed = missed;
+        let each = is_news.then(|| Event::StoreMissed(self.missed.clone()));
+        all.into_iter().chain(each).collect()
+    }
+
+    fn missed(&self) -> Missed {
+        let tried =
+            self.down.iter().filter_map(|(server, reason)| Some((self.names[*server].clone(), reason.clone()?)));
+        Missed { of: self.names.len(), servers: tried.collect() }
     }
 
     fn reason(&self) -> String {
-        let reasons: Vec<&str> = self.down.values().map(String::as_str).collect();
-        format!("{} of {} servers cannot be used ({})", self.down.len(), self.servers, reasons.join("; "))
+        let each = |(server, reason): (&usize, &Option<String>)| {
+            format!("{}: {}", self.names[*server], reason.as_deref().unwrap_or("still connecting"))
+        };
+        let reasons: Vec<String> = self.down.iter().map(each).collect();
+        format!("{} of {} servers cannot be used ({})", self.down.len(), self.names.len(), reasons.join("; "))
     }
 }
 
@@ -200,10 +211,10 @@ impl Board {
 async fn watch(server: usize, mut news: mpsc::Receiver<Event>, board: Arc<Mutex<Board>>, events: mpsc::Sender<Event>) {
     while let Some(news) = news.recv().await {
         let told = board.lock().unwrap_or_else(PoisonError::into_inner).note(server, news);
-        if let Some(event) = told
-            && events.send(event).await.is_err()
-        {
-            return;
+        for event in told {
+            if events.send(event).await.is_err() {
+                return;
+            }
         }
     }
 }
@@ -216,21 +227,34 @@ mod tests {
         Event::StoreDown { reason: reason.into() }
     }
 
+    fn board(names: &[&str]) -> Board {
+        Board::of(names.iter().map(ToString::to_string).collect())
+    }
+
+    fn missed(servers: &[(&str, &str)]) -> Event {
+        let servers = servers.iter().map(|(name, reason)| ((*name).to_owned(), (*reason).to_owned())).collect();
+        Event::StoreMissed(Missed { of: 3, servers })
+    }
+
     #[test]
-    fn several_servers_are_up_while_most_are() {
-        let mut board = Board::of(3);
-        assert_eq!(board.note(0, Event::StoreUp), None);
-        assert_eq!(board.note(1, Event::StoreUp), Some(Event::StoreUp));
-        assert_eq!(board.note(2, down("refused")), None);
-        let Some(Event::StoreDown { reason }) = board.note(0, down("no answer")) else { panic!() };
-        assert_eq!(reason, "2 of 3 servers cannot be used (no answer; refused)");
-        assert_eq!(board.note(2, Event::StoreUp), Some(Event::StoreUp));
+    fn several_servers_are_up_while_most_are_and_each_that_is_not_is_told_of() {
+        let mut board = board(&["a:1", "b:1", "c:1"]);
+        assert_eq!(board.note(0, Event::StoreUp), []);
+        assert_eq!(board.note(1, Event::StoreUp), [Event::StoreUp]);
+        assert_eq!(board.note(2, down("refused")), [missed(&[("c:1", "refused")])]);
+        let reason = "2 of 3 servers cannot be used (a:1: no answer; c:1: refused)";
+        assert_eq!(
+            board.note(0, down("no answer")),
+            [down(reason), missed(&[("a:1", "no answer"), ("c:1", "refused")])]
+        );
+        assert_eq!(board.note(2, Event::StoreUp), [Event::StoreUp, missed(&[("a:1", "no answer")])]);
+        assert_eq!(board.note(0, Event::StoreUp), [Event::StoreUp, missed(&[])]);
     }
 
     #[test]
     fn what_one_server_says_stands_alone() {
-        let mut board = Board::of(1);
-        assert_eq!(board.note(0, down("refused")), Some(down("refused")));
-        assert_eq!(board.note(0, Event::StoreUp), Some(Event::StoreUp));
+        let mut board = board(&["a:1"]);
+        assert_eq!(board.note(0, down("refused")), [down("refused")]);
+        assert_eq!(board.note(0, Event::StoreUp), [Event::StoreUp]);
     }
 }

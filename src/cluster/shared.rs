@@ -166,8 +166,8 @@ impl Redis {
     }
 
     /// Keeps a fact about a tenure with its lease, now or when Redis is back.
-    pub fn record(&mut self, watcher: &WatcherName, fact: Fact) {
-        self.recorder.record(&self.lease(watcher), &fact);
+    pub fn record(&mut self, watcher: &WatcherName, fact: &Fact) {
+        self.recorder.record(&self.lease(watcher), fact);
     }
 
     /// Reads what is kept of these leases; [`Event::HistoryRead`] brings it.

@@ -4,8 +4,11 @@
 //! - Many servers are asked at once, and the latest of their answers counts: each failover makes the cluster's epoch
 //!   greater, so one that was cut off is not believed beside one that was not.
 //! - A server that was told of may be asked next time, so that nobody depends on the ones in the URL for ever.
+//! - While something is wrong the same servers are asked again and again, over the same connections ([`Connections`]): many
+//!   agents that look after a dead master make no storm of new ones. Where all is well none is kept.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -51,7 +54,31 @@ struct Answer {
     slots: Slots,
 }
 
-/// Asks the servers that are known, and those in the URL.
+/// Connections over which servers were asked, for the next time.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Connections(Arc<Mutex<HashMap<Arc<str>, MultiplexedConnection>>>);
+
+impl Connections {
+    /// There will be no next time soon.
+    pub(super) fn close(&self) {
+        self.open().clear();
+    }
+
+    /// Taken out, so that one which turns out to be of no use is not used again.
+    fn take(&self, at: &str) -> Option<MultiplexedConnection> {
+        self.open().remove(at)
+    }
+
+    fn keep(&self, at: &Arc<str>, connection: MultiplexedConnection) {
+        self.open().insert(Arc::clone(at), connection);
+    }
+
+    fn open(&self) -> MutexGuard<'_, HashMap<Arc<str>, MultiplexedConnection>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Asks the servers that are known, and those in the URL. The connections are kept.
 ///
 /// # Errors
 /// None answered, or the cluster is down.
@@ -65,7 +92,7 @@ pub(super) async fn survey(spec: &RedisSpec, seeds: &Seeds, whereabouts: &Wherea
     known.rotate_left(first);
     known.truncate(MOST);
     let ask = async |at: Arc<str>| {
-        let answer = timeout(ASK_TIMEOUT, ask(spec, seeds, Arc::clone(&at))).await;
+        let answer = timeout(ASK_TIMEOUT, ask(spec, seeds, &whereabouts.connections, Arc::clone(&at))).await;
         answer.unwrap_or_else(|_| Err(reason::no_answer(ASK_TIMEOUT))).map_err(|why| format!("{at}: {why}"))
     };
     let mut asked: FuturesUnordered<_> = known.into_iter().map(ask).collect();
@@ -100,16 +127,23 @@ fn latest(answers: Vec<Answer>) -> Option<Result<View, String>> {
     })
 }
 
-async fn ask(spec: &RedisSpec, seeds: &Seeds, at: Arc<str>) -> Result<Answer, String> {
-    let server = Server::of_one(&one_of(spec, seeds, &at)).await?;
-    let refused = |error| server.refusal(&error);
-    let mut connection = server.client.get_multiplexed_async_connection().await.map_err(refused)?;
+async fn ask(spec: &RedisSpec, seeds: &Seeds, open: &Connections, at: Arc<str>) -> Result<Answer, String> {
+    let mut connection = match open.take(&at) {
+        Some(connection) => connection,
+        None => {
+            let server = Server::of_one(&one_of(spec, seeds, &at)).await?;
+            let opened = server.client.get_multiplexed_async_connection().await;
+            opened.map_err(|error| server.refusal(&error))?
+        }
+    };
     let mut both = redis::pipe();
     both.cmd("CLUSTER").arg("INFO").cmd("CLUSTER").arg("SLOTS");
-    let (info, slots): (String, Value) = both.query_async(&mut connection).await.map_err(refused)?;
+    let (info, slots): (String, Value) =
+        both.query_async(&mut connection).await.map_err(|error| reason::of(&error, &at))?;
     let epoch = field(&info, "cluster_current_epoch").and_then(|epoch| epoch.parse().ok());
     let slots = Slots::parse(&slots, &at);
     let (epoch, slots) = epoch.zip(slots).ok_or_else(|| reason::nonsense(&info))?;
+    open.keep(&at, connection);
     Ok(Answer { at, epoch, is_ok: is_ok(&info), slots })
 }
 
@@ -124,6 +158,7 @@ pub(super) fn one_of(spec: &RedisSpec, seeds: &Seeds, at: &str) -> RedisSpec {
 /// As [`survey`].
 pub(super) async fn any(spec: &RedisSpec, seeds: &Seeds, whereabouts: &Whereabouts) -> Result<RedisSpec, String> {
     let view = survey(spec, seeds, whereabouts).await?;
+    whereabouts.connections.close();
     let which = getrandom::u32().map_or(0, |bits| bits as usize % view.in_step.len());
     Ok(one_of(spec, seeds, &view.in_step[which]))
 }
@@ -146,7 +181,7 @@ pub(super) async fn cut_off(server: &Server) -> String {
 
 async fn look(server: &Server, connection: &mut Option<MultiplexedConnection>) -> RedisResult<String> {
     let open = match connection {
-        Some(open) => open,
+        Some(connection) => connection,
         None => connection.insert(server.client.get_multiplexed_async_connection().await?),
     };
     redis::cmd("CLUSTER").arg("INFO").query_async(open).await

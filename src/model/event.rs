@@ -12,7 +12,7 @@ use super::history::{Entry, Fact};
 use super::names::{ClusterName, NodeName, Owner, WatcherName};
 use super::snapshot::ProcessView;
 use super::spec::{AgentSpec, Check, Defaults, HookPoint, HookProgram, ProgramSpec, Purpose, SocketSpec, WatcherSpec};
-use super::store::StoreFacts;
+use super::store::{Missed, StoreFacts};
 use super::time::Time;
 
 /// One process of one watcher, from its spawn to the end of its tree. Never used twice.
@@ -53,6 +53,8 @@ pub enum Event {
     StoreDown { reason: String },
     /// A server of the lease store was reached and said this of itself, or is none of it any more.
     StoreSeen { server: String, facts: Option<StoreFacts> },
+    /// Of several independent servers these cannot be used, which is news.
+    StoreMissed(Missed),
     /// Another live agent has this node's name, and says this of itself.
     NameTaken { by: String },
     /// A door was asked.

@@ -22,7 +22,8 @@
 //! - No failure of the store is an answer. Only a grant prolongs, only a refusal ends, only time expires.
 //! - A grant that arrives when nobody waits for it, or after its end, is released.
 //! - A release is asked for only after the tree is gone, and an owner is never used for two tenures. One whose question
-//!   was answered with no asks nothing more: what may still be on its way to take its vote back harms nobody.
+//!   was answered with no, or is overdue, asks nothing more: what may still be on its way to take its vote back harms
+//!   nobody.
 //! - What was seen held a moment ago has not ended long ago, whatever the store's clock says: each taking tells when that
 //!   was.
 //! - All leases of a node are refreshed on the node's own ticks, so that one round trip does for all of them; the ticks of
@@ -420,10 +421,12 @@ impl Lease {
                 }
             }
             State::Asking { owner, sent, .. } => {
-                // The adapter answers in time; were it not to, asking again is what is left.
+                // The adapter answers in time, so the agent or its machine has stood still. The votes for this question may
+                // be on their way back by now: given to the same owner once more, they would be taken from a holder.
                 if *sent + lost <= now {
-                    let why = Why::NoAnswer("the question got lost".into());
-                    self.state = State::Waiting { owner: owner.clone(), next: now, why };
+                    let kind = AskKind::Release { to: None };
+                    questions.push((Ask { owner: owner.clone(), sent: now, kind }, refresh_timeout));
+                    self.wait(now, Why::NoAnswer("the question got lost".into()));
                     self.advance(now, questions);
                 }
             }
@@ -522,7 +525,7 @@ impl Lease {
     pub fn losing_to(&self) -> Option<Ending> {
         let State::Held(Held { loss: Some(loss), trouble, .. }) = &self.state else { return None };
         let (cause, detail) = match loss {
-            Loss::Taken { by } => (Cause::Taken, by.as_deref().map(node_of)),
+            Loss::Taken { by } => (Cause::Taken, by.as_deref().map(Owner::node_in)),
             Loss::Unconfirmed => (Cause::Unconfirmed, trouble.clone()),
             Loss::Expired => (Cause::Expired, trouble.clone()),
         };
@@ -542,9 +545,9 @@ impl Lease {
     /// The node that has it, as far as this one knows; as text where no agent of ours wrote it.
     pub fn holder(&self) -> Option<String> {
         match &self.state {
-            State::Held(Held { loss: Some(Loss::Taken { by }), .. }) => by.as_deref().map(node_of),
+            State::Held(Held { loss: Some(Loss::Taken { by }), .. }) => by.as_deref().map(Owner::node_in),
             State::Held(_) | State::Releasing { .. } => Some(self.node.to_string()),
-            State::Waiting { why: Why::HeldBy(by), .. } => Some(node_of(by)),
+            State::Waiting { why: Why::HeldBy(by), .. } => Some(Owner::node_in(by)),
             State::Aside { given_to, .. } => given_to.as_ref().map(ToString::to_string),
             State::Waiting { .. } | State::Asking { .. } => None,
         }
@@ -579,7 +582,7 @@ impl Lease {
             State::Aside { why, .. } => (!why.is_empty()).then(|| why.clone()),
             State::Waiting { why, .. } => match why {
                 Why::NotAskedYet => None,
-                Why::HeldBy(by) => Some(format!("held by {}", node_of(by))),
+                Why::HeldBy(by) => Some(format!("held by {}", Owner::node_in(by))),
                 Why::Quarantine => Some("a holder may still live: one ttl is waited out".into()),
                 Why::ReservedFor(node) => Some(format!("being moved to {node}")),
                 Why::Split(reason) | Why::NoAnswer(reason) => Some(reason.clone()),
@@ -588,7 +591,7 @@ impl Lease {
             State::Releasing { .. } => Some("releasing the lease".into()),
             State::Held(held) => match &held.loss {
                 None => held.trouble.as_ref().map(|trouble| format!("refresh: {trouble}")),
-                Some(Loss::Taken { by: Some(by) }) => Some(format!("lease lost to {}", node_of(by))),
+                Some(Loss::Taken { by: Some(by) }) => Some(format!("lease lost to {}", Owner::node_in(by))),
                 Some(Loss::Taken { by: None }) => Some("lease lost: the store knows of another tenure".into()),
                 Some(Loss::Expired) => Some(with("lease expired", held.trouble.as_deref())),
                 Some(Loss::Unconfirmed) => Some(with("refresh not confirmed in time", held.trouble.as_deref())),
@@ -637,11 +640,6 @@ fn with(what: &str, why: Option<&str>) -> String {
     why.map_or_else(|| what.to_owned(), |why| format!("{what}: {why}"))
 }
 
-/// The node in a lease's value, or the whole value where no agent of ours wrote it.
-pub(super) fn node_of(value: &str) -> String {
-    Owner::parse(value).map_or_else(|| value.to_owned(), |owner| owner.node.to_string())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -653,6 +651,12 @@ mod tests {
         Time::ZERO + Duration::from_secs(1_000) + Duration::from_secs_f64(secs)
     }
 
+    fn lease(node: &str, watcher: &str) -> Lease {
+        let (cluster, watcher) = (ClusterName::parse("test").unwrap(), WatcherName::parse(watcher).unwrap());
+        let (name, node) = (LeaseName { cluster, watcher }, NodeName::parse(node).unwrap());
+        Lease::new(name, node, LeaseTimings::thirds(TTL), Random::from_number(1))
+    }
+
     /// A lease and what it asked last.
     struct Play {
         lease: Lease,
@@ -661,13 +665,7 @@ mod tests {
 
     impl Play {
         fn new() -> Play {
-            let name = LeaseName {
-                cluster: ClusterName::parse("test").unwrap(),
-                watcher: WatcherName::parse("beat").unwrap(),
-            };
-            let node = NodeName::parse("a").unwrap();
-            let lease = Lease::new(name, node, LeaseTimings::thirds(TTL), Random::from_number(1));
-            Play { lease, asked: Vec::new() }
+            Play { lease: lease("a", "beat"), asked: Vec::new() }
         }
 
         /// One that was asked for at 0 and granted at `answered`.
@@ -714,6 +712,70 @@ mod tests {
         let play = Play::held(1.2);
         assert_eq!(play.kill(1.2), at(0.0) + LeaseTimings::thirds(TTL).validity());
         assert!(play.kill(1.2) < at(15.0));
+    }
+
+    #[test]
+    fn the_next_refresh_is_never_later_than_the_interval_and_its_jitter() {
+        for node in ["a", "b", "web-1.example.net"] {
+            let lease = lease(node, "beat");
+            for step in 0..20_000 {
+                let sent = Time::ZERO + Duration::from_millis(step * 37);
+                let next = lease.tick(sent);
+                assert!(sent < next && sent.until(next) <= Duration::from_millis(5_500), "{sent:?} {next:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn leases_of_a_node_come_to_be_refreshed_together_and_those_of_others_at_other_times() {
+        let ticks = |node: &str| {
+            let after = |start: u64| {
+                let mut sent = at(0.0) + Duration::from_millis(start * 113);
+                while sent < at(60.0) {
+                    sent = lease(node, &format!("w{start}")).tick(sent);
+                }
+                sent
+            };
+            let all: std::collections::BTreeSet<Time> = (0..40).map(after).collect();
+            all.into_iter().collect::<Vec<_>>()
+        };
+        let nodes: Vec<Vec<Time>> = (0..8).map(|n| ticks(&format!("web-{n}"))).collect();
+        assert!(nodes.iter().all(|ticks| ticks.len() == 1), "{nodes:?}");
+        let mut moments: Vec<Time> = nodes.into_iter().flatten().collect();
+        moments.sort_unstable();
+        moments.dedup_by(|a, b| b.until(*a) < Duration::from_millis(20));
+        assert!(moments.len() >= 7, "{moments:?}");
+    }
+
+    #[test]
+    fn a_lease_seen_held_is_asked_for_with_how_long_ago_that_was() {
+        let mut play = Play::new();
+        play.lease.want(at(0.0));
+        let ask = play.advance(0.0);
+        assert!(matches!(ask.kind, AskKind::Take { seen: None, .. }));
+        let by = format!("b:{:032x}", 7);
+        play.answer(0.1, &ask, LeaseAnswer::Held { by, left: Duration::from_secs(4), ttl: TTL });
+        let ask = play.advance(5.0);
+        assert!(matches!(ask.kind, AskKind::Take { seen: Some(ago), .. } if ago == Duration::from_secs(5)), "{ask:?}");
+        // A value that no agent wrote says nothing of when the lease ends.
+        let mut play = Play::new();
+        play.lease.want(at(0.0));
+        let ask = play.advance(0.0);
+        play.answer(0.1, &ask, LeaseAnswer::Held { by: "somebody".into(), left: Duration::from_secs(4), ttl: TTL });
+        assert!(matches!(play.advance(5.0).kind, AskKind::Take { seen: None, .. }));
+    }
+
+    #[test]
+    fn whoever_is_told_no_asks_again_as_another_owner_and_soon_where_the_vote_was_split() {
+        let mut play = Play::new();
+        play.lease.want(at(0.0));
+        let first = play.advance(0.0);
+        play.answer(0.1, &first, LeaseAnswer::Split { reason: "no majority".into() });
+        assert_eq!(play.lease.why().as_deref(), Some("no majority"));
+        let second = play.advance(1.2);
+        assert_ne!(first.owner, second.owner, "what takes the first one's votes back may still be on its way");
+        play.answer(1.3, &second, LeaseAnswer::Quarantined { left: Duration::from_secs(1) });
+        assert_ne!(second.owner, play.advance(2.5).owner);
     }
 
     #[test]
@@ -821,6 +883,17 @@ mod tests {
     }
 
     #[test]
+    fn a_question_that_got_lost_is_asked_again_by_another_owner() {
+        let mut play = Play::new();
+        play.lease.want(at(0.0));
+        let lost = play.advance(0.0);
+        let next = play.advance(5.0);
+        assert_ne!(lost.owner, next.owner, "what goes on with the first may take its vote back");
+        play.answer(5.1, &lost, LeaseAnswer::Granted { token: 7 });
+        assert!(matches!(&play.asked[0].0, Ask { owner, kind: AskKind::Release { .. }, .. } if *owner == lost.owner));
+    }
+
+    #[test]
     fn a_waiting_node_sleeps_until_the_lease_ends_or_is_freed() {
         let mut play = Play::new();
         play.lease.want(at(0.0));
@@ -876,6 +949,20 @@ mod tests {
         play.answer(6.1, &release, LeaseAnswer::Released);
         let take = &play.asked[0].0;
         assert_ne!(take.owner, refresh.owner);
+    }
+
+    #[test]
+    fn what_becomes_of_a_question_that_is_overdue_is_not_the_next_ones_business() {
+        // The agent stood still. Votes for the first question may be on their way back by now, whoever was granted them.
+        let mut play = Play::new();
+        play.lease.want(at(0.0));
+        let overdue = play.advance(0.0);
+        play.asked.clear();
+        play.lease.advance(at(6.0), &mut play.asked);
+        let [(release, _), (take, _)] = play.asked.as_slice() else { panic!("{:?}", play.asked) };
+        assert_eq!((&release.kind, &release.owner), (&AskKind::Release { to: None }, &overdue.owner));
+        assert!(matches!(take.kind, AskKind::Take { .. }));
+        assert_ne!(take.owner, overdue.owner);
     }
 
     #[test]

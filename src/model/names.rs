@@ -154,6 +154,11 @@ impl Owner {
         let nonce = (nonce.len() == 32).then(|| u128::from_str_radix(nonce, 16).ok()).flatten()?;
         Some(Owner { node: NodeName::parse(node).ok()?, nonce })
     }
+
+    /// The node in a lease's value, or the whole value where no agent wrote it.
+    pub fn node_in(text: &str) -> String {
+        Owner::parse(text).map_or_else(|| text.to_owned(), |owner| owner.node.to_string())
+    }
 }
 
 impl fmt::Display for Owner {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::event::{Bound, Exit};
 use super::names::{ClusterName, NodeName, SocketName, WatcherName};
 use super::spec::SocketKind;
+use super::store::Missed;
 
 /// A node at one moment.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,6 +20,8 @@ pub struct Snapshot {
     pub config: String,
     /// The lease store.
     pub store: StoreView,
+    /// Those of its servers that cannot be used, where there are several.
+    pub missed: Missed,
     /// The watchers in start order.
     pub watchers: Vec<WatcherView>,
 }

@@ -25,6 +25,31 @@ pub struct Failover {
     pub after: Duration,
 }
 
+/// Of several independent servers, those that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Missed {
+    /// How many there are.
+    pub of: usize,
+    /// Which of them, and why.
+    pub servers: BTreeMap<String, String>,
+}
+
+impl Missed {
+    /// A sentence for each: what it is to the others.
+    pub fn advice(&self) -> Vec<String> {
+        let (left, majority) = (self.of.saturating_sub(self.servers.len()), self.of / 2 + 1);
+        let then = match left.checked_sub(majority) {
+            None => "too few to hold a lease".to_owned(),
+            Some(0) => "and none of these may be lost".to_owned(),
+            Some(more) => format!("and {more} more may be lost"),
+        };
+        let of = self.of;
+        let sentence =
+            |(server, reason)| format!("{server} cannot be used ({reason}): {left} of {of} servers are left, {then}");
+        self.servers.iter().map(sentence).collect()
+    }
+}
+
 /// What is to be told of the servers that are known, by address: a sentence each, with the way out.
 ///
 /// `shortest` is the shortest ttl of any lease, `acks` how many replicas must have a grant before it counts.
@@ -115,6 +140,19 @@ mod tests {
         let slow = StoreFacts { failover: failover(DOWN_AFTER, 30), ..StoreFacts::default() };
         let said = &told(slow, 15, 0)[0];
         assert!(said.contains("30 s") && said.contains("15 s rides out 10 s"), "{said}");
+    }
+
+    #[test]
+    fn of_servers_that_are_missed_it_is_told_what_that_means() {
+        let told = |of: usize, missed: &[&str]| {
+            let servers = missed.iter().map(|server| ((*server).to_owned(), "refused".to_owned())).collect();
+            Missed { of, servers }.advice()
+        };
+        assert!(told(3, &[]).is_empty());
+        let one = "a:1 cannot be used (refused): 2 of 3 servers are left, and none of these may be lost";
+        assert_eq!(told(3, &["a:1"]), [one]);
+        assert!(told(5, &["a:1"])[0].ends_with("4 of 5 servers are left, and 1 more may be lost"));
+        assert!(told(3, &["a:1", "b:1"])[1].ends_with("1 of 3 servers are left, too few to hold a lease"));
     }
 
     #[test]

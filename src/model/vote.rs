@@ -13,10 +13,11 @@
 //!
 //! One server is a majority of one: its answer is the verdict, at once and in one round.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::event::{Ask, AskKind, LeaseAnswer};
+use super::names::Owner;
 
 /// One question to one server.
 #[derive(Debug, Clone, PartialEq)]
@@ -202,11 +203,13 @@ impl Vote {
         if let [Seat { answer, .. }] = self.seats.as_slice() {
             return answer.clone();
         }
-        let holders: BTreeSet<&str> = self.seats.iter().filter_map(Seat::holder).collect();
+        let mut holders: BTreeMap<&str, usize> = BTreeMap::new();
+        self.seats.iter().filter_map(Seat::holder).for_each(|holder| *holders.entry(holder).or_default() += 1);
         let mut denials: Vec<(Duration, &LeaseAnswer)> = self.seats.iter().filter_map(Seat::denied_for).collect();
-        // Of several holders none has most servers: they are in each other's way, and it is over in a moment.
-        if holders.len() > 1 {
-            return Some(self.split());
+        // Where none of several has most servers they are in each other's way, and it is over in a moment. Where one
+        // has, the others are what attempts have left behind.
+        if let Some(most) = holders.values().max().filter(|most| holders.len() > 1 && **most < self.majority()) {
+            return (most + self.unanswered() < self.majority()).then(|| self.split());
         }
         if denials.len() < self.majority() {
             return (self.unanswered() == 0).then(|| self.split());
@@ -258,7 +261,7 @@ impl Vote {
                 Some(LeaseAnswer::Failed { reason } | LeaseAnswer::Split { reason }) => reason.clone(),
                 Some(LeaseAnswer::Released) => "released".into(),
                 Some(answer) => match answer.holder() {
-                    Some(holder) => format!("held by {}", super::lease::node_of(holder)),
+                    Some(holder) => format!("held by {}", Owner::node_in(holder)),
                     None => "no".into(),
                 },
                 None => "no answer yet".into(),
@@ -298,7 +301,7 @@ impl Seat {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::names::{NodeName, Owner};
+    use crate::model::names::NodeName;
     use crate::model::time::Time;
 
     const TTL: Duration = Duration::from_secs(15);
@@ -433,6 +436,21 @@ mod tests {
         let Some(LeaseAnswer::Split { reason }) = play.verdict() else { panic!("{:?}", play.verdict()) };
         assert_eq!(reason, "no majority of 3 servers: 1 × yes, 1 × held by b, 1 × held by c");
         assert_eq!(play.asks(), ["0 withdraw"]);
+    }
+
+    #[test]
+    fn what_an_attempt_left_behind_does_not_hide_who_has_most_servers() {
+        let mut play = Play::take(3);
+        play.answer(0, held("b", 9)).answer(1, held("c", 15));
+        assert_eq!(play.verdict(), None, "the third may be b's");
+        play.answer(2, held("b", 8));
+        assert_eq!(play.verdict(), Some(held("b", 9)), "until two of the three may be had");
+
+        let mut play = Play::take(5);
+        play.answer(0, held("b", 9)).answer(1, held("c", 3)).answer(2, held("c", 15)).answer(3, held("b", 8));
+        assert_eq!(play.verdict(), None);
+        play.answer(4, failed());
+        assert!(matches!(play.verdict(), Some(LeaseAnswer::Split { .. })));
     }
 
     #[test]

@@ -17,6 +17,18 @@ const FAMILIES: &[Family] = &[
     Family("circus_store_up", "gauge", "Whether the lease store is reached.", |node, part| {
         vec![(vec![("node", node.to_owned())], f64::from(u8::from(part["store"]["state"] == "up")))]
     }),
+    Family(
+        "circus_store_servers",
+        "gauge",
+        "Of several servers of which most decide: how many there are.",
+        |node, part| {
+            part["store"]["servers"].as_f64().map(|of| (vec![("node", node.to_owned())], of)).into_iter().collect()
+        },
+    ),
+    Family("circus_store_servers_missed", "gauge", "Those of them that cannot be used.", |node, part| {
+        let missed = part["store"]["missed"].as_object().map(|missed| missed.len() as f64);
+        missed.map(|count| (vec![("node", node.to_owned())], count)).into_iter().collect()
+    }),
     Family("circus_watcher_state", "gauge", "How a watcher is: the state in the label is 1.", |node, part| {
         let state = |watcher: &Value| {
             let mut labels = of_watcher(node, watcher);

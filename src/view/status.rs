@@ -120,7 +120,14 @@ fn quoted(name: &str) -> String {
 fn node_line(part: &Value, style: Style) -> String {
     let mut line = format!("{}   cluster {}   {}", word(part, "node"), word(part, "cluster"), word(part, "phase"));
     match part["store"]["state"].as_str() {
-        Some("up") => line.push_str("   lease store up"),
+        Some("up") => {
+            line.push_str("   lease store up");
+            let missed = part["store"]["missed"].as_object().into_iter().flatten();
+            let missed: Vec<&str> = missed.map(|(server, _)| server.as_str()).collect();
+            if !missed.is_empty() {
+                line.push_str(&format!(" without {}", missed.join(", ")));
+            }
+        }
         Some("down") => {
             let why = format!("lease store down: {}", word(&part["store"], "reason"));
             line.push_str("   ");

@@ -14,6 +14,7 @@ use crate::model::plan::{Change, Effect, KeyChange, Plan, SocketChange, SocketEf
 use crate::model::snapshot::{
     LeaseCounts, LeaseRole, LeaseView, Phase, ProcessView, Snapshot, StoreView, WatcherState, WatcherView,
 };
+use crate::model::store::Missed;
 use crate::wire::reply_json;
 
 /// 2026-11-21 22:08 UTC.
@@ -79,6 +80,7 @@ fn snapshot(name: &str, watchers: Vec<WatcherView>) -> Snapshot {
         phase: Phase::Running,
         config: String::new(),
         store: StoreView::Up,
+        missed: Missed::default(),
         watchers,
     }
 }

@@ -20,7 +20,8 @@ use crate::model::snapshot::{
 ///
 /// - `list`: `watchers` `[name, …]`, lower case, sorted; with a name `pids` `[pid, …]`
 /// - `status`: `statuses` `{NAME: word}`, and of ours `node`, `cluster`, `phase` (`starting` `running` `stopping`),
-///   `store` `{state: "up"|"down"|"unknown", reason?}` and `watchers` `[WATCHER, …]` in start order. With a name the
+///   `store` `{state: "up"|"down"|"unknown", reason?, servers?, missed?}` (of several servers how many there are, and
+///   which of them cannot be used and why, `{SERVER: TEXT}`) and `watchers` `[WATCHER, …]` in start order. With a name the
 ///   watcher's word stands in `status` itself, as Circus has it, and `watchers` holds that one.
 ///   - WATCHER: `name state note numprocesses processes restarts last_exit next_try lease`; `processes` `[{wid, pid,
 ///     state, age, status}]`, of which `status` is what it last said of itself, or null; `last_exit` `{text, ago}` or
@@ -286,11 +287,14 @@ fn snapshot(node: &Snapshot) -> Value {
         Phase::Running => "running",
         Phase::Stopping => "stopping",
     };
-    let store = match &node.store {
+    let mut store = match &node.store {
         StoreView::Unknown => json!({"state": "unknown"}),
         StoreView::Up => json!({"state": "up"}),
         StoreView::Down { reason } => json!({"state": "down", "reason": reason}),
     };
+    if node.missed.of > 0 {
+        (store["servers"], store["missed"]) = (node.missed.of.into(), json!(node.missed.servers));
+    }
     json!({
         "node": node.node.as_str(),
         "cluster": node.cluster.as_str(),

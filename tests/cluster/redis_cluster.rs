@@ -189,6 +189,32 @@ async fn a_master_that_hangs_is_the_trouble_of_its_own_leases_alone() {
 }
 
 #[tokio::test]
+async fn a_master_that_stays_dead_is_asked_after_without_a_connection_each_time() {
+    let mut cluster = ClusterServers::start(NEVER);
+    let mut agent = Agent::in_cluster(&cluster, "a", 1).await;
+    let a = owner("a", 1);
+    let token = held(&cluster, &mut agent, &a).await;
+    let dead = cluster.master_of(&lease().lease_key());
+    cluster.servers[dead].kill();
+    let other = &cluster.servers[(dead + 1) % 3];
+    other.command(&["CONFIG", "RESETSTAT"]);
+    let stat = |name: &str| {
+        let stats = other.text(&["INFO", "everything"]).unwrap();
+        let line = stats.lines().find_map(|line| line.strip_prefix(name)).unwrap_or("0").to_owned();
+        line.split(',').next().unwrap().parse::<u64>().unwrap()
+    };
+    let (deadline, mut own) = (Instant::now() + PATIENCE, 0);
+    while stat("cmdstat_cluster|slots:calls=") < 12 {
+        assert!(Instant::now() < deadline, "nobody looks after the dead one");
+        own += 1;
+        assert!(matches!(agent.ask(&refresh(&a, token)).await, LeaseAnswer::Failed { .. }));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let others = stat("total_connections_received:") - own;
+    assert!(others < 6, "{others} connections for 12 looks");
+}
+
+#[tokio::test]
 async fn a_killed_master_is_replaced_and_its_lease_goes_on_with_its_token() {
     let mut cluster = ClusterServers::start(SOON);
     let mut holder = Agent::in_cluster(&cluster, "a", 1).await;

@@ -63,6 +63,13 @@ impl World {
         }
     }
 
+    /// A guard is gone, and nobody keeps its deadline.
+    pub(crate) fn disarm(&mut self, host: usize, id: ProcessId) {
+        if let Some(child) = self.hosts[host].children.get_mut(&id) {
+            child.deadline_serial += 1;
+        }
+    }
+
     /// A guard's timer rings.
     pub(crate) fn deadline(&mut self, host: usize, id: ProcessId, serial: u64) {
         let local = self.local(host);

@@ -22,6 +22,7 @@ enum Fault {
     HostIsCutOff,
     HostIsCutOffFromOne,
     LinkIsSlow,
+    OldQuestionArrives,
     ServerDies(Data),
     ServerFreezes,
     DataIsFlushed,
@@ -57,6 +58,8 @@ const STORM: &[Fault] = &[
     Fault::HostIsCutOffFromOne,
     Fault::LinkIsSlow,
     Fault::LinkIsSlow,
+    Fault::OldQuestionArrives,
+    Fault::OldQuestionArrives,
     Fault::ServerDies(Data::Kept),
     Fault::ServerDies(Data::Old),
     Fault::ServerDies(Data::Lost),
@@ -86,6 +89,7 @@ const STORM: &[Fault] = &[
 const RIPPLES: &[Fault] = &[
     Fault::HostIsCutOff,
     Fault::HostIsCutOffFromOne,
+    Fault::OldQuestionArrives,
     Fault::ServerDies(Data::Kept),
     Fault::ServerDies(Data::Lost),
     Fault::ServerFreezes,
@@ -112,7 +116,8 @@ impl World {
         if !self.at_peace() {
             let fault = STORM[(self.random.number() % STORM.len() as u64) as usize];
             self.goes_wrong(fault, 1.0);
-            let pause = self.pause(2.0);
+            // Now and then one trouble comes right upon another.
+            let pause = if self.random.fraction() < 0.3 { self.pause(0.2) } else { self.pause(2.5) };
             self.after(pause, What::Fault);
         }
     }
@@ -163,6 +168,7 @@ impl World {
                 self.after(pause, What::Mend { host, server });
             }
             Fault::LinkIsSlow => self.slow_down(host),
+            Fault::OldQuestionArrives => self.ask_again(),
             Fault::ServerDies(data) => {
                 let data = if jumps { Data::Kept } else { data };
                 let pause = if self.random.number().is_multiple_of(2) { pause / 10 } else { pause };
@@ -178,6 +184,8 @@ impl World {
                 let (key, master) = (self.lease(&watcher).lease_key(), self.store.master_of(&watcher));
                 self.store.servers[master].redis.delete(&key);
                 self.store.changed(master, self.now, self.timings.ttl);
+                let pause = self.pause(0.2);
+                self.after(pause, What::AskAgain(None));
             }
             Fault::ServerSavesData => {
                 let server = &mut self.store.servers[server];
@@ -189,7 +197,7 @@ impl World {
                 self.after(noticed, What::Promote { group });
             }
             Fault::MasterIsReplaced => self.replace_master(group),
-            Fault::MasterIsCutOff => self.cut_off_master(group, pause),
+            Fault::MasterIsCutOff => self.cut_off_master(group),
             Fault::SlotMoves => {
                 if self.store.shape == Shape::Cluster {
                     self.move_slot(&watcher, group);
@@ -243,10 +251,11 @@ impl World {
             return;
         }
         self.hosts[host].life += 1;
-        // Its guards notice and kill.
-        if self.flaw != Some(Flaw::Orphans) {
-            for id in self.hosts[host].children.keys().copied().collect::<Vec<_>>() {
-                self.kill(host, id);
+        for id in self.hosts[host].children.keys().copied().collect::<Vec<_>>() {
+            // Its guards notice and kill, unless they are gone with it.
+            match self.flaw {
+                Some(Flaw::Orphans) => self.disarm(host, id),
+                _ => self.kill(host, id),
             }
         }
         // Sometimes it is back at once, and finds its own old lease.
@@ -284,13 +293,12 @@ impl World {
 
     /// A master goes on alone, without its replicas, of which one takes its place. Without acknowledgements it would
     /// go on granting: that this may give two is [documented](../../docs/guarantees.md).
-    fn cut_off_master(&mut self, group: usize, pause: Duration) {
+    fn cut_off_master(&mut self, group: usize) {
         let old = self.store.groups[group].master;
         if self.store.needs_ack && self.store.servers[old].state == State::Up {
             self.store.part(old, self.now);
             let noticed = self.pause(1.0);
             self.after(noticed, What::Promote { group });
-            self.after(noticed + pause, What::Demote { server: old });
         }
     }
 

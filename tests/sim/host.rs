@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use circus_agent::model::command::{NodeAbout, NodeRow, NodeState};
-use circus_agent::model::event::{Action, Address, Ask, BindId, Bound, Event, HookEnd, HookId, ProcessId, SocketId};
+use circus_agent::model::event::{
+    Action, Address, Ask, BindId, Bound, Event, HookEnd, HookId, LeaseAnswer, ProcessId, SocketId,
+};
 use circus_agent::model::names::{NodeName, WatcherName};
 use circus_agent::model::node::Node;
 use circus_agent::model::random::Random;
@@ -43,6 +45,8 @@ pub(crate) struct Host {
     /// Which server it takes for each group's master, and where it believes each lease to be.
     pub(crate) masters: Vec<usize>,
     pub(crate) homes: BTreeMap<WatcherName, usize>,
+    /// Answers that are stuck where it is cut off, and get through when it is not any more.
+    pub(crate) stuck: Vec<(PutId, LeaseAnswer)>,
     /// Refreshes that are about to go out, by the server that they go to.
     pub(crate) batches: BTreeMap<usize, Vec<(PutId, Ask)>>,
 }
@@ -73,6 +77,7 @@ impl Host {
             link: Link::GOOD,
             masters: Vec::new(),
             homes: BTreeMap::new(),
+            stuck: Vec::new(),
             batches: BTreeMap::new(),
         }
     }
@@ -131,11 +136,10 @@ impl World {
             let late = self.random.below(Duration::from_millis(1));
             self.after(late, What::On(host, what));
         }
-        if self.flaw == Some(Flaw::SleepingTimer) {
-            let slept = Duration::from_nanos(self.now - since);
+        if self.flaw == Some(Flaw::SleepingClock) {
+            self.hosts[host].offset -= ((self.now - since) as f64 * self.hosts[host].rate) as u64;
             let deadlines = |(id, child): (&ProcessId, &Child)| (*id, child.deadline);
-            for (id, mut deadline) in self.hosts[host].children.iter().map(deadlines).collect::<Vec<_>>() {
-                (deadline.stop, deadline.kill) = (deadline.stop + slept, deadline.kill + slept);
+            for (id, deadline) in self.hosts[host].children.iter().map(deadlines).collect::<Vec<_>>() {
                 self.arm(host, id, deadline);
             }
         }

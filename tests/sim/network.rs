@@ -87,15 +87,16 @@ impl World {
         // Nobody waits for a vote that is given back.
         let left =
             if asked.kind == AskKind::Withdraw { timeout.as_nanos() as u64 } else { ends.saturating_sub(self.now) };
-        puts.push((put, true));
         match self.flaw {
             Some(Flaw::NoSecondRound) if in_passing && matches!(asked.kind, AskKind::Refresh { .. }) => {
+                puts.push((put, true));
                 return self.returned(id, LeaseAnswer::Granted { token: 0 });
             }
             Some(Flaw::VotesKept) if asked.kind == AskKind::Withdraw => return,
             Some(Flaw::OwnerReused) => asked.owner.nonce = host as u128,
             _ => {}
         }
+        puts.push((Put { server: put.server, ask: asked.clone() }, true));
         self.at(left, What::On(host, OnHost::GiveUp { put: id }));
         // In a cluster each lease has a slot of its own, and one round trip does for one slot.
         if matches!(asked.kind, AskKind::Refresh { .. }) && self.store.shape != Shape::Cluster {
@@ -107,6 +108,25 @@ impl World {
         } else {
             self.send(host, server, vec![(id, asked)]);
         }
+    }
+
+    /// A question from long ago, which somebody along the way has kept, reaches its server once more.
+    pub(crate) fn ask_again(&mut self) {
+        for _ in 0..20 {
+            let question = (self.random.number() % self.questions.len().max(1) as u64) as usize;
+            if self.questions.get(question).is_some_and(|old| !matches!(old.ask.kind, AskKind::Take { .. })) {
+                return self.repeat(question);
+            }
+        }
+    }
+
+    /// A question reaches its server once more, which may be another by now. A take would be for nobody.
+    pub(crate) fn repeat(&mut self, question: usize) {
+        let Question { groups, puts, .. } = &self.questions[question];
+        let (Put { server, ask }, _) = &puts[0];
+        let server = self.store.groups[groups[*server]].master;
+        let puts = vec![(PutId { question, put: 0 }, ask.clone())];
+        self.at(0, What::Arrive { host: self.questions[question].host, server, puts });
     }
 
     /// Refreshes that came together go out.
@@ -125,11 +145,22 @@ impl World {
 
     /// Answers go back, unless they get lost.
     pub(crate) fn send_back(&mut self, host: usize, server: usize, answers: Vec<(PutId, LeaseAnswer)>) {
-        if self.reaches(host, server) {
+        // Some that were on their way get through in the end.
+        if self.hosts[host].cut && self.random.fraction() < 0.5 {
+            self.hosts[host].stuck.extend(answers);
+        } else if self.reaches(host, server) {
             let delay = self.wander(self.hosts[host].link.back);
             for (put, answer) in answers {
                 self.after(delay, What::On(host, OnHost::Return { put, answer }));
             }
+        }
+    }
+
+    /// A host is cut off no more: what got stuck gets through.
+    pub(crate) fn unstick(&mut self, host: usize) {
+        for (put, answer) in std::mem::take(&mut self.hosts[host].stuck) {
+            let delay = self.wander(self.hosts[host].link.back);
+            self.after(delay, What::On(host, OnHost::Return { put, answer }));
         }
     }
 
@@ -143,7 +174,7 @@ impl World {
         }
         if !std::mem::take(open) {
             // It comes after the adapter gave up, and is dropped; now and then it slips through all the same.
-            if self.store.shape != Shape::Majority && self.random.fraction() < 0.1 {
+            if self.store.shape != Shape::Majority && self.random.fraction() < 0.2 {
                 let event = Event::Lease { watcher: watcher.clone(), ask: ask.clone(), answer };
                 self.tell(host, event);
             }

@@ -39,11 +39,11 @@ pub(crate) enum Flaw {
     OwnerReused,
     /// The guard does not know the deadline.
     NoDeadline,
-    /// The guard's timer stands still while the machine is frozen.
-    SleepingTimer,
+    /// The machine's clock stands still while it is frozen.
+    SleepingClock,
     /// A kill takes longer than the margin allows for.
     SlowKill,
-    /// The children of an agent that crashed live on.
+    /// The guards go with an agent that crashes, and its children live on.
     Orphans,
     /// The tree is reported gone, and so the lease released, when only its main process is.
     GoneWithMain,
@@ -59,8 +59,8 @@ pub(crate) enum Flaw {
     VotesKept,
     /// A refresh counts that one server confirmed.
     OneIsEnough,
-    /// The answers to refreshes that went out together are taken for each other's.
-    AnswersMixedUp,
+    /// Refreshes that go out together are taken for each other's.
+    LeasesMixedUp,
     /// All singletons share one lease.
     OneLeaseForAll,
     /// A release frees the other leases of the server, too.
@@ -75,201 +75,139 @@ const EVERYWHERE: &[Shape] = &[Standalone, Cluster, Majority];
 
 /// All of them.
 pub(crate) const PLANTS: &[Plant] = &[
-    Plant {
-        name: "absence is permission",
-        bug: Bug::Script(&[
+    script(
+        "absence is permission",
+        &[
             (
                 "if not state then\n    redis.call('HSET', KEYS[2], 'state', 'quarantine'",
                 "if false then\n    redis.call('HSET', KEYS[2], 'state', 'quarantine'",
             ),
             ("if seen ~= inc then\n    ends", "if state and seen ~= inc then\n    ends"),
             ("if state ~= 'free' and now < ends then", "if state and state ~= 'free' and now < ends then"),
-        ]),
-        shapes: EVERYWHERE,
-        breaks: &[NeverTwo],
-    },
-    Plant {
-        name: "no quarantine after a restart or a failover",
-        bug: Bug::Script(&[("if seen ~= inc then\n    ends", "if false then\n    ends")]),
-        shapes: EVERYWHERE,
-        breaks: &[NeverTwo],
-    },
-    Plant {
-        name: "a quarantine of half a ttl",
-        bug: Bug::Script(&[(
+        ],
+        ALONE,
+        &[NeverTwo, Undisturbed],
+    ),
+    script(
+        "no quarantine after a restart or a failover",
+        &[("if seen ~= inc then\n    ends", "if false then\n    ends")],
+        ALONE,
+        &[NeverTwo],
+    ),
+    script(
+        "a quarantine of half a ttl",
+        &[(
             "ends = now + longest\n    redis.call('HSET', KEYS[2], 'state', state",
             "ends = now + longest / 2\n    redis.call('HSET', KEYS[2], 'state', state",
-        )]),
-        shapes: EVERYWHERE,
-        breaks: &[NeverTwo],
-    },
-    Plant {
-        name: "a refresh restores without a look at the record",
-        bug: Bug::Script(&[(
-            "local ours = known < token or (meta[1] == 'held' and meta[2] == owner)",
-            "local ours = true",
-        )]),
-        shapes: EVERYWHERE,
-        breaks: &[NeverTwo, TokensGrow],
-    },
-    Plant {
-        name: "a refresh restores nothing",
-        bug: Bug::Script(&[(
-            "local ours = known < token or (meta[1] == 'held' and meta[2] == owner)",
-            "local ours = false",
-        )]),
-        shapes: ALONE,
-        breaks: &[Undisturbed],
-    },
-    Plant {
-        name: "a refresh takes over another's key",
-        bug: Bug::Script(&[(
-            "if holder and holder ~= owner then\n    return 'lost', holder\n  end\n  if holder then",
-            "  if holder == owner then",
-        )]),
-        shapes: EVERYWHERE,
-        breaks: &[NeverTwo, TokensGrow],
-    },
-    Plant {
-        name: "a refresh forgets the token",
-        bug: Bug::Script(&[("'tok', text(math.max(known, token))", "'tok', '0'")]),
-        shapes: ALONE,
-        breaks: &[TokensGrow],
-    },
-    Plant {
-        name: "a taking does not compare the owner",
-        bug: Bug::Script(&[("if holder and holder ~= owner then\n  local left", "if false then\n  local left")]),
-        shapes: EVERYWHERE,
-        breaks: &[NeverTwo],
-    },
-    Plant {
-        name: "a token that does not grow",
-        bug: Bug::Script(&[("token = math.max(token + 1, now)", "token = math.max(token, 1)")]),
-        shapes: EVERYWHERE,
-        breaks: &[TokensGrow],
-    },
-    Plant {
-        name: "a token that counts from nothing",
-        bug: Bug::Script(&[("token = math.max(token + 1, now)", "token = token + 1")]),
-        shapes: ALONE,
-        breaks: &[TokensGrow],
-    },
-    Plant {
-        name: "a release does not compare the owner",
-        bug: Bug::Script(&[("if redis.call('GET', KEYS[1]) ~= ARGV[1] then\n  return {'released'}\nend", "")]),
-        shapes: EVERYWHERE,
-        breaks: &[NeverTwo],
-    },
-    Plant {
-        name: "a release after a failover announces a free lease",
-        bug: Bug::Script(&[("if meta[1] ~= inc then", "if false then")]),
-        shapes: ALONE,
-        breaks: &[NeverTwo],
-    },
-    Plant {
-        name: "a replica's no is believed",
-        bug: Bug::Script(&[(
+        )],
+        &[Standalone],
+        &[NeverTwo],
+    ),
+    script(
+        "a refresh restores without a look at the record",
+        &[("local ours = known < token or (meta[1] == 'held' and meta[2] == owner)", "local ours = true")],
+        ALONE,
+        &[NeverTwo, TokensGrow, Undisturbed],
+    ),
+    script(
+        "a refresh restores nothing",
+        &[("local ours = known < token or (meta[1] == 'held' and meta[2] == owner)", "local ours = false")],
+        ALONE,
+        &[Undisturbed],
+    ),
+    script(
+        "a refresh takes over another's key",
+        &[
+            (
+                "if holder and holder ~= owner then\n    return 'lost', holder\n  end",
+                "if holder ~= owner then\n    holder = nil\n  end",
+            ),
+            ("local ours = known < token or (meta[1] == 'held' and meta[2] == owner)", "local ours = true"),
+        ],
+        ALONE,
+        &[NeverTwo, TokensGrow, Undisturbed],
+    ),
+    script(
+        "a refresh forgets the token",
+        &[("'tok', text(math.max(known, token))", "'tok', '0'")],
+        ALONE,
+        &[TokensGrow],
+    ),
+    script(
+        "a taking does not compare the owner",
+        &[("if holder and holder ~= owner then\n  local left", "if false then\n  local left")],
+        EVERYWHERE,
+        &[NeverTwo],
+    ),
+    script(
+        "a token that does not grow",
+        &[("token = math.max(token + 1, now)", "token = math.max(token, 1)")],
+        EVERYWHERE,
+        &[TokensGrow],
+    ),
+    script(
+        "a token that counts from nothing",
+        &[("token = math.max(token + 1, now)", "token = token + 1")],
+        ALONE,
+        &[TokensGrow],
+    ),
+    script(
+        "a release does not compare the owner",
+        &[("if redis.call('GET', KEYS[1]) ~= ARGV[1] then\n  return {'released'}\nend", "")],
+        EVERYWHERE,
+        &[NeverTwo],
+    ),
+    script(
+        "a release after a failover frees the lease",
+        &[
+            ("if meta[1] ~= inc then", "if false then"),
+            ("'state', 'free', 'until', text(now))", "'state', 'free', 'until', text(now), 'inc', inc)"),
+        ],
+        &[Standalone],
+        &[NeverTwo],
+    ),
+    script(
+        "a replica's no is believed",
+        &[(
             "return redis.error_reply('REPLICA this server is a replica; leases are decided on the master')",
-            "return {'lost', ''}",
-        )]),
-        shapes: &[Standalone],
-        breaks: &[Undisturbed],
-    },
-    Plant {
-        name: "validity counted from the answer",
-        bug: Bug::Flaw(Flaw::CountFromAnswer),
-        shapes: EVERYWHERE,
-        breaks: &[NeverTwo],
-    },
-    Plant { name: "a late grant accepted", bug: Bug::Flaw(Flaw::LateGrant), shapes: EVERYWHERE, breaks: &[NeverTwo] },
-    Plant {
-        name: "no answer taken for a grant",
-        bug: Bug::Flaw(Flaw::FailureIsGrant),
-        shapes: EVERYWHERE,
-        breaks: &[NeverTwo],
-    },
-    Plant {
-        name: "no answer taken for a refusal",
-        bug: Bug::Flaw(Flaw::FailureIsLoss),
-        shapes: EVERYWHERE,
-        breaks: &[Undisturbed],
-    },
-    Plant {
-        name: "an owner used for two tenures",
-        bug: Bug::Flaw(Flaw::OwnerReused),
-        shapes: ALONE,
-        breaks: &[NeverTwo],
-    },
-    Plant {
-        name: "a guard that does not know the deadline",
-        bug: Bug::Flaw(Flaw::NoDeadline),
-        shapes: EVERYWHERE,
-        breaks: &[NeverTwo],
-    },
-    Plant {
-        name: "a timer that sleeps with the machine",
-        bug: Bug::Flaw(Flaw::SleepingTimer),
-        shapes: EVERYWHERE,
-        breaks: &[NeverTwo],
-    },
-    Plant { name: "a kill beyond the margin", bug: Bug::Flaw(Flaw::SlowKill), shapes: EVERYWHERE, breaks: &[NeverTwo] },
-    Plant {
-        name: "orphans of a crashed agent",
-        bug: Bug::Flaw(Flaw::Orphans),
-        shapes: EVERYWHERE,
-        breaks: &[NeverTwo],
-    },
-    Plant {
-        name: "a release before the tree is gone",
-        bug: Bug::Flaw(Flaw::GoneWithMain),
-        shapes: EVERYWHERE,
-        breaks: &[NeverTwo],
-    },
-    Plant {
-        name: "sockets of which nothing is heard any more",
-        bug: Bug::Flaw(Flaw::LostFailure),
-        shapes: EVERYWHERE,
-        breaks: &[SoonOne],
-    },
-    Plant {
-        name: "a replica's acknowledgement ignored",
-        bug: Bug::Flaw(Flaw::AckIgnored),
-        shapes: ALONE,
-        breaks: &[NeverTwo],
-    },
-    Plant {
-        name: "one lease for all singletons",
-        bug: Bug::Flaw(Flaw::OneLeaseForAll),
-        shapes: EVERYWHERE,
-        breaks: &[SoonOne],
-    },
-    Plant {
-        name: "a release that frees the neighbour",
-        bug: Bug::Flaw(Flaw::FreesNeighbour),
-        shapes: EVERYWHERE,
-        breaks: &[NeverTwo],
-    },
-    Plant {
-        name: "half of the servers are most",
-        bug: Bug::Flaw(Flaw::HalfIsMost),
-        shapes: &[Majority],
-        breaks: &[NeverTwo],
-    },
-    Plant { name: "no second round", bug: Bug::Flaw(Flaw::NoSecondRound), shapes: &[Majority], breaks: &[TokensGrow] },
-    Plant { name: "votes not given back", bug: Bug::Flaw(Flaw::VotesKept), shapes: &[Majority], breaks: &[SoonOne] },
-    Plant {
-        name: "one server's refresh counted",
-        bug: Bug::Flaw(Flaw::OneIsEnough),
-        shapes: &[Majority],
-        breaks: &[NeverTwo],
-    },
-    Plant {
-        name: "answers of one round trip mixed up",
-        bug: Bug::Flaw(Flaw::AnswersMixedUp),
-        shapes: &[Standalone, Majority],
-        breaks: &[NeverTwo, SoonOne, Undisturbed],
-    },
+            "return {'lost', '', 'lost', '', 'lost', ''}",
+        )],
+        &[Standalone],
+        &[Undisturbed],
+    ),
+    flaw("validity counted from the answer", Flaw::CountFromAnswer, ALONE, &[NeverTwo]),
+    flaw("a late grant accepted", Flaw::LateGrant, ALONE, &[NeverTwo]),
+    flaw("no answer taken for a grant", Flaw::FailureIsGrant, EVERYWHERE, &[NeverTwo]),
+    flaw("no answer taken for a refusal", Flaw::FailureIsLoss, EVERYWHERE, &[Undisturbed]),
+    flaw("an owner used for two tenures", Flaw::OwnerReused, ALONE, &[NeverTwo]),
+    flaw("a guard that does not know the deadline", Flaw::NoDeadline, EVERYWHERE, &[NeverTwo]),
+    flaw("a clock that sleeps with the machine", Flaw::SleepingClock, EVERYWHERE, &[NeverTwo]),
+    flaw("a kill beyond the margin", Flaw::SlowKill, EVERYWHERE, &[NeverTwo]),
+    flaw("orphans of a crashed agent", Flaw::Orphans, EVERYWHERE, &[NeverTwo]),
+    flaw("a release before the tree is gone", Flaw::GoneWithMain, EVERYWHERE, &[NeverTwo]),
+    flaw("sockets of which nothing is heard any more", Flaw::LostFailure, &[Standalone], &[SoonOne]),
+    flaw("a replica's acknowledgement ignored", Flaw::AckIgnored, ALONE, &[NeverTwo]),
+    flaw("one lease for all singletons", Flaw::OneLeaseForAll, EVERYWHERE, &[SoonOne, Undisturbed]),
+    flaw("a release that frees the neighbour", Flaw::FreesNeighbour, EVERYWHERE, &[NeverTwo]),
+    flaw("half of the servers are most", Flaw::HalfIsMost, &[Majority], &[NeverTwo]),
+    flaw("no second round", Flaw::NoSecondRound, &[Majority], &[TokensGrow]),
+    flaw("votes not given back", Flaw::VotesKept, &[Majority], &[SoonOne]),
+    flaw("one server's refresh counted", Flaw::OneIsEnough, &[Majority], &[NeverTwo]),
+    flaw(
+        "leases of one round trip mixed up",
+        Flaw::LeasesMixedUp,
+        &[Standalone, Majority],
+        &[NeverTwo, SoonOne, Undisturbed],
+    ),
 ];
+
+const fn script(name: &'static str, rewrite: Rewrite, shapes: &'static [Shape], breaks: &'static [Promise]) -> Plant {
+    Plant { name, bug: Bug::Script(rewrite), shapes, breaks }
+}
+
+const fn flaw(name: &'static str, flaw: Flaw, shapes: &'static [Shape], breaks: &'static [Promise]) -> Plant {
+    Plant { name, bug: Bug::Flaw(flaw), shapes, breaks }
+}
 
 /// What an agent hears where a flaw bends it.
 pub(crate) fn planted(flaw: Option<Flaw>, event: Event, now: Time) -> Event {

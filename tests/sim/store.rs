@@ -113,7 +113,7 @@ impl Store {
         let needs_ack = replicas > 0 && random.fraction() < 0.5;
         let dates_jump = random.fraction() < 0.3;
         // One that is too far behind acknowledges nothing in time.
-        let furthest = if needs_ack { 0.03 } else { 0.3 };
+        let furthest = if needs_ack { 0.03 } else { 0.6 };
         let mut store =
             Store { shape, servers: Vec::new(), groups: Vec::new(), homes: BTreeMap::new(), needs_ack, dates_jump };
         for group in 0..groups {
@@ -209,18 +209,26 @@ impl Store {
         server.log = vec![(now, had)];
         self.groups[group].master = replica;
         for &member in &self.groups[group].members {
-            self.servers[member].deaf_since = (!self.servers[member].redis.is_replica()).then_some(now);
+            let alone = member != replica && !self.servers[member].redis.is_replica();
+            self.servers[member].deaf_since = alone.then_some(now);
         }
     }
 
     /// A server follows its group's master, and has what that one has.
     pub(crate) fn follow(&mut self, server: usize) {
-        if !self.is_master(server) {
-            if !self.servers[server].redis.is_replica() {
-                self.servers[server].redis.follow(true);
-            }
-            self.servers[server].deaf_since = None;
+        let is_master = self.is_master(server);
+        let Server { redis, deaf_since, .. } = &mut self.servers[server];
+        *deaf_since = None;
+        if !is_master && !redis.is_replica() {
+            redis.follow(true);
         }
+    }
+
+    /// Whether a replica can take its master's place. Where nothing is to be lost it must have heard all.
+    fn is_fit(&self, replica: usize, master: usize) -> bool {
+        let [replica, master] = [&self.servers[replica], &self.servers[master]];
+        let heard_all = replica.redis.is_replica() && replica.deaf_since == master.deaf_since;
+        replica.state == State::Up && (heard_all || !self.dates_jump)
     }
 
     /// What a server's wall clock shows, in ms: some date, so that tokens are what they are in earnest.
@@ -269,19 +277,14 @@ impl World {
             let had = self.store.received(server, self.now);
             self.store.servers[server].redis.load(&had);
         }
-        let mut answers = self.evaluate(server, puts);
+        let answers = self.evaluate(server, puts);
         let releases = |(put, ask): &(PutId, Ask)| matches!(ask.kind, AskKind::Release { .. }).then_some(put.question);
-        if let Some(question) = puts.iter().find_map(releases).filter(|_| self.flaw == Some(Flaw::FreesNeighbour)) {
-            self.free_neighbour(server, question);
+        if let Some(question) = puts.iter().find_map(releases) {
+            self.released(server, question);
         }
         self.store.changed(server, self.now, self.timings.ttl);
         for channel in self.store.servers[server].redis.take_published() {
             self.announce(server, &channel);
-        }
-        if self.flaw == Some(Flaw::AnswersMixedUp) {
-            let (ids, mut words): (Vec<_>, Vec<_>) = answers.into_iter().unzip();
-            words.reverse();
-            answers = ids.into_iter().zip(words).collect();
         }
         let grants =
             |(_, answer): &(PutId, LeaseAnswer)| matches!(answer, LeaseAnswer::Granted { .. } | LeaseAnswer::Released);
@@ -295,10 +298,25 @@ impl World {
         }
     }
 
+    /// A release is where much can be lost: now and then the server fails right after it, and it is asked for again.
+    fn released(&mut self, server: usize, question: usize) {
+        if self.flaw == Some(Flaw::FreesNeighbour) {
+            self.free_neighbour(server, question);
+        }
+        if !self.at_peace() && self.random.fraction() < 0.1 {
+            let (fails, again) = (self.pause(0.05), self.pause(0.3));
+            self.after(fails, What::Promote { group: self.store.servers[server].group });
+            self.after(again, What::AskAgain(Some(question)));
+        }
+    }
+
     /// What the scripts say. Refreshes that came together are one call.
     fn evaluate(&mut self, server: usize, puts: &[(PutId, Ask)]) -> Vec<(PutId, LeaseAnswer)> {
-        let leases: Vec<LeaseName> =
+        let mut leases: Vec<LeaseName> =
             puts.iter().map(|(put, _)| self.lease(&self.questions[put.question].watcher)).collect();
+        if self.flaw == Some(Flaw::LeasesMixedUp) {
+            leases.reverse();
+        }
         let together = scripts::refresh_call(leases.iter().zip(puts.iter().map(|(_, ask)| ask)));
         let call = together.unwrap_or_else(|| scripts::call(&leases[0], &puts[0].1));
         let date = self.store.date(server, self.now);
@@ -306,8 +324,8 @@ impl World {
         let mut answers = Vec::with_capacity(puts.len());
         for (i, (put, ask)) in puts.iter().enumerate() {
             let answer = match &said {
-                Ok(words) if puts.len() > 1 => {
-                    scripts::answer(&words[i * scripts::ANSWER_LEN..][..scripts::ANSWER_LEN])
+                Ok(words) if matches!(ask.kind, AskKind::Refresh { .. }) => {
+                    scripts::answer(words.chunks(scripts::ANSWER_LEN).nth(i).unwrap_or_default())
                 }
                 Ok(words) => scripts::answer(words),
                 Err(reason) => LeaseAnswer::Failed { reason: reason.clone() },
@@ -374,16 +392,26 @@ impl World {
     /// A replica takes its master's place, and hosts hear of it one by one.
     pub(crate) fn fail_over(&mut self, group: usize) {
         let Group { master, members } = &self.store.groups[group];
-        let fit = |&&member: &&usize| member != *master && self.store.servers[member].state == State::Up;
+        let fit = |&&member: &&usize| member != *master && self.store.is_fit(member, *master);
         let fit: Vec<usize> = members.iter().filter(fit).copied().collect();
         if fit.is_empty() {
             return;
         }
         let next = fit[(self.random.number() % fit.len() as u64) as usize];
-        self.trace(0, || format!("server {next} takes the place of {master}"));
+        let old = *master;
+        self.trace(0, || format!("server {next} takes the place of {old}"));
         self.store.promote(next, self.now);
+        // Where no replica has to acknowledge, an old master that went on would be a [hazard](../../docs/guarantees.md).
+        if self.store.needs_ack {
+            let pause = self.pause(3.0);
+            self.after(pause, What::Demote { server: old });
+        } else if self.store.servers[old].state == State::Up {
+            self.store.follow(old);
+        }
         for host in 0..self.hosts.len() {
-            let delay = if self.at_peace() { Duration::from_millis(1) } else { self.pause(0.3) };
+            // Some go on asking the old one for a while.
+            let late = !self.at_peace() && self.random.fraction() < 0.3;
+            let delay = if late { self.pause(3.0) } else { self.pause(0.15) };
             self.after(delay, What::On(host, OnHost::Learn { group }));
         }
     }

@@ -70,12 +70,12 @@ impl Witness {
         if let Some(((other, _), sight)) = self.children.iter().find(|(_, sight)| runs(sight)) {
             let ms = (now - sight.since) / MS;
             let how = format!("a child of {watcher} starts on host {host} while that of host {other} lives ({ms} ms)");
-            self.holds_against(now, Promise::NeverTwo, how);
+            self.holds_against(now, Promise::NeverTwo, &how);
         }
         let (newest, by) = self.newest.get(watcher).copied().unwrap_or_default();
         if token < newest || token == newest && host != by {
             let how = format!("host {host} starts a child of {watcher} with token {token} after {newest} of host {by}");
-            self.holds_against(now, Promise::TokensGrow, how);
+            self.holds_against(now, Promise::TokensGrow, &how);
         }
         self.newest.insert(watcher.clone(), (token, host));
         let sight = Sight { watcher: watcher.clone(), since: now, frozen: false, excused: 0 };
@@ -113,27 +113,23 @@ impl Witness {
                 let watcher = &late.watcher;
                 let how =
                     format!("host {host}, thawed, has a child of {watcher} still, while that of host {other} lives");
-                return self.holds_against(now, Promise::NeverTwo, how);
+                return self.holds_against(now, Promise::NeverTwo, &how);
             }
         }
     }
 
-    /// All has been well for long enough: one child of this singleton has to run.
-    pub(crate) fn expects(&mut self, now: Instant, watcher: &WatcherName) {
+    /// By this promise one child of this singleton has to run.
+    pub(crate) fn expects(&mut self, now: Instant, watcher: &WatcherName, promise: Promise, what: &str) {
         if !self.children.values().any(|sight| sight.watcher == *watcher) {
             let quiet = (now - self.ends.get(watcher).copied().unwrap_or_default()) / MS;
-            self.holds_against(
-                now,
-                Promise::SoonOne,
-                format!("nobody runs {watcher}, for {quiet} ms, though all is well"),
-            );
+            self.holds_against(now, promise, &format!("nobody runs {watcher}, for {quiet} ms, {what}"));
         }
     }
 
     /// Since there were `started` children nothing has happened that moves one.
     pub(crate) fn expects_no_more(&mut self, now: Instant, started: u64, what: &str) {
         if self.started != started {
-            self.holds_against(now, Promise::Undisturbed, format!("a child moved {what}"));
+            self.holds_against(now, Promise::Undisturbed, &format!("a child moved {what}"));
         }
     }
 
@@ -141,7 +137,7 @@ impl Witness {
         self.children.iter_mut().filter(move |(key, _)| key.0 == host).map(|(_, sight)| sight)
     }
 
-    fn holds_against(&mut self, now: Instant, promise: Promise, how: String) {
+    fn holds_against(&mut self, now: Instant, promise: Promise, how: &str) {
         let how = format!("{}.{:03} s: {how}", now / (1_000 * MS), now / MS % 1_000);
         self.broken.get_or_insert(Broken { promise, how });
     }

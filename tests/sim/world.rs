@@ -18,7 +18,7 @@ use crate::network::{Link, Question};
 use crate::plants::{Bug, Flaw, Plant};
 use crate::queue::{Instant, OnHost, Queue, SEC, What};
 use crate::store::{Shape, Store};
-use crate::witness::{Report, Witness};
+use crate::witness::{Promise, Report, Witness};
 
 /// How many ttls a storm lasts, and how many small things go wrong after it.
 const STORM: u32 = 60;
@@ -116,14 +116,14 @@ impl World {
         self.live_until(self.faults_end);
         self.make_peace();
         self.live_until(self.now + self.soon());
-        self.expect_all();
+        self.expect_all(Promise::SoonOne, "though all is well");
         // Nothing at first: then it stays so.
         let (before, mut what) = (self.witness.started, "though all is well".to_owned());
         for ripple in 0..RIPPLES {
             let pause = if ripple == 0 { 3 * ttl } else { ttl + self.pause(0.5).as_nanos() as u64 };
             self.live_until(self.now + pause);
             self.witness.expects_no_more(self.now, before, &what);
-            self.expect_all();
+            self.expect_all(Promise::Undisturbed, &what);
             what = format!("on {}", self.ripple());
         }
         Report { steps: self.steps, children: self.witness.started, broken: self.witness.broken }
@@ -144,9 +144,9 @@ impl World {
         ttl + ttl / 50 + SEC + self.graceful.as_nanos() as u64 + back
     }
 
-    fn expect_all(&mut self) {
+    fn expect_all(&mut self, promise: Promise, what: &str) {
         for watcher in &self.watchers {
-            self.witness.expects(self.now, watcher);
+            self.witness.expects(self.now, watcher, promise, what);
         }
     }
 
@@ -180,6 +180,8 @@ impl World {
         match what {
             What::On(host, what) => self.happen_on(host, what),
             What::Arrive { host, server, puts } => self.arrive(host, server, puts),
+            What::AskAgain(None) => self.ask_again(),
+            What::AskAgain(Some(question)) => self.repeat(question),
             What::Acknowledged { host, server, links, answers } => self.acknowledged(host, server, links, answers),
             What::HostThaws(host) => self.thaw(host),
             What::Look(host) => self.witness.look(self.now, host),
@@ -191,6 +193,7 @@ impl World {
             What::Heal(host) => {
                 self.hosts[host].cut = false;
                 self.hosts[host].link = Link::GOOD;
+                self.unstick(host);
                 self.store_up(host);
             }
             What::Mend { host, server } => {
@@ -198,6 +201,8 @@ impl World {
                 self.store_up(host);
             }
             What::ServerBack { server, data } => self.server_back(server, data),
+            // What a storm left behind.
+            What::Promote { .. } if self.at_peace() => {}
             What::Promote { group } => self.promote_one(group),
             What::Demote { server } => self.store.follow(server),
             What::Fault => self.fault(),

@@ -97,7 +97,7 @@ impl Agent {
             match self.event().await {
                 Event::StoreUp => up = true,
                 Event::LeaseFreed { .. } => hears = true,
-                Event::StoreDown { .. } | Event::StoreSeen { .. } | Event::Lease { .. } => {}
+                Event::StoreDown { .. } | Event::StoreSeen { .. } | Event::StoreMissed(_) | Event::Lease { .. } => {}
                 other => panic!("{other:?}"),
             }
         }

@@ -4,6 +4,7 @@
 
 use std::time::{Duration, Instant};
 
+use circus_agent::cluster::scripts;
 use circus_agent::model::event::{Ask, LeaseAnswer};
 use circus_agent::model::names::LeaseName;
 use circus_agent::model::spec::RedisSpec;
@@ -66,6 +67,11 @@ impl Store for RealStore {
             }
         }
         if matches!(how, Disturbance::RestartEmpty | Disturbance::RestartWithSaved) {
+            // A server that does not know a script is told it and asked again, and what came later may be before it: of
+            // several servers most may then be of one mind, and one is late.
+            for server in &self.servers {
+                scripts::ALL.iter().for_each(|script| drop(server.command(&["SCRIPT", "LOAD", script])));
+            }
             self.runtime.block_on(reach_all(&mut self.agent, &self.servers));
         }
     }

@@ -23,7 +23,6 @@ use super::files::{
 use super::history::{self, Was};
 use super::record::{Found, Record, State, Verdict, verdict};
 use super::{Hold, Holds, Job, lock};
-use crate::cluster::history::node_of;
 use crate::model::event::{Ask, AskKind, Event, HistoryRead, LeaseAnswer, TokenState};
 use crate::model::lease::RESERVATION;
 use crate::model::names::{NodeName, Owner, WatcherName};
@@ -305,7 +304,7 @@ impl Worker {
                 TokenState::Holds { left: now.until(Time::from_nanos(record.until)) }
             }
             Found::Held { record, locked } => {
-                TokenState::Over { holder: locked.then(|| node_of(&record.owner)), token: Some(record.token) }
+                TokenState::Over { holder: locked.then(|| Owner::node_in(&record.owner)), token: Some(record.token) }
             }
             found => TokenState::Over { holder: None, token: found.record().map(|record| record.token) },
         })

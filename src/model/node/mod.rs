@@ -38,7 +38,7 @@ use super::random::Random;
 use super::snapshot::{Phase, Snapshot, StoreView};
 use super::sockets::Sockets;
 use super::spec::{AgentSpec, WatcherSpec};
-use super::store::{self, StoreFacts};
+use super::store::{self, Missed, StoreFacts};
 use super::time::Time;
 use super::watcher::Watcher;
 
@@ -82,8 +82,10 @@ pub struct Node {
     leaving: BTreeSet<Key>,
     phase: State,
     store: StoreView,
-    /// What the store's servers said of themselves, by address, and what was last advised because of it.
+    /// What the store's servers said of themselves, by address, those that are missed, and what was last advised because
+    /// of it.
     servers: BTreeMap<String, StoreFacts>,
+    missed: Missed,
     advised: Vec<String>,
     reminder: Option<Time>,
     random: Random,
@@ -152,6 +154,7 @@ impl Node {
             phase: State::Starting,
             store: StoreView::Unknown,
             servers: BTreeMap::new(),
+            missed: Missed::default(),
             advised: Vec::new(),
             reminder: None,
             random,
@@ -218,6 +221,7 @@ impl Node {
             },
             config: self.agent.hash.clone(),
             store: self.store.clone(),
+            missed: self.missed.clone(),
             watchers: self.watchers.iter().map(|watcher| watcher.view(self.now)).collect(),
         }
     }
@@ -257,11 +261,14 @@ impl Node {
                     Some(facts) => drop(self.servers.insert(server, facts)),
                     None => drop(self.servers.remove(&server)),
                 }
-                let advice = self.advice();
-                for text in advice.iter().filter(|text| !self.advised.contains(text)) {
-                    log(actions, Level::Warn, text.clone());
+                self.advise(actions);
+            }
+            Event::StoreMissed(missed) => {
+                for server in self.missed.servers.keys().filter(|server| !missed.servers.contains_key(*server)) {
+                    log(actions, Level::Info, format!("{}: {server} is reached again", self.store_name()));
                 }
-                self.advised = advice;
+                self.missed = missed;
+                self.advise(actions);
             }
             Event::NameTaken { by } => {
                 let text = format!("the name {} is in use by {by}; give this node another (node = …)", self.name);
@@ -345,17 +352,31 @@ impl Node {
         if self.clustered { "Redis" } else { "lease files" }
     }
 
+    /// Tells the log of what is new in the advice.
+    fn advise(&mut self, actions: &mut Vec<Action>) {
+        let advice = self.advice();
+        for text in advice.iter().filter(|text| !self.advised.contains(text)) {
+            log(actions, Level::Warn, text.clone());
+        }
+        self.advised = advice;
+    }
+
     /// What whoever keeps leases in these servers should know.
     fn advice(&self) -> Vec<String> {
         let leases = self.watchers.iter().filter_map(|watcher| watcher.spec().singleton.as_ref());
         let acks = self.agent.redis.as_ref().map_or(0, |redis| redis.require_replica_ack);
-        store::advice(&self.servers, leases.map(|lease| lease.ttl).min(), acks)
+        let advice = store::advice(&self.servers, leases.map(|lease| lease.ttl).min(), acks);
+        self.missed.advice().into_iter().chain(advice).collect()
     }
 
     /// And at which address, without what may be a password.
     fn store_place(&self) -> String {
         match &self.agent.redis {
-            Some(redis) => format!("Redis at {}", redis.place()),
+            Some(redis) if self.missed.servers.is_empty() => format!("Redis at {}", redis.place()),
+            Some(redis) => {
+                let missed: Vec<&str> = self.missed.servers.keys().map(String::as_str).collect();
+                format!("Redis at {}, without {}", redis.place(), missed.join(", "))
+            }
             None => "lease files on this machine".to_owned(),
         }
     }

@@ -166,6 +166,12 @@ impl RedisSpec {
         }
     }
 
+    /// [`RedisSpec::place`] without the database, where it is one server on the network: `redis-1:6379`.
+    pub fn host(&self) -> &str {
+        let place = self.place();
+        place.split_once('/').map_or(place, |(host, _)| host)
+    }
+
     /// Where it is, without what may be a password: `redis-1:6379/0`.
     pub fn place(&self) -> &str {
         let url = self.url.reveal();
