@@ -12,7 +12,7 @@ use redis::{RedisError, RedisResult, Value};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
-use super::line::{Line, Trouble};
+use super::line::{Line, Patience, Trouble};
 use super::link::{By, Way, command, is_unknown};
 use super::reason;
 use super::scripts::Call;
@@ -62,11 +62,12 @@ impl Counted {
         (Counted { queue }, put_all(line, wanted, queued))
     }
 
-    /// Calls a script before `end`, and gives its answer, and whether enough replicas have what it wrote.
+    /// Calls a script within `patience`, and gives its answer, and whether enough replicas have what it wrote.
     ///
     /// # Errors
     /// As [`Line::ask`].
-    pub(super) async fn call(&self, call: &Call, way: Way, end: Instant) -> Result<(Value, Acks), Trouble> {
+    pub(super) async fn call(&self, call: &Call, way: Way, patience: Patience) -> Result<(Value, Acks), Trouble> {
+        let end = patience.end;
         let begun = Instant::now();
         let (answer, answered) = oneshot::channel();
         let question = Question { call: call.clone(), way, end, answer };
@@ -91,9 +92,10 @@ async fn put_all(line: Line, wanted: u32, mut queued: mpsc::Receiver<Question>) 
         else {
             continue;
         };
-        let patience = first.saturating_duration_since(Instant::now()) / 3;
+        // So short that the answer is there before silence casts doubt on the connection.
+        let patience = first.saturating_duration_since(Instant::now()) / 4;
         let answers = line
-            .ask(last, async |mut connection| {
+            .ask(Patience::in_thirds(last), async |mut connection| {
                 let all: Vec<&Question> = batch.iter().collect();
                 let (mut answers, mut acks) = put(&mut connection, &all, By::Hash, wanted, patience).await?;
                 let unknown: Vec<usize> = (0..answers.len()).filter(|i| is_unknown(&answers[*i])).collect();

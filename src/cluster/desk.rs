@@ -81,7 +81,7 @@ fn put(link: &Link, questions: Vec<Question>) {
             AskKind::Take { .. } | AskKind::Refresh { .. } => Needs::Acks,
             AskKind::Release { .. } | AskKind::Withdraw => Needs::Nothing,
         };
-        let answer = link.call_that(&call, needs, patience).await;
+        let answer = link.call_for_leases(&call, needs, patience).await;
         for (index, question) in questions.into_iter().enumerate() {
             let its = |words: &Vec<String>| match question.ask.kind {
                 AskKind::Refresh { .. } => {

@@ -9,7 +9,7 @@ use redis::Value;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
-use super::line::{Line, State, Trouble};
+use super::line::{Line, Patience, State, Trouble};
 use crate::model::event::Event;
 use crate::model::store::{Failover, NODE_TIMEOUT, StoreFacts};
 
@@ -59,7 +59,7 @@ pub(super) async fn watch(line: Line, place: Place, events: mpsc::Sender<Event>)
 }
 
 async fn look(line: &Line, place: Place, failover: Option<Failover>) -> Result<StoreFacts, Trouble> {
-    line.ask(Instant::now() + LOOK_TIMEOUT, async |mut connection| {
+    line.ask(Patience::until(Instant::now() + LOOK_TIMEOUT), async |mut connection| {
         let mut info = redis::pipe();
         info.cmd("INFO").arg("replication").cmd("INFO").arg("memory");
         let (replication, memory): (String, String) = info.query_async(&mut connection).await?;

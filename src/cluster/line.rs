@@ -2,19 +2,22 @@
 //!
 //! ```text
 //!            connects and answers as a master                a broken pipe, a replica,
-//!   Down ───────────────────────────────────────▶ Up ─────── two time-outs in a row ──────▶ Down
+//!   Down ───────────────────────────────────────▶ Up ─────── a second silence ────────────▶ Down
 //!     ▲                                            │        its master has moved
-//!     └── no: again after 50 ms … 500 ms           └── one time-out: PING, the second chance
+//!     └── no: again after 50 ms … 500 ms           └── a first silence: PING, the second chance
 //! ```
+//!
+//! A silence is a question's time that has passed without its answer; of one about a lease, each third of it.
 //!
 //! Invariants:
 //! - Every question ends within its own time-out, and at once while the line is down: nothing queues, but for the
 //!   questions that come before the first attempt to connect has ended.
-//! - A connection that may be out of step is never used again. Each has a generation.
+//! - A connection that may be out of step is never used again. Each has a generation. What is still open on it then
+//!   ends with it, so that it is asked again at once.
 //! - A question given up may still be carried out by the server, now or later: only the asker can tell what that means.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -30,8 +33,6 @@ use crate::model::store::Failover;
 
 /// How long the server may take to say that it is still there, after it left a question unanswered.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
-/// So many questions in a row without an answer, and the connection is remade.
-const MAX_UNANSWERED: u32 = 2;
 /// How many questions may wait to be written; more wait their turn inside their own time-outs.
 const QUEUE: usize = 1024;
 
@@ -56,8 +57,29 @@ pub(super) struct Wire {
     pub(super) generation: u64,
     /// When another server takes the place of this one, where whoever led to it said so.
     pub(super) failover: Option<Failover>,
-    unanswered: AtomicU32,
+    /// When the silence was first noticed that lasts until now.
+    silent_since: Mutex<Option<Instant>>,
     doubts: mpsc::Sender<Doubt>,
+}
+
+/// How long a question may take, and how much of that in silence makes its connection doubtful.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    pub(super) end: Instant,
+    parts: u32,
+}
+
+impl Patience {
+    /// All of it: a server that is slow for a moment need not see all of its clients come anew.
+    pub(super) fn until(end: Instant) -> Patience {
+        Patience { end, parts: 1 }
+    }
+
+    /// Each third, where another connection has to be found while there still is time to ask on it. One that is merely
+    /// slow has all of it.
+    pub(super) fn in_thirds(end: Instant) -> Patience {
+        Patience { end, parts: 3 }
+    }
 }
 
 /// What a question found out about its connection.
@@ -113,31 +135,51 @@ impl Line {
         matches!(*self.state.borrow(), State::Up(_))
     }
 
-    /// Puts a question to the server, which is to be answered before `end`.
+    /// Puts a question to the server, which is to be answered within `patience`.
     ///
     /// # Errors
     /// What the server said, or why it said nothing.
     pub(super) async fn ask<T>(
         &self,
-        end: Instant,
+        Patience { end, parts }: Patience,
         run: impl AsyncFnOnce(MultiplexedConnection) -> RedisResult<T>,
     ) -> Result<T, Trouble> {
         let begun = Instant::now();
-        let patience = end.saturating_duration_since(begun);
+        let time = end.saturating_duration_since(begun);
         let wire = match self.settled(end).await {
             State::Up(wire) => wire,
             State::Down(reason) => return Err(Trouble::Lost(reason.to_string())),
-            State::Begun => {
-                return Err(Trouble::Lost(format!("still connecting after {} s", patience.as_secs_f64())));
-            }
+            State::Begun => return Err(Trouble::Lost(format!("still connecting after {} s", time.as_secs_f64()))),
         };
-        match timeout_at(end, run(wire.connection.clone())).await {
-            Ok(Ok(answer)) => {
-                wire.answered();
-                Ok(answer)
+        let mut answer = pin!(run(wire.connection.clone()));
+        let mut since = Instant::now();
+        let part = end.saturating_duration_since(since) / parts;
+        for left in (0..parts).rev() {
+            let until = end - part * left;
+            tokio::select! {
+                biased;
+                said = timeout_at(until, &mut answer) => match said {
+                    Ok(Ok(answer)) => {
+                        wire.answered();
+                        return Ok(answer);
+                    }
+                    Ok(Err(error)) => return Err(wire.failed(error)),
+                    Err(_) => wire.silent(since, until, time),
+                },
+                reason = self.gives_up(&wire) => return Err(Trouble::Lost(reason)),
             }
-            Ok(Err(error)) => Err(wire.failed(error)),
-            Err(_) => Err(Trouble::Lost(wire.silent(patience))),
+            since = until;
+        }
+        Err(Trouble::Lost(reason::no_answer(time)))
+    }
+
+    /// Waits until `wire` is not used any more, and says why.
+    async fn gives_up(&self, wire: &Wire) -> String {
+        let mut state = self.state.clone();
+        let is_another = |state: &State| !matches!(state, State::Up(now) if now.generation == wire.generation);
+        match state.wait_for(is_another).await.as_deref() {
+            Ok(State::Down(reason)) => reason.to_string(),
+            Ok(State::Begun | State::Up(_)) | Err(_) => "the connection was made anew".into(),
         }
     }
 
@@ -156,7 +198,7 @@ impl Line {
 
 impl Wire {
     fn answered(&self) {
-        self.unanswered.store(0, Ordering::Relaxed);
+        *self.silence() = None;
     }
 
     fn failed(&self, error: RedisError) -> Trouble {
@@ -169,11 +211,15 @@ impl Wire {
         Trouble::Lost(reason)
     }
 
-    fn silent(&self, waited: Duration) -> String {
-        let reason = reason::no_answer(waited);
-        let unanswered = self.unanswered.fetch_add(1, Ordering::Relaxed) + 1;
-        self.doubt(if unanswered < MAX_UNANSWERED { Doubt::Silent } else { Doubt::Useless(reason.clone()) });
-        reason
+    /// Somebody has waited from `since` until now, in vain. The first such silence may be the server's bad moment; one
+    /// that began when that was known already is one too many. Many who wait at the same time know no more than one.
+    fn silent(&self, since: Instant, now: Instant, time: Duration) {
+        let first = *self.silence().get_or_insert(now);
+        self.doubt(if since < first { Doubt::Silent } else { Doubt::Useless(reason::no_answer(time)) });
+    }
+
+    fn silence(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.silent_since.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn doubt(&self, doubt: Doubt) {
@@ -194,8 +240,8 @@ async fn keep_up(spec: RedisSpec, name: String, whereabouts: Whereabouts, told: 
                 whereabouts.found(&address);
                 tracing::debug!(%address, generation, "connected to Redis");
                 let (doubts, mut doubted) = mpsc::channel(16);
-                let unanswered = AtomicU32::new(0);
-                let wire = Arc::new(Wire { connection, address, generation, failover, unanswered, doubts });
+                let silent_since = Mutex::default();
+                let wire = Arc::new(Wire { connection, address, generation, failover, silent_since, doubts });
                 told.send_replace(State::Up(Arc::clone(&wire)));
                 let reason = tokio::select! {
                     reason = serve(&wire, &mut doubted) => reason,

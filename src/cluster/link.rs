@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::acks::{Acks, Counted};
 use super::facts::{self, Place};
-use super::line::{Line, State, Trouble};
+use super::line::{Line, Patience, State, Trouble};
 use super::nodes::Nodes;
 use super::reason;
 use super::scripts::{self, Call};
@@ -104,23 +104,26 @@ impl Link {
     /// # Errors
     /// The reason in words: the link's own while it is down, the server's, or that it did not answer in time.
     pub(super) async fn call(&self, call: &Call, patience: Duration) -> Result<Vec<String>, String> {
-        Ok(self.call_that(call, Needs::Nothing, patience).await?.0)
+        Ok(self.put(call, Needs::Nothing, Patience::until(Instant::now() + patience)).await?.0)
     }
 
-    /// [`Link::call`], and whether what was written is where it must be to count.
+    /// [`Link::call`] about leases, for which time is short: and whether what was written is where it must be to count.
     ///
     /// # Errors
     /// As [`Link::call`].
-    pub(super) async fn call_that(
+    pub(super) async fn call_for_leases(
         &self,
         call: &Call,
         needs: Needs,
         patience: Duration,
     ) -> Result<(Vec<String>, Acks), String> {
-        let end = Instant::now() + patience;
+        self.put(call, needs, Patience::in_thirds(Instant::now() + patience)).await
+    }
+
+    async fn put(&self, call: &Call, needs: Needs, patience: Patience) -> Result<(Vec<String>, Acks), String> {
         let (value, acks) = match &self.door {
-            Door::One(lines) => lines.call(call, needs, Way::Direct, end).await.map_err(|trouble| trouble.reason()),
-            Door::Cluster(nodes) => nodes.call(call, needs, end).await,
+            Door::One(lines) => lines.call(call, needs, Way::Direct, patience).await.map_err(|it| it.reason()),
+            Door::Cluster(nodes) => nodes.call(call, needs, patience).await,
         }?;
         Ok((words(value)?, acks))
     }
@@ -136,7 +139,9 @@ impl Link {
         };
         let end = Instant::now() + patience;
         match &self.door {
-            Door::One(lines) => lines.plain.ask(end, publish).await.map_err(|trouble| trouble.reason()),
+            Door::One(lines) => {
+                lines.plain.ask(Patience::until(end), publish).await.map_err(|trouble| trouble.reason())
+            }
             Door::Cluster(nodes) => nodes.say(channel, end, publish).await.map(|heard| heard.max(1)),
         }
     }
@@ -155,7 +160,9 @@ impl Link {
         };
         let end = Instant::now() + patience;
         match &self.door {
-            Door::One(lines) => lines.plain.ask(end, publish).await.map_err(|trouble| trouble.reason()),
+            Door::One(lines) => {
+                lines.plain.ask(Patience::until(end), publish).await.map_err(|trouble| trouble.reason())
+            }
             Door::Cluster(nodes) => nodes.say(channel, end, publish).await,
         }
     }
@@ -261,7 +268,7 @@ impl Lines {
         (Lines { plain, counted }, both)
     }
 
-    /// Calls a script here before `end`.
+    /// Calls a script here within `patience`.
     ///
     /// # Errors
     /// As [`Line::ask`].
@@ -270,13 +277,13 @@ impl Lines {
         call: &Call,
         needs: Needs,
         way: Way,
-        end: Instant,
+        patience: Patience,
     ) -> Result<(Value, Acks), Trouble> {
         match (&self.counted, needs) {
-            (Some(counted), Needs::Acks) => counted.call(call, way, end).await,
+            (Some(counted), Needs::Acks) => counted.call(call, way, patience).await,
             (None, _) | (_, Needs::Nothing) => {
                 let run = async |mut connection| run_script(call, way, &mut connection).await;
-                Ok((self.plain.ask(end, run).await?, Acks::Enough))
+                Ok((self.plain.ask(patience, run).await?, Acks::Enough))
             }
         }
     }

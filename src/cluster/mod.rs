@@ -17,6 +17,7 @@
 //!     acks      calls that count only when replicas have what they wrote
 //!     facts     what a server says of itself
 //!   subscription  one connection for what is heard
+//!   releases    when a release is one that all servers know of
 //!   registry    heartbeats and the list of nodes    bus    questions and answers between nodes
 //!   events      what happens, for whoever listens    history   what has been with leases
 //!   reason      errors in words
@@ -46,6 +47,7 @@ mod link;
 mod nodes;
 mod reason;
 mod registry;
+mod releases;
 mod sentinel;
 mod servers;
 mod slots;

@@ -30,7 +30,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::acks::Acks;
 use super::facts::{self, Place};
-use super::line::{Backoff, State, Trouble};
+use super::line::{Backoff, Patience, State, Trouble};
 use super::link::{Lines, Needs, Standing, Way};
 use super::scripts::Call;
 use super::sentinel::Whereabouts;
@@ -104,12 +104,13 @@ impl Nodes {
     ///
     /// # Errors
     /// The reason in words.
-    pub(super) async fn call(&self, call: &Call, needs: Needs, end: Instant) -> Result<(Value, Acks), String> {
+    pub(super) async fn call(&self, call: &Call, needs: Needs, patience: Patience) -> Result<(Value, Acks), String> {
+        let end = patience.end;
         let slot = Slot::for_key(call.keys.first().map_or("", String::as_str));
         let (mut at, mut way) = (self.master(slot, end).await?, Way::Direct);
         let mut redirects = 0;
         while redirects <= MOST_REDIRECTS {
-            let error = match self.lines(&at).call(call, needs, way, end).await {
+            let error = match self.lines(&at).call(call, needs, way, patience).await {
                 Ok(answer) => return Ok(answer),
                 Err(Trouble::Said(error)) => error,
                 Err(lost) => return Err(self.doubt(&lost)),
@@ -152,7 +153,7 @@ impl Nodes {
             lines if !lines.plain.is_down() => lines,
             down => self.some_that_is_up().unwrap_or(down),
         };
-        lines.plain.ask(end, run).await.map_err(|trouble| self.doubt(&trouble))
+        lines.plain.ask(Patience::until(end), run).await.map_err(|trouble| self.doubt(&trouble))
     }
 
     /// The master of `slot`, once a first survey has ended or `end` has come.

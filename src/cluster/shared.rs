@@ -11,6 +11,7 @@ use super::bus::{self, Bus};
 use super::events::Publisher;
 use super::history::{self, Recorder};
 use super::registry::{self, Name};
+use super::releases::Releases;
 use super::scripts;
 use super::servers::{Server, Servers};
 use super::subscription::{self, Heard};
@@ -108,8 +109,10 @@ impl Redis {
         let bus = Bus::new((cluster.clone(), node.clone()), reply_id, servers.clone(), names, questions);
         let free = leases.into_iter().map(|watcher| LeaseName { cluster: cluster.clone(), watcher }.free_channel());
         let channels = watch::Sender::new(bus.channels().into_iter().chain(free).collect());
-        for server in servers.iter() {
-            tasks.spawn(listen(server, &cluster, channels.subscribe(), bus.clone(), events.clone()));
+        let releases = Releases::new(servers.iter().count(), events.clone());
+        for (index, server) in servers.iter().enumerate() {
+            let heard = listen((index, server), &cluster, channels.subscribe(), bus.clone(), releases.clone(), &events);
+            tasks.spawn(heard);
         }
 
         let publisher = Publisher::start(&cluster, servers.clone());
@@ -253,26 +256,31 @@ impl Redis {
 
 /// Hears releases, questions and answers at one server.
 fn listen(
-    server: &Server,
+    (index, server): (usize, &Server),
     cluster: &ClusterName,
     channels: watch::Receiver<BTreeSet<String>>,
     bus: Bus,
-    events: mpsc::Sender<Event>,
+    releases: Releases,
+    events: &mpsc::Sender<Event>,
 ) -> impl Future<Output = ()> + use<> {
     let [questions, answers] = bus.channels();
     let (cluster, wanted) = (cluster.clone(), channels.clone());
-    let freed = move |channel: &str| {
-        let watcher = LeaseName::of_free_channel(&cluster, channel)?.watcher;
-        Some(Event::LeaseFreed { watcher })
-    };
+    let watcher = move |channel: &str| Some(LeaseName::of_free_channel(&cluster, channel)?.watcher);
     let take = move |heard: Heard<'_>| match heard {
-        Heard::Anew => wanted.borrow().iter().filter_map(|channel| freed(channel)).collect(),
+        // What was announced meanwhile nobody heard.
+        Heard::Anew => {
+            let watchers = wanted.borrow();
+            let watchers = watchers.iter().filter_map(|channel| watcher(channel));
+            watchers.map(|watcher| Event::LeaseFreed { watcher }).collect()
+        }
         Heard::Message { channel, payload } if channel == questions => {
             bus.asked(payload);
             Vec::new()
         }
         Heard::Message { channel, payload } if channel == answers => bus.answered(payload).into_iter().collect(),
-        Heard::Message { channel, .. } => freed(channel).into_iter().collect(),
+        Heard::Message { channel, payload } => {
+            watcher(channel).and_then(|watcher| releases.announced(index, watcher, payload)).into_iter().collect()
+        }
     };
-    subscription::listen(server.spec.clone(), server.whereabouts.clone(), channels, take, events)
+    subscription::listen(server.spec.clone(), server.whereabouts.clone(), channels, take, events.clone())
 }

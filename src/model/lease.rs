@@ -17,6 +17,8 @@
 //! - A refresh is due a third after the last confirmed one was sent. When it is not confirmed within another third,
 //!   the lease is *losing*: the child's stop begins, and the rest of the ttl is its time to end.
 //! - Refused because someone else has it: the child is killed at once.
+//! - A question has as long as a refresh may take. A refresh without an answer is asked again three times as often, so
+//!   that it survives a connection that hangs, and a store that is far away.
 //! - No failure of the store is an answer. Only a grant prolongs, only a refusal ends, only time expires.
 //! - A grant that arrives when nobody waits for it, or after its end, is released.
 //! - A release is asked for only after the tree is gone, and an owner is never used for two tenures. One whose question
@@ -40,7 +42,8 @@ use super::time::Time;
 /// How long a released lease is kept for the node it was moved to.
 pub const RESERVATION: Duration = Duration::from_secs(2);
 
-/// Waiting nodes spread over this much when a lease ends, so that they do not ask all at once.
+/// Waiting nodes spread over this much when a lease ends, so that they do not ask all at once; and when they were in each
+/// other's way.
 const HERD: Duration = Duration::from_millis(50);
 
 /// A question to put to the store now, with the time it has.
@@ -60,6 +63,8 @@ pub struct Lease {
     longest: Duration,
     /// When another node was last seen to hold it.
     seen: Option<Time>,
+    /// How often in a row this node and others were in each other's way.
+    splits: u32,
     latency: Option<Duration>,
     counts: LeaseCounts,
 }
@@ -142,7 +147,7 @@ impl Lease {
         let state = State::Aside { until: None, why: String::new(), given_to: None };
         let phase = node.as_str().bytes().fold(0xcbf2_9ce4_8422_2325, fnv_1a);
         let (longest, counts) = (timings.ttl, LeaseCounts::default());
-        Lease { name, node, timings, random, phase, state, longest, seen: None, latency: None, counts }
+        Lease { name, node, timings, random, phase, state, longest, seen: None, splits: 0, latency: None, counts }
     }
 
     /// This node would run the child. Ends a stand-back too.
@@ -231,6 +236,7 @@ impl Lease {
                 LeaseAnswer::Granted { token },
             ) if *owner == ask.owner && now < end => {
                 self.counts.taken += 1;
+                self.splits = 0;
                 self.took(now.since(ask.sent));
                 self.state = State::Held(Held {
                     owner: ask.owner.clone(),
@@ -254,6 +260,8 @@ impl Lease {
                     LeaseAnswer::Granted { .. } if now < end => {
                         if held.confirmed < ask.sent {
                             held.confirmed = ask.sent;
+                            // What was asked again meanwhile counts when it is answered, and is not asked once more.
+                            held.asked = None;
                             (held.due, held.next) = (due, tick.max(now));
                             if held.loss.is_none() {
                                 held.trouble = None;
@@ -271,7 +279,10 @@ impl Lease {
                     }
                     LeaseAnswer::Failed { reason } => {
                         self.counts.refreshes_failed += 1;
-                        held.trouble = Some(reason);
+                        // One that was confirmed since is no trouble any more.
+                        if held.confirmed < ask.sent {
+                            held.trouble = Some(reason);
+                        }
                     }
                     other => {
                         self.counts.refreshes_failed += 1;
@@ -313,12 +324,14 @@ impl Lease {
                     LeaseAnswer::Held { by, left, .. } => (left + self.random.below(HERD), Why::HeldBy(by)),
                     LeaseAnswer::Quarantined { left } => (left + self.random.below(HERD), Why::Quarantine),
                     LeaseAnswer::Reserved { node, left } => (left + self.random.below(HERD), Why::ReservedFor(node)),
-                    // Whoever is in each other's way does not meet again.
-                    LeaseAnswer::Split { reason } => (self.random.below(self.pause()), Why::Split(reason)),
+                    LeaseAnswer::Split { reason } => (self.apart(), Why::Split(reason)),
                     LeaseAnswer::Failed { reason } => (self.retry(), Why::NoAnswer(reason)),
                     other => (self.retry(), Why::NoAnswer(format!("the store answered {other:?}"))),
                 };
                 let next = if freed { now } else { now + pause };
+                if !matches!(why, Why::Split(_)) {
+                    self.splits = 0;
+                }
                 match why {
                     // The same owner asks again: were the lost answer a grant, this one is the same grant.
                     Why::NoAnswer(_) => self.state = State::Waiting { owner, next, why },
@@ -345,6 +358,14 @@ impl Lease {
         self.random.about(self.pause(), 0.2)
     }
 
+    /// How long to wait so that those who were in each other's way do not meet again: where servers are near a moment
+    /// suffices, and where they are far it soon is long enough.
+    fn apart(&mut self) -> Duration {
+        let most = HERD.saturating_mul(1 << self.splits.min(16)).min(self.pause());
+        self.splits += 1;
+        self.random.below(most)
+    }
+
     /// When the next refresh goes out after one that was sent then: at the last of this node's ticks that is not more
     /// than the interval and its jitter away. There is one, because no two ticks are further apart than that.
     fn tick(&self, sent: Time) -> Time {
@@ -369,16 +390,21 @@ impl Lease {
         tick.max(sent + self.timings.refresh_interval.mul_f64(1.0 - LeaseTimings::JITTER))
     }
 
-    /// One question's time: several fit into a refresh's time-out.
-    fn attempt(&self) -> Duration {
+    /// After so long without an answer a refresh or a release is put again, beside what is still open: the first one may
+    /// be lost, and where the store is only far away its answer counts as well as ever.
+    fn again(&self) -> Duration {
         self.timings.refresh_timeout / 3
+    }
+
+    /// After so long without an answer a question was lost on its way to the store's adapter.
+    fn lost(&self) -> Duration {
+        self.timings.refresh_timeout + self.again()
     }
 
     /// Does what has come due.
     pub fn advance(&mut self, now: Time, questions: &mut Vec<Question>) {
-        let attempt = self.attempt();
+        let (again, lost) = (self.again(), self.lost());
         let LeaseTimings { ttl, refresh_timeout, .. } = self.timings;
-        let patience = attempt * 2;
         if let State::Aside { until: Some(until), .. } = self.state
             && until <= now
         {
@@ -390,17 +416,16 @@ impl Lease {
                 if *next <= now {
                     let seen = self.seen.map(|seen| now.since(seen));
                     let kind = AskKind::Take { ttl, longest: self.longest, seen };
-                    questions.push((Ask { owner: owner.clone(), sent: now, kind }, attempt));
+                    questions.push((Ask { owner: owner.clone(), sent: now, kind }, refresh_timeout));
                     self.state = State::Asking { owner: owner.clone(), sent: now, freed: false };
                 }
             }
             State::Asking { owner, sent, .. } => {
-                // The adapter answers within the attempt, so the agent or its machine has stood still. The votes for this
-                // question may be on their way back by now: given to the same owner once more, they would be taken
-                // from a holder.
-                if *sent + patience <= now {
+                // The adapter answers in time, so the agent or its machine has stood still. The votes for this question may
+                // be on their way back by now: given to the same owner once more, they would be taken from a holder.
+                if *sent + lost <= now {
                     let kind = AskKind::Release { to: None };
-                    questions.push((Ask { owner: owner.clone(), sent: now, kind }, attempt));
+                    questions.push((Ask { owner: owner.clone(), sent: now, kind }, refresh_timeout));
                     self.wait(now, Why::NoAnswer("the question got lost".into()));
                     self.advance(now, questions);
                 }
@@ -417,13 +442,13 @@ impl Lease {
                 if matches!(held.loss, Some(Loss::Taken { .. } | Loss::Expired)) {
                     return;
                 }
-                if held.asked.is_some_and(|sent| sent + patience <= now) {
+                if held.asked.is_some_and(|sent| sent + again <= now) {
                     (held.asked, held.next) = (None, now);
                 }
                 if held.asked.is_none() && held.next <= now {
                     held.asked = Some(now);
                     let kind = AskKind::Refresh { ttl, token: held.token };
-                    questions.push((Ask { owner: held.owner.clone(), sent: now, kind }, attempt));
+                    questions.push((Ask { owner: held.owner.clone(), sent: now, kind }, refresh_timeout));
                 }
             }
             State::Releasing { owner, to, next, since, then } => {
@@ -433,9 +458,9 @@ impl Lease {
                     self.rest(now, then, None);
                     self.advance(now, questions);
                 } else if *next <= now {
-                    *next = now + attempt + Duration::from_millis(100);
+                    *next = now + again + Duration::from_millis(100);
                     let kind = AskKind::Release { to: to.clone() };
-                    questions.push((Ask { owner: owner.clone(), sent: now, kind }, attempt));
+                    questions.push((Ask { owner: owner.clone(), sent: now, kind }, refresh_timeout));
                 }
             }
         }
@@ -443,13 +468,12 @@ impl Lease {
 
     /// The next deadline.
     pub fn next_wakeup(&self) -> Option<Time> {
-        let patience = self.attempt() * 2;
         match &self.state {
             State::Aside { until, .. } => *until,
             State::Waiting { next, .. } => Some(*next),
-            State::Asking { sent, .. } => Some(*sent + patience),
+            State::Asking { sent, .. } => Some(*sent + self.lost()),
             State::Held(held) => {
-                let question = held.asked.map_or(held.next, |sent| sent + patience);
+                let question = held.asked.map_or(held.next, |sent| sent + self.again());
                 let expiry = held.confirmed + self.timings.validity();
                 match held.loss {
                     Some(Loss::Taken { .. } | Loss::Expired) => None,
@@ -784,6 +808,33 @@ mod tests {
     }
 
     #[test]
+    fn a_store_that_is_far_away_keeps_its_holder() {
+        let mut play = Play::held(0.0);
+        let first = play.advance(5.6);
+        let patience = play.asked[0].1;
+        assert!(patience >= Duration::from_secs(5), "as long as a refresh may take: {patience:?}");
+        let second = play.advance(7.4);
+        play.answer(9.6, &first, LeaseAnswer::Granted { token: 7 });
+        assert_eq!(play.kill(9.6), at(5.6) + LeaseTimings::thirds(TTL).validity());
+        // The second one is still open, and that is no reason to ask a third time.
+        play.idle(9.7);
+        play.answer(11.4, &second, LeaseAnswer::Granted { token: 7 });
+        assert_eq!(play.kill(11.4), at(7.4) + LeaseTimings::thirds(TTL).validity());
+        assert_eq!(play.lease.why(), None);
+    }
+
+    #[test]
+    fn a_failure_that_is_older_than_a_confirmation_is_no_trouble() {
+        let mut play = Play::held(0.0);
+        let first = play.advance(5.6);
+        let second = play.advance(7.4);
+        play.answer(7.5, &second, LeaseAnswer::Granted { token: 7 });
+        play.answer(10.6, &first, failed());
+        assert_eq!(play.lease.why(), None);
+        play.idle(10.7);
+    }
+
+    #[test]
     fn a_refusal_kills_at_once_and_there_is_nothing_to_release() {
         let mut play = Play::held(0.0);
         let ask = play.advance(5.6);
@@ -852,6 +903,30 @@ mod tests {
         play.lease.freed(at(0.1));
         play.answer(0.2, &ask, LeaseAnswer::Held { by: "b:x".into(), left: TTL, ttl: TTL });
         assert!(matches!(play.asked[0].0.kind, AskKind::Take { .. }));
+    }
+
+    #[test]
+    fn those_in_each_others_way_part_by_little_at_first_and_by_more_each_time() {
+        let furthest = |splits: u32| {
+            let furthest = (0..200).map(|seed| {
+                let mut play = Play::new();
+                play.lease.random = Random::from_number(seed);
+                play.lease.want(at(0.0));
+                for _ in 1..splits {
+                    let ask = play.advance(0.0);
+                    play.answer(0.0, &ask, LeaseAnswer::Split { reason: "split".into() });
+                    play.lease.freed(at(0.0));
+                }
+                let ask = play.advance(0.0);
+                play.answer(0.0, &ask, LeaseAnswer::Split { reason: "split".into() });
+                at(0.0).until(play.lease.next_wakeup().unwrap())
+            });
+            furthest.max().unwrap()
+        };
+        let millis = Duration::from_millis;
+        assert!((millis(40)..=millis(50)).contains(&furthest(1)), "{:?}", furthest(1));
+        assert!((millis(150)..=millis(200)).contains(&furthest(3)), "{:?}", furthest(3));
+        assert!((millis(900)..=millis(1000)).contains(&furthest(40)), "{:?}", furthest(40));
     }
 
     #[test]

@@ -114,6 +114,7 @@ macro_rules! with_replicas {
             failover::master_killed;
             failover::failed_over_to_one_that_never_saw_the_lease each;
             failover::master_cut_off_from_all;
+            failover::master_and_holder_cut_off_together;
         });
     };
 }

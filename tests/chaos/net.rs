@@ -89,6 +89,11 @@ impl Net {
         host
     }
 
+    /// All hosts so far.
+    pub fn hosts(&self) -> &[Host] {
+        &self.hosts
+    }
+
     /// From now on no packet passes between one of these and one of those.
     pub fn cut(&self, these: &[Host], those: &[Host]) {
         for (this, that) in these.iter().flat_map(|this| those.iter().map(move |that| (this, that))) {

@@ -30,6 +30,7 @@ pub struct Setup {
     agents: usize,
     ttl: Duration,
     child: String,
+    redis: String,
     watcher: String,
     clocks: Option<(Clock, Clock)>,
 }
@@ -38,20 +39,27 @@ impl Setup {
     /// Three agents, a child that ends when it is asked to, and leases of three seconds.
     pub fn new(kind: Kind, scenario: &'static str) -> Setup {
         let ttl = Duration::from_secs(3);
-        Setup { kind, scenario, agents: 3, ttl, child: String::new(), watcher: String::new(), clocks: None }
+        let (child, redis, watcher) = Default::default();
+        Setup { kind, scenario, agents: 3, ttl, child, redis, watcher, clocks: None }
     }
 
     pub fn agents(self, agents: usize) -> Setup {
         Setup { agents, ..self }
     }
 
-    pub fn ttl(self, ttl: Duration) -> Setup {
-        Setup { ttl, ..self }
-    }
-
     /// Options of witness.py.
     pub fn child(self, child: &str) -> Setup {
         Setup { child: child.to_owned(), ..self }
+    }
+
+    /// The kind of Redis that it is played on.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// More lines about Redis.
+    pub fn redis(self, redis: &str) -> Setup {
+        Setup { redis: redis.to_owned(), ..self }
     }
 
     /// More lines of the watcher.
@@ -80,8 +88,9 @@ impl Setup {
         let hosts = (1..=self.agents).map(|number| (format!("web-{number}"), net.host())).collect();
         let witness = Witness::new(home.path());
         let config = format!(
-            "{}lease_ttl = {}ms\n\n[watcher:beat]\ncmd = {}\nsingleton = true\ngraceful_timeout = 1s\n{}",
+            "{}{}lease_ttl = {}ms\n\n[watcher:beat]\ncmd = {}\nsingleton = true\ngraceful_timeout = 1s\n{}",
             store.section(),
+            self.redis,
             self.ttl.as_millis(),
             witness.command(&self.child),
             self.watcher
@@ -136,11 +145,12 @@ pub struct Stage {
 impl Stage {
     // --------------------------------------------------------------------------------------------- who is there
 
-    /// Skips the first ttl of a new lease, and waits for the child and for those that stand by.
+    /// Skips the first ttl of a new lease, unless it has passed by now, and waits for the child and for those that stand by.
     pub fn opens(&mut self) {
         let any = self.agents.values().next().expect("an agent");
         self.wait_for("the lease to be initialised", |stage| {
-            (any.ctl(&stage.home, &["lease", "init", "beat"]).code == 0).then_some(())
+            let said = any.ctl(&stage.home, &["lease", "init", "beat"]);
+            (said.code == 0 || said.err.contains("has been held before")).then_some(())
         });
         let child = self.child();
         assert_eq!(self.agents[&child.node].lease("beat")["key"], LEASE);
@@ -190,6 +200,11 @@ impl Stage {
 
     pub fn host(&self, node: &str) -> &Host {
         &self.hosts[node]
+    }
+
+    /// The hosts of all agents, servers and sentinels.
+    pub fn all_hosts(&self) -> Vec<Host> {
+        self.net.hosts().to_vec()
     }
 
     /// The wall clock of Redis's servers, and that of the agents.
@@ -247,7 +262,9 @@ impl Stage {
         // From the top, so that nobody sees another stop.
         let all: Vec<u32> = [agent.pid()].into_iter().chain(agent.descendants()).collect();
         all.iter().for_each(|pid| agent::send(*pid, libc::SIGSTOP));
-        self.wait_for("a host to stand still", |_| all.iter().all(|pid| agent::is_stopped(*pid)).then_some(()));
+        self.wait_for("a host to stand still", |_| {
+            all.iter().all(|pid| agent::is_stopped(*pid) || !is_alive(*pid)).then_some(())
+        });
         (now(), all)
     }
 

@@ -129,12 +129,14 @@ struct Span {
 /// A life without the times in which it was frozen.
 fn spans(life: &Life, frozen: &[Frozen]) -> Vec<Span> {
     let span = |thawed, from, last| Span { thawed, pid: life.pid, family: life.parent.unwrap_or(life.pid), from, last };
-    let Some(cold) = frozen.iter().find(|cold| cold.pid == life.pid && cold.from < life.last) else {
-        return vec![span(false, life.start, life.last)];
-    };
-    let mut spans = vec![span(false, life.start, cold.from)];
-    if life.last > cold.until {
-        spans.push(span(true, cold.until, life.last));
+    let its = |cold: &&Frozen| cold.pid == life.pid && cold.from < life.last && cold.until > life.start;
+    let (mut spans, mut thawed, mut from) = (Vec::new(), false, life.start);
+    for cold in frozen.iter().filter(its) {
+        spans.push(span(thawed, from, cold.from));
+        (thawed, from) = (true, cold.until);
+    }
+    if life.last > from || !thawed {
+        spans.push(span(thawed, from, life.last));
     }
     spans
 }
@@ -149,7 +151,8 @@ fn overlap(lives: &[Life], frozen: &[Frozen], broken: &mut Vec<String>) -> Durat
             if last >= from {
                 let time = Duration::from_nanos(last - from);
                 longest = longest.max(time).max(Duration::from_nanos(1));
-                if (one.thawed || other.thawed) && time < THAW {
+                let just_woken = |span: &Span| span.thawed && last < span.from + THAW.as_nanos() as u64;
+                if just_woken(one) || just_woken(other) {
                     continue;
                 }
                 broken.push(format!("two at once for {time:?}: pids {} and {}", one.pid, other.pid));
@@ -241,6 +244,20 @@ mod tests {
             let verdict = judge(&woken, &frozen, &[], &[]);
             assert_eq!(verdict.overlap, Duration::from_nanos(last - 8 * SECOND));
             assert_eq!(verdict.broken.is_empty(), kept);
+        }
+    }
+
+    #[test]
+    fn one_that_was_frozen_twice_could_do_nothing_twice_and_all_the_rest_of_the_time() {
+        let frozen =
+            [(2, 3), (5, 8)].map(|(from, until)| Frozen { pid: 1, from: from * SECOND, until: until * SECOND });
+        let one = life(1, "a", 5, 0, 50);
+        assert!(judge(&[one.clone(), life(2, "b", 6, 60, 100)], &frozen, &[], &[]).broken.is_empty());
+        // Long after it woke it is as awake as any.
+        for start in [25, 45] {
+            let moment = Life { last: start * SECOND / 10 + 50_000_000, ..life(2, "b", 6, start, 0) };
+            let verdict = judge(&[one.clone(), moment], &frozen, &[], &[]);
+            assert_eq!(verdict.broken.is_empty(), start == 25, "{verdict:?}");
         }
     }
 

@@ -281,6 +281,16 @@ impl World {
         self.store.follow(old);
     }
 
+    /// That a master is gone was noticed. It may be back by now: where nobody is asked for acknowledgements it hears at once
+    /// that it is none any more, or it would go on granting beside the other.
+    pub(crate) fn promote_one(&mut self, group: usize) {
+        if self.store.needs_ack {
+            self.fail_over(group);
+        } else {
+            self.replace_master(group);
+        }
+    }
+
     /// A master goes on alone, without its replicas, of which one takes its place. Without acknowledgements it would
     /// go on granting: that this may give two is [documented](../../docs/guarantees.md).
     fn cut_off_master(&mut self, group: usize) {

@@ -203,7 +203,7 @@ impl World {
             What::ServerBack { server, data } => self.server_back(server, data),
             // What a storm left behind.
             What::Promote { .. } if self.at_peace() => {}
-            What::Promote { group } => self.fail_over(group),
+            What::Promote { group } => self.promote_one(group),
             What::Demote { server } => self.store.follow(server),
             What::Fault => self.fault(),
         }

@@ -1,7 +1,7 @@
 //! What happens where Redis has replicas: another server becomes the master, and what it knows is what it was told.
 
 use crate::net::Host;
-use crate::stage::{Setup, Stage};
+use crate::stage::{Setup, Stage, nanos};
 use crate::store::Kind;
 use crate::witness::now;
 
@@ -58,6 +58,33 @@ pub fn master_cut_off_from_all(setup: Setup) -> Stage {
         (keepers.len() == 1 && keepers[0] != before).then_some(())
     });
     stage.serves_again();
+    stage.net.mend();
+    let mended = now();
+    stage.undisturbed(mended, stage.ttl * 2);
+    stage
+}
+
+/// Split brain: the master is cut off from all but the holder, whose every question it goes on answering, and another
+/// takes its place. Redis Cluster's minority takes no writes for long; with sentinels `require_replica_ack` tells the
+/// holder in time that its master stands alone. Later all are back together.
+pub fn master_and_holder_cut_off_together(setup: Setup) -> Stage {
+    let by_sentinels = setup.kind() == Kind::Sentinel;
+    let mut stage = if by_sentinels { setup.redis("require_replica_ack = 1\n").start() } else { setup.start() };
+    let (child, before, cut) = (stage.child(), stage.store.keeper(), now());
+    let master = stage.store.servers[before].host.clone();
+    let (here, there) = ([master, stage.host(&child.node).clone()], stage.all_hosts());
+    let there: Vec<Host> =
+        there.into_iter().filter(|host| !here.iter().any(|one| one.address == host.address)).collect();
+    stage.net.cut(&here, &there);
+    if by_sentinels {
+        stage.stops_in_time(&child, cut + nanos(stage.ttl / 10));
+    }
+    stage.wait_for("another master", |stage| {
+        let keepers = stage.store.keepers();
+        (keepers.len() == 1 && keepers[0] != before).then_some(())
+    });
+    stage.serves_again();
+    assert_ne!(stage.child().node, child.node);
     stage.net.mend();
     let mended = now();
     stage.undisturbed(mended, stage.ttl * 2);

@@ -63,10 +63,9 @@ pub fn packets_lost(setup: Setup) -> Stage {
     stage
 }
 
-/// Each answer comes 300 ms later than it would: leases are kept all the same, and taken over. With a ttl that leaves a
-/// single question more time than that.
+/// Each answer comes 300 ms later than it would: leases are kept all the same, and taken over.
 pub fn packets_late(setup: Setup) -> Stage {
-    let mut stage = setup.ttl(Duration::from_secs(5)).start();
+    let mut stage = setup.start();
     let begun = now();
     stage.net.delay(Duration::from_millis(150));
     stage.undisturbed(begun, stage.ttl * 3);

@@ -10,6 +10,7 @@ use circus_agent::model::random::Random;
 use crate::agent::send;
 use crate::stage::{Setup, Stage};
 use crate::store::LEASE;
+use crate::verdict::Moment;
 use crate::witness::now;
 
 /// How many pairs of faults one run plays.
@@ -28,17 +29,23 @@ pub enum Fault {
     AgentKilled(Whom),
     AgentEnded(Whom),
     AgentStopped(Whom),
+    HostFrozen(Whom),
     CutOff(Whom),
     ChildKilled,
     Moved,
     RedisCutOff,
     RedisFrozen,
-    RedisRestarted { empty: bool },
+    RedisRestarted {
+        empty: bool,
+    },
     DataFlushed,
     LeaseDeleted,
     ScriptsFlushed,
     ClientsKilled,
     PacketsLost,
+    /// The wall clocks of all agents step by so many hours. Those of servers do not: H2 of docs/guarantees.md is
+    /// what an agent that is new would make of that.
+    ClocksStep(i64),
 }
 
 /// One round: a fault, and before it is over another one. Times are in hundredths of a ttl.
@@ -74,7 +81,7 @@ pub fn schedule(seed: u64) -> Vec<Round> {
 }
 
 fn fault(below: &mut impl FnMut(u32) -> u32) -> Fault {
-    let kind = below(14);
+    let kind = below(16);
     // The holder more often than not: to others little can happen that anybody notices.
     let whom = if below(3) < 2 { Whom::Holder } else { Whom::Waiter };
     match kind {
@@ -91,7 +98,9 @@ fn fault(below: &mut impl FnMut(u32) -> u32) -> Fault {
         10 => Fault::LeaseDeleted,
         11 => Fault::ScriptsFlushed,
         12 => Fault::ClientsKilled,
-        _ => Fault::PacketsLost,
+        13 => Fault::PacketsLost,
+        14 => Fault::HostFrozen(whom),
+        _ => Fault::ClocksStep(if whom == Whom::Holder { 5 } else { -5 }),
     }
 }
 
@@ -99,7 +108,8 @@ fn fault(below: &mut impl FnMut(u32) -> u32) -> Fault {
 pub fn faults_mixed_at_random(setup: Setup) -> Stage {
     let seed = std::env::var("CIRCUS_SEED").ok().map(|seed| seed.parse().expect("CIRCUS_SEED is a number"));
     let seed = seed.unwrap_or_else(|| now() % 1_000_000);
-    let mut stage = setup.agents(4).start();
+    // What is frozen keeps the lock, and would tell of two where one of them can do nothing.
+    let mut stage = setup.agents(4).child("unlocked").with_clocks().start();
     stage.note(&format!("CIRCUS_SEED={seed}"));
     for round in schedule(seed) {
         println!("{round}");
@@ -122,6 +132,7 @@ pub fn faults_mixed_at_random(setup: Setup) -> Stage {
 struct Broken {
     gone: Vec<String>,
     stopped: Vec<String>,
+    cold: Vec<(String, Moment, Vec<u32>)>,
     frozen: bool,
 }
 
@@ -146,6 +157,13 @@ impl Broken {
                     self.stopped.push(node);
                 }
             }
+            Fault::HostFrozen(whom) => {
+                if let Some(node) = self.find(stage, whom) {
+                    let (moment, all) = stage.freeze_host(&node);
+                    self.cold.push((node, moment, all));
+                }
+            }
+            Fault::ClocksStep(hours) => stage.clocks().1.step_to(hours * 3600),
             Fault::CutOff(whom) => {
                 if let Some(node) = self.find(stage, whom) {
                     stage.net.isolate(stage.host(&node));
@@ -188,8 +206,9 @@ impl Broken {
         let running = stage.witness.running();
         let holds = |node: &&String| running.iter().any(|life| life.node == **node);
         let nodes: Vec<String> = stage.nodes();
-        let whole = nodes.iter().filter(|node| !self.gone.contains(node) && !self.stopped.contains(node));
-        let mut whole: Vec<&String> = whole.collect();
+        let cold = |node: &String| self.cold.iter().any(|(cold, ..)| cold == node);
+        let harmed = |node: &String| self.gone.contains(node) || self.stopped.contains(node) || cold(node);
+        let mut whole: Vec<&String> = nodes.iter().filter(|node| !harmed(node)).collect();
         whole.sort_by_key(|node| holds(node) != (whom == Whom::Holder));
         whole.first().map(|node| (*node).clone())
     }
@@ -200,6 +219,9 @@ impl Broken {
             stage.store.thaw_all();
         }
         self.stopped.iter().for_each(|node| stage.agent(node).signal(libc::SIGCONT));
+        for (_, since, all) in &self.cold {
+            stage.thaw_host(*since, all);
+        }
         self.gone.iter().for_each(|node| stage.start_agent(node));
     }
 }
@@ -218,7 +240,7 @@ mod tests {
             .flat_map(|round| round.faults)
             .map(|fault| format!("{fault:?}").split(['(', ' ']).next().unwrap_or_default().to_owned())
             .collect();
-        assert_eq!(kinds.len(), 14, "{kinds:?}");
+        assert_eq!(kinds.len(), 16, "{kinds:?}");
         assert!(
             (0..100)
                 .flat_map(schedule)
