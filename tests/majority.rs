@@ -128,7 +128,7 @@ async fn nothing_goes_on_after_an_agent_has_left_though_a_server_was_away() {
     let before = tasks();
     let mut agent = three.agent("a", 1).await;
     three.0[2].kill();
-    agent.redis.record(&beat(), Fact { token: 1, at: Time::ZERO, what: What::Started { pid: 1 } });
+    agent.redis.record(&beat(), &Fact { token: 1, at: Time::ZERO, what: What::Started { pid: 1 } });
     agent.facts(1).await;
     agent.redis.leave().await;
     let deadline = Instant::now() + PATIENCE;
