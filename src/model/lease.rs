@@ -20,7 +20,9 @@
 //! - A question has as long as a refresh may take. A refresh without an answer is asked again three times as often, so
 //!   that it survives a connection that hangs, and a store that is far away.
 //! - No failure of the store is an answer. Only a grant prolongs, only a refusal ends, only time expires.
-//! - A grant that arrives when nobody waits for it, or after its end, is released.
+//! - A taking that is granted when nobody waits for it, or after its end, is released. What a late refresh was granted
+//!   ends by itself: where the store had lost its data, the refresh restored what another may have, and a release would
+//!   say that nobody does.
 //! - A release is asked for only after the tree is gone, and an owner is never used for two tenures. One whose question
 //!   was answered with no, or is overdue, asks nothing more: what may still be on its way to take its vote back harms
 //!   nobody.
@@ -305,7 +307,7 @@ impl Lease {
             // The take that made this tenure was asked twice, and here is the other answer.
             (State::Held(held), AskKind::Take { .. }, LeaseAnswer::Granted { .. }) if held.owner == ask.owner => {}
             // Nobody waits for this any more, or it came after its end: it is not ours to keep.
-            (_, AskKind::Take { .. } | AskKind::Refresh { .. }, LeaseAnswer::Granted { .. }) => {
+            (_, AskKind::Take { .. }, LeaseAnswer::Granted { .. }) => {
                 let release = Ask { owner: ask.owner.clone(), sent: now, kind: AskKind::Release { to: None } };
                 questions.push((release, self.timings.refresh_timeout));
                 self.counts.late_grants += 1;
@@ -866,6 +868,17 @@ mod tests {
         play.answer(0.3, &ask, LeaseAnswer::Granted { token: 7 });
         assert!(matches!(play.asked[0].0.kind, AskKind::Release { .. }));
         assert_eq!(play.lease.hold(at(0.3)), Hold::No);
+    }
+
+    #[test]
+    fn what_a_late_refresh_was_granted_is_not_released() {
+        let mut play = Play::held(0.0);
+        let refresh = play.advance(5.6);
+        play.lease.leave(at(6.0));
+        let release = play.advance(6.0);
+        play.answer(6.1, &release, LeaseAnswer::Released);
+        play.answer(90.0, &refresh, LeaseAnswer::Granted { token: 7 });
+        assert_eq!(play.asked, [], "the store forgot everything, and somebody may have it");
     }
 
     #[test]
