@@ -960,7 +960,7 @@ mod tests {
         play.lease.want(at(0.0));
         let overdue = play.advance(0.0);
         play.asked.clear();
-        play.lease.advance(at(6.0), &mut play.asked);
+        play.lease.advance(at(11.0), &mut play.asked);
         let [(release, _), (take, _)] = play.asked.as_slice() else { panic!("{:?}", play.asked) };
         assert_eq!((&release.kind, &release.owner), (&AskKind::Release { to: None }, &overdue.owner));
         assert!(matches!(take.kind, AskKind::Take { .. }));

@@ -8,7 +8,7 @@
 //!   tenure's, and it is written back until most servers know it, before anybody hears of the grant: the next majority
 //!   shares a server with those, so its token is greater. Where there is no majority the votes are given back.
 //! - **Refresh**: most have to confirm it. A server whose vote nobody has (it came back, or somebody's attempt failed)
-//!   is asked for it on the way, so that a holder gathers all of them again.
+//!   is asked for it at once, by all the rules of a taking, and counts with the others: so a holder gathers all again.
 //! - **Release**: most have to confirm it; votes of servers that did not hear of it end by themselves.
 //!
 //! One server is a majority of one: its answer is the verdict, at once and in one round.
@@ -53,13 +53,13 @@ struct Seat {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Then {
     Nothing,
-    /// It is being told a token greater than its own.
-    Telling,
-    /// It knows a token as great as the tenure's.
-    Knows,
-    /// It was not told.
-    Ignorant,
-    /// Its vote was given back, or asked for on the way. What it says to that changes nothing here.
+    /// It was asked a second thing: by a take to know of a token greater than its own, by a refresh for its free vote.
+    Asked,
+    /// It agreed; or, of a take, it knows a token as great as the tenure's by itself.
+    Agreed,
+    /// It did not.
+    Declined,
+    /// Its vote was given back. What it says to that changes nothing here.
     Settled,
 }
 
@@ -80,9 +80,11 @@ impl Vote {
     pub fn answered(&mut self, server: usize, asked: &AskKind, answer: LeaseAnswer, puts: &mut Vec<Put>) {
         let seat = &mut self.seats[server];
         match (&self.ask.kind, asked) {
-            (AskKind::Take { .. }, AskKind::Refresh { .. }) if seat.then == Then::Telling => {
-                let told = matches!(answer, LeaseAnswer::Granted { .. });
-                seat.then = if told { Then::Knows } else { Then::Ignorant };
+            (AskKind::Take { .. }, AskKind::Refresh { .. }) | (AskKind::Refresh { .. }, AskKind::Take { .. })
+                if seat.then == Then::Asked =>
+            {
+                let agreed = matches!(answer, LeaseAnswer::Granted { .. });
+                seat.then = if agreed { Then::Agreed } else { Then::Declined };
             }
             (AskKind::Take { .. }, AskKind::Take { .. })
             | (AskKind::Refresh { .. }, AskKind::Refresh { .. })
@@ -113,10 +115,12 @@ impl Vote {
                 }
             }
             AskKind::Refresh { ttl, token } => {
-                self.verdict = self.verdict.take().or_else(|| self.count_refresh(token));
-                if matches!(self.verdict, Some(LeaseAnswer::Granted { .. })) {
+                self.verdict = self.verdict.take().or_else(|| self.lost());
+                // Only a holder gathers: one server at least says that this is one, and not most that it is not.
+                if self.confirmed() > 0 && !self.is_denied() {
                     self.gather(ttl, puts);
                 }
+                self.verdict = self.verdict.take().or_else(|| self.count_refresh(token));
             }
             AskKind::Release { .. } | AskKind::Withdraw => {
                 self.verdict = self.verdict.take().or_else(|| self.count_release());
@@ -151,9 +155,9 @@ impl Vote {
     fn tell(&mut self, ttl: Duration, tenure: u64, puts: &mut Vec<Put>) {
         for (server, seat) in self.seats.iter_mut().enumerate().filter(|(_, seat)| seat.then == Then::Nothing) {
             match seat.granted() {
-                Some(token) if token >= tenure => seat.then = Then::Knows,
+                Some(token) if token >= tenure => seat.then = Then::Agreed,
                 Some(_) => {
-                    seat.then = Then::Telling;
+                    seat.then = Then::Asked;
                     puts.push(put(server, &self.ask, AskKind::Refresh { ttl, token: tenure }));
                 }
                 None => {}
@@ -179,7 +183,7 @@ impl Vote {
     fn gather(&mut self, ttl: Duration, puts: &mut Vec<Put>) {
         for (server, seat) in self.seats.iter_mut().enumerate().filter(|(_, seat)| seat.then == Then::Nothing) {
             if seat.answer == Some(LeaseAnswer::Lost { by: None }) {
-                seat.then = Then::Settled;
+                seat.then = Then::Asked;
                 puts.push(put(server, &self.ask, AskKind::Take { ttl, longest: ttl, seen: None }));
             }
         }
@@ -190,12 +194,11 @@ impl Vote {
             let granted = self.count(|answer| matches!(answer, LeaseAnswer::Granted { .. }));
             return if granted + self.unanswered() < self.majority() { self.denial() } else { None };
         };
-        let are = |then: Then| self.seats.iter().filter(|seat| seat.then == then).count();
-        if are(Then::Knows) >= self.majority() {
+        if self.are(Then::Agreed) >= self.majority() {
             return Some(LeaseAnswer::Granted { token });
         }
-        let may_know = are(Then::Knows) + are(Then::Telling) + self.unanswered();
-        (may_know < self.majority()).then(|| self.split())
+        let may_agree = self.are(Then::Agreed) + self.are(Then::Asked) + self.unanswered();
+        (may_agree < self.majority()).then(|| self.split())
     }
 
     /// Why most servers do not grant the lease, and how long until they may, as soon as that is known.
@@ -225,15 +228,22 @@ impl Vote {
     }
 
     fn count_refresh(&self, token: u64) -> Option<LeaseAnswer> {
-        let lost = |answer: &LeaseAnswer| matches!(answer, LeaseAnswer::Lost { .. });
-        if self.count(|answer| matches!(answer, LeaseAnswer::Granted { .. })) >= self.majority() {
-            Some(LeaseAnswer::Granted { token })
-        } else if self.seats.len() - self.count(lost) < self.majority() {
-            let by = self.seats.iter().filter_map(Seat::holder).next().map(ToOwned::to_owned);
-            Some(LeaseAnswer::Lost { by })
-        } else {
-            self.failure()
-        }
+        if self.confirmed() >= self.majority() { Some(LeaseAnswer::Granted { token }) } else { self.failure() }
+    }
+
+    fn confirmed(&self) -> usize {
+        self.count(|answer| matches!(answer, LeaseAnswer::Granted { .. })) + self.are(Then::Agreed)
+    }
+
+    /// That so many say that the lease is another's that most cannot confirm it any more.
+    fn lost(&self) -> Option<LeaseAnswer> {
+        let lost = self.count(|answer| matches!(answer, LeaseAnswer::Lost { .. })) - self.are(Then::Agreed);
+        let by = || self.seats.iter().filter_map(Seat::holder).next().map(ToOwned::to_owned);
+        (self.seats.len() - lost < self.majority()).then(|| LeaseAnswer::Lost { by: by() })
+    }
+
+    fn are(&self, then: Then) -> usize {
+        self.seats.iter().filter(|seat| seat.then == then).count()
     }
 
     fn count_release(&self) -> Option<LeaseAnswer> {
@@ -246,7 +256,7 @@ impl Vote {
     /// That nothing was decided, when nothing can be any more.
     fn failure(&self) -> Option<LeaseAnswer> {
         match self.seats.as_slice() {
-            _ if self.unanswered() > 0 => None,
+            _ if self.unanswered() + self.are(Then::Asked) > 0 => None,
             [Seat { answer, .. }] => answer.clone(),
             _ => Some(LeaseAnswer::Failed { reason: self.tally() }),
         }
@@ -459,11 +469,33 @@ mod tests {
     fn a_holder_keeps_the_lease_while_most_confirm_it_and_gathers_what_nobody_has() {
         let mut play = Play::refresh();
         play.answer(0, granted(7)).answer(1, LeaseAnswer::Lost { by: None });
-        assert_eq!((play.verdict(), play.asks()), (None, vec!["2 know 7".into()]));
+        assert_eq!((play.verdict(), play.asks()), (None, vec!["2 know 7".into(), "1 take".into()]));
         play.answer(2, granted(7));
-        assert_eq!((play.verdict(), play.asks()), (Some(granted(7)), vec!["1 take".into()]));
+        assert_eq!(play.verdict(), Some(granted(7)));
         play.answer(1, granted(12));
         assert_eq!((play.verdict(), play.asks()), (Some(granted(7)), vec![]), "the tenure's token stays");
+    }
+
+    #[test]
+    fn a_vote_that_nobody_has_counts_once_it_is_had() {
+        let mut play = Play::refresh();
+        play.answer(0, granted(7)).answer(1, failed()).answer(2, LeaseAnswer::Lost { by: None });
+        assert_eq!((play.verdict(), play.asks()), (None, vec!["2 take".into()]));
+        play.answer(2, granted(12));
+        assert_eq!(play.verdict(), Some(granted(7)));
+
+        let mut play = Play::refresh();
+        play.answer(0, granted(7)).answer(1, failed()).answer(2, LeaseAnswer::Lost { by: None });
+        play.answer(2, held("b", 9));
+        assert!(matches!(play.verdict(), Some(LeaseAnswer::Failed { .. })), "{:?}", play.verdict());
+    }
+
+    #[test]
+    fn where_most_know_of_another_tenure_nothing_is_gathered() {
+        let mut play = Play::refresh();
+        play.answer(0, LeaseAnswer::Lost { by: None }).answer(1, LeaseAnswer::Lost { by: None });
+        assert_eq!(play.verdict(), Some(LeaseAnswer::Lost { by: None }));
+        assert_eq!(play.asks(), ["2 know 7"]);
     }
 
     #[test]

@@ -58,7 +58,14 @@ impl Store for RealStore {
             match &how {
                 Disturbance::FlushAll => drop(server.command(&["FLUSHALL"])),
                 Disturbance::FlushScripts => drop(server.command(&["SCRIPT", "FLUSH"])),
-                Disturbance::Delete(key) => assert_eq!(server.number(&["DEL", key]), 1),
+                Disturbance::Delete(key) => {
+                    // The last of several servers may not have it yet.
+                    let deadline = Instant::now() + PATIENCE;
+                    while server.number(&["DEL", key]) == 0 {
+                        assert!(Instant::now() < deadline, "there is no {key} to delete");
+                        self.runtime.block_on(tokio::time::sleep(Duration::from_millis(1)));
+                    }
+                }
                 Disturbance::Overwrite(key, value) => drop(server.command(&["SET", key, value])),
                 Disturbance::SetBack(lease, by) => set_back(server, lease, *by),
                 Disturbance::RestartEmpty => server.restart_empty(),
