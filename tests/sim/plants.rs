@@ -57,8 +57,6 @@ pub(crate) enum Flaw {
     NoSecondRound,
     /// The votes of a take that failed are not given back.
     VotesKept,
-    /// A refresh counts that one server confirmed.
-    OneIsEnough,
     /// Refreshes that go out together are taken for each other's.
     LeasesMixedUp,
     /// All singletons share one lease.
@@ -185,7 +183,7 @@ pub(crate) const PLANTS: &[Plant] = &[
         &[Undisturbed],
     ),
     flaw("validity counted from the answer", Flaw::CountFromAnswer, ALONE, &[NeverTwo]),
-    flaw("a late grant accepted", Flaw::LateGrant, ALONE, &[NeverTwo]),
+    flaw("a late grant accepted", Flaw::LateGrant, &[Standalone], &[NeverTwo]),
     flaw("no answer taken for a grant", Flaw::FailureIsGrant, EVERYWHERE, &[NeverTwo]),
     flaw("no answer taken for a refusal", Flaw::FailureIsLoss, EVERYWHERE, &[Undisturbed]),
     flaw("an owner used for two tenures", Flaw::OwnerReused, ALONE, &[NeverTwo]),
@@ -197,11 +195,10 @@ pub(crate) const PLANTS: &[Plant] = &[
     flaw("sockets of which nothing is heard any more", Flaw::LostFailure, &[Standalone], &[SoonOne]),
     flaw("a replica's acknowledgement ignored", Flaw::AckIgnored, ALONE, &[NeverTwo]),
     flaw("one lease for all singletons", Flaw::OneLeaseForAll, EVERYWHERE, &[SoonOne, Undisturbed, TokensGrow]),
-    flaw("a release that frees the neighbour", Flaw::FreesNeighbour, EVERYWHERE, &[NeverTwo]),
+    flaw("a release that frees the neighbour", Flaw::FreesNeighbour, EVERYWHERE, &[NeverTwo, Undisturbed]),
     flaw("half of the servers are most", Flaw::HalfIsMost, &[Majority], &[NeverTwo]),
     flaw("no second round", Flaw::NoSecondRound, &[Majority], &[TokensGrow]),
     flaw("votes not given back", Flaw::VotesKept, &[Majority], &[SoonOne]),
-    flaw("one server's refresh counted", Flaw::OneIsEnough, &[Majority], &[NeverTwo]),
     flaw(
         "leases of one round trip mixed up",
         Flaw::LeasesMixedUp,
