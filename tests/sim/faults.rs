@@ -20,7 +20,7 @@ enum Fault {
     AgentIsStopped,
     HostFreezes,
     HostIsCutOff,
-    HostIsCutOffFromOne,
+    HostIsCutOffFromSome,
     LinkIsSlow,
     OldQuestionArrives,
     ServerDies(Data),
@@ -55,7 +55,7 @@ const STORM: &[Fault] = &[
     Fault::HostFreezes,
     Fault::HostIsCutOff,
     Fault::HostIsCutOff,
-    Fault::HostIsCutOffFromOne,
+    Fault::HostIsCutOffFromSome,
     Fault::LinkIsSlow,
     Fault::LinkIsSlow,
     Fault::OldQuestionArrives,
@@ -88,7 +88,7 @@ const STORM: &[Fault] = &[
 /// What moves no child as long as it lasts less than a third of the ttl.
 const RIPPLES: &[Fault] = &[
     Fault::HostIsCutOff,
-    Fault::HostIsCutOffFromOne,
+    Fault::HostIsCutOffFromSome,
     Fault::OldQuestionArrives,
     Fault::ServerDies(Data::Kept),
     Fault::ServerDies(Data::Lost),
@@ -163,12 +163,16 @@ impl World {
                 self.hosts[host].cut = true;
                 self.after(pause, What::Heal(host));
             }
-            Fault::HostIsCutOffFromOne => {
-                self.hosts[host].cut_from.insert(server);
-                self.after(pause, What::Mend { host, server });
+            Fault::HostIsCutOffFromSome => {
+                // From this one; or, in a storm, from all but this one.
+                let but_one = scale >= 1.0 && self.random.fraction() < 0.5;
+                for one in (0..self.store.servers.len()).filter(|one| (*one == server) != but_one) {
+                    self.hosts[host].cut_from.insert(one);
+                    self.after(pause, What::Mend { host, server: one });
+                }
             }
             Fault::LinkIsSlow => self.slow_down(host),
-            Fault::OldQuestionArrives => self.ask_again(),
+            Fault::OldQuestionArrives => self.arrive_late(host),
             Fault::ServerDies(data) => {
                 let data = if jumps { Data::Kept } else { data };
                 let pause = if self.random.number().is_multiple_of(2) { pause / 10 } else { pause };
@@ -185,7 +189,7 @@ impl World {
                 self.store.servers[master].redis.delete(&key);
                 self.store.changed(master, self.now, self.timings.ttl);
                 let pause = self.pause(0.2);
-                self.after(pause, What::AskAgain(None));
+                self.after(pause, What::ArriveLate(host));
             }
             Fault::ServerSavesData => {
                 let server = &mut self.store.servers[server];
@@ -316,9 +320,8 @@ impl World {
             let frozen = self.store.servers[server].state == State::Frozen;
             self.server_back(server, if frozen { Data::Untouched } else { Data::Kept });
         }
-        for server in 0..self.store.servers.len() {
-            self.store.follow(server);
-        }
+        (0..self.store.groups.len()).for_each(|group| self.store.reunite(group));
+        (0..self.store.servers.len()).for_each(|server| self.store.follow(server));
         for host in 0..self.hosts.len() {
             self.thaw(host);
             self.hosts[host].cut_from.clear();

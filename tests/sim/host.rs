@@ -47,6 +47,8 @@ pub(crate) struct Host {
     pub(crate) homes: BTreeMap<WatcherName, usize>,
     /// Answers that are stuck where it is cut off, and get through when it is not any more.
     pub(crate) stuck: Vec<(PutId, LeaseAnswer)>,
+    /// Questions that got lost on the way to a server, and may get there yet.
+    pub(crate) lost: Vec<(usize, Vec<(PutId, Ask)>)>,
     /// Refreshes that are about to go out, by the server that they go to.
     pub(crate) batches: BTreeMap<usize, Vec<(PutId, Ask)>>,
 }
@@ -78,6 +80,7 @@ impl Host {
             masters: Vec::new(),
             homes: BTreeMap::new(),
             stuck: Vec::new(),
+            lost: Vec::new(),
             batches: BTreeMap::new(),
         }
     }

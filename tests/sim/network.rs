@@ -110,23 +110,22 @@ impl World {
         }
     }
 
-    /// A question from long ago, which somebody along the way has kept, reaches its server once more.
-    pub(crate) fn ask_again(&mut self) {
-        for _ in 0..20 {
-            let question = (self.random.number() % self.questions.len().max(1) as u64) as usize;
-            if self.questions.get(question).is_some_and(|old| !matches!(old.ask.kind, AskKind::Take { .. })) {
-                return self.repeat(question);
-            }
+    /// Questions that got lost long ago reach the server after all, on a connection that the adapter has given up.
+    pub(crate) fn arrive_late(&mut self, host: usize) {
+        let lost = self.hosts[host].lost.len() as u64;
+        if lost > 0 {
+            let one = (self.random.number() % lost) as usize;
+            let (server, puts) = self.hosts[host].lost.swap_remove(one);
+            self.at(0, What::Arrive { host, server, puts });
         }
     }
 
-    /// A question reaches its server once more, which may be another by now. A take would be for nobody.
-    pub(crate) fn repeat(&mut self, question: usize) {
-        let Question { groups, puts, .. } = &self.questions[question];
+    /// A question is put to the server that has its lease now.
+    pub(crate) fn ask_anew(&mut self, question: usize) {
+        let Question { host, groups, puts, .. } = &self.questions[question];
         let (Put { server, ask }, _) = &puts[0];
         let server = self.store.groups[groups[*server]].master;
-        let puts = vec![(PutId { question, put: 0 }, ask.clone())];
-        self.at(0, What::Arrive { host: self.questions[question].host, server, puts });
+        self.at(0, What::Arrive { host: *host, server, puts: vec![(PutId { question, put: 0 }, ask.clone())] });
     }
 
     /// Refreshes that came together go out.
@@ -140,6 +139,8 @@ impl World {
         if self.reaches(host, server) {
             let delay = self.wander(self.hosts[host].link.there);
             self.after(delay, What::Arrive { host, server, puts });
+        } else if self.hosts[host].lost.len() < 10 {
+            self.hosts[host].lost.push((server, puts));
         }
     }
 
@@ -191,9 +192,14 @@ impl World {
         then.into_iter().for_each(|next| self.put(put.question, next));
     }
 
+    /// Whether the adapter waits for the answer to this.
+    pub(crate) fn waits_for(&self, put: PutId) -> bool {
+        self.questions[put.question].puts[put.put].1
+    }
+
     /// The adapter's patience with one server ends.
     pub(crate) fn gave_up(&mut self, put: PutId) {
-        if self.questions[put.question].puts[put.put].1 {
+        if self.waits_for(put) {
             self.returned(put, LeaseAnswer::Failed { reason: "no answer in time".into() });
         }
     }

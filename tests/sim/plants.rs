@@ -107,7 +107,7 @@ pub(crate) const PLANTS: &[Plant] = &[
             "local ours = meta[2] == owner and meta[1] == 'held' or meta[2] ~= owner and known < token",
             "local ours = true",
         )],
-        ALONE,
+        &[Cluster],
         &[NeverTwo, TokensGrow, Undisturbed],
     ),
     script(
@@ -186,7 +186,7 @@ pub(crate) const PLANTS: &[Plant] = &[
     flaw("a late grant accepted", Flaw::LateGrant, &[Standalone], &[NeverTwo]),
     flaw("no answer taken for a grant", Flaw::FailureIsGrant, EVERYWHERE, &[NeverTwo]),
     flaw("no answer taken for a refusal", Flaw::FailureIsLoss, EVERYWHERE, &[Undisturbed]),
-    flaw("an owner used for two tenures", Flaw::OwnerReused, ALONE, &[NeverTwo]),
+    flaw("an owner used for two tenures", Flaw::OwnerReused, &[Standalone], &[NeverTwo]),
     flaw("a guard that does not know the deadline", Flaw::NoDeadline, EVERYWHERE, &[NeverTwo]),
     flaw("a clock that sleeps with the machine", Flaw::SleepingClock, EVERYWHERE, &[NeverTwo]),
     flaw("a kill beyond the margin", Flaw::SlowKill, EVERYWHERE, &[NeverTwo]),

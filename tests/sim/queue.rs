@@ -21,8 +21,10 @@ pub(crate) enum What {
     On(usize, OnHost),
     /// Questions of a host reach a server, in one message.
     Arrive { host: usize, server: usize, puts: Vec<(PutId, Ask)> },
-    /// Some question of the past, or this one, reaches its server once more.
-    AskAgain(Option<usize>),
+    /// Questions of a host that got lost arrive after all.
+    ArriveLate(usize),
+    /// A question is put once more, to whoever is master now.
+    AskAnew(usize),
     /// Its replicas have what a server answered, where none has left it since.
     Acknowledged { host: usize, server: usize, links: u64, answers: Vec<(PutId, LeaseAnswer)> },
     /// A frozen host runs on.

@@ -214,13 +214,24 @@ impl Store {
         }
     }
 
-    /// A server follows its group's master, and has what that one has.
+    /// A server follows its group's master, and has what that one has, unless it is cut off.
     pub(crate) fn follow(&mut self, server: usize) {
+        let cut_off = self.servers[self.groups[self.servers[server].group].master].deaf_since;
         let is_master = self.is_master(server);
         let Server { redis, deaf_since, .. } = &mut self.servers[server];
-        *deaf_since = None;
+        *deaf_since = if is_master { None } else { cut_off.and(deaf_since.or(cut_off)) };
         if !is_master && !redis.is_replica() {
             redis.follow(true);
+        }
+    }
+
+    /// A master is back with its replicas.
+    pub(crate) fn reunite(&mut self, group: usize) {
+        self.follow(self.groups[group].master);
+        for member in self.groups[group].members.clone() {
+            if self.servers[member].redis.is_replica() {
+                self.follow(member);
+            }
         }
     }
 
@@ -254,12 +265,15 @@ impl World {
                 self.send_back(host, server, puts.into_iter().map(refused).collect());
             }
             State::Up if self.store.shape == Shape::Cluster && self.is_moved(server, &puts) => {
-                // The adapter follows at once.
-                let watcher = self.questions[puts[0].0.question].watcher.clone();
-                let (home, master) = (self.store.homes[&watcher], self.store.master_of(&watcher));
-                self.hosts[host].homes.insert(watcher, home);
-                self.hosts[host].masters[home] = master;
-                self.send(host, master, puts);
+                // The adapter follows at once, as long as it waits for the answer.
+                let (put, _) = puts[0];
+                if self.waits_for(put) {
+                    let watcher = self.questions[put.question].watcher.clone();
+                    let (home, master) = (self.store.homes[&watcher], self.store.master_of(&watcher));
+                    self.hosts[host].homes.insert(watcher, home);
+                    self.hosts[host].masters[home] = master;
+                    self.send(host, master, puts);
+                }
             }
             State::Up => self.serve(host, server, &puts),
         }
@@ -306,7 +320,7 @@ impl World {
         if !self.at_peace() && self.random.fraction() < 0.1 {
             let (fails, again) = (self.pause(0.05), self.pause(0.3));
             self.after(fails, What::Promote { group: self.store.servers[server].group });
-            self.after(again, What::AskAgain(Some(question)));
+            self.after(again, What::AskAnew(question));
         }
     }
 
@@ -355,6 +369,8 @@ impl World {
             self.store.servers[server].state = state;
             if state == State::Down {
                 self.store.part(server, self.now);
+                // Its connections go with it.
+                self.hosts.iter_mut().for_each(|host| host.lost.retain(|(to, _)| *to != server));
             }
             self.after(pause, What::ServerBack { server, data });
         }
@@ -375,13 +391,13 @@ impl World {
         }
         self.store.changed(server, self.now, self.timings.ttl);
         // A master that comes back is found by its replicas; one that is none any more is told so, in time.
-        for member in self.store.groups[self.store.servers[server].group].members.clone() {
-            if member == server && self.store.needs_ack {
-                let pause = self.pause(2.0);
-                self.after(pause, What::Demote { server });
-            } else {
-                self.store.follow(member);
-            }
+        if self.store.is_master(server) {
+            self.store.reunite(self.store.servers[server].group);
+        } else if self.store.needs_ack && !self.store.servers[server].redis.is_replica() {
+            let pause = self.pause(2.0);
+            self.after(pause, What::Demote { server });
+        } else {
+            self.store.follow(server);
         }
         for (host, puts) in std::mem::take(&mut self.store.servers[server].held_back) {
             self.arrive(host, server, puts);
@@ -395,6 +411,9 @@ impl World {
         let fit = |&&member: &&usize| member != *master && self.store.is_fit(member, *master);
         let fit: Vec<usize> = members.iter().filter(fit).copied().collect();
         if fit.is_empty() {
+            if self.store.servers[*master].state == State::Up {
+                self.store.reunite(group);
+            }
             return;
         }
         let next = fit[(self.random.number() % fit.len() as u64) as usize];
@@ -419,8 +438,11 @@ impl World {
     /// A lease's slot goes to another group, keys and all.
     pub(crate) fn move_slot(&mut self, watcher: &WatcherName, to: usize) {
         let (old, new) = (self.store.master_of(watcher), self.store.groups[to].master);
-        let up = |server: usize| self.store.servers[server].state == State::Up;
-        if old == new || !up(old) || !up(new) {
+        let whole = |server: usize| {
+            let Server { state, deaf_since, .. } = &self.store.servers[server];
+            *state == State::Up && deaf_since.is_none()
+        };
+        if old == new || !whole(old) || !whole(new) {
             return;
         }
         let lease = self.lease(watcher);

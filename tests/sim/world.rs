@@ -180,8 +180,8 @@ impl World {
         match what {
             What::On(host, what) => self.happen_on(host, what),
             What::Arrive { host, server, puts } => self.arrive(host, server, puts),
-            What::AskAgain(None) => self.ask_again(),
-            What::AskAgain(Some(question)) => self.repeat(question),
+            What::ArriveLate(host) => self.arrive_late(host),
+            What::AskAnew(question) => self.ask_anew(question),
             What::Acknowledged { host, server, links, answers } => self.acknowledged(host, server, links, answers),
             What::HostThaws(host) => self.thaw(host),
             What::Look(host) => self.witness.look(self.now, host),
