@@ -181,9 +181,11 @@ impl World {
             }
             return;
         }
+        let counts = self.flaw == Some(Flaw::OneIsEnough) && matches!(ask.kind, AskKind::Refresh { .. });
+        let alone = (counts && matches!(answer, LeaseAnswer::Granted { .. })).then(|| answer.clone());
         let mut then = Vec::new();
         vote.answered(*server, &asked.kind, answer, &mut then);
-        if let Some(answer) = vote.verdict().cloned()
+        if let Some(answer) = alone.or_else(|| vote.verdict().cloned())
             && !std::mem::replace(told, true)
         {
             let event = Event::Lease { watcher: watcher.clone(), ask: ask.clone(), answer };

@@ -57,6 +57,8 @@ pub(crate) enum Flaw {
     NoSecondRound,
     /// The votes of a take that failed are not given back.
     VotesKept,
+    /// A refresh counts that one server confirmed.
+    OneIsEnough,
     /// Refreshes that go out together are taken for each other's.
     LeasesMixedUp,
     /// All singletons share one lease.
@@ -193,11 +195,12 @@ pub(crate) const PLANTS: &[Plant] = &[
     flaw("orphans of a crashed agent", Flaw::Orphans, EVERYWHERE, &[NeverTwo]),
     flaw("a release before the tree is gone", Flaw::GoneWithMain, EVERYWHERE, &[NeverTwo]),
     flaw("sockets of which nothing is heard any more", Flaw::LostFailure, &[Standalone], &[SoonOne]),
-    flaw("a replica's acknowledgement ignored", Flaw::AckIgnored, ALONE, &[NeverTwo]),
+    flaw("a replica's acknowledgement ignored", Flaw::AckIgnored, ALONE, &[NeverTwo, TokensGrow]),
     flaw("one lease for all singletons", Flaw::OneLeaseForAll, EVERYWHERE, &[SoonOne, Undisturbed, TokensGrow]),
     flaw("a release that frees the neighbour", Flaw::FreesNeighbour, EVERYWHERE, &[NeverTwo, Undisturbed]),
     flaw("half of the servers are most", Flaw::HalfIsMost, &[Majority], &[NeverTwo]),
     flaw("no second round", Flaw::NoSecondRound, &[Majority], &[TokensGrow]),
+    flaw("one server's refresh counted", Flaw::OneIsEnough, &[Majority], &[NeverTwo]),
     flaw("votes not given back", Flaw::VotesKept, &[Majority], &[SoonOne]),
     flaw(
         "leases of one round trip mixed up",
