@@ -294,6 +294,11 @@ impl Store {
             }
             Kind::Cluster => {
                 let replica = self.replicas(self.keeper()).next().expect("a replica of the lease's master");
+                let master = &self.servers[self.keeper()].server;
+                until("the master to know its replica as one", || {
+                    let nodes: String = redis::from_redis_value(master.command(&["CLUSTER", "NODES"])).unwrap();
+                    nodes.lines().any(|line| line.contains("slave") && line.contains(&replica.at()))
+                });
                 replica.server.command(&["CLUSTER", "FAILOVER"]);
             }
             Kind::Standalone | Kind::Majority => panic!("{} has no replica", self.kind.name()),
