@@ -158,3 +158,17 @@ mod majority {
         majority::holder_cut_off_with_one_of_three;
     });
 }
+
+/// The page has a row for each scenario, as `scripts/chaos-table --markdown` prints it.
+#[test]
+fn the_page_tells_of_every_scenario() {
+    let page = include_str!("../../docs/guarantees.md");
+    let listed = include_str!("main.rs").lines().map(str::trim).filter(|line| line.ends_with(';'));
+    let names = listed.filter_map(|line| line.split_once("::")?.1.split([' ', ';']).next());
+    let played = names.filter(|name| name.contains('_') && name.chars().all(|c| c.is_ascii_lowercase() || c == '_'));
+    let words: Vec<String> = played.map(|name| format!("| {} |", name.replace('_', " "))).collect();
+    assert!(words.len() > 40, "{words:?}");
+    for row in words {
+        assert!(page.contains(&row), "docs/guarantees.md has no row {row}");
+    }
+}
