@@ -47,6 +47,9 @@ use crate::{view, wire};
 const EVENTS: usize = 1024;
 /// How many requests may wait for the loop, of each door.
 const QUESTIONS: usize = 256;
+/// How often it is looked whether there is something new to show of all watchers, at most: that costs more the more
+/// watchers there are, and a thousand that start at once would be looked at a thousand times.
+const SHOW_EVERY: Duration = Duration::from_millis(50);
 
 /// The signals that mean something to an agent, and those that would end a program that has not heard of them.
 const SIGNALS: [i32; 8] = [
@@ -161,8 +164,9 @@ struct Agent {
     started: Time,
     notify: Notify,
     ready: bool,
-    /// Whether there may be something new to show.
-    changed: bool,
+    /// When to show what may be new, where anything may be; and when that was done last.
+    show_at: Option<Time>,
+    shown: Time,
     path: PathBuf,
     overrides: Overrides,
     leaving: Option<i32>,
@@ -249,7 +253,8 @@ impl Agent {
             started: now,
             notify,
             ready: false,
-            changed: true,
+            show_at: Some(now),
+            shown: now,
             path: path.to_owned(),
             overrides,
             leaving: None,
@@ -262,18 +267,24 @@ impl Agent {
         let mut watchdog = self.notify.watchdog_interval().map(tokio::time::interval);
         self.take(Event::Woke);
         let code = loop {
-            if std::mem::take(&mut self.changed) {
+            let now = clock::now();
+            if self.show_at.take_if(|at| self.leaving.is_some() || *at <= now).is_some() {
+                self.shown = now;
                 self.show();
             }
             if let Some(code) = self.leaving {
                 break code;
             }
             // A time that has passed rings at once.
-            if let Err(error) = doors.alarm.set(self.node.next_wakeup()) {
+            if let Err(error) = doors.alarm.set(self.node.next_wakeup().into_iter().chain(self.show_at).min()) {
                 tracing::error!("cannot set the timer: {error}");
             }
             tokio::select! {
-                () = doors.alarm.rang() => self.take(Event::Woke),
+                () = doors.alarm.rang() => {
+                    if self.node.next_wakeup().is_some_and(|at| at <= clock::now()) {
+                        self.take(Event::Woke);
+                    }
+                }
                 Some(event) = doors.events.recv() => {
                     self.take(event);
                     // What came together is shown together; no more than a queue of it, for the sake of the doors.
@@ -307,7 +318,9 @@ impl Agent {
         let mut actions = Vec::new();
         let reloaded = matches!(event, Event::SpecRead { .. });
         self.node.step(clock::now(), event, &mut actions);
-        self.changed |= !actions.is_empty() || !self.ready;
+        if !actions.is_empty() || !self.ready {
+            self.show_at = self.show_at.or(Some(self.shown + SHOW_EVERY));
+        }
         for action in actions {
             self.perform(action);
         }

@@ -175,8 +175,13 @@ impl RedisServer {
         self.signal(libc::SIGCONT);
     }
 
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().expect("redis-server runs").id()
+    }
+
     fn signal(&self, signal: i32) {
-        let pid = self.process.as_ref().expect("redis-server runs").id();
+        let pid = self.pid();
         // SAFETY: kill takes two numbers. The process is our child and not reaped, so the pid is still its own.
         let sent = unsafe { libc::kill(pid.cast_signed(), signal) };
         assert_eq!(sent, 0, "{}", std::io::Error::last_os_error());

@@ -21,6 +21,8 @@ pub(super) struct Watchers {
     list: BTreeMap<Key, Watcher>,
     /// Start order: by priority, highest first, then by name.
     order: Vec<Key>,
+    /// By name, as an adapter has it from the watcher itself.
+    named: HashMap<WatcherName, Key>,
     last_key: u32,
     stirred: BTreeSet<Key>,
     /// Those that were changed or have settled in this step: whatever is new is new of one of them.
@@ -46,6 +48,7 @@ impl Watchers {
     pub(super) fn add(&mut self, watcher: Watcher) -> Key {
         self.last_key += 1;
         let key = Key(self.last_key);
+        self.named.insert(watcher.spec().name.clone(), key);
         self.list.insert(key, watcher);
         self.order.push(key);
         self.sort();
@@ -63,7 +66,9 @@ impl Watchers {
         }
         self.owners.retain(|_, owner| *owner != key);
         self.callers.retain(|_, caller| *caller != key);
-        self.list.remove(&key)
+        let watcher = self.list.remove(&key)?;
+        self.named.remove(&watcher.spec().name);
+        Some(watcher)
     }
 
     /// Puts them into start order again, after a priority has changed.
@@ -120,8 +125,7 @@ impl Watchers {
 
     /// The watcher of that very name, to change.
     pub(super) fn stir_named(&mut self, name: &WatcherName) -> Option<&mut Watcher> {
-        let key = self.position(|watcher| watcher.spec().name == *name)?;
-        Some(self.stir(key))
+        Some(self.stir(*self.named.get(name)?))
     }
 
     /// Tells a process's watcher what became of it. One that is nobody's, or has ended, changes nothing.
