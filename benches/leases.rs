@@ -56,7 +56,8 @@ fn main() {
         running.len() == LEASES && running.values().all(|life| life.node != name)
     });
     let moved = lines(&log);
-    let starts = || moved.iter().filter(|line| line.start && line.at > killed).map(|line| (line.at - killed).as_secs_f64());
+    let starts =
+        || moved.iter().filter(|line| line.start && line.at > killed).map(|line| (line.at - killed).as_secs_f64());
     let (first, last) = (starts().fold(f64::INFINITY, f64::min), starts().fold(0.0, f64::max));
     println!(
         "killed: {held} leases of {LEASES} moved, the first child {first:.2} s after the kill, the last {last:.2} s; the ttl \

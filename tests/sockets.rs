@@ -185,14 +185,14 @@ async fn nobody_takes_the_place_of_a_socket_that_stays() {
         SocketSpec { reuse_port: true, ..tcp("127.0.0.1", port) },
         SocketSpec { kind: SocketKind::Datagram, ..unix(&path) },
     ];
-    for other in others {
-        let order = vec![(SocketId(3), other.clone())];
+    for (id, other) in (3..).zip(others) {
+        let order = vec![(SocketId(id), other)];
         let wrong = world.order_beside(order.clone(), &[1, 2]).await.unwrap_err();
         assert!(wrong.ends_with("EADDRINUSE: socket s is there; give each a place of its own"), "{wrong}");
         let _waiting = UnixStream::connect(&path).unwrap();
         // Once the other is to go, it may.
         world.order_beside(order, &[]).await.unwrap();
-        world.host.unbind(&[SocketId(3)]);
+        world.host.unbind(&[SocketId(id)]);
         world.binds(2, unix(&path)).await;
     }
 }
