@@ -20,6 +20,7 @@ pub mod command;
 pub mod event;
 pub mod plan;
 pub mod snapshot;
+pub mod stats;
 
 pub mod explain;
 
