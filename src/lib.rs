@@ -91,6 +91,7 @@
 //! - Nothing waits inside the loop. Every queue has a bound, every wait an end.
 //! - Each request has one reply, each spawn one end, each hook one end within its time. Only its own watcher waits for a
 //!   hook; where a lease is being lost nobody does, it is called off, and no lease is given away before the last hook.
+//! - Under a seal no message counts that a stranger wrote, that was meant for another node, or that was heard before.
 //! - A drill harms nobody before its witness watches, and what nobody measured counts as not kept.
 //! - Output blocks neither the process nor the agent: what a place does not take in time is lost, counted and told.
 //! - A file with an error changes nothing. A sound one is compared with what it said before, and only the difference is
@@ -109,7 +110,7 @@
 //! |---|---|
 //! | each machine | plays: beside the code, and `tests/plays` |
 //! | many nodes, faults | `tests/sim`: seeded simulation around the shipped Lua scripts, with planted bugs that it must see |
-//! | scripts and link | `tests/cluster.rs`, `tests/cluster`: a real redis-server, Valkey, sentinels and a Redis Cluster, and the lease cases on the simulated one too; `tests/replication.rs`: real agents where Redis has replicas; `tests/majority.rs`: several servers of which most decide |
+//! | scripts and link | `tests/cluster.rs`, `tests/cluster`: a real redis-server, Valkey, sentinels and a Redis Cluster, and the lease cases on the simulated one too; `tests/replication.rs`: real agents where Redis has replicas; `tests/majority.rs`: several servers of which most decide; `tests/sealed.rs`: a stranger on every channel |
 //! | this machine | `tests/host.rs` with `tests/host`, `tests/sockets.rs`, `tests/output.rs`, `tests/hooks.rs`, `tests/local.rs`: real children, guards, output, hooks, locks |
 //! | all of it | `tests/agent.rs`, `tests/history.rs`, `tests/drill.rs`, `tests/supervision`: real agents, also where pids, memory or a device give out; `tests/soak.rs`: one in random commands and kills; `tests/daemon.rs`: in the background; `tests/pid1.rs`: as PID 1; `tests/celery.rs`: a real Celery beat; `tests/servers`: real web servers on sockets, under load; `tests/follow.rs`: streams |
 //! | Circus's users lose nothing | `tests/compatibility.rs`; `tests/defects.rs`: what was broken there; the table in `docs/circus-compatibility.md` |

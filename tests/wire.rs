@@ -58,6 +58,7 @@ fn socket_name(text: &str) -> SocketName {
 
 fn snapshot(watchers: Vec<WatcherView>) -> Box<Snapshot> {
     Box::new(Snapshot {
+        messages_dropped: 0,
         config: "7f3a2c".into(),
         node: NodeName::parse("web-1").unwrap(),
         cluster: ClusterName::parse("prod").unwrap(),

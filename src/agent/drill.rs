@@ -101,8 +101,9 @@ impl Access {
             tls: TlsFiles { ca, cert, key },
             sentinel_username,
             sentinel_password_file,
-            // It takes no lease.
+            // It takes no lease, and sends no message.
             require_replica_ack: 0,
+            secret_file: None,
         }
     }
 }

@@ -211,6 +211,8 @@ impl Agent {
         (notify, given): (Notify, Vec<(String, OwnedFd)>),
     ) -> Result<(Agent, Doors), StartError> {
         let Config { spec, warnings: _, files: _ } = config;
+        // Before anybody is told that there is an agent: some of them end a program that has not heard of them.
+        let signals = SignalsInfo::<WithOrigin>::new(SIGNALS).map_err(step("cannot listen for signals"))?;
         let socket = spec.control_socket.clone().unwrap_or_else(|| control::default_path(&spec.node, state_dir));
         let socket = ControlSocket::bind(&socket)?;
         tracing::info!("circus-agent {} as node {} of cluster {}", env!("CARGO_PKG_VERSION"), spec.node, spec.cluster);
@@ -230,12 +232,11 @@ impl Agent {
             .with_cgroups(&format!("{}-{:032x}", spec.node, identity.instance));
         let (standing, standing_seen) = watch::channel(Standing { about: about(&spec), draining: false });
         let store = Store::start(&spec, state_dir, identity, &events, asked_there, standing_seen)?;
-        let signals = SignalsInfo::<WithOrigin>::new(SIGNALS);
         let doors = Doors {
             events: event_queue,
             control,
             bus,
-            signals: signals.map_err(step("cannot listen for signals"))?,
+            signals,
             alarm: Alarm::new().map_err(step("cannot make a timer"))?,
             listening: tokio::spawn(socket.serve(asked_here)),
         };

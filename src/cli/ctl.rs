@@ -109,6 +109,9 @@ struct Login {
         hide_env_values = true
     )]
     redis_sentinel_password_file: Option<PathBuf>,
+    /// Holds the secret under which the cluster's messages are sealed
+    #[arg(long, global = true, value_name = "FILE", env = "CIRCUS_SECRET_FILE", hide_env_values = true)]
+    secret_file: Option<PathBuf>,
 }
 
 impl Login {
@@ -124,6 +127,7 @@ impl Login {
             url: spec.url.clone(),
             // It takes no lease.
             require_replica_ack: 0,
+            secret_file: self.secret_file.clone(),
         }
     }
 }

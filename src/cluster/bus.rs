@@ -7,12 +7,17 @@
 //! circus:{prod}:reply:9c…    {"v":1, "re":"5f…", "from":"web-2", "message":"{…}"}    or "error" for "message"
 //! ```
 //!
+//! Where messages are sealed a question names the challenge that the node gave last, and where it names none that counts
+//! it is not carried out but answered with one ("challenge"), upon which it is put once more.
+//!
 //! Invariants:
-//! - A question is carried out at most once: Redis delivers at most once, and an id seen before is not taken again.
-//! - What is no message of ours is dropped, counted and logged; it never stops what follows.
+//! - A question is carried out at most once: Redis delivers at most once, and an id seen before is not taken again
+//!   ([`super::fresh`]).
+//! - What is no message of ours, or not sealed as ours are, is dropped, counted and logged; it never stops what follows.
 //! - Answers go only to channels for answers, whatever a question names.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::borrow::Cow;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -21,7 +26,9 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 
+use super::fresh::{Fresh, Old};
 use super::registry::Name;
+use super::seal::{self, Seal};
 use super::servers::Servers;
 use super::{BusQuestion, keys};
 use crate::model::command::RequestId;
@@ -38,8 +45,11 @@ const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
 const LONGEST_ANSWER: Duration = Duration::from_secs(3600);
 /// How many questions may be open at once, each way.
 const MAX_OPEN: usize = 1024;
-/// How many ids of questions are remembered.
-const MAX_SEEN: usize = 4096;
+/// How many nodes' challenges are remembered.
+const MAX_CHALLENGES: usize = 1024;
+
+/// What is said of a node that wants to hear another challenge than the one it gave a moment ago.
+pub(super) const STALE_TWICE: &str = "it took the question for an old one, twice";
 
 /// The version of the envelope.
 const VERSION: u32 = 1;
@@ -51,6 +61,8 @@ struct Question {
     from: String,
     reply_to: String,
     message: String,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    challenge: Option<String>,
 }
 
 /// What a node said to one question.
@@ -63,13 +75,15 @@ struct Answer {
     said: Said,
 }
 
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Said {
+pub(super) enum Said {
     /// What the agent answered.
     Message(String),
     /// Why it did not.
     Error(String),
+    /// What the question has to name.
+    Challenge(String),
 }
 
 /// A new id: 128 random bits in hexadecimal.
@@ -82,13 +96,19 @@ pub(super) fn new_id() -> Result<u128, String> {
     Ok(u128::from_le_bytes(bits))
 }
 
-/// A question in its envelope.
+/// A question in its envelope, naming a challenge where the asker knows one.
 ///
 /// # Errors
 /// It is too long.
-pub(super) fn question_text(id: &str, from: &str, reply_to: &str, message: String) -> Result<String, String> {
-    let question =
-        Question { v: VERSION, id: id.to_owned(), from: from.to_owned(), reply_to: reply_to.to_owned(), message };
+pub(super) fn question_text(
+    id: &str,
+    from: &str,
+    reply_to: &str,
+    message: String,
+    challenge: Option<String>,
+) -> Result<String, String> {
+    let (id, from, reply_to) = (id.to_owned(), from.to_owned(), reply_to.to_owned());
+    let question = Question { v: VERSION, id, from, reply_to, message, challenge };
     let text = serde_json::to_string(&question).expect("texts and numbers are JSON");
     match text.len() {
         ..=MAX_MESSAGE => Ok(text),
@@ -132,47 +152,48 @@ fn parse_question(payload: &[u8], reply_prefix: &str) -> Result<Question, String
 ///
 /// # Errors
 /// It is no answer.
-pub(super) fn parse_answer(payload: &[u8]) -> Result<(String, Result<String, String>), String> {
+pub(super) fn parse_answer(payload: &[u8]) -> Result<(String, Said), String> {
     let answer: Answer = parse(payload)?;
     match answer {
         Answer { v, .. } if v != VERSION => Err(format!("its version is {v}, this agent's is {VERSION}")),
-        Answer { re, said: Said::Message(text), .. } => Ok((re, Ok(text))),
-        Answer { re, said: Said::Error(why), .. } => Ok((re, Err(why))),
+        Answer { re, said, .. } => Ok((re, said)),
     }
 }
 
-/// The ids of the latest questions.
-#[derive(Default)]
-struct Seen {
-    order: VecDeque<String>,
-    ids: HashSet<String>,
+/// Opens what came on `channel`, unless it is longer than any message of ours.
+///
+/// # Errors
+/// It is not to be taken, and why.
+pub(super) fn opened<'a>(seal: &Seal, channel: &str, payload: &'a [u8]) -> Result<Cow<'a, [u8]>, String> {
+    match payload.len() {
+        long if long > MAX_MESSAGE + seal::OVERHEAD => Err(format!("it has {long} bytes, the most is {MAX_MESSAGE}")),
+        _ => seal.open(channel, payload),
+    }
 }
 
-impl Seen {
-    /// Remembers `id`; false where it was known.
-    fn is_new(&mut self, id: &str) -> bool {
-        if !self.ids.insert(id.to_owned()) {
-            return false;
-        }
-        self.order.push_back(id.to_owned());
-        if self.order.len() > MAX_SEEN
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.ids.remove(&oldest);
-        }
-        true
-    }
+/// A challenge that nobody can guess.
+fn challenge() -> u128 {
+    new_id().expect("the kernel has random bits for who waits for them")
+}
+
+/// A question to another node that waits for its answer.
+#[derive(Debug, PartialEq)]
+struct Asked {
+    request: RequestId,
+    node: NodeName,
+    /// What was asked, where it can be asked once more.
+    again: Option<String>,
 }
 
 /// Questions to other nodes that wait for their answers.
 #[derive(Default)]
 struct Open {
     order: VecDeque<String>,
-    asked: HashMap<String, (RequestId, NodeName)>,
+    asked: HashMap<String, Asked>,
 }
 
 impl Open {
-    fn add(&mut self, id: &str, request: RequestId, node: NodeName) {
+    fn add(&mut self, id: &str, asked: Asked) {
         if self.order.len() >= MAX_OPEN
             && let Some(oldest) = self.order.pop_front()
         {
@@ -180,10 +201,10 @@ impl Open {
             self.asked.remove(&oldest);
         }
         self.order.push_back(id.to_owned());
-        self.asked.insert(id.to_owned(), (request, node));
+        self.asked.insert(id.to_owned(), asked);
     }
 
-    fn close(&mut self, id: &str) -> Option<(RequestId, NodeName)> {
+    fn close(&mut self, id: &str) -> Option<Asked> {
         let closed = self.asked.remove(id)?;
         self.order.retain(|other| other != id);
         Some(closed)
@@ -201,8 +222,12 @@ pub(super) struct Bus {
     /// What each server says of this node's name.
     names: Vec<watch::Receiver<Name>>,
     questions: mpsc::Sender<BusQuestion>,
+    events: mpsc::Sender<Event>,
+    seal: Seal,
     open: Arc<Mutex<Open>>,
-    seen: Arc<Mutex<Seen>>,
+    fresh: Arc<Mutex<Fresh>>,
+    /// What other nodes want to be named, as they said last.
+    challenges: Arc<Mutex<HashMap<NodeName, String>>>,
     answering: Arc<Semaphore>,
     dropped: Arc<Mutex<u64>>,
 }
@@ -213,7 +238,8 @@ impl Bus {
         reply_id: u128,
         servers: Servers,
         names: Vec<watch::Receiver<Name>>,
-        questions: mpsc::Sender<BusQuestion>,
+        (questions, events): (mpsc::Sender<BusQuestion>, mpsc::Sender<Event>),
+        seal: Seal,
     ) -> Bus {
         Bus {
             reply_to: keys::reply(&cluster, reply_id).into(),
@@ -222,8 +248,11 @@ impl Bus {
             servers,
             names,
             questions,
+            events,
+            seal,
             open: Arc::default(),
-            seen: Arc::default(),
+            fresh: Arc::new(Mutex::new(Fresh::new(challenge))),
+            challenges: Arc::default(),
             answering: Arc::new(Semaphore::new(MAX_OPEN)),
             dropped: Arc::default(),
         }
@@ -242,36 +271,49 @@ impl Bus {
 
     /// Asks another node. `Unreachable` where that is known to be in vain, else its answer comes as `Replied`.
     pub(super) async fn relay(&self, request: RequestId, node: NodeName, message: String) -> Option<Event> {
+        let again = self.seal.is_wanted().then(|| message.clone());
+        self.put(request, node, message, again).await
+    }
+
+    async fn put(&self, request: RequestId, node: NodeName, message: String, again: Option<String>) -> Option<Event> {
         let unreachable = |reason| Some(Event::Unreachable { request, node: node.clone(), reason });
         let id = match new_id() {
             Ok(id) => format!("{id:032x}"),
             Err(reason) => return unreachable(reason),
         };
-        let text = match question_text(&id, self.node.as_str(), &self.reply_to, message) {
+        let challenge = lock(&self.challenges).get(&node).cloned();
+        let text = match question_text(&id, self.node.as_str(), &self.reply_to, message, challenge) {
             Ok(text) => text,
             Err(reason) => return unreachable(reason),
         };
         // Before it is sent: the answer may come before Redis says that it was.
-        lock(&self.open).add(&id, request, node.clone());
+        lock(&self.open).add(&id, Asked { request, node: node.clone(), again });
         let reason = match self.servers.publish(&keys::bus(&self.cluster, &node), &text, PUBLISH_TIMEOUT).await {
             Ok(1..) => return None,
             Ok(0) => nobody(&node),
             Err(reason) => reason,
         };
         // Where an answer came all the same, that was the end of it.
-        let (request, node) = lock(&self.open).close(&id)?;
+        let Asked { request, node, .. } = lock(&self.open).close(&id)?;
         Some(Event::Unreachable { request, node, reason })
     }
 
     /// Takes what came on this node's channel for answers.
     pub(super) fn answered(&self, payload: &[u8]) -> Option<Event> {
-        match parse_answer(payload) {
+        match opened(&self.seal, &self.reply_to, payload).and_then(|payload| parse_answer(&payload)) {
             Ok((re, said)) => {
-                let (request, node) = lock(&self.open).close(&re)?;
-                Some(match said {
-                    Ok(text) => Event::Replied { request, node, text },
-                    Err(reason) => Event::Unreachable { request, node, reason },
-                })
+                let Asked { request, node, again } = lock(&self.open).close(&re)?;
+                match (said, again) {
+                    (Said::Message(text), _) => Some(Event::Replied { request, node, text }),
+                    (Said::Error(reason), _) => Some(Event::Unreachable { request, node, reason }),
+                    (Said::Challenge(challenge), Some(message)) => {
+                        self.meet(request, node, message, challenge);
+                        None
+                    }
+                    (Said::Challenge(_), None) => {
+                        Some(Event::Unreachable { request, node, reason: STALE_TWICE.into() })
+                    }
+                }
             }
             Err(why) => {
                 self.drop_message(&why);
@@ -280,15 +322,42 @@ impl Bus {
         }
     }
 
+    /// Asks once more, in the words that the node wants to hear.
+    fn meet(&self, request: RequestId, node: NodeName, message: String, challenge: String) {
+        {
+            let mut challenges = lock(&self.challenges);
+            if challenges.len() >= MAX_CHALLENGES {
+                challenges.clear();
+            }
+            challenges.insert(node.clone(), challenge);
+        }
+        let bus = self.clone();
+        tokio::spawn(async move {
+            if let Some(event) = bus.put(request, node, message, None).await {
+                // An agent that ended wants no answers.
+                let _ = bus.events.send(event).await;
+            }
+        });
+    }
+
     /// Takes what came on this node's channel for questions, and sees to the answer.
     pub(super) fn asked(&self, payload: &[u8]) {
-        let question = match parse_question(payload, &keys::reply_prefix(&self.cluster)) {
+        let read = opened(&self.seal, &keys::bus(&self.cluster, &self.node), payload)
+            .and_then(|payload| parse_question(&payload, &keys::reply_prefix(&self.cluster)));
+        let question = match read {
             Ok(question) => question,
             Err(why) => return self.drop_message(&why),
         };
-        if !lock(&self.seen).is_new(&question.id) {
-            return self.drop_message("it was asked before");
-        }
+        let stale = match self.is_new(&question) {
+            Ok(()) => None,
+            Err(Old::Known) => return self.drop_message("it was asked before"),
+            Err(Old::Stale(challenge)) => {
+                if question.challenge.is_some() {
+                    self.drop_message("it names a challenge of long ago");
+                }
+                Some(Said::Challenge(format!("{challenge:032x}")))
+            }
+        };
         // Beyond the bound not even a refusal is sent: that, too, would take a task.
         let Ok(open) = Arc::clone(&self.answering).try_acquire_owned() else {
             return self.drop_message("too many questions are open");
@@ -299,19 +368,39 @@ impl Bus {
                 return bus.drop_message("it is for another agent with this node's name");
             }
             let Question { id, from, reply_to, message, .. } = question;
-            let (answer, answered) = oneshot::channel();
-            let said = match bus.questions.try_send(BusQuestion { line: message, from, answer }) {
-                Ok(()) => match timeout(LONGEST_ANSWER, answered).await {
-                    Ok(Ok(text)) => Said::Message(text),
-                    Ok(Err(_)) => Said::Error("the agent ended before it answered".into()),
-                    Err(_) => Said::Error("the agent took too long to answer".into()),
-                },
-                Err(mpsc::error::TrySendError::Full(_)) => Said::Error("the agent is asked too much at once".into()),
-                Err(mpsc::error::TrySendError::Closed(_)) => Said::Error("the agent is ending".into()),
+            let said = match stale {
+                Some(said) => said,
+                None => bus.carried_out(message, from).await,
             };
             bus.answer(&reply_to, &answer_text(&id, &bus.node, said)).await;
             drop(open);
         });
+    }
+
+    /// Whether a question may be carried out.
+    fn is_new(&self, Question { id, challenge, .. }: &Question) -> Result<(), Old> {
+        let mut fresh = lock(&self.fresh);
+        match self.seal.is_wanted() {
+            false => fresh.take(Instant::now(), id),
+            true => {
+                let challenge = challenge.as_ref().and_then(|text| u128::from_str_radix(text, 16).ok());
+                fresh.take_sealed(Instant::now(), id, challenge)
+            }
+        }
+    }
+
+    /// Has the agent answer.
+    async fn carried_out(&self, message: String, from: String) -> Said {
+        let (answer, answered) = oneshot::channel();
+        match self.questions.try_send(BusQuestion { line: message, from, answer }) {
+            Ok(()) => match timeout(LONGEST_ANSWER, answered).await {
+                Ok(Ok(text)) => Said::Message(text),
+                Ok(Err(_)) => Said::Error("the agent ended before it answered".into()),
+                Err(_) => Said::Error("the agent took too long to answer".into()),
+            },
+            Err(mpsc::error::TrySendError::Full(_)) => Said::Error("the agent is asked too much at once".into()),
+            Err(mpsc::error::TrySendError::Closed(_)) => Said::Error("the agent is ending".into()),
+        }
     }
 
     /// Whether this agent may act under its node's name. Right after the start that is not known for a moment.
@@ -343,6 +432,8 @@ impl Bus {
         if dropped.is_power_of_two() {
             tracing::warn!(%why, dropped = *dropped, "a message on the bus was dropped");
         }
+        // Where the agent has too much to do for this one, the next one tells.
+        let _ = self.events.try_send(Event::MessagesDropped(*dropped));
     }
 }
 
@@ -363,7 +454,7 @@ mod tests {
     const PREFIX: &str = "circus:{prod}:reply:";
 
     fn question() -> String {
-        question_text("5f", "web-1", "circus:{prod}:reply:9c", r#"{"command":"status"}"#.into()).unwrap()
+        question_text("5f", "web-1", "circus:{prod}:reply:9c", r#"{"command":"status"}"#.into(), None).unwrap()
     }
 
     #[test]
@@ -386,18 +477,18 @@ mod tests {
 
     #[test]
     fn nobody_can_have_an_answer_published_on_a_channel_of_another_kind() {
-        let text = question_text("5f", "x", "circus:{prod/beat}:free", String::new()).unwrap();
+        let text = question_text("5f", "x", "circus:{prod/beat}:free", String::new(), None).unwrap();
         assert!(parse_question(text.as_bytes(), PREFIX).is_err());
     }
 
     #[test]
     fn a_message_over_one_mebibyte_is_neither_sent_nor_taken() {
         let long = "x".repeat(MAX_MESSAGE);
-        assert!(question_text("5f", "x", "circus:{prod}:reply:9c", long.clone()).is_err());
+        assert!(question_text("5f", "x", "circus:{prod}:reply:9c", long.clone(), None).is_err());
         assert!(parse_answer(&vec![b' '; MAX_MESSAGE + 1]).unwrap_err().contains("1048577 bytes"));
         let node = NodeName::parse("web-2").unwrap();
         let (re, said) = parse_answer(answer_text("5f", &node, Said::Message(long)).as_bytes()).unwrap();
-        assert!(re == "5f" && said.unwrap_err().contains("the answer has"), "too long an answer is said to be so");
+        assert!(matches!(&said, Said::Error(why) if why.contains("the answer has")), "{re}: {said:?}");
     }
 
     #[test]
@@ -405,33 +496,23 @@ mod tests {
         let node = NodeName::parse("web-2").unwrap();
         let text = answer_text("5f", &node, Said::Message("{}".into()));
         assert_eq!(text, r#"{"v":1,"re":"5f","from":"web-2","message":"{}"}"#);
-        assert_eq!(parse_answer(text.as_bytes()), Ok(("5f".into(), Ok("{}".into()))));
+        assert_eq!(parse_answer(text.as_bytes()), Ok(("5f".into(), Said::Message("{}".into()))));
         let text = answer_text("5f", &node, Said::Error("busy".into()));
-        assert_eq!(parse_answer(text.as_bytes()), Ok(("5f".into(), Err("busy".into()))));
+        assert_eq!(parse_answer(text.as_bytes()), Ok(("5f".into(), Said::Error("busy".into()))));
         assert!(parse_answer(br#"{"v":1,"re":"5f","from":"web-2"}"#).is_err());
-    }
-
-    #[test]
-    fn ids_are_remembered_in_bounds() {
-        let mut seen = Seen::default();
-        assert!(seen.is_new("a") && !seen.is_new("a"));
-        for i in 0..MAX_SEEN {
-            assert!(seen.is_new(&i.to_string()));
-        }
-        assert_eq!((seen.ids.len(), seen.order.len()), (MAX_SEEN, MAX_SEEN));
-        assert!(seen.is_new("a"), "the oldest is forgotten");
     }
 
     #[test]
     fn open_questions_are_remembered_in_bounds() {
         let node = NodeName::parse("web-2").unwrap();
+        let asked = |i: usize| Asked { request: RequestId(i as u64), node: node.clone(), again: None };
         let mut open = Open::default();
         for i in 0..=MAX_OPEN {
-            open.add(&i.to_string(), RequestId(i as u64), node.clone());
+            open.add(&i.to_string(), asked(i));
         }
         assert_eq!((open.asked.len(), open.order.len()), (MAX_OPEN, MAX_OPEN));
         assert_eq!(open.close("0"), None);
-        assert_eq!(open.close("1"), Some((RequestId(1), node)));
+        assert_eq!(open.close("1"), Some(asked(1)));
         assert_eq!((open.asked.len(), open.order.len()), (MAX_OPEN - 1, MAX_OPEN - 1));
     }
 }

@@ -1,7 +1,7 @@
 //! How circusctl asks nodes without an agent of its own: the same registry, the same bus, for the length of one command.
 //! And how a drill's witness keeps what it saw, when its agent is dead.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -11,8 +11,10 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
+use super::bus::Said;
 use super::history::Recorder;
 use super::link::Link;
+use super::seal::Seal;
 use super::sentinel::Whereabouts;
 use super::servers::Servers;
 use super::{bus, keys, reason, registry, subscription};
@@ -27,6 +29,7 @@ pub struct BusClient {
     /// How this asker is called in the logs of nodes: `circusctl on db-1`.
     from: String,
     reply_to: String,
+    seal: Seal,
     link: Link,
     /// Keeps the link up, and ends with this value.
     _task: JoinSet<()>,
@@ -61,8 +64,8 @@ impl BusClient {
         let any = select_ok(specs.iter().map(|spec| Box::pin(connect(spec))));
         let ((link, task, sink, answers), _others) =
             tokio::time::timeout(timeout, any).await.unwrap_or_else(|_| Err(reason::no_answer(timeout)))?;
-        let cluster = cluster.clone();
-        Ok(BusClient { cluster, from, reply_to, link, _task: task, answers, _sink: sink, timeout })
+        let (cluster, seal) = (cluster.clone(), Seal::new(spec.secret_file.clone()));
+        Ok(BusClient { cluster, from, reply_to, seal, link, _task: task, answers, _sink: sink, timeout })
     }
 
     /// The nodes of the cluster, sorted by name; those that left an hour ago are forgotten.
@@ -92,22 +95,33 @@ impl BusClient {
             if replies.contains_key(node) || open.values().any(|other| other == node) {
                 continue;
             }
-            let id = format!("{:032x}", bus::new_id()?);
-            let text = bus::question_text(&id, &self.from, &self.reply_to, message.to_owned())?;
-            match self.link.publish(&keys::bus(&self.cluster, node), &text, self.timeout).await? {
-                0 => drop(replies.insert(node.clone(), Err(bus::nobody(node)))),
-                _ => drop(open.insert(id, node.clone())),
+            match self.put(node, message, None).await? {
+                None => drop(replies.insert(node.clone(), Err(bus::nobody(node)))),
+                Some(id) => drop(open.insert(id, node.clone())),
             }
         }
+        let mut met = HashSet::new();
         while !open.is_empty() {
             let silent = match timeout_at(deadline, self.answers.next()).await {
-                Ok(Some(message)) => {
+                Ok(Some(heard)) => {
                     // What is no answer, or one to an earlier question, is nothing to this one.
-                    if let Ok((re, said)) = bus::parse_answer(message.get_payload_bytes())
-                        && let Some(node) = open.remove(&re)
-                    {
-                        replies.insert(node, said);
-                    }
+                    let answer = bus::opened(&self.seal, &self.reply_to, heard.get_payload_bytes());
+                    let answer = answer.and_then(|answer| bus::parse_answer(&answer));
+                    let Ok((re, said)) = answer else { continue };
+                    let Some(node) = open.remove(&re) else { continue };
+                    let reply = match said {
+                        Said::Message(text) => Ok(text),
+                        Said::Error(why) => Err(why),
+                        Said::Challenge(_) if !met.insert(node.clone()) => Err(bus::STALE_TWICE.into()),
+                        Said::Challenge(challenge) => match self.put(&node, message, Some(challenge)).await? {
+                            None => Err(bus::nobody(&node)),
+                            Some(id) => {
+                                open.insert(id, node);
+                                continue;
+                            }
+                        },
+                    };
+                    replies.insert(node, reply);
                     continue;
                 }
                 Ok(None) => "the server closed the connection".into(),
@@ -117,7 +131,16 @@ impl BusClient {
         }
         Ok(replies)
     }
+
+    /// Puts a question to one node: its id, or nothing where nobody hears it.
+    async fn put(&self, node: &NodeName, message: &str, challenge: Option<String>) -> Result<Option<String>, String> {
+        let id = format!("{:032x}", bus::new_id()?);
+        let text = bus::question_text(&id, &self.from, &self.reply_to, message.to_owned(), challenge)?;
+        let heard = self.link.publish(&keys::bus(&self.cluster, node), &text, self.timeout).await?;
+        Ok((heard > 0).then_some(id))
+    }
 }
+
 /// How a drill's witness keeps what it saw: as an agent does, beside it.
 pub struct HistoryKeeper {
     recorder: Recorder,

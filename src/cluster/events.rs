@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::bus::PUBLISH_TIMEOUT;
+use super::seal::Seal;
 use super::servers::Servers;
 use super::{keys, reason, subscription};
 use crate::model::names::ClusterName;
@@ -83,6 +84,8 @@ impl Dropped {
 
 /// The events of all nodes of a cluster, for circusctl.
 pub struct EventStream {
+    seal: Seal,
+    channel: String,
     sink: PubSubSink,
     messages: PubSubStream,
 }
@@ -93,16 +96,17 @@ impl EventStream {
     /// # Errors
     /// Why not, in words for people and without the password.
     pub async fn connect(spec: &RedisSpec, cluster: &ClusterName, patience: Duration) -> Result<EventStream, String> {
-        let channels = [keys::events(cluster)];
+        let channel = keys::events(cluster);
+        let channels = [channel.clone()];
         let specs = spec.servers();
         let any = specs.iter().map(|spec| Box::pin(subscription::subscribe(spec, &channels)));
         let subscribed = timeout(patience, select_ok(any)).await.map(|any| any.map(|(subscribed, _)| subscribed));
         let (sink, messages) = subscribed.unwrap_or_else(|_| Err(reason::no_answer(patience)))?;
-        Ok(EventStream { sink, messages })
+        Ok(EventStream { seal: Seal::new(spec.secret_file.clone()), channel, sink, messages })
     }
 
-    /// The next event, as it was published: whatever somebody put into the channel. Nothing is lost where the future
-    /// is dropped.
+    /// The next event, as it was published: whatever somebody put into the channel who may. Nothing is lost where the
+    /// future is dropped.
     ///
     /// # Errors
     /// The connection is lost, and why.
@@ -113,7 +117,13 @@ impl EventStream {
         loop {
             tokio::select! {
                 message = self.messages.next() => return match message {
-                    Some(message) => Ok(message.get_payload_bytes().to_vec()),
+                    Some(message) => match self.seal.open(&self.channel, message.get_payload_bytes()) {
+                        Ok(event) => Ok(event.into_owned()),
+                        Err(why) => {
+                            tracing::debug!(%why, "an event was dropped");
+                            continue;
+                        }
+                    },
                     None => Err("the server closed the connection".into()),
                 },
                 // A server that hangs never closes a connection.

@@ -16,6 +16,7 @@ use super::line::{Line, Patience, State, Trouble};
 use super::nodes::Nodes;
 use super::reason;
 use super::scripts::{self, Call};
+use super::seal::Seal;
 use super::sentinel::Whereabouts;
 use crate::model::event::Event;
 use crate::model::spec::{RedisSpec, Seeds};
@@ -26,6 +27,8 @@ pub(super) use super::line::{Backoff, jittered};
 #[derive(Clone)]
 pub(super) struct Link {
     door: Door,
+    /// What is published is sealed with it.
+    seal: Seal,
     /// How it is, told whenever that changes.
     standing: watch::Receiver<Standing>,
 }
@@ -65,6 +68,7 @@ impl Link {
         whereabouts: Whereabouts,
         events: mpsc::Sender<Event>,
     ) -> (Link, impl Future<Output = ()>) {
+        let seal = Seal::new(spec.secret_file.clone());
         let (told, standing) = watch::channel(Standing::Begun);
         let told_of = tell(standing.clone(), events.clone());
         let keep_up: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -91,7 +95,7 @@ impl Link {
                 () = told_of => {}
             }
         };
-        (Link { door, standing }, ends)
+        (Link { door, seal, standing }, ends)
     }
 
     /// Whether it leads to one server, so that one script may have any keys.
@@ -134,8 +138,9 @@ impl Link {
     /// # Errors
     /// As [`Link::call`].
     pub(super) async fn publish(&self, channel: &str, text: &str, patience: Duration) -> Result<u64, String> {
+        let message = self.seal.close(channel, text.to_owned())?;
         let publish = async |mut connection: MultiplexedConnection| {
-            redis::cmd("PUBLISH").arg(channel).arg(text).query_async::<u64>(&mut connection).await
+            redis::cmd("PUBLISH").arg(channel).arg(&message).query_async::<u64>(&mut connection).await
         };
         let end = Instant::now() + patience;
         match &self.door {
@@ -151,10 +156,12 @@ impl Link {
     /// # Errors
     /// As [`Link::call`]. Some may have been published.
     pub(super) async fn publish_all(&self, channel: &str, texts: &[String], patience: Duration) -> Result<(), String> {
+        let messages = texts.iter().map(|text| self.seal.close(channel, text.clone()));
+        let messages: Vec<Vec<u8>> = messages.collect::<Result<_, _>>()?;
         let publish = async |mut connection: MultiplexedConnection| {
             let mut publish = redis::pipe();
-            for text in texts {
-                publish.publish(channel, text).ignore();
+            for message in &messages {
+                publish.publish(channel, message).ignore();
             }
             publish.query_async(&mut connection).await
         };

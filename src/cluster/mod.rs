@@ -19,6 +19,7 @@
 //!   subscription  one connection for what is heard
 //!   releases    when a release is one that all servers know of
 //!   registry    heartbeats and the list of nodes    bus    questions and answers between nodes
+//!     fresh     which questions are new               seal   what keeps strangers out of all messages
 //!   events      what happens, for whoever listens    history   what has been with leases
 //!   reason      errors in words
 //! client        the same registry and bus for one command of circusctl; the same history for a drill's witness
@@ -41,6 +42,7 @@ mod bus;
 mod cut;
 mod desk;
 mod facts;
+mod fresh;
 mod history;
 mod line;
 mod link;
@@ -48,6 +50,7 @@ mod nodes;
 mod reason;
 mod registry;
 mod releases;
+mod seal;
 mod sentinel;
 mod servers;
 mod slots;

@@ -13,6 +13,7 @@ use super::history::{self, Recorder};
 use super::registry::{self, Name};
 use super::releases::Releases;
 use super::scripts;
+use super::seal::Seal;
 use super::servers::{Server, Servers};
 use super::subscription::{self, Heard};
 use crate::model::command::{NodeAbout, RequestId};
@@ -106,7 +107,9 @@ impl Redis {
 
         // Without random bits the node's own instance is the next best thing that no other node has.
         let reply_id = bus::new_id().unwrap_or(instance);
-        let bus = Bus::new((cluster.clone(), node.clone()), reply_id, servers.clone(), names, questions);
+        let seal = Seal::new(redis.secret_file.clone());
+        let tell = (questions, events.clone());
+        let bus = Bus::new((cluster.clone(), node.clone()), reply_id, servers.clone(), names, tell, seal);
         let free = leases.into_iter().map(|watcher| LeaseName { cluster: cluster.clone(), watcher }.free_channel());
         let channels = watch::Sender::new(bus.channels().into_iter().chain(free).collect());
         let releases = Releases::new(servers.iter().count(), events.clone());

@@ -29,7 +29,7 @@ pub(super) fn build(doc: &Document, around: &Surroundings, problems: &mut Proble
 
     let circus = build.settings("circus", Section::Circus, &vars);
     let redis = build.settings("redis", Section::Redis, &vars);
-    let place = build.redis(&redis);
+    let place = build.redis(&redis, &circus);
     build.check_lease_defaults(&redis);
     let log_output = build.log_output(&circus);
     build.python = build.interpreter(&circus);

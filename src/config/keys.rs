@@ -156,7 +156,8 @@ pub(super) const KEYS: &[Key] = &[
     key(Circus, "httpd_close_outputs", Bool, is("False"), NEVER, "no effect, as in Circus"),
     key(Circus, "papa_endpoint", Text, eg("tcp://127.0.0.1:5557"), Dead("Circus dropped papa in 0.18"),
         "no effect: Circus dropped papa in 0.18"),
-    key(Circus, "secret_file", Path, eg("/etc/circus/secret"), NotYet, "seals every message through Redis"),
+    key(Circus, "secret_file", Path, eg("/etc/circus/secret"), Works,
+        "seals every message through Redis; the same on all nodes. A line made by openssl rand -hex 32"),
     key(Circus, "master", Text, eg("web-1"), NotYet, "circusd-cluster's node to register at"),
 
     key(Redis, "url", Url, eg("redis://localhost:6379/0"), Works, "redis://:PASSWORD@HOST:PORT/DB, rediss:// for TLS, redis+sentinel://HOST,HOST/MASTER, redis+cluster://HOST,HOST, redis+majority://HOST,HOST,HOST, or unix:///PATH"),

@@ -1,8 +1,8 @@
 //! `[redis]`: where Redis is, and how to be let in.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use redis::{IntoConnectionInfo, RedisConnectionInfo};
 
@@ -10,7 +10,7 @@ use super::build::Build;
 use super::problem::code;
 use super::settings::{Set, Settings};
 use super::value::Value;
-use crate::model::spec::{RedisSpec, Secret, Seeds, Sentinels, TlsFiles};
+use crate::model::spec::{self, RedisSpec, Secret, Seeds, Sentinels, TlsFiles};
 
 /// Whether others may read a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +30,7 @@ const FILES: [(&str, Secrecy); 5] = [
 
 impl Build<'_> {
     /// Where Redis is; nothing without a URL.
-    pub(super) fn redis(&mut self, redis: &Settings<'_>) -> Option<RedisSpec> {
+    pub(super) fn redis(&mut self, redis: &Settings<'_>, circus: &Settings<'_>) -> Option<RedisSpec> {
         let url = redis.text("url");
         let wrong = self.doc.get("redis", "url").is_some_and(|entry| !entry.value.is_empty());
         // Timings alone may come from the environment; a section in a file means Redis.
@@ -80,6 +80,7 @@ impl Build<'_> {
             sentinel_username: redis.text("sentinel_username"),
             sentinel_password_file: redis.path("sentinel_password_file"),
             require_replica_ack: redis.number("require_replica_ack").unwrap_or_default(),
+            secret_file: self.secret_file(circus),
         })
     }
 
@@ -111,6 +112,22 @@ impl Build<'_> {
         }
     }
 
+    /// The file whose secrets seal messages. It may come yet, but one with a secret that is none stops the start: it would
+    /// be found out by who wants to send something at night.
+    fn secret_file(&mut self, circus: &Settings<'_>) -> Option<PathBuf> {
+        let file = circus.path("secret_file")?;
+        let set = circus.get("secret_file")?;
+        self.check_file(&file, Secrecy::Secret, set);
+        if let Ok(text) = fs::read_to_string(&file)
+            && let Err(why) = spec::secrets(&text)
+        {
+            self.problems
+                .error(code::LOGIN, set.entry.spot(), format!("{} seals nothing: {why}", file.display()))
+                .help("write a line made by `openssl rand -hex 32`, the same on all nodes");
+        }
+        Some(file)
+    }
+
     fn said_twice(&mut self, what: &str, set: &Set<'_>) {
         self.problems
             .error(code::CONFLICT, set.entry.spot(), format!("the {what} stands in the URL, too"))
@@ -131,7 +148,7 @@ impl Build<'_> {
             Err(error) => {
                 self.problems
                     .warn(code::LOGIN, set.entry.spot(), format!("{shown} cannot be read: {error}"))
-                    .note("Redis cannot be used before it can; it is tried again at each connection");
+                    .note("what needs it waits until it can be, and it is tried again");
             }
         }
     }

@@ -58,6 +58,8 @@ pub enum Event {
     StoreMissed(Missed),
     /// Another live agent has this node's name, and says this of itself.
     NameTaken { by: String },
+    /// So many messages of others were not taken since the agent started: forged, stale, doubled, or none of ours.
+    MessagesDropped(u64),
     /// A door was asked.
     /// `by` says who asks, in words; `limit` is how long each of several nodes may take, where the asker says so.
     Asked { request: RequestId, by: String, target: Target, command: Command, limit: Option<Duration> },

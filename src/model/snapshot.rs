@@ -22,6 +22,8 @@ pub struct Snapshot {
     pub store: StoreView,
     /// Those of its servers that cannot be used, where there are several.
     pub missed: Missed,
+    /// How many messages of others were not taken since it started.
+    pub messages_dropped: u64,
     /// The watchers in start order.
     pub watchers: Vec<WatcherView>,
 }

@@ -29,6 +29,15 @@ const FAMILIES: &[Family] = &[
         let missed = part["store"]["missed"].as_object().map(|missed| missed.len() as f64);
         missed.map(|count| (vec![("node", node.to_owned())], count)).into_iter().collect()
     }),
+    Family(
+        "circus_messages_dropped_total",
+        "counter",
+        "Messages that were not taken: forged, stale, or doubled.",
+        |node, part| {
+            let count = part["messages_dropped"].as_f64();
+            count.map(|count| (vec![("node", node.to_owned())], count)).into_iter().collect()
+        },
+    ),
     Family("circus_watcher_state", "gauge", "How a watcher is: the state in the label is 1.", |node, part| {
         let state = |watcher: &Value| {
             let mut labels = of_watcher(node, watcher);

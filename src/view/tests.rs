@@ -75,6 +75,7 @@ fn with_lease(mut watcher: WatcherView, lease: LeaseView) -> WatcherView {
 
 fn snapshot(name: &str, watchers: Vec<WatcherView>) -> Snapshot {
     Snapshot {
+        messages_dropped: 0,
         node: node(name),
         cluster: ClusterName::parse("prod").unwrap(),
         phase: Phase::Running,

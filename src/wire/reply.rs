@@ -263,6 +263,7 @@ fn done(answer: &Answer) -> Object {
         Answer::Metrics(node) => {
             let mut reply = ok(snapshot(node));
             reply.insert("version".into(), json!(env!("CARGO_PKG_VERSION")));
+            reply.insert("messages_dropped".into(), json!(node.messages_dropped));
             reply
         }
         Answer::Histories(told) => ok(history::histories(told)),

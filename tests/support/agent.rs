@@ -88,7 +88,7 @@ impl Home {
         self.clean(env!("CARGO_BIN_EXE_circus-agent"), args)
     }
 
-    fn clean(&self, program: &str, args: &[&str]) -> Command {
+    pub fn clean(&self, program: &str, args: &[&str]) -> Command {
         let mut command = Command::new(program);
         command.args(args).env_clear().env("HOME", self.path()).env("LANG", "C.UTF-8").stdin(Stdio::null());
         command.envs(std::env::var_os("PATH").map(|path| ("PATH", path)));

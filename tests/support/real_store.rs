@@ -63,7 +63,7 @@ impl Store for RealStore {
                     let deadline = Instant::now() + PATIENCE;
                     while server.number(&["DEL", key]) == 0 {
                         assert!(Instant::now() < deadline, "there is no {key} to delete");
-                        self.runtime.block_on(tokio::time::sleep(Duration::from_millis(1)));
+                        self.runtime.block_on(async { tokio::time::sleep(Duration::from_millis(1)).await });
                     }
                 }
                 Disturbance::Overwrite(key, value) => drop(server.command(&["SET", key, value])),

@@ -439,6 +439,7 @@ fn needs_restart(old: &AgentSpec, new: &AgentSpec) -> Vec<String> {
         ("[circus] loglevel", old.log_level != new.log_level),
         ("[circus] logoutput", old.log_output != new.log_output),
         ("[circus] python", old.python != new.python),
+        ("[circus] secret_file", redis(|old, new| old.secret_file != new.secret_file)),
         ("[redis] url", old.redis.is_some() != new.redis.is_some() || redis(|old, new| old.url != new.url)),
         ("[redis] username", redis(|old, new| old.username != new.username)),
         ("[redis] password_file", redis(|old, new| old.password_file != new.password_file)),

@@ -86,6 +86,8 @@ pub struct Node {
     /// What the store's servers said of themselves, by address, those that are missed, and what was last advised because
     /// of it.
     servers: BTreeMap<String, StoreFacts>,
+    /// How many messages of others were not taken.
+    messages_dropped: u64,
     missed: Missed,
     advised: Vec<String>,
     reminder: Option<Time>,
@@ -155,6 +157,7 @@ impl Node {
             phase: State::Starting,
             store: StoreView::Unknown,
             servers: BTreeMap::new(),
+            messages_dropped: 0,
             missed: Missed::default(),
             advised: Vec::new(),
             reminder: None,
@@ -223,6 +226,7 @@ impl Node {
             config: self.agent.hash.clone(),
             store: self.store.clone(),
             missed: self.missed.clone(),
+            messages_dropped: self.messages_dropped,
             watchers: self.watchers.iter().map(|watcher| watcher.view(self.now)).collect(),
         }
     }
@@ -271,6 +275,7 @@ impl Node {
                 self.missed = missed;
                 self.advise(actions);
             }
+            Event::MessagesDropped(count) => self.messages_dropped = self.messages_dropped.max(count),
             Event::NameTaken { by } => {
                 let text = format!("the name {} is in use by {by}; give this node another (node = …)", self.name);
                 log(actions, Level::Error, text);

@@ -130,6 +130,8 @@ pub struct RedisSpec {
     pub sentinel_password_file: Option<PathBuf>,
     /// How many replicas must have a taking or a refresh before it counts.
     pub require_replica_ack: u32,
+    /// Holds the secrets, one a line, under which messages are sealed.
+    pub secret_file: Option<PathBuf>,
 }
 
 /// Files in PEM, read for each connection.
@@ -143,6 +145,20 @@ pub struct TlsFiles {
     pub key: Option<PathBuf>,
 }
 
+/// The secrets in the text of a [`RedisSpec::secret_file`]: its lines, but empty ones. The first seals, all of them open.
+///
+/// # Errors
+/// There is none, or one that somebody might guess: who can read a sealed message may try secrets at leisure.
+pub fn secrets(text: &str) -> Result<Vec<&str>, String> {
+    const SHORTEST: usize = 32;
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    match lines.iter().map(|line| line.len()).min() {
+        None => Err("it is empty".into()),
+        Some(SHORTEST..) => Ok(lines),
+        Some(short) => Err(format!("a line of {short} bytes is too short, it takes {SHORTEST}")),
+    }
+}
+
 impl RedisSpec {
     /// All that there is to say stands in the URL.
     pub fn at(url: Secret) -> RedisSpec {
@@ -154,6 +170,7 @@ impl RedisSpec {
             sentinel_username: None,
             sentinel_password_file: None,
             require_replica_ack: 0,
+            secret_file: None,
         }
     }
 
