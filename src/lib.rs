@@ -116,7 +116,7 @@
 //! | Circus's users lose nothing | `tests/compatibility.rs`; `tests/defects.rs`: what was broken there; the table in `docs/circus-compatibility.md` |
 //! | every fault that the promise names | `tests/chaos`: agents and Redis on hosts of their own, a checker outside; `make chaos` plays all of it and prints the table |
 //! | plugins | plays beside the code, and `tests/plugins.rs`: real agents |
-//! | words and bytes | `tests/config.rs`, `tests/wire.rs`, `tests/cli.rs`, `tests/shell.rs`, `tests/systemd.rs`, `tests/packaging.rs` |
+//! | words and bytes | `tests/config.rs`, `tests/wire.rs`, `tests/cli.rs`, `tests/shell.rs`, `tests/systemd.rs`, `tests/packaging.rs`; `tests/fuzz.rs`: messages of nobody |
 //! | the manual | `tests/docs.rs`: its files are read, its commands and links exist; `tests/fencing`: its recipes are cut out of it and tried with a real Celery, SQLite, PostgreSQL and Redis |
 //! | the architecture | `tests/tidy.rs` |
 //! | how fast | `benches`: each figure beside a baseline; `benches/rivals`: the same faults for others that keep a process alone |
