@@ -143,7 +143,9 @@ impl Stage {
         // No faster than it reads: Redis hangs up on those who fall behind.
         for some in messages.chunks(500) {
             let mut pipe = redis::pipe();
-            some.iter().for_each(|message| drop(pipe.publish(channel, message).ignore()));
+            for message in some {
+                pipe.publish(channel, message).ignore();
+            }
             pipe.query::<()>(&mut connection).expect("PUBLISH");
             self.agent.ask(&json!({"command": "version"}));
         }
@@ -209,8 +211,7 @@ fn what_comes_to_the_control_socket_harms_no_agent() {
         let mut client = UnixStream::connect(&stage.agent.socket).expect("the control socket");
         client.set_nonblocking(true).expect("a client that waits for nothing");
         for _ in 0..100 {
-            let mut line = fuzz.message(&REQUESTS);
-            line.push(b'\n');
+            let line = [&fuzz.message(&REQUESTS)[..], b"\n"].concat();
             // An agent that hangs up on such a client is right.
             let _ = client.write_all(&line);
         }
