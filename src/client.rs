@@ -17,8 +17,9 @@ use tokio::time::timeout;
 
 use crate::cluster::client::BusClient;
 use crate::control::{Places, Probe};
-use crate::model::command::{Answer, Command, NodeRow, NodeState, Outcome, Part, Refusal, Reply, Target};
+use crate::model::command::{Answer, Command, NodeState, Outcome, Part, Reply, Target};
 use crate::model::names::{ClusterName, NodeName};
+use crate::model::roster::{self, Addressees, Nobody};
 use crate::model::spec::{RedisSpec, Secret};
 use crate::wire;
 
@@ -121,7 +122,7 @@ pub async fn ask(endpoint: &Endpoint, call: &Call) -> Result<Value, ClientError>
         (Command::Explain { .. }, _, _) => Ok(known_only(reply)),
         (Command::Failover { .. }, Target::Here, Some("not-holder")) => {
             match reply["holder"].as_str().and_then(|holder| NodeName::parse(holder).ok()) {
-                Some(holder) => ask_once(endpoint, &Call { target: Target::Nodes(vec![holder]), ..call.clone() }).await,
+                Some(holder) => ask_once(endpoint, &Call { target: Target::node(holder), ..call.clone() }).await,
                 None => Ok(reply),
             }
         }
@@ -200,19 +201,13 @@ async fn over_unix(path: &Path, call: &Call) -> Result<Value, ClientError> {
     // Told apart from every other reply, should the agent ever send one more.
     let id = json!(std::process::id());
     message["id"] = id.clone();
-    match &call.target {
-        Target::Here => {}
-        Target::All => message["properties"]["all"] = json!(true),
-        Target::Nodes(nodes) => {
-            message["properties"]["node"] = nodes.iter().map(NodeName::as_str).collect();
-        }
-    }
+    wire::address(&mut message, &call.target);
     if call.target != Target::Here {
         message["properties"]["timeout"] = json!(call.patience.as_secs_f64());
     }
     let patience = match call.target {
         Target::Here => call.patience,
-        Target::All | Target::Nodes(_) => call.patience + GATHERING,
+        Target::All | Target::Nodes(_) | Target::Holder(_) => call.patience + GATHERING,
     };
     let started = Instant::now();
     let mut agent = timeout(patience, UnixStream::connect(path))
@@ -264,10 +259,19 @@ async fn over_redis(spec: &RedisSpec, call: &Call) -> Result<Value, ClientError>
     if call.command == Command::Nodes {
         return done(&Outcome::Own(Reply::Done(Answer::Nodes(roster))));
     }
-    let (ask, mut parts) = match choose(&roster, call)? {
-        Chosen::Nodes { ask, absent } => (ask, absent),
-        Chosen::Refused(refusal) => return done(&Outcome::Own(Reply::Refused(refusal))),
+    if !matches!(call.target, Target::Nodes(_)) && roster.iter().all(|row| row.state == NodeState::Gone) {
+        let why = format!("no agent of cluster {} is registered in this Redis", call.cluster);
+        return Err(ClientError::Unreached(why));
+    }
+    let Addressees { ask, absent, missing } = match roster::choose(&call.target, &call.command, None, Ok(&roster)) {
+        Ok(addressees) => addressees,
+        Err(Nobody::Refused(refusal)) => return done(&Outcome::Own(Reply::Refused(refusal))),
+        Err(Nobody::NotTold) => {
+            let what = wire::command_name(&call.command);
+            return Err(ClientError::Usage(format!("over Redis, say where to {what}: --node NAME, or --all")));
+        }
     };
+    let mut parts: Vec<_> = absent.into_iter().map(|(node, why)| (node, Part::Silent(why))).collect();
     let message = wire::command_json(&call.command).to_string();
     let mut answers = match ask.is_empty() {
         true => Default::default(),
@@ -282,126 +286,18 @@ async fn over_redis(spec: &RedisSpec, call: &Call) -> Result<Value, ClientError>
         parts.push((node, part));
     }
     parts.sort_by(|(a, _), (b, _)| a.cmp(b));
-    done(&Outcome::Gathered { parts, missing: None })
-}
-
-/// Which nodes a question over Redis goes to.
-#[derive(Debug, PartialEq)]
-enum Chosen {
-    /// These, while those were named and cannot be asked.
-    Nodes { ask: Vec<NodeName>, absent: Vec<(NodeName, Part)> },
-    /// None can be asked.
-    Refused(Refusal),
-}
-
-/// Over Redis there is no "here": reading asks everybody, a failover the holder, a lease-init anyone, and what acts
-/// on processes has to be told where.
-fn choose(roster: &[NodeRow], call: &Call) -> Result<Chosen, ClientError> {
-    let there = |row: &&NodeRow| row.state != NodeState::Gone;
-    let names = |rows: Vec<&NodeRow>| rows.into_iter().map(|row| row.name.clone()).collect::<Vec<_>>();
-    let only = |ask| Ok(Chosen::Nodes { ask, absent: Vec::new() });
-    let everybody = || names(roster.iter().filter(there).collect());
-    if let Target::Nodes(named) = &call.target {
-        let (mut ask, mut absent) = (Vec::new(), Vec::new());
-        for name in named {
-            match roster.iter().find(|row| row.name == *name) {
-                Some(row) if there(&row) => ask.push(name.clone()),
-                Some(row) => {
-                    let why = format!("gone, last heard of {} s ago", row.seen.as_secs());
-                    absent.push((name.clone(), Part::Silent(why)));
-                }
-                None => absent.push((name.clone(), Part::Silent(no_such_node(name, roster)))),
-            }
-        }
-        return Ok(Chosen::Nodes { ask, absent });
-    }
-    if everybody().is_empty() {
-        let why = format!("no agent of cluster {} is registered in this Redis", call.cluster);
-        return Err(ClientError::Unreached(why));
-    }
-    match (&call.command, &call.target) {
-        (_, Target::All) => only(everybody()),
-        (Command::Failover { watcher, .. } | Command::Drill { watcher, .. }, _) => {
-            let holds =
-                |row: &&NodeRow| row.about.holds.iter().any(|held| held.to_lowercase() == watcher.to_lowercase());
-            match roster.iter().filter(there).find(holds) {
-                Some(row) => only(vec![row.name.clone()]),
-                None => Ok(Chosen::Refused(Refusal::NoCandidate(format!("no node is known to hold {watcher}")))),
-            }
-        }
-        (Command::History { watcher: Some(watcher), .. } | Command::LeaseCheck { watcher, .. }, _) => {
-            // They all read the same; but who does not have it, knows no such name.
-            let has =
-                |row: &&NodeRow| row.about.watchers.iter().any(|own| own.to_lowercase() == watcher.to_lowercase());
-            let mut having: Vec<&NodeRow> = roster.iter().filter(there).filter(has).collect();
-            having.sort_by_key(|row| row.state != NodeState::Up);
-            let any = || roster.iter().filter(there).collect();
-            only(names(if having.is_empty() { any() } else { having }.into_iter().take(1).collect()))
-        }
-        (Command::LeaseInit { .. }, _) => {
-            let up = roster.iter().find(|row| row.state == NodeState::Up).or(roster.iter().find(there));
-            only(names(up.into_iter().collect()))
-        }
-        (
-            Command::Start { .. }
-            | Command::Stop { .. }
-            | Command::Restart { .. }
-            | Command::Reload { .. }
-            | Command::ReloadConfig { .. }
-            | Command::Resize { .. }
-            | Command::Set { .. }
-            | Command::Add { .. }
-            | Command::Remove { .. }
-            | Command::AddSocket { .. }
-            | Command::SetSocket { .. }
-            | Command::RemoveSocket { .. }
-            | Command::Signal { .. }
-            | Command::Kill { .. }
-            | Command::Quit { .. },
-            _,
-        ) => Err(ClientError::Usage(format!(
-            "over Redis, say where to {}: --node NAME, or --all",
-            wire::command_name(&call.command)
-        ))),
-        _ => only(everybody()),
-    }
-}
-
-fn no_such_node(name: &NodeName, roster: &[NodeRow]) -> String {
-    let alike = roster
-        .iter()
-        .map(|row| (strsim::jaro_winkler(name.as_str(), row.name.as_str()), &row.name))
-        .filter(|(likeness, _)| *likeness > 0.8)
-        .max_by(|(a, _), (b, _)| a.total_cmp(b));
-    match alike {
-        Some((_, alike)) => format!("no such node; did you mean {alike}?"),
-        None => "no such node".into(),
-    }
+    done(&Outcome::Gathered { parts, missing })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::command::{Leave, NodeAbout, Patience};
+    use crate::model::command::Patience;
     use std::os::unix::net::UnixListener;
-
-    fn node(name: &str) -> NodeName {
-        NodeName::parse(name).unwrap()
-    }
 
     fn call(command: Command, target: Target) -> Call {
         let cluster = ClusterName::parse("default").unwrap();
         Call { command, target, cluster, patience: Duration::from_millis(200) }
-    }
-
-    fn row(name: &str, state: NodeState, holds: &[&str]) -> NodeRow {
-        let holds = holds.iter().map(ToString::to_string).collect();
-        NodeRow {
-            name: node(name),
-            state,
-            seen: Duration::from_secs(9),
-            about: NodeAbout { holds, ..NodeAbout::default() },
-        }
     }
 
     #[test]
@@ -438,47 +334,6 @@ mod tests {
         assert_eq!(find_local(&places, "b"), Ok(Endpoint::Unix(path("b.sock"))));
         let several = find_local(&places, "web-1").unwrap_err();
         assert!(matches!(&several, ClientError::Usage(why) if why.contains("/b.sock")), "{several}");
-    }
-
-    #[test]
-    fn over_redis_reading_asks_all_and_acting_must_be_told_where() {
-        let roster =
-            [row("a", NodeState::Up, &[]), row("b", NodeState::Stale, &["Beat"]), row("c", NodeState::Gone, &[])];
-        let ask = |command, target| match choose(&roster, &call(command, target)).unwrap() {
-            Chosen::Nodes { ask, absent } => (ask, absent),
-            Chosen::Refused(refusal) => panic!("{refusal}"),
-        };
-        assert_eq!(ask(Command::Status { watcher: None }, Target::Here).0, [node("a"), node("b")]);
-        let stop = || Command::Stop { pattern: None, patience: Patience::Admitted };
-        assert!(matches!(choose(&roster, &call(stop(), Target::Here)), Err(ClientError::Usage(_))));
-        assert_eq!(ask(stop(), Target::All).0, [node("a"), node("b")]);
-        let removal = Command::Remove { watcher: "web".into(), leave: Leave::Nothing, patience: Patience::Admitted };
-        assert!(matches!(choose(&roster, &call(removal, Target::Here)), Err(ClientError::Usage(_))));
-        let closing = Command::RemoveSocket { socket: "web".into(), patience: Patience::Admitted };
-        assert!(matches!(choose(&roster, &call(closing, Target::Here)), Err(ClientError::Usage(_))));
-        assert_eq!(ask(Command::ListSockets, Target::Here).0, [node("a"), node("b")]);
-        assert_eq!(ask(Command::Plan, Target::Here).0, [node("a"), node("b")]);
-        let failover =
-            |watcher: &str| Command::Failover { watcher: watcher.into(), to: None, patience: Patience::Settled };
-        assert_eq!(ask(failover("beat"), Target::Here).0, [node("b")]);
-        assert!(matches!(choose(&roster, &call(failover("x"), Target::Here)), Ok(Chosen::Refused(_))));
-        assert_eq!(ask(Command::LeaseInit { watcher: "beat".into() }, Target::Here).0, [node("a")]);
-    }
-
-    #[test]
-    fn a_node_that_is_not_there_is_named_with_a_hint() {
-        let roster = [row("web-1", NodeState::Up, &[]), row("web-9", NodeState::Gone, &[])];
-        let named = Target::Nodes(vec![node("wbe-1"), node("web-9"), node("web-1")]);
-        let Ok(Chosen::Nodes { ask, absent }) = choose(&roster, &call(Command::Version, named)) else { panic!() };
-        assert_eq!(ask, [node("web-1")]);
-        assert_eq!(absent[0].1, Part::Silent("no such node; did you mean web-1?".into()));
-        assert_eq!(absent[1].1, Part::Silent("gone, last heard of 9 s ago".into()));
-    }
-
-    #[test]
-    fn a_redis_without_agents_is_nobody_reached() {
-        let asked = choose(&[], &call(Command::Version, Target::Here));
-        assert!(matches!(asked, Err(ClientError::Unreached(_))), "{asked:?}");
     }
 
     /// Asks an agent that says `replies` to the requests in turn; what it was asked comes back too.

@@ -40,7 +40,7 @@ mod settings;
 mod stats;
 
 pub use about::{about_json, parse_about};
-pub use command::{command_json, command_name, relayed_json};
+pub use command::{address, command_json, command_name, relayed_json};
 pub use drill::{runs, verdict_json};
 pub use event::{log_line_json, notice_json};
 pub use follow::{Follow, Subject, follow_json, parse_follow};

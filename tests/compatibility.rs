@@ -31,6 +31,7 @@ const OURS: [(&str, &[&str]); 4] = [
         &[
             "node",
             "cluster",
+            "labels",
             "control_socket",
             "state_dir",
             "allow_drills",

@@ -50,6 +50,7 @@ fn describe(config: &Config) -> String {
     let AgentSpec {
         node,
         cluster,
+        labels,
         control_socket,
         state_dir,
         allow_drills,
@@ -69,6 +70,7 @@ fn describe(config: &Config) -> String {
     } = &config.spec;
     let mut out = format!("node {node}, cluster {cluster}\n");
     let mut fact = |text: String| writeln!(out, "{text}").expect("a line");
+    labels.iter().for_each(|(key, value)| fact(format!("label {key}={value}")));
     for (name, path) in [("control_socket", control_socket), ("state_dir", state_dir), ("pidfile", pidfile)] {
         path.iter().for_each(|path| fact(format!("{name} {}", path.display())));
     }

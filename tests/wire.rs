@@ -565,7 +565,7 @@ fn our_own_commands() {
         Answer::Nodes(vec![row]),
         json!({"status": "ok", "roster": [{
             "name": "web-2", "state": "draining", "seen": 0.4, "version": "0.1.0", "host": "", "pid": 0, "up": 3.5,
-            "config": "", "watchers": [], "holds": ["beat"], "waits": [],
+            "config": "", "labels": {}, "watchers": [], "holds": ["beat"], "waits": [],
         }]}),
     );
     exchange(

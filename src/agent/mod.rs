@@ -36,7 +36,7 @@ use crate::model::history::Fact;
 use crate::model::names::{NodeName, WatcherName};
 use crate::model::node::Node;
 use crate::model::random::Random;
-use crate::model::snapshot::{LeaseRole, Phase, Snapshot};
+use crate::model::snapshot::Phase;
 use crate::model::spec::{self, AgentSpec, LogLevel, LogOutput};
 use crate::model::time::Time;
 use crate::systemd::Notify;
@@ -230,7 +230,9 @@ impl Agent {
             .with_python(spec.python.clone())
             .with_given_sockets(given)
             .with_cgroups(&format!("{}-{:032x}", spec.node, identity.instance));
-        let (standing, standing_seen) = watch::channel(Standing { about: about(&spec), draining: false });
+        let now = clock::now();
+        let node = Node::new(spec.clone(), seed()?, now);
+        let (standing, standing_seen) = watch::channel(Standing { about: node.about(about()), draining: false });
         let store = Store::start(&spec, state_dir, identity, &events, asked_there, standing_seen)?;
         let doors = Doors {
             events: event_queue,
@@ -240,10 +242,9 @@ impl Agent {
             alarm: Alarm::new().map_err(step("cannot make a timer"))?,
             listening: tokio::spawn(socket.serve(asked_here)),
         };
-        let now = clock::now();
         let agent = Agent {
             name: spec.node.clone(),
-            node: Node::new(spec, seed()?, now),
+            node,
             host,
             store,
             events,
@@ -532,13 +533,11 @@ impl Agent {
         if draining && !self.standing.borrow().draining {
             self.notify.stopping();
         }
-        let (holds, waits) = parts(&snapshot);
-        let watchers = snapshot.watchers.iter().map(|watcher| watcher.name.to_string()).collect();
         let up = clock::now().since(self.started);
         self.standing.send_if_modified(|standing| {
             // How long it has been up is no news.
             let before = NodeAbout { up, ..standing.about.clone() };
-            let about = NodeAbout { config: snapshot.config, watchers, holds, waits, ..before.clone() };
+            let about = self.node.about(before.clone());
             let news = (&before, standing.draining) != (&about, draining);
             if news {
                 *standing = Standing { about, draining };
@@ -638,25 +637,13 @@ fn unix_time() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64())
 }
 
-/// The singletons held here, and those waited for.
-fn parts(snapshot: &Snapshot) -> (Vec<String>, Vec<String>) {
-    let with = |wanted: LeaseRole| {
-        let leases = snapshot.watchers.iter().filter_map(|watcher| watcher.lease.as_ref());
-        leases.filter(|lease| lease.role == wanted).map(|lease| lease.watcher.to_string()).collect()
-    };
-    (with(LeaseRole::Holder), with(LeaseRole::Standby))
-}
-
-fn about(spec: &AgentSpec) -> NodeAbout {
+/// What is said of the program and the machine: the rest is the node's to say.
+fn about() -> NodeAbout {
     NodeAbout {
         version: env!("CARGO_PKG_VERSION").into(),
         host: nix::unistd::gethostname().map_or_else(|_| String::new(), |name| name.to_string_lossy().into_owned()),
         pid: std::process::id(),
-        up: Duration::ZERO,
-        config: spec.hash.clone(),
-        watchers: spec.watchers.iter().map(|watcher| watcher.name.to_string()).collect(),
-        holds: Vec::new(),
-        waits: Vec::new(),
+        ..NodeAbout::default()
     }
 }
 

@@ -12,8 +12,8 @@ use super::words::{Add, AddSocket, Kill, Matching, Reload, Remove, RemoveSocket,
 use super::{colours, ctl_exit, drill, follow, interrupted, shell};
 use crate::client::{self, Call, ClientError, Endpoint};
 use crate::control::Places;
-use crate::model::command::{Command, Patience, Target};
-use crate::model::names::{ClusterName, NodeName};
+use crate::model::command::{Command, Patience, Selector, Target};
+use crate::model::names::{ClusterName, Label, NodeName, NodeWord};
 use crate::model::spec::{RedisSpec, TlsFiles};
 use crate::view::{self, Style, Text};
 
@@ -59,12 +59,8 @@ pub(super) struct Global {
     /// Print the reply as one line of JSON
     #[arg(long, global = true)]
     pub(super) json: bool,
-    /// Ask these nodes, separated by commas
-    #[arg(long, global = true, value_name = "NODES", value_delimiter = ',', value_parser = node)]
-    pub(super) node: Vec<NodeName>,
-    /// Ask all nodes of the cluster
-    #[arg(long, global = true)]
-    pub(super) all: bool,
+    #[command(flatten)]
+    pub(super) whom: Whom,
     /// The cluster, where Redis is asked
     #[arg(long, global = true, env = "CIRCUS_CLUSTER", hide_env_values = true, default_value = "default", value_parser = cluster)]
     pub(super) cluster: ClusterName,
@@ -76,6 +72,50 @@ pub(super) struct Global {
     /// Print the reply as JSON over several lines
     #[arg(long, global = true)]
     pub(super) prettify: bool,
+}
+
+/// Who is asked.
+#[derive(Debug, Args)]
+pub(super) struct Whom {
+    /// Ask these nodes, separated by commas; patterns such as 'web-*' are meant, too
+    #[arg(long, global = true, value_name = "NODES", value_delimiter = ',', value_parser = node_word)]
+    pub(super) node: Vec<NodeWord>,
+    /// Ask the nodes that have all these labels, separated by commas: zone=a, or zone for any
+    #[arg(long, short, global = true, value_name = "LABELS", value_delimiter = ',', value_parser = label)]
+    pub(super) label: Vec<Label>,
+    /// Ask the node that holds this singleton
+    #[arg(long, global = true, value_name = "WATCHER")]
+    pub(super) holder: Option<String>,
+    /// Ask all nodes of the cluster
+    #[arg(long, global = true)]
+    pub(super) all: bool,
+}
+
+impl Whom {
+    /// Whether it is left open.
+    pub(super) fn is_open(&self) -> bool {
+        let Whom { node, label, holder, all } = self;
+        node.is_empty() && label.is_empty() && holder.is_none() && !all
+    }
+
+    fn target(&self) -> Result<Target, ClientError> {
+        let ways = [("--all", self.all), ("--node", !self.node.is_empty()), ("--holder", self.holder.is_some())];
+        let mut taken = ways.iter().filter(|(_, is)| *is).map(|(way, _)| way);
+        let exclude = |one, other| Err(ClientError::Usage(format!("{one} and {other} exclude each other")));
+        match (taken.next(), taken.next()) {
+            (Some(one), Some(other)) => return exclude(one, other),
+            (Some(one), None) if self.holder.is_some() && !self.label.is_empty() => return exclude(one, &"--label"),
+            _ => {}
+        }
+        Ok(match &self.holder {
+            Some(watcher) => Target::Holder(watcher.clone()),
+            None if !self.node.is_empty() || !self.label.is_empty() => {
+                Target::Nodes(Selector { nodes: self.node.clone(), labels: self.label.clone() })
+            }
+            None if self.all => Target::All,
+            None => Target::Here,
+        })
+    }
 }
 
 /// How Redis lets us in, in the words of `[redis]`, and from the environment as an agent takes it.
@@ -287,6 +327,14 @@ fn node(text: &str) -> Result<NodeName, String> {
     NodeName::parse(text.trim()).map_err(|bad| bad.to_string())
 }
 
+fn node_word(text: &str) -> Result<NodeWord, String> {
+    NodeWord::parse(text.trim()).map_err(|bad| bad.to_string())
+}
+
+fn label(text: &str) -> Result<Label, String> {
+    Label::parse(text).map_err(|bad| bad.to_string())
+}
+
 fn cluster(text: &str) -> Result<ClusterName, String> {
     ClusterName::parse(text).map_err(|bad| bad.to_string())
 }
@@ -490,22 +538,19 @@ fn run(global: &Global, command: Command, asker: Asker) -> Result<(Text, u8), Cl
 }
 
 fn target(global: &Global, command: &Command) -> Result<Target, ClientError> {
-    match (global.all, &global.node[..]) {
-        (true, [_, ..]) => Err(ClientError::Usage("--all and --node exclude each other".into())),
-        (true, []) => Ok(Target::All),
-        (false, [_, ..]) => Ok(Target::Nodes(global.node.clone())),
+    Ok(match global.whom.target()? {
         // One node's view of a lease is half the story; put together, all nodes' views are the whole.
-        (false, []) if *command == Command::Leases => Ok(Target::All),
-        (false, []) => Ok(Target::Here),
-    }
+        Target::Here if *command == Command::Leases => Target::All,
+        target => target,
+    })
 }
 
 /// What a command does that nobody should do to many nodes by accident; nothing where it is harmless.
 fn danger(command: &Command, target: &Target) -> Option<String> {
     let where_ = match target {
-        Target::Here => return None,
-        Target::Nodes(nodes) if nodes.len() == 1 => return None,
-        Target::Nodes(nodes) => format!("{} nodes", nodes.len()),
+        Target::Here | Target::Holder(_) => return None,
+        Target::Nodes(selector) if selector.is_one() => return None,
+        Target::Nodes(selector) => format!("all nodes that fit {selector}"),
         Target::All => "all nodes".into(),
     };
     match command {
@@ -812,7 +857,7 @@ mod tests {
             let (global, _) = parse(words).unwrap();
             assert!(global.json);
             assert_eq!(global.timeout, Some(Duration::from_secs(120)));
-            assert_eq!(global.node, [node("a").unwrap(), node("b").unwrap()]);
+            assert_eq!(global.whom.node, [node_word("a").unwrap(), node_word("b").unwrap()]);
         }
     }
 
@@ -848,6 +893,7 @@ mod tests {
             "setsocket web port 80 host",
             "rmsocket",
             "status --node web/1",
+            "status --label zone=",
             "status --timeout 0",
             "status --timeout nan",
             "status --endpoint tcp://127.0.0.1:5555",
@@ -857,8 +903,10 @@ mod tests {
         ] {
             assert!(parse(words).is_err(), "{words}");
         }
-        let (global, status) = parse("status --all --node a").unwrap();
-        assert!(matches!(target(&global, &status), Err(ClientError::Usage(_))));
+        for words in ["status --all --node a", "status --holder beat --all", "status --holder beat -l zone=a"] {
+            let (global, status) = parse(words).unwrap();
+            assert!(matches!(target(&global, &status), Err(ClientError::Usage(_))), "{words}");
+        }
     }
 
     #[test]
@@ -868,7 +916,10 @@ mod tests {
             target(&global, &command).unwrap()
         };
         assert_eq!(target("leases"), Target::All);
-        assert_eq!(target("leases --node a"), Target::Nodes(vec![node("a").unwrap()]));
+        assert_eq!(target("leases --node a"), Target::node(node("a").unwrap()));
+        assert_eq!(target("status --holder beat"), Target::Holder("beat".into()));
+        let (nodes, labels) = (vec![node_word("web-*").unwrap()], vec![label("zone=a").unwrap(), label("x").unwrap()]);
+        assert_eq!(target("status --node web-* -l zone=a,x"), Target::Nodes(Selector { nodes, labels }));
         assert_eq!(target("status"), Target::Here);
         assert_eq!(target("status --all"), Target::All);
     }
@@ -879,7 +930,15 @@ mod tests {
             let (global, command) = parse(words).unwrap();
             danger(&command, &target(&global, &command).unwrap()).is_some()
         };
-        for words in ["quit --all", "quit --node a,b", "stop --all", "restart --all", "reload --all"] {
+        for words in [
+            "quit --all",
+            "quit --node a,b",
+            "quit --node a*",
+            "quit -l zone=a",
+            "stop --all",
+            "restart --all",
+            "reload --all",
+        ] {
             assert!(asks(words), "{words}");
         }
         for words in ["quit", "quit --node a", "stop", "stop web --all", "start --all", "status --all", "plan --all"] {

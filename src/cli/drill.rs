@@ -36,7 +36,7 @@ fn kind(word: &str) -> Result<Kind, String> {
 /// # Errors
 /// It did not begin, or nobody could tell how it went.
 pub(super) fn run(global: &Global, words: &Drill) -> Result<(Text, u8), ClientError> {
-    if global.all || !global.node.is_empty() {
+    if !global.whom.is_open() {
         return Err(ClientError::Usage("a drill finds the holder by itself: leave --node and --all out".into()));
     }
     if words.lasting.is_some() && !words.kind.passes() {

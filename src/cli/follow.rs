@@ -15,7 +15,7 @@ use super::ctl::{self, Global};
 use super::{ctl_exit, interrupted};
 use crate::client::follow::Stream;
 use crate::client::{ClientError, Endpoint};
-use crate::model::names::NodeName;
+use crate::model::names::{NodeName, NodeWord};
 use crate::model::pattern::Pattern;
 use crate::view::{StreamView, Text};
 use crate::wire::{Follow, Subject};
@@ -74,7 +74,7 @@ struct Show {
     json: bool,
     grep: Option<Regex>,
     topics: Vec<String>,
-    nodes: Vec<NodeName>,
+    nodes: Vec<NodeWord>,
 }
 
 /// Shows a stream to its end, or until ^C: the exit code.
@@ -83,7 +83,7 @@ struct Show {
 /// It could not be begun, or broke off and is not to be followed.
 pub(super) fn run(global: &Global, words: Words) -> Result<u8, ClientError> {
     let (follow, grep, topics) = understand(words);
-    let nodes = global.node.clone();
+    let nodes = global.whom.node.clone();
     let mut show = Show {
         view: StreamView::new(ctl::style(), TimeZone::system()),
         json: global.json || global.prettify,
@@ -93,7 +93,10 @@ pub(super) fn run(global: &Global, words: Words) -> Result<u8, ClientError> {
     };
     ctl::runtime()?.block_on(async {
         let endpoint = ctl::endpoint(global)?;
-        if let (Endpoint::Unix(_), true) = (&endpoint, global.all || !global.node.is_empty()) {
+        if !global.whom.label.is_empty() || global.whom.holder.is_some() {
+            return Err(ClientError::Usage("a stream takes neither --label nor --holder, only --node".into()));
+        }
+        if let (Endpoint::Unix(_), true) = (&endpoint, !global.whom.is_open()) {
             let why = "a stream comes from one agent: name its control socket with --endpoint; events of all nodes \
                        come with --endpoint redis://…";
             return Err(ClientError::Usage(why.into()));
@@ -202,7 +205,8 @@ impl Show {
     fn wants(&self, line: &Value) -> bool {
         let greps = |text: &str| self.grep.as_ref().is_none_or(|grep| grep.is_match(text));
         let begins = |topic: &str| self.topics.is_empty() || self.topics.iter().any(|wanted| topic.starts_with(wanted));
-        let there = |node: &str| self.nodes.is_empty() || self.nodes.iter().any(|wanted| wanted.as_str() == node);
+        let fits = |node: NodeName| self.nodes.iter().any(|wanted| wanted.fits(&node));
+        let there = |node: &str| self.nodes.is_empty() || NodeName::parse(node).is_ok_and(fits);
         line["line"].as_str().is_none_or(greps)
             && line["topic"].as_str().is_none_or(begins)
             && line["node"].as_str().is_none_or(there)

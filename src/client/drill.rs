@@ -86,7 +86,7 @@ pub async fn look(endpoint: &Endpoint, call: &Call, watcher: &str) -> Result<Sce
         // Where nobody waits the holder refuses, and says so.
         Endpoint::Redis(_) => {
             let waits = |row: &&Value| row["state"] == "up" && has(row, "waits");
-            Target::Nodes(vec![rows.iter().find(waits).and_then(name).unwrap_or_else(|| holder.clone())])
+            Target::node(rows.iter().find(waits).and_then(name).unwrap_or_else(|| holder.clone()))
         }
     };
     let others = names(row, "holds").into_iter().filter(|name| !name.eq_ignore_ascii_case(watcher)).collect();
@@ -109,7 +109,7 @@ pub async fn run(
 ) -> Result<Value, ClientError> {
     let Plan { watcher, kind, lasting } = plan.clone();
     let command = Command::Drill { watcher, kind, lasting };
-    let begun = asked(endpoint, call, command, &Target::Nodes(vec![scene.holder.clone()])).await?;
+    let begun = asked(endpoint, call, command, &Target::node(scene.holder.clone())).await?;
     let unread = || ClientError::Silent("the holder's answer could not be read".into());
     let span = |key: &str| begun[key].as_f64().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
     let (Some(token), Some(ttl)) = (begun["token"].as_u64(), span("ttl")) else { return Err(unread()) };

@@ -47,6 +47,7 @@ pub(super) fn build(doc: &Document, around: &Surroundings, problems: &mut Proble
             None => node_name(&around.hostname)?,
         },
         cluster: ClusterName::parse(&circus.text("cluster")?).ok()?,
+        labels: circus.labels("labels"),
         control_socket: circus.path("control_socket"),
         state_dir: circus.path("state_dir"),
         allow_drills: circus.bool("allow_drills"),

@@ -94,9 +94,9 @@ const fn eg(example: &'static str) -> (&'static str, &'static str) {
 
 use Kind::{
     Action, Amount, Bool, Class, Cluster, Colour, Command, Count, Family, From, Group, Health, Hook, Host, HttpUrl,
-    Interface, Level, Limit, LogOutput, Memory, Names, Node, Number, Octal, Owner, Path, Port, Positive, Protocol,
-    Ready, Regex, Retries, Rollover, Seconds, Sibling, Signal, Size, SocketEnv, SocketPath, SocketType, Sockets,
-    StopPreset, Syslog, Text, Times, Url, Use, User,
+    Interface, Labels, Level, Limit, LogOutput, Memory, Names, Node, Number, Octal, Owner, Path, Port, Positive,
+    Protocol, Ready, Regex, Retries, Rollover, Seconds, Sibling, Signal, Size, SocketEnv, SocketPath, SocketType,
+    Sockets, StopPreset, Syslog, Text, Times, Url, Use, User,
 };
 use Native::{CommandReloader, Flapping, FullStats, HttpObserver, RedisObserver, ResourceWatcher, WatchDog};
 use Section::{Circus, Plugin, Redis, Socket, Watcher};
@@ -115,6 +115,7 @@ pub(super) const KEYS: &[Key] = &[
     key(Circus, "node", Node, eg("web-1"), Works, "this node's name; default: the host name"),
     key(Circus, "cluster", Cluster, is("default"), Works,
         "agents with the same Redis and cluster name are one cluster"),
+    key(Circus, "labels", Labels, eg("zone=a,role=web"), Works, "what this node is called besides its name, for circusctl -l"),
     key(Circus, "control_socket", Path, eg("/run/circus/web-1.sock"), Works, "where circusctl finds this agent"),
     key(Circus, "state_dir", Path, eg("/var/lib/circus"), Works, "where the agent keeps what outlives it"),
     key(Circus, "pidfile", Path, eg("/run/circus/circus.pid"), Works, "where the agent writes its pid"),
@@ -396,7 +397,7 @@ impl Key {
     pub(super) fn is_per_node(&self) -> bool {
         matches!(
             (self.section, self.name),
-            (Circus, "node" | "control_socket" | "state_dir" | "pidfile" | "python")
+            (Circus, "node" | "labels" | "control_socket" | "state_dir" | "pidfile" | "python")
                 | (Redis, "url" | "password_file" | "sentinel_password_file" | "tls_ca" | "tls_cert" | "tls_key")
         )
     }

@@ -356,6 +356,7 @@ mod tests {
             (_, Kind::Socket | Kind::Sockets) => "s",
             (_, Kind::SocketEnv) => "nginx",
             (_, Kind::StopPreset) => "nginx",
+            (_, Kind::Labels) => "zone=b",
             (_, Kind::Text) if !key.default.is_empty() => "other",
             _ => key.example,
         }

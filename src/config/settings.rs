@@ -9,7 +9,7 @@ use super::problem::Spot;
 use super::scan::Entry;
 use super::value::{Kind, RLIMITS, Value};
 use super::vars;
-use crate::model::names::SocketName;
+use crate::model::names::{Labels, SocketName};
 use crate::model::spec::{LogLevel, Rlimit, UserSpec, WID, socket_word};
 
 /// One section's keys with their values, each over its default.
@@ -125,6 +125,13 @@ impl<'a> Settings<'a> {
         match self.get(name)?.value {
             Value::Level(level) => Some(level),
             _ => None,
+        }
+    }
+
+    pub(super) fn labels(&self, name: &str) -> Labels {
+        match self.value(name) {
+            Some(Value::Labels(labels)) => labels,
+            _ => Labels::new(),
         }
     }
 

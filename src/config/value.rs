@@ -17,7 +17,7 @@ use super::socket_use;
 use super::stream::{self, Class};
 use super::words;
 use crate::model::event::SIGNALS;
-use crate::model::names::{ClusterName, NodeName};
+use crate::model::names::{ClusterName, Label, Labels, NodeName};
 use crate::model::spec::{
     Check, Convention, HealthAction, HookSpec, LogLevel, LogOutput, Majority, Rollover, Seeds, Sentinels, SocketKind,
     SyslogAddress, UserSpec,
@@ -100,6 +100,8 @@ pub(super) enum Kind {
     Node,
     /// A cluster's name.
     Cluster,
+    /// Labels of a node, with commas.
+    Labels,
     /// A host or an address to bind to; empty: all.
     Host,
     /// A family of addresses.
@@ -153,6 +155,7 @@ pub(super) enum Value {
     /// Nothing: whatever suits the command.
     Conventions(Option<BTreeSet<Convention>>),
     Preset(&'static Preset),
+    Labels(Labels),
 }
 
 /// What is wrong with a text. None of it quotes the text: it may be a secret in the wrong place.
@@ -229,6 +232,7 @@ impl Kind {
             Kind::HttpUrl => "URL",
             Kind::Node => "name of a node",
             Kind::Cluster => "name of a cluster",
+            Kind::Labels => "`KEY=VALUE`, with commas",
             Kind::Host => "host or address",
             Kind::Family => "family of addresses",
             Kind::SocketType => "type of socket",
@@ -309,6 +313,7 @@ impl Kind {
             Kind::Cluster => {
                 ClusterName::parse(text).map(|name| Value::Text(name.to_string())).map_err(|why| wrong_name(&why.0))
             }
+            Kind::Labels => labels(text).map(Value::Labels),
             Kind::Host => socket::host(text).map(Value::Text),
             Kind::Family => socket::domain(text).map(Value::Domain),
             Kind::SocketType => socket::kind(text).map(Value::SocketKind),
@@ -321,6 +326,22 @@ impl Kind {
             Kind::StopPreset => preset::parse(text).map(Value::Preset),
         }
     }
+}
+
+fn labels(text: &str) -> Result<Labels, Wrong> {
+    let mut labels = Labels::new();
+    for part in text.split(',').filter(|part| !part.trim().is_empty()) {
+        let bad = |why: String| Err(wrong("must be labels such as zone=a,role=web").label(why));
+        match Label::parse(part) {
+            Err(why) => return bad(why.to_string()),
+            Ok(Label { value: None, key }) => return bad(format!("{key} has no value")),
+            Ok(Label { value: Some(_), key }) if labels.contains_key(&key) => {
+                return bad(format!("{key} stands here twice"));
+            }
+            Ok(Label { value: Some(value), key }) => labels.insert(key, value),
+        };
+    }
+    Ok(labels)
 }
 
 fn wrong_name(why: &str) -> Wrong {

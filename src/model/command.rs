@@ -8,7 +8,7 @@ use super::drill::{Drill, Kind};
 use super::event::{Changes, Reach, TokenState};
 use super::explain::Explanation;
 use super::history::History;
-use super::names::{NodeName, SocketName, WatcherName};
+use super::names::{Label, Labels, NodeName, NodeWord, SocketName, WatcherName};
 use super::pattern::Pattern;
 use super::plan::Plan;
 use super::snapshot::{LeaseView, Snapshot, SocketView};
@@ -23,10 +23,53 @@ pub struct RequestId(pub u64);
 pub enum Target {
     /// The node that was asked.
     Here,
-    /// These nodes, each named by the asker.
-    Nodes(Vec<NodeName>),
+    /// Those that the asker names or describes.
+    Nodes(Selector),
     /// Every node of the cluster that is up, draining or stale.
     All,
+    /// The one that holds the singleton of this watcher.
+    Holder(String),
+}
+
+impl Target {
+    /// The one node of this name.
+    pub fn node(name: NodeName) -> Target {
+        Target::Nodes(Selector { nodes: vec![NodeWord::Name(name)], labels: Vec::new() })
+    }
+}
+
+/// Nodes by their names and by what they are labelled with: whoever fits one of `nodes` and has all `labels`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Selector {
+    /// Names and patterns; none: any name.
+    pub nodes: Vec<NodeWord>,
+    /// None: any labels.
+    pub labels: Vec<Label>,
+}
+
+impl Selector {
+    /// Whether it says nothing, so that every node fits.
+    pub fn is_empty(&self) -> bool {
+        self.nodes.is_empty() && self.labels.is_empty()
+    }
+
+    /// Whether it can mean one node at most.
+    pub fn is_one(&self) -> bool {
+        matches!(&self.nodes[..], [NodeWord::Name(_)])
+    }
+}
+
+impl fmt::Display for Selector {
+    /// `web-*,db-1 with zone=a,role=web`
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |words: Vec<String>| words.join(",");
+        f.write_str(&list(self.nodes.iter().map(NodeWord::to_string).collect()))?;
+        if !self.labels.is_empty() {
+            let gap = if self.nodes.is_empty() { "" } else { " " };
+            write!(f, "{gap}with {}", list(self.labels.iter().map(Label::to_string).collect()))?;
+        }
+        Ok(())
+    }
 }
 
 /// When the reply is due.
@@ -135,6 +178,47 @@ pub enum Leave {
 }
 
 impl Command {
+    /// Whether it changes what runs on the node that carries it out, so that nobody may be hit by accident.
+    pub fn acts(&self) -> bool {
+        match self {
+            Command::Start { .. }
+            | Command::Stop { .. }
+            | Command::Restart { .. }
+            | Command::Reload { .. }
+            | Command::ReloadConfig { .. }
+            | Command::Resize { .. }
+            | Command::Set { .. }
+            | Command::Add { .. }
+            | Command::Remove { .. }
+            | Command::AddSocket { .. }
+            | Command::SetSocket { .. }
+            | Command::RemoveSocket { .. }
+            | Command::Signal { .. }
+            | Command::Kill { .. }
+            | Command::Quit { .. }
+            | Command::Failover { .. }
+            | Command::Drill { .. }
+            | Command::LeaseInit { .. } => true,
+            Command::List { .. }
+            | Command::Status { .. }
+            | Command::NumWatchers
+            | Command::NumProcesses { .. }
+            | Command::Stats { .. }
+            | Command::AgentStats
+            | Command::Options { .. }
+            | Command::GlobalOptions { .. }
+            | Command::ListSockets
+            | Command::Plan
+            | Command::Version
+            | Command::Nodes
+            | Command::Leases
+            | Command::History { .. }
+            | Command::Explain { .. }
+            | Command::Metrics
+            | Command::LeaseCheck { .. } => false,
+        }
+    }
+
     /// How long a node may take to answer it, unless the asker says otherwise: 5 s, or 60 s where the answer comes when
     /// it is done.
     pub fn usual_time(&self) -> Duration {
@@ -271,6 +355,8 @@ pub enum Refusal {
     NotHolder { watcher: WatcherName, holder: Option<String> },
     /// Nobody could take the singleton over.
     NoCandidate(String),
+    /// No node is what was asked for.
+    NoSuchNode(String),
     /// This node's configuration allows no drills.
     NoDrills(NodeName),
     /// The agent is stopping and admits nothing new.
@@ -300,6 +386,7 @@ impl Refusal {
             | Refusal::NotSingleton(_) => 3,
             Refusal::NotHolder { .. }
             | Refusal::NoCandidate(_)
+            | Refusal::NoSuchNode(_)
             | Refusal::NoDrills(_)
             | Refusal::Stopping
             | Refusal::NoCluster => 5,
@@ -330,7 +417,7 @@ impl fmt::Display for Refusal {
                 write!(f, "{watcher} is held by {holder}, not by this node")
             }
             Refusal::NotHolder { watcher, holder: None } => write!(f, "nobody is known to hold {watcher}"),
-            Refusal::NoCandidate(why) => f.write_str(why),
+            Refusal::NoCandidate(why) | Refusal::NoSuchNode(why) => f.write_str(why),
             Refusal::NoDrills(node) => write!(
                 f,
                 "{node} allows no drills: put allow_drills = true into the [circus] section of its file, then \
@@ -398,6 +485,8 @@ pub struct NodeAbout {
     pub up: Duration,
     /// A hash of the configuration, to see which nodes differ.
     pub config: String,
+    /// What it is called besides its name.
+    pub labels: Labels,
     /// Its watchers.
     pub watchers: Vec<String>,
     /// Singletons it holds.

@@ -43,3 +43,4 @@ pub mod watcher;
 
 pub mod gather;
 pub mod node;
+pub mod roster;

@@ -1,6 +1,9 @@
 //! Names that cannot be wrong: parsed once, at the edge, and trusted ever after.
 
+use std::collections::BTreeMap;
 use std::fmt;
+
+use super::pattern;
 
 /// Why a text is not a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,18 +18,19 @@ impl fmt::Display for BadName {
 impl std::error::Error for BadName {}
 
 /// Letters, digits, `.`, `_` and `-`, at most 64 of them: what stands in keys and channels unquoted.
-fn plain(kind: &str, text: &str) -> Result<String, BadName> {
-    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+fn plain(what: &str, text: &str) -> Result<String, BadName> {
     match text {
-        "" => Err(BadName(format!("a {kind} name cannot be empty"))),
-        _ if text.len() > 64 => {
-            Err(BadName(format!("a {kind} name has at most 64 characters, this has {}", text.len())))
-        }
-        _ => match text.chars().find(|&c| !fits(c)) {
-            Some(c) => Err(BadName(format!("a {kind} name holds letters, digits, '.', '_' and '-' only, not {c:?}"))),
+        "" => Err(BadName(format!("{what} cannot be empty"))),
+        _ if text.len() > 64 => Err(BadName(format!("{what} has at most 64 characters, this has {}", text.len()))),
+        _ => match text.chars().find(|&c| !is_plain(c)) {
+            Some(c) => Err(BadName(format!("{what} holds letters, digits, '.', '_' and '-' only, not {c:?}"))),
             None => Ok(text.to_owned()),
         },
     }
+}
+
+fn is_plain(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')
 }
 
 macro_rules! name {
@@ -63,11 +67,11 @@ macro_rules! name {
 
 name!(
     /// One machine's agent in its cluster.
-    NodeName, |text| plain("node", text)
+    NodeName, |text| plain("a node name", text)
 );
 name!(
     /// The agents that share a Redis and this name are one cluster.
-    ClusterName, |text| plain("cluster", text)
+    ClusterName, |text| plain("a cluster name", text)
 );
 name!(
     /// What stands after `watcher:` in a section's head. Case is kept; look-ups ignore it, as Circus's do.
@@ -81,13 +85,89 @@ name!(
 
 name!(
     /// What stands after `socket:` in a section's head: lower case, as in Circus.
-    SocketName, |text: &str| plain("socket", &text.to_lowercase())
+    SocketName, |text: &str| plain("a socket name", &text.to_lowercase())
 );
 
 impl WatcherName {
     /// Whether a user who wrote `text` means this watcher.
     pub fn matches(&self, text: &str) -> bool {
         self.0.to_lowercase() == text.to_lowercase()
+    }
+}
+
+/// What a node is called besides its name, such as where it stands: key and value.
+pub type Labels = BTreeMap<String, String>;
+
+/// A label as it is written: `zone=a`; or `zone` alone, which is asked for with any value.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Label {
+    /// What it tells of.
+    pub key: String,
+    /// What it says of that.
+    pub value: Option<String>,
+}
+
+impl Label {
+    /// The label, if `text` is one.
+    pub fn parse(text: &str) -> Result<Label, BadName> {
+        let (key, value) = match text.split_once('=') {
+            Some((key, value)) => (key.trim(), Some(plain("a label's value", value.trim())?)),
+            None => (text.trim(), None),
+        };
+        Ok(Label { key: plain("a label's key", key)?, value })
+    }
+
+    /// Whether `labels` have it.
+    pub fn is_among(&self, labels: &Labels) -> bool {
+        labels.get(&self.key).is_some_and(|value| self.value.as_ref().is_none_or(|wanted| wanted == value))
+    }
+}
+
+impl fmt::Display for Label {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.value {
+            Some(value) => write!(f, "{}={value}", self.key),
+            None => f.write_str(&self.key),
+        }
+    }
+}
+
+/// One word of those that say which nodes are meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NodeWord {
+    /// The one of this name.
+    Name(NodeName),
+    /// Those whose name fits a shell pattern ([`pattern::fits`]).
+    Pattern(String),
+}
+
+impl NodeWord {
+    /// A node's name, or a pattern for some, if `text` is one.
+    pub fn parse(text: &str) -> Result<NodeWord, BadName> {
+        if !text.contains(['*', '?', '[']) {
+            return NodeName::parse(text).map(NodeWord::Name);
+        }
+        match text.chars().find(|&c| !is_plain(c) && !"*?[]!".contains(c)) {
+            Some(c) => Err(BadName(format!("a pattern for nodes cannot hold {c:?}: no node's name does"))),
+            None => Ok(NodeWord::Pattern(text.to_owned())),
+        }
+    }
+
+    /// Whether this node is meant.
+    pub fn fits(&self, node: &NodeName) -> bool {
+        match self {
+            NodeWord::Name(name) => name == node,
+            NodeWord::Pattern(pattern) => pattern::fits(pattern, node.as_str()),
+        }
+    }
+}
+
+impl fmt::Display for NodeWord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NodeWord::Name(name) => name.fmt(f),
+            NodeWord::Pattern(pattern) => f.write_str(pattern),
+        }
     }
 }
 
@@ -171,22 +251,29 @@ impl fmt::Display for Owner {
 pub fn nearest<'a, N: AsRef<str> + Ord>(text: &str, names: impl IntoIterator<Item = &'a N>) -> Option<&'a N> {
     let steps = |name: &N| distance(&name.as_ref().to_lowercase(), &text.to_lowercase());
     let near = names.into_iter().map(|name| (steps(name), name)).min();
-    near.filter(|(steps, _)| *steps <= 2.max(text.len() / 4)).map(|(_, name)| name)
+    // A name of which nothing is as it was written is no misspelling.
+    near.filter(|(steps, _)| *steps <= 2.max(text.len() / 4) && *steps < text.chars().count()).map(|(_, name)| name)
 }
 
-/// Levenshtein's: how many characters to change, add or drop. The model has only std, so it is spelled out here.
+/// How many characters to change, add, drop, or swap with their neighbour. The model has only std, so it is spelled out
+/// here.
 fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, ca) in a.chars().enumerate() {
-        let mut corner = std::mem::replace(&mut row[0], i + 1);
-        for (j, cb) in b.iter().enumerate() {
-            let change = corner + usize::from(ca != *cb);
-            corner = row[j + 1];
-            row[j + 1] = change.min(row[j] + 1).min(corner + 1);
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    // Of the characters of `a` up to the one before the last, the last, and this one.
+    let mut before = vec![0; b.len() + 1];
+    let mut last: Vec<usize> = (0..=b.len()).collect();
+    for i in 0..a.len() {
+        let mut row = vec![i + 1; b.len() + 1];
+        for j in 0..b.len() {
+            let change = last[j] + usize::from(a[i] != b[j]);
+            row[j + 1] = change.min(last[j + 1] + 1).min(row[j] + 1);
+            if i > 0 && j > 0 && a[i] == b[j - 1] && a[i - 1] == b[j] {
+                row[j + 1] = row[j + 1].min(before[j - 1] + 1);
+            }
         }
+        (before, last) = (last, row);
     }
-    row[b.len()]
+    last[b.len()]
 }
 
 #[cfg(test)]
@@ -200,6 +287,40 @@ mod tests {
         assert!(NodeName::parse("").is_err());
         assert!(NodeName::parse(&"x".repeat(65)).is_err());
         assert_eq!(NodeName::parse("web-1.example_a").unwrap().as_str(), "web-1.example_a");
+    }
+
+    #[test]
+    fn a_misspelt_name_is_nearest_to_the_one_that_was_meant() {
+        let names = ["db-1", "web-1", "worker"];
+        for (text, meant) in [("wbe-1", Some("web-1")), ("Web1", Some("web-1")), ("wrkr", Some("worker")), ("x", None)]
+        {
+            assert_eq!(nearest(text, &names).copied(), meant, "{text}");
+        }
+        for (a, b, steps) in [("", "ab", 2), ("ab", "ba", 1), ("kitten", "sitting", 3), ("ca", "abc", 3)] {
+            assert_eq!((distance(a, b), distance(b, a)), (steps, steps), "{a} {b}");
+        }
+    }
+
+    #[test]
+    fn a_label_is_asked_for_with_its_value_or_with_any() {
+        let labels = Labels::from([("zone".into(), "a".into())]);
+        for (text, among) in [("zone=a", true), ("zone", true), (" zone = a ", true), ("zone=b", false), ("a", false)] {
+            assert_eq!(Label::parse(text).unwrap().is_among(&labels), among, "{text}");
+        }
+        for bad in ["", "=a", "zone=", "zo ne", "zone=a=b", "zone=a,b"] {
+            assert!(Label::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_word_for_nodes_is_a_name_or_a_pattern_of_what_names_hold() {
+        let node = NodeName::parse("web-1").unwrap();
+        for (text, fits) in [("web-1", true), ("web-*", true), ("web-[!2]", true), ("Web-1", false), ("db*", false)] {
+            assert_eq!(NodeWord::parse(text).unwrap().fits(&node), fits, "{text}");
+        }
+        for bad in ["", "web 1", "web/*", "web-]"] {
+            assert!(NodeWord::parse(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

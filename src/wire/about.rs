@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::model::command::NodeAbout;
+use crate::model::names::Labels;
 
 /// The row's text: agents of other versions read it, so fields are only ever added.
 #[derive(Serialize, Deserialize, Default)]
@@ -16,6 +17,7 @@ struct About {
     /// Seconds.
     up: f64,
     config: String,
+    labels: Labels,
     watchers: Vec<String>,
     holds: Vec<String>,
     waits: Vec<String>,
@@ -29,6 +31,7 @@ pub fn about_json(about: &NodeAbout) -> String {
         pid: about.pid,
         up: about.up.as_millis() as f64 / 1000.0,
         config: about.config.clone(),
+        labels: about.labels.clone(),
         watchers: about.watchers.clone(),
         holds: about.holds.clone(),
         waits: about.waits.clone(),
@@ -47,6 +50,7 @@ pub fn parse_about(text: &str) -> Result<NodeAbout, String> {
         // A time that no Duration can hold is another node's mistake: not worth losing its row for.
         up: Duration::try_from_secs_f64(row.up).unwrap_or_default(),
         config: row.config,
+        labels: row.labels,
         watchers: row.watchers,
         holds: row.holds,
         waits: row.waits,
@@ -64,6 +68,7 @@ mod tests {
             pid: 42,
             up: Duration::from_millis(1_234_567),
             config: "7f3a2c".into(),
+            labels: [("zone".into(), "a".into())].into(),
             watchers: vec!["web".into(), "beat \"x\"".into()],
             holds: vec!["beat".into()],
             waits: vec![],

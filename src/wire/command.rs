@@ -3,9 +3,9 @@
 use serde_json::{Value, json};
 
 use super::settings::{self, Of};
-use crate::model::command::{Command, Leave, Patience, ReloadWay};
+use crate::model::command::{Command, Leave, Patience, ReloadWay, Selector, Target};
 use crate::model::event::Reach;
-use crate::model::names::NodeName;
+use crate::model::names::{Label, NodeName, NodeWord};
 use crate::model::pattern::Pattern;
 
 /// What a command is called in a message.
@@ -49,6 +49,24 @@ pub fn command_name(command: &Command) -> &'static str {
         Command::Drill { .. } => "drill",
         Command::LeaseCheck { .. } => "lease-check",
         Command::LeaseInit { .. } => "lease-init",
+    }
+}
+
+/// Says in a request who is to be asked.
+pub fn address(request: &mut Value, target: &Target) {
+    let properties = &mut request["properties"];
+    match target {
+        Target::Here => {}
+        Target::All => properties["all"] = json!(true),
+        Target::Holder(watcher) => properties["holder"] = json!(watcher),
+        Target::Nodes(Selector { nodes, labels }) => {
+            if !nodes.is_empty() {
+                properties["node"] = nodes.iter().map(NodeWord::to_string).collect();
+            }
+            if !labels.is_empty() {
+                properties["label"] = labels.iter().map(Label::to_string).collect();
+            }
+        }
     }
 }
 
@@ -155,7 +173,6 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::model::command::Target;
     use crate::model::drill::Kind;
     use crate::model::event::Changes;
     use crate::wire::parse_request;
@@ -279,6 +296,25 @@ mod tests {
             let request = parse_request(&command_json(&command).to_string()).unwrap();
             assert_eq!(request.command, command);
             assert_eq!((request.id, request.cast, request.target), (Value::Null, false, Target::Here));
+        }
+    }
+
+    #[test]
+    fn every_target_reads_back_as_itself() {
+        let nodes = || vec![NodeWord::parse("web-1").unwrap(), NodeWord::parse("db-*").unwrap()];
+        let labels = || vec![Label::parse("zone=a").unwrap(), Label::parse("web").unwrap()];
+        let some = |nodes, labels| Target::Nodes(Selector { nodes, labels });
+        for target in [
+            Target::Here,
+            Target::All,
+            Target::Holder("Beat, \"x\"".into()),
+            some(nodes(), vec![]),
+            some(vec![], labels()),
+            some(nodes(), labels()),
+        ] {
+            let mut message = command_json(&Command::Version);
+            address(&mut message, &target);
+            assert_eq!(parse_request(&message.to_string()).unwrap().target, target);
         }
     }
 

@@ -46,7 +46,8 @@ use crate::model::snapshot::{
 ///     with `stops`, `in-place`, `resized` with `from` and `to`, `replaced` with `restarts`, all numbers of processes
 ///   - SOCKET: `socket`, `keys`, and `effect`: `added`, `removed`, `moved` or `adjusted`
 /// - `version`: `version`
-/// - `nodes`: `roster` `[{name, state, seen, version, host, pid, up, config, watchers, holds, waits}]`, sorted by name
+/// - `nodes`: `roster` `[{name, state, seen, version, host, pid, up, config, labels, watchers, holds, waits}]`, sorted by name;
+///   `labels` is `{KEY: VALUE}`
 /// - `leases`: `leases` `[LEASE, …]`, and `advice` `[TEXT, …]` where something is amiss with the store; LEASE: `name key role token ttl left holder latency held_for why`
 ///   counts`; `counts` are this agent's since it began: `taken released lost refreshes refreshes_failed late_grants
 ///   greatest_latency`, of which `lost` is `{taken, unconfirmed, expired}`
@@ -161,6 +162,7 @@ pub fn error_code(refusal: &Refusal) -> &'static str {
         Refusal::NoSuchProcess { .. } => "no-such-process",
         Refusal::NotHolder { .. } => "not-holder",
         Refusal::NoCandidate(_) => "no-candidate",
+        Refusal::NoSuchNode(_) => "no-such-node",
         Refusal::NoDrills(_) => "no-drills",
         Refusal::Stopping => "stopping",
         Refusal::NoCluster => "no-cluster",
@@ -426,6 +428,7 @@ fn row(row: &NodeRow) -> Value {
         "up": seconds(row.about.up),
         "config": row.about.config,
         "watchers": row.about.watchers,
+        "labels": row.about.labels,
         "holds": row.about.holds,
         "waits": row.about.waits,
     })

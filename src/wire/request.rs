@@ -5,10 +5,10 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use super::settings::{self, Of};
-use crate::model::command::{Command, Leave, Patience, Refusal, ReloadWay, Target};
+use crate::model::command::{Command, Leave, Patience, Refusal, ReloadWay, Selector, Target};
 use crate::model::drill::Kind;
 use crate::model::event::{Changes, Reach, signal_number};
-use crate::model::names::{NodeName, SocketName, WatcherName};
+use crate::model::names::{BadName, Label, NodeName, NodeWord, SocketName, WatcherName};
 use crate::model::pattern::Pattern;
 
 /// How many characters it may take to say who asks.
@@ -71,8 +71,9 @@ pub struct BadRequest {
 /// `signal` reaches the main process, or with `children` its children alone, with `recursive` all its descendants too,
 /// with `childpid` one of its children. In `options`, null takes a key away; the types are Circus's.
 ///
-/// Every command takes `node` (a name, several with commas, or a list) or `all`, and then `timeout`, the seconds that
-/// each node may take.
+/// Every command takes `node` (a name or a shell pattern, several with commas, or a list), `label` (`KEY=VALUE` or `KEY`,
+/// in the same way: who has all of them), `holder` (who holds the singleton of this watcher) or `all`, and then `timeout`,
+/// the seconds that each node may take.
 ///
 /// Command names ignore case. A property that is `null` counts as absent, an unknown one is ignored, and one of the
 /// wrong type is refused by name.
@@ -298,34 +299,45 @@ impl<'a> Properties<'a> {
     }
 
     fn target(&self) -> Result<Target, Refusal> {
-        let names: Option<Vec<&str>> = match self.get("node") {
-            None => None,
-            Some(Value::String(names)) => Some(names.split(',').map(str::trim).collect()),
-            Some(Value::Array(names)) => {
-                let names: Option<Vec<&str>> = names.iter().map(Value::as_str).collect();
-                Some(names.ok_or_else(|| wrong("node", "a string or a list of strings"))?)
-            }
-            Some(_) => return Err(wrong("node", "a string or a list of strings")),
-        };
-        match (names, self.flag("all")?) {
-            (None, false) => Ok(Target::Here),
-            (None, true) => Ok(Target::All),
-            (Some(_), true) => Err(Refusal::BadMessage("'node' and 'all' exclude each other".into())),
-            (Some(names), false) => {
-                let mut nodes = Vec::new();
-                for name in names {
-                    let node = NodeName::parse(name).map_err(|bad| Refusal::BadMessage(format!("'node': {bad}")))?;
-                    // Named twice is still one node, with one answer.
-                    if !nodes.contains(&node) {
-                        nodes.push(node);
-                    }
-                }
-                match nodes.is_empty() {
-                    true => Err(Refusal::BadMessage("'node' names no node".into())),
-                    false => Ok(Target::Nodes(nodes)),
-                }
-            }
+        let nodes = self.several("node", NodeWord::parse)?;
+        let labels = self.several("label", Label::parse)?.unwrap_or_default();
+        let ways = [("node", nodes.is_some()), ("all", self.flag("all")?), ("holder", self.get("holder").is_some())];
+        let mut taken = ways.iter().filter(|(_, is)| *is).map(|(way, _)| way);
+        if let (Some(one), Some(other)) = (taken.next(), taken.next()) {
+            return Err(Refusal::BadMessage(format!("'{one}' and '{other}' exclude each other")));
         }
+        match (nodes, self.text("holder")?, self.flag("all")?) {
+            (_, Some(_), _) if !labels.is_empty() => {
+                Err(Refusal::BadMessage("'holder' and 'label' exclude each other".into()))
+            }
+            (_, Some(watcher), _) => Ok(Target::Holder(watcher)),
+            (Some(nodes), None, _) => Ok(Target::Nodes(Selector { nodes, labels })),
+            (None, None, _) if !labels.is_empty() => Ok(Target::Nodes(Selector { nodes: Vec::new(), labels })),
+            (None, None, true) => Ok(Target::All),
+            (None, None, false) => Ok(Target::Here),
+        }
+    }
+
+    /// Words in one text with commas, or in a list; nothing where it is absent.
+    fn several<T>(
+        &self,
+        property: &str,
+        parse: impl Fn(&str) -> Result<T, BadName>,
+    ) -> Result<Option<Vec<T>>, Refusal> {
+        let words: Vec<&str> = match self.get(property) {
+            None => return Ok(None),
+            Some(Value::String(words)) => words.split(',').map(str::trim).collect(),
+            Some(Value::Array(words)) => {
+                let words: Option<Vec<&str>> = words.iter().map(Value::as_str).collect();
+                words.ok_or_else(|| wrong(property, "a string or a list of strings"))?
+            }
+            Some(_) => return Err(wrong(property, "a string or a list of strings")),
+        };
+        if words.is_empty() {
+            return Err(Refusal::BadMessage(format!("'{property}' names no {property}")));
+        }
+        let bad = |bad: BadName| Refusal::BadMessage(format!("'{property}': {bad}"));
+        words.into_iter().map(parse).collect::<Result<_, _>>().map(Some).map_err(bad)
     }
 
     fn limit(&self) -> Result<Option<Duration>, Refusal> {
@@ -499,6 +511,9 @@ mod tests {
             ("list", json!({"node": []}), "'node' names no node"),
             ("list", json!({"node": ""}), "'node': a node name cannot be empty"),
             ("list", json!({"all": 1}), "'all' isn't a boolean"),
+            ("list", json!({"label": "zone="}), "'label': a label's value cannot be empty"),
+            ("list", json!({"holder": "beat", "all": true}), "'all' and 'holder' exclude each other"),
+            ("list", json!({"holder": "beat", "label": "zone"}), "'holder' and 'label' exclude each other"),
             ("list", json!({"all": true, "node": "a"}), "'node' and 'all' exclude each other"),
             ("stop", json!({"name": "w", "match": "globb"}), "'match' is glob, simple or regex, not 'globb'"),
             ("get", json!({"name": "web"}), "message invalid 'keys' is missing"),
@@ -540,9 +555,17 @@ mod tests {
     #[test]
     fn nodes_come_as_a_text_or_a_list() {
         let target = |properties: Value| parse(&json!({"command": "list", "properties": properties})).unwrap().target;
-        let nodes = Target::Nodes(vec![NodeName::parse("b").unwrap(), NodeName::parse("a").unwrap()]);
-        assert_eq!(target(json!({"node": "b, a,b"})), nodes);
-        assert_eq!(target(json!({"node": ["b", "a"]})), nodes);
+        let selector = |nodes: &[&str], labels: &[&str]| {
+            Target::Nodes(Selector {
+                nodes: nodes.iter().map(|word| NodeWord::parse(word).unwrap()).collect(),
+                labels: labels.iter().map(|label| Label::parse(label).unwrap()).collect(),
+            })
+        };
+        assert_eq!(target(json!({"node": "b, a-*"})), selector(&["b", "a-*"], &[]));
+        assert_eq!(target(json!({"node": ["b", "a"]})), selector(&["b", "a"], &[]));
+        assert_eq!(target(json!({"node": "a", "label": "zone=a,web"})), selector(&["a"], &["zone=a", "web"]));
+        assert_eq!(target(json!({"label": ["zone=a"], "all": true})), selector(&[], &["zone=a"]));
+        assert_eq!(target(json!({"holder": "beat"})), Target::Holder("beat".into()));
         assert_eq!(target(json!({"all": true})), Target::All);
         assert_eq!(target(json!({"all": false})), Target::Here);
     }

@@ -15,6 +15,7 @@ pub(crate) fn agent(node: &NodeName, watchers: Vec<WatcherSpec>) -> AgentSpec {
         cluster: ClusterName::parse("test").unwrap(),
         control_socket: None,
         state_dir: None,
+        labels: BTreeMap::new(),
         allow_drills: false,
         pidfile: None,
         umask: None,

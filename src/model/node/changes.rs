@@ -188,6 +188,7 @@ impl Node {
         // What the running agent cannot change stays as it is, and stays different until it is started again.
         self.agent.warmup_delay = spec.warmup_delay;
         self.agent.allow_drills = spec.allow_drills;
+        self.agent.labels = spec.labels;
         self.agent.global_options = spec.global_options;
         self.agent.lease_settings = spec.lease_settings;
         self.agent.hash = spec.hash;

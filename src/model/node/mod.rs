@@ -32,11 +32,11 @@ use self::sockets::{Binding, SocketAmendment};
 use self::stats::StatsCall;
 use self::waits::Wait;
 use self::watchers::{Key, Watchers};
-use super::command::{Answer, Part, Refusal, Reply, RequestId};
+use super::command::{Answer, NodeAbout, Part, Refusal, Reply, RequestId};
 use super::event::{Action, Event, HookId, Level};
 use super::names::{ClusterName, NodeName};
 use super::random::Random;
-use super::snapshot::{Phase, Snapshot, StoreView};
+use super::snapshot::{LeaseRole, Phase, Snapshot, StoreView};
 use super::sockets::Sockets;
 use super::spec::{AgentSpec, WatcherSpec};
 use super::store::{self, Missed, StoreFacts};
@@ -229,6 +229,31 @@ impl Node {
             messages_dropped: self.messages_dropped,
             watchers: self.watchers.iter().map(|watcher| watcher.view(self.now)).collect(),
         }
+    }
+
+    /// What the node says of itself, over what is said for it: the program, the machine.
+    pub fn about(&self, rest: NodeAbout) -> NodeAbout {
+        let leases = self.watchers.iter().filter_map(Watcher::lease);
+        let (mut holds, mut waits) = (Vec::new(), Vec::new());
+        for lease in leases {
+            match lease.view(self.now).role {
+                LeaseRole::Holder => holds.push(lease.name().watcher.to_string()),
+                LeaseRole::Standby => waits.push(lease.name().watcher.to_string()),
+                LeaseRole::Losing | LeaseRole::Aside => {}
+            }
+        }
+        NodeAbout {
+            config: self.agent.hash.clone(),
+            labels: self.agent.labels.clone(),
+            watchers: self.specs().map(|spec| spec.name.to_string()).collect(),
+            holds,
+            waits,
+            ..rest
+        }
+    }
+
+    fn is_ending(&self) -> bool {
+        matches!(self.phase, State::Stopping { .. } | State::Left)
     }
 
     fn handle(&mut self, event: Event, actions: &mut Vec<Action>) {

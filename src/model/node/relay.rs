@@ -10,6 +10,7 @@ use crate::model::command::{Answer, Command, NodeRow, NodeState, Outcome, Part, 
 use crate::model::event::Action;
 use crate::model::gather::Gather;
 use crate::model::names::NodeName;
+use crate::model::roster::{self, Addressees, Nobody};
 use crate::model::time::Time;
 
 /// How long another node has at most, whatever the asker says: every wait has an end.
@@ -26,19 +27,6 @@ pub(super) enum Errand {
     Gather { parts: Gather<Part>, missing: Option<String>, deadline: Time, patience: Duration },
     /// Another node's answer is passed on.
     Pass { to: NodeName, deadline: Time },
-}
-
-/// The nodes that a command is for.
-struct Addressees {
-    nodes: Vec<NodeName>,
-    /// Why there may be more of them.
-    missing: Option<String>,
-}
-
-impl From<Vec<NodeName>> for Addressees {
-    fn from(nodes: Vec<NodeName>) -> Addressees {
-        Addressees { nodes, missing: None }
-    }
 }
 
 impl Errand {
@@ -73,14 +61,8 @@ impl Node {
         let patience = limit.map_or_else(|| command.usual_time(), |limit| limit.min(LONGEST_PATIENCE));
         match target {
             Target::Here => self.execute(request, command, actions),
-            Target::Nodes(nodes) if !self.clustered => {
-                let absent = |_: &NodeName| Some("this agent has no [redis] section".into());
-                self.gather(request, nodes.into(), command, patience, absent, actions);
-            }
-            Target::All if !self.clustered => {
-                self.gather(request, vec![self.name.clone()].into(), command, patience, |_| None, actions);
-            }
-            target @ (Target::Nodes(_) | Target::All) => {
+            target if !self.clustered => self.send_out(request, &target, command, patience, Ok(Vec::new()), actions),
+            target => {
                 self.errands.insert(request, Errand::Find { target, command, patience });
                 actions.push(Action::ReadRoster { request });
             }
@@ -96,7 +78,7 @@ impl Node {
     ) {
         match self.errands.remove(&request) {
             Some(Errand::Find { target, command, patience }) => {
-                self.send_out(request, target, command, patience, rows, actions);
+                self.send_out(request, &target, command, patience, rows, actions);
             }
             Some(Errand::Roster { command }) => match (command, rows) {
                 (_, Err(why)) => {
@@ -121,67 +103,54 @@ impl Node {
     fn send_out(
         &mut self,
         request: RequestId,
-        target: Target,
+        target: &Target,
         command: Command,
         patience: Duration,
         rows: Result<Vec<NodeRow>, String>,
         actions: &mut Vec<Action>,
     ) {
-        let here = self.name.clone();
-        match (target, rows) {
-            (Target::Nodes(nodes), Ok(rows)) => {
-                let absent = |node: &NodeName| match rows.iter().find(|row| row.name == *node) {
-                    _ if *node == here => None,
-                    None => Some(format!("no node {node} is registered in this cluster")),
-                    Some(row) if row.state == NodeState::Gone => Some(format!("{node} is gone")),
-                    Some(_) => None,
-                };
-                self.gather(request, nodes.into(), command, patience, absent, actions);
+        let rows = rows.map(|rows| self.with_own_row(rows)).map_err(|why| format!("Redis: {why}"));
+        let known = rows.as_deref().map_err(String::as_str);
+        match roster::choose(target, &command, Some(&self.name), known) {
+            Ok(mut addressees) => {
+                if !self.clustered {
+                    addressees.absent.iter_mut().for_each(|(_, why)| *why = Refusal::NoCluster.to_string());
+                }
+                self.gather(request, addressees, command, patience, actions);
             }
-            (Target::All | Target::Here, Ok(rows)) => {
-                let live = rows.into_iter().filter(|row| row.state != NodeState::Gone).map(|row| row.name);
-                self.gather(
-                    request,
-                    live.chain([here]).collect::<Vec<_>>().into(),
-                    command,
-                    patience,
-                    |_| None,
-                    actions,
-                );
-            }
-            (Target::Nodes(nodes), Err(why)) => {
-                let absent = |_: &NodeName| Some(format!("Redis: {why}"));
-                self.gather(request, nodes.into(), command, patience, absent, actions);
-            }
-            (Target::All | Target::Here, Err(why)) => {
-                let asked = Addressees { nodes: vec![here], missing: Some(format!("Redis: {why}")) };
-                self.gather(request, asked, command, patience, |_| None, actions);
+            Err(Nobody::Refused(refusal)) => self.reply(request, Reply::Refused(refusal), actions),
+            Err(Nobody::NotTold) => {
+                self.reply(request, Reply::Refused(Refusal::BadMessage("it was not told where".into())), actions);
             }
         }
     }
 
-    /// Asks some nodes, this one included where it is among them; `absent` says of one why asking is in vain.
+    /// The registry's rows, of which this node's own says what holds now: it may have been written a moment ago.
+    fn with_own_row(&self, mut rows: Vec<NodeRow>) -> Vec<NodeRow> {
+        let at = rows.iter().position(|row| row.name == self.name);
+        let about = at.map(|at| rows.swap_remove(at).about).unwrap_or_default();
+        let state = if self.is_ending() { NodeState::Draining } else { NodeState::Up };
+        rows.push(NodeRow { name: self.name.clone(), state, seen: Duration::ZERO, about: self.about(about) });
+        rows
+    }
+
+    /// Asks some nodes, this one included where it is among them.
     fn gather(
         &mut self,
         request: RequestId,
-        Addressees { nodes, missing }: Addressees,
+        Addressees { ask, absent, missing }: Addressees,
         command: Command,
         patience: Duration,
-        absent: impl Fn(&NodeName) -> Option<String>,
         actions: &mut Vec<Action>,
     ) {
-        let mut parts = Gather::new(nodes);
-        let mut here = false;
-        let asked: Vec<NodeName> = parts.silent().cloned().collect();
-        for node in asked {
-            if node == self.name {
-                here = true;
-            } else if let Some(why) = absent(&node) {
-                parts.answer(&node, Part::Silent(why));
-            } else {
-                let by = self.asker(request).unwrap_or_default();
-                actions.push(Action::Relay { request, to: node, command: command.clone(), by });
-            }
+        let here = ask.contains(&self.name);
+        let by = self.asker(request).unwrap_or_default();
+        for node in ask.iter().filter(|node| **node != self.name) {
+            actions.push(Action::Relay { request, to: node.clone(), command: command.clone(), by: by.clone() });
+        }
+        let mut parts = Gather::new(ask.into_iter().chain(absent.iter().map(|(node, _)| node.clone())));
+        for (node, why) in absent {
+            parts.answer(&node, Part::Silent(why));
         }
         self.errands.insert(request, Errand::Gather { parts, missing, deadline: self.now + patience, patience });
         if here {

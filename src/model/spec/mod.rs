@@ -21,7 +21,7 @@ pub use seeds::Seeds;
 pub use sentinels::Sentinels;
 pub use socket::{Convention, FIRST_FD, Family, Place, SocketKind, SocketSpec, SocketUse, Which};
 
-use super::names::{ClusterName, NodeName, SocketName, WatcherName};
+use super::names::{ClusterName, Labels, NodeName, SocketName, WatcherName};
 
 /// Everything one agent was told to be.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,6 +30,8 @@ pub struct AgentSpec {
     pub node: NodeName,
     /// The cluster it belongs to.
     pub cluster: ClusterName,
+    /// What it is called besides its name.
+    pub labels: Labels,
     /// Where the control socket goes; nothing: the default.
     pub control_socket: Option<PathBuf>,
     /// Where state is kept; nothing: the default.

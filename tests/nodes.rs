@@ -1,0 +1,141 @@
+//! Which nodes are meant, on real agents with a real Redis: by name, pattern, label, and by what they hold.
+
+#[path = "support/agent.rs"]
+mod agent;
+#[path = "support/redis.rs"]
+mod redis_server;
+
+use serde_json::Value;
+
+use agent::{Agent, Home, Said, wait_for};
+use redis_server::RedisServer;
+
+/// Some agents of one cluster.
+struct Nodes {
+    home: Home,
+    redis: RedisServer,
+    agents: Vec<Agent>,
+}
+
+impl Nodes {
+    /// Starts those of these names, each with what its `[circus]` section says, and the same watchers. They know each
+    /// other when this ends.
+    #[track_caller]
+    fn start(nodes: &[(&str, &str)], watchers: &str) -> Nodes {
+        let (home, redis) = (Home::new(), RedisServer::start());
+        let mut all = Nodes { home, redis, agents: Vec::new() };
+        for (name, circus) in nodes {
+            all.add(name, circus, watchers);
+        }
+        all.know(nodes.len());
+        all
+    }
+
+    fn add(&mut self, name: &str, circus: &str, watchers: &str) {
+        let redis = format!("\n[redis]\nurl = {}\nlease_ttl = 2s\n", self.redis.url());
+        self.agents.push(self.home.agent(name, &format!("{circus}{redis}{watchers}")));
+    }
+
+    #[track_caller]
+    fn know(&self, count: usize) {
+        wait_for("all nodes to be registered", || (self.rows().len() == count).then_some(()));
+    }
+
+    /// The registry.
+    fn rows(&self) -> Vec<Value> {
+        let nodes = self.over_redis(&["nodes", "--json"]);
+        if nodes.code == 0 { nodes.json()["roster"].as_array().cloned().unwrap_or_default() } else { Vec::new() }
+    }
+
+    /// One row of it.
+    #[track_caller]
+    fn row(&self, name: &str) -> Value {
+        self.rows().into_iter().find(|row| row["name"] == name).unwrap_or_else(|| panic!("no node {name}"))
+    }
+
+    fn agent(&self, name: &str) -> &Agent {
+        self.agents.iter().find(|agent| agent.name == name).expect("an agent")
+    }
+
+    /// Asks the first one at its control socket.
+    fn here(&self, words: &[&str]) -> Said {
+        self.agents[0].ctl(&self.home, words)
+    }
+
+    /// Asks over Redis.
+    fn over_redis(&self, words: &[&str]) -> Said {
+        self.home.ctl(&[&["--endpoint", &self.redis.url()], words].concat())
+    }
+}
+
+/// The nodes that a reply in JSON is of.
+fn named(said: &Said) -> Vec<String> {
+    said.json()["nodes"].as_object().into_iter().flat_map(|nodes| nodes.keys().cloned()).collect()
+}
+
+/// The same question at the two doors that decide who is meant.
+type Door<'a> = (&'a str, &'a dyn Fn(&[&str]) -> Said);
+
+#[test]
+fn nodes_are_meant_by_name_pattern_and_label_at_a_control_socket_and_over_redis() {
+    let web = "\n[watcher:web]\ncmd = sleep 600\n[watcher:beat]\ncmd = sleep 600\nsingleton = true\n";
+    let nodes = Nodes::start(
+        &[("db-1", "labels = zone=a"), ("web-1", "labels = zone=a,role=web"), ("web-2", "labels = zone=b, role=web")],
+        web,
+    );
+    nodes.agents.iter().for_each(|agent| agent.comes_to("web", "active"));
+    assert_eq!(nodes.row("web-2")["labels"], serde_json::json!({"zone": "b", "role": "web"}));
+    wait_for("the lease to be initialised", || (nodes.here(&["lease", "init", "beat"]).code == 0).then_some(()));
+    let holder = wait_for("a holder", || {
+        let rows = nodes.rows();
+        let holds = |row: &&Value| row["holds"].as_array().is_some_and(|holds| !holds.is_empty());
+        Some(rows.iter().find(holds)?["name"].as_str()?.to_owned())
+    });
+
+    let doors: [Door<'_>; 2] = [("db-1", &|words| nodes.here(words)), ("Redis", &|words| nodes.over_redis(words))];
+    for (door, ask) in doors {
+        let json = |words: &[&str]| ask(&[&["numprocesses", "web", "--json"], words].concat());
+        for (words, meant) in [
+            (&["--node", "web-*,db-1"][..], &["db-1", "web-1", "web-2"][..]),
+            (&["--node", "web-[2-9]"], &["web-2"]),
+            (&["-l", "zone=a"], &["db-1", "web-1"]),
+            (&["--label", "zone=a,role"], &["web-1"]),
+            (&["--node", "web-*", "-l", "zone=b"], &["web-2"]),
+            (&["--holder", "Beat"], &[holder.as_str()]),
+        ] {
+            let said = json(words).expect(0);
+            assert_eq!(named(&said), meant, "{words:?} at {door}");
+        }
+        for (words, code, why) in [
+            (&["--node", "mail-*"][..], 1, "no node fits mail-*"),
+            (&["-l", "zone=c"], 1, "no node has zone=c; did you mean zone="),
+            (&["--node", "wbe-1,db-1"], 4, "no such node; did you mean web-1?"),
+            (&["--node", "db-1,web-2", "-l", "zone=a"], 4, "it has no label zone=a"),
+            (&["--holder", "bet"], 1, "no node is known to hold bet; did you mean beat?"),
+            (&["--node", "web-*", "--all"], 2, "exclude each other"),
+        ] {
+            let said = ask(&[&["numprocesses", "web"], words].concat());
+            assert_eq!(said.code, code, "{words:?} at {door}: {said:?}");
+            assert!(said.err.contains(why), "{words:?} at {door}: {said:?}");
+        }
+        // What acts reaches those alone.
+        ask(&["incr", "web", "--node", "web-*", "--waiting"]).expect(0);
+        assert_eq!(nodes.agents.iter().map(|agent| agent.pids("web").len()).collect::<Vec<_>>(), [1, 2, 2], "{door}");
+        ask(&["decr", "web", "-l", "role=web", "--waiting"]).expect(0);
+        assert_eq!(nodes.agents.iter().map(|agent| agent.pids("web").len()).collect::<Vec<_>>(), [1, 1, 1], "{door}");
+    }
+    // Nobody is hit for want of a word.
+    let refused = nodes.over_redis(&["incr", "web"]).expect(2);
+    assert!(refused.err.contains("say where to incr"), "{refused:?}");
+
+    // A label that the file changes is the node's own at once, and everybody's soon.
+    nodes
+        .home
+        .configure("web-1", &format!("labels = zone=c\n[redis]\nurl = {}\nlease_ttl = 2s\n{web}", nodes.redis.url()));
+    nodes.agent("web-1").ctl(&nodes.home, &["reloadconfig", "--waiting"]).expect(0);
+    let said = nodes.agent("web-1").ctl(&nodes.home, &["numwatchers", "--json", "-l", "zone=c"]).expect(0);
+    assert_eq!(named(&said), ["web-1"]);
+    wait_for("the others to see it", || {
+        (named(&nodes.here(&["numwatchers", "--json", "-l", "zone=c"])) == ["web-1"]).then_some(())
+    });
+}
