@@ -151,6 +151,32 @@ fn a_move_a_crash_and_an_outage_are_told_as_they_were_measured() {
 }
 
 #[test]
+fn an_agent_that_was_stopped_tells_of_no_overlap_that_was_none() {
+    let (home, redis) = (Home::new(), RedisServer::start());
+    let witness = Witness::new(home.path());
+    let config = beat(&witness) + &redis_section(&redis);
+    let mut agents = [home.agent("a", &config), home.agent("b", &config)];
+    wait_for("the lease to be initialised", || {
+        (agents[0].ctl(&home, &["lease", "init", "beat"]).code == 0).then_some(())
+    });
+    let first = witness.first();
+    witness.ticks(&first);
+    let (holder, other) = sides(&mut agents, &first);
+    agents[other].comes_to("beat", "standby");
+    agents[holder].signal(libc::SIGSTOP);
+    let second = witness.after(&first, PATIENCE);
+    witness.ticks(&second);
+    agents[holder].signal(libc::SIGCONT);
+    let told = wait_for("the end to be told", || {
+        let told = latest(&home, &agents[other], &second);
+        told["overlap"].is_f64().then_some(told)
+    });
+    assert_eq!((number(&told["overlap"]), &told["gap_at_most"]), (0.0, &json!(false)), "{told}");
+    drop(agents);
+    witness.check_over();
+}
+
+#[test]
 fn agents_of_one_machine_keep_a_history_too() {
     let home = Home::new();
     let witness = Witness::new(home.path());

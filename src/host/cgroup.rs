@@ -236,10 +236,10 @@ impl Leaf {
     }
 
     /// Kills what is in it until nothing is. `name` is for the operator, who is told of processes that do not die.
-    pub(super) async fn clear(&self, name: &str) {
+    pub(super) async fn clear(&self, name: &str) -> bool {
         // The common end: nothing was left.
         if is_empty(&self.place.path) {
-            return;
+            return true;
         }
         let events = Events::of(&self.place.path).ok();
         let watched = events.and_then(|events| sys::watch_for(Interest::PRIORITY, events).ok());
@@ -249,12 +249,12 @@ impl Leaf {
             // Where it fails, looking is left.
             let _ = self.kill();
             select! {
-                () = emptied(watched.as_ref()) => return,
+                () = emptied(watched.as_ref()) => return false,
                 // Without a descriptor to wait on there is no way but to ask again and again.
                 () = sleep(if watched.is_some() { AGAIN } else { patience.pause() }) => {}
             }
             if is_empty(&self.place.path) {
-                return;
+                return false;
             }
             if !told && (watched.is_some() || patience.is_exhausted()) {
                 told = true;

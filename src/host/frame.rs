@@ -40,6 +40,8 @@ pub(super) enum Report {
     Signal(i32),
     /// These will not die.
     Stuck(Vec<u32>),
+    /// Since then nothing is left: nanoseconds of the machine's one clock.
+    Empty { at: u64 },
 }
 
 /// A [`Deadline`] as it travels: both are nanoseconds of one machine's one clock.

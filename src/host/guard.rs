@@ -16,7 +16,8 @@
 //!
 //! - The deadline is armed before the child starts, and holds without a word from anybody.
 //! - Once clearing, nothing turns it back: a deadline that arrives late changes nothing.
-//! - The guard ends when no descendant is left, and the end of its process is its only word for that. What it was given
+//! - The guard ends when no descendant is left, and the end of its process is the proof of that; since when it was so it
+//!   says, for an agent that may have been stopped meanwhile. What it was given
 //!   to keep, such as the lock on a lease's file, stays open until then.
 //! - The child's sockets are the child's alone once it runs: a guard that held on to them would leave connections
 //!   waiting where nobody accepts them any more.
@@ -179,6 +180,7 @@ impl Guard {
             let pause = self.strike();
             self.wait(pause)?;
         }
+        say(&self.socket, &Report::Empty { at: clock::now().as_nanos() });
         Ok(())
     }
 

@@ -40,6 +40,7 @@ use super::tree::{self, Left, Main, Patience, Scope};
 use super::{GuardProgram, guard, sys};
 use crate::model::event::{Deadline, Event, Exit, Launch, ProcessEvent, ProcessId, Reach, SpawnFailure};
 use crate::model::spec::{Check, FIRST_FD, Purpose};
+use crate::model::time::Time;
 
 /// What a process is yet to be sent. It stays small however long nobody fetches it: a signal that is there twice is
 /// there once (as in the kernel), a deadline replaces the one before, and a kill is a kill.
@@ -291,6 +292,7 @@ impl Life {
         let mut intake = Some(intake);
         let mut reading = None;
         let mut end = GuardedEnd::NotStarted(None);
+        let mut empty = None;
         let mut waiting = Orders::default();
         loop {
             // One batch at a time: while the guard does not read, orders pile up where they cannot grow.
@@ -319,6 +321,7 @@ impl Life {
                         self.exited(Exit::Signal(signal), std::mem::take(&mut signs), reading.as_mut()).await;
                     }
                     Ok(Some(Report::Stuck(pids))) => warn_of_stuck(&name, &pids),
+                    Ok(Some(Report::Empty { at })) => empty = Some(Time::from_nanos(at)),
                     // It has ended, or is not what we think it is.
                     Err(Hangup) => break,
                 },
@@ -346,9 +349,12 @@ impl Life {
         drop(signs);
         guard.signal(libc::SIGKILL);
         let exit = guard.ended().await;
-        self.clear(pid, leaf, &name).await;
+        let was_empty = self.clear(pid, leaf, &name).await;
         if let Some(reading) = reading {
             reading.finish().await;
+        }
+        if let Some(since) = empty.filter(|_| was_empty) {
+            self.report(ProcessEvent::Empty { since }).await;
         }
         match end {
             GuardedEnd::Exited => self.end([ProcessEvent::Gone]).await,
@@ -429,11 +435,13 @@ impl Life {
     }
 
     /// Kills what a process left behind, until nothing is left: all in its cgroup, then whoever was moved out of it.
-    async fn clear(&self, pid: Option<u32>, leaf: Option<Leaf>, name: &str) {
-        if let Some(leaf) = leaf {
-            leaf.clear(name).await;
-        }
-        sweep(pid, &self.around.tag, name).await;
+    /// Whether there was nothing to kill.
+    async fn clear(&self, pid: Option<u32>, leaf: Option<Leaf>, name: &str) -> bool {
+        let was_empty = match leaf {
+            Some(leaf) => leaf.clear(name).await,
+            None => true,
+        };
+        sweep(pid, &self.around.tag, name).await && was_empty
     }
 
     /// Tells of the end of the main process, after all that it has said.
@@ -535,18 +543,21 @@ pub(super) async fn kill(child: &Watched, tag: &str, name: &str) -> Exit {
     exit
 }
 
-/// Kills what a process left behind, until nothing is left.
-pub(super) async fn sweep(pid: Option<u32>, tag: &str, name: &str) {
+/// Kills what a process left behind, until nothing is left. Whether there was nothing to kill.
+pub(super) async fn sweep(pid: Option<u32>, tag: &str, name: &str) -> bool {
     let scope = Scope::Process { pid, main: Main::Reaped, tag };
     let mut patience = Patience::default();
+    let mut was_empty = true;
     while tree::reap_orphans() {
         let left = tree::strike(scope);
+        was_empty &= left.is_empty();
         if patience.accepts(&left) {
-            return;
+            break;
         }
         complain(name, Some(&patience), &left);
         sleep(patience.pause()).await;
     }
+    was_empty
 }
 
 /// Waits for `pause`, or for ever.

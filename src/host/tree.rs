@@ -65,6 +65,11 @@ pub(super) struct Left {
 }
 
 impl Left {
+    /// Whether nobody was there.
+    pub(super) fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
     /// Members that not even SIGKILL ends before the system call they are in does.
     pub(super) fn stuck(&self) -> Vec<u32> {
         self.members.iter().filter(|stat| stat.state == b'D').map(|stat| stat.pid).collect()

@@ -134,6 +134,9 @@ pub enum ProcessEvent {
     Frozen,
     /// Its main process ended. What is left of its tree is being killed.
     Exited(Exit),
+    /// Since then nothing of its tree is left, as its guard has seen it; `Gone` follows. It may come late, where the agent
+    /// was stopped.
+    Empty { since: Time },
     /// Nothing of its tree is left: the end of this process.
     Gone,
 }

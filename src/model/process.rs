@@ -33,6 +33,8 @@ pub struct Process {
     /// The sockets it has, once its spawn was ordered.
     sockets: Vec<SocketId>,
     lane: Option<LaneId>,
+    /// Since when nothing of its tree is left, as its guard says.
+    empty: Option<Time>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -82,6 +84,7 @@ impl Process {
             expires: None,
             sockets: Vec::new(),
             lane: None,
+            empty: None,
         }
     }
 
@@ -145,6 +148,16 @@ impl Process {
         };
         self.state = State::Ended { pid, exit };
         ran
+    }
+
+    /// Its guard says since when nothing of its tree is left.
+    pub fn is_empty_since(&mut self, since: Time) {
+        self.empty = Some(since);
+    }
+
+    /// Since when nothing of its tree is left, where its guard said so.
+    pub fn empty_since(&self) -> Option<Time> {
+        self.empty
     }
 
     /// Asks it to stop, and kills its tree at `kill_at`; `quiet`: its end is no news. A second stop can only bring the

@@ -204,6 +204,18 @@ fn an_end_is_when_the_last_of_the_tree_was_gone_whatever_a_hook_does_after_it() 
 }
 
 #[test]
+fn an_agent_that_was_stopped_tells_the_end_that_the_guard_has_seen() {
+    let (mut stage, child, _) = holder(singleton("beat"));
+    let gone = stage.now + Duration::from_secs(10);
+    stage.now = stage.now + Duration::from_secs(100);
+    stage.process(child, ProcessEvent::Exited(Exit::Signal(libc::SIGKILL)));
+    stage.process(child, ProcessEvent::Empty { since: gone });
+    stage.process(child, ProcessEvent::Gone);
+    let facts = stage.facts();
+    assert!(matches!(&facts[..], [Fact { at, what: What::Ended(_), .. }] if *at == gone), "{facts:?} {gone:?}");
+}
+
+#[test]
 fn a_plain_watcher_has_no_history() {
     let mut stage = Stage::new(vec![watcher("web")]);
     let id = stage.start()[0];

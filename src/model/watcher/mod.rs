@@ -431,9 +431,10 @@ impl Watcher {
                 }
                 self.ended(now, wid, &end, ran, expected, actions);
             }
+            ProcessEvent::Empty { since } => process.is_empty_since(since),
             ProcessEvent::Gone => {
-                self.processes.remove(index);
-                self.has_gone(now);
+                let process = self.processes.remove(index);
+                self.has_gone(process.empty_since().unwrap_or(now).min(now));
             }
         }
     }

@@ -26,12 +26,12 @@ impl Watcher {
         }
     }
 
-    /// A process is gone, tree and all.
-    pub(super) fn has_gone(&mut self, now: Time) {
+    /// A process is gone, tree and all, since then.
+    pub(super) fn has_gone(&mut self, since: Time) {
         if let Some(tenure) = &mut self.tenure
             && self.processes.is_empty()
         {
-            tenure.empty = Some(now);
+            tenure.empty = Some(since);
         }
     }
 
