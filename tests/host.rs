@@ -1028,7 +1028,7 @@ say(b'STATUS=a\\tb\\nWATCHDOG=1')"
             }
         };
         assert_eq!(end, ProcessEvent::Exited(Exit::Code(0)));
-        assert_eq!(world.next_of(process).await, ProcessEvent::Gone);
+        assert_eq!(world.gone(process).await, ProcessEvent::Gone);
         // Of statuses that were read together, the last counts.
         said.retain(|word| *word != Notification::Status("x".repeat(200)));
         let status = Notification::Status("a b".into());
@@ -1645,11 +1645,23 @@ impl World {
         }
     }
 
-    /// Waits for the end of the main process and then of its tree.
+    /// Waits for the end of the main process and then of its tree. A guard says since when that is so, too.
     async fn ends(&mut self, process: ProcessId) -> Exit {
-        match (self.next_of(process).await, self.next_of(process).await) {
+        let exit = self.next_of(process).await;
+        match (exit, self.gone(process).await) {
             (ProcessEvent::Exited(exit), ProcessEvent::Gone) => exit,
             other => panic!("not the end of a process: {other:?}"),
+        }
+    }
+
+    /// What happens next to this process but its guard's word, which is not about what is to come.
+    async fn gone(&mut self, process: ProcessId) -> ProcessEvent {
+        match self.next_of(process).await {
+            ProcessEvent::Empty { since } => {
+                assert!(since <= clock::now(), "{since:?} is to come");
+                self.next_of(process).await
+            }
+            event => event,
         }
     }
 
