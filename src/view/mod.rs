@@ -17,6 +17,7 @@ mod stats;
 mod status;
 mod summary;
 mod table;
+pub mod top;
 mod words;
 
 use serde_json::Value;
