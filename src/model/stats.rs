@@ -1,5 +1,6 @@
 //! What a node and its processes use at one moment: a frame, for whoever watches.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::names::{NodeName, WatcherName};
@@ -136,6 +137,27 @@ impl NodeStats {
     pub fn used(&self) -> Used {
         Used::sum(self.watchers.iter().map(WatcherStats::used))
     }
+}
+
+/// What the watchers of a node have used so far, an hour of it at most.
+#[derive(Debug, Clone, PartialEq)]
+pub struct History {
+    /// How long each point stands for.
+    pub step: Duration,
+    /// The watchers, each with its past.
+    pub watchers: Vec<(WatcherName, Past)>,
+}
+
+/// What a watcher used at points in the past, the latest last; nothing where nobody watched.
+pub type Past = VecDeque<Option<Point>>;
+
+/// What a watcher used in one step of its history, on average.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Point {
+    /// Per cent of one processor.
+    pub cpu: f64,
+    /// Resident bytes.
+    pub resident: u64,
 }
 
 #[cfg(test)]
