@@ -186,6 +186,9 @@ enum Words {
         /// With what the watcher's extended_stats hook adds
         #[arg(long)]
         extended: bool,
+        /// Go on, each second
+        #[arg(long, short, conflicts_with_all = ["pid", "extended"])]
+        follow: bool,
     },
     /// Show what the agent itself uses
     Dstats,
@@ -339,7 +342,7 @@ impl Words {
             Words::Kill(kill) => kill.command(),
             Words::Numprocesses { name } => Command::NumProcesses { watcher: name },
             Words::Numwatchers => Command::NumWatchers,
-            Words::Stats { name, pid, extended } => Command::Stats { watcher: name, pid, extended },
+            Words::Stats { name, pid, extended, follow: _ } => Command::Stats { watcher: name, pid, extended },
             Words::Dstats => Command::AgentStats,
             Words::Options { name } => Command::Options { watcher: name, keys: None },
             Words::Get { name, keys } => Command::Options { watcher: name, keys: Some(keys) },
@@ -397,6 +400,9 @@ pub(super) enum Asker {
 pub(super) fn carry_out(args: CtlArgs, asker: Asker) -> (Text, u8) {
     let CtlArgs { global, command } = args;
     let done = match command {
+        Some(CtlWords::Ask(Words::Stats { name, follow: true, .. })) => {
+            follow::stats(&global, name).map(|code| (Text::default(), code))
+        }
         Some(CtlWords::Ask(words)) => words.command().and_then(|command| run(&global, command, asker)),
         Some(CtlWords::Follow(words)) => follow::run(&global, words).map(|code| (Text::default(), code)),
         Some(CtlWords::Drill(drill)) => drill::run(&global, &drill),

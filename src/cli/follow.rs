@@ -1,7 +1,7 @@
-//! circusctl's streams: `events` and `logs`, shown as they come until nothing more is to come, or ^C.
+//! circusctl's streams: `events`, `logs` and `stats -f`, shown as they come until nothing more is to come, or ^C.
 
-use std::io::{self, Write};
-use std::time::{Duration, SystemTime};
+use std::io::{self, IsTerminal, Write};
+use std::time::{Duration, Instant, SystemTime};
 
 use clap::{Args, Subcommand};
 use jiff::tz::TimeZone;
@@ -15,10 +15,9 @@ use super::ctl::{self, Global};
 use super::{ctl_exit, interrupted};
 use crate::client::follow::Stream;
 use crate::client::{ClientError, Endpoint};
-use crate::model::names::NodeName;
 use crate::model::pattern::Pattern;
-use crate::view::{StreamView, Text};
-use crate::wire::{Follow, Subject};
+use crate::view::{FramesView, StreamView, Text};
+use crate::wire::{Follow, Nodes, Subject};
 
 /// How long beginning a stream may take, unless `--timeout` says otherwise.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -71,10 +70,13 @@ pub(super) struct Logs {
 /// What is shown of a stream, and how.
 struct Show {
     view: StreamView,
+    frames: FramesView,
+    /// Whether a frame takes the place of the one before.
+    redraws: bool,
+    since: Instant,
     json: bool,
     grep: Option<Regex>,
     topics: Vec<String>,
-    nodes: Vec<NodeName>,
 }
 
 /// Shows a stream to its end, or until ^C: the exit code.
@@ -83,21 +85,34 @@ struct Show {
 /// It could not be begun, or broke off and is not to be followed.
 pub(super) fn run(global: &Global, words: Words) -> Result<u8, ClientError> {
     let (follow, grep, topics) = understand(words);
-    let nodes = global.node.clone();
+    show(global, follow, grep, topics)
+}
+
+/// Shows what the processes of these watchers use, each second, in the same way.
+///
+/// # Errors
+/// As [`run`].
+pub(super) fn stats(global: &Global, name: Option<String>) -> Result<u8, ClientError> {
+    let names = name.into_iter().map(Pattern::Glob).collect();
+    show(global, Follow { names, ..Follow::all(Subject::Stats) }, None, Vec::new())
+}
+
+fn show(global: &Global, follow: Follow, grep: Option<Regex>, topics: Vec<String>) -> Result<u8, ClientError> {
+    let follow = Follow { nodes: nodes(global), ..follow };
+    if follow.nodes != Nodes::Here && !follow.live {
+        return Err(ClientError::Usage("of several nodes there is only what comes: follow it with -f".into()));
+    }
     let mut show = Show {
         view: StreamView::new(ctl::style(), TimeZone::system()),
+        frames: FramesView::new(ctl::style()),
+        redraws: io::stdout().is_terminal(),
+        since: Instant::now(),
         json: global.json || global.prettify,
         grep,
         topics,
-        nodes,
     };
     ctl::runtime()?.block_on(async {
         let endpoint = ctl::endpoint(global)?;
-        if let (Endpoint::Unix(_), true) = (&endpoint, global.all || !global.node.is_empty()) {
-            let why = "a stream comes from one agent: name its control socket with --endpoint; events of all nodes \
-                       come with --endpoint redis://…";
-            return Err(ClientError::Usage(why.into()));
-        }
         tokio::select! {
             ended = shown(global, &endpoint, follow, &mut show) => ended,
             () = interrupted() => Ok(ctl_exit::OK),
@@ -106,18 +121,24 @@ pub(super) fn run(global: &Global, words: Words) -> Result<u8, ClientError> {
     })
 }
 
+fn nodes(global: &Global) -> Nodes {
+    match global.node.is_empty() {
+        true if global.all => Nodes::All,
+        true => Nodes::Here,
+        false => Nodes::Named(global.node.iter().map(|node| Pattern::Glob(node.to_string())).collect()),
+    }
+}
+
 fn understand(words: Words) -> (Follow, Option<Regex>, Vec<String>) {
     let globs = |names: Vec<String>| names.into_iter().map(Pattern::Glob).collect();
     match words {
         Words::Events { names, follow, lines } => {
-            (Follow { subject: Subject::Events, names: globs(names), lines, live: follow }, None, Vec::new())
+            (Follow { names: globs(names), lines, live: follow, ..Follow::all(Subject::Events) }, None, Vec::new())
         }
-        Words::Listen { topics } => {
-            (Follow { subject: Subject::Events, names: Vec::new(), lines: 0, live: true }, None, topics)
-        }
+        Words::Listen { topics } => (Follow::all(Subject::Events), None, topics),
         Words::Logs(Logs { names, follow, lines, grep }) => {
             let lines = lines.unwrap_or(if grep.is_some() { ALL_LINES } else { 100 });
-            (Follow { subject: Subject::Logs, names: globs(names), lines, live: follow }, grep, Vec::new())
+            (Follow { names: globs(names), lines, live: follow, ..Follow::all(Subject::Logs) }, grep, Vec::new())
         }
     }
 }
@@ -154,10 +175,11 @@ async fn shown(global: &Global, endpoint: &Endpoint, mut follow: Follow, show: &
                 eprintln!("note: {error}; waiting for its return");
                 follow.lines = ALL_LINES;
                 stream = reopened(global, endpoint, &follow, patience).await?;
-                catching_up = true;
-                match endpoint {
-                    Endpoint::Unix(_) => eprintln!("note: {endpoint} is back"),
-                    Endpoint::Redis(_) => eprintln!("note: {endpoint} is back; what happened meanwhile is not known"),
+                // Only an agent knows what has been, and only of its own node.
+                catching_up = matches!(endpoint, Endpoint::Unix(_)) && follow.nodes == Nodes::Here;
+                match catching_up {
+                    true => eprintln!("note: {endpoint} is back"),
+                    false => eprintln!("note: {endpoint} is back; what happened meanwhile is not known"),
                 }
             }
         }
@@ -185,6 +207,12 @@ impl Show {
             return Ok(());
         }
         let text = match self.json {
+            false if line["machine"].is_object() => {
+                let text = self.frames.text(line, self.since.elapsed());
+                // From the top, over what was there.
+                let out = if self.redraws { format!("\x1b[H\x1b[J{text}") } else { text + "\n" };
+                Text { out, err: String::new() }
+            }
             false => self.view.text(line),
             true => {
                 let mut line = line.clone();
@@ -202,10 +230,7 @@ impl Show {
     fn wants(&self, line: &Value) -> bool {
         let greps = |text: &str| self.grep.as_ref().is_none_or(|grep| grep.is_match(text));
         let begins = |topic: &str| self.topics.is_empty() || self.topics.iter().any(|wanted| topic.starts_with(wanted));
-        let there = |node: &str| self.nodes.is_empty() || self.nodes.iter().any(|wanted| wanted.as_str() == node);
-        line["line"].as_str().is_none_or(greps)
-            && line["topic"].as_str().is_none_or(begins)
-            && line["node"].as_str().is_none_or(there)
+        line["line"].as_str().is_none_or(greps) && line["topic"].as_str().is_none_or(begins)
     }
 }
 

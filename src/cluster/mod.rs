@@ -20,7 +20,9 @@
 //!   releases    when a release is one that all servers know of
 //!   registry    heartbeats and the list of nodes    bus    questions and answers between nodes
 //!   events      what happens, for whoever listens    history   what has been with leases
+//!   tell        what is used and printed, for whoever watches
 //!   reason      errors in words
+//! watch         whoever watches all nodes, and what a node hears of them
 //! client        the same registry and bus for one command of circusctl; the same history for a drill's witness
 //!
 //! local         the same leases on one machine, by file locks
@@ -33,7 +35,9 @@ pub mod keys;
 
 pub mod shared;
 
-pub mod events;
+pub mod watch;
+
+mod events;
 
 mod access;
 mod acks;
@@ -53,6 +57,7 @@ mod servers;
 mod slots;
 mod subscription;
 mod survey;
+mod tell;
 
 pub mod client;
 
