@@ -50,9 +50,8 @@ enum CtlWords {
 
 #[derive(Debug, Args)]
 pub(super) struct Global {
-    /// Where to ask: unix:///run/circus/web-1.sock, or redis://host:6379/0
-    #[arg(long, global = true, env = "CIRCUSCTL_ENDPOINT", hide_env_values = true, value_parser = Endpoint::parse)]
-    pub(super) endpoint: Option<Endpoint>,
+    #[command(flatten)]
+    pub(super) place: Place,
     /// How long to wait for each node: 5, 500ms, 2m [default: 5s, with --waiting 60s]
     #[arg(long, global = true, value_name = "SECONDS", value_parser = span)]
     pub(super) timeout: Option<Duration>,
@@ -65,17 +64,25 @@ pub(super) struct Global {
     /// Ask all nodes of the cluster
     #[arg(long, global = true)]
     pub(super) all: bool,
-    /// The cluster, where Redis is asked
-    #[arg(long, global = true, env = "CIRCUS_CLUSTER", hide_env_values = true, default_value = "default", value_parser = cluster)]
-    pub(super) cluster: ClusterName,
-    #[command(flatten)]
-    login: Login,
     /// Do not ask back
     #[arg(long, short, global = true)]
     pub(super) yes: bool,
     /// Print the reply as JSON over several lines
     #[arg(long, global = true)]
     pub(super) prettify: bool,
+}
+
+/// Where an agent or Redis is asked.
+#[derive(Debug, Args)]
+pub(super) struct Place {
+    /// Where to ask: unix:///run/circus/web-1.sock, or redis://host:6379/0
+    #[arg(long, global = true, env = "CIRCUSCTL_ENDPOINT", hide_env_values = true, value_parser = Endpoint::parse)]
+    pub(super) endpoint: Option<Endpoint>,
+    /// The cluster, where Redis is asked
+    #[arg(long, global = true, env = "CIRCUS_CLUSTER", hide_env_values = true, default_value = "default", value_parser = cluster)]
+    pub(super) cluster: ClusterName,
+    #[command(flatten)]
+    login: Login,
 }
 
 /// How Redis lets us in, in the words of `[redis]`, and from the environment as an agent takes it.
@@ -445,9 +452,9 @@ pub(super) fn runtime() -> Result<tokio::runtime::Runtime, ClientError> {
 }
 
 /// Where to ask.
-pub(super) fn endpoint(global: &Global) -> Result<Endpoint, ClientError> {
-    match &global.endpoint {
-        Some(Endpoint::Redis(spec)) => Ok(Endpoint::Redis(global.login.to(spec))),
+pub(super) fn endpoint(place: &Place) -> Result<Endpoint, ClientError> {
+    match &place.endpoint {
+        Some(Endpoint::Redis(spec)) => Ok(Endpoint::Redis(place.login.to(spec))),
         Some(endpoint) => Ok(endpoint.clone()),
         None => client::find_local(&Places::from_env(), &host_name()),
     }
@@ -463,9 +470,9 @@ fn run(global: &Global, command: Command, asker: Asker) -> Result<(Text, u8), Cl
         confirm(&what)?;
     }
     let patience = global.timeout.unwrap_or(command.usual_time());
-    let call = Call { command, target, cluster: global.cluster.clone(), patience };
+    let call = Call { command, target, cluster: global.place.cluster.clone(), patience };
     let conversation = async {
-        let endpoint = endpoint(global)?;
+        let endpoint = endpoint(&global.place)?;
         let reply = client::ask(&endpoint, &call).await?;
         // These name the node that was asked, and their replies do not say which it is.
         let nameless = reply["nodes"].is_null() && matches!(call.command, Command::Nodes | Command::Leases);

@@ -112,7 +112,7 @@ fn show(global: &Global, follow: Follow, grep: Option<Regex>, topics: Vec<String
         topics,
     };
     ctl::runtime()?.block_on(async {
-        let endpoint = ctl::endpoint(global)?;
+        let endpoint = ctl::endpoint(&global.place)?;
         tokio::select! {
             ended = shown(global, &endpoint, follow, &mut show) => ended,
             () = interrupted() => Ok(ctl_exit::OK),
@@ -145,7 +145,7 @@ fn understand(words: Words) -> (Follow, Option<Regex>, Vec<String>) {
 
 async fn shown(global: &Global, endpoint: &Endpoint, mut follow: Follow, show: &mut Show) -> Result<u8, ClientError> {
     let patience = global.timeout.unwrap_or(PATIENCE);
-    let mut stream = Stream::open(endpoint, &global.cluster, &follow, patience).await?;
+    let mut stream = Stream::open(endpoint, &global.place.cluster, &follow, patience).await?;
     // What is older than this has been shown, or was not asked for.
     let mut seen = unix_time();
     let mut catching_up = false;
@@ -194,7 +194,7 @@ async fn reopened(
 ) -> Result<Stream, ClientError> {
     loop {
         sleep(PAUSE).await;
-        match Stream::open(endpoint, &global.cluster, follow, patience).await {
+        match Stream::open(endpoint, &global.place.cluster, follow, patience).await {
             Err(ClientError::Unreached(_) | ClientError::Silent(_)) => {}
             opened => return opened,
         }

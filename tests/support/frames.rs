@@ -112,7 +112,7 @@ pub fn three() -> Vec<NodeStats> {
         node(
             "web-2",
             vec![
-                holder("beat", 17, Duration::from_millis(4_100)),
+                holder("beat", 1_795_358_590_720, Duration::from_millis(4_100)),
                 watcher("web", &[6.0, 6.0]),
                 watcher("worker", &[20.0, 20.0, 25.0, 6.0]),
             ],

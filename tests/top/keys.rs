@@ -1,6 +1,6 @@
 //! What keys do.
 
-use circus_agent::model::command::{Command, Patience, Target};
+use circus_agent::model::command::{Command, Patience};
 use circus_agent::model::names::WatcherName;
 use circus_agent::model::pattern::Pattern;
 use circus_agent::view::top::{Key, Screen, Settings, Wish};
@@ -67,8 +67,8 @@ fn the_choice_stays_with_what_was_chosen() {
 #[test]
 fn nothing_is_done_that_was_not_confirmed() {
     let ask = |command, nodes: &[&str], doing: &str| {
-        let target = Target::Nodes(nodes.iter().map(|node| name(node)).collect());
-        Some(Wish::Ask { command, target, doing: doing.into() })
+        let nodes = nodes.iter().map(|node| name(node)).collect();
+        Some(Wish::Ask { command, nodes, doing: doing.into() })
     };
     let patience = Patience::Admitted;
     let only = |name: &str| Some(Pattern::Name(name.into()));
@@ -187,13 +187,13 @@ fn what_is_stopped_is_started_and_what_a_singleton_does_is_asked_of_its_holder()
         ],
     );
     press(&mut screen, "n/web\np");
-    let Some(Wish::Ask { command: Command::Start { pattern, .. }, target, .. }) = last(&mut screen, "y") else {
+    let Some(Wish::Ask { command: Command::Start { pattern, .. }, nodes, .. }) = last(&mut screen, "y") else {
         panic!("no start")
     };
-    assert_eq!((pattern, target), (Some(Pattern::Name("web".into())), Target::Nodes(vec![name("a")])));
+    assert_eq!((pattern, nodes), (Some(Pattern::Name("web".into())), vec![name("a")]));
     press(&mut screen, "/beat\nr");
-    let Some(Wish::Ask { target, .. }) = last(&mut screen, "y") else { panic!("no restart") };
-    assert_eq!(target, Target::Nodes(vec![name("b")]));
+    let Some(Wish::Ask { nodes, .. }) = last(&mut screen, "y") else { panic!("no restart") };
+    assert_eq!(nodes, [name("b")]);
     assert_eq!(last(&mut screen, "l"), Some(Wish::Logs(WatcherName::parse("beat").unwrap(), name("b"))));
 }
 

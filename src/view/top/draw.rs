@@ -307,7 +307,10 @@ impl Pen<'_> {
         let at = self.put_right(0, &word, style.remove_modifier(Modifier::DIM));
         let clock = format!(" {clock}  every 1s ");
         let room = at.saturating_sub(2 + clock.len() as u16);
-        let title = self.fit(&format!(" circus-top {across} {} {across} {nodes} ", screen.settings.title), room);
+        let nodes = format!(" {across} {nodes} ");
+        // A long name is cut; how many nodes there are is not.
+        let title = self.fit(&screen.settings.title, room.saturating_sub(width(&nodes) + 14));
+        let title = format!(" circus-top {across} {title}{nodes}");
         self.put(2, 0, &cell(&title, room).styled(Style::new().add_modifier(Modifier::BOLD)));
         if room > 20 {
             self.put(at - clock.len() as u16, 0, &cell(&clock, clock.len() as u16));
@@ -346,12 +349,12 @@ impl Pen<'_> {
         let all = screen.singletons(now);
         let wide = self.area.width - 4;
         let roomy = wide >= 100;
-        let name = (wide / 5).clamp(8, 40);
-        let (holder, blocks) = if roomy { (20, 9) } else { (12, 5) };
+        let name = (wide / 6).clamp(8, 40);
+        let (holder, blocks) = if roomy { (18, 9) } else { (10, 3) };
         let lease = blocks + 6;
-        let note = wide.saturating_sub(name + 9 + holder + 6 + lease + 7 + 6);
+        let note = wide.saturating_sub(name + 9 + holder + 13 + lease + 7 + 6);
         let heads = ["NAME", "STATE", "HOLDER", "TOKEN", "LEASE", "UP", "NOTE"];
-        let widths = [name, 9, holder, 6, lease, 7, note];
+        let widths = [name, 9, holder, 13, lease, 7, note];
         self.heads(top, &heads, &widths, &[3, 5]);
         let at = screen.at(Panel::Singletons, now);
         self.list((top + 1, room - 1), all.len(), at, screen.panel == Panel::Singletons, |pen, y, index| {
@@ -374,7 +377,7 @@ impl Pen<'_> {
                     cell(one.name.as_str(), name),
                     cell(one.state, 9).styled(pen.state(one.state)),
                     cell(whose, holder),
-                    cell(&token, 6).right(),
+                    cell(&token, 13).right(),
                     cell(&bar, lease),
                     cell(&age, 7).right(),
                     cell(one.note.unwrap_or_default(), note),

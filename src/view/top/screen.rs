@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::filter::Filter;
 use super::known::{Known, Listed, Part, Singleton};
 use super::tree::{self, Grouping, Row, Sort, Spot, View};
-use crate::model::command::{Command, Patience, Target};
+use crate::model::command::{Command, Patience};
 use crate::model::names::{NodeName, WatcherName};
 use crate::model::pattern::Pattern;
 use crate::model::snapshot::WatcherState;
@@ -88,8 +88,8 @@ pub enum Wish {
     Ask {
         /// What.
         command: Command,
-        /// By whom.
-        target: Target,
+        /// On which nodes.
+        nodes: Vec<NodeName>,
         /// What it is called when it is told how it went.
         doing: String,
     },
@@ -264,6 +264,17 @@ impl Screen {
     /// Whether a text is open.
     pub fn is_read(&self) -> bool {
         matches!(self.over, Over::Page(_))
+    }
+
+    /// What is looked at turns out to be called this.
+    pub fn name(&mut self, title: impl Into<String>) {
+        self.settings.title = title.into();
+    }
+
+    /// Whether every node that the registry says is up has been heard of, and at least one.
+    pub fn is_whole(&self) -> bool {
+        let mut up = self.known.roster.values().filter(|row| row.state == "up");
+        !self.known.nodes.is_empty() && up.all(|row| self.known.nodes.contains_key(&row.name))
     }
 
     /// How many nodes have been heard of.
@@ -574,7 +585,7 @@ impl Screen {
                     effect.push_str(&format!(" What is shown here is {} s old.", silent.as_secs()));
                 }
                 let doing = effect.split(['.', ':']).next().unwrap_or_default().to_owned();
-                let wish = Wish::Ask { command, target: Target::Nodes(chosen.nodes), doing };
+                let wish = Wish::Ask { command, nodes: chosen.nodes, doing };
                 self.over = Over::Dialog { effect, wish };
             }
         }
