@@ -275,3 +275,10 @@ fn once_all_there_is_is_shown() {
     assert!((0..100).all(|i| text.contains(&format!("▸w{i} "))), "{text}");
     compare("once", &top::lines(&screen(settings(), &three()), now(AT), 100));
 }
+
+#[test]
+fn the_manual_shows_what_the_program_does() {
+    let manual = fs::read_to_string("docs/circus-top.md").expect("the manual");
+    let shown = fs::read_to_string("tests/top/open_80x24.txt").expect("the picture");
+    assert!(manual.contains(&shown), "the picture in docs/circus-top.md is not tests/top/open_80x24.txt");
+}
