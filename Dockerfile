@@ -1,6 +1,6 @@
 # syntax=docker/dockerfile:1
 #
-#   docker build .                   the agent and circusctl on Debian slim
+#   docker build .                   the agent, circusctl and circus-top on Debian slim
 #   docker build --target demo .     the same with Python and Celery, for docker-compose.yml
 
 FROM rust:1.95-slim-bookworm AS build
@@ -10,7 +10,7 @@ COPY src src
 COPY lua lua
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/build/target \
     cargo build --release --locked --bins \
-    && install -D --target-directory /out target/release/circus-agent target/release/circusctl
+    && install -D --target-directory /out target/release/circus-agent target/release/circusctl target/release/circus-top
 
 FROM debian:bookworm-slim AS base
 RUN useradd --system --uid 10001 --home-dir /var/lib/circus --shell /usr/sbin/nologin circus \

@@ -1,6 +1,6 @@
 # make test     installs what the tests need where it is missing, and runs all checks
 # make demo     two agents of this machine contend for one singleton; one is killed, the other takes over
-# make release  both programs, optimised and linked statically, in target/static
+# make release  all three programs, optimised and linked statically, in target/static
 # make chaos    plays every fault on every kind of Redis, and prints what came of it; takes some minutes
 # make bench    figures of the release build, each beside a baseline; takes some minutes
 # make rivals   the same faults for BeatCop and single-beat, beside this agent; installs them, and takes some minutes
@@ -56,10 +56,10 @@ chaos: setup
 release: host = $(shell rustc -vV | sed -n 's/^host: //p')
 release:
 	RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --release --bins --target $(host)
-	install -D -t target/static $(addprefix $${CARGO_TARGET_DIR:-target}/$(host)/release/,circus-agent circusctl)
+	install -D -t target/static $(addprefix $${CARGO_TARGET_DIR:-target}/$(host)/release/,circus-agent circusctl circus-top)
 
 bench: setup
-	cargo bench --locked --bench step --bench restart --bench trees --bench handover --bench leases --bench scale --bench output --bench watchers --bench sockets
+	cargo bench --locked --bench step --bench restart --bench trees --bench handover --bench leases --bench scale --bench output --bench watchers --bench sockets --bench top
 
 rivals: setup .rivals/ready
 	cargo bench --locked --bench rivals

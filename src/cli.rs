@@ -11,6 +11,7 @@ mod follow;
 mod log;
 mod plugin;
 mod shell;
+mod top;
 mod words;
 
 use std::fmt::Display;
@@ -27,6 +28,7 @@ pub use ctl::{CtlArgs, circusctl};
 pub use daemon::circus_agent;
 pub use log::LogFormat;
 pub use plugin::{PLUGIN, circus_plugin};
+pub use top::{TopArgs, circus_top};
 
 /// What circusctl's exit code says.
 pub mod ctl_exit {

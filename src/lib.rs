@@ -40,9 +40,9 @@
 //! | [`cluster`] | the shared world: leases, the registry and the bus over Redis, or leases by file locks |
 //! | [`control`] | the control socket: lines in, lines out, and streams of lines |
 //! | [`systemd`] | what the service manager is told, and the sockets that it hands over |
-//! | [`view`] | Replies and streams → tables and lines for people: pure |
+//! | [`view`] | Replies and streams → tables and lines for people, and the screen of circus-top: pure |
 //! | [`agent`] | wires it all: wait in one `select!`, decide in `step`, act in `perform`; tell followers what happens |
-//! | [`client`] | what circusctl does: find an agent, or Redis, and ask, follow, or hold a drill |
+//! | [`client`] | what circusctl and circus-top do: find an agent, or Redis, and ask, follow, or hold a drill |
 //! | [`plugins`] | Circus's plugins: policies that watch an agent from a process of their own, as its clients |
 //! | [`cli`] | command lines, the shell, exit codes, the log |
 //!
@@ -117,6 +117,7 @@
 //! | Circus's users lose nothing | `tests/compatibility.rs`; `tests/defects.rs`: what was broken there; the table in `docs/circus-compatibility.md` |
 //! | every fault that the promise names | `tests/chaos`: agents and Redis on hosts of their own, a checker outside; `make chaos` plays all of it and prints the table |
 //! | plugins | plays beside the code, and `tests/plugins.rs`: real agents |
+//! | circus-top | `tests/top.rs`: its pictures, its keys, and the real program on a real terminal, with a Redis that goes and comes back |
 //! | words and bytes | `tests/config.rs`, `tests/wire.rs`, `tests/cli.rs`, `tests/shell.rs`, `tests/systemd.rs`, `tests/packaging.rs`; `tests/fuzz.rs`: messages of nobody |
 //! | the manual | `tests/docs.rs`: its files are read, its commands and links exist; `tests/fencing`: its recipes are cut out of it and tried with a real Celery, SQLite, PostgreSQL and Redis |
 //! | the architecture | `tests/tidy.rs` |

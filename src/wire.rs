@@ -24,14 +24,15 @@
 //!
 //! # Events
 //!
-//! Whoever follows an agent ([`parse_follow`]) gets one object for each piece of news ([`notice_json`]) and each line of
-//! output ([`log_line_json`]).
+//! Whoever follows an agent ([`parse_follow`]) gets one object for each piece of news ([`notice_json`]), each line of
+//! output ([`log_line_json`]), or each second of what is used ([`node_stats_json`]).
 
 mod about;
 mod command;
 mod drill;
 mod event;
 mod follow;
+mod frame;
 mod history;
 mod options;
 mod reply;
@@ -43,7 +44,8 @@ pub use about::{about_json, parse_about};
 pub use command::{address, command_json, command_name, relayed_json};
 pub use drill::{runs, verdict_json};
 pub use event::{log_line_json, notice_json};
-pub use follow::{Follow, Subject, follow_json, parse_follow};
+pub use follow::{Follow, Nodes, Subject, follow_json, parse_follow};
+pub use frame::{MAX_FRAME, node_stats_json, parse_history, parse_node_stats};
 pub use reply::{error_code, reply_json};
 pub use request::{BadRequest, Request, parse_request};
 pub use stats::process as info_json;

@@ -26,13 +26,15 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use circus_agent::cluster::client::BusClient;
-use circus_agent::cluster::events::EventStream;
+use circus_agent::cluster::watch::ClusterStream;
 use circus_agent::model::command::{NodeRow, NodeState, RequestId};
 use circus_agent::model::event::{Ask, AskKind, Event, LeaseAnswer, TokenState};
 use circus_agent::model::history::{Before, Cause, Ending, Entry, Fact, KEPT, Left, What};
 use circus_agent::model::names::{LeaseName, NodeName, Owner, WatcherName};
 use circus_agent::model::spec::{RedisSpec, Secret, TlsFiles};
 use circus_agent::model::time::Time;
+use circus_agent::wire::{Follow, Subject};
+use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc;
@@ -343,9 +345,9 @@ async fn over_tls_agents_and_circusctl_do_all_that_they_do_without() {
     let asked = [node("b")];
     let (said, _) = tokio::join!(client.ask(&asked, "{}", PATIENCE), b.reply("yes"));
     assert_eq!(said.unwrap()[&node("b")], Ok("yes".into()));
-    let mut events = EventStream::connect(&spec, &cluster(), PATIENCE).await.unwrap();
+    let mut events = ClusterStream::connect(&spec, &cluster(), &Follow::all(Subject::Events), PATIENCE).await.unwrap();
     a.redis.publish_event("{}".into());
-    assert_eq!(timeout(PATIENCE, events.next()).await.unwrap(), Ok(b"{}".to_vec()));
+    assert_eq!(timeout(PATIENCE, events.next()).await.unwrap(), Ok(json!({})));
 
     let mut ctl = std::process::Command::new(env!("CARGO_BIN_EXE_circusctl"));
     ctl.args(["nodes", "--json", "--cluster", "prod", "--endpoint", &server.url("localhost")]);
@@ -481,7 +483,7 @@ async fn all_that_is_done(words: &[&str]) -> Vec<String> {
         }
         Err(why) => check(&why, false),
     }
-    match EventStream::connect(&spec, &cluster(), STEP).await {
+    match ClusterStream::connect(&spec, &cluster(), &Follow::all(Subject::Events), STEP).await {
         Ok(mut events) => {
             agent.redis.publish_event("{}".into());
             check("events", timeout(STEP, events.next()).await.is_ok_and(|event| event.is_ok()));

@@ -13,12 +13,14 @@ mod redis_server;
 use std::time::{Duration, Instant};
 
 use circus_agent::cluster::client::BusClient;
-use circus_agent::cluster::events::EventStream;
+use circus_agent::cluster::watch::ClusterStream;
 use circus_agent::model::event::{AskKind, Event, LeaseAnswer};
 use circus_agent::model::history::{Fact, What};
 use circus_agent::model::names::Owner;
 use circus_agent::model::spec::RedisSpec;
 use circus_agent::model::time::Time;
+use circus_agent::wire::{Follow, Subject};
+use serde_json::json;
 
 use end::{Agent, PATIENCE, TTL, ask, at, beat, cluster, lease, node, owner, refresh, release, take};
 use real_store::RealStore;
@@ -342,8 +344,9 @@ async fn nodes_see_and_ask_each_other_whichever_server_is_missing() {
         let (said, _) = tokio::join!(client.ask(&asked, "{}", PATIENCE), b.reply("again"));
         assert_eq!(said.unwrap()[&node("b")], Ok("again".into()));
 
-        let mut events = EventStream::connect(&three.spec(), &cluster(), PATIENCE).await.unwrap();
+        let mut events =
+            ClusterStream::connect(&three.spec(), &cluster(), &Follow::all(Subject::Events), PATIENCE).await.unwrap();
         a.redis.publish_event("{\"what\":1}".into());
-        assert_eq!(events.next().await.unwrap(), b"{\"what\":1}");
+        assert_eq!(events.next().await.unwrap(), json!({"what": 1}));
     }
 }

@@ -21,7 +21,8 @@ const EDGES: &[(&str, &[&str])] = &[
     ("serde_json", &["agent", "client", "cli", "cluster", "config", "control", "host", "plugins", "view", "wire"]),
     ("sd_notify", &["systemd"]),
     ("jiff", &["host", "view", "cli"]),
-    ("regex", &["cli", "config", "host", "model", "plugins"]),
+    ("ratatui", &["cli", "view"]),
+    ("regex", &["cli", "config", "host", "model", "plugins", "view"]),
     ("libc", &["agent", "cli", "cluster", "config", "control", "host", "plugins"]),
     ("tokio", &["agent", "client", "cli", "cluster", "control", "host", "plugins"]),
 ];

@@ -1,11 +1,14 @@
-//! Those who follow this agent: each is told what happens, or what processes print, as it comes.
+//! Those who follow this agent: each is told what happens, what processes print, or what they use, as it comes.
 //!
 //! ```text
 //!   Followers::publish ──▶ broadcast ─┐                 a task for each follower
-//!                                     ├──▶ chosen, as JSON ──▶ bounded queue ──▶ its connection
-//!   output of processes ─▶ broadcast ─┘        │
-//!                                              └── no room: counted, and said as soon as there is
+//!   Followers::show ─────▶ broadcast ─┼──▶ chosen, as JSON ──▶ bounded queue ──▶ its connection
+//!   output of processes ─▶ broadcast ─┤        │
+//!   all nodes ───────────▶ Redis ─────┘        └── no room: counted, and said as soon as there is
 //! ```
+//!
+//! Who follows all nodes has a connection to Redis of its own, on which its task listens; what this node tells comes
+//! that way, too.
 //!
 //! Invariants:
 //! - Whoever has something to tell never waits for a follower; one that reads too slowly loses lines, and is told how
@@ -15,17 +18,21 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::time::sleep;
 
 use super::unix_time;
+use crate::cluster::watch::ClusterStream;
 use crate::control;
 use crate::model::command::{Answer, Outcome, Refusal, Reply};
-use crate::model::names::WatcherName;
+use crate::model::names::{ClusterName, WatcherName};
 use crate::model::snapshot::LogLine;
+use crate::model::spec::RedisSpec;
 use crate::wire::{self, Follow, Subject};
 
 /// How many streams there are at once, of all clients.
@@ -35,14 +42,22 @@ pub const KEPT_EVENTS: usize = 1000;
 
 /// How far the tasks of followers may be behind what happens before they lose some of it.
 const BEHIND: usize = 1024;
+/// How many frames a task may be behind: who sees only every tenth sees no more with a longer queue.
+const FRAMES_BEHIND: usize = 8;
 /// How many lines wait for one connection.
 const QUEUE: usize = 128;
+/// How many bytes of lines from all nodes wait for one connection.
+const BACKLOG: usize = 8 << 20;
+/// How long Redis may take to let somebody follow all nodes, and after what pause that is tried again.
+const PATIENCE: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// What followers are told of. Dropping it ends all streams.
 #[derive(Debug)]
 pub struct Followers {
     events: broadcast::Sender<Arc<Told>>,
     recent: VecDeque<Arc<Told>>,
+    frames: broadcast::Sender<Arc<Value>>,
     /// Each follower's task has a receiver: by them they are counted, and end.
     leaving: watch::Sender<()>,
 }
@@ -67,8 +82,12 @@ pub struct Output {
 
 impl Default for Followers {
     fn default() -> Followers {
-        let (events, leaving) = (broadcast::Sender::new(BEHIND), watch::Sender::new(()));
-        Followers { events, recent: VecDeque::new(), leaving }
+        Followers {
+            events: broadcast::Sender::new(BEHIND),
+            recent: VecDeque::new(),
+            frames: broadcast::Sender::new(FRAMES_BEHIND),
+            leaving: watch::Sender::new(()),
+        }
     }
 }
 
@@ -84,7 +103,12 @@ impl Followers {
         let _ = self.events.send(told);
     }
 
-    /// Answers a request for a stream with one, or refuses it where there are [`MAX_FOLLOWERS`] already. `output` is
+    /// Shows what this node uses, as [`wire::node_stats_json`] has it; whether anybody watches.
+    pub fn show(&self, frame: Value) -> bool {
+        self.frames.send(Arc::new(frame)).is_ok()
+    }
+
+    /// Answers a request for the stream of this node with one, or refuses it where there are [`MAX_FOLLOWERS`] already. `output` is
     /// asked for where output is what is to be followed.
     ///
     /// # Panics
@@ -96,18 +120,7 @@ impl Followers {
         output: impl FnOnce(&Follow) -> Output,
         answer: oneshot::Sender<control::Answer>,
     ) {
-        let reply = |reply, more| {
-            let line = wire::reply_json(&Outcome::Own(reply), &id, unix_time()).to_string();
-            // Who asked may have hung up.
-            let _ = answer.send(control::Answer { line, more });
-        };
-        if self.leaving.receiver_count() == MAX_FOLLOWERS {
-            let why = format!("{MAX_FOLLOWERS} streams are followed already: end one of them and ask again");
-            return reply(Reply::Refused(Refusal::Unavailable(why)), None);
-        }
-        let (lines, more) = mpsc::channel(QUEUE);
-        reply(Reply::Done(Answer::Ok), Some(more));
-        let stream = Stream { id, lines, leaving: self.leaving.subscribe() };
+        let Some(stream) = self.begin(id, QUEUE, answer) else { return };
         let live = follow.live;
         match follow.subject {
             Subject::Events => {
@@ -124,12 +137,106 @@ impl Followers {
                 let fits = move |line: &LogLine| follow.fits(&line.watcher);
                 tokio::spawn(stream.run(notes, recent, live.then_some(coming), fits, wire::log_line_json));
             }
+            Subject::Stats => {
+                let coming = live.then(|| self.frames.subscribe());
+                let narrowed = move |frame: &Value| {
+                    let mut frame = frame.clone();
+                    follow.narrow(&mut frame);
+                    frame
+                };
+                tokio::spawn(stream.run(Vec::new(), Vec::new(), coming, |_| true, narrowed));
+            }
         }
+    }
+
+    /// Answers a request for the stream of several nodes, in the same way. While Redis is away the stream says so, and
+    /// goes on when it is back.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn answer_from_all(&self, id: Value, follow: Follow, all: AllNodes, answer: oneshot::Sender<control::Answer>) {
+        // Few lines: what waits is counted in bytes, before it gets there.
+        if let Some(stream) = self.begin(id, 1, answer) {
+            tokio::spawn(stream.follow_all(follow, all));
+        }
+    }
+
+    /// Says that a stream begins, or that there are too many.
+    fn begin(&self, id: Value, queue: usize, answer: oneshot::Sender<control::Answer>) -> Option<Stream> {
+        let reply = |reply, more| {
+            let line = wire::reply_json(&Outcome::Own(reply), &id, unix_time()).to_string();
+            // Who asked may have hung up.
+            let _ = answer.send(control::Answer { line, more });
+        };
+        if self.leaving.receiver_count() == MAX_FOLLOWERS {
+            let why = format!("{MAX_FOLLOWERS} streams are followed already: end one of them and ask again");
+            reply(Reply::Refused(Refusal::Unavailable(why)), None);
+            return None;
+        }
+        let (lines, more) = mpsc::channel(queue);
+        reply(Reply::Done(Answer::Ok), Some(more));
+        Some(Stream { id, lines, leaving: self.leaving.subscribe() })
+    }
+}
+
+/// Where all nodes of a cluster are heard.
+#[derive(Debug, Clone)]
+pub struct AllNodes {
+    /// Where Redis is.
+    pub redis: RedisSpec,
+    /// The cluster.
+    pub cluster: ClusterName,
+}
+
+impl AllNodes {
+    async fn listen(&self, follow: &Follow) -> Result<ClusterStream, String> {
+        ClusterStream::connect(&self.redis, &self.cluster, follow, PATIENCE).await
+    }
+}
+
+/// Lines that wait for one connection, bounded by their bytes.
+#[derive(Debug, Default)]
+struct Backlog {
+    lines: VecDeque<String>,
+    bytes: usize,
+    dropped: u64,
+}
+
+impl Backlog {
+    /// Takes a line, or counts it where there is no room.
+    fn add(&mut self, line: impl FnOnce() -> String, dropped: impl FnOnce(u64) -> String) {
+        // Half of it free: with less, every other line would tell of the one that was dropped before it.
+        if self.dropped > 0 && self.bytes <= BACKLOG / 2 {
+            let count = std::mem::take(&mut self.dropped);
+            self.push(dropped(count));
+        }
+        if self.dropped > 0 || self.bytes > BACKLOG {
+            self.dropped += 1;
+        } else {
+            self.push(line());
+        }
+    }
+
+    fn push(&mut self, line: String) {
+        self.bytes += line.len();
+        self.lines.push_back(line);
+    }
+
+    fn pop(&mut self) -> Option<String> {
+        let line = self.lines.pop_front()?;
+        self.bytes -= line.len();
+        Some(line)
     }
 }
 
 fn note(unseen: &WatcherName) -> Value {
     json!({"note": format!("{unseen} writes to the agent's own output: give it a stdout_stream to see it here")})
+}
+
+/// What comes to who follows all nodes.
+enum Heard {
+    Begun(Result<ClusterStream, String>),
+    Line(Result<Value, String>),
 }
 
 /// The way to one follower.
@@ -199,6 +306,55 @@ impl Stream {
         }
     }
 
+    /// Tells what all nodes tell, for as long as the client listens.
+    async fn follow_all(mut self, follow: Follow, all: AllNodes) {
+        let mut backlog = Backlog::default();
+        let mut source = None;
+        let mut away = false;
+        loop {
+            let next = async {
+                match &mut source {
+                    Some(source) => Heard::Line(ClusterStream::next(source).await),
+                    None => {
+                        if away {
+                            sleep(PAUSE).await;
+                        }
+                        Heard::Begun(all.listen(&follow).await)
+                    }
+                }
+            };
+            tokio::select! {
+                biased;
+                room = self.lines.reserve(), if !backlog.lines.is_empty() => {
+                    let (Ok(room), Some(line)) = (room, backlog.pop()) else { return };
+                    room.send(line);
+                }
+                heard = next => {
+                    let line = match heard {
+                        Heard::Line(Ok(line)) => line,
+                        Heard::Begun(Ok(begun)) => {
+                            source = Some(begun);
+                            if !std::mem::take(&mut away) {
+                                continue;
+                            }
+                            json!({"note": "Redis is reached again; what happened meanwhile is not known"})
+                        }
+                        Heard::Line(Err(why)) | Heard::Begun(Err(why)) => {
+                            source = None;
+                            if std::mem::replace(&mut away, true) {
+                                continue;
+                            }
+                            json!({"note": format!("Redis: {why}; waiting for its return")})
+                        }
+                    };
+                    backlog.add(|| self.text(line), |dropped| self.text(json!({"dropped": dropped})));
+                }
+                () = self.lines.closed() => return,
+                _ = self.leaving.changed() => return,
+            }
+        }
+    }
+
     fn text(&self, mut line: Value) -> String {
         line["id"] = self.id.clone();
         line.to_string()
@@ -217,7 +373,7 @@ mod tests {
     }
 
     fn follow(subject: Subject, lines: usize, live: bool) -> Follow {
-        Follow { subject, names: vec![Pattern::Glob("web*".into())], lines, live }
+        Follow { names: vec![Pattern::Glob("web*".into())], lines, live, ..Follow::all(subject) }
     }
 
     fn line(watcher: &str, text: &str) -> Arc<LogLine> {

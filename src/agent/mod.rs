@@ -21,7 +21,7 @@ use signal_hook::low_level::siginfo::Origin;
 use signal_hook_tokio::SignalsInfo;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use self::follow::{Followers, Output};
+use self::follow::{AllNodes, Followers, Output};
 use self::pidfile::{Pidfile, PidfileError};
 use crate::cluster::identity::{Identity, IdentityError, default_state_dir, identity};
 use crate::cluster::local::{self, Local};
@@ -31,16 +31,17 @@ use crate::control::{self, ControlSocket, Question};
 use crate::host::clock::{self, Alarm};
 use crate::host::{FOR_EVER, Host};
 use crate::model::command::{NodeAbout, Outcome, Refusal, Reply, RequestId};
-use crate::model::event::{Action, Ask, Event, Level, News, Notice};
+use crate::model::event::{Action, Ask, Event, Level, News, Notice, Onlooker};
 use crate::model::history::Fact;
-use crate::model::names::{NodeName, WatcherName};
+use crate::model::names::{ClusterName, NodeName, WatcherName};
 use crate::model::node::Node;
 use crate::model::random::Random;
 use crate::model::snapshot::Phase;
 use crate::model::spec::{self, AgentSpec, LogLevel, LogOutput};
+use crate::model::stats::{History, NodeStats};
 use crate::model::time::Time;
 use crate::systemd::Notify;
-use crate::wire::Follow;
+use crate::wire::{Follow, Nodes, Subject};
 use crate::{view, wire};
 
 /// How many events may wait for the loop. Who has more to tell waits, and nobody waits for them.
@@ -153,6 +154,7 @@ struct Doors {
 
 struct Agent {
     name: NodeName,
+    cluster: ClusterName,
     node: Node,
     host: Host,
     store: Store,
@@ -244,6 +246,7 @@ impl Agent {
         };
         let agent = Agent {
             name: spec.node.clone(),
+            cluster: spec.cluster.clone(),
             node,
             host,
             store,
@@ -364,6 +367,13 @@ impl Agent {
             },
             Action::ReadHistory { request, watchers } => self.store.read_history(request, watchers),
             Action::Sample { request, processes } => self.host.sample(request, processes),
+            Action::Measure { pids } => self.host.measure(pids),
+            Action::Show { stats, history, elsewhere } => self.show_stats(&stats, history.as_deref(), elsewhere),
+            Action::TellOutput { of } => {
+                if let Store::Redis(redis) = &mut self.store {
+                    redis.tell_output(of, || self.host.output().subscribe());
+                }
+            }
             Action::ReadRoster { request } => match &self.store {
                 Store::Redis(redis) => redis.read_roster(request),
                 Store::Local(_) => self.tell(Event::RosterRead { request, rows: Err("there is none".into()) }),
@@ -458,9 +468,7 @@ impl Agent {
                 self.take(Event::Asked { request, by, target, command, limit });
             }
             Err(wire::BadRequest { id, cast, refusal }) => match (wire::parse_follow(line), door) {
-                (Some((id, Ok(follow))), Door::Control(answer)) => {
-                    self.followers.answer(id, follow, |follow| self.output(follow), answer);
-                }
+                (Some((id, Ok(follow))), Door::Control(answer)) => self.follow(id, follow, answer),
                 (follow, door) => {
                     let refusal = match follow {
                         Some((_, Err(refusal))) => refusal,
@@ -470,6 +478,40 @@ impl Agent {
                     answer_with(Pending { id, cast, door }, &Outcome::Own(Reply::Refused(refusal)));
                 }
             },
+        }
+    }
+
+    /// Somebody at the door wants to follow something.
+    fn follow(&mut self, id: Value, follow: Follow, answer: oneshot::Sender<control::Answer>) {
+        match (&self.store, &follow.nodes) {
+            (Store::Redis(redis), Nodes::All | Nodes::Named(_)) => {
+                let all = AllNodes { redis: redis.spec().clone(), cluster: self.cluster.clone() };
+                self.followers.answer_from_all(id, follow, all, answer);
+            }
+            // Without Redis this node is all there is.
+            _ => {
+                let watches = follow.subject == Subject::Stats;
+                self.followers.answer(id, follow, |follow| self.output(follow), answer);
+                if watches {
+                    self.take(Event::Watched { by: Onlooker::Here, begun: true });
+                }
+            }
+        }
+    }
+
+    /// Shows what is used to those who watch.
+    fn show_stats(&mut self, stats: &NodeStats, history: Option<&History>, elsewhere: bool) {
+        let frame = wire::node_stats_json(stats, history);
+        if let (Store::Redis(redis), true) = (&self.store, elsewhere) {
+            let text = frame.to_string();
+            match text.len() {
+                ..=wire::MAX_FRAME => redis.publish_frame(text),
+                // The past is no part of what must be seen.
+                _ => redis.publish_frame(wire::node_stats_json(stats, None).to_string()),
+            }
+        }
+        if self.followers.show(frame) {
+            self.tell(Event::Watched { by: Onlooker::Here, begun: false });
         }
     }
 

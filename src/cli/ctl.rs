@@ -50,9 +50,8 @@ enum CtlWords {
 
 #[derive(Debug, Args)]
 pub(super) struct Global {
-    /// Where to ask: unix:///run/circus/web-1.sock, or redis://host:6379/0
-    #[arg(long, global = true, env = "CIRCUSCTL_ENDPOINT", hide_env_values = true, value_parser = Endpoint::parse)]
-    pub(super) endpoint: Option<Endpoint>,
+    #[command(flatten)]
+    pub(super) place: Place,
     /// How long to wait for each node: 5, 500ms, 2m [default: 5s, with --waiting 60s]
     #[arg(long, global = true, value_name = "SECONDS", value_parser = span)]
     pub(super) timeout: Option<Duration>,
@@ -61,11 +60,6 @@ pub(super) struct Global {
     pub(super) json: bool,
     #[command(flatten)]
     pub(super) whom: Whom,
-    /// The cluster, where Redis is asked
-    #[arg(long, global = true, env = "CIRCUS_CLUSTER", hide_env_values = true, default_value = "default", value_parser = cluster)]
-    pub(super) cluster: ClusterName,
-    #[command(flatten)]
-    login: Login,
     /// Do not ask back
     #[arg(long, short, global = true)]
     pub(super) yes: bool,
@@ -116,6 +110,19 @@ impl Whom {
             None => Target::Here,
         })
     }
+}
+
+/// Where an agent or Redis is asked.
+#[derive(Debug, Args)]
+pub(super) struct Place {
+    /// Where to ask: unix:///run/circus/web-1.sock, or redis://host:6379/0
+    #[arg(long, global = true, env = "CIRCUSCTL_ENDPOINT", hide_env_values = true, value_parser = Endpoint::parse)]
+    pub(super) endpoint: Option<Endpoint>,
+    /// The cluster, where Redis is asked
+    #[arg(long, global = true, env = "CIRCUS_CLUSTER", hide_env_values = true, default_value = "default", value_parser = cluster)]
+    pub(super) cluster: ClusterName,
+    #[command(flatten)]
+    login: Login,
 }
 
 /// How Redis lets us in, in the words of `[redis]`, and from the environment as an agent takes it.
@@ -230,6 +237,9 @@ enum Words {
         /// With what the watcher's extended_stats hook adds
         #[arg(long)]
         extended: bool,
+        /// Go on, each second
+        #[arg(long, short, conflicts_with_all = ["pid", "extended"])]
+        follow: bool,
     },
     /// Show what the agent itself uses
     Dstats,
@@ -391,7 +401,7 @@ impl Words {
             Words::Kill(kill) => kill.command(),
             Words::Numprocesses { name } => Command::NumProcesses { watcher: name },
             Words::Numwatchers => Command::NumWatchers,
-            Words::Stats { name, pid, extended } => Command::Stats { watcher: name, pid, extended },
+            Words::Stats { name, pid, extended, follow: _ } => Command::Stats { watcher: name, pid, extended },
             Words::Dstats => Command::AgentStats,
             Words::Options { name } => Command::Options { watcher: name, keys: None },
             Words::Get { name, keys } => Command::Options { watcher: name, keys: Some(keys) },
@@ -449,6 +459,9 @@ pub(super) enum Asker {
 pub(super) fn carry_out(args: CtlArgs, asker: Asker) -> (Text, u8) {
     let CtlArgs { global, command } = args;
     let done = match command {
+        Some(CtlWords::Ask(Words::Stats { name, follow: true, .. })) => {
+            follow::stats(&global, name).map(|code| (Text::default(), code))
+        }
         Some(CtlWords::Ask(words)) => words.command().and_then(|command| run(&global, command, asker)),
         Some(CtlWords::Follow(words)) => follow::run(&global, words).map(|code| (Text::default(), code)),
         Some(CtlWords::Drill(drill)) => drill::run(&global, &drill),
@@ -491,9 +504,9 @@ pub(super) fn runtime() -> Result<tokio::runtime::Runtime, ClientError> {
 }
 
 /// Where to ask.
-pub(super) fn endpoint(global: &Global) -> Result<Endpoint, ClientError> {
-    match &global.endpoint {
-        Some(Endpoint::Redis(spec)) => Ok(Endpoint::Redis(global.login.to(spec))),
+pub(super) fn endpoint(place: &Place) -> Result<Endpoint, ClientError> {
+    match &place.endpoint {
+        Some(Endpoint::Redis(spec)) => Ok(Endpoint::Redis(place.login.to(spec))),
         Some(endpoint) => Ok(endpoint.clone()),
         None => client::find_local(&Places::from_env(), &host_name()),
     }
@@ -509,9 +522,9 @@ fn run(global: &Global, command: Command, asker: Asker) -> Result<(Text, u8), Cl
         confirm(&what)?;
     }
     let patience = global.timeout.unwrap_or(command.usual_time());
-    let call = Call { command, target, cluster: global.cluster.clone(), patience };
+    let call = Call { command, target, cluster: global.place.cluster.clone(), patience };
     let conversation = async {
-        let endpoint = endpoint(global)?;
+        let endpoint = endpoint(&global.place)?;
         let reply = client::ask(&endpoint, &call).await?;
         // These name the node that was asked, and their replies do not say which it is.
         let nameless = reply["nodes"].is_null() && matches!(call.command, Command::Nodes | Command::Leases);

@@ -47,9 +47,9 @@ pub(super) fn run(global: &Global, words: &Drill) -> Result<(Text, u8), ClientEr
     let json = global.json || global.prettify;
     let command = Command::Drill { watcher: name.clone(), kind: *kind, lasting: *lasting };
     let patience = global.timeout.unwrap_or(command.usual_time());
-    let call = Call { command, target: Target::Here, cluster: global.cluster.clone(), patience };
+    let call = Call { command, target: Target::Here, cluster: global.place.cluster.clone(), patience };
     let runtime = ctl::runtime()?;
-    let endpoint = ctl::endpoint(global)?;
+    let endpoint = ctl::endpoint(&global.place)?;
     let scene = runtime.block_on(drill::look(&endpoint, &call, name))?;
     if !global.yes {
         ctl::confirm(&harm(&plan, &scene))?;

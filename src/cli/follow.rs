@@ -1,7 +1,7 @@
-//! circusctl's streams: `events` and `logs`, shown as they come until nothing more is to come, or ^C.
+//! circusctl's streams: `events`, `logs` and `stats -f`, shown as they come until nothing more is to come, or ^C.
 
-use std::io::{self, Write};
-use std::time::{Duration, SystemTime};
+use std::io::{self, IsTerminal, Write};
+use std::time::{Duration, Instant, SystemTime};
 
 use clap::{Args, Subcommand};
 use jiff::tz::TimeZone;
@@ -15,10 +15,10 @@ use super::ctl::{self, Global};
 use super::{ctl_exit, interrupted};
 use crate::client::follow::Stream;
 use crate::client::{ClientError, Endpoint};
-use crate::model::names::{NodeName, NodeWord};
+use crate::model::names::NodeWord;
 use crate::model::pattern::Pattern;
-use crate::view::{StreamView, Text};
-use crate::wire::{Follow, Subject};
+use crate::view::{FramesView, StreamView, Text};
+use crate::wire::{Follow, Nodes, Subject};
 
 /// How long beginning a stream may take, unless `--timeout` says otherwise.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -71,10 +71,13 @@ pub(super) struct Logs {
 /// What is shown of a stream, and how.
 struct Show {
     view: StreamView,
+    frames: FramesView,
+    /// Whether a frame takes the place of the one before.
+    redraws: bool,
+    since: Instant,
     json: bool,
     grep: Option<Regex>,
     topics: Vec<String>,
-    nodes: Vec<NodeWord>,
 }
 
 /// Shows a stream to its end, or until ^C: the exit code.
@@ -83,23 +86,36 @@ struct Show {
 /// It could not be begun, or broke off and is not to be followed.
 pub(super) fn run(global: &Global, words: Words) -> Result<u8, ClientError> {
     let (follow, grep, topics) = understand(words);
-    let nodes = global.whom.node.clone();
+    show(global, follow, grep, topics)
+}
+
+/// Shows what the processes of these watchers use, each second, in the same way.
+///
+/// # Errors
+/// As [`run`].
+pub(super) fn stats(global: &Global, name: Option<String>) -> Result<u8, ClientError> {
+    let names = name.into_iter().map(Pattern::Glob).collect();
+    show(global, Follow { names, ..Follow::all(Subject::Stats) }, None, Vec::new())
+}
+
+fn show(global: &Global, follow: Follow, grep: Option<Regex>, topics: Vec<String>) -> Result<u8, ClientError> {
+    let follow = Follow { nodes: nodes(global), ..follow };
+    if follow.nodes != Nodes::Here && !follow.live {
+        return Err(ClientError::Usage("of several nodes there is only what comes: follow it with -f".into()));
+    }
     let mut show = Show {
         view: StreamView::new(ctl::style(), TimeZone::system()),
+        frames: FramesView::new(ctl::style()),
+        redraws: io::stdout().is_terminal(),
+        since: Instant::now(),
         json: global.json || global.prettify,
         grep,
         topics,
-        nodes,
     };
     ctl::runtime()?.block_on(async {
-        let endpoint = ctl::endpoint(global)?;
+        let endpoint = ctl::endpoint(&global.place)?;
         if !global.whom.label.is_empty() || global.whom.holder.is_some() {
             return Err(ClientError::Usage("a stream takes neither --label nor --holder, only --node".into()));
-        }
-        if let (Endpoint::Unix(_), true) = (&endpoint, !global.whom.is_open()) {
-            let why = "a stream comes from one agent: name its control socket with --endpoint; events of all nodes \
-                       come with --endpoint redis://…";
-            return Err(ClientError::Usage(why.into()));
         }
         tokio::select! {
             ended = shown(global, &endpoint, follow, &mut show) => ended,
@@ -109,25 +125,32 @@ pub(super) fn run(global: &Global, words: Words) -> Result<u8, ClientError> {
     })
 }
 
+fn nodes(global: &Global) -> Nodes {
+    let named = |word: &NodeWord| Pattern::Glob(word.to_string());
+    match global.whom.node.is_empty() {
+        true if global.whom.all => Nodes::All,
+        true => Nodes::Here,
+        false => Nodes::Named(global.whom.node.iter().map(named).collect()),
+    }
+}
+
 fn understand(words: Words) -> (Follow, Option<Regex>, Vec<String>) {
     let globs = |names: Vec<String>| names.into_iter().map(Pattern::Glob).collect();
     match words {
         Words::Events { names, follow, lines } => {
-            (Follow { subject: Subject::Events, names: globs(names), lines, live: follow }, None, Vec::new())
+            (Follow { names: globs(names), lines, live: follow, ..Follow::all(Subject::Events) }, None, Vec::new())
         }
-        Words::Listen { topics } => {
-            (Follow { subject: Subject::Events, names: Vec::new(), lines: 0, live: true }, None, topics)
-        }
+        Words::Listen { topics } => (Follow::all(Subject::Events), None, topics),
         Words::Logs(Logs { names, follow, lines, grep }) => {
             let lines = lines.unwrap_or(if grep.is_some() { ALL_LINES } else { 100 });
-            (Follow { subject: Subject::Logs, names: globs(names), lines, live: follow }, grep, Vec::new())
+            (Follow { names: globs(names), lines, live: follow, ..Follow::all(Subject::Logs) }, grep, Vec::new())
         }
     }
 }
 
 async fn shown(global: &Global, endpoint: &Endpoint, mut follow: Follow, show: &mut Show) -> Result<u8, ClientError> {
     let patience = global.timeout.unwrap_or(PATIENCE);
-    let mut stream = Stream::open(endpoint, &global.cluster, &follow, patience).await?;
+    let mut stream = Stream::open(endpoint, &global.place.cluster, &follow, patience).await?;
     // What is older than this has been shown, or was not asked for.
     let mut seen = unix_time();
     let mut catching_up = false;
@@ -157,10 +180,11 @@ async fn shown(global: &Global, endpoint: &Endpoint, mut follow: Follow, show: &
                 eprintln!("note: {error}; waiting for its return");
                 follow.lines = ALL_LINES;
                 stream = reopened(global, endpoint, &follow, patience).await?;
-                catching_up = true;
-                match endpoint {
-                    Endpoint::Unix(_) => eprintln!("note: {endpoint} is back"),
-                    Endpoint::Redis(_) => eprintln!("note: {endpoint} is back; what happened meanwhile is not known"),
+                // Only an agent knows what has been, and only of its own node.
+                catching_up = matches!(endpoint, Endpoint::Unix(_)) && follow.nodes == Nodes::Here;
+                match catching_up {
+                    true => eprintln!("note: {endpoint} is back"),
+                    false => eprintln!("note: {endpoint} is back; what happened meanwhile is not known"),
                 }
             }
         }
@@ -175,7 +199,7 @@ async fn reopened(
 ) -> Result<Stream, ClientError> {
     loop {
         sleep(PAUSE).await;
-        match Stream::open(endpoint, &global.cluster, follow, patience).await {
+        match Stream::open(endpoint, &global.place.cluster, follow, patience).await {
             Err(ClientError::Unreached(_) | ClientError::Silent(_)) => {}
             opened => return opened,
         }
@@ -188,6 +212,12 @@ impl Show {
             return Ok(());
         }
         let text = match self.json {
+            false if line["machine"].is_object() => {
+                let text = self.frames.text(line, self.since.elapsed());
+                // From the top, over what was there.
+                let out = if self.redraws { format!("\x1b[H\x1b[J{text}") } else { text + "\n" };
+                Text { out, err: String::new() }
+            }
             false => self.view.text(line),
             true => {
                 let mut line = line.clone();
@@ -205,11 +235,7 @@ impl Show {
     fn wants(&self, line: &Value) -> bool {
         let greps = |text: &str| self.grep.as_ref().is_none_or(|grep| grep.is_match(text));
         let begins = |topic: &str| self.topics.is_empty() || self.topics.iter().any(|wanted| topic.starts_with(wanted));
-        let fits = |node: NodeName| self.nodes.iter().any(|wanted| wanted.fits(&node));
-        let there = |node: &str| self.nodes.is_empty() || NodeName::parse(node).is_ok_and(fits);
-        line["line"].as_str().is_none_or(greps)
-            && line["topic"].as_str().is_none_or(begins)
-            && line["node"].as_str().is_none_or(there)
+        line["line"].as_str().is_none_or(greps) && line["topic"].as_str().is_none_or(begins)
     }
 }
 

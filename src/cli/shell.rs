@@ -244,9 +244,13 @@ impl Completion<'_> {
             Named::Sockets => Command::ListSockets,
         };
         let names = async {
-            let endpoint = ctl::endpoint(self.global).ok()?;
-            let call =
-                Call { command, target: Target::Here, cluster: self.global.cluster.clone(), patience: COMPLETION_TIME };
+            let endpoint = ctl::endpoint(&self.global.place).ok()?;
+            let call = Call {
+                command,
+                target: Target::Here,
+                cluster: self.global.place.cluster.clone(),
+                patience: COMPLETION_TIME,
+            };
             let reply = timeout(COMPLETION_TIME, client::ask(&endpoint, &call)).await.ok()?.ok()?;
             let parts = reply["nodes"].as_object().map(|nodes| nodes.values().collect()).unwrap_or(vec![&reply]);
             let mut names: Vec<String> = parts.into_iter().flat_map(|part| told(of, part)).collect();

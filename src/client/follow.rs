@@ -1,4 +1,4 @@
-//! Streams: the events and the output of one agent, or the events of a whole cluster.
+//! Streams: what happens, what is printed and what is used, on one node or in a whole cluster.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,16 +10,16 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use super::{ClientError, Endpoint, MAX_REPLY};
-use crate::cluster::events::EventStream;
-use crate::model::names::{ClusterName, WatcherName};
-use crate::wire::{self, Follow, Subject};
+use crate::cluster::watch::ClusterStream;
+use crate::model::names::ClusterName;
+use crate::wire::{self, Follow};
 
 /// A stream that is being followed.
 pub struct Stream(Source);
 
 enum Source {
     Agent { lines: BufReader<UnixStream>, at: PathBuf },
-    Cluster { events: EventStream, follow: Follow },
+    Cluster(ClusterStream),
 }
 
 impl Stream {
@@ -33,8 +33,8 @@ impl Stream {
         follow: &Follow,
         patience: Duration,
     ) -> Result<Stream, ClientError> {
-        match (endpoint, follow.subject) {
-            (Endpoint::Unix(path), _) => match timeout(patience, ask(path, follow)).await {
+        match endpoint {
+            Endpoint::Unix(path) => match timeout(patience, ask(path, follow)).await {
                 Ok(begun) => Ok(Stream(Source::Agent { lines: begun?, at: path.clone() })),
                 Err(_) => Err(ClientError::Silent(format!(
                     "the agent at {} did not reply within {} s",
@@ -42,16 +42,12 @@ impl Stream {
                     patience.as_secs_f64()
                 ))),
             },
-            (Endpoint::Redis(_), Subject::Logs) => {
-                let why = "output is not sent over Redis: ask the node's agent over its control socket";
-                Err(ClientError::Usage(why.into()))
+            Endpoint::Redis(_) if !follow.live => {
+                Err(ClientError::Usage("nothing of this is kept in Redis: follow it with -f".into()))
             }
-            (Endpoint::Redis(_), Subject::Events) if !follow.live => {
-                Err(ClientError::Usage("events are not kept in Redis: follow them with -f".into()))
-            }
-            (Endpoint::Redis(spec), Subject::Events) => {
-                let events = EventStream::connect(spec, cluster, patience).await.map_err(ClientError::Unreached)?;
-                Ok(Stream(Source::Cluster { events, follow: follow.clone() }))
+            Endpoint::Redis(spec) => {
+                let lines = ClusterStream::connect(spec, cluster, follow, patience).await;
+                Ok(Stream(Source::Cluster(lines.map_err(ClientError::Unreached)?)))
             }
         }
     }
@@ -67,15 +63,7 @@ impl Stream {
                 let line = read(lines, at).await?;
                 Ok((line["end"] != true).then_some(line))
             }
-            Source::Cluster { events, follow } => loop {
-                let text = events.next().await.map_err(ClientError::Silent)?;
-                // Anybody may publish there.
-                let Ok(event) = serde_json::from_slice::<Value>(&text) else { continue };
-                let watcher = event["watcher"].as_str().and_then(|name| WatcherName::parse(name).ok());
-                if watcher.is_some_and(|watcher| follow.fits(&watcher)) {
-                    return Ok(Some(event));
-                }
-            },
+            Source::Cluster(lines) => lines.next().await.map(Some).map_err(ClientError::Silent),
         }
     }
 }

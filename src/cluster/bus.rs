@@ -298,6 +298,11 @@ impl Bus {
         Some(Event::Unreachable { request, node, reason })
     }
 
+    /// What came on a channel that all nodes hear, where it may be taken.
+    pub(super) fn open<'a>(&self, channel: &str, payload: &'a [u8]) -> Option<Cow<'a, [u8]>> {
+        opened(&self.seal, channel, payload).inspect_err(|why| self.drop_message(why)).ok()
+    }
+
     /// Takes what came on this node's channel for answers.
     pub(super) fn answered(&self, payload: &[u8]) -> Option<Event> {
         match opened(&self.seal, &self.reply_to, payload).and_then(|payload| parse_answer(&payload)) {

@@ -11,6 +11,9 @@
 //! | `circus:{CLUSTER}:bus:NODE` | channel: questions to that node | anybody | |
 //! | `circus:{CLUSTER}:reply:ID` | channel: answers to one asker | nodes | |
 //! | `circus:{CLUSTER}:events` | channel: what happens on nodes | nodes | |
+//! | `circus:{CLUSTER}:watch` | channel: what somebody watches | whoever watches | |
+//! | `circus:{CLUSTER}:stats` | channel: what nodes use | nodes, while somebody watches | |
+//! | `circus:{CLUSTER}:output` | channel: what processes print | nodes, while somebody watches | |
 //!
 //! What stands in braces decides the slot of a Redis Cluster: a lease's keys share one, and so do all rows.
 
@@ -54,6 +57,21 @@ pub fn events(cluster: &ClusterName) -> String {
     format!("circus:{{{cluster}}}:events")
 }
 
+/// The channel on which whoever watches says so.
+pub fn watch(cluster: &ClusterName) -> String {
+    format!("circus:{{{cluster}}}:watch")
+}
+
+/// The channel on which nodes tell what they use.
+pub fn stats(cluster: &ClusterName) -> String {
+    format!("circus:{{{cluster}}}:stats")
+}
+
+/// The channel on which nodes tell what their processes print.
+pub fn output(cluster: &ClusterName) -> String {
+    format!("circus:{{{cluster}}}:output")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -66,6 +84,9 @@ mod tests {
         assert_eq!(node(&cluster, &web), "circus:{prod}:node:web-1");
         assert_eq!(bus(&cluster, &web), "circus:{prod}:bus:web-1");
         assert_eq!(events(&cluster), "circus:{prod}:events");
+        assert_eq!(watch(&cluster), "circus:{prod}:watch");
+        assert_eq!(stats(&cluster), "circus:{prod}:stats");
+        assert_eq!(output(&cluster), "circus:{prod}:output");
         assert_eq!(reply(&cluster, 7), "circus:{prod}:reply:00000000000000000000000000000007");
     }
 }

@@ -21,7 +21,9 @@
 //!   registry    heartbeats and the list of nodes    bus    questions and answers between nodes
 //!     fresh     which questions are new               seal   what keeps strangers out of all messages
 //!   events      what happens, for whoever listens    history   what has been with leases
+//!   tell        what is used and printed, for whoever watches
 //!   reason      errors in words
+//! watch         whoever watches all nodes, and what a node hears of them
 //! client        the same registry and bus for one command of circusctl; the same history for a drill's witness
 //!
 //! local         the same leases on one machine, by file locks
@@ -34,7 +36,9 @@ pub mod keys;
 
 pub mod shared;
 
-pub mod events;
+pub mod watch;
+
+mod events;
 
 mod access;
 mod acks;
@@ -56,6 +60,7 @@ mod servers;
 mod slots;
 mod subscription;
 mod survey;
+mod tell;
 
 pub mod client;
 

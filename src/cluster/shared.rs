@@ -1,9 +1,10 @@
 //! [`Redis`]: all that an agent does in the shared world. Each call returns at once; what comes of it is an [`Event`].
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -16,10 +17,14 @@ use super::scripts;
 use super::seal::Seal;
 use super::servers::{Server, Servers};
 use super::subscription::{self, Heard};
+use super::tell::{self, Mouths};
+use super::{keys, watch as onlookers};
 use crate::model::command::{NodeAbout, RequestId};
 use crate::model::event::{Ask, Event};
 use crate::model::history::Fact;
 use crate::model::names::{ClusterName, LeaseName, NodeName, WatcherName};
+use crate::model::pattern::Pattern;
+use crate::model::snapshot::LogLine;
 use crate::model::spec::RedisSpec;
 
 /// How long reading the registry, and declaring a lease free, may take.
@@ -74,12 +79,16 @@ pub struct Redis {
     servers: Servers,
     bus: Bus,
     publisher: Publisher,
+    /// The latest frame for those elsewhere who watch.
+    frames: watch::Sender<String>,
+    /// Whose output is told elsewhere, while somebody there follows it.
+    told: Option<watch::Sender<Vec<Pattern>>>,
     recorder: Recorder,
     /// The channels that are listened on.
     channels: watch::Sender<BTreeSet<String>>,
     events: mpsc::Sender<Event>,
     /// The links, the subscriptions and the heartbeats. They end with this value.
-    _tasks: JoinSet<()>,
+    tasks: JoinSet<()>,
     heartbeats: Vec<tokio::task::AbortHandle>,
 }
 
@@ -111,7 +120,8 @@ impl Redis {
         let tell = (questions, events.clone());
         let bus = Bus::new((cluster.clone(), node.clone()), reply_id, servers.clone(), names, tell, seal);
         let free = leases.into_iter().map(|watcher| LeaseName { cluster: cluster.clone(), watcher }.free_channel());
-        let channels = watch::Sender::new(bus.channels().into_iter().chain(free).collect());
+        let channels = bus.channels().into_iter().chain([keys::watch(&cluster)]).chain(free).collect();
+        let channels = watch::Sender::new(channels);
         let releases = Releases::new(servers.iter().count(), events.clone());
         for (index, server) in servers.iter().enumerate() {
             let heard = listen((index, server), &cluster, channels.subscribe(), bus.clone(), releases.clone(), &events);
@@ -120,6 +130,8 @@ impl Redis {
 
         let publisher = Publisher::start(&cluster, servers.clone());
         let recorder = Recorder::start(&node, &servers);
+        let (frames, latest) = watch::channel(String::new());
+        tasks.spawn(tell::tell_frames(keys::stats(&cluster), Mouths::new(&servers), latest));
         Redis {
             spec: redis,
             cluster,
@@ -128,10 +140,12 @@ impl Redis {
             servers,
             bus,
             publisher,
+            frames,
+            told: None,
             recorder,
             channels,
             events,
-            _tasks: tasks,
+            tasks,
             heartbeats,
         }
     }
@@ -216,6 +230,33 @@ impl Redis {
         self.publisher.publish(event);
     }
 
+    /// Tells those elsewhere who watch what is used: `frame` as [`crate::wire::node_stats_json`] has it. The latest one
+    /// counts; what Redis does not take in time is never told.
+    pub fn publish_frame(&self, frame: String) {
+        self.frames.send_replace(frame);
+    }
+
+    /// From now on tells those elsewhere who follow them the lines of the watchers that fit one of `of`, and of no
+    /// others. `lines` gives those of all watchers, where they are not told already.
+    pub fn tell_output(&mut self, of: Vec<Pattern>, lines: impl FnOnce() -> broadcast::Receiver<Arc<LogLine>>) {
+        self.told = match self.told.take() {
+            // Its task ends with it.
+            _ if of.is_empty() => None,
+            Some(told) => {
+                told.send_replace(of);
+                Some(told)
+            }
+            None => {
+                let (told, wanted) = watch::channel(of);
+                let channel = keys::output(&self.cluster);
+                let mouths = Mouths::new(&self.servers);
+                self.tasks.spawn(tell::tell_output(channel, self.node.clone(), mouths, lines(), wanted));
+                while self.tasks.try_join_next().is_some() {}
+                Some(told)
+            }
+        };
+    }
+
     /// Gets out what was answered to others and published last, says in the registry that this node is gone, and ends. Takes a second
     /// at most; whether it could be said makes no difference to who calls: the row tells by its age.
     pub async fn leave(self) {
@@ -267,6 +308,7 @@ fn listen(
     events: &mpsc::Sender<Event>,
 ) -> impl Future<Output = ()> + use<> {
     let [questions, answers] = bus.channels();
+    let onlookers = keys::watch(cluster);
     let (cluster, wanted) = (cluster.clone(), channels.clone());
     let watcher = move |channel: &str| Some(LeaseName::of_free_channel(&cluster, channel)?.watcher);
     let take = move |heard: Heard<'_>| match heard {
@@ -279,6 +321,9 @@ fn listen(
         Heard::Message { channel, payload } if channel == questions => {
             bus.asked(payload);
             Vec::new()
+        }
+        Heard::Message { channel, payload } if channel == onlookers => {
+            bus.open(channel, payload).and_then(|payload| onlookers::heard(&payload)).into_iter().collect()
         }
         Heard::Message { channel, payload } if channel == answers => bus.answered(payload).into_iter().collect(),
         Heard::Message { channel, payload } => {

@@ -92,7 +92,8 @@ pub(super) async fn subscribe_one(spec: &RedisSpec, channels: &[String]) -> Resu
     subscribe_at(&Server::of_one(spec).await?, channels).await
 }
 
-async fn subscribe_at(server: &Server, channels: &[String]) -> Result<(PubSubSink, PubSubStream), String> {
+/// [`subscribe`] at this very server.
+pub(super) async fn subscribe_at(server: &Server, channels: &[String]) -> Result<(PubSubSink, PubSubStream), String> {
     let attempt = async {
         let (mut sink, stream) = server.client.get_async_pubsub().await?.split();
         sink.subscribe(channels).await?;

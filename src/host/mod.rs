@@ -266,6 +266,17 @@ impl Host {
         });
     }
 
+    /// Measures processes for those who watch, each with all below it, and the machine, on another thread; ends in
+    /// [`Event::Measured`].
+    pub fn measure(&self, pids: Vec<u32>) {
+        let (sampler, events) = (Arc::clone(&self.sampler), self.events.clone());
+        tokio::task::spawn_blocking(move || {
+            let measures = sampler.lock().unwrap_or_else(PoisonError::into_inner).measure(pids);
+            // Nobody listens to an agent that is leaving.
+            let _ = events.blocking_send(Event::Measured(Box::new(measures)));
+        });
+    }
+
     /// Measures this very program and all that is below it, in the same way: as slot 0 of a watcher `circus`.
     pub fn sample_agent(&self, request: RequestId) {
         let name = WatcherName::parse("circus").expect("a name");

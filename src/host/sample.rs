@@ -1,6 +1,6 @@
 //! What processes use, read from /proc.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -11,6 +11,7 @@ use super::clock;
 use super::tree::{self, Stat};
 use crate::model::command::{ChildSample, Sample, Usage};
 use crate::model::names::WatcherName;
+use crate::model::stats::{Machine, Measure, Measures, Used};
 use crate::model::time::Time;
 
 /// Closer together than this, two measurements say more of the clock's ticks (10 ms) than of the process: the one
@@ -19,6 +20,9 @@ const SHORTEST: Duration = Duration::from_millis(100);
 
 /// How long what was measured of a process is remembered.
 const MEMORY: Duration = Duration::from_secs(600);
+
+/// What was measured for a frame longer ago than this says nothing of what is used now.
+const FRESH: Duration = Duration::from_secs(5);
 
 /// So many levels below a process are shown. A tree may be deeper than a stack, and the look at all processes takes
 /// time, in which a number can pass to one further up: then there seems to be no end.
@@ -34,6 +38,17 @@ pub(super) struct Sampler {
     users: HashMap<u32, String>,
     /// By pid and start: a pid alone may have become another's.
     before: HashMap<(u32, u64), Measured>,
+    /// What those of the latest frame had used until then, and when that was.
+    counted: HashMap<(u32, u64), Counters>,
+    framed: Option<Time>,
+}
+
+/// What a process has used so far.
+#[derive(Debug, Clone, Copy, Default)]
+struct Counters {
+    ticks: u64,
+    /// Bytes read from storage and written to it; nothing where that may not be known.
+    io: Option<(u64, u64)>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -52,6 +67,8 @@ impl Default for Sampler {
             memory: fs::read_to_string("/proc/meminfo").ok().and_then(|text| total_memory(&text)).unwrap_or(0),
             users: HashMap::new(),
             before: HashMap::new(),
+            counted: HashMap::new(),
+            framed: None,
         }
     }
 }
@@ -73,6 +90,54 @@ impl Sampler {
         processes.into_iter().map(measure).collect()
     }
 
+    /// Measures each process together with all below it, and the machine. What is used in a second is counted from the
+    /// frame before; one that begins anew knows nothing of that.
+    pub(super) fn measure(&mut self, pids: Vec<u32>) -> Measures {
+        let now = clock::now();
+        let since = self.framed.replace(now).map(|before| now.since(before)).filter(|since| *since < FRESH);
+        let before = std::mem::take(&mut self.counted);
+        let families = families();
+        let mut processes = BTreeMap::new();
+        for pid in pids {
+            let Some(stat) = Stat::read(pid) else { continue };
+            let mut measure = Measure { program: program(&stat), ..Measure::default() };
+            let mut ahead = vec![(&stat, DEEPEST)];
+            while let Some((stat, levels)) = ahead.pop() {
+                measure.used = measure.used.plus(self.used(stat, &before, since));
+                measure.children += 1;
+                let below = families.get(&stat.pid).filter(|_| levels > 0).into_iter().flatten();
+                ahead.extend(below.map(|stat| (stat, levels - 1)));
+            }
+            // The process itself is none of them.
+            measure.children -= 1;
+            processes.insert(pid, measure);
+        }
+        Measures { at: unix_time().as_secs_f64(), machine: machine(), processes }
+    }
+
+    /// What one process uses, and notes what it has used so far.
+    fn used(&mut self, stat: &Stat, before: &HashMap<(u32, u64), Counters>, since: Option<Duration>) -> Used {
+        let key = (stat.pid, stat.started);
+        let counters = Counters { ticks: stat.ticks, io: io(stat.pid) };
+        self.counted.insert(key, counters);
+        // One that was not there before has used all of it since.
+        let rates = since.map(|since| (since.as_secs_f64(), before.get(&key).copied().unwrap_or_default()));
+        let rate = |now: u64, before: u64, seconds: f64| now.saturating_sub(before) as f64 / seconds;
+        let io = |of: fn((u64, u64)) -> u64| {
+            let (seconds, before) = rates?;
+            Some(rate(of(counters.io?), of(before.io.unwrap_or_default()), seconds))
+        };
+        Used {
+            cpu: rates.map_or(0.0, |(seconds, before)| {
+                rate(counters.ticks, before.ticks, seconds) * 100.0 / self.ticks_per_second
+            }),
+            resident: stat.resident * self.page,
+            descriptors: descriptors(stat.pid),
+            read: io(|(read, _)| read),
+            written: io(|(_, written)| written),
+        }
+    }
+
     fn children(&mut self, parent: u32, families: &Families, levels: u32, now: Time) -> Vec<ChildSample> {
         let children = families.get(&parent).filter(|_| levels > 0).into_iter().flatten();
         let measure = |stat: &Stat| {
@@ -86,12 +151,10 @@ impl Sampler {
         let pid = stat.pid;
         let uid = fs::metadata(format!("/proc/{pid}")).ok()?.uid();
         let (virtual_size, resident) = parse_statm(&fs::read_to_string(format!("/proc/{pid}/statm")).ok()?, self.page)?;
-        let program = fs::read(format!("/proc/{pid}/cmdline")).ok().and_then(|line| basename(&line));
         let since_boot = now.since(Time::ZERO);
         let started = self.time(stat.started).min(since_boot);
-        let epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Some(Usage {
-            program: program.unwrap_or_else(|| stat.command.clone()),
+            program: program(stat),
             user: self.user(uid),
             nice: stat.nice,
             resident,
@@ -100,7 +163,7 @@ impl Sampler {
             cpu_percent: self.cpu_percent(stat, now),
             cpu_time: self.time(stat.ticks),
             age: since_boot.saturating_sub(started),
-            started: (epoch.saturating_sub(since_boot) + started).as_secs_f64(),
+            started: (unix_time().saturating_sub(since_boot) + started).as_secs_f64(),
         })
     }
 
@@ -141,9 +204,56 @@ fn families() -> Families {
     families
 }
 
+fn unix_time() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// Basename of what a process runs.
+fn program(stat: &Stat) -> String {
+    let line = fs::read(format!("/proc/{}/cmdline", stat.pid)).ok();
+    line.and_then(|line| basename(&line)).unwrap_or_else(|| stat.command.clone())
+}
+
+/// How many descriptors a process has open; nothing where that may not be known.
+fn descriptors(pid: u32) -> Option<u32> {
+    let dir = format!("/proc/{pid}/fd");
+    // From Linux 6.2 on the directory's size is their number.
+    let count = match fs::metadata(&dir).ok()?.len() {
+        0 => fs::read_dir(&dir).ok()?.count() as u64,
+        count => count,
+    };
+    u32::try_from(count).ok()
+}
+
+/// Bytes that a process has read from storage and written to it.
+fn io(pid: u32) -> Option<(u64, u64)> {
+    parse_io(&fs::read_to_string(format!("/proc/{pid}/io")).ok()?)
+}
+
+fn parse_io(text: &str) -> Option<(u64, u64)> {
+    let number = |name: &str| text.lines().find_map(|line| line.strip_prefix(name))?.trim().parse().ok();
+    Some((number("read_bytes:")?, number("write_bytes:")?))
+}
+
+fn machine() -> Machine {
+    let read = |path| fs::read_to_string(path).unwrap_or_default();
+    let memory = read("/proc/meminfo");
+    let all = total_memory(&memory).unwrap_or(0);
+    Machine {
+        cores: std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32),
+        load: read("/proc/loadavg").split(' ').next().and_then(|load| load.parse().ok()).unwrap_or(0.0),
+        memory: all,
+        memory_used: all.saturating_sub(kilobytes(&memory, "MemAvailable:").unwrap_or(all)),
+    }
+}
+
 /// Bytes of memory in all, from /proc/meminfo.
 fn total_memory(text: &str) -> Option<u64> {
-    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    kilobytes(text, "MemTotal:")
+}
+
+fn kilobytes(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
@@ -168,6 +278,8 @@ mod tests {
     fn the_kernels_texts_are_read_and_others_are_nothing() {
         assert_eq!(total_memory("MemTotal:        2048 kB\nMemFree: 1 kB\n"), Some(2 << 20));
         assert_eq!(total_memory("MemFree: 1 kB\n"), None);
+        assert_eq!(parse_io("rchar: 9\nread_bytes: 4096\nwrite_bytes: 8192\n"), Some((4096, 8192)));
+        assert_eq!(parse_io("rchar: 9\nread_bytes: x\n"), None);
         assert_eq!(parse_statm("10 3 2 1 0 4 0\n", 4096), Some((40960, 12288)));
         assert_eq!(parse_statm("10\n", 4096), None);
         assert_eq!(basename(b"/usr/bin/python3\0-m\0celery\0").as_deref(), Some("python3"));
@@ -183,6 +295,32 @@ mod tests {
         assert!(usage.memory_percent > 0.0 && usage.memory_percent < 100.0);
         assert_eq!(usage.cpu_percent, 0.0);
         assert!(usage.age < Duration::from_secs(3600));
+    }
+
+    #[test]
+    fn a_frame_counts_from_the_one_before_and_with_all_below() {
+        let pid = std::process::id();
+        let mut sampler = Sampler::default();
+        // Its pipe keeps it alive as long as this test does.
+        let child = std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn();
+        let mut child = child.unwrap();
+        let first = sampler.measure(vec![pid, u32::MAX]);
+        assert_eq!(first.processes.len(), 1, "of one that is not there nothing is known");
+        let own = &first.processes[&pid];
+        assert!(own.children >= 1 && own.used.resident > 0 && own.used.descriptors.is_some(), "{own:?}");
+        assert_eq!((own.used.cpu, own.used.read), (0.0, None), "nobody knows what it used before");
+        assert!(first.machine.cores > 0 && first.machine.memory > first.machine.memory_used, "{:?}", first.machine);
+
+        let busy = Stat::read(pid).unwrap().ticks + 5;
+        while Stat::read(pid).unwrap().ticks < busy {}
+        let own = sampler.measure(vec![pid]).processes.remove(&pid).unwrap();
+        assert!(own.used.cpu > 0.0 && own.used.written.is_some(), "{own:?}");
+        assert!(sampler.counted.len() <= own.children as usize + 1, "who is not looked at is forgotten");
+        sampler.framed = sampler.framed.map(|framed| framed - FRESH);
+        let own = sampler.measure(vec![pid]).processes.remove(&pid).unwrap();
+        assert_eq!((own.used.cpu, own.used.read), (0.0, None), "what was long ago says nothing of now");
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 
     #[test]

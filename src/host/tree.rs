@@ -342,6 +342,8 @@ pub(super) struct Stat {
     pub(super) threads: u32,
     /// When it started, in ticks since boot.
     pub(super) started: u64,
+    /// Resident pages.
+    pub(super) resident: u64,
 }
 
 /// The kernel's flag of a task in `do_exit` (include/linux/sched.h).
@@ -379,6 +381,7 @@ impl Stat {
             nice: field(19)?.parse().ok()?,
             threads: id(20)?,
             started: number(22)?,
+            resident: number(24)?,
         })
     }
 

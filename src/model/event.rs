@@ -11,8 +11,10 @@ use super::command::{Command, NodeRow, Outcome, RequestId, Sample, Target};
 use super::drill::Drill;
 use super::history::{Entry, Fact};
 use super::names::{ClusterName, NodeName, Owner, WatcherName};
+use super::pattern::Pattern;
 use super::snapshot::ProcessView;
 use super::spec::{AgentSpec, Check, Defaults, HookPoint, HookProgram, ProgramSpec, Purpose, SocketSpec, WatcherSpec};
+use super::stats::{History, Measures, NodeStats};
 use super::store::{Missed, StoreFacts};
 use super::time::Time;
 
@@ -79,6 +81,12 @@ pub enum Event {
     HistoryRead { request: RequestId, read: Result<HistoryRead, String> },
     /// Processes were sampled for a request.
     Sampled { request: RequestId, samples: Vec<Sample> },
+    /// Somebody watches what this node uses, and says so again every few seconds; `begun` the first time.
+    Watched { by: Onlooker, begun: bool },
+    /// Somebody elsewhere in the cluster follows what these watchers print, and says so again every few seconds.
+    OutputWatched { by: String, names: Vec<Pattern> },
+    /// What processes use was measured for those who watch.
+    Measured(Box<Measures>),
     /// A hook came back, or did not in time.
     HookEnded { hook: HookId, end: HookEnd },
     /// The configuration was read again, or all that is wrong with it.
@@ -97,6 +105,15 @@ pub enum Event {
     ReloadAsked { by: String },
     /// The agent was told to end: in good order, and in haste when it is told again.
     StopAsked { by: String },
+}
+
+/// From where somebody watches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Onlooker {
+    /// At this agent's own door.
+    Here,
+    /// Anywhere in the cluster.
+    Elsewhere,
 }
 
 /// Whether a tenure is the one that holds a lease now, as the store knows.
@@ -366,6 +383,13 @@ pub enum Action {
     Sample { request: RequestId, processes: Vec<(WatcherName, u32, u32)> },
     /// Sample the agent itself.
     SampleAgent { request: RequestId },
+    /// Measure these processes, each with all below it, and the machine; ends in `Measured`.
+    Measure { pids: Vec<u32> },
+    /// Show what is used to those who watch here, and with `elsewhere` to the whole cluster. Who has just begun wants the
+    /// past too.
+    Show { stats: Box<NodeStats>, history: Option<Box<History>>, elsewhere: bool },
+    /// From now on tell the whole cluster what these watchers print, and no others.
+    TellOutput { of: Vec<Pattern> },
     /// Make a check of a running process (`Tcp`, `Http`, `Command`); ends in `Checked` within `timeout`.
     Check { process: ProcessId, purpose: Purpose, check: Check, timeout: Duration },
     /// Call a hook; ends in `HookEnded` within `timeout`.

@@ -1,9 +1,11 @@
 //! What a node and its processes use at one moment: a frame, for whoever watches.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use super::names::{NodeName, WatcherName};
 use super::snapshot::{LeaseRole, WatcherState};
+use super::time::Time;
 
 /// One node at one moment.
 #[derive(Debug, Clone, PartialEq)]
@@ -138,6 +140,119 @@ impl NodeStats {
     }
 }
 
+/// What was measured for a frame.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Measures {
+    /// When, in seconds of the Unix epoch.
+    pub at: f64,
+    /// The machine.
+    pub machine: Machine,
+    /// Processes by pid; those that have ended meanwhile are missing.
+    pub processes: BTreeMap<u32, Measure>,
+}
+
+/// What was measured of a process, and together with it of all that descends from it.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Measure {
+    /// Basename of its program.
+    pub program: String,
+    /// What it uses with all below it.
+    pub used: Used,
+    /// How many processes there are below it.
+    pub children: u32,
+}
+
+/// What the watchers of a node have used so far, an hour of it at most.
+#[derive(Debug, Clone, PartialEq)]
+pub struct History {
+    /// How long each point stands for.
+    pub step: Duration,
+    /// The watchers, each with its past.
+    pub watchers: Vec<(WatcherName, Past)>,
+}
+
+/// What a watcher used at points in the past, the latest last; nothing where nobody watched.
+pub type Past = VecDeque<Option<Point>>;
+
+/// What a watcher used in one step of its history, on average.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Point {
+    /// Per cent of one processor.
+    pub cpu: f64,
+    /// Resident bytes.
+    pub resident: u64,
+}
+
+/// Keeps what watchers use for an hour, while frames come.
+#[derive(Debug, Default)]
+pub struct Keeper {
+    /// The step under way, counted from boot, and the sum of its frames.
+    step: u64,
+    sums: BTreeMap<WatcherName, Sum>,
+    past: BTreeMap<WatcherName, Past>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Sum {
+    frames: u32,
+    cpu: f64,
+    resident: u128,
+}
+
+impl Keeper {
+    /// How long each point stands for.
+    pub const STEP: Duration = Duration::from_secs(10);
+    /// How many of them are kept of each watcher.
+    pub const POINTS: usize = 360;
+
+    /// Takes in a frame.
+    pub fn add(&mut self, now: Time, stats: &NodeStats) {
+        let step = now.as_nanos() / Keeper::STEP.as_nanos() as u64;
+        if step > self.step {
+            self.close(step);
+        }
+        for watcher in &stats.watchers {
+            let used = watcher.used();
+            let sum = self.sums.entry(watcher.name.clone()).or_default();
+            sum.frames += 1;
+            sum.cpu += used.cpu;
+            sum.resident += u128::from(used.resident);
+        }
+    }
+
+    /// What is kept: steps that are over.
+    pub fn history(&self) -> History {
+        let watchers = self.past.iter().map(|(name, past)| (name.clone(), past.clone())).collect();
+        History { step: Keeper::STEP, watchers }
+    }
+
+    /// Ends the step under way; `next` is the one that begins.
+    fn close(&mut self, next: u64) {
+        let sums = std::mem::take(&mut self.sums);
+        for name in sums.keys().filter(|name| !self.past.contains_key(*name)).cloned().collect::<Vec<_>>() {
+            self.past.insert(name, Past::new());
+        }
+        // In the steps between nobody watched; more of them than are kept leave nothing of what was before.
+        let unseen = usize::try_from(next - self.step - 1).unwrap_or(usize::MAX).min(Keeper::POINTS);
+        for (name, past) in &mut self.past {
+            past.push_back(sums.get(name).map(Sum::average));
+            past.extend(std::iter::repeat_n(None, unseen));
+            past.drain(..past.len().saturating_sub(Keeper::POINTS));
+        }
+        // Who was removed an hour ago is forgotten.
+        self.past.retain(|_, past| past.iter().any(Option::is_some));
+        self.step = next;
+    }
+}
+
+impl Sum {
+    fn average(&self) -> Point {
+        let frames = self.frames.max(1);
+        let resident = self.resident / u128::from(frames);
+        Point { cpu: self.cpu / f64::from(frames), resident: u64::try_from(resident).unwrap_or(u64::MAX) }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -148,5 +263,68 @@ mod tests {
         let two = Used { cpu: 2.0, resident: 5, descriptors: None, read: Some(8.0), written: None };
         let sum = Used { cpu: 3.5, resident: 15, descriptors: Some(3), read: Some(8.0), written: None };
         assert_eq!(Used::sum([one, two]), sum);
+    }
+
+    fn frame(watchers: &[(&str, f64)]) -> NodeStats {
+        let stats = |&(name, cpu): &(&str, f64)| WatcherStats {
+            name: WatcherName::parse(name).unwrap(),
+            state: WatcherState::Active,
+            note: None,
+            wanted: 1,
+            restarts: 0,
+            lease: None,
+            processes: vec![ProcessStats {
+                wid: 1,
+                pid: 7,
+                state: "running".into(),
+                program: name.into(),
+                age: Duration::ZERO,
+                used: Used { cpu, resident: cpu as u64, ..Used::default() },
+                children: 0,
+            }],
+        };
+        let node = NodeName::parse("a").unwrap();
+        NodeStats { node, at: 0.0, machine: Machine::default(), watchers: watchers.iter().map(stats).collect() }
+    }
+
+    fn at(seconds: u64) -> Time {
+        Time::ZERO + Duration::from_secs(seconds)
+    }
+
+    /// The processor share at each point of a watcher's past.
+    fn past(keeper: &Keeper, name: &str) -> Vec<Option<f64>> {
+        let history = keeper.history();
+        let found = history.watchers.iter().find(|(other, _)| other.as_str() == name);
+        found.map(|(_, past)| past.iter().map(|point| Some((*point)?.cpu)).collect()).unwrap_or_default()
+    }
+
+    #[test]
+    fn a_point_is_the_average_of_its_step_and_steps_that_nobody_saw_have_none() {
+        let mut keeper = Keeper::default();
+        keeper.add(at(1_000), &frame(&[("web", 10.0)]));
+        keeper.add(at(1_009), &frame(&[("web", 30.0)]));
+        assert_eq!(past(&keeper, "web"), [], "the step is not over");
+        keeper.add(at(1_010), &frame(&[("web", 5.0), ("beat", 1.0)]));
+        assert_eq!(past(&keeper, "web"), [Some(20.0)]);
+        keeper.add(at(1_040), &frame(&[("web", 5.0)]));
+        assert_eq!(past(&keeper, "web"), [Some(20.0), Some(5.0), None, None]);
+        assert_eq!(past(&keeper, "beat"), [Some(1.0), None, None]);
+        keeper.add(at(1_030), &frame(&[("web", 7.0)]));
+        keeper.add(at(1_050), &frame(&[]));
+        assert_eq!(past(&keeper, "web").last(), Some(&Some(6.0)), "a late frame counts where it comes");
+    }
+
+    #[test]
+    fn an_hour_is_kept_and_who_was_not_seen_in_it_is_forgotten() {
+        let mut keeper = Keeper::default();
+        keeper.add(at(0), &frame(&[("gone", 1.0), ("web", 1.0)]));
+        for step in 1..=2 * Keeper::POINTS as u64 {
+            keeper.add(at(10 * step), &frame(&[("web", step as f64)]));
+            assert!(past(&keeper, "web").len() <= Keeper::POINTS);
+            assert_eq!(past(&keeper, "gone").is_empty(), step > Keeper::POINTS as u64, "at step {step}");
+        }
+        assert_eq!((past(&keeper, "web").len(), past(&keeper, "web").first()), (360, Some(&Some(360.0))));
+        keeper.add(at(1_000_000_000), &frame(&[]));
+        assert_eq!(keeper.history().watchers, [], "after a long time without anybody");
     }
 }

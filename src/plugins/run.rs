@@ -249,7 +249,7 @@ async fn connect(to: &(String, u16)) -> io::Result<UdpSocket> {
 
 /// Follows the agent's events, again and again, until it is gone: then why.
 async fn follow(agent: &Endpoint, events: mpsc::Sender<Input>, gone: Duration) -> ClientError {
-    let all = Follow { subject: Subject::Events, names: Vec::new(), lines: 0, live: true };
+    let all = Follow::all(Subject::Events);
     let (mut pause, mut away) = (FIRST_PAUSE, Instant::now());
     loop {
         let why = match Stream::open(agent, &cluster(), &all, CONNECT).await {

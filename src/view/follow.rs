@@ -4,6 +4,7 @@
 //! 10:00:01.234 web-1 web#2 reap pid 4711, killed by SIGKILL
 //! web#1 | a line of its output
 //! web#1 ! a line of its error output
+//! web-1 web#1 | the same where lines of several nodes come together
 //! ```
 
 use jiff::Timestamp;
@@ -47,7 +48,10 @@ impl StreamView {
             err(format!("note: {}", plain(note)))
         } else if let Some(dropped) = line["dropped"].as_u64() {
             let lines = if dropped == 1 { "1 line was" } else { &format!("{dropped} lines were") };
-            err(format!("note: {lines} dropped here: read more slowly than written"))
+            match line["node"].as_str() {
+                Some(node) => err(format!("note: {lines} dropped at {}: more than Redis takes", plain(node))),
+                None => err(format!("note: {lines} dropped here: read more slowly than written")),
+            }
         } else if line["status"] == "error" {
             err(format!("error: {}", plain(word(line, "reason"))))
         } else {
@@ -94,7 +98,8 @@ impl StreamView {
     }
 
     fn output(&mut self, line: &Value) -> String {
-        let name = plain(&format!("{}#{}", word(line, "watcher"), line["wid"]));
+        let of_node = line["node"].as_str().map(|node| format!("{node} ")).unwrap_or_default();
+        let name = plain(&format!("{of_node}{}#{}", word(line, "watcher"), line["wid"]));
         let mark = if line["stream"] == "stderr" { '!' } else { '|' };
         let text = line["line"].as_str().unwrap_or_default();
         // Only people profit from columns; a program wants the same line each time.
@@ -191,6 +196,9 @@ mod tests {
         let mut view = view(false, None);
         assert_eq!(view.text(&line(1, "stdout", "a\x1b[1mb")).out, "web#1 | a\x1b[1mb\n");
         assert_eq!(view.text(&line(1, "stderr", "")).out, "web#1 ! \n");
+        let mut elsewhere = line(1, "stdout", "x");
+        elsewhere["node"] = json!("web-2");
+        assert_eq!(view.text(&elsewhere).out, "web-2 web#1 | x\n");
     }
 
     #[test]
@@ -215,6 +223,8 @@ mod tests {
             err
         };
         assert_eq!(said(json!({"dropped": 12})), "note: 12 lines were dropped here: read more slowly than written\n");
+        let elsewhere = json!({"dropped": 1, "node": "web-2"});
+        assert_eq!(said(elsewhere), "note: 1 line was dropped at web-2: more than Redis takes\n");
         assert_eq!(said(json!({"note": "web writes"})), "note: web writes\n");
         assert_eq!(said(json!({"status": "error", "reason": "too many"})), "error: too many\n");
         assert_eq!(said(json!({"status": "ok"})), "");

@@ -7,6 +7,7 @@
 mod drill;
 mod explain;
 mod follow;
+mod frames;
 mod history;
 mod leases;
 mod metrics;
@@ -17,6 +18,7 @@ mod stats;
 mod status;
 mod summary;
 mod table;
+pub mod top;
 mod words;
 
 use serde_json::Value;
@@ -25,6 +27,7 @@ use crate::model::command::Command;
 
 pub use drill::{drill_begun, drill_ended, drill_started, drill_verdict};
 pub use follow::StreamView;
+pub use frames::FramesView;
 pub use status::problems;
 pub use summary::status_line;
 

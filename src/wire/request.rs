@@ -219,6 +219,11 @@ impl<'a> Properties<'a> {
     }
 
     fn stats(&self) -> Result<Command, Refusal> {
+        if self.flag("follow")? {
+            return Err(Refusal::BadMessage(
+                "'follow' asks for a stream, which other requests cannot be part of".into(),
+            ));
+        }
         let watcher = self.text("name")?;
         let pid = self.pid("process")?;
         if pid.is_some() && watcher.is_none() {

@@ -401,9 +401,10 @@ async fn registry_bus_and_circusctl_work_over_a_cluster_and_find_it_when_the_ser
     let (said, _) = tokio::join!(client.ask(&asked, "{}", PATIENCE), timeout(PATIENCE, replies));
     let said = said.unwrap();
     assert!(asked.iter().all(|node| said[node] == Ok("yes".into())), "{said:?}");
-    let mut events = EventStream::connect(&spec, &super::cluster(), PATIENCE).await.unwrap();
+    let mut events =
+        ClusterStream::connect(&spec, &super::cluster(), &Follow::all(Subject::Events), PATIENCE).await.unwrap();
     a.redis.publish_event("{}".into());
-    assert_eq!(timeout(PATIENCE, events.next()).await.unwrap(), Ok(b"{}".to_vec()));
+    assert_eq!(timeout(PATIENCE, events.next()).await.unwrap(), Ok(json!({})));
     let mut ctl = std::process::Command::new(env!("CARGO_BIN_EXE_circusctl"));
     ctl.args(["nodes", "--json", "--cluster", "prod", "--endpoint", &url]);
     let said = tokio::task::spawn_blocking(move || ctl.output()).await.unwrap().unwrap();

@@ -3,6 +3,7 @@
 mod drills;
 mod explain;
 mod history;
+mod onlookers;
 mod sockets;
 #[path = "../support/specs.rs"]
 mod specs;
@@ -14,7 +15,9 @@ use std::time::Duration;
 use circus_agent::model::command::{
     Answer, Command, NodeAbout, NodeRow, NodeState, Outcome, Part, Patience, Refusal, Reply, RequestId, Target,
 };
-use circus_agent::model::event::{Action, AskKind, Event, Exit, LeaseAnswer, ProcessEvent, ProcessId, SpawnFailure};
+use circus_agent::model::event::{
+    Action, AskKind, Event, Exit, LeaseAnswer, Onlooker, ProcessEvent, ProcessId, SpawnFailure,
+};
 use circus_agent::model::names::WatcherName;
 use circus_agent::model::pattern::Pattern;
 use circus_agent::model::random::Random;
@@ -503,7 +506,7 @@ fn any_event_in_any_state_is_survived() {
         let patience = if random.number().is_multiple_of(2) { Patience::Settled } else { Patience::Admitted };
         let pattern = Some(Pattern::Glob("*e*".into()));
         let request = RequestId(random.number() % 1_000);
-        let event = match random.number() % 16 {
+        let event = match random.number() % 19 {
             0 => Event::Process(id, ProcessEvent::Spawned { pid: 5 }),
             1 => Event::Process(id, ProcessEvent::Exited(Exit::Code(0))),
             2 => Event::Process(id, ProcessEvent::Gone),
@@ -547,6 +550,9 @@ fn any_event_in_any_state_is_survived() {
             12 => Event::Replied { request, node: name("b"), text: String::new() },
             13 => Event::Sampled { request, samples: vec![] },
             14 => Event::StoreDown { reason: "w".into() },
+            15 => Event::Watched { by: Onlooker::Here, begun: true },
+            16 => Event::Measured(Box::default()),
+            17 => Event::OutputWatched { by: "x".into(), names: pattern.into_iter().collect() },
             _ => Event::Woke,
         };
         stage.now = stage.now + random.below(Duration::from_secs(2));

@@ -138,6 +138,13 @@ impl Stage {
         self.process(ProcessId(id), ProcessEvent::Spawned { pid: 1_000 + id as u32 });
     }
 
+    /// The pids of a watcher's processes, by slot.
+    pub(crate) fn pids(&self, name: &str) -> Vec<u32> {
+        let snapshot = self.node.snapshot();
+        let found = snapshot.watchers.iter().find(|watcher| watcher.name.as_str() == name).expect("a watcher");
+        found.processes.iter().filter_map(|process| process.pid).collect()
+    }
+
     pub(crate) fn pid(&self, name: &str) -> u32 {
         1_000 + self.id(name) as u32
     }

@@ -344,6 +344,9 @@ impl World {
             | Action::Reply { .. }
             | Action::Relay { .. }
             | Action::Sample { .. }
+            | Action::Measure { .. }
+            | Action::Show { .. }
+            | Action::TellOutput { .. }
             | Action::InitLease { .. }
             | Action::CheckLease { .. }
             | Action::Record { .. }

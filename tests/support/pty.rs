@@ -1,10 +1,11 @@
 //! A program on a terminal of its own.
 
 #![allow(unreachable_pub)] // Included by test files, each a crate of its own.
+#![allow(dead_code)] // Each of which uses a part of it.
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
@@ -87,6 +88,27 @@ impl OnTerminal {
         }
         self.shows(text);
         true
+    }
+
+    /// What it wrote since somebody looked last, within a moment.
+    pub fn writes(&mut self) -> Vec<u8> {
+        self.screen.recv_timeout(Duration::from_millis(20)).unwrap_or_default()
+    }
+
+    /// Its pid.
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// How the terminal is set: its flags for input, output, control and lines.
+    pub fn settings(&self) -> [libc::tcflag_t; 4] {
+        // SAFETY: the kernel fills in a termios, of which zeroes are one.
+        let set = unsafe {
+            let mut set: libc::termios = std::mem::zeroed();
+            assert_eq!(libc::tcgetattr(self.keys.as_raw_fd(), &raw mut set), 0);
+            set
+        };
+        [set.c_iflag, set.c_oflag, set.c_cflag, set.c_lflag]
     }
 
     /// Waits for its end.

@@ -14,6 +14,7 @@
 mod changes;
 mod commands;
 mod drills;
+mod frames;
 mod order;
 mod relay;
 mod sockets;
@@ -26,6 +27,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use self::changes::{Amendment, Reading};
+use self::frames::Frames;
 use self::order::Order;
 use self::relay::Errand;
 use self::sockets::{Binding, SocketAmendment};
@@ -101,6 +103,8 @@ pub struct Node {
     amendments: BTreeMap<RequestId, Amendment>,
     /// Hooks that add to statistics.
     stats_calls: BTreeMap<HookId, StatsCall>,
+    /// Who watches.
+    frames: Frames,
     /// Who asked what is not answered yet.
     askers: BTreeMap<RequestId, String>,
     now: Time,
@@ -168,6 +172,7 @@ impl Node {
             readings: BTreeMap::new(),
             amendments: BTreeMap::new(),
             stats_calls: BTreeMap::new(),
+            frames: Frames::default(),
             askers: BTreeMap::new(),
             now,
         };
@@ -205,7 +210,8 @@ impl Node {
         // After the last one too: then all have had their turn.
         let starting = !self.queue.is_empty() || matches!(self.phase, State::Starting);
         let start = (starting && !self.is_opening_first()).then_some(self.next_start);
-        errands.chain(phase).chain(start).chain(self.reminder).chain(self.watchers.next_wakeup()).min()
+        let frames = self.frames.next_wakeup(self.now);
+        errands.chain(phase).chain(start).chain(frames).chain(self.reminder).chain(self.watchers.next_wakeup()).min()
     }
 
     /// What is wanted of each watcher, in start order.
@@ -324,6 +330,9 @@ impl Node {
             Event::DrillWatched { request, result } => self.drill_watched(request, result, actions),
             Event::HistoryRead { request, read } => self.history_read(request, read, actions),
             Event::Sampled { request, samples } => self.sampled(request, samples, actions),
+            Event::Watched { by, begun } => self.watched(by, begun),
+            Event::OutputWatched { by, names } => self.output_watched(by, names, actions),
+            Event::Measured(measures) => self.measured(&measures, actions),
             Event::HookEnded { hook, end } => {
                 if !self.watchers.hook_ended(hook, &end, actions) {
                     self.stats_hook_ended(hook, &end, actions);
@@ -437,6 +446,7 @@ impl Node {
         self.remove_those_down(actions);
         self.expire_errands(actions);
         self.answer_settled(actions);
+        self.serve_onlookers(actions);
         self.watchers.forget_touched();
         self.leave_when_down(actions);
     }

@@ -1,0 +1,229 @@
+//! What is known of the cluster: the latest frame of each node, what came before it as curves, and the latest events.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use crate::model::names::{NodeName, WatcherName};
+use crate::model::stats::{LeaseStats, NodeStats, Used, WatcherStats};
+use crate::model::time::Time;
+
+/// A node says something each second; one that kept silent for longer than this shows what was, not what is.
+const SILENT: Duration = Duration::from_millis(3_500);
+/// How many events are kept.
+const EVENTS: usize = 500;
+/// How many samples a curve has at most.
+const CURVE: usize = 40;
+
+/// What is known.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Known {
+    pub(super) nodes: BTreeMap<NodeName, Heard>,
+    /// What the registry says of each node.
+    pub(super) roster: BTreeMap<NodeName, Listed>,
+    /// The latest last.
+    pub(super) events: VecDeque<String>,
+}
+
+/// One node's latest frame.
+#[derive(Debug, Clone)]
+pub(super) struct Heard {
+    pub(super) stats: NodeStats,
+    /// When it came.
+    pub(super) at: Time,
+    /// What each watcher of the frame uses: summed once, looked at often.
+    pub(super) used: Vec<Used>,
+    pub(super) cpu: Curve,
+    pub(super) memory: Curve,
+    /// The CPU of each watcher.
+    curves: BTreeMap<WatcherName, Curve>,
+}
+
+/// What the registry says of a node.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Listed {
+    /// The node.
+    pub name: NodeName,
+    /// Its state, in the word of `nodes`.
+    pub state: String,
+    /// How long its agent has been up.
+    pub up: Option<Duration>,
+    /// Singletons it holds.
+    pub holds: Vec<String>,
+}
+
+/// A value's latest samples, one a second, the latest last.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Curve(VecDeque<f32>);
+
+/// A watcher on a node.
+#[derive(Clone, Copy)]
+pub(super) struct Part<'a> {
+    pub(super) node: &'a NodeName,
+    pub(super) stats: &'a WatcherStats,
+    pub(super) used: Used,
+    pub(super) heard: &'a Heard,
+    /// How long its node has kept silent, where that is too long.
+    pub(super) silent: Option<Duration>,
+}
+
+/// A singleton, put together from what all nodes say.
+pub(super) struct Singleton<'a> {
+    pub(super) name: &'a WatcherName,
+    /// Who holds it, as far as anybody knows.
+    pub(super) holder: Option<&'a NodeName>,
+    /// What the holder itself says.
+    pub(super) held: Option<Part<'a>>,
+    pub(super) lease: Option<&'a LeaseStats>,
+    pub(super) state: &'a str,
+    pub(super) note: Option<&'a str>,
+}
+
+impl Known {
+    /// Takes in what a node said at `now`.
+    pub(super) fn frame(&mut self, stats: NodeStats, now: Time) {
+        let used: Vec<Used> = stats.watchers.iter().map(WatcherStats::used).collect();
+        let all = Used::sum(used.iter().copied());
+        let before = self.nodes.remove(&stats.node);
+        let (mut cpu, mut memory, mut old) =
+            before.map(|heard| (heard.cpu, heard.memory, heard.curves)).unwrap_or_default();
+        cpu.push(all.cpu);
+        memory.push(all.resident as f64);
+        // Of watchers that are gone nothing stays.
+        let curves = stats.watchers.iter().zip(&used).map(|(watcher, used)| {
+            let mut curve = old.remove(&watcher.name).unwrap_or_default();
+            curve.push(used.cpu);
+            (watcher.name.clone(), curve)
+        });
+        let curves = curves.collect();
+        self.nodes.insert(stats.node.clone(), Heard { stats, at: now, used, cpu, memory, curves });
+    }
+
+    /// Takes in what the registry says; nodes that it knows to be gone are forgotten.
+    pub(super) fn list(&mut self, rows: Vec<Listed>) {
+        for row in rows.iter().filter(|row| row.state == "gone") {
+            self.nodes.remove(&row.name);
+        }
+        let there = rows.into_iter().filter(|row| row.state != "gone");
+        self.roster = there.map(|row| (row.name.clone(), row)).collect();
+    }
+
+    pub(super) fn event(&mut self, line: String) {
+        if self.events.len() == EVENTS {
+            self.events.pop_front();
+        }
+        self.events.push_back(line);
+    }
+
+    /// When anything was heard last.
+    pub(super) fn latest(&self) -> Option<Time> {
+        self.nodes.values().map(|heard| heard.at).max()
+    }
+
+    /// For how long nothing has been heard, where that is too long.
+    pub(super) fn stale(&self, now: Time) -> Option<Duration> {
+        self.latest().map(|at| now.since(at)).filter(|silent| *silent > SILENT)
+    }
+
+    /// How long one node has kept silent while others spoke. Where all are silent they are seen as they were then, and
+    /// it is said of the whole ([`Known::stale`]).
+    pub(super) fn silent(&self, heard: &Heard, now: Time) -> Option<Duration> {
+        let then = match (self.stale(now), self.latest()) {
+            (Some(_), Some(latest)) => latest,
+            _ => now,
+        };
+        Some(then.since(heard.at)).filter(|silent| *silent > SILENT)
+    }
+
+    /// Every watcher on every node.
+    pub(super) fn parts(&self, now: Time) -> impl Iterator<Item = Part<'_>> {
+        self.nodes.iter().flat_map(move |(node, heard)| {
+            let silent = self.silent(heard, now);
+            let watchers = heard.stats.watchers.iter().zip(&heard.used);
+            watchers.map(move |(stats, used)| Part { node, stats, used: *used, heard, silent })
+        })
+    }
+
+    /// Each singleton, by name.
+    pub(super) fn singletons(&self, now: Time) -> Vec<Singleton<'_>> {
+        let mut found: BTreeMap<&WatcherName, Vec<Part>> = BTreeMap::new();
+        for part in self.parts(now).filter(|part| part.stats.lease.is_some()) {
+            found.entry(&part.stats.name).or_default().push(part);
+        }
+        found.into_iter().map(|(name, parts)| Singleton::of(name, &parts)).collect()
+    }
+
+    /// The frames of nodes that are heard.
+    pub(super) fn heard(&self, now: Time) -> impl Iterator<Item = &Heard> {
+        self.nodes.values().filter(move |heard| self.silent(heard, now).is_none())
+    }
+}
+
+impl<'a> Singleton<'a> {
+    fn of(name: &'a WatcherName, parts: &[Part<'a>]) -> Singleton<'a> {
+        use crate::model::snapshot::LeaseRole::{Holder, Losing};
+        let holds = |part: &&Part| part.lease().is_some_and(|lease| matches!(lease.role, Holder | Losing));
+        let fresh = || parts.iter().filter(|part| part.silent.is_none());
+        // Tokens only grow, so the highest is the newest.
+        let held = fresh().filter(holds).max_by_key(|part| part.lease().and_then(|lease| lease.token)).copied();
+        let running = |part: &&Part| holds(part) && !part.stats.processes.is_empty();
+        let holder = match &held {
+            Some(part) => Some(part.node),
+            // The holder says nothing, but others know it by name.
+            None => fresh().find_map(|part| part.lease()?.holder.as_ref()),
+        };
+        let state = match &held {
+            _ if fresh().filter(running).count() > 1 => "conflict",
+            Some(part) => part.stats.state.word(),
+            None if holder.is_some() => "stale",
+            None => "vacant",
+        };
+        let note = held.or(fresh().next().copied()).and_then(|part| part.stats.note.as_deref());
+        let note = note.filter(|_| held.is_some() || holder.is_none());
+        Singleton { name, holder, held, lease: held.and_then(|part| part.lease()), state, note }
+    }
+}
+
+impl<'a> Part<'a> {
+    /// Its part in a lease, where it is a singleton.
+    pub(super) fn lease(&self) -> Option<&'a LeaseStats> {
+        self.stats.lease.as_ref()
+    }
+
+    /// What it used, sample by sample.
+    pub(super) fn curve(&self) -> &'a Curve {
+        // Each watcher of a frame has one.
+        &self.heard.curves[&self.stats.name]
+    }
+
+    /// How many of its processes run and are ready. Of a silent node nobody knows.
+    pub(super) fn ready(&self) -> usize {
+        match self.silent {
+            Some(_) => 0,
+            None => self.stats.processes.iter().filter(|process| process.state == "running").count(),
+        }
+    }
+}
+
+impl Curve {
+    fn push(&mut self, value: f64) {
+        if self.0.len() == CURVE {
+            self.0.pop_front();
+        }
+        self.0.push_back(value as f32);
+    }
+
+    /// The latest `count` samples of all `curves` added up, the latest last; fewer where there are fewer.
+    pub(super) fn sum<'a>(curves: impl IntoIterator<Item = &'a Curve>, count: usize) -> Vec<f32> {
+        let mut sum: Vec<f32> = Vec::new();
+        for curve in curves {
+            for (back, value) in curve.0.iter().rev().take(count).enumerate() {
+                match sum.get_mut(back) {
+                    Some(sum) => *sum += value,
+                    None => sum.push(*value),
+                }
+            }
+        }
+        sum.reverse();
+        sum
+    }
+}

@@ -1,0 +1,21 @@
+//! The screen of circus-top. Pure: frames of nodes, events and keys in, a picture out; time is an argument.
+//!
+//! ```text
+//!   frames, events, the registry → known ─┐
+//!                                         ├→ tree ──→ draw → a buffer of cells, or lines of text
+//!   keys ──────────────────────→ screen ──┘
+//!                                   └──────→ wishes: what is to be done about a key
+//! ```
+//!
+//! Invariants: what is old is never shown as live; only rows that show are drawn; what others wrote moves no cursor;
+//! nothing is done that was not confirmed.
+
+mod draw;
+mod filter;
+mod known;
+mod screen;
+mod tree;
+
+pub use draw::{draw, lines};
+pub use known::Listed;
+pub use screen::{Key, Link, Now, Screen, Settings, Wish};
