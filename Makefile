@@ -59,7 +59,7 @@ release:
 	install -D -t target/static $(addprefix $${CARGO_TARGET_DIR:-target}/$(host)/release/,circus-agent circusctl)
 
 bench: setup
-	cargo bench --locked --bench step --bench restart --bench trees --bench handover --bench leases --bench output --bench watchers --bench sockets
+	cargo bench --locked --bench step --bench restart --bench trees --bench handover --bench leases --bench output --bench watchers --bench stats --bench sockets
 
 rivals: setup .rivals/ready
 	cargo bench --locked --bench rivals

@@ -155,7 +155,9 @@ fn nobody_watching_nothing_is_published() {
     assert_eq!(published(&redis), before);
     let watching = Ctl::start(&redis.url(), "--json stats -f");
     let reading = Ctl::start(&redis.url(), "--json logs -f");
-    (watching.says(), reading.says());
+    for stream in [&watching, &reading] {
+        stream.says();
+    }
     drop((watching, reading));
     // Its last word is 12 s old at some time; until then it is as if it were still there.
     wait_within(2 * PATIENCE, "silence", || {
@@ -177,4 +179,25 @@ fn redis_gone_is_said_in_a_stream_of_all_nodes_and_its_return_too() {
     assert!(notes.next().unwrap().ends_with("; waiting for its return"));
     assert!(notes.next().unwrap().starts_with("Redis is reached again"));
     hears(&stream, &["a"]);
+}
+
+#[test]
+fn a_plugin_judges_what_the_whole_cluster_uses_together() {
+    let (home, redis) = (Home::new(), RedisServer::start());
+    let size = |agent: &agent::Agent| {
+        let stats = agent.ask(&json!({"command": "stats", "properties": {"name": "idle"}}));
+        let (_, info) = stats["info"].as_object().unwrap().iter().next().unwrap();
+        info["mem"].as_f64().unwrap()
+    };
+    let a = home.agent("a", &config(&redis));
+    wait_for("a size", || (size(&a) > 0.0).then_some(()));
+    // One of them is within it, two together are not.
+    let limit = 1.5 * size(&a);
+    let plugin = format!(
+        "[plugin:sum]\nuse = circus.plugins.resource_watcher.ResourceWatcher\nwatcher = idle\nmax_mem = {limit}\n\
+         max_cpu = 0\nhealth_threshold = 0\nmax_count = 0\nloop_rate = 0.2\nwhole_cluster = True\n"
+    );
+    let b = home.agent("b", &(config(&redis) + &plugin));
+    b.logs("idle: over_memory: the whole cluster uses ");
+    assert!(!a.log().contains("over_memory"), "{}", a.log());
 }
