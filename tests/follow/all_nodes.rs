@@ -184,15 +184,14 @@ fn redis_gone_is_said_in_a_stream_of_all_nodes_and_its_return_too() {
 #[test]
 fn a_plugin_judges_what_the_whole_cluster_uses_together() {
     let (home, redis) = (Home::new(), RedisServer::start());
-    let size = |agent: &agent::Agent| {
-        let stats = agent.ask(&json!({"command": "stats", "properties": {"name": "idle"}}));
-        let (_, info) = stats["info"].as_object().unwrap().iter().next().unwrap();
-        info["mem"].as_f64().unwrap()
-    };
     let a = home.agent("a", &config(&redis));
-    wait_for("a size", || (size(&a) > 0.0).then_some(()));
+    let size = wait_for("what one of them uses", || {
+        let stats = a.ask(&json!({"command": "stats", "properties": {"name": "idle"}}));
+        let (_, info) = stats["info"].as_object()?.iter().next()?;
+        info["mem"].as_f64().filter(|size| *size > 0.0)
+    });
     // One of them is within it, two together are not.
-    let limit = 1.5 * size(&a);
+    let limit = 1.5 * size;
     let plugin = format!(
         "[plugin:sum]\nuse = circus.plugins.resource_watcher.ResourceWatcher\nwatcher = idle\nmax_mem = {limit}\n\
          max_cpu = 0\nhealth_threshold = 0\nmax_count = 0\nloop_rate = 0.2\nwhole_cluster = True\n"
