@@ -235,7 +235,7 @@ fn note(unseen: &WatcherName) -> Value {
 
 /// What comes to who follows all nodes.
 enum Heard {
-    Begun(Result<ClusterStream, String>),
+    Begun(Result<Box<ClusterStream>, String>),
     Line(Result<Value, String>),
 }
 
@@ -309,17 +309,17 @@ impl Stream {
     /// Tells what all nodes tell, for as long as the client listens.
     async fn follow_all(mut self, follow: Follow, all: AllNodes) {
         let mut backlog = Backlog::default();
-        let mut source = None;
+        let mut source: Option<Box<ClusterStream>> = None;
         let mut away = false;
         loop {
             let next = async {
                 match &mut source {
-                    Some(source) => Heard::Line(ClusterStream::next(source).await),
+                    Some(source) => Heard::Line(source.next().await),
                     None => {
                         if away {
                             sleep(PAUSE).await;
                         }
-                        Heard::Begun(all.listen(&follow).await)
+                        Heard::Begun(all.listen(&follow).await.map(Box::new))
                     }
                 }
             };
@@ -479,6 +479,42 @@ mod tests {
         assert_eq!(next(&mut more).await, Some(json!({"dropped": QUEUE, "id": "me"})));
         source.send(line("web", "again")).unwrap();
         assert_eq!(next(&mut more).await.unwrap()["line"], "again");
+    }
+
+    #[test]
+    fn what_waits_for_a_slow_reader_of_all_nodes_is_bounded_and_what_is_lost_is_told_where_it_is_missing() {
+        let mut backlog = Backlog::default();
+        let line = "x".repeat(BACKLOG / 8);
+        let add = |backlog: &mut Backlog| backlog.add(|| line.clone(), |dropped| format!("dropped {dropped}"));
+        (0..20).for_each(|_| add(&mut backlog));
+        assert_eq!((backlog.lines.len(), backlog.dropped), (9, 11), "one over the bound ends it");
+        for _ in 0..3 {
+            backlog.pop();
+        }
+        add(&mut backlog);
+        assert_eq!((backlog.lines.len(), backlog.dropped), (6, 12), "not before half of it is free");
+        for _ in 0..2 {
+            backlog.pop();
+        }
+        add(&mut backlog);
+        let said: Vec<_> = std::iter::from_fn(|| backlog.pop()).collect();
+        assert_eq!((said.len(), said[4].as_str(), backlog.bytes), (6, "dropped 12", 0));
+    }
+
+    #[tokio::test]
+    async fn frames_are_narrowed_to_what_is_followed_and_show_says_whether_anybody_watches() {
+        let followers = Followers::default();
+        assert!(!followers.show(json!({})));
+        let (_, more) = ask(&followers, follow(Subject::Stats, 0, true), no_output).await;
+        let mut more = more.unwrap();
+        let frame = json!({"node": "a", "watchers": [{"name": "beat"}, {"name": "web-2"}]});
+        assert!(followers.show(frame));
+        let narrowed = json!({"node": "a", "watchers": [{"name": "web-2"}], "id": "me"});
+        assert_eq!(next(&mut more).await, Some(narrowed));
+        drop(more);
+        while followers.show(json!({"watchers": []})) {
+            tokio::task::yield_now().await;
+        }
     }
 
     #[tokio::test]

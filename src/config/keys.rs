@@ -204,6 +204,8 @@ pub(super) const KEYS: &[Key] = &[
         "more than so many in a row: the watcher is restarted"),
     key(Plugin(&[ResourceWatcher]), "process_children", Bool, is("False"), Works,
         "looks at children of the processes instead, and signals them"),
+    key(Plugin(&[ResourceWatcher]), "whole_cluster", Bool, is("False"), Works,
+        "judges the sum of all nodes' processes"),
     key(Plugin(&[ResourceWatcher]), "child_signal", Signal, is("TERM"), Works, "with this signal"),
     key(Plugin(&[HttpObserver]), "check_url", HttpUrl, is("http://localhost/"), Works, "is asked for"),
     key(Plugin(&[HttpObserver]), "timeout", Positive, is("10"), Works, "how long an answer may take"),

@@ -118,6 +118,8 @@ enum Input {
 enum Output {
     /// Ask the agent; ends in `Answered` within [`Command::usual_time`].
     Ask(Command),
+    /// Ask all nodes of the cluster, through the agent; ends in `Answered`, which has failed where a node has.
+    AskAll(Command),
     /// Send a datagram to statsd. May get lost.
     Metric(String),
     /// Fetch a page; ends in `Fetched` within `timeout`.
@@ -294,7 +296,7 @@ mod tests {
     /// The questions among outputs.
     pub(super) fn asked(outputs: &[Output]) -> Vec<Command> {
         let command = |output: &Output| match output {
-            Output::Ask(command) => Some(command.clone()),
+            Output::Ask(command) | Output::AskAll(command) => Some(command.clone()),
             _ => None,
         };
         outputs.iter().filter_map(command).collect()

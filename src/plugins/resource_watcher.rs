@@ -2,7 +2,7 @@
 //!
 //! At each round the processes of one watcher are compared with its limits. A limit that was broken in more than
 //! `max_count` rounds in a row restarts the watcher; with `process_children` each child of a process is judged by
-//! itself, and is sent `child_signal`.
+//! itself, and is sent `child_signal`; with `whole_cluster` the processes of all nodes are judged by their sum.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -33,9 +33,13 @@ pub(super) fn plugin(options: &mut Options, seed: Random) -> Plugin {
         max_count: options.number("max_count", 3, 0, u32::MAX),
         child_signal: options.signal("child_signal").unwrap_or(libc::SIGTERM),
         process_children: options.flag("process_children", false),
+        whole_cluster: options.flag("whole_cluster", false),
         counts: BTreeMap::new(),
         open: false,
     };
+    if policy.process_children && policy.whole_cluster {
+        options.wrong("whole_cluster", "judges a sum, and process_children each child: choose one");
+    }
     Plugin { policy: Box::new(policy), statsd: Some(to), heartbeats: None }
 }
 
@@ -47,6 +51,7 @@ struct ResourceWatcher {
     max_count: u32,
     child_signal: i32,
     process_children: bool,
+    whole_cluster: bool,
     counts: BTreeMap<Whose, BTreeMap<Kind, u32>>,
     /// Whether the agent has yet to answer.
     open: bool,
@@ -155,19 +160,19 @@ impl Limits {
     /// What these processes break, with words for people. What could not be measured breaks nothing.
     fn broken(&self, processes: &[Usage]) -> BTreeMap<Kind, String> {
         let most = |value: &dyn Fn(&Usage) -> Option<f64>| {
-            processes.iter().filter_map(|usage| Some((value(usage)?, usage.pid))).max_by(|a, b| a.0.total_cmp(&b.0))
+            processes.iter().filter_map(|usage| Some((value(usage)?, usage.of))).max_by(|a, b| a.0.total_cmp(&b.0))
         };
         let least =
             |value: &dyn Fn(&Usage) -> Option<f64>| most(&|usage| value(usage).map(|it| -it)).map(|(v, p)| (-v, p));
         let mut broken = BTreeMap::new();
         let mut judge = |kind,
-                         found: Option<(f64, u32)>,
+                         found: Option<(f64, Subject)>,
                          is_broken: &dyn Fn(f64) -> bool,
                          name,
                          show: &dyn Fn(f64) -> String,
                          limit| {
-            if let Some((value, pid)) = found.filter(|(value, _)| is_broken(*value)) {
-                broken.insert(kind, format!("pid {pid} uses {}, {name} is {}", show(value), show(limit)));
+            if let Some((value, of)) = found.filter(|(value, _)| is_broken(*value)) {
+                broken.insert(kind, format!("{of} uses {}, {name} is {}", show(value), show(limit)));
             }
         };
         let cpu = |usage: &Usage| usage.cpu;
@@ -212,10 +217,26 @@ impl Limits {
     }
 }
 
-/// What a process uses, as far as it could be measured.
+/// Whose use it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Subject {
+    Process(u32),
+    WholeCluster,
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Subject::Process(pid) => write!(f, "pid {pid}"),
+            Subject::WholeCluster => f.write_str("the whole cluster"),
+        }
+    }
+}
+
+/// What a process uses, or all of them together, as far as it could be measured.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Usage {
-    pid: u32,
+    of: Subject,
     /// Per cent of one core.
     cpu: Option<f64>,
     /// Per cent of the machine's.
@@ -228,12 +249,28 @@ impl Usage {
     /// From Circus's INFO; nothing where the process is no more.
     fn of(info: &Value) -> Option<Usage> {
         Some(Usage {
-            pid: u32::try_from(info["pid"].as_u64()?).ok()?,
+            of: Subject::Process(pid_of(info)?),
             cpu: info["cpu"].as_f64(),
             memory_percent: info["mem"].as_f64(),
             memory: info["mem_info1"].as_str().and_then(bytes),
         })
     }
+
+    /// All together; nothing where there are none. What of one is not known is not known of the sum.
+    fn sum(all: &[Usage]) -> Option<Usage> {
+        let add = |a: Option<f64>, b: Option<f64>| Some(a? + b?);
+        let sum = all.iter().copied().reduce(|sum, one| Usage {
+            of: sum.of,
+            cpu: add(sum.cpu, one.cpu),
+            memory_percent: add(sum.memory_percent, one.memory_percent),
+            memory: add(sum.memory, one.memory),
+        })?;
+        Some(Usage { of: Subject::WholeCluster, ..sum })
+    }
+}
+
+fn pid_of(info: &Value) -> Option<u32> {
+    u32::try_from(info["pid"].as_u64()?).ok()
 }
 
 impl Policy for ResourceWatcher {
@@ -242,15 +279,15 @@ impl Policy for ResourceWatcher {
             Input::Following => self.rounds.start(now),
             Input::Woke if self.rounds.come(now) && !self.open => {
                 self.open = true;
-                return vec![Output::Ask(Command::Stats {
-                    watcher: Some(self.watcher.clone()),
-                    pid: None,
-                    extended: false,
-                })];
+                // Of all nodes for all their watchers: some may not have this one, which is no failure.
+                let watcher = Some(self.watcher.clone()).filter(|_| !self.whole_cluster);
+                let stats = Command::Stats { watcher, pid: None, extended: false };
+                return vec![if self.whole_cluster { Output::AskAll(stats) } else { Output::Ask(stats) }];
             }
             Input::Answered { command: Command::Stats { .. }, reply } => {
                 self.open = false;
                 match reply {
+                    Ok(reply) if self.whole_cluster => return self.judge_sum(&reply["nodes"]),
                     Ok(reply) => return self.judge(&reply["info"]),
                     Err(failure) => {
                         let mut outputs = Vec::from_iter(self.count("error"));
@@ -292,11 +329,26 @@ impl ResourceWatcher {
         }
         if self.process_children {
             for info in infos {
-                let Some(parent) = Usage::of(info) else { continue };
-                let children = info["children"].as_array().into_iter().flatten().filter_map(Usage::of);
-                whose.extend(children.map(|child| (Whose::Child { pid: child.pid, parent: parent.pid }, vec![child])));
+                let Some(parent) = pid_of(info) else { continue };
+                let children = info["children"].as_array().into_iter().flatten();
+                let child = |info| Some((Whose::Child { pid: pid_of(info)?, parent }, vec![Usage::of(info)?]));
+                whose.extend(children.filter_map(child));
             }
         }
+        self.judge_each(whose)
+    }
+
+    /// Judges the sum of one round: `nodes` are the replies of all of them, `infos` by watcher in each.
+    fn judge_sum(&mut self, nodes: &Value) -> Vec<Output> {
+        let infos =
+            nodes.as_object().into_iter().flatten().filter_map(|(_, reply)| reply["infos"].as_object()).flatten();
+        let own = infos.filter(|(name, _)| name.to_lowercase() == self.watcher.to_lowercase());
+        let processes = own.filter_map(|(_, info)| info.as_object()).flatten();
+        let processes: Vec<Usage> = processes.filter_map(|(_, info)| Usage::of(info)).collect();
+        self.judge_each(Usage::sum(&processes).map(|sum| (Whose::Processes, vec![sum])).into_iter().collect())
+    }
+
+    fn judge_each(&mut self, whose: Vec<(Whose, Vec<Usage>)>) -> Vec<Output> {
         // Who is gone takes its count along.
         self.counts.retain(|counted, _| whose.iter().any(|(there, _)| there == counted));
         let mut outputs = Vec::new();
@@ -435,6 +487,41 @@ mod tests {
         assert_eq!(asked(&play.round(&one(60.0, 20.0, "1M"))), []);
         let outputs = play.round(&one(60.0, 21.0, "1M"));
         assert!(logged(&outputs).contains("over_health: pid 7 uses 40.5 %, health_threshold is 40.0 %"));
+    }
+
+    #[test]
+    fn the_sum_of_the_whole_cluster_is_judged_where_that_is_wanted() {
+        let limits = [("whole_cluster", "1"), ("max_cpu", "150"), ("max_mem", "1G"), ("health_threshold", "0")];
+        let mut play = Play::new(&[&limits[..], &[("max_count", "0")]].concat());
+        let mut round = |web: &Value| {
+            play.1 += 1.0;
+            let question = step(&mut play.0, play.1, Input::Woke);
+            let all = Command::Stats { watcher: None, pid: None, extended: false };
+            assert_eq!(question, [Output::AskAll(all.clone())]);
+            let nodes = json!({
+                "a": {"infos": {"WEB": web, "other": one(500.0, 1.0, "1M")}},
+                "b": {"infos": {"web": one(80.0, 1.0, "1M")}},
+                "c": {"infos": {}},
+            });
+            step(&mut play.0, play.1, answered(all, json!({"nodes": nodes})))
+        };
+        assert_eq!(asked(&round(&one(70.0, 1.0, "1M"))), []);
+        let outputs = round(&one(71.0, 1.0, "1M"));
+        assert_eq!(asked(&outputs), restarts());
+        assert!(logged(&outputs).contains("over_cpu: the whole cluster uses 151.0 %, max_cpu is 150.0 %"));
+        assert!(logged(&round(&one(1.0, 1.0, "1023.01M"))).contains("over_memory: the whole cluster uses 1024.0M"));
+        let both = [("watcher", "web"), ("whole_cluster", "1"), ("process_children", "1")];
+        let why = plugin("resource_watcher.ResourceWatcher", &both).err().unwrap();
+        assert!(why.starts_with("whole_cluster judges a sum"), "{why}");
+    }
+
+    #[test]
+    fn a_round_in_which_a_node_was_silent_is_not_judged() {
+        let mut play = Play::new(&[("max_count", "0"), ("whole_cluster", "1"), ("min_cpu", "50")]);
+        let question = asked(&step(&mut play.0, 1.0, Input::Woke)).remove(0);
+        let outputs = step(&mut play.0, 1.1, failed(question, Some("")));
+        assert_eq!(asked(&outputs), []);
+        assert!(logged(&outputs).contains("could not be measured: because"));
     }
 
     #[test]

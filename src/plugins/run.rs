@@ -100,7 +100,7 @@ struct Errands {
     under_way: JoinSet<Input>,
     /// The agent is asked one thing after the other, so that a stop and the start after it stay in that order.
     asking: bool,
-    questions: VecDeque<Command>,
+    questions: VecDeque<(Target, Command)>,
     metrics: Option<mpsc::Sender<String>>,
 }
 
@@ -123,10 +123,8 @@ impl Errands {
 
     fn run(&mut self, output: Output) {
         match output {
-            Output::Ask(command) => {
-                self.questions.push_back(command);
-                self.ask_next();
-            }
+            Output::Ask(command) => self.ask(Target::Here, command),
+            Output::AskAll(command) => self.ask(Target::All, command),
             Output::Metric(metric) => {
                 // Statsd takes what it gets; a plugin that waited for it would miss what matters.
                 if let Some(Err(_)) = self.metrics.as_ref().map(|metrics| metrics.try_send(metric)) {
@@ -153,13 +151,18 @@ impl Errands {
         }
     }
 
+    fn ask(&mut self, target: Target, command: Command) {
+        self.questions.push_back((target, command));
+        self.ask_next();
+    }
+
     fn ask_next(&mut self) {
         if !self.asking
-            && let Some(command) = self.questions.pop_front()
+            && let Some((target, command)) = self.questions.pop_front()
         {
             self.asking = true;
             let agent = self.agent.clone();
-            self.under_way.spawn(async move { ask(&agent, command).await });
+            self.under_way.spawn(async move { ask(&agent, target, command).await });
         }
     }
 
@@ -180,8 +183,8 @@ impl Errands {
     }
 }
 
-async fn ask(agent: &Endpoint, command: Command) -> Input {
-    let call = Call { patience: command.usual_time(), target: Target::Here, cluster: cluster(), command };
+async fn ask(agent: &Endpoint, target: Target, command: Command) -> Input {
+    let call = Call { patience: command.usual_time(), target, cluster: cluster(), command };
     let reply = match client::ask(agent, &call).await {
         Ok(reply) if reply["status"] == "error" => {
             let text = |key: &str| reply[key].as_str().map(ToOwned::to_owned);
@@ -427,11 +430,13 @@ mod tests {
         runtime.block_on(async {
             let agent = Endpoint::Unix(path.clone());
             let status = Command::Status { watcher: Some("web".into()) };
-            let Input::Answered { reply: Err(failure), .. } = ask(&agent, status.clone()).await else { panic!() };
+            let Input::Answered { reply: Err(failure), .. } = ask(&agent, Target::Here, status.clone()).await else {
+                panic!()
+            };
             assert_eq!((failure.code.as_deref(), failure.is_gone()), (None, false));
             let mut door = Agent::start(&path);
             let refusal = json!({"status": "error", "reason": "program web not found", "code": "no-such-watcher"});
-            let (input, ()) = tokio::join!(ask(&agent, status.clone()), door.answers(&status, refusal));
+            let (input, ()) = tokio::join!(ask(&agent, Target::Here, status.clone()), door.answers(&status, refusal));
             let Input::Answered { reply: Err(failure), .. } = input else { panic!() };
             assert_eq!((failure.reason.as_str(), failure.is_gone()), ("program web not found", true));
         });

@@ -83,7 +83,7 @@ impl Node {
         {
             readers.remove(&oldest);
         }
-        self.follow_output(before, actions);
+        self.follow_output(&before, actions);
     }
 
     /// Measures when it is time, and forgets who fell silent.
@@ -97,11 +97,11 @@ impl Node {
         if self.frames.readers.values().any(|(_, until)| *until <= now) {
             let before = self.frames.followed();
             self.frames.readers.retain(|_, (_, until)| *until > now);
-            self.follow_output(before, actions);
+            self.follow_output(&before, actions);
         }
     }
 
-    fn follow_output(&self, before: Vec<Pattern>, actions: &mut Vec<Action>) {
+    fn follow_output(&self, before: &[Pattern], actions: &mut Vec<Action>) {
         let followed = self.frames.followed();
         if followed != before {
             actions.push(Action::TellOutput { of: followed });
@@ -133,7 +133,7 @@ fn watcher_stats(view: WatcherView, measures: &Measures) -> WatcherStats {
         wanted: view.numprocesses,
         restarts: view.restarts,
         lease: view.lease.map(lease_stats),
-        processes: view.processes.into_iter().filter_map(|process| process_stats(process, measures)).collect(),
+        processes: view.processes.iter().filter_map(|process| process_stats(process, measures)).collect(),
     }
 }
 
@@ -148,7 +148,7 @@ fn lease_stats(view: LeaseView) -> LeaseStats {
 }
 
 /// One that began after the measurement, or ended before it, is there and uses nothing.
-fn process_stats(view: ProcessView, measures: &Measures) -> Option<ProcessStats> {
+fn process_stats(view: &ProcessView, measures: &Measures) -> Option<ProcessStats> {
     let pid = view.pid?;
     let measure = measures.processes.get(&pid).cloned().unwrap_or_default();
     Some(ProcessStats {
