@@ -124,6 +124,19 @@ fn nodes_are_meant_by_name_pattern_and_label_at_a_control_socket_and_over_redis(
         ask(&["decr", "web", "-l", "role=web", "--waiting"]).expect(0);
         assert_eq!(nodes.agents.iter().map(|agent| agent.pids("web").len()).collect::<Vec<_>>(), [1, 1, 1], "{door}");
     }
+    // What the registry says of the machine, and of what it has to do, is of now.
+    let row = nodes.row("web-1");
+    let (used, all) = (row["memory_used"].as_u64().unwrap(), row["memory"].as_u64().unwrap());
+    assert!(row["cores"].as_u64().unwrap() > 0 && 0 < used && used < all && row["load"].is_number(), "{row}");
+    assert_eq!(
+        (&row["wanted"]["web"], &row["protocol"], &row["differs"]),
+        (&1.into(), &1.into(), &false.into()),
+        "{row}"
+    );
+    wait_for("the numbers of a heartbeat", || (nodes.row("web-1")["processes"].as_u64()? >= 1).then_some(()));
+    let table = nodes.here(&["nodes"]).expect(0).out;
+    assert!(table.contains("db-1 *") && table.contains("zone=b") && !table.contains("differs"), "{table}");
+
     // Nobody is hit for want of a word.
     let refused = nodes.over_redis(&["incr", "web"]).expect(2);
     assert!(refused.err.contains("say where to incr"), "{refused:?}");

@@ -29,8 +29,8 @@ use crate::cluster::{self, BusQuestion, Redis, Standing};
 use crate::config::{self, Config, Severity, Surroundings};
 use crate::control::{self, ControlSocket, Question};
 use crate::host::clock::{self, Alarm};
-use crate::host::{FOR_EVER, Host};
-use crate::model::command::{NodeAbout, Outcome, Refusal, Reply, RequestId};
+use crate::host::{FOR_EVER, Host, machine};
+use crate::model::command::{NodeAbout, Outcome, PROTOCOL, Refusal, Reply, RequestId};
 use crate::model::event::{Action, Ask, Event, Level, News, Notice};
 use crate::model::history::Fact;
 use crate::model::names::{NodeName, WatcherName};
@@ -569,7 +569,8 @@ impl Store {
         match &spec.redis {
             Some(redis) => {
                 let redis = redis.clone();
-                let me = cluster::Me { redis, cluster, node, instance: identity.instance, leases, standing };
+                let machine = machine::machine;
+                let me = cluster::Me { redis, cluster, node, instance: identity.instance, leases, standing, machine };
                 Ok(Store::Redis(Box::new(Redis::start(me, events.clone(), questions))))
             }
             None => {
@@ -642,6 +643,7 @@ fn about() -> NodeAbout {
         version: env!("CARGO_PKG_VERSION").into(),
         host: nix::unistd::gethostname().map_or_else(|_| String::new(), |name| name.to_string_lossy().into_owned()),
         pid: std::process::id(),
+        protocol: PROTOCOL,
         ..NodeAbout::default()
     }
 }

@@ -13,6 +13,7 @@ use super::pattern::Pattern;
 use super::plan::Plan;
 use super::snapshot::{LeaseView, Snapshot, SocketView};
 use super::spec::WatcherSpec;
+use super::stats::Machine;
 
 /// A question of one door, answered exactly once. The agent draws it; the model gives it back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -460,7 +461,7 @@ pub enum Part {
 }
 
 /// One row of the registry.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct NodeRow {
     /// The node.
     pub name: NodeName,
@@ -473,7 +474,7 @@ pub struct NodeRow {
 }
 
 /// What a node says of itself with each heartbeat.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct NodeAbout {
     /// The agent's version.
     pub version: String,
@@ -493,6 +494,28 @@ pub struct NodeAbout {
     pub holds: Vec<String>,
     /// Singletons it waits for.
     pub waits: Vec<String>,
+    /// How many of its watchers are as they should be: all that is wanted of them runs, here or elsewhere.
+    pub well: u32,
+    /// How many processes run.
+    pub processes: u32,
+    /// How many processes are wanted here of each watcher that is not stopped.
+    pub wanted: BTreeMap<String, u32>,
+    /// The machine that it runs on.
+    pub machine: Machine,
+    /// The version of what agents say to each other; 0: from before there was one.
+    pub protocol: u32,
+}
+
+/// The version of what this agent says to others and understands of them. Those one apart work together; those further
+/// apart do not ask each other anything.
+pub const PROTOCOL: u32 = 1;
+
+impl NodeAbout {
+    /// What of it is worth a heartbeat before its time. How much there is to do changes all the time, and can wait.
+    pub fn news(&self) -> NodeAbout {
+        let (up, machine) = (Duration::ZERO, Machine::default());
+        NodeAbout { up, well: 0, processes: 0, machine, ..self.clone() }
+    }
 }
 
 /// Whether a node can be counted on.

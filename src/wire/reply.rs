@@ -1,11 +1,12 @@
 //! Replies: from [`Outcome`] to JSON.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
 use super::{history, options, stats};
-use crate::model::command::{Answer, NodeRow, Outcome, Part, Refusal, Reply};
+use crate::model::command::{Answer, NodeRow, NodeState, Outcome, Part, Refusal, Reply};
 use crate::model::event::Address;
 use crate::model::explain::{Condition, Explanation};
 use crate::model::names::{NodeName, WatcherName};
@@ -46,8 +47,10 @@ use crate::model::snapshot::{
 ///     with `stops`, `in-place`, `resized` with `from` and `to`, `replaced` with `restarts`, all numbers of processes
 ///   - SOCKET: `socket`, `keys`, and `effect`: `added`, `removed`, `moved` or `adjusted`
 /// - `version`: `version`
-/// - `nodes`: `roster` `[{name, state, seen, version, host, pid, up, config, labels, watchers, holds, waits}]`, sorted by name;
-///   `labels` is `{KEY: VALUE}`
+/// - `nodes`: `roster` `[{name, state, seen, version, host, pid, up, config, differs, labels, watchers, well, holds,
+///   waits, processes, wanted, load, cores, memory, memory_used, protocol}]`, sorted by name: `labels` is `{KEY: VALUE}`,
+///   `wanted` `{WATCHER: processes wanted there}`, `well` a number of watchers; `differs` is true where most nodes are told
+///   something else by their files
 /// - `leases`: `leases` `[LEASE, …]`, and `advice` `[TEXT, …]` where something is amiss with the store; LEASE: `name key role token ttl left holder latency held_for why`
 ///   counts`; `counts` are this agent's since it began: `taken released lost refreshes refreshes_failed late_grants
 ///   greatest_latency`, of which `lost` is `{taken, unconfirmed, expired}`
@@ -253,7 +256,10 @@ fn done(answer: &Answer) -> Object {
             ok(json!({"numprocesses": numprocesses, "singleton": true}))
         }
         Answer::Version(version) => ok(json!({"version": version})),
-        Answer::Nodes(rows) => ok(json!({"roster": rows.iter().map(row).collect::<Vec<_>>()})),
+        Answer::Nodes(rows) => {
+            let usual = usual_config(rows);
+            ok(json!({"roster": rows.iter().map(|node| row(node, usual)).collect::<Vec<_>>()}))
+        }
         Answer::Leases { leases, advice } => {
             let mut reply = json!({"leases": leases.iter().map(lease).collect::<Vec<_>>()});
             if !advice.is_empty() {
@@ -416,8 +422,30 @@ fn explained(node: &NodeName, watcher: &WatcherName, explanation: &Explanation) 
     })
 }
 
-fn row(row: &NodeRow) -> Value {
+/// The configuration that more nodes have than any other; nothing where there is none.
+fn usual_config(rows: &[NodeRow]) -> Option<&str> {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for row in rows.iter().filter(|row| row.state != NodeState::Gone) {
+        *counts.entry(&row.about.config).or_default() += 1;
+    }
+    let most = counts.values().copied().max()?;
+    let mut usual = counts.into_iter().filter(|(_, count)| *count == most);
+    let (config, _) = usual.next()?;
+    usual.next().is_none().then_some(config)
+}
+
+fn row(row: &NodeRow, usual_config: Option<&str>) -> Value {
+    let machine = &row.about.machine;
     json!({
+        "differs": usual_config.is_some_and(|usual| usual != row.about.config),
+        "well": row.about.well,
+        "processes": row.about.processes,
+        "wanted": row.about.wanted,
+        "load": machine.load,
+        "cores": machine.cores,
+        "memory": machine.memory,
+        "memory_used": machine.memory_used,
+        "protocol": row.about.protocol,
         "name": row.name.as_str(),
         "state": row.state.word(),
         "seen": seconds(row.seen),

@@ -25,7 +25,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::changes::{Amendment, Reading};
+use self::changes::{Amendment, Reading, count};
 use self::order::Order;
 use self::relay::Errand;
 use self::sockets::{Binding, SocketAmendment};
@@ -36,7 +36,7 @@ use super::command::{Answer, NodeAbout, Part, Refusal, Reply, RequestId};
 use super::event::{Action, Event, HookId, Level};
 use super::names::{ClusterName, NodeName};
 use super::random::Random;
-use super::snapshot::{LeaseRole, Phase, Snapshot, StoreView};
+use super::snapshot::{LeaseRole, Phase, Snapshot, StoreView, WatcherState};
 use super::sockets::Sockets;
 use super::spec::{AgentSpec, WatcherSpec};
 use super::store::{self, Missed, StoreFacts};
@@ -244,8 +244,16 @@ impl Node {
             watchers: self.specs().map(|spec| spec.name.to_string()).collect(),
             holds,
             waits,
+            well: count(self.watchers.iter().filter(|watcher| self.is_well(watcher)).count()),
+            processes: count(self.watchers.iter().map(|watcher| watcher.pids().len()).sum()),
+            wanted: self.watchers.iter().filter_map(|watcher| wanted_here(watcher, self.now)).collect(),
             ..rest
         }
+    }
+
+    fn is_well(&self, watcher: &Watcher) -> bool {
+        use WatcherState::{Active, Listening, Standby};
+        matches!(watcher.state(self.now), Active | Listening | Standby)
     }
 
     fn is_ending(&self) -> bool {
@@ -497,6 +505,15 @@ impl Node {
         log(actions, Level::Info, text);
         actions.push(Action::Leave { code });
     }
+}
+
+/// How many processes of a watcher are wanted here; nothing where it is stopped.
+fn wanted_here(watcher: &Watcher, now: Time) -> Option<(String, u32)> {
+    let wanted = match watcher.lease() {
+        Some(lease) => u32::from(lease.view(now).role == LeaseRole::Holder),
+        None => watcher.numprocesses(),
+    };
+    (!watcher.is_at_rest()).then(|| (watcher.spec().name.to_string(), wanted))
 }
 
 fn log(actions: &mut Vec<Action>, level: Level, text: String) {
