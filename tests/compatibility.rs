@@ -45,6 +45,7 @@ const OURS: [(&str, &[&str]); 4] = [
         "watcher:NAME",
         &[
             "umask",
+            "max_per_node",
             "after",
             "ready",
             "ready_timeout",

@@ -152,3 +152,74 @@ fn nodes_are_meant_by_name_pattern_and_label_at_a_control_socket_and_over_redis(
         (named(&nodes.here(&["numwatchers", "--json", "-l", "zone=c"])) == ["web-1"]).then_some(())
     });
 }
+
+#[test]
+fn a_process_that_may_run_anywhere_goes_to_one_node_that_has_room() {
+    let web = "\n[watcher:web]\ncmd = sleep 600\nmax_per_node = 3\n";
+    let nodes = Nodes::start(&[("a", "labels = zone=a"), ("b", "labels = zone=b"), ("c", "labels = zone=b")], web);
+    nodes.agents.iter().for_each(|agent| agent.comes_to("web", "active"));
+    let counts = || nodes.agents.iter().map(|agent| agent.pids("web").len()).collect::<Vec<_>>();
+    let known = |wanted: [u64; 3]| {
+        wait_for("the registry to know", || {
+            let rows = nodes.rows();
+            let known = |(row, wanted): (&Value, u64)| row["wanted"]["web"] == wanted && row["cores"] != 0;
+            rows.iter().zip(wanted).all(known).then_some(())
+        });
+    };
+    known([1, 1, 1]);
+    let here = |words: &[&str]| nodes.here(words);
+    let over_redis = |words: &[&str]| nodes.over_redis(words);
+    let doors: [&dyn Fn(&[&str]) -> Said; 2] = [&here, &over_redis];
+    let place = |at: usize, words: &[&str]| {
+        let words = [&["incr", "web", "--waiting", "--json", "--any"], words].concat();
+        let named = named(&doors[at % 2](&words).expect(0));
+        assert_eq!(named.len(), 1, "{named:?}");
+        named[0].clone()
+    };
+    // Spread: a round before anyone has a second one more.
+    let mut round = Vec::new();
+    for at in 0..3 {
+        round.push(place(at, &["spread"]));
+        let wanted = ["a", "b", "c"].map(|node| 1 + u64::from(round.iter().any(|placed| placed == node)));
+        known(wanted);
+        assert_eq!(counts(), wanted.map(|count| usize::try_from(count).unwrap()), "{round:?}");
+    }
+    // Packed: what has most gets more, until it has as many as it may.
+    nodes.here(&["incr", "web", "--node", "c", "--waiting"]).expect(0);
+    known([2, 2, 3]);
+    nodes.here(&["decr", "web", "--node", "a", "--waiting"]).expect(0);
+    known([1, 2, 3]);
+    assert_eq!(place(0, &["pack"]), "b");
+    known([1, 3, 3]);
+    // The least loaded of those that are meant and have room.
+    assert_eq!(place(1, &["-l", "zone=a"]), "a");
+    known([2, 3, 3]);
+    assert_eq!(place(0, &[]), "a");
+    known([3, 3, 3]);
+    for ask in doors {
+        let full = ask(&["incr", "web", "--any"]).expect(1);
+        assert!(full.err.contains("no node can take web: a has 3 of 3 at most, b has 3"), "{full:?}");
+    }
+    // Nor does a node take more by itself.
+    let full = nodes.here(&["incr", "web"]).expect(1);
+    assert!(full.err.contains("web may have 3 processes on a node (max_per_node), not 4"), "{full:?}");
+    let full = nodes.here(&["set", "web", "numprocesses", "4"]).expect(1);
+    assert!(full.err.contains("cannot have 4 processes and 3 at most"), "{full:?}");
+    assert_eq!(counts(), [3, 3, 3]);
+
+    // A start goes where it is stopped, a new one where there is none of its name.
+    nodes.here(&["stop", "web", "--node", "b", "--waiting"]).expect(0);
+    wait_for("the registry to know", || nodes.row("b")["wanted"]["web"].is_null().then_some(()));
+    assert_eq!(named(&nodes.over_redis(&["start", "web", "--any", "--waiting", "--json"]).expect(0)), ["b"]);
+    let add = |ask: &dyn Fn(&[&str]) -> Said| {
+        let said = ask(&["add", "--start", "--waiting", "--json", "--any=pack", "-l", "zone=b", "job", "sleep", "600"]);
+        named(&said.expect(0))[0].clone()
+    };
+    let first = add(&here);
+    wait_for("the registry to know", || (nodes.row(&first)["wanted"]["job"] == 1).then_some(()));
+    let mut both = [first, add(&over_redis)];
+    both.sort();
+    assert_eq!(both, ["b", "c"]);
+    let refused = nodes.here(&["stop", "web", "--any"]).expect(1);
+    assert!(refused.err.contains("only incr, start and add"), "{refused:?}");
+}

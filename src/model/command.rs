@@ -30,6 +30,40 @@ pub enum Target {
     All,
     /// The one that holds the singleton of this watcher.
     Holder(String),
+    /// One of those described, which the strategy prefers.
+    Any(Strategy, Selector),
+}
+
+/// Which node is preferred for another process ([`place`](super::placement::place)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Strategy {
+    /// The one with the least to do.
+    #[default]
+    LeastLoaded,
+    /// The one with the fewest of the kind.
+    Spread,
+    /// The one with the most of the kind that has room for more.
+    Pack,
+}
+
+impl Strategy {
+    /// All of them.
+    pub const ALL: [Strategy; 3] = [Strategy::LeastLoaded, Strategy::Spread, Strategy::Pack];
+
+    /// The word people write.
+    pub fn word(self) -> &'static str {
+        match self {
+            Strategy::LeastLoaded => "least-loaded",
+            Strategy::Spread => "spread",
+            Strategy::Pack => "pack",
+        }
+    }
+
+    /// The strategy of this word; the error says which there are.
+    pub fn parse(text: &str) -> Result<Strategy, String> {
+        let found = Strategy::ALL.into_iter().find(|strategy| strategy.word() == text);
+        found.ok_or_else(|| format!("it is one of {}", Strategy::ALL.map(Strategy::word).join(", ")))
+    }
 }
 
 impl Target {
@@ -49,9 +83,10 @@ pub struct Selector {
 }
 
 impl Selector {
-    /// Whether it says nothing, so that every node fits.
-    pub fn is_empty(&self) -> bool {
-        self.nodes.is_empty() && self.labels.is_empty()
+    /// Whether a node is among those.
+    pub fn fits(&self, node: &NodeName, labels: &Labels) -> bool {
+        let named = self.nodes.is_empty() || self.nodes.iter().any(|word| word.fits(node));
+        named && self.labels.iter().all(|label| label.is_among(labels))
     }
 
     /// Whether it can mean one node at most.
@@ -358,6 +393,8 @@ pub enum Refusal {
     NoCandidate(String),
     /// No node is what was asked for.
     NoSuchNode(String),
+    /// So many processes are more than the watcher may have on a node.
+    TooMany { watcher: WatcherName, wanted: u32, most: u32 },
     /// This node's configuration allows no drills.
     NoDrills(NodeName),
     /// The agent is stopping and admits nothing new.
@@ -388,6 +425,7 @@ impl Refusal {
             Refusal::NotHolder { .. }
             | Refusal::NoCandidate(_)
             | Refusal::NoSuchNode(_)
+            | Refusal::TooMany { .. }
             | Refusal::NoDrills(_)
             | Refusal::Stopping
             | Refusal::NoCluster => 5,
@@ -418,6 +456,9 @@ impl fmt::Display for Refusal {
                 write!(f, "{watcher} is held by {holder}, not by this node")
             }
             Refusal::NotHolder { watcher, holder: None } => write!(f, "nobody is known to hold {watcher}"),
+            Refusal::TooMany { watcher, wanted, most } => {
+                write!(f, "{watcher} may have {most} processes on a node (max_per_node), not {wanted}")
+            }
             Refusal::NoCandidate(why) | Refusal::NoSuchNode(why) => f.write_str(why),
             Refusal::NoDrills(node) => write!(
                 f,
@@ -500,6 +541,8 @@ pub struct NodeAbout {
     pub processes: u32,
     /// How many processes are wanted here of each watcher that is not stopped.
     pub wanted: BTreeMap<String, u32>,
+    /// How many there may be here at most, of those watchers that say so.
+    pub most: BTreeMap<String, u32>,
     /// The machine that it runs on.
     pub machine: Machine,
     /// The version of what agents say to each other; 0: from before there was one.

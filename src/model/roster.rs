@@ -10,9 +10,11 @@
 //! | patterns, labels | who fits and is not gone; nobody: refused | the same |
 //! | all | who is not gone | the same |
 //! | a singleton's holder | that one | the same |
+//! | any | the one that [`place`] prefers | the same |
 
 use super::command::{Command, NodeRow, NodeState, PROTOCOL, Refusal, Selector, Target};
 use super::names::{Label, NodeName, NodeWord, nearest};
+use super::placement::place;
 
 /// The nodes that a command is for.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -61,6 +63,7 @@ pub fn choose(
         (Target::All, _) => everybody(rows),
         (Target::Nodes(selector), _) => select(selector, here, rows)?,
         (Target::Holder(watcher), _) => holder(watcher, rows)?,
+        (Target::Any(strategy, selector), _) => only(place(*strategy, selector, command, rows)?),
     };
     Ok(without_strangers(chosen, rows))
 }
@@ -158,7 +161,7 @@ fn blindly(target: &Target, here: Option<&NodeName>, why: &str) -> Result<Addres
             }
             Ok(tidy(chosen))
         }
-        (Target::Here | Target::All | Target::Nodes(_) | Target::Holder(_), _) => Err(unread()),
+        (Target::Here | Target::All | Target::Nodes(_) | Target::Holder(_) | Target::Any(..), _) => Err(unread()),
     }
 }
 

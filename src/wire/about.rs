@@ -26,6 +26,7 @@ struct About {
     well: u32,
     processes: u32,
     wanted: BTreeMap<String, u32>,
+    most: BTreeMap<String, u32>,
     cores: u32,
     load: f64,
     /// Bytes.
@@ -50,6 +51,7 @@ pub fn about_json(about: &NodeAbout) -> String {
         well: about.well,
         processes: about.processes,
         wanted: about.wanted.clone(),
+        most: about.most.clone(),
         cores: about.machine.cores,
         // More digits would be of no use to anybody.
         load: (about.machine.load * 100.0).round() / 100.0,
@@ -78,6 +80,7 @@ pub fn parse_about(text: &str) -> Result<NodeAbout, String> {
         well: row.well,
         processes: row.processes,
         wanted: row.wanted,
+        most: row.most,
         machine: Machine { cores: row.cores, load: row.load, memory: row.memory, memory_used: row.memory_used },
         protocol: row.v,
     })
@@ -101,6 +104,7 @@ mod tests {
             well: 2,
             processes: 7,
             wanted: [("web".into(), 7)].into(),
+            most: [("web".into(), 9)].into(),
             machine: Machine { cores: 4, load: 0.62, memory: 8 << 30, memory_used: 3 << 30 },
             protocol: 1,
         }

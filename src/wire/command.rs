@@ -59,14 +59,20 @@ pub fn address(request: &mut Value, target: &Target) {
         Target::Here => {}
         Target::All => properties["all"] = json!(true),
         Target::Holder(watcher) => properties["holder"] = json!(watcher),
-        Target::Nodes(Selector { nodes, labels }) => {
-            if !nodes.is_empty() {
-                properties["node"] = nodes.iter().map(NodeWord::to_string).collect();
-            }
-            if !labels.is_empty() {
-                properties["label"] = labels.iter().map(Label::to_string).collect();
-            }
+        Target::Nodes(selector) => describe(properties, selector),
+        Target::Any(strategy, selector) => {
+            properties["any"] = json!(strategy.word());
+            describe(properties, selector);
         }
+    }
+}
+
+fn describe(properties: &mut Value, Selector { nodes, labels }: &Selector) {
+    if !nodes.is_empty() {
+        properties["node"] = nodes.iter().map(NodeWord::to_string).collect();
+    }
+    if !labels.is_empty() {
+        properties["label"] = labels.iter().map(Label::to_string).collect();
     }
 }
 
@@ -299,6 +305,8 @@ mod tests {
         }
     }
 
+    use crate::model::command::Strategy;
+
     #[test]
     fn every_target_reads_back_as_itself() {
         let nodes = || vec![NodeWord::parse("web-1").unwrap(), NodeWord::parse("db-*").unwrap()];
@@ -311,6 +319,8 @@ mod tests {
             some(nodes(), vec![]),
             some(vec![], labels()),
             some(nodes(), labels()),
+            Target::Any(Strategy::Spread, Selector::default()),
+            Target::Any(Strategy::Pack, Selector { nodes: nodes(), labels: labels() }),
         ] {
             let mut message = command_json(&Command::Version);
             address(&mut message, &target);

@@ -48,8 +48,8 @@ use crate::model::snapshot::{
 ///   - SOCKET: `socket`, `keys`, and `effect`: `added`, `removed`, `moved` or `adjusted`
 /// - `version`: `version`
 /// - `nodes`: `roster` `[{name, state, seen, version, host, pid, up, config, differs, labels, watchers, well, holds,
-///   waits, processes, wanted, load, cores, memory, memory_used, protocol}]`, sorted by name: `labels` is `{KEY: VALUE}`,
-///   `wanted` `{WATCHER: processes wanted there}`, `well` a number of watchers; `differs` is true where most nodes are told
+///   waits, processes, wanted, most, load, cores, memory, memory_used, protocol}]`, sorted by name: `labels` is `{KEY: VALUE}`,
+///   `wanted` `{WATCHER: processes wanted there}`, `most` their `max_per_node`, `well` a number of watchers; `differs` is true where most nodes are told
 ///   something else by their files
 /// - `leases`: `leases` `[LEASE, …]`, and `advice` `[TEXT, …]` where something is amiss with the store; LEASE: `name key role token ttl left holder latency held_for why`
 ///   counts`; `counts` are this agent's since it began: `taken released lost refreshes refreshes_failed late_grants
@@ -166,6 +166,7 @@ pub fn error_code(refusal: &Refusal) -> &'static str {
         Refusal::NotHolder { .. } => "not-holder",
         Refusal::NoCandidate(_) => "no-candidate",
         Refusal::NoSuchNode(_) => "no-such-node",
+        Refusal::TooMany { .. } => "too-many",
         Refusal::NoDrills(_) => "no-drills",
         Refusal::Stopping => "stopping",
         Refusal::NoCluster => "no-cluster",
@@ -441,6 +442,7 @@ fn row(row: &NodeRow, usual_config: Option<&str>) -> Value {
         "well": row.about.well,
         "processes": row.about.processes,
         "wanted": row.about.wanted,
+        "most": row.about.most,
         "load": machine.load,
         "cores": machine.cores,
         "memory": machine.memory,

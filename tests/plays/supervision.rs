@@ -449,22 +449,39 @@ fn a_new_process_that_does_not_come_up_leaves_the_old_ones_running() {
 }
 
 #[test]
-fn a_sequential_reload_never_has_more_than_are_wanted() {
-    let mut stage = running(vec![many("web", 2)]);
-    let (one, two) = (stage.pid("web#1"), stage.pid("web#2"));
-    stage.asks_for(reload("web", ReloadWay::Sequential));
-    assert_eq!(stage.story(), ["signal web#1 15".into(), format!("web kill {one}")]);
-    stage.ends("web#1", ENDED);
-    assert_eq!(stage.story(), [format!("web reap {one}"), "spawn web#1".into()]);
-    stage.spawned("web#1");
-    stage.wait(LIFE);
-    let new = stage.pid("web#1");
-    assert_eq!(stage.story(), [format!("web spawn {new}"), "signal web#2 15".into(), format!("web kill {two}")]);
-    stage.ends("web#2", ENDED);
-    stage.story();
-    stage.spawned("web#2");
-    stage.wait(LIFE);
-    assert_eq!(stage.story().last().unwrap(), "web reload");
+fn a_sequential_reload_and_one_where_a_node_is_full_never_have_more_than_are_wanted() {
+    for (max_per_node, way) in [(None, ReloadWay::Sequential), (Some(2), ReloadWay::Rolling)] {
+        let mut stage = running(vec![WatcherSpec { max_per_node, ..many("web", 2) }]);
+        let (one, two) = (stage.pid("web#1"), stage.pid("web#2"));
+        stage.asks_for(reload("web", way));
+        assert_eq!(stage.story(), ["signal web#1 15".into(), format!("web kill {one}")]);
+        stage.ends("web#1", ENDED);
+        assert_eq!(stage.story(), [format!("web reap {one}"), "spawn web#1".into()]);
+        stage.spawned("web#1");
+        stage.wait(LIFE);
+        let new = stage.pid("web#1");
+        assert_eq!(stage.story(), [format!("web spawn {new}"), "signal web#2 15".into(), format!("web kill {two}")]);
+        stage.ends("web#2", ENDED);
+        stage.story();
+        stage.spawned("web#2");
+        stage.wait(LIFE);
+        assert_eq!(stage.story().last().unwrap(), "web reload");
+    }
+}
+
+#[test]
+fn a_watcher_never_has_more_processes_than_a_node_may_have() {
+    let mut stage = running(vec![WatcherSpec { max_per_node: Some(3), ..many("web", 2) }]);
+    let incr = |by| Command::Resize { watcher: "web".into(), by, patience: Patience::Admitted };
+    let request = stage.asks_for(incr(2));
+    let refused = Refusal::TooMany { watcher: watcher("web").name, wanted: 4, most: 3 };
+    assert_eq!(stage.outcome(request), Some(Outcome::Own(Reply::Refused(refused))));
+    assert!(stage.story().is_empty());
+    stage.asks_for(incr(1));
+    assert_eq!(stage.story(), ["spawn web#3"]);
+    stage.asks_for(incr(-3));
+    let request = stage.asks_for(incr(3));
+    assert!(matches!(stage.outcome(request), Some(Outcome::Own(Reply::Done(Answer::Resized { numprocesses: 3, .. })))));
 }
 
 #[test]

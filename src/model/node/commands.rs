@@ -183,6 +183,7 @@ impl Node {
             }
             Command::Resize { watcher, by, patience } => {
                 let key = self.find(&watcher)?;
+                self.watchers[key].room_for(by)?;
                 let numprocesses = self.watchers.stir(key).resize(by);
                 let singleton = self.watchers[key].lease().is_some();
                 if patience == Patience::Settled && !singleton {

@@ -246,6 +246,7 @@ impl Node {
             waits,
             well: count(self.watchers.iter().filter(|watcher| self.is_well(watcher)).count()),
             processes: count(self.watchers.iter().map(|watcher| watcher.pids().len()).sum()),
+            most: self.specs().filter_map(|spec| Some((spec.name.to_string(), spec.max_per_node?))).collect(),
             wanted: self.watchers.iter().filter_map(|watcher| wanted_here(watcher, self.now)).collect(),
             ..rest
         }
