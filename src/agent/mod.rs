@@ -51,6 +51,9 @@ const QUESTIONS: usize = 256;
 /// watchers there are, and a thousand that start at once would be looked at a thousand times.
 const SHOW_EVERY: Duration = Duration::from_millis(50);
 
+/// What the service manager grants an ending agent beyond the next thing that is due in it.
+const STOPPING_MARGIN: Duration = Duration::from_secs(10);
+
 /// The signals that mean something to an agent, and those that would end a program that has not heard of them.
 const SIGNALS: [i32; 8] = [
     libc::SIGTERM,
@@ -523,14 +526,16 @@ impl Agent {
     /// Shows others what the node has come to: the registry and systemd.
     fn show(&mut self) {
         let snapshot = self.node.snapshot();
-        if snapshot.phase == Phase::Running && !self.ready {
+        if !matches!(snapshot.phase, Phase::Starting | Phase::Stopping) && !self.ready {
             self.ready = true;
             self.notify.ready();
         }
         self.notify.status(&view::status_line(&snapshot));
-        let draining = snapshot.phase == Phase::Stopping;
-        if draining && !self.standing.borrow().draining {
-            self.notify.stopping();
+        let draining = snapshot.phase.takes_nothing();
+        if snapshot.phase == Phase::Stopping {
+            // Each watcher has its time to stop, one after another: the service manager cannot know how long that is.
+            let next = self.node.next_wakeup().map_or(Duration::ZERO, |at| at.since(clock::now()));
+            self.notify.stopping(next + STOPPING_MARGIN);
         }
         let up = clock::now().since(self.started);
         self.standing.send_if_modified(|standing| {

@@ -273,6 +273,18 @@ enum Words {
     Setsocket(SetSocket),
     /// Close and remove a socket
     Rmsocket(RemoveSocket),
+    /// Stop all that runs on a node, and hand its singletons over
+    Drain {
+        /// Reply when nothing runs there any more
+        #[arg(long, visible_alias = "wait")]
+        waiting: bool,
+    },
+    /// Start again what runs by itself on a drained node
+    Undrain {
+        /// Reply when it runs
+        #[arg(long, visible_alias = "wait")]
+        waiting: bool,
+    },
     /// End the agent and all it runs
     Quit {
         /// Reply when all is stopped
@@ -414,6 +426,8 @@ impl Words {
             Words::Addsocket(add) => add.command()?,
             Words::Setsocket(set) => set.command()?,
             Words::Rmsocket(remove) => remove.command(),
+            Words::Drain { waiting } => Command::Drain { patience: patience(waiting) },
+            Words::Undrain { waiting } => Command::Undrain { patience: patience(waiting) },
             Words::Quit { waiting } => Command::Quit { patience: patience(waiting) },
             Words::Version => Command::Version,
             Words::Nodes => Command::Nodes,
@@ -569,6 +583,7 @@ fn danger(command: &Command, target: &Target) -> Option<String> {
     };
     match command {
         Command::Quit { .. } => Some(format!("quit ends the agents of {where_} and all they run")),
+        Command::Drain { .. } => Some(format!("drain stops every watcher of {where_}")),
         Command::Stop { pattern: None, .. } => Some(format!("stop without a name stops every watcher of {where_}")),
         Command::Restart { pattern: None, .. } => {
             Some(format!("restart without a name restarts every watcher of {where_}"))
@@ -840,6 +855,8 @@ mod tests {
             ("numwatchers", Command::NumWatchers),
             ("stats web 12", Command::Stats { watcher: web(), pid: Some(12), extended: false }),
             ("options web", Command::Options { watcher: "web".into(), keys: None }),
+            ("drain --wait", Command::Drain { patience: Settled }),
+            ("undrain", Command::Undrain { patience: Admitted }),
             ("quit --waiting", Command::Quit { patience: Settled }),
             ("version", Command::Version),
             ("nodes", Command::Nodes),
@@ -954,6 +971,7 @@ mod tests {
             danger(&command, &target(&global, &command).unwrap()).is_some()
         };
         for words in [
+            "drain --all",
             "quit --all",
             "quit --node a,b",
             "quit --node a*",
@@ -964,7 +982,16 @@ mod tests {
         ] {
             assert!(asks(words), "{words}");
         }
-        for words in ["quit", "quit --node a", "stop", "stop web --all", "start --all", "status --all", "plan --all"] {
+        for words in [
+            "drain --node a",
+            "quit",
+            "quit --node a",
+            "stop",
+            "stop web --all",
+            "start --all",
+            "status --all",
+            "plan --all",
+        ] {
             assert!(!asks(words), "{words}");
         }
     }

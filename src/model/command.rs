@@ -168,6 +168,10 @@ pub enum Command {
     Signal { watcher: String, pid: Option<u32>, signal: i32, reach: Reach },
     /// Stops a watcher's processes, or one of them, with this signal and time; they are replaced.
     Kill { watcher: String, pid: Option<u32>, signal: Option<i32>, grace: Option<Duration>, patience: Patience },
+    /// Stops all that runs here, hands singletons over, and starts nothing until [`Command::Undrain`].
+    Drain { patience: Patience },
+    /// Starts again what starts by itself.
+    Undrain { patience: Patience },
     /// Ends the agent and all it runs.
     Quit { patience: Patience },
     /// Which program answers.
@@ -231,6 +235,8 @@ impl Command {
             | Command::RemoveSocket { .. }
             | Command::Signal { .. }
             | Command::Kill { .. }
+            | Command::Drain { .. }
+            | Command::Undrain { .. }
             | Command::Quit { .. }
             | Command::Failover { .. }
             | Command::Drill { .. }
@@ -272,6 +278,8 @@ impl Command {
             | Command::SetSocket { patience, .. }
             | Command::RemoveSocket { patience, .. }
             | Command::Kill { patience, .. }
+            | Command::Drain { patience }
+            | Command::Undrain { patience }
             | Command::Quit { patience }
             | Command::Failover { patience, .. } => *patience,
             Command::List { .. }
@@ -399,6 +407,8 @@ pub enum Refusal {
     NoDrills(NodeName),
     /// The agent is stopping and admits nothing new.
     Stopping,
+    /// This node is drained, and starts nothing.
+    Drained(NodeName),
     /// There is no cluster: no `[redis]` section.
     NoCluster,
     /// What the command needed could not be reached or failed there.
@@ -428,6 +438,7 @@ impl Refusal {
             | Refusal::TooMany { .. }
             | Refusal::NoDrills(_)
             | Refusal::Stopping
+            | Refusal::Drained(_)
             | Refusal::NoCluster => 5,
             Refusal::Exists(_) | Refusal::SocketExists(_) => 5,
             Refusal::Unavailable(_) | Refusal::Failed(_) | Refusal::BadConfig(_) => 6,
@@ -466,6 +477,9 @@ impl fmt::Display for Refusal {
                  circusctl reloadconfig --node {node}"
             ),
             Refusal::Stopping => f.write_str("the agent is stopping"),
+            Refusal::Drained(node) => {
+                write!(f, "{node} is drained and starts nothing: circusctl undrain --node {node} ends that")
+            }
             Refusal::NoCluster => f.write_str("this agent has no [redis] section, so it knows no other node"),
             Refusal::Exists(name) => write!(f, "'{name}' already exist"),
             Refusal::BadConfig(problems) => write!(f, "the configuration cannot be applied\n\n{}", problems.trim_end()),
@@ -568,7 +582,7 @@ pub enum NodeState {
     Up,
     /// Not heard of for a while.
     Stale,
-    /// Stopping: finishes what it has, takes nothing new.
+    /// Stopping, or drained: finishes what it has, takes nothing new.
     Draining,
     /// Left, or not heard of for long.
     Gone,

@@ -46,12 +46,11 @@ pub fn place(
     // Stable: of equals the first by name.
     able.sort_by_key(|row| {
         let (load, count) = (load(row), task.count(row));
-        let preference = match strategy {
+        match strategy {
             Strategy::LeastLoaded => (load, count),
             Strategy::Spread => (count, load),
             Strategy::Pack => (u64::MAX - count, load),
-        };
-        preference
+        }
     });
     if let Some(row) = able.first() {
         return Ok(row.name.clone());

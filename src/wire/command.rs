@@ -38,6 +38,8 @@ pub fn command_name(command: &Command) -> &'static str {
         Command::Remove { .. } => "rm",
         Command::Signal { .. } => "signal",
         Command::Kill { .. } => "kill",
+        Command::Drain { .. } => "drain",
+        Command::Undrain { .. } => "undrain",
         Command::Quit { .. } => "quit",
         Command::Version => "version",
         Command::Nodes => "nodes",
@@ -113,7 +115,10 @@ pub fn command_json(command: &Command) -> Value {
             "sequential": *way == ReloadWay::Sequential,
             "waiting": waiting(patience),
         }),
-        Command::ReloadConfig { patience } | Command::Quit { patience } => json!({"waiting": waiting(patience)}),
+        Command::ReloadConfig { patience }
+        | Command::Drain { patience }
+        | Command::Undrain { patience }
+        | Command::Quit { patience } => json!({"waiting": waiting(patience)}),
         Command::Resize { watcher, by, patience } => {
             let nb = if command_name(command) == "decr" { -by } else { *by };
             json!({"name": watcher, "nb": nb, "waiting": waiting(patience)})
@@ -248,6 +253,8 @@ mod tests {
             for (pid, signal, grace) in [(None, None, None), (Some(7), Some(9), Some(Duration::from_millis(2_500)))] {
                 commands.push(Command::Kill { watcher: "web".into(), pid, signal, grace, patience });
             }
+            commands.push(Command::Drain { patience });
+            commands.push(Command::Undrain { patience });
             commands.push(Command::Quit { patience });
             for to in [None, Some(NodeName::parse("web-2").unwrap())] {
                 commands.push(Command::Failover { watcher: "beat".into(), to, patience });

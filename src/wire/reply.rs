@@ -11,16 +11,15 @@ use crate::model::event::Address;
 use crate::model::explain::{Condition, Explanation};
 use crate::model::names::{NodeName, WatcherName};
 use crate::model::plan::{Change, Effect, KeyChange, Plan, SocketChange, SocketEffect};
-use crate::model::snapshot::{
-    LeaseCounts, LeaseView, Phase, ProcessView, Snapshot, SocketView, StoreView, WatcherView,
-};
+use crate::model::snapshot::{LeaseCounts, LeaseView, ProcessView, Snapshot, SocketView, StoreView, WatcherView};
 
 /// The reply to a request; `time` in seconds of the Unix epoch.
 ///
 /// Every reply has `status`, `time` and `id`. What is there besides, by command (Circus's where Circus has it):
 ///
 /// - `list`: `watchers` `[name, …]`, lower case, sorted; with a name `pids` `[pid, …]`
-/// - `status`: `statuses` `{NAME: word}`, and of ours `node`, `cluster`, `phase` (`starting` `running` `stopping`),
+/// - `status`: `statuses` `{NAME: word}`, and of ours `node`, `cluster`, `phase` (`starting` `running` `draining`
+///   `drained` `stopping`),
 ///   `store` `{state: "up"|"down"|"unknown", reason?, servers?, missed?}` (of several servers how many there are, and
 ///   which of them cannot be used and why, `{SERVER: TEXT}`) and `watchers` `[WATCHER, …]` in start order. With a name the
 ///   watcher's word stands in `status` itself, as Circus has it, and `watchers` holds that one.
@@ -169,6 +168,7 @@ pub fn error_code(refusal: &Refusal) -> &'static str {
         Refusal::TooMany { .. } => "too-many",
         Refusal::NoDrills(_) => "no-drills",
         Refusal::Stopping => "stopping",
+        Refusal::Drained(_) => "drained",
         Refusal::NoCluster => "no-cluster",
         Refusal::Unavailable(_) => "unavailable",
         Refusal::Failed(_) => "failed",
@@ -302,11 +302,6 @@ fn fine_seconds(duration: Duration) -> f64 {
 }
 
 fn snapshot(node: &Snapshot) -> Value {
-    let phase = match node.phase {
-        Phase::Starting => "starting",
-        Phase::Running => "running",
-        Phase::Stopping => "stopping",
-    };
     let mut store = match &node.store {
         StoreView::Unknown => json!({"state": "unknown"}),
         StoreView::Up => json!({"state": "up"}),
@@ -318,7 +313,7 @@ fn snapshot(node: &Snapshot) -> Value {
     json!({
         "node": node.node.as_str(),
         "cluster": node.cluster.as_str(),
-        "phase": phase,
+        "phase": node.phase.word(),
         "store": store,
         "watchers": node.watchers.iter().map(watcher).collect::<Vec<_>>(),
     })

@@ -62,7 +62,7 @@ pub struct BadRequest {
 /// | `rmsocket` | **`name`**, `waiting` |
 /// | `signal` | **`name`**, **`signum`** (number or name), `pid`, `childpid` (needs `pid`), `children`, `recursive` |
 /// | `kill` | **`name`**, `pid`, `signum`, `graceful_timeout` (seconds), `waiting` |
-/// | `reloadconfig` `quit` | `waiting` |
+/// | `reloadconfig` `drain` `undrain` `quit` | `waiting` |
 /// | `history` | `name`, `count` |
 /// | `failover` | **`name`**, `to` (a node), `waiting` |
 /// | `lease-init` `explain` | **`name`** |
@@ -176,6 +176,8 @@ impl<'a> Properties<'a> {
                 grace: self.seconds("graceful_timeout")?,
                 patience: self.patience()?,
             },
+            "drain" => Command::Drain { patience: self.patience()? },
+            "undrain" => Command::Undrain { patience: self.patience()? },
             "quit" => Command::Quit { patience: self.patience()? },
             "version" => Command::Version,
             "nodes" => Command::Nodes,

@@ -1064,3 +1064,44 @@ fn a_start_of_a_singleton_is_waited_for_until_the_store_has_answered() {
     let started = Answer::Started { started: vec![stage.pid("beat#1")], kept: vec![], stopped: vec![] };
     assert_eq!(reply(&mut stage, request), Some(Reply::Done(started)));
 }
+
+#[test]
+fn a_drain_stops_in_order_and_stays_and_an_undrain_starts_in_order() {
+    let mut stage = running(vec![WatcherSpec { priority: 9, ..watcher("db") }, watcher("web")]);
+    let drain = stage.asks_for(Command::Drain { patience: Patience::Settled });
+    let first = stage.story();
+    assert!(
+        first.contains(&"signal web#1 15".into()) && !first.iter().any(|line| line.starts_with("signal db")),
+        "{first:?}"
+    );
+    stage.ends("web#1", ENDED);
+    assert!(stage.story().contains(&"signal db#1 15".into()));
+    assert_eq!(stage.node.snapshot().phase, Phase::Draining);
+    assert_eq!(stage.outcome(drain), None);
+    stage.ends("db#1", ENDED);
+    assert_eq!(stage.outcome(drain), Some(Outcome::Own(Reply::Done(Answer::Ok))));
+    assert_eq!(stage.node.snapshot().phase, Phase::Drained);
+
+    stage.story();
+    let start = stage.asks_for(Command::Start { pattern: None, patience: Patience::Admitted });
+    assert_eq!(stage.outcome(start), Some(Outcome::Own(Reply::Refused(Refusal::Drained(name("a"))))));
+    stage.wait(Duration::from_secs(3600));
+    assert!(stage.story().is_empty(), "something starts");
+
+    let undrain = stage.asks_for(Command::Undrain { patience: Patience::Settled });
+    assert_eq!(stage.story(), ["spawn db#1", "spawn web#1"]);
+    stage.spawned("db#1");
+    assert_eq!(stage.outcome(undrain), None);
+    stage.spawned("web#1");
+    assert_eq!(stage.outcome(undrain), Some(Outcome::Own(Reply::Done(Answer::Ok))));
+    assert_eq!(stage.node.snapshot().phase, Phase::Running);
+}
+
+#[test]
+fn a_drain_that_is_called_back_says_so() {
+    let mut stage = running(vec![watcher("web")]);
+    let drain = stage.asks_for(Command::Drain { patience: Patience::Settled });
+    stage.asks_for(Command::Undrain { patience: Patience::Admitted });
+    let called_back = Reply::Refused(Refusal::Failed("a was undrained meanwhile".into()));
+    assert_eq!(stage.outcome(drain), Some(Outcome::Own(called_back)));
+}

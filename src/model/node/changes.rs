@@ -177,7 +177,7 @@ impl Node {
                         }
                         None => self.add_watcher(new, true, actions),
                     };
-                    if autostart {
+                    if autostart && self.drained.is_none() {
                         self.queue.push_back(key);
                     }
                     changed.push(key);

@@ -82,6 +82,8 @@ pub struct Node {
     /// Those that are removed once they are down.
     leaving: BTreeSet<Key>,
     phase: State,
+    /// Who asked that nothing runs here, for as long as that holds.
+    drained: Option<String>,
     store: StoreView,
     /// What the store's servers said of themselves, by address, those that are missed, and what was last advised because
     /// of it.
@@ -153,6 +155,7 @@ impl Node {
             socket_amendments: BTreeMap::new(),
             leaving: BTreeSet::new(),
             phase: State::Starting,
+            drained: None,
             store: StoreView::Unknown,
             servers: BTreeMap::new(),
             missed: Missed::default(),
@@ -189,9 +192,9 @@ impl Node {
     pub fn next_wakeup(&self) -> Option<Time> {
         let errands = self.errands.values().filter_map(Errand::deadline);
         let phase = match &self.phase {
-            State::Starting | State::Running => None,
+            State::Starting | State::Running if self.drained.is_none() => None,
             State::Stopping { down: Some(since), .. } => Some(*since + LAST_ANSWERS),
-            State::Stopping { down: None, .. } => {
+            State::Starting | State::Running | State::Stopping { down: None, .. } => {
                 // Some may have waited long enough for the store while others are still being stopped.
                 let released =
                     self.watchers.iter().filter_map(Watcher::releasing_since).map(|since| since + LAST_RELEASE);
@@ -216,6 +219,13 @@ impl Node {
             node: self.name.clone(),
             cluster: self.cluster.clone(),
             phase: match self.phase {
+                State::Starting | State::Running if self.drained.is_some() => {
+                    if self.is_all_down() {
+                        Phase::Drained
+                    } else {
+                        Phase::Draining
+                    }
+                }
                 State::Starting => Phase::Starting,
                 State::Running => Phase::Running,
                 State::Stopping { .. } | State::Left => Phase::Stopping,
@@ -255,6 +265,33 @@ impl Node {
     fn is_well(&self, watcher: &Watcher) -> bool {
         use WatcherState::{Active, Listening, Standby};
         matches!(watcher.state(self.now), Active | Listening | Standby)
+    }
+
+    /// Whether nothing runs here, and no lease is kept from others.
+    fn is_all_down(&self) -> bool {
+        self.watchers.iter().all(|watcher| is_settled_down(watcher, self.now))
+    }
+
+    /// Stops all in order, and keeps it so.
+    fn drain(&mut self, by: String, actions: &mut Vec<Action>) {
+        if self.drained.is_none() {
+            log(actions, Level::Info, format!("drained by {by}: stopping all watchers, and starting none"));
+            self.drained = Some(by);
+            self.queue.clear();
+        }
+    }
+
+    /// Starts what starts by itself, in order: the watchers that are on their way.
+    fn undrain(&mut self, by: &str, actions: &mut Vec<Action>) -> Vec<Key> {
+        if self.drained.take().is_none() {
+            return Vec::new();
+        }
+        log(actions, Level::Info, format!("no longer drained, as {by} asked: starting what starts by itself"));
+        let staying = self.watchers.keys().into_iter().filter(|key| !self.leaving.contains(key));
+        let keys: Vec<Key> = staying.filter(|key| self.watchers[*key].spec().autostart).collect();
+        self.queue.extend(&keys);
+        self.next_start = self.now;
+        keys
     }
 
     fn is_ending(&self) -> bool {
