@@ -207,7 +207,7 @@ async fn over_unix(path: &Path, call: &Call) -> Result<Value, ClientError> {
     }
     let patience = match call.target {
         Target::Here => call.patience,
-        Target::All | Target::Nodes(_) | Target::Holder(_) => call.patience + GATHERING,
+        Target::All | Target::Nodes(_) | Target::Holder(_) | Target::Any(..) => call.patience + GATHERING,
     };
     let started = Instant::now();
     let mut agent = timeout(patience, UnixStream::connect(path))

@@ -56,8 +56,8 @@
 //!    that is judged when it was put to the test.
 //! 3. [`model::watcher`], with its `settle`, `roll`, `sockets`, `demand`, `hooks`, `tenure`, `seen` and `explain`: a
 //!    number of processes, kept true. [`model::explain`]: what is said to who asks why.
-//! 4. [`model::roster`]: who is meant by a name, a pattern, a label. [`model::node`], with its `order`, `changes` and
-//!    `sockets`: who comes after whom, and what a changed file changes.
+//! 4. [`model::roster`]: who is meant by a name, a pattern, a label; [`model::placement`]: who gets the next
+//!    process. [`model::node`], with its `order`, `changes` and `sockets`: who comes after whom, and what a changed file changes.
 //! 5. `lua/take.lua`, `lua/refresh.lua`, `lua/release.lua`: who may have a lease.
 //! 6. [`host`]: `process`, the life of one as a task; [`host::guard`], why a killed or frozen agent leaves no singleton
 //!    behind; [`host::output`], why a full disk holds up nobody; `socket`, why a reload refuses no connection.

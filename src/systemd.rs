@@ -94,9 +94,10 @@ impl Notify {
         }
     }
 
-    /// The end has begun.
-    pub fn stopping(&self) {
-        self.send(&[NotifyState::Stopping]);
+    /// The end has begun, and goes on: within `more` there will be something new to tell.
+    pub fn stopping(&self, more: Duration) {
+        let more = u32::try_from(more.as_micros()).unwrap_or(u32::MAX);
+        self.send(&[NotifyState::Stopping, NotifyState::ExtendTimeoutUsec(more)]);
     }
 
     /// How often to say [`Notify::alive`], if at all: twice in the time that systemd gives.
@@ -283,8 +284,8 @@ mod tests {
             let mut notify = Notify::to(&manager.1, Some(Duration::from_secs(20))).unwrap();
             notify.ready();
             assert_eq!(manager.heard().unwrap(), "READY=1\n");
-            notify.stopping();
-            assert_eq!(manager.heard().unwrap(), "STOPPING=1\n");
+            notify.stopping(Duration::from_millis(1500));
+            assert_eq!(manager.heard().unwrap(), "STOPPING=1\nEXTEND_TIMEOUT_USEC=1500000\n");
             notify.alive();
             assert_eq!(manager.heard().unwrap(), "WATCHDOG=1\n");
             notify.status("beat: holder\nREADY=1");

@@ -45,6 +45,7 @@ const OURS: [(&str, &[&str]); 4] = [
         "watcher:NAME",
         &[
             "umask",
+            "max_per_node",
             "after",
             "ready",
             "ready_timeout",
@@ -75,7 +76,7 @@ const OURS: [(&str, &[&str]); 4] = [
 ];
 
 /// Commands that Circus does not have.
-const OUR_COMMANDS: [&str; 15] = [
+const OUR_COMMANDS: [&str; 17] = [
     "plan",
     "version",
     "nodes",
@@ -85,6 +86,8 @@ const OUR_COMMANDS: [&str; 15] = [
     "metrics",
     "failover",
     "drill",
+    "drain",
+    "undrain",
     "lease",
     "events",
     "logs",

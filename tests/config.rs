@@ -158,6 +158,7 @@ fn describe_watcher(watcher: &WatcherSpec, fact: &mut impl FnMut(String)) {
         sockets,
     } = program;
     fact(format!("\n{name}: {numprocesses} of {words:?}"));
+    watcher.max_per_node.iter().for_each(|most| fact(format!("  {most} on a node at most")));
     executable.iter().for_each(|path| fact(format!("  executable {}", path.display())));
     fact(format!("  priority {priority}, autostart {autostart}, respawn {respawn}, max_retry {max_retry:?}"));
     let (signal, grace) = (watcher.stop_signal, watcher.graceful_timeout);

@@ -411,6 +411,7 @@ impl Member {
             instance: 1,
             leases: vec![watcher("beat")],
             standing: stands,
+            machine: Default::default,
         };
         Member { redis: Redis::start(me, told, asked), events, _standing: standing }
     }

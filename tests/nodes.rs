@@ -73,8 +73,8 @@ fn named(said: &Said) -> Vec<String> {
     said.json()["nodes"].as_object().into_iter().flat_map(|nodes| nodes.keys().cloned()).collect()
 }
 
-/// The same question at the two doors that decide who is meant.
-type Door<'a> = (&'a str, &'a dyn Fn(&[&str]) -> Said);
+/// Asks at one of the two doors that decide who is meant.
+type Door<'a> = &'a dyn Fn(&[&str]) -> Said;
 
 #[test]
 fn nodes_are_meant_by_name_pattern_and_label_at_a_control_socket_and_over_redis() {
@@ -92,7 +92,8 @@ fn nodes_are_meant_by_name_pattern_and_label_at_a_control_socket_and_over_redis(
         Some(rows.iter().find(holds)?["name"].as_str()?.to_owned())
     });
 
-    let doors: [Door<'_>; 2] = [("db-1", &|words| nodes.here(words)), ("Redis", &|words| nodes.over_redis(words))];
+    let doors: [(&str, Door<'_>); 2] =
+        [("db-1", &|words| nodes.here(words)), ("Redis", &|words| nodes.over_redis(words))];
     for (door, ask) in doors {
         let json = |words: &[&str]| ask(&[&["numprocesses", "web", "--json"], words].concat());
         for (words, meant) in [
@@ -124,6 +125,16 @@ fn nodes_are_meant_by_name_pattern_and_label_at_a_control_socket_and_over_redis(
         ask(&["decr", "web", "-l", "role=web", "--waiting"]).expect(0);
         assert_eq!(nodes.agents.iter().map(|agent| agent.pids("web").len()).collect::<Vec<_>>(), [1, 1, 1], "{door}");
     }
+    // What the registry says of the machine, and of what it has to do, is of now.
+    wait_for("the registry to know", || (nodes.row("web-1")["wanted"]["web"] == 1).then_some(()));
+    let row = nodes.row("web-1");
+    let (used, all) = (row["memory_used"].as_u64().unwrap(), row["memory"].as_u64().unwrap());
+    assert!(row["cores"].as_u64().unwrap() > 0 && 0 < used && used < all && row["load"].is_number(), "{row}");
+    assert_eq!((&row["protocol"], &row["differs"]), (&1.into(), &false.into()), "{row}");
+    wait_for("the numbers of a heartbeat", || (nodes.row("web-1")["processes"].as_u64()? >= 1).then_some(()));
+    let table = nodes.here(&["nodes"]).expect(0).out;
+    assert!(table.contains("db-1 *") && table.contains("zone=b") && !table.contains("differs"), "{table}");
+
     // Nobody is hit for want of a word.
     let refused = nodes.over_redis(&["incr", "web"]).expect(2);
     assert!(refused.err.contains("say where to incr"), "{refused:?}");
@@ -138,4 +149,145 @@ fn nodes_are_meant_by_name_pattern_and_label_at_a_control_socket_and_over_redis(
     wait_for("the others to see it", || {
         (named(&nodes.here(&["numwatchers", "--json", "-l", "zone=c"])) == ["web-1"]).then_some(())
     });
+}
+
+#[test]
+fn a_process_that_may_run_anywhere_goes_to_one_node_that_has_room() {
+    let web = "\n[watcher:web]\ncmd = sleep 600\nmax_per_node = 3\n";
+    let nodes = Nodes::start(&[("a", "labels = zone=a"), ("b", "labels = zone=b"), ("c", "labels = zone=b")], web);
+    nodes.agents.iter().for_each(|agent| agent.comes_to("web", "active"));
+    let counts = || nodes.agents.iter().map(|agent| agent.pids("web").len()).collect::<Vec<_>>();
+    let known = |wanted: [u64; 3]| {
+        wait_for("the registry to know", || {
+            let rows = nodes.rows();
+            let known = |(row, wanted): (&Value, u64)| row["wanted"]["web"] == wanted && row["cores"] != 0;
+            rows.iter().zip(wanted).all(known).then_some(())
+        });
+    };
+    known([1, 1, 1]);
+    let here = |words: &[&str]| nodes.here(words);
+    let over_redis = |words: &[&str]| nodes.over_redis(words);
+    let doors: [Door<'_>; 2] = [&here, &over_redis];
+    let place = |at: usize, words: &[&str]| {
+        let words = [&["incr", "web", "--waiting", "--json", "--any"], words].concat();
+        let named = named(&doors[at % 2](&words).expect(0));
+        assert_eq!(named.len(), 1, "{named:?}");
+        named[0].clone()
+    };
+    // Spread: a round before anyone has a second one more.
+    let mut round = Vec::new();
+    for at in 0..3 {
+        round.push(place(at, &["spread"]));
+        let wanted = ["a", "b", "c"].map(|node| 1 + u64::from(round.iter().any(|placed| placed == node)));
+        known(wanted);
+        assert_eq!(counts(), wanted.map(|count| usize::try_from(count).unwrap()), "{round:?}");
+    }
+    // Packed: what has most gets more, until it has as many as it may.
+    nodes.here(&["incr", "web", "--node", "c", "--waiting"]).expect(0);
+    known([2, 2, 3]);
+    nodes.here(&["decr", "web", "--node", "a", "--waiting"]).expect(0);
+    known([1, 2, 3]);
+    assert_eq!(place(0, &["pack"]), "b");
+    known([1, 3, 3]);
+    // The least loaded of those that are meant and have room.
+    assert_eq!(place(1, &["-l", "zone=a"]), "a");
+    known([2, 3, 3]);
+    assert_eq!(place(0, &[]), "a");
+    known([3, 3, 3]);
+    for ask in doors {
+        let full = ask(&["incr", "web", "--any"]).expect(1);
+        assert!(full.err.contains("no node can take web: a has 3 of 3 at most, b has 3"), "{full:?}");
+    }
+    // Nor does a node take more by itself.
+    let full = nodes.here(&["incr", "web"]).expect(1);
+    assert!(full.err.contains("web may have 3 processes on a node (max_per_node), not 4"), "{full:?}");
+    let full = nodes.here(&["set", "web", "numprocesses", "4"]).expect(1);
+    assert!(full.err.contains("cannot have 4 processes and 3 at most"), "{full:?}");
+    assert_eq!(counts(), [3, 3, 3]);
+
+    // A start goes where it is stopped, a new one where there is none of its name.
+    nodes.here(&["stop", "web", "--node", "b", "--waiting"]).expect(0);
+    wait_for("the registry to know", || nodes.row("b")["wanted"]["web"].is_null().then_some(()));
+    assert_eq!(named(&nodes.over_redis(&["start", "web", "--any", "--waiting", "--json"]).expect(0)), ["b"]);
+    let add = |ask: Door<'_>| {
+        let said = ask(&["add", "--start", "--waiting", "--json", "--any=pack", "-l", "zone=b", "job", "sleep", "600"]);
+        named(&said.expect(0))[0].clone()
+    };
+    let first = add(&here);
+    wait_for("the registry to know", || (nodes.row(&first)["wanted"]["job"] == 1).then_some(()));
+    let mut both = [first, add(&over_redis)];
+    both.sort();
+    assert_eq!(both, ["b", "c"]);
+    let refused = nodes.here(&["stop", "web", "--any"]).expect(1);
+    assert!(refused.err.contains("only incr, start and add"), "{refused:?}");
+}
+
+#[test]
+fn a_drained_node_hands_over_runs_nothing_and_stays_until_it_is_undrained() {
+    let config = "\n[watcher:web]\ncmd = sleep 600\n[watcher:off]\ncmd = sleep 600\nautostart = false\n\
+                  [watcher:beat]\ncmd = sleep 600\nsingleton = true\n";
+    let mut nodes = Nodes::start(&[("a", ""), ("b", "")], config);
+    nodes.agents.iter().for_each(|agent| agent.comes_to("web", "active"));
+    wait_for("the lease to be initialised", || (nodes.here(&["lease", "init", "beat"]).code == 0).then_some(()));
+    let holder = wait_for("a holder that another waits for", || {
+        let rows = nodes.rows();
+        let with = |what: &str| {
+            let has = |row: &&Value| row[what].as_array().is_some_and(|names| !names.is_empty());
+            Some(rows.iter().find(has)?["name"].as_str()?.to_owned())
+        };
+        with("waits").and(with("holds"))
+    });
+    let other = if holder == "a" { "b" } else { "a" };
+    nodes.agent(&holder).ctl(&nodes.home, &["start", "off", "--waiting"]).expect(0);
+
+    // Asked anywhere, it ends when nothing runs there any more.
+    nodes.over_redis(&["drain", "--node", &holder, "--wait"]).expect(0);
+    let drained = nodes.agent(&holder);
+    for watcher in ["web", "off", "beat"] {
+        assert_eq!((drained.pids(watcher), drained.watcher(watcher)["state"].as_str()), (vec![], Some("stopped")));
+    }
+    nodes.agent(other).comes_to("beat", "active");
+    nodes.agent(other).comes_to("web", "active");
+
+    // It is there, and everybody sees how it is.
+    wait_for("the registry to know", || (nodes.row(&holder)["state"] == "draining").then_some(()));
+    let status = drained.ctl(&nodes.home, &["status", "--json"]).json();
+    assert_eq!(status["phase"], "drained");
+    let why = drained.ctl(&nodes.home, &["explain", "web"]).out;
+    assert!(why.contains("it is drained") && why.contains(&format!("circusctl undrain --node {holder}")), "{why}");
+
+    // Nothing starts there, whoever asks, and nothing is placed or moved there.
+    for words in [&["start", "web"][..], &["restart"], &["reload", "web"], &["add", "--start", "job", "sleep", "600"]] {
+        let refused = drained.ctl(&nodes.home, words).expect(1);
+        assert!(refused.err.contains(&format!("circusctl undrain --node {holder}")), "{words:?}: {refused:?}");
+    }
+    drained.ctl(&nodes.home, &["add", "job", "sleep", "600"]).expect(0);
+    nodes.home.configure(
+        &holder,
+        &format!("[redis]\nurl = {}\nlease_ttl = 2s\n{config}\n[watcher:new]\ncmd = sleep 600\n", nodes.redis.url()),
+    );
+    drained.ctl(&nodes.home, &["reloadconfig", "--waiting"]).expect(0);
+    assert_eq!(drained.watcher("new")["state"], "stopped");
+    let placed = nodes.here(&["incr", "web", "--any", "spread", "--json"]).expect(0);
+    assert_eq!(named(&placed), [other]);
+    let refused = nodes.agent(other).ctl(&nodes.home, &["failover", "beat", "--to", &holder]).expect(1);
+    assert!(refused.err.contains(&format!("{holder} cannot take beat")), "{refused:?}");
+
+    // What runs by itself runs again; what somebody had started does not.
+    nodes.over_redis(&["undrain", "--node", &holder, "--wait"]).expect(0);
+    let drained = nodes.agent(&holder);
+    for (watcher, state) in [("web", "active"), ("new", "active"), ("beat", "standby"), ("off", "stopped")] {
+        assert_eq!(drained.watcher(watcher)["state"], state, "{watcher}");
+    }
+    wait_for("the registry to know", || (nodes.row(&holder)["state"] == "up").then_some(()));
+
+    // An agent that is started anew is not drained.
+    drained.ctl(&nodes.home, &["drain", "--waiting"]).expect(0);
+    let at = nodes.agents.iter().position(|agent| agent.name == holder).unwrap();
+    let mut old = nodes.agents.remove(at);
+    old.signal(libc::SIGTERM);
+    old.exits(0);
+    let mut anew = nodes.home.launch(&holder, &[]);
+    anew.answers();
+    anew.comes_to("web", "active");
 }

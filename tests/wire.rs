@@ -219,6 +219,7 @@ fn plain_watcher() -> WatcherSpec {
         name: name("dummy"),
         program: ProgramSpec::of(vec!["/bin/sh".into(), "-c".into(), "sleep 10".into()]),
         numprocesses: 1,
+        max_per_node: None,
         warmup_delay: Duration::ZERO,
         priority: 0,
         autostart: true,
@@ -277,7 +278,7 @@ fn options_have_circuss_keys_and_types_and_no_secrets() {
         "__name__": "dummy", "args": "10", "autostart": true, "close_child_stderr": true, "close_child_stdin": true,
         "close_child_stdout": false, "cmd": "sleep", "copy_env": true, "env": {"PASSWORD": "********"},
         "executable": null, "gid": null, "graceful_timeout": 2.5, "max_age": 0, "max_age_variance": 30,
-        "max_retry": -1, "numprocesses": 4, "on_demand": false, "priority": 3, "respawn": true, "send_hup": false,
+        "max_per_node": null, "max_retry": -1, "numprocesses": 4, "on_demand": false, "priority": 3, "respawn": true, "send_hup": false,
         "shell": true, "shell_args": null, "singleton": false, "stderr_stream_conf": {},
         "stdout_stream_conf": {"filename": "/var/log/dummy.log"}, "stop_children": false, "stop_signal": 15,
         "uid": "www-data", "use_sockets": false, "warmup_delay": 0, "working_dir": "/srv",
@@ -565,7 +566,8 @@ fn our_own_commands() {
         Answer::Nodes(vec![row]),
         json!({"status": "ok", "roster": [{
             "name": "web-2", "state": "draining", "seen": 0.4, "version": "0.1.0", "host": "", "pid": 0, "up": 3.5,
-            "config": "", "labels": {}, "watchers": [], "holds": ["beat"], "waits": [],
+            "config": "", "differs": false, "labels": {}, "watchers": [], "well": 0,
+            "processes": 0, "wanted": {}, "most": {}, "load": 0.0, "cores": 0, "memory": 0, "memory_used": 0, "protocol": 0, "holds": ["beat"], "waits": [],
         }]}),
     );
     exchange(

@@ -29,8 +29,8 @@ use crate::cluster::{self, BusQuestion, Redis, Standing};
 use crate::config::{self, Config, Severity, Surroundings};
 use crate::control::{self, ControlSocket, Question};
 use crate::host::clock::{self, Alarm};
-use crate::host::{FOR_EVER, Host};
-use crate::model::command::{NodeAbout, Outcome, Refusal, Reply, RequestId};
+use crate::host::{FOR_EVER, Host, machine};
+use crate::model::command::{NodeAbout, Outcome, PROTOCOL, Refusal, Reply, RequestId};
 use crate::model::event::{Action, Ask, Event, Level, News, Notice, Onlooker};
 use crate::model::history::Fact;
 use crate::model::names::{ClusterName, NodeName, WatcherName};
@@ -51,6 +51,9 @@ const QUESTIONS: usize = 256;
 /// How often it is looked whether there is something new to show of all watchers, at most: that costs more the more
 /// watchers there are, and a thousand that start at once would be looked at a thousand times.
 const SHOW_EVERY: Duration = Duration::from_millis(50);
+
+/// What the service manager grants an ending agent beyond the next thing that is due in it.
+const STOPPING_MARGIN: Duration = Duration::from_secs(10);
 
 /// The signals that mean something to an agent, and those that would end a program that has not heard of them.
 const SIGNALS: [i32; 8] = [
@@ -569,14 +572,16 @@ impl Agent {
     /// Shows others what the node has come to: the registry and systemd.
     fn show(&mut self) {
         let snapshot = self.node.snapshot();
-        if snapshot.phase == Phase::Running && !self.ready {
+        if !matches!(snapshot.phase, Phase::Starting | Phase::Stopping) && !self.ready {
             self.ready = true;
             self.notify.ready();
         }
         self.notify.status(&view::status_line(&snapshot));
-        let draining = snapshot.phase == Phase::Stopping;
-        if draining && !self.standing.borrow().draining {
-            self.notify.stopping();
+        let draining = snapshot.phase.takes_nothing();
+        if snapshot.phase == Phase::Stopping {
+            // Each watcher has its time to stop, one after another: the service manager cannot know how long that is.
+            let next = self.node.next_wakeup().map_or(Duration::ZERO, |at| at.since(clock::now()));
+            self.notify.stopping(next + STOPPING_MARGIN);
         }
         let up = clock::now().since(self.started);
         self.standing.send_if_modified(|standing| {
@@ -615,7 +620,8 @@ impl Store {
         match &spec.redis {
             Some(redis) => {
                 let redis = redis.clone();
-                let me = cluster::Me { redis, cluster, node, instance: identity.instance, leases, standing };
+                let machine = machine::machine;
+                let me = cluster::Me { redis, cluster, node, instance: identity.instance, leases, standing, machine };
                 Ok(Store::Redis(Box::new(Redis::start(me, events.clone(), questions))))
             }
             None => {
@@ -688,6 +694,7 @@ fn about() -> NodeAbout {
         version: env!("CARGO_PKG_VERSION").into(),
         host: nix::unistd::gethostname().map_or_else(|_| String::new(), |name| name.to_string_lossy().into_owned()),
         pid: std::process::id(),
+        protocol: PROTOCOL,
         ..NodeAbout::default()
     }
 }

@@ -12,7 +12,7 @@ use super::words::{Add, AddSocket, Kill, Matching, Reload, Remove, RemoveSocket,
 use super::{colours, ctl_exit, drill, follow, interrupted, shell};
 use crate::client::{self, Call, ClientError, Endpoint};
 use crate::control::Places;
-use crate::model::command::{Command, Patience, Selector, Target};
+use crate::model::command::{Command, Patience, Selector, Strategy, Target};
 use crate::model::names::{ClusterName, Label, NodeName, NodeWord};
 use crate::model::spec::{RedisSpec, TlsFiles};
 use crate::view::{self, Style, Text};
@@ -83,23 +83,41 @@ pub(super) struct Whom {
     /// Ask all nodes of the cluster
     #[arg(long, global = true)]
     pub(super) all: bool,
+    /// Let one node do it, which has the least to do, or as STRATEGY says: least-loaded, spread, pack
+    #[arg(
+        long,
+        global = true,
+        value_name = "STRATEGY",
+        num_args = 0..=1,
+        default_missing_value = "least-loaded",
+        value_parser = Strategy::parse
+    )]
+    pub(super) any: Option<Strategy>,
 }
 
 impl Whom {
     /// Whether it is left open.
     pub(super) fn is_open(&self) -> bool {
-        let Whom { node, label, holder, all } = self;
-        node.is_empty() && label.is_empty() && holder.is_none() && !all
+        let Whom { node, label, holder, all, any } = self;
+        node.is_empty() && label.is_empty() && holder.is_none() && !all && any.is_none()
     }
 
     fn target(&self) -> Result<Target, ClientError> {
-        let ways = [("--all", self.all), ("--node", !self.node.is_empty()), ("--holder", self.holder.is_some())];
+        let ways = [
+            ("--all", self.all),
+            ("--node", !self.node.is_empty() && self.any.is_none()),
+            ("--holder", self.holder.is_some()),
+            ("--any", self.any.is_some()),
+        ];
         let mut taken = ways.iter().filter(|(_, is)| *is).map(|(way, _)| way);
         let exclude = |one, other| Err(ClientError::Usage(format!("{one} and {other} exclude each other")));
         match (taken.next(), taken.next()) {
             (Some(one), Some(other)) => return exclude(one, other),
             (Some(one), None) if self.holder.is_some() && !self.label.is_empty() => return exclude(one, &"--label"),
             _ => {}
+        }
+        if let Some(strategy) = self.any {
+            return Ok(Target::Any(strategy, Selector { nodes: self.node.clone(), labels: self.label.clone() }));
         }
         Ok(match &self.holder {
             Some(watcher) => Target::Holder(watcher.clone()),
@@ -269,6 +287,18 @@ enum Words {
     Setsocket(SetSocket),
     /// Close and remove a socket
     Rmsocket(RemoveSocket),
+    /// Stop all that runs on a node, and hand its singletons over
+    Drain {
+        /// Reply when nothing runs there any more
+        #[arg(long, visible_alias = "wait")]
+        waiting: bool,
+    },
+    /// Start again what runs by itself on a drained node
+    Undrain {
+        /// Reply when it runs
+        #[arg(long, visible_alias = "wait")]
+        waiting: bool,
+    },
     /// End the agent and all it runs
     Quit {
         /// Reply when all is stopped
@@ -410,6 +440,8 @@ impl Words {
             Words::Addsocket(add) => add.command()?,
             Words::Setsocket(set) => set.command()?,
             Words::Rmsocket(remove) => remove.command(),
+            Words::Drain { waiting } => Command::Drain { patience: patience(waiting) },
+            Words::Undrain { waiting } => Command::Undrain { patience: patience(waiting) },
             Words::Quit { waiting } => Command::Quit { patience: patience(waiting) },
             Words::Version => Command::Version,
             Words::Nodes => Command::Nodes,
@@ -561,13 +593,14 @@ fn target(global: &Global, command: &Command) -> Result<Target, ClientError> {
 /// What a command does that nobody should do to many nodes by accident; nothing where it is harmless.
 fn danger(command: &Command, target: &Target) -> Option<String> {
     let where_ = match target {
-        Target::Here | Target::Holder(_) => return None,
+        Target::Here | Target::Holder(_) | Target::Any(..) => return None,
         Target::Nodes(selector) if selector.is_one() => return None,
         Target::Nodes(selector) => format!("all nodes that fit {selector}"),
         Target::All => "all nodes".into(),
     };
     match command {
         Command::Quit { .. } => Some(format!("quit ends the agents of {where_} and all they run")),
+        Command::Drain { .. } => Some(format!("drain stops every watcher of {where_}")),
         Command::Stop { pattern: None, .. } => Some(format!("stop without a name stops every watcher of {where_}")),
         Command::Restart { pattern: None, .. } => {
             Some(format!("restart without a name restarts every watcher of {where_}"))
@@ -839,6 +872,8 @@ mod tests {
             ("numwatchers", Command::NumWatchers),
             ("stats web 12", Command::Stats { watcher: web(), pid: Some(12), extended: false }),
             ("options web", Command::Options { watcher: "web".into(), keys: None }),
+            ("drain --wait", Command::Drain { patience: Settled }),
+            ("undrain", Command::Undrain { patience: Admitted }),
             ("quit --waiting", Command::Quit { patience: Settled }),
             ("version", Command::Version),
             ("nodes", Command::Nodes),
@@ -907,6 +942,7 @@ mod tests {
             "rmsocket",
             "status --node web/1",
             "status --label zone=",
+            "incr web --any best",
             "status --timeout 0",
             "status --timeout nan",
             "status --endpoint tcp://127.0.0.1:5555",
@@ -916,7 +952,12 @@ mod tests {
         ] {
             assert!(parse(words).is_err(), "{words}");
         }
-        for words in ["status --all --node a", "status --holder beat --all", "status --holder beat -l zone=a"] {
+        for words in [
+            "incr web --any --all",
+            "status --all --node a",
+            "status --holder beat --all",
+            "status --holder beat -l zone=a",
+        ] {
             let (global, status) = parse(words).unwrap();
             assert!(matches!(target(&global, &status), Err(ClientError::Usage(_))), "{words}");
         }
@@ -930,6 +971,9 @@ mod tests {
         };
         assert_eq!(target("leases"), Target::All);
         assert_eq!(target("leases --node a"), Target::node(node("a").unwrap()));
+        let zone = Selector { nodes: vec![], labels: vec![label("zone=a").unwrap()] };
+        assert_eq!(target("incr web --any"), Target::Any(Strategy::LeastLoaded, Selector::default()));
+        assert_eq!(target("incr web --any spread -l zone=a"), Target::Any(Strategy::Spread, zone));
         assert_eq!(target("status --holder beat"), Target::Holder("beat".into()));
         let (nodes, labels) = (vec![node_word("web-*").unwrap()], vec![label("zone=a").unwrap(), label("x").unwrap()]);
         assert_eq!(target("status --node web-* -l zone=a,x"), Target::Nodes(Selector { nodes, labels }));
@@ -944,6 +988,7 @@ mod tests {
             danger(&command, &target(&global, &command).unwrap()).is_some()
         };
         for words in [
+            "drain --all",
             "quit --all",
             "quit --node a,b",
             "quit --node a*",
@@ -954,7 +999,16 @@ mod tests {
         ] {
             assert!(asks(words), "{words}");
         }
-        for words in ["quit", "quit --node a", "stop", "stop web --all", "start --all", "status --all", "plan --all"] {
+        for words in [
+            "drain --node a",
+            "quit",
+            "quit --node a",
+            "stop",
+            "stop web --all",
+            "start --all",
+            "status --all",
+            "plan --all",
+        ] {
             assert!(!asks(words), "{words}");
         }
     }

@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep};
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, sleep, timeout};
 
 use super::link::{Link, jittered};
 use super::scripts::{self, Call};
@@ -17,12 +18,15 @@ use super::{Standing, keys};
 use crate::model::command::{NodeAbout, NodeRow, NodeState};
 use crate::model::event::Event;
 use crate::model::names::{ClusterName, NodeName};
+use crate::model::stats::Machine;
 use crate::wire::{about_json, parse_about};
 
 /// How often a node beats.
 const BEAT_EVERY: Duration = Duration::from_secs(2);
 /// How long a beat may take.
 const BEAT_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long it may take to measure the machine; what was measured before then counts again.
+const MEASURE_TIMEOUT: Duration = Duration::from_millis(100);
 /// How soon a change of what a node says of itself is beaten, so that several at once cost one beat.
 const CHANGE_SETTLES: Duration = Duration::from_millis(200);
 /// A node heard of within this is up.
@@ -121,21 +125,24 @@ fn state(seen: Duration, said: &str) -> NodeState {
 pub(super) async fn beat(
     link: Link,
     (cluster, node, instance): (ClusterName, NodeName, u128),
-    mut standing: watch::Receiver<Standing>,
+    (mut standing, machine): (watch::Receiver<Standing>, fn() -> Machine),
     name: watch::Sender<Name>,
     events: mpsc::Sender<Event>,
 ) {
     let mut generation = link.newer_than(0).await;
     let mut changed = Instant::now();
     let mut rival = None;
+    let mut measured = Machine::default();
     loop {
         if standing.has_changed().unwrap_or(false) {
             changed = Instant::now();
         }
-        let mut said = standing.borrow_and_update().clone();
-        said.about.up += changed.elapsed();
+        let said = standing.borrow_and_update().clone();
+        measured = measure(machine).await.unwrap_or(measured);
+        let up = said.about.up + changed.elapsed();
+        let about = NodeAbout { up, machine: measured, ..said.about.clone() };
         let state = if said.draining { "draining" } else { "up" };
-        let call = beat_call(&cluster, &node, instance, state, about_json(&said.about));
+        let call = beat_call(&cluster, &node, instance, state, about_json(&about));
         match link.call(&call, BEAT_TIMEOUT).await {
             Ok(words) if words.first().is_some_and(|word| word == "taken") => {
                 name.send_replace(Name::Taken);
@@ -171,7 +178,12 @@ pub(super) async fn beat(
     }
 }
 
-/// Waits until a node has something else to say of itself than `said`; that time goes by is nothing else.
+/// Measures the machine on another thread; nothing where that takes too long to wait with a heartbeat for it.
+async fn measure(machine: fn() -> Machine) -> Option<Machine> {
+    timeout(MEASURE_TIMEOUT, spawn_blocking(machine)).await.ok()?.ok()
+}
+
+/// Waits until a node has other [news](NodeAbout::news) than `said`; that time goes by is none.
 async fn another(standing: &mut watch::Receiver<Standing>, said: &Standing, changed: &mut Instant) {
     loop {
         if standing.changed().await.is_err() {
@@ -180,8 +192,7 @@ async fn another(standing: &mut watch::Receiver<Standing>, said: &Standing, chan
         }
         *changed = Instant::now();
         let now = standing.borrow_and_update();
-        let up = said.about.up;
-        if now.draining != said.draining || (NodeAbout { up, ..now.about.clone() }) != said.about {
+        if now.draining != said.draining || now.about.news() != said.about.news() {
             return;
         }
     }
@@ -227,6 +238,21 @@ mod tests {
         let seen: Vec<u128> = all.iter().map(|row| row.seen.as_millis()).collect();
         assert_eq!(seen, [20, 10]);
         assert_eq!(merged(vec![Err("refused".into()); 3]), Err("refused".into()));
+    }
+
+    #[test]
+    fn what_a_node_is_to_do_is_news_and_how_much_it_does_is_none() {
+        let about = NodeAbout { holds: vec!["beat".into()], ..NodeAbout::default() };
+        let busy = Machine { load: 3.5, ..Machine::default() };
+        let up = Duration::from_secs(9);
+        assert_eq!(NodeAbout { up, processes: 7, well: 2, machine: busy, ..about.clone() }.news(), about.news());
+        for other in [
+            NodeAbout { wanted: [("web".into(), 3)].into(), ..about.clone() },
+            NodeAbout { labels: [("zone".into(), "a".into())].into(), ..about.clone() },
+            NodeAbout { holds: Vec::new(), ..about.clone() },
+        ] {
+            assert_ne!(other.news(), about.news());
+        }
     }
 
     #[test]

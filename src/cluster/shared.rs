@@ -26,6 +26,7 @@ use crate::model::names::{ClusterName, LeaseName, NodeName, WatcherName};
 use crate::model::pattern::Pattern;
 use crate::model::snapshot::LogLine;
 use crate::model::spec::RedisSpec;
+use crate::model::stats::Machine;
 
 /// How long reading the registry, and declaring a lease free, may take.
 const READ_TIMEOUT: Duration = Duration::from_secs(2);
@@ -48,6 +49,8 @@ pub struct Me {
     pub leases: Vec<WatcherName>,
     /// What the node says of itself, kept current by the agent.
     pub standing: watch::Receiver<Standing>,
+    /// Measures the machine; it may block, and is asked once for each heartbeat.
+    pub machine: fn() -> Machine,
 }
 
 /// What a node says of itself. [`NodeAbout::up`] is counted on from the moment it is told.
@@ -101,7 +104,7 @@ impl Redis {
     /// # Panics
     /// Outside a tokio runtime.
     pub fn start(me: Me, events: mpsc::Sender<Event>, questions: mpsc::Sender<BusQuestion>) -> Redis {
-        let Me { redis, cluster, node, instance, leases, standing } = me;
+        let Me { redis, cluster, node, instance, leases, standing, machine } = me;
         let mut tasks = JoinSet::new();
 
         let servers = Servers::start(&redis, &node, &events, &mut tasks);
@@ -109,7 +112,8 @@ impl Redis {
         for server in servers.iter() {
             let (name, named) = watch::channel(Name::Unknown);
             let identity = (cluster.clone(), node.clone(), instance);
-            let beat = registry::beat(server.link.clone(), identity, standing.clone(), name, events.clone());
+            let says = (standing.clone(), machine);
+            let beat = registry::beat(server.link.clone(), identity, says, name, events.clone());
             heartbeats.push(tasks.spawn(beat));
             names.push(named);
         }

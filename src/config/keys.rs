@@ -236,6 +236,7 @@ pub(super) const KEYS: &[Key] = &[
     key(Watcher, "shell", Bool, is("False"), Works, "runs the command line with /bin/sh -c"),
     key(Watcher, "shell_args", Command, eg("name first second"), Works, "with shell: $0, $1, … of the command line"),
     key(Watcher, "numprocesses", Count, is("1"), Works, "how many processes"),
+    key(Watcher, "max_per_node", Times, eg("4"), Works, "never more processes than this on a node, as circusctl --any respects"),
     key(Watcher, "warmup_delay", Seconds, is("0"), Works, "pause after each process's start"),
     key(Watcher, "working_dir", Path, eg("/srv/app"), Works, "where it runs; default: where the agent does"),
     key(Watcher, "uid", User, eg("root"), Works, "as which user, by name or number"),

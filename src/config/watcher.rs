@@ -93,6 +93,7 @@ impl Build<'_> {
             name: name.clone(),
             program,
             numprocesses,
+            max_per_node: settings.number("max_per_node"),
             warmup_delay: settings.seconds("warmup_delay"),
             priority: settings.number("priority").unwrap_or(0),
             autostart: settings.bool("autostart"),
@@ -119,6 +120,14 @@ impl Build<'_> {
     // ---- numbers ----
 
     fn check_number(&mut self, name: &WatcherName, settings: &Settings<'_>, numprocesses: u32, singleton: bool) {
+        if let (Some(most), Some(set)) = (settings.number::<u32>("max_per_node"), settings.get("max_per_node"))
+            && numprocesses > most
+        {
+            let message = format!("`{name}` cannot have {numprocesses} processes and {most} at most");
+            self.problems
+                .error(code::CONFLICT, set.entry.spot(), message)
+                .help("`numprocesses` is above `max_per_node`");
+        }
         let Some(set) = settings.get("numprocesses") else { return };
         if numprocesses == 0 {
             let message = format!("`{name}` has no processes, and starts none");

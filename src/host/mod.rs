@@ -7,8 +7,8 @@
 //! child), `tree` (what a process left behind) and `cgroup` (where it cannot hide), `plan` and `spawn` (from a `Launch` to a running program),
 //! `spawner` (the threads that do it), [`output`] (what processes write), `job` (processes on the side), `hook` and
 //! `python` (what runs at points of a watcher's life), `contact` with `notify` and `ack` (what a process says of itself),
-//! `check` (what is seen of it), `socket` (what processes share, and who wants something of it), `sample`, [`clock`],
-//! `frame`, `sys`.
+//! `check` (what is seen of it), `socket` (what processes share, and who wants something of it), `sample`, [`machine`],
+//! [`clock`], `frame`, `sys`.
 //!
 //! # Invariants
 //!
@@ -26,6 +26,7 @@
 
 pub mod clock;
 pub mod guard;
+pub mod machine;
 pub mod output;
 pub mod witness;
 

@@ -13,6 +13,7 @@ use super::pattern::Pattern;
 use super::plan::Plan;
 use super::snapshot::{LeaseView, Snapshot, SocketView};
 use super::spec::WatcherSpec;
+use super::stats::Machine;
 
 /// A question of one door, answered exactly once. The agent draws it; the model gives it back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -29,6 +30,40 @@ pub enum Target {
     All,
     /// The one that holds the singleton of this watcher.
     Holder(String),
+    /// One of those described, which the strategy prefers.
+    Any(Strategy, Selector),
+}
+
+/// Which node is preferred for another process ([`place`](super::placement::place)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Strategy {
+    /// The one with the least to do.
+    #[default]
+    LeastLoaded,
+    /// The one with the fewest of the kind.
+    Spread,
+    /// The one with the most of the kind that has room for more.
+    Pack,
+}
+
+impl Strategy {
+    /// All of them.
+    pub const ALL: [Strategy; 3] = [Strategy::LeastLoaded, Strategy::Spread, Strategy::Pack];
+
+    /// The word people write.
+    pub fn word(self) -> &'static str {
+        match self {
+            Strategy::LeastLoaded => "least-loaded",
+            Strategy::Spread => "spread",
+            Strategy::Pack => "pack",
+        }
+    }
+
+    /// The strategy of this word; the error says which there are.
+    pub fn parse(text: &str) -> Result<Strategy, String> {
+        let found = Strategy::ALL.into_iter().find(|strategy| strategy.word() == text);
+        found.ok_or_else(|| format!("it is one of {}", Strategy::ALL.map(Strategy::word).join(", ")))
+    }
 }
 
 impl Target {
@@ -48,9 +83,10 @@ pub struct Selector {
 }
 
 impl Selector {
-    /// Whether it says nothing, so that every node fits.
-    pub fn is_empty(&self) -> bool {
-        self.nodes.is_empty() && self.labels.is_empty()
+    /// Whether a node is among those.
+    pub fn fits(&self, node: &NodeName, labels: &Labels) -> bool {
+        let named = self.nodes.is_empty() || self.nodes.iter().any(|word| word.fits(node));
+        named && self.labels.iter().all(|label| label.is_among(labels))
     }
 
     /// Whether it can mean one node at most.
@@ -132,6 +168,10 @@ pub enum Command {
     Signal { watcher: String, pid: Option<u32>, signal: i32, reach: Reach },
     /// Stops a watcher's processes, or one of them, with this signal and time; they are replaced.
     Kill { watcher: String, pid: Option<u32>, signal: Option<i32>, grace: Option<Duration>, patience: Patience },
+    /// Stops all that runs here, hands singletons over, and starts nothing until [`Command::Undrain`].
+    Drain { patience: Patience },
+    /// Starts again what starts by itself.
+    Undrain { patience: Patience },
     /// Ends the agent and all it runs.
     Quit { patience: Patience },
     /// Which program answers.
@@ -195,6 +235,8 @@ impl Command {
             | Command::RemoveSocket { .. }
             | Command::Signal { .. }
             | Command::Kill { .. }
+            | Command::Drain { .. }
+            | Command::Undrain { .. }
             | Command::Quit { .. }
             | Command::Failover { .. }
             | Command::Drill { .. }
@@ -236,6 +278,8 @@ impl Command {
             | Command::SetSocket { patience, .. }
             | Command::RemoveSocket { patience, .. }
             | Command::Kill { patience, .. }
+            | Command::Drain { patience }
+            | Command::Undrain { patience }
             | Command::Quit { patience }
             | Command::Failover { patience, .. } => *patience,
             Command::List { .. }
@@ -357,10 +401,14 @@ pub enum Refusal {
     NoCandidate(String),
     /// No node is what was asked for.
     NoSuchNode(String),
+    /// So many processes are more than the watcher may have on a node.
+    TooMany { watcher: WatcherName, wanted: u32, most: u32 },
     /// This node's configuration allows no drills.
     NoDrills(NodeName),
     /// The agent is stopping and admits nothing new.
     Stopping,
+    /// This node is drained, and starts nothing.
+    Drained(NodeName),
     /// There is no cluster: no `[redis]` section.
     NoCluster,
     /// What the command needed could not be reached or failed there.
@@ -387,8 +435,10 @@ impl Refusal {
             Refusal::NotHolder { .. }
             | Refusal::NoCandidate(_)
             | Refusal::NoSuchNode(_)
+            | Refusal::TooMany { .. }
             | Refusal::NoDrills(_)
             | Refusal::Stopping
+            | Refusal::Drained(_)
             | Refusal::NoCluster => 5,
             Refusal::Exists(_) | Refusal::SocketExists(_) => 5,
             Refusal::Unavailable(_) | Refusal::Failed(_) | Refusal::BadConfig(_) => 6,
@@ -417,6 +467,9 @@ impl fmt::Display for Refusal {
                 write!(f, "{watcher} is held by {holder}, not by this node")
             }
             Refusal::NotHolder { watcher, holder: None } => write!(f, "nobody is known to hold {watcher}"),
+            Refusal::TooMany { watcher, wanted, most } => {
+                write!(f, "{watcher} may have {most} processes on a node (max_per_node), not {wanted}")
+            }
             Refusal::NoCandidate(why) | Refusal::NoSuchNode(why) => f.write_str(why),
             Refusal::NoDrills(node) => write!(
                 f,
@@ -424,6 +477,9 @@ impl fmt::Display for Refusal {
                  circusctl reloadconfig --node {node}"
             ),
             Refusal::Stopping => f.write_str("the agent is stopping"),
+            Refusal::Drained(node) => {
+                write!(f, "{node} is drained and starts nothing: circusctl undrain --node {node} ends that")
+            }
             Refusal::NoCluster => f.write_str("this agent has no [redis] section, so it knows no other node"),
             Refusal::Exists(name) => write!(f, "'{name}' already exist"),
             Refusal::BadConfig(problems) => write!(f, "the configuration cannot be applied\n\n{}", problems.trim_end()),
@@ -460,7 +516,7 @@ pub enum Part {
 }
 
 /// One row of the registry.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct NodeRow {
     /// The node.
     pub name: NodeName,
@@ -473,7 +529,7 @@ pub struct NodeRow {
 }
 
 /// What a node says of itself with each heartbeat.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct NodeAbout {
     /// The agent's version.
     pub version: String,
@@ -493,6 +549,30 @@ pub struct NodeAbout {
     pub holds: Vec<String>,
     /// Singletons it waits for.
     pub waits: Vec<String>,
+    /// How many of its watchers are as they should be: all that is wanted of them runs, here or elsewhere.
+    pub well: u32,
+    /// How many processes run.
+    pub processes: u32,
+    /// How many processes are wanted here of each watcher that is not stopped.
+    pub wanted: BTreeMap<String, u32>,
+    /// How many there may be here at most, of those watchers that say so.
+    pub most: BTreeMap<String, u32>,
+    /// The machine that it runs on.
+    pub machine: Machine,
+    /// The version of what agents say to each other; 0: from before there was one.
+    pub protocol: u32,
+}
+
+/// The version of what this agent says to others and understands of them. Those one apart work together; those further
+/// apart do not ask each other anything.
+pub const PROTOCOL: u32 = 1;
+
+impl NodeAbout {
+    /// What of it is worth a heartbeat before its time. How much there is to do changes all the time, and can wait.
+    pub fn news(&self) -> NodeAbout {
+        let (up, machine) = (Duration::ZERO, Machine::default());
+        NodeAbout { up, well: 0, processes: 0, machine, ..self.clone() }
+    }
 }
 
 /// Whether a node can be counted on.
@@ -502,7 +582,7 @@ pub enum NodeState {
     Up,
     /// Not heard of for a while.
     Stale,
-    /// Stopping: finishes what it has, takes nothing new.
+    /// Stopping, or drained: finishes what it has, takes nothing new.
     Draining,
     /// Left, or not heard of for long.
     Gone,

@@ -12,6 +12,8 @@ use super::snapshot::{StoreView, WatcherState};
 pub struct Around<'a> {
     /// Whether the agent is stopping.
     pub stopping: bool,
+    /// Whether the node is drained.
+    pub drained: bool,
     /// The lease store.
     pub store: &'a StoreView,
     /// What that is: `Redis at redis-1:6379`, `lease files`.

@@ -43,4 +43,5 @@ pub mod watcher;
 
 pub mod gather;
 pub mod node;
+pub mod placement;
 pub mod roster;

@@ -10,9 +10,11 @@
 //! | patterns, labels | who fits and is not gone; nobody: refused | the same |
 //! | all | who is not gone | the same |
 //! | a singleton's holder | that one | the same |
+//! | any | the one that [`place`] prefers | the same |
 
-use super::command::{Command, NodeRow, NodeState, Refusal, Selector, Target};
+use super::command::{Command, NodeRow, NodeState, PROTOCOL, Refusal, Selector, Target};
 use super::names::{Label, NodeName, NodeWord, nearest};
+use super::placement::place;
 
 /// The nodes that a command is for.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -55,13 +57,15 @@ pub fn choose(
         Ok(rows) => rows,
         Err(why) => return blindly(target, here, why).map_err(Nobody::from),
     };
-    match (target, here) {
-        (Target::Here, Some(here)) => Ok(only(here.clone())),
-        (Target::Here, None) => from_nowhere(command, rows),
-        (Target::All, _) => Ok(everybody(rows)),
-        (Target::Nodes(selector), _) => select(selector, here, rows).map_err(Nobody::from),
-        (Target::Holder(watcher), _) => holder(watcher, rows).map_err(Nobody::from),
-    }
+    let chosen = match (target, here) {
+        (Target::Here, Some(here)) => only(here.clone()),
+        (Target::Here, None) => from_nowhere(command, rows)?,
+        (Target::All, _) => everybody(rows),
+        (Target::Nodes(selector), _) => select(selector, here, rows)?,
+        (Target::Holder(watcher), _) => holder(watcher, rows)?,
+        (Target::Any(strategy, selector), _) => only(place(*strategy, selector, command, rows)?),
+    };
+    Ok(without_strangers(chosen, rows))
 }
 
 /// Over Redis there is no "here": reading asks everybody, and what acts on processes has to be told where.
@@ -111,6 +115,22 @@ fn select(selector: &Selector, here: Option<&NodeName>, rows: &[NodeRow]) -> Res
     Ok(tidy(chosen))
 }
 
+/// Leaves out of those to ask who would not understand.
+fn without_strangers(mut chosen: Addressees, rows: &[NodeRow]) -> Addressees {
+    let protocol = |node: &NodeName| rows.iter().find(|row| row.name == *node).map(|row| row.about.protocol);
+    let strange = |node: &NodeName| protocol(node).filter(|theirs| theirs.abs_diff(PROTOCOL) > 1);
+    for node in std::mem::take(&mut chosen.ask) {
+        match strange(&node) {
+            Some(theirs) => {
+                let why = format!("it speaks protocol {theirs}, and this side {PROTOCOL}: upgrade the older one first");
+                chosen.absent.push((node, why));
+            }
+            None => chosen.ask.push(node),
+        }
+    }
+    tidy(chosen)
+}
+
 /// The node that holds the singleton of a watcher.
 fn holder(watcher: &str, rows: &[NodeRow]) -> Result<Addressees, Refusal> {
     let holds = |row: &&NodeRow| row.about.holds.iter().any(|held| is_called(held, watcher));
@@ -141,7 +161,7 @@ fn blindly(target: &Target, here: Option<&NodeName>, why: &str) -> Result<Addres
             }
             Ok(tidy(chosen))
         }
-        (Target::Here | Target::All | Target::Nodes(_) | Target::Holder(_), _) => Err(unread()),
+        (Target::Here | Target::All | Target::Nodes(_) | Target::Holder(_) | Target::Any(..), _) => Err(unread()),
     }
 }
 
@@ -294,6 +314,17 @@ mod tests {
             }
         }
         assert_eq!(told(&Target::Here, &Command::Version, Some("web-1")), "web-1");
+    }
+
+    #[test]
+    fn protocols_one_apart_work_and_two_apart_say_so() {
+        let mut rows = rows();
+        rows.iter_mut().zip([0, 1, 2, 3]).for_each(|(row, protocol)| row.about.protocol = protocol);
+        rows[3].state = NodeState::Up;
+        let Addressees { ask, absent, .. } = choose(&Target::All, &Command::Version, None, Ok(&rows)).unwrap();
+        assert_eq!(ask, [node("db-1"), node("web-1"), node("web-2")]);
+        let why = "it speaks protocol 3, and this side 1: upgrade the older one first";
+        assert_eq!(absent, [(node("web-9"), why.into())]);
     }
 
     #[test]

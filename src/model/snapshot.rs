@@ -35,8 +35,30 @@ pub enum Phase {
     Starting,
     /// They have been.
     Running,
+    /// They are being stopped, and it stays.
+    Draining,
+    /// They have been, and none starts.
+    Drained,
     /// They are being stopped, and then it ends.
     Stopping,
+}
+
+impl Phase {
+    /// The word people see.
+    pub fn word(self) -> &'static str {
+        match self {
+            Phase::Starting => "starting",
+            Phase::Running => "running",
+            Phase::Draining => "draining",
+            Phase::Drained => "drained",
+            Phase::Stopping => "stopping",
+        }
+    }
+
+    /// Whether other nodes had better take what there is to do.
+    pub fn takes_nothing(self) -> bool {
+        matches!(self, Phase::Draining | Phase::Drained | Phase::Stopping)
+    }
 }
 
 /// How the lease store is.

@@ -1,14 +1,10 @@
 //! A node in one line, as `systemctl status` shows it.
 
-use crate::model::snapshot::{LeaseRole, Phase, Snapshot, StoreView, WatcherState};
+use crate::model::snapshot::{LeaseRole, Snapshot, StoreView, WatcherState};
 
 /// `running: 2 of 4 watchers active, 1 listening; beat: holder, token 18; Redis: connection refused`.
 pub fn status_line(snapshot: &Snapshot) -> String {
-    let phase = match snapshot.phase {
-        Phase::Starting => "starting",
-        Phase::Running => "running",
-        Phase::Stopping => "stopping",
-    };
+    let phase = snapshot.phase.word();
     let plain = || snapshot.watchers.iter().filter(|watcher| watcher.lease.is_none());
     let in_state = |state| plain().filter(|watcher| watcher.state == state).count();
     let mut parts = Vec::new();

@@ -14,6 +14,7 @@ use crate::model::plan::{Change, Effect, KeyChange, Plan, SocketChange, SocketEf
 use crate::model::snapshot::{
     LeaseCounts, LeaseRole, LeaseView, Phase, ProcessView, Snapshot, StoreView, WatcherState, WatcherView,
 };
+use crate::model::stats::Machine;
 use crate::model::store::Missed;
 use crate::wire::reply_json;
 
@@ -460,6 +461,12 @@ fn the_nodes_of_the_cluster() {
             watchers: vec!["web".into(), "beat".into()],
             holds: holds.iter().map(ToString::to_string).collect(),
             waits: vec![],
+            well: 1,
+            processes: 5,
+            wanted: [("web".into(), 4)].into(),
+            most: [].into(),
+            machine: Machine { cores: 4, load: 0.62, memory: 8_375_186_227, memory_used: 3_328_599_654 },
+            protocol: 1,
         },
     };
     golden(
@@ -472,16 +479,47 @@ fn the_nodes_of_the_cluster() {
             row("web-5", NodeState::Gone, 86_400.0, "6b11e0", &[]),
         ]))),
         "
-|NODE     STATE       SEEN  AGENT  UP       WATCHERS  HOLDS        CONFIG
-|web-1 *  up         0.4 s  0.1.0  12d 00h         2  reaper       7f3a2c
-|web-2    up         0.9 s  0.1.0  12d 00h         2  beat report  7f3a2c
-|web-3    draining   0.2 s  0.1.0  12d 00h         2  -            7f3a2c
-|web-4    stale       14 s  0.1.0  12d 00h         2  -            6b11e0 (differs)
-|web-5    gone      1d 00h  0.1.0  -               -  -            6b11e0 (differs)
+|NODE     STATE       SEEN  AGENT  LOAD     MEM       WATCHERS  HOLDS        CONFIG
+|web-1 *  up         0.4 s  0.1.0  0.62/4c  3.1/7.8G       1/2  reaper       7f3a2c
+|web-2    up         0.9 s  0.1.0  0.62/4c  3.1/7.8G       1/2  beat report  7f3a2c
+|web-3    draining   0.2 s  0.1.0  0.62/4c  3.1/7.8G       1/2  -            7f3a2c
+|web-4    stale       14 s  0.1.0  -        -              1/2  -            6b11e0 (differs)
+|web-5    gone      1d 00h  0.1.0  -        -                -  -            6b11e0 (differs)
 |* this node"
             .replace("\n        ", "\n")
             .as_str(),
     );
+}
+
+#[test]
+fn nodes_show_what_fits_and_who_speaks_otherwise() {
+    let row = |name: &str, config: &str, held: usize, protocol: u32| NodeRow {
+        name: node(name),
+        state: NodeState::Up,
+        seen: secs(1.0),
+        about: NodeAbout {
+            version: "0.1.0".into(),
+            config: config.into(),
+            labels: [("zone".into(), "a".into())].into(),
+            holds: (0..held).map(|number| format!("reporter-{number}")).collect(),
+            protocol,
+            ..NodeAbout::default()
+        },
+    };
+    // No configuration is the usual one here.
+    let rows = vec![row("a", "7f3a2c", 12, 0), row("b", "6b11e0", 0, 3)];
+    let reply = own(Reply::Done(Answer::Nodes(rows)));
+    golden(
+        &Command::Nodes,
+        &reply,
+        "
+|NODE  STATE   SEEN  AGENT  UP     LOAD  MEM  WATCHERS  HOLDS                      LABELS  CONFIG
+|a     up     1.0 s  0.1.0  0.0 s  -     -           0  reporter-0 reporter-1 +10  zone=a  7f3a2c
+|b     up     1.0 s  0.1.0  0.0 s  -     -         0/0  -                          zone=a  6b11e0
+|agents of protocol 3 cannot be asked from here, which is 1",
+    );
+    let narrow = text(&Command::Nodes, &reply, None, Style { colour: false, width: Some(56) }).out;
+    assert!(narrow.starts_with("NODE  STATE   SEEN  HOLDS                      CONFIG\n"), "{narrow}");
 }
 
 #[test]

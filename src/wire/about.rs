@@ -1,11 +1,13 @@
 //! What a node says of itself in the registry.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::model::command::NodeAbout;
 use crate::model::names::Labels;
+use crate::model::stats::Machine;
 
 /// The row's text: agents of other versions read it, so fields are only ever added.
 #[derive(Serialize, Deserialize, Default)]
@@ -21,6 +23,17 @@ struct About {
     watchers: Vec<String>,
     holds: Vec<String>,
     waits: Vec<String>,
+    well: u32,
+    processes: u32,
+    wanted: BTreeMap<String, u32>,
+    most: BTreeMap<String, u32>,
+    cores: u32,
+    load: f64,
+    /// Bytes.
+    memory: u64,
+    memory_used: u64,
+    /// The version of the protocol.
+    v: u32,
 }
 
 /// What a node says of itself, as one line of JSON.
@@ -35,6 +48,16 @@ pub fn about_json(about: &NodeAbout) -> String {
         watchers: about.watchers.clone(),
         holds: about.holds.clone(),
         waits: about.waits.clone(),
+        well: about.well,
+        processes: about.processes,
+        wanted: about.wanted.clone(),
+        most: about.most.clone(),
+        cores: about.machine.cores,
+        // More digits would be of no use to anybody.
+        load: (about.machine.load * 100.0).round() / 100.0,
+        memory: about.machine.memory,
+        memory_used: about.machine.memory_used,
+        v: about.protocol,
     };
     serde_json::to_string(&row).expect("strings and numbers are always JSON")
 }
@@ -54,6 +77,12 @@ pub fn parse_about(text: &str) -> Result<NodeAbout, String> {
         watchers: row.watchers,
         holds: row.holds,
         waits: row.waits,
+        well: row.well,
+        processes: row.processes,
+        wanted: row.wanted,
+        most: row.most,
+        machine: Machine { cores: row.cores, load: row.load, memory: row.memory, memory_used: row.memory_used },
+        protocol: row.v,
     })
 }
 
@@ -72,6 +101,12 @@ mod tests {
             watchers: vec!["web".into(), "beat \"x\"".into()],
             holds: vec!["beat".into()],
             waits: vec![],
+            well: 2,
+            processes: 7,
+            wanted: [("web".into(), 7)].into(),
+            most: [("web".into(), 9)].into(),
+            machine: Machine { cores: 4, load: 0.62, memory: 8 << 30, memory_used: 3 << 30 },
+            protocol: 1,
         }
     }
 

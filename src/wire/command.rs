@@ -38,6 +38,8 @@ pub fn command_name(command: &Command) -> &'static str {
         Command::Remove { .. } => "rm",
         Command::Signal { .. } => "signal",
         Command::Kill { .. } => "kill",
+        Command::Drain { .. } => "drain",
+        Command::Undrain { .. } => "undrain",
         Command::Quit { .. } => "quit",
         Command::Version => "version",
         Command::Nodes => "nodes",
@@ -59,14 +61,20 @@ pub fn address(request: &mut Value, target: &Target) {
         Target::Here => {}
         Target::All => properties["all"] = json!(true),
         Target::Holder(watcher) => properties["holder"] = json!(watcher),
-        Target::Nodes(Selector { nodes, labels }) => {
-            if !nodes.is_empty() {
-                properties["node"] = nodes.iter().map(NodeWord::to_string).collect();
-            }
-            if !labels.is_empty() {
-                properties["label"] = labels.iter().map(Label::to_string).collect();
-            }
+        Target::Nodes(selector) => describe(properties, selector),
+        Target::Any(strategy, selector) => {
+            properties["any"] = json!(strategy.word());
+            describe(properties, selector);
         }
+    }
+}
+
+fn describe(properties: &mut Value, Selector { nodes, labels }: &Selector) {
+    if !nodes.is_empty() {
+        properties["node"] = nodes.iter().map(NodeWord::to_string).collect();
+    }
+    if !labels.is_empty() {
+        properties["label"] = labels.iter().map(Label::to_string).collect();
     }
 }
 
@@ -107,7 +115,10 @@ pub fn command_json(command: &Command) -> Value {
             "sequential": *way == ReloadWay::Sequential,
             "waiting": waiting(patience),
         }),
-        Command::ReloadConfig { patience } | Command::Quit { patience } => json!({"waiting": waiting(patience)}),
+        Command::ReloadConfig { patience }
+        | Command::Drain { patience }
+        | Command::Undrain { patience }
+        | Command::Quit { patience } => json!({"waiting": waiting(patience)}),
         Command::Resize { watcher, by, patience } => {
             let nb = if command_name(command) == "decr" { -by } else { *by };
             json!({"name": watcher, "nb": nb, "waiting": waiting(patience)})
@@ -242,6 +253,8 @@ mod tests {
             for (pid, signal, grace) in [(None, None, None), (Some(7), Some(9), Some(Duration::from_millis(2_500)))] {
                 commands.push(Command::Kill { watcher: "web".into(), pid, signal, grace, patience });
             }
+            commands.push(Command::Drain { patience });
+            commands.push(Command::Undrain { patience });
             commands.push(Command::Quit { patience });
             for to in [None, Some(NodeName::parse("web-2").unwrap())] {
                 commands.push(Command::Failover { watcher: "beat".into(), to, patience });
@@ -299,6 +312,8 @@ mod tests {
         }
     }
 
+    use crate::model::command::Strategy;
+
     #[test]
     fn every_target_reads_back_as_itself() {
         let nodes = || vec![NodeWord::parse("web-1").unwrap(), NodeWord::parse("db-*").unwrap()];
@@ -311,6 +326,8 @@ mod tests {
             some(nodes(), vec![]),
             some(vec![], labels()),
             some(nodes(), labels()),
+            Target::Any(Strategy::Spread, Selector::default()),
+            Target::Any(Strategy::Pack, Selector { nodes: nodes(), labels: labels() }),
         ] {
             let mut message = command_json(&Command::Version);
             address(&mut message, &target);

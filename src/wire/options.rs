@@ -54,6 +54,7 @@ fn all(spec: &WatcherSpec, numprocesses: u32) -> Map<String, Value> {
         "idle_timeout": spec.on_demand.and_then(|demand| demand.idle_timeout).map(seconds),
         "max_age": seconds(spec.max_age.unwrap_or_default()),
         "max_age_variance": seconds(spec.max_age_variance),
+        "max_per_node": spec.max_per_node,
         "max_retry": spec.max_retry.map_or(-1, i64::from),
         "numprocesses": numprocesses,
         "on_demand": spec.on_demand.is_some(),

@@ -1,25 +1,25 @@
 //! Replies: from [`Outcome`] to JSON.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
 use super::{history, options, stats};
-use crate::model::command::{Answer, NodeRow, Outcome, Part, Refusal, Reply};
+use crate::model::command::{Answer, NodeRow, NodeState, Outcome, Part, Refusal, Reply};
 use crate::model::event::Address;
 use crate::model::explain::{Condition, Explanation};
 use crate::model::names::{NodeName, WatcherName};
 use crate::model::plan::{Change, Effect, KeyChange, Plan, SocketChange, SocketEffect};
-use crate::model::snapshot::{
-    LeaseCounts, LeaseView, Phase, ProcessView, Snapshot, SocketView, StoreView, WatcherView,
-};
+use crate::model::snapshot::{LeaseCounts, LeaseView, ProcessView, Snapshot, SocketView, StoreView, WatcherView};
 
 /// The reply to a request; `time` in seconds of the Unix epoch.
 ///
 /// Every reply has `status`, `time` and `id`. What is there besides, by command (Circus's where Circus has it):
 ///
 /// - `list`: `watchers` `[name, …]`, lower case, sorted; with a name `pids` `[pid, …]`
-/// - `status`: `statuses` `{NAME: word}`, and of ours `node`, `cluster`, `phase` (`starting` `running` `stopping`),
+/// - `status`: `statuses` `{NAME: word}`, and of ours `node`, `cluster`, `phase` (`starting` `running` `draining`
+///   `drained` `stopping`),
 ///   `store` `{state: "up"|"down"|"unknown", reason?, servers?, missed?}` (of several servers how many there are, and
 ///   which of them cannot be used and why, `{SERVER: TEXT}`) and `watchers` `[WATCHER, …]` in start order. With a name the
 ///   watcher's word stands in `status` itself, as Circus has it, and `watchers` holds that one.
@@ -46,8 +46,10 @@ use crate::model::snapshot::{
 ///     with `stops`, `in-place`, `resized` with `from` and `to`, `replaced` with `restarts`, all numbers of processes
 ///   - SOCKET: `socket`, `keys`, and `effect`: `added`, `removed`, `moved` or `adjusted`
 /// - `version`: `version`
-/// - `nodes`: `roster` `[{name, state, seen, version, host, pid, up, config, labels, watchers, holds, waits}]`, sorted by name;
-///   `labels` is `{KEY: VALUE}`
+/// - `nodes`: `roster` `[{name, state, seen, version, host, pid, up, config, differs, labels, watchers, well, holds,
+///   waits, processes, wanted, most, load, cores, memory, memory_used, protocol}]`, sorted by name: `labels` is `{KEY: VALUE}`,
+///   `wanted` `{WATCHER: processes wanted there}`, `most` their `max_per_node`, `well` a number of watchers; `differs` is true where most nodes are told
+///   something else by their files
 /// - `leases`: `leases` `[LEASE, …]`, and `advice` `[TEXT, …]` where something is amiss with the store; LEASE: `name key role token ttl left holder latency held_for why`
 ///   counts`; `counts` are this agent's since it began: `taken released lost refreshes refreshes_failed late_grants
 ///   greatest_latency`, of which `lost` is `{taken, unconfirmed, expired}`
@@ -163,8 +165,10 @@ pub fn error_code(refusal: &Refusal) -> &'static str {
         Refusal::NotHolder { .. } => "not-holder",
         Refusal::NoCandidate(_) => "no-candidate",
         Refusal::NoSuchNode(_) => "no-such-node",
+        Refusal::TooMany { .. } => "too-many",
         Refusal::NoDrills(_) => "no-drills",
         Refusal::Stopping => "stopping",
+        Refusal::Drained(_) => "drained",
         Refusal::NoCluster => "no-cluster",
         Refusal::Unavailable(_) => "unavailable",
         Refusal::Failed(_) => "failed",
@@ -253,7 +257,10 @@ fn done(answer: &Answer) -> Object {
             ok(json!({"numprocesses": numprocesses, "singleton": true}))
         }
         Answer::Version(version) => ok(json!({"version": version})),
-        Answer::Nodes(rows) => ok(json!({"roster": rows.iter().map(row).collect::<Vec<_>>()})),
+        Answer::Nodes(rows) => {
+            let usual = usual_config(rows);
+            ok(json!({"roster": rows.iter().map(|node| row(node, usual)).collect::<Vec<_>>()}))
+        }
         Answer::Leases { leases, advice } => {
             let mut reply = json!({"leases": leases.iter().map(lease).collect::<Vec<_>>()});
             if !advice.is_empty() {
@@ -296,11 +303,6 @@ fn fine_seconds(duration: Duration) -> f64 {
 }
 
 fn snapshot(node: &Snapshot) -> Value {
-    let phase = match node.phase {
-        Phase::Starting => "starting",
-        Phase::Running => "running",
-        Phase::Stopping => "stopping",
-    };
     let mut store = match &node.store {
         StoreView::Unknown => json!({"state": "unknown"}),
         StoreView::Up => json!({"state": "up"}),
@@ -312,7 +314,7 @@ fn snapshot(node: &Snapshot) -> Value {
     json!({
         "node": node.node.as_str(),
         "cluster": node.cluster.as_str(),
-        "phase": phase,
+        "phase": node.phase.word(),
         "store": store,
         "watchers": node.watchers.iter().map(watcher).collect::<Vec<_>>(),
     })
@@ -417,8 +419,31 @@ fn explained(node: &NodeName, watcher: &WatcherName, explanation: &Explanation) 
     })
 }
 
-fn row(row: &NodeRow) -> Value {
+/// The configuration that more nodes have than any other; nothing where there is none.
+fn usual_config(rows: &[NodeRow]) -> Option<&str> {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for row in rows.iter().filter(|row| row.state != NodeState::Gone) {
+        *counts.entry(&row.about.config).or_default() += 1;
+    }
+    let most = counts.values().copied().max()?;
+    let mut usual = counts.into_iter().filter(|(_, count)| *count == most);
+    let (config, _) = usual.next()?;
+    usual.next().is_none().then_some(config)
+}
+
+fn row(row: &NodeRow, usual_config: Option<&str>) -> Value {
+    let machine = &row.about.machine;
     json!({
+        "differs": usual_config.is_some_and(|usual| usual != row.about.config),
+        "well": row.about.well,
+        "processes": row.about.processes,
+        "wanted": row.about.wanted,
+        "most": row.about.most,
+        "load": machine.load,
+        "cores": machine.cores,
+        "memory": machine.memory,
+        "memory_used": machine.memory_used,
+        "protocol": row.about.protocol,
         "name": row.name.as_str(),
         "state": row.state.word(),
         "seen": seconds(row.seen),

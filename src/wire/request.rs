@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use super::settings::{self, Of};
-use crate::model::command::{Command, Leave, Patience, Refusal, ReloadWay, Selector, Target};
+use crate::model::command::{Command, Leave, Patience, Refusal, ReloadWay, Selector, Strategy, Target};
 use crate::model::drill::Kind;
 use crate::model::event::{Changes, Reach, signal_number};
 use crate::model::names::{BadName, Label, NodeName, NodeWord, SocketName, WatcherName};
@@ -62,7 +62,7 @@ pub struct BadRequest {
 /// | `rmsocket` | **`name`**, `waiting` |
 /// | `signal` | **`name`**, **`signum`** (number or name), `pid`, `childpid` (needs `pid`), `children`, `recursive` |
 /// | `kill` | **`name`**, `pid`, `signum`, `graceful_timeout` (seconds), `waiting` |
-/// | `reloadconfig` `quit` | `waiting` |
+/// | `reloadconfig` `drain` `undrain` `quit` | `waiting` |
 /// | `history` | `name`, `count` |
 /// | `failover` | **`name`**, `to` (a node), `waiting` |
 /// | `lease-init` `explain` | **`name`** |
@@ -73,7 +73,8 @@ pub struct BadRequest {
 ///
 /// Every command takes `node` (a name or a shell pattern, several with commas, or a list), `label` (`KEY=VALUE` or `KEY`,
 /// in the same way: who has all of them), `holder` (who holds the singleton of this watcher) or `all`, and then `timeout`,
-/// the seconds that each node may take.
+/// the seconds that each node may take. `incr`, `start` and `add` take `any` (`true`, or `least-loaded`, `spread`, `pack`):
+/// one node, of those that `node` and `label` mean.
 ///
 /// Command names ignore case. A property that is `null` counts as absent, an unknown one is ignored, and one of the
 /// wrong type is refused by name.
@@ -175,6 +176,8 @@ impl<'a> Properties<'a> {
                 grace: self.seconds("graceful_timeout")?,
                 patience: self.patience()?,
             },
+            "drain" => Command::Drain { patience: self.patience()? },
+            "undrain" => Command::Undrain { patience: self.patience()? },
             "quit" => Command::Quit { patience: self.patience()? },
             "version" => Command::Version,
             "nodes" => Command::Nodes,
@@ -306,10 +309,20 @@ impl<'a> Properties<'a> {
     fn target(&self) -> Result<Target, Refusal> {
         let nodes = self.several("node", NodeWord::parse)?;
         let labels = self.several("label", Label::parse)?.unwrap_or_default();
-        let ways = [("node", nodes.is_some()), ("all", self.flag("all")?), ("holder", self.get("holder").is_some())];
+        let any = self.strategy()?;
+        let named = nodes.is_some() && any.is_none();
+        let ways = [
+            ("node", named),
+            ("all", self.flag("all")?),
+            ("holder", self.get("holder").is_some()),
+            ("any", any.is_some()),
+        ];
         let mut taken = ways.iter().filter(|(_, is)| *is).map(|(way, _)| way);
         if let (Some(one), Some(other)) = (taken.next(), taken.next()) {
             return Err(Refusal::BadMessage(format!("'{one}' and '{other}' exclude each other")));
+        }
+        if let Some(strategy) = any {
+            return Ok(Target::Any(strategy, Selector { nodes: nodes.unwrap_or_default(), labels }));
         }
         match (nodes, self.text("holder")?, self.flag("all")?) {
             (_, Some(_), _) if !labels.is_empty() => {
@@ -320,6 +333,18 @@ impl<'a> Properties<'a> {
             (None, None, _) if !labels.is_empty() => Ok(Target::Nodes(Selector { nodes: Vec::new(), labels })),
             (None, None, true) => Ok(Target::All),
             (None, None, false) => Ok(Target::Here),
+        }
+    }
+
+    /// Which node is preferred, where it is left open which one is asked.
+    fn strategy(&self) -> Result<Option<Strategy>, Refusal> {
+        match self.get("any") {
+            Some(Value::Bool(true)) => Ok(Some(Strategy::default())),
+            None | Some(Value::Bool(false)) => Ok(None),
+            Some(Value::String(word)) => {
+                Strategy::parse(word).map(Some).map_err(|why| Refusal::BadMessage(format!("'any': {why}")))
+            }
+            Some(_) => Err(wrong("any", "a boolean or a string")),
         }
     }
 
@@ -518,6 +543,9 @@ mod tests {
             ("list", json!({"all": 1}), "'all' isn't a boolean"),
             ("list", json!({"label": "zone="}), "'label': a label's value cannot be empty"),
             ("list", json!({"holder": "beat", "all": true}), "'all' and 'holder' exclude each other"),
+            ("incr", json!({"name": "web", "any": "best"}), "'any': it is one of least-loaded, spread, pack"),
+            ("incr", json!({"name": "web", "any": 1}), "'any' isn't a boolean or a string"),
+            ("incr", json!({"name": "web", "any": true, "all": true}), "'all' and 'any' exclude each other"),
             ("list", json!({"holder": "beat", "label": "zone"}), "'holder' and 'label' exclude each other"),
             ("list", json!({"all": true, "node": "a"}), "'node' and 'all' exclude each other"),
             ("stop", json!({"name": "w", "match": "globb"}), "'match' is glob, simple or regex, not 'globb'"),
@@ -571,6 +599,14 @@ mod tests {
         assert_eq!(target(json!({"node": "a", "label": "zone=a,web"})), selector(&["a"], &["zone=a", "web"]));
         assert_eq!(target(json!({"label": ["zone=a"], "all": true})), selector(&[], &["zone=a"]));
         assert_eq!(target(json!({"holder": "beat"})), Target::Holder("beat".into()));
+        let any = target(json!({"any": true, "node": "a-*"}));
+        assert_eq!(
+            any,
+            Target::Any(
+                Strategy::LeastLoaded,
+                Selector { labels: vec![], nodes: vec![NodeWord::parse("a-*").unwrap()] }
+            )
+        );
         assert_eq!(target(json!({"all": true})), Target::All);
         assert_eq!(target(json!({"all": false})), Target::Here);
     }

@@ -119,7 +119,7 @@ impl Kind {
 
     fn of_watchers(key: &str) -> Kind {
         match key {
-            "numprocesses" | "max_retry" => Kind::Integer,
+            "numprocesses" | "max_retry" | "max_per_node" => Kind::Integer,
             "max_age" | "max_age_variance" => Kind::WholeSeconds,
             "warmup_delay" | "graceful_timeout" | "retry_in" | "idle_timeout" => Kind::Seconds,
             "send_hup" | "stop_children" | "shell" | "copy_env" | "respawn" | "singleton" | "use_sockets"

@@ -449,22 +449,39 @@ fn a_new_process_that_does_not_come_up_leaves_the_old_ones_running() {
 }
 
 #[test]
-fn a_sequential_reload_never_has_more_than_are_wanted() {
-    let mut stage = running(vec![many("web", 2)]);
-    let (one, two) = (stage.pid("web#1"), stage.pid("web#2"));
-    stage.asks_for(reload("web", ReloadWay::Sequential));
-    assert_eq!(stage.story(), ["signal web#1 15".into(), format!("web kill {one}")]);
-    stage.ends("web#1", ENDED);
-    assert_eq!(stage.story(), [format!("web reap {one}"), "spawn web#1".into()]);
-    stage.spawned("web#1");
-    stage.wait(LIFE);
-    let new = stage.pid("web#1");
-    assert_eq!(stage.story(), [format!("web spawn {new}"), "signal web#2 15".into(), format!("web kill {two}")]);
-    stage.ends("web#2", ENDED);
-    stage.story();
-    stage.spawned("web#2");
-    stage.wait(LIFE);
-    assert_eq!(stage.story().last().unwrap(), "web reload");
+fn a_sequential_reload_and_one_where_a_node_is_full_never_have_more_than_are_wanted() {
+    for (max_per_node, way) in [(None, ReloadWay::Sequential), (Some(2), ReloadWay::Rolling)] {
+        let mut stage = running(vec![WatcherSpec { max_per_node, ..many("web", 2) }]);
+        let (one, two) = (stage.pid("web#1"), stage.pid("web#2"));
+        stage.asks_for(reload("web", way));
+        assert_eq!(stage.story(), ["signal web#1 15".into(), format!("web kill {one}")]);
+        stage.ends("web#1", ENDED);
+        assert_eq!(stage.story(), [format!("web reap {one}"), "spawn web#1".into()]);
+        stage.spawned("web#1");
+        stage.wait(LIFE);
+        let new = stage.pid("web#1");
+        assert_eq!(stage.story(), [format!("web spawn {new}"), "signal web#2 15".into(), format!("web kill {two}")]);
+        stage.ends("web#2", ENDED);
+        stage.story();
+        stage.spawned("web#2");
+        stage.wait(LIFE);
+        assert_eq!(stage.story().last().unwrap(), "web reload");
+    }
+}
+
+#[test]
+fn a_watcher_never_has_more_processes_than_a_node_may_have() {
+    let mut stage = running(vec![WatcherSpec { max_per_node: Some(3), ..many("web", 2) }]);
+    let incr = |by| Command::Resize { watcher: "web".into(), by, patience: Patience::Admitted };
+    let request = stage.asks_for(incr(2));
+    let refused = Refusal::TooMany { watcher: watcher("web").name, wanted: 4, most: 3 };
+    assert_eq!(stage.outcome(request), Some(Outcome::Own(Reply::Refused(refused))));
+    assert!(stage.story().is_empty());
+    stage.asks_for(incr(1));
+    assert_eq!(stage.story(), ["spawn web#3"]);
+    stage.asks_for(incr(-3));
+    let request = stage.asks_for(incr(3));
+    assert!(matches!(stage.outcome(request), Some(Outcome::Own(Reply::Done(Answer::Resized { numprocesses: 3, .. })))));
 }
 
 #[test]
@@ -1046,4 +1063,45 @@ fn a_start_of_a_singleton_is_waited_for_until_the_store_has_answered() {
     stage.spawned("beat#1");
     let started = Answer::Started { started: vec![stage.pid("beat#1")], kept: vec![], stopped: vec![] };
     assert_eq!(reply(&mut stage, request), Some(Reply::Done(started)));
+}
+
+#[test]
+fn a_drain_stops_in_order_and_stays_and_an_undrain_starts_in_order() {
+    let mut stage = running(vec![WatcherSpec { priority: 9, ..watcher("db") }, watcher("web")]);
+    let drain = stage.asks_for(Command::Drain { patience: Patience::Settled });
+    let first = stage.story();
+    assert!(
+        first.contains(&"signal web#1 15".into()) && !first.iter().any(|line| line.starts_with("signal db")),
+        "{first:?}"
+    );
+    stage.ends("web#1", ENDED);
+    assert!(stage.story().contains(&"signal db#1 15".into()));
+    assert_eq!(stage.node.snapshot().phase, Phase::Draining);
+    assert_eq!(stage.outcome(drain), None);
+    stage.ends("db#1", ENDED);
+    assert_eq!(stage.outcome(drain), Some(Outcome::Own(Reply::Done(Answer::Ok))));
+    assert_eq!(stage.node.snapshot().phase, Phase::Drained);
+
+    stage.story();
+    let start = stage.asks_for(Command::Start { pattern: None, patience: Patience::Admitted });
+    assert_eq!(stage.outcome(start), Some(Outcome::Own(Reply::Refused(Refusal::Drained(name("a"))))));
+    stage.wait(Duration::from_secs(3600));
+    assert!(stage.story().is_empty(), "something starts");
+
+    let undrain = stage.asks_for(Command::Undrain { patience: Patience::Settled });
+    assert_eq!(stage.story(), ["spawn db#1", "spawn web#1"]);
+    stage.spawned("db#1");
+    assert_eq!(stage.outcome(undrain), None);
+    stage.spawned("web#1");
+    assert_eq!(stage.outcome(undrain), Some(Outcome::Own(Reply::Done(Answer::Ok))));
+    assert_eq!(stage.node.snapshot().phase, Phase::Running);
+}
+
+#[test]
+fn a_drain_that_is_called_back_says_so() {
+    let mut stage = running(vec![watcher("web")]);
+    let drain = stage.asks_for(Command::Drain { patience: Patience::Settled });
+    stage.asks_for(Command::Undrain { patience: Patience::Admitted });
+    let called_back = Reply::Refused(Refusal::Failed("a was undrained meanwhile".into()));
+    assert_eq!(stage.outcome(drain), Some(Outcome::Own(called_back)));
 }

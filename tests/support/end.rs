@@ -10,6 +10,7 @@ use circus_agent::model::event::{Ask, AskKind, Event, LeaseAnswer, TokenState};
 use circus_agent::model::history::Entry;
 use circus_agent::model::names::{ClusterName, LeaseName, NodeName, Owner, WatcherName};
 use circus_agent::model::spec::{RedisSpec, Secret};
+use circus_agent::model::stats::Machine;
 use circus_agent::model::time::Time;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
@@ -79,7 +80,8 @@ impl Agent {
         let (asked, questions) = mpsc::channel(16);
         let about = NodeAbout { version: "0.1.0".into(), host: format!("host-{name}"), pid: 7, ..NodeAbout::default() };
         let (standing, stands) = watch::channel(Standing { about, draining: false });
-        let me = Me { redis, cluster: cluster(), node: node(name), instance, leases: vec![beat()], standing: stands };
+        let (leases, machine) = (vec![beat()], Machine::default);
+        let me = Me { redis, cluster: cluster(), node: node(name), instance, leases, standing: stands, machine };
         Agent { redis: Redis::start(me, told, asked), events, questions, standing }
     }
 

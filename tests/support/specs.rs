@@ -44,6 +44,7 @@ pub(crate) fn watcher(name: &str) -> WatcherSpec {
         name: WatcherName::parse(name).unwrap(),
         program: ProgramSpec::of(vec![name.into(), "--wid=$(circus.wid)".into()]),
         numprocesses: 1,
+        max_per_node: None,
         warmup_delay: Duration::ZERO,
         priority: 0,
         autostart: true,

@@ -177,7 +177,7 @@ impl Node {
                         }
                         None => self.add_watcher(new, true, actions),
                     };
-                    if autostart {
+                    if autostart && self.drained.is_none() {
                         self.queue.push_back(key);
                     }
                     changed.push(key);
@@ -384,7 +384,7 @@ impl Node {
     }
 }
 
-fn count(number: usize) -> u32 {
+pub(super) fn count(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
 

@@ -98,7 +98,8 @@ impl Node {
                 let key = self.find(&watcher)?;
                 let store_name = self.store_place();
                 let (store, store_name) = (&self.store, store_name.as_str());
-                let around = Around { stopping, store, store_name, clustered: self.clustered };
+                let around =
+                    Around { stopping, drained: self.drained.is_some(), store, store_name, clustered: self.clustered };
                 let explanation = Box::new(self.watchers[key].explain(now, around));
                 Answer::Explained { node: self.name.clone(), watcher: name_of(&self.watchers[key]), explanation }
             }
@@ -116,6 +117,14 @@ impl Node {
                 self.ask_roster(request, command, actions);
                 return Ok(None);
             }
+            Command::Start { .. }
+            | Command::Restart { .. }
+            | Command::Reload { .. }
+            | Command::Add { start: true, .. }
+                if !stopping && self.drained.is_some() =>
+            {
+                return Err(Refusal::Drained(self.name.clone()));
+            }
             Command::Quit { patience } => {
                 log(actions, Level::Info, "quit: stopping all watchers".into());
                 let by = self.asker(request).unwrap_or_default();
@@ -132,12 +141,24 @@ impl Node {
             | Command::AddSocket { .. }
             | Command::SetSocket { .. }
             | Command::RemoveSocket { .. }
+            | Command::Drain { .. }
+            | Command::Undrain { .. }
             | Command::Failover { .. }
             | Command::Drill { .. }
             | Command::LeaseInit { .. }
                 if stopping =>
             {
                 return Err(Refusal::Stopping);
+            }
+            Command::Drain { patience } => {
+                let by = self.asker(request).unwrap_or_default();
+                self.drain(by, actions);
+                return Ok(self.wait_or(patience, request, Goal::Drained));
+            }
+            Command::Undrain { patience } => {
+                let by = self.asker(request).unwrap_or_default();
+                let keys = self.undrain(&by, actions);
+                return Ok(self.wait_or(patience, request, Goal::AsTold { keys }));
             }
             Command::Start { pattern, patience } => {
                 let keys = self.select(pattern.as_ref(), true)?;
@@ -183,6 +204,7 @@ impl Node {
             }
             Command::Resize { watcher, by, patience } => {
                 let key = self.find(&watcher)?;
+                self.watchers[key].room_for(by)?;
                 let numprocesses = self.watchers.stir(key).resize(by);
                 let singleton = self.watchers[key].lease().is_some();
                 if patience == Patience::Settled && !singleton {

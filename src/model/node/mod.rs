@@ -26,7 +26,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::changes::{Amendment, Reading};
+use self::changes::{Amendment, Reading, count};
 use self::frames::Frames;
 use self::order::Order;
 use self::relay::Errand;
@@ -38,7 +38,7 @@ use super::command::{Answer, NodeAbout, Part, Refusal, Reply, RequestId};
 use super::event::{Action, Event, HookId, Level};
 use super::names::{ClusterName, NodeName};
 use super::random::Random;
-use super::snapshot::{LeaseRole, Phase, Snapshot, StoreView};
+use super::snapshot::{LeaseRole, Phase, Snapshot, StoreView, WatcherState};
 use super::sockets::Sockets;
 use super::spec::{AgentSpec, WatcherSpec};
 use super::store::{self, Missed, StoreFacts};
@@ -84,6 +84,8 @@ pub struct Node {
     /// Those that are removed once they are down.
     leaving: BTreeSet<Key>,
     phase: State,
+    /// Who asked that nothing runs here, for as long as that holds.
+    drained: Option<String>,
     store: StoreView,
     /// What the store's servers said of themselves, by address, those that are missed, and what was last advised because
     /// of it.
@@ -159,6 +161,7 @@ impl Node {
             socket_amendments: BTreeMap::new(),
             leaving: BTreeSet::new(),
             phase: State::Starting,
+            drained: None,
             store: StoreView::Unknown,
             servers: BTreeMap::new(),
             messages_dropped: 0,
@@ -197,9 +200,9 @@ impl Node {
     pub fn next_wakeup(&self) -> Option<Time> {
         let errands = self.errands.values().filter_map(Errand::deadline);
         let phase = match &self.phase {
-            State::Starting | State::Running => None,
+            State::Starting | State::Running if self.drained.is_none() => None,
             State::Stopping { down: Some(since), .. } => Some(*since + LAST_ANSWERS),
-            State::Stopping { down: None, .. } => {
+            State::Starting | State::Running | State::Stopping { down: None, .. } => {
                 // Some may have waited long enough for the store while others are still being stopped.
                 let released =
                     self.watchers.iter().filter_map(Watcher::releasing_since).map(|since| since + LAST_RELEASE);
@@ -225,6 +228,13 @@ impl Node {
             node: self.name.clone(),
             cluster: self.cluster.clone(),
             phase: match self.phase {
+                State::Starting | State::Running if self.drained.is_some() => {
+                    if self.is_all_down() {
+                        Phase::Drained
+                    } else {
+                        Phase::Draining
+                    }
+                }
                 State::Starting => Phase::Starting,
                 State::Running => Phase::Running,
                 State::Stopping { .. } | State::Left => Phase::Stopping,
@@ -254,8 +264,44 @@ impl Node {
             watchers: self.specs().map(|spec| spec.name.to_string()).collect(),
             holds,
             waits,
+            well: count(self.watchers.iter().filter(|watcher| self.is_well(watcher)).count()),
+            processes: count(self.watchers.iter().map(|watcher| watcher.pids().len()).sum()),
+            most: self.specs().filter_map(|spec| Some((spec.name.to_string(), spec.max_per_node?))).collect(),
+            wanted: self.watchers.iter().filter_map(|watcher| wanted_here(watcher, self.now)).collect(),
             ..rest
         }
+    }
+
+    fn is_well(&self, watcher: &Watcher) -> bool {
+        use WatcherState::{Active, Listening, Standby};
+        matches!(watcher.state(self.now), Active | Listening | Standby)
+    }
+
+    /// Whether nothing runs here, and no lease is kept from others.
+    fn is_all_down(&self) -> bool {
+        self.watchers.iter().all(|watcher| is_settled_down(watcher, self.now))
+    }
+
+    /// Stops all in order, and keeps it so.
+    fn drain(&mut self, by: String, actions: &mut Vec<Action>) {
+        if self.drained.is_none() {
+            log(actions, Level::Info, format!("drained by {by}: stopping all watchers, and starting none"));
+            self.drained = Some(by);
+            self.queue.clear();
+        }
+    }
+
+    /// Starts what starts by itself, in order: the watchers that are on their way.
+    fn undrain(&mut self, by: &str, actions: &mut Vec<Action>) -> Vec<Key> {
+        if self.drained.take().is_none() {
+            return Vec::new();
+        }
+        log(actions, Level::Info, format!("no longer drained, as {by} asked: starting what starts by itself"));
+        let staying = self.watchers.keys().into_iter().filter(|key| !self.leaving.contains(key));
+        let keys: Vec<Key> = staying.filter(|key| self.watchers[*key].spec().autostart).collect();
+        self.queue.extend(&keys);
+        self.next_start = self.now;
+        keys
     }
 
     fn is_ending(&self) -> bool {
@@ -512,6 +558,15 @@ impl Node {
         log(actions, Level::Info, text);
         actions.push(Action::Leave { code });
     }
+}
+
+/// How many processes of a watcher are wanted here; nothing where it is stopped.
+fn wanted_here(watcher: &Watcher, now: Time) -> Option<(String, u32)> {
+    let wanted = match watcher.lease() {
+        Some(lease) => u32::from(lease.view(now).role == LeaseRole::Holder),
+        None => watcher.numprocesses(),
+    };
+    (!watcher.is_at_rest()).then(|| (watcher.spec().name.to_string(), wanted))
 }
 
 fn log(actions: &mut Vec<Action>, level: Level, text: String) {

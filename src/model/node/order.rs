@@ -83,10 +83,22 @@ impl Node {
         !hurry && watcher.is_at_rest() && !watcher.is_empty()
     }
 
-    /// Of an ending agent: stops the lowest priority that is not down yet, and what comes after it; whether that is news.
+    /// Why everything is to stop, and how fast; nothing where it is not.
+    fn wind_down(&self) -> Option<(Haste, Ending)> {
+        match (&self.phase, &self.drained) {
+            (State::Stopping { haste, by, .. }, _) => {
+                Some((*haste, Ending { by: Some(by.clone()), ..Ending::of(Cause::AgentStopping) }))
+            }
+            (State::Starting | State::Running, Some(by)) => {
+                Some((Haste::Graceful, Ending { by: Some(by.clone()), ..Ending::of(Cause::Stopped) }))
+            }
+            (State::Starting | State::Running, None) | (State::Left, _) => None,
+        }
+    }
+
+    /// Of an ending agent, or one that is drained: stops the lowest priority that is not down yet, and what comes after it; whether that is news.
     pub(super) fn stop_next(&mut self, actions: &mut Vec<Action>) -> bool {
-        let State::Stopping { haste, ref by, .. } = self.phase else { return false };
-        let ending = Ending { by: Some(by.clone()), ..Ending::of(Cause::AgentStopping) };
+        let Some((haste, ending)) = self.wind_down() else { return false };
         let now = self.now;
         let up = self.watchers.iter().filter(|watcher| !is_settled_down(watcher, now));
         let Some(lowest) = up.map(|watcher| watcher.spec().priority).min() else { return false };

@@ -129,7 +129,7 @@ impl Node {
     fn with_own_row(&self, mut rows: Vec<NodeRow>) -> Vec<NodeRow> {
         let at = rows.iter().position(|row| row.name == self.name);
         let about = at.map(|at| rows.swap_remove(at).about).unwrap_or_default();
-        let state = if self.is_ending() { NodeState::Draining } else { NodeState::Up };
+        let state = if self.is_ending() || self.drained.is_some() { NodeState::Draining } else { NodeState::Up };
         rows.push(NodeRow { name: self.name.clone(), state, seen: Duration::ZERO, about: self.about(about) });
         rows
     }

@@ -53,6 +53,8 @@ pub(super) enum Goal {
     HistoryRead { count: usize },
     /// The witness of a drill watches.
     Drilled { drill: Box<Drill> },
+    /// Nothing runs here any more, and the agent stays.
+    Drained,
     /// The agent has ended.
     Left,
 }
@@ -128,7 +130,9 @@ impl Node {
     pub(super) fn dismiss(&mut self, actions: &mut Vec<Action>) {
         for wait in std::mem::take(&mut self.waits) {
             let reply = match wait.goal {
-                Goal::Left | Goal::Down { .. } | Goal::Removed { .. } | Goal::Killed { .. } => Reply::Done(Answer::Ok),
+                Goal::Left | Goal::Drained | Goal::Down { .. } | Goal::Removed { .. } | Goal::Killed { .. } => {
+                    Reply::Done(Answer::Ok)
+                }
                 Goal::Up { .. }
                 | Goal::Added { .. }
                 | Goal::Resized { .. }
@@ -192,6 +196,10 @@ impl Node {
                     samples => done(Answer::Stats { watcher, pid: *pid, samples: samples.to_vec() }),
                 }
             }
+            Goal::Drained if self.drained.is_none() => {
+                Some(Reply::Refused(Refusal::Failed(format!("{} was undrained meanwhile", self.name))))
+            }
+            Goal::Drained => self.is_all_down().then_some(Reply::Done(Answer::Ok)),
             Goal::Down { keys } => {
                 let mut watchers = keys.iter().filter_map(|key| self.watchers.get(*key));
                 let answer = if keys.len() == 1 { Answer::Stopped } else { Answer::Ok };

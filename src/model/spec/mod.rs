@@ -239,6 +239,8 @@ pub struct WatcherSpec {
     pub program: ProgramSpec,
     /// How many processes there should be.
     pub numprocesses: u32,
+    /// How many there may be at most; nothing: any number.
+    pub max_per_node: Option<u32>,
     /// The pause after each process's start.
     pub warmup_delay: Duration,
     /// Higher starts first and stops last.

@@ -3,6 +3,7 @@
 use super::{Cause, Goal, Stage, Watcher, secs};
 use crate::model::explain::{Around, Condition, Explanation, Move, What, span};
 use crate::model::lease::{Hold, Lease};
+use crate::model::names::NodeName;
 use crate::model::snapshot::{LeaseRole, LeaseView, StoreView, WatcherState};
 use crate::model::spec::Which;
 use crate::model::time::Time;
@@ -25,7 +26,7 @@ impl Watcher {
         };
         let asked = [
             Some(self.configured()),
-            Some(agent(around)),
+            Some(agent(around, &self.me.1)),
             Some(self.wanted()),
             self.after(),
             self.socketed(),
@@ -258,10 +259,14 @@ impl Watcher {
     }
 }
 
-fn agent(around: Around) -> Condition {
-    match around.stopping {
-        true => Condition::unmet(What::Agent, "it is stopping", None),
-        false => Condition::met(What::Agent, "runs, and is not stopping"),
+fn agent(around: Around, me: &NodeName) -> Condition {
+    match (around.stopping, around.drained) {
+        (true, _) => Condition::unmet(What::Agent, "it is stopping", None),
+        (false, true) => {
+            let undrain = format!("undrain --node {me}");
+            Condition::unmet(What::Agent, "it is drained, and starts nothing", Some(undrain))
+        }
+        (false, false) => Condition::met(What::Agent, "runs, and is not stopping"),
     }
 }
 

@@ -39,7 +39,7 @@ use self::demand::Demand;
 use self::hooks::{Calls, Facts, Next};
 use self::roll::{Roll, Way};
 use self::tenure::Tenure;
-use super::command::ReloadWay;
+use super::command::{Refusal, ReloadWay};
 use super::event::{
     Action, Ask, Deadline, Exit, LaneId, LeaseAnswer, Level, News, Notice, ProcessEvent, ProcessId, Reach,
 };
@@ -293,8 +293,9 @@ impl Watcher {
             self.publish(News::Reload, actions);
             return Reloading::Kept;
         }
-        // Of a singleton there is never one more.
-        let one_up = way == ReloadWay::Rolling && self.lease.is_none();
+        // Of a singleton there is never one more, nor of what has as many as a node may have.
+        let is_full = self.spec.max_per_node.is_some_and(|most| self.numprocesses >= most);
+        let one_up = way == ReloadWay::Rolling && self.lease.is_none() && !is_full;
         self.begin_roll(if one_up { Way::OneUp } else { Way::OneDown });
         Reloading::Replaced
     }
@@ -306,6 +307,19 @@ impl Watcher {
             self.numprocesses = u32::try_from(wanted).unwrap_or(u32::MAX);
         }
         self.numprocesses
+    }
+
+    /// Whether `by` more are not too many for one node.
+    pub fn room_for(&self, by: i64) -> Result<(), Refusal> {
+        let wanted = i64::from(self.numprocesses).saturating_add(by);
+        match self.spec().max_per_node {
+            Some(most) if by > 0 && self.lease.is_none() && wanted > i64::from(most) => Err(Refusal::TooMany {
+                watcher: self.spec().name.clone(),
+                wanted: u32::try_from(wanted).unwrap_or(u32::MAX),
+                most,
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// Makes it what `spec` says. Processes that were started differently are replaced, one at a time; a singleton
@@ -337,6 +351,7 @@ impl Watcher {
         if spec.numprocesses != self.spec.numprocesses {
             self.numprocesses = spec.numprocesses;
         }
+        self.numprocesses = self.numprocesses.min(spec.max_per_node.unwrap_or(u32::MAX));
         if spec.program != self.spec.program {
             self.program = Arc::new(spec.program.clone());
         }
