@@ -16,7 +16,7 @@
 //!                                                          |
 //!                         _______________ Action _________ | _______________________
 //!                        /                                 v                        \
-//!             Reply, Relay, Publish     Bind, Spawn, Signal, Kill, Guard, Check, Hook   AskLease
+//!          Reply, Relay, Publish, Show   Bind, Spawn, Signal, Kill, Guard, Check, Hook   AskLease
 //! ```
 //!
 //! Six words carry the product: **Spec** (what should be), **Event** (what happened), **Command** (what someone asks;
@@ -74,6 +74,7 @@
 //! | output of processes | [`host::output`]: a reader for each pipe, one writer for each place | [`host::output::Hub`] |
 //! | modules of Python hooks and streams | a helper process for each watcher | events |
 //! | the latest events, and who follows them | [`agent::follow`] | streams |
+//! | who watches, until when, and the last hour for them | [`model::node::Node`] | frames |
 //! | the Redis connections and their time-outs | [`cluster::Redis`] and its tasks | events |
 //! | a singleton's child and its deadline | its guard, a process of its own | events |
 //! | what a drill's witness has seen | the witness, a process of its own that outlives the agent | the history of the lease |
@@ -92,6 +93,7 @@
 //! - Each request has one reply, each spawn one end, each hook one end within its time. Only its own watcher waits for a
 //!   hook; where a lease is being lost nobody does, it is called off, and no lease is given away before the last hook.
 //! - A drill harms nobody before its witness watches, and what nobody measured counts as not kept.
+//! - While nobody watches nothing is measured, and nothing of it told; however many do, it is once a second.
 //! - Output blocks neither the process nor the agent: what a place does not take in time is lost, counted and told.
 //! - A file with an error changes nothing. A sound one is compared with what it said before, and only the difference is
 //!   applied, so that what commands did stays.
@@ -111,7 +113,7 @@
 //! | many nodes, faults | `tests/sim`: seeded simulation around the shipped Lua scripts, with planted bugs that it must see |
 //! | scripts and link | `tests/cluster.rs`, `tests/cluster`: a real redis-server, Valkey, sentinels and a Redis Cluster, and the lease cases on the simulated one too; `tests/replication.rs`: real agents where Redis has replicas; `tests/majority.rs`: several servers of which most decide |
 //! | this machine | `tests/host.rs` with `tests/host`, `tests/sockets.rs`, `tests/output.rs`, `tests/hooks.rs`, `tests/local.rs`: real children, guards, output, hooks, locks |
-//! | all of it | `tests/agent.rs`, `tests/history.rs`, `tests/drill.rs`, `tests/supervision`: real agents, also where pids, memory or a device give out; `tests/soak.rs`: one in random commands and kills; `tests/daemon.rs`: in the background; `tests/pid1.rs`: as PID 1; `tests/celery.rs`: a real Celery beat; `tests/servers`: real web servers on sockets, under load; `tests/follow.rs`: streams |
+//! | all of it | `tests/agent.rs`, `tests/history.rs`, `tests/drill.rs`, `tests/supervision`: real agents, also where pids, memory or a device give out; `tests/soak.rs`: one in random commands and kills; `tests/daemon.rs`: in the background; `tests/pid1.rs`: as PID 1; `tests/celery.rs`: a real Celery beat; `tests/servers`: real web servers on sockets, under load; `tests/follow.rs` with `tests/follow`: streams, of one node and of all |
 //! | Circus's users lose nothing | `tests/compatibility.rs`; `tests/defects.rs`: what was broken there; the table in `docs/circus-compatibility.md` |
 //! | every fault that the promise names | `tests/chaos`: agents and Redis on hosts of their own, a checker outside; `make chaos` plays all of it and prints the table |
 //! | plugins | plays beside the code, and `tests/plugins.rs`: real agents |

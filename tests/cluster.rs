@@ -23,6 +23,7 @@ mod sentinels;
 mod tls;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use circus_agent::cluster::client::BusClient;
@@ -31,13 +32,14 @@ use circus_agent::model::command::{NodeRow, NodeState, RequestId};
 use circus_agent::model::event::{Ask, AskKind, Event, LeaseAnswer, TokenState};
 use circus_agent::model::history::{Before, Cause, Ending, Entry, Fact, KEPT, Left, What};
 use circus_agent::model::names::{LeaseName, NodeName, Owner, WatcherName};
+use circus_agent::model::snapshot::LogLine;
 use circus_agent::model::spec::{RedisSpec, Secret, TlsFiles};
 use circus_agent::model::time::Time;
 use circus_agent::wire::{Follow, Subject};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::mpsc;
+use tokio::sync::{broadcast, mpsc};
 use tokio::time::timeout;
 
 use end::{
@@ -482,6 +484,33 @@ async fn all_that_is_done(words: &[&str]) -> Vec<String> {
             check("circusctl asks", heard.is_ok() && said.is_ok_and(|said| said[&node("a")] == Ok("yes".into())));
         }
         Err(why) => check(&why, false),
+    }
+    let output = broadcast::Sender::new(8);
+    for subject in [Subject::Stats, Subject::Logs] {
+        match ClusterStream::connect(&spec, &cluster(), &Follow::all(subject), STEP).await {
+            Ok(mut stream) => {
+                let told = async {
+                    let heard = agent.next(|event| match event {
+                        Event::Watched { .. } => Some(None),
+                        Event::OutputWatched { names, .. } => Some(Some(names)),
+                        _ => None,
+                    });
+                    match heard.await {
+                        None => agent.redis.publish_frame(r#"{"node": "a"}"#.into()),
+                        Some(names) => {
+                            agent.redis.tell_output(names, || output.subscribe());
+                            let (watcher, bytes) = (beat(), b"x".to_vec());
+                            let line = LogLine { watcher, wid: 1, pid: 7, stream: "stdout", time: 1.0, bytes };
+                            output.send(Arc::new(line)).expect("a listener");
+                        }
+                    }
+                };
+                let (line, heard) = tokio::join!(timeout(STEP, stream.next()), timeout(STEP, told));
+                let of_node = line.is_ok_and(|line| line.is_ok_and(|line| line["node"] == "a"));
+                check(&format!("{subject:?}"), heard.is_ok() && of_node);
+            }
+            Err(why) => check(&why, false),
+        }
     }
     match ClusterStream::connect(&spec, &cluster(), &Follow::all(Subject::Events), STEP).await {
         Ok(mut events) => {

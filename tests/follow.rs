@@ -4,6 +4,8 @@
 
 #[path = "support/agent.rs"]
 mod agent;
+#[path = "follow/all_nodes.rs"]
+mod all_nodes;
 #[path = "support/redis.rs"]
 mod redis_server;
 
@@ -27,7 +29,7 @@ use circus_agent::wire;
 use serde_json::{Value, json};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
-use agent::{Home, PATIENCE, send, wait_for};
+use agent::{Home, PATIENCE, send, wait_for, wait_within};
 use redis_server::RedisServer;
 
 fn watcher(name: &str) -> WatcherName {
@@ -339,7 +341,7 @@ fn nobody_there_is_exit_5_and_a_stream_of_many_nodes_is_a_usage_error() {
     let _station = Station::open(&socket);
     assert_eq!(code("logs --all"), Some(2));
     assert_eq!(code("logs --grep ("), Some(2));
-    for words in ["events", "logs -f"] {
+    for words in ["events", "logs"] {
         let output = circusctl("redis://127.0.0.1:1", words).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{words} over Redis: {output:?}");
     }

@@ -225,7 +225,10 @@ impl Agent {
         let mut notify_dir = socket.path().as_os_str().to_owned();
         notify_dir.push(".notify");
         let endpoint = format!("unix://{}", socket.path().display());
-        let host = Host::new(events.clone(), notify_dir.into(), &[("CIRCUSCTL_ENDPOINT", &endpoint)])
+        // The same place twice: one for circusctl, one for who talks to the socket itself.
+        let stats_socket = socket.path().display().to_string();
+        let env = [("CIRCUSCTL_ENDPOINT", &*endpoint), ("CIRCUS_STATS_SOCKET", &*stats_socket)];
+        let host = Host::new(events.clone(), notify_dir.into(), &env)
             .map_err(step("cannot take charge of this machine's processes"))?
             .with_python(spec.python.clone())
             .with_given_sockets(given)

@@ -452,7 +452,14 @@ mod tests {
         assert_eq!((problems[0].file.to_str(), problems[0].line), (Some("environment"), 0));
         assert_eq!(problems[0].text, "CIRCUS_REDIS_LEASE_TTL=soon");
         assert_eq!(set("CIRCUS_NOED", "x").expect("a warning").warnings[0].label, "did you mean CIRCUS_NODE?");
-        for ours in ["CIRCUS_WATCHER", "CIRCUS_WID", "CIRCUS_FENCING_TOKEN", "CIRCUS_LEASE_KEY", "CIRCUSCTL_ENDPOINT"] {
+        for ours in [
+            "CIRCUS_WATCHER",
+            "CIRCUS_WID",
+            "CIRCUS_FENCING_TOKEN",
+            "CIRCUS_LEASE_KEY",
+            "CIRCUSCTL_ENDPOINT",
+            "CIRCUS_STATS_SOCKET",
+        ] {
             assert_eq!(set(ours, "x").expect("no matter").warnings, [], "{ours}");
         }
     }

@@ -1,0 +1,180 @@
+//! What nodes use, and the streams of all nodes together: real agents, a real Redis, the real circusctl.
+
+use std::collections::BTreeSet;
+
+use circus_agent::model::stats::History;
+use circus_agent::wire::{parse_history, parse_node_stats};
+
+use super::*;
+
+const TICKING: &str = "\n[watcher:web]\ncmd = sh -c \"while :; do echo tick; sleep 0.1; done\"\n\
+                       stdout_stream.class = QueueStream\n[watcher:idle]\ncmd = sleep 1000\n";
+
+fn config(redis: &RedisServer) -> String {
+    format!("cluster = prod{TICKING}[redis]\nurl = {}\n", redis.url())
+}
+
+fn unix(agent: &agent::Agent) -> String {
+    format!("unix://{}", agent.socket.display())
+}
+
+/// The nodes of the next lines, until there is one of each of these, and of no others.
+#[track_caller]
+fn hears(ctl: &Ctl, nodes: &[&str]) {
+    let mut heard = BTreeSet::new();
+    wait_for("a line of each node", || {
+        let line = ctl.says_json();
+        heard.insert(line["node"].as_str().unwrap_or_else(|| panic!("no node in {line}")).to_owned());
+        (heard.len() == nodes.len()).then_some(())
+    });
+    // Two rounds more: whoever is not meant would have been heard.
+    for _ in 0..4 * nodes.len() {
+        heard.insert(ctl.says_json()["node"].as_str().expect("a node").to_owned());
+    }
+    assert_eq!(heard.iter().map(String::as_str).collect::<Vec<_>>(), nodes);
+}
+
+#[test]
+fn what_an_agents_processes_use_comes_each_second_and_narrowed_to_who_is_named() {
+    let home = Home::new();
+    let agent = home.agent("web-1", TICKING);
+    let all = Ctl::start(&unix(&agent), "--json stats -f");
+    let web = Ctl::start(&unix(&agent), "--json stats --follow w*");
+    let first = all.says();
+    assert!(parse_history(&first).is_some(), "who begins gets the past: {first}");
+    let frame = parse_node_stats(&all.says()).unwrap();
+    assert_eq!(frame.node.as_str(), "web-1");
+    assert!(frame.machine.cores > 0 && frame.machine.memory_used > 0, "{frame:?}");
+    let names: Vec<_> = frame.watchers.iter().map(|watcher| watcher.name.as_str()).collect();
+    assert_eq!(names, ["idle", "web"]);
+    let idle = &frame.watchers[0].processes[0];
+    assert_eq!((vec![idle.pid], idle.program.as_str()), (agent.pids("idle"), "sleep"));
+    assert!(idle.used.resident > 0 && idle.used.descriptors.is_some(), "{idle:?}");
+    let narrowed = parse_node_stats(&web.says()).unwrap();
+    assert_eq!(narrowed.watchers.len(), 1);
+    drop(web);
+
+    let table = Ctl::start(&unix(&agent), "stats -f idle");
+    assert!(table.says().starts_with("WATCHER"));
+    assert!(table.says().starts_with("idle "));
+    assert!(table.says().starts_with("web-1: 1 process, "));
+    assert_eq!(table.says(), "", "frames stand apart");
+}
+
+#[test]
+fn each_node_is_heard_over_redis_and_over_any_agents_socket() {
+    let (home, redis) = (Home::new(), RedisServer::start());
+    let (a, _b) = (home.agent("a", &config(&redis)), home.agent("b", &config(&redis)));
+    let (redis, socket) = (redis.url(), unix(&a));
+    for (words, watcher) in [("stats -f", None), ("logs -f web", Some("web")), ("logs -f", Some("web"))] {
+        let streams = [
+            (&redis, String::new(), &["a", "b"][..]),
+            (&socket, "--all ".into(), &["a", "b"]),
+            (&redis, "--node b ".into(), &["b"]),
+            (&socket, "--node b ".into(), &["b"]),
+        ];
+        // All at once: none may take from the others.
+        let streams =
+            streams.map(|(endpoint, of, nodes)| (Ctl::start(endpoint, &format!("--json {of}{words}")), nodes));
+        for (stream, nodes) in &streams {
+            let line = stream.says_json();
+            assert!(watcher.is_none_or(|watcher| line["watcher"] == watcher), "{line}");
+            assert!(watcher.is_some() || parse_node_stats(&line.to_string()).is_ok(), "{line}");
+            hears(stream, nodes);
+        }
+    }
+    let people = Ctl::start(&socket, "--node b logs -f");
+    assert_eq!(people.says(), "b web#1 | tick");
+    let events = Ctl::start(&socket, "--json --all events -f");
+    wait_for("an event of b", || {
+        home.ctl(&["--endpoint", &redis, "--cluster", "prod", "--node", "b", "restart", "idle"]).expect(0);
+        events.out.recv_timeout(Duration::from_millis(200)).ok().filter(|line| line.contains("\"node\":\"b\""))
+    });
+}
+
+#[test]
+fn hooks_find_the_socket_on_which_the_statistics_of_the_cluster_are_told() {
+    let (home, redis) = (Home::new(), RedisServer::start());
+    let (told, script) = (home.file("told"), "printf %s \"$CIRCUS_STATS_SOCKET\" >$1");
+    let hook = home.script("hook", script);
+    let config = config(&redis)
+        .replace("sleep 1000\n", &format!("sleep 1000\nhooks.before_start = cmd: {hook} {}\n", told.display()));
+    let agent = home.agent("a", &config);
+    let socket = wait_for("the hook", || std::fs::read_to_string(&told).ok().filter(|path| !path.is_empty()));
+    assert_eq!(Path::new(&socket), agent.socket);
+    let asked = json!({"command": "stats", "properties": {"follow": true, "all": true}, "id": 7});
+    let mut line = agent.connect();
+    assert_eq!(line.ask(&asked.to_string()).expect("a reply")["status"], "ok");
+    let frame = line.read().expect("a frame");
+    assert_eq!((&frame["node"], &frame["id"]), (&json!("a"), &json!(7)));
+}
+
+#[test]
+fn who_begins_to_watch_gets_the_past_of_every_node() {
+    let (home, redis) = (Home::new(), RedisServer::start());
+    let (a, _b) = (home.agent("a", &config(&redis)), home.agent("b", &config(&redis)));
+    // It watches long enough for a step of the history to be over.
+    let first = Ctl::start(&redis.url(), "--json stats -f");
+    wait_for("a step to end", || {
+        first.says();
+        let late = Ctl::start(&unix(&a), "--json --all stats -f");
+        let frames = [late.says(), late.says(), late.says()];
+        let pasts = frames.iter().filter_map(|frame| parse_history(frame));
+        let seen =
+            |past: &History| past.watchers.iter().any(|(name, past)| *name == watcher("web") && !past.is_empty());
+        (pasts.filter(seen).count() >= 2).then_some(())
+    });
+}
+
+/// How often clients have published since the server began.
+fn published(redis: &RedisServer) -> u64 {
+    let stats = redis.text(&["INFO", "commandstats"]).expect("statistics");
+    let calls = stats.lines().find_map(|line| line.strip_prefix("cmdstat_publish:calls="));
+    calls.map_or(0, |calls| calls.split(',').next().unwrap().parse().unwrap())
+}
+
+/// Waits until the node has given so many signs of life more.
+fn beats(redis: &RedisServer, count: usize) {
+    let seen = || redis.text(&["HGET", "circus:{prod}:node:a", "seen"]);
+    for _ in 0..count {
+        let before = seen();
+        wait_for("a heartbeat", || (seen() != before).then_some(()));
+    }
+}
+
+#[test]
+fn nobody_watching_nothing_is_published() {
+    let (home, redis) = (Home::new(), RedisServer::start());
+    let agent = home.agent("a", &config(&redis));
+    agent.comes_to("web", "active");
+    // Somebody here is nobody there.
+    let _here = Ctl::start(&unix(&agent), "--json stats -f");
+    beats(&redis, 1);
+    let before = published(&redis);
+    beats(&redis, 2);
+    assert_eq!(published(&redis), before);
+    let watching = Ctl::start(&redis.url(), "--json stats -f");
+    let reading = Ctl::start(&redis.url(), "--json logs -f");
+    (watching.says(), reading.says());
+    drop((watching, reading));
+    // Its last word is 12 s old at some time; until then it is as if it were still there.
+    wait_within(2 * PATIENCE, "silence", || {
+        let before = published(&redis);
+        beats(&redis, 1);
+        (published(&redis) == before).then_some(())
+    });
+}
+
+#[test]
+fn redis_gone_is_said_in_a_stream_of_all_nodes_and_its_return_too() {
+    let (home, mut redis) = (Home::new(), RedisServer::start());
+    let agent = home.agent("a", &config(&redis));
+    let stream = Ctl::start(&unix(&agent), "--json --all stats -f");
+    hears(&stream, &["a"]);
+    redis.restart_empty();
+    let mut notes =
+        std::iter::repeat_with(|| stream.says_json()).filter_map(|line| line["note"].as_str().map(str::to_owned));
+    assert!(notes.next().unwrap().ends_with("; waiting for its return"));
+    assert!(notes.next().unwrap().starts_with("Redis is reached again"));
+    hears(&stream, &["a"]);
+}
