@@ -69,8 +69,6 @@ const WIDTH: u16 = 100;
                   ended it."
 )]
 pub struct TopArgs {
-    #[command(flatten)]
-    place: ctl::Place,
     /// Show these nodes only, separated by commas; that of the agent that is asked is shown without Redis, too
     #[arg(long, value_name = "NODES", value_delimiter = ',')]
     node: Vec<String>,
@@ -83,6 +81,8 @@ pub struct TopArgs {
     /// Draw with ASCII only, as where the locale is not UTF-8
     #[arg(long)]
     ascii: bool,
+    #[command(flatten)]
+    place: ctl::Place,
 }
 
 /// Runs circus-top with these arguments, its own name first; gives back the exit code.
@@ -175,12 +175,14 @@ async fn once(source: &Source, mut screen: Screen) -> Result<u8, ClientError> {
     }
     source.start(&sender);
     let mut deadline = Instant::now() + PATIENCE;
-    let mut reason = None;
+    let (mut reason, mut note) = (None, None);
     while !screen.is_whole() {
         tokio::select! {
             Some(came) = news.recv() => {
-                if let News::Link(Link::Down(why)) = &came {
-                    reason = Some(why.clone());
+                match &came {
+                    News::Link(Link::Down(why)) => reason = Some(why.clone()),
+                    News::Said(text) => note = Some(text.clone()),
+                    _ => {}
                 }
                 let first = screen.heard() == 0 && matches!(came, News::Frame(_));
                 take(&mut screen, came, 0);
@@ -195,7 +197,8 @@ async fn once(source: &Source, mut screen: Screen) -> Result<u8, ClientError> {
         }
     }
     if screen.heard() == 0 {
-        return Err(ClientError::Unreached(reason.unwrap_or_else(|| "no node has told how it is".into())));
+        let why = reason.or(note).unwrap_or_else(|| "no node has told how it is".into());
+        return Err(ClientError::Unreached(why));
     }
     let width = match ratatui::crossterm::terminal::size() {
         Ok((width, _)) if io::stdout().is_terminal() => width,

@@ -126,9 +126,11 @@ fn paint(screen: &Screen, now: Now, area: Rect, buffer: &mut Buffer, whole: bool
 
 /// The screen as lines of text, as wide as told and as high as all of it takes.
 pub fn lines(screen: &Screen, now: Now, width: u16) -> String {
-    let rows = screen.rows(now).len() + screen.singletons(now).len() + screen.nodes(now).len();
-    // All that is not such a row, with the ten latest events.
-    let height = u16::try_from(rows + 23).unwrap_or(u16::MAX);
+    let counts = [screen.singletons(now).len(), screen.rows(now).len().max(1), screen.nodes(now).len().max(1)];
+    let events = screen.shown(now).0.events.len().clamp(1, 10);
+    // Each panel with its rule and its heads, the events with their rule; and what is above and below them.
+    let panels: usize = counts.iter().filter(|count| **count > 0).map(|count| count + 2).sum();
+    let height = u16::try_from(panels + events + 1 + 6).unwrap_or(u16::MAX);
     let area = Rect::new(0, 0, width.max(LEAST.0), height.min(MOST));
     let mut buffer = Buffer::empty(area);
     paint(screen, now, area, &mut buffer, true);
@@ -201,11 +203,11 @@ impl Pen<'_> {
         };
         let nodes = match screen.nodes(now).len() {
             // What it says is said by the title and the tree, too.
-            _ if height < 30 && screen.panel != Panel::Nodes => 0,
+            _ if height < 30 && screen.panel != Panel::Nodes && !self.whole => 0,
             all => 2 + count(all, share).max(1),
         };
         let events = match nodes {
-            1.. if height < 30 => 0,
+            1.. if height < 30 && !self.whole => 0,
             _ if self.whole => 1 + count(screen.shown(now).0.events.len(), 10).max(1),
             _ => 1 + (height / 8).max(3),
         };

@@ -127,17 +127,19 @@ impl Known {
     /// How long one node has kept silent while others spoke. Where all are silent they are seen as they were then, and
     /// it is said of the whole ([`Known::stale`]).
     pub(super) fn silent(&self, heard: &Heard, now: Time) -> Option<Duration> {
-        let then = match (self.stale(now), self.latest()) {
-            (Some(_), Some(latest)) => latest,
-            _ => now,
-        };
-        Some(then.since(heard.at)).filter(|silent| *silent > SILENT)
+        heard.silent(self.judged(now))
+    }
+
+    /// The moment by which nodes are judged. It looks at all of them, and is asked for once for all.
+    fn judged(&self, now: Time) -> Time {
+        self.latest().filter(|latest| now.since(*latest) > SILENT).unwrap_or(now)
     }
 
     /// Every watcher on every node.
     pub(super) fn parts(&self, now: Time) -> impl Iterator<Item = Part<'_>> {
+        let then = self.judged(now);
         self.nodes.iter().flat_map(move |(node, heard)| {
-            let silent = self.silent(heard, now);
+            let silent = heard.silent(then);
             let watchers = heard.stats.watchers.iter().zip(&heard.used);
             watchers.map(move |(stats, used)| Part { node, stats, used: *used, heard, silent })
         })
@@ -154,7 +156,14 @@ impl Known {
 
     /// The frames of nodes that are heard.
     pub(super) fn heard(&self, now: Time) -> impl Iterator<Item = &Heard> {
-        self.nodes.values().filter(move |heard| self.silent(heard, now).is_none())
+        let then = self.judged(now);
+        self.nodes.values().filter(move |heard| heard.silent(then).is_none())
+    }
+}
+
+impl Heard {
+    fn silent(&self, then: Time) -> Option<Duration> {
+        Some(then.since(self.at)).filter(|silent| *silent > SILENT)
     }
 }
 
