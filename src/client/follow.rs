@@ -19,7 +19,7 @@ pub struct Stream(Source);
 
 enum Source {
     Agent { lines: BufReader<UnixStream>, at: PathBuf },
-    Cluster(ClusterStream),
+    Cluster(Box<ClusterStream>),
 }
 
 impl Stream {
@@ -47,7 +47,7 @@ impl Stream {
             }
             Endpoint::Redis(spec) => {
                 let lines = ClusterStream::connect(spec, cluster, follow, patience).await;
-                Ok(Stream(Source::Cluster(lines.map_err(ClientError::Unreached)?)))
+                Ok(Stream(Source::Cluster(Box::new(lines.map_err(ClientError::Unreached)?))))
             }
         }
     }

@@ -8,10 +8,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use nix::unistd::{SysconfVar, Uid, User, sysconf};
 
 use super::clock;
+use super::machine::machine;
 use super::tree::{self, Stat};
 use crate::model::command::{ChildSample, Sample, Usage};
 use crate::model::names::WatcherName;
-use crate::model::stats::{Machine, Measure, Measures, Used};
+use crate::model::stats::{Measure, Measures, Used};
 use crate::model::time::Time;
 
 /// Closer together than this, two measurements say more of the clock's ticks (10 ms) than of the process: the one
@@ -64,7 +65,7 @@ impl Default for Sampler {
         Sampler {
             ticks_per_second: setting(SysconfVar::CLK_TCK).unwrap_or(100) as f64,
             page: setting(SysconfVar::PAGE_SIZE).unwrap_or(4096),
-            memory: fs::read_to_string("/proc/meminfo").ok().and_then(|text| total_memory(&text)).unwrap_or(0),
+            memory: machine().memory,
             users: HashMap::new(),
             before: HashMap::new(),
             counted: HashMap::new(),
@@ -235,28 +236,6 @@ fn parse_io(text: &str) -> Option<(u64, u64)> {
     Some((number("read_bytes:")?, number("write_bytes:")?))
 }
 
-fn machine() -> Machine {
-    let read = |path| fs::read_to_string(path).unwrap_or_default();
-    let memory = read("/proc/meminfo");
-    let all = total_memory(&memory).unwrap_or(0);
-    Machine {
-        cores: std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32),
-        load: read("/proc/loadavg").split(' ').next().and_then(|load| load.parse().ok()).unwrap_or(0.0),
-        memory: all,
-        memory_used: all.saturating_sub(kilobytes(&memory, "MemAvailable:").unwrap_or(all)),
-    }
-}
-
-/// Bytes of memory in all, from /proc/meminfo.
-fn total_memory(text: &str) -> Option<u64> {
-    kilobytes(text, "MemTotal:")
-}
-
-fn kilobytes(text: &str, name: &str) -> Option<u64> {
-    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
-}
-
 /// Virtual and resident bytes, from `/proc/PID/statm`.
 fn parse_statm(text: &str, page: u64) -> Option<(u64, u64)> {
     let mut pages = text.split_ascii_whitespace().map(|field| field.parse::<u64>().ok());
@@ -276,8 +255,6 @@ mod tests {
 
     #[test]
     fn the_kernels_texts_are_read_and_others_are_nothing() {
-        assert_eq!(total_memory("MemTotal:        2048 kB\nMemFree: 1 kB\n"), Some(2 << 20));
-        assert_eq!(total_memory("MemFree: 1 kB\n"), None);
         assert_eq!(parse_io("rchar: 9\nread_bytes: 4096\nwrite_bytes: 8192\n"), Some((4096, 8192)));
         assert_eq!(parse_io("rchar: 9\nread_bytes: x\n"), None);
         assert_eq!(parse_statm("10 3 2 1 0 4 0\n", 4096), Some((40960, 12288)));
