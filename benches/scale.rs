@@ -1,4 +1,5 @@
-//! Two hundred agents on one machine: how long all of them take to answer one question, and what an idle one costs.
+//! Two hundred agents on one machine: how long all of them take to answer one question, and what an idle one costs. Then
+//! the registry of thousands: what one heartbeat and one reading of all rows cost Redis.
 
 #![allow(clippy::print_stdout)] // Its figures are what it is for.
 
@@ -11,6 +12,7 @@ use std::fs;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use circus_agent::cluster::scripts;
 use redis_server::RedisServer;
 use serde_json::{Value, json};
 use support::{Agent, PATIENCE, median};
@@ -23,6 +25,8 @@ const IDLE: Duration = Duration::from_secs(20);
 
 fn main() {
     support::print_load();
+    println!("the registry, by the shipped scripts:");
+    [200, 1_000, 10_000].into_iter().for_each(registry);
     let redis = RedisServer::start();
     let dir = tempfile::tempdir().expect("a directory");
     let begun = Instant::now();
@@ -59,6 +63,50 @@ fn main() {
         own as f64 / 1e6 / AGENTS as f64,
         shared as f64 / 1e6 / AGENTS as f64
     );
+}
+
+/// What so many rows cost: Redis's own time for one heartbeat and for one reading, and what that brings.
+fn registry(nodes: usize) {
+    let redis = RedisServer::start();
+    let mut connection = redis::Client::open(redis.url()).and_then(|client| client.get_connection()).expect("redis");
+    let about = format!(
+        r#"{{"version":"0.1.0","host":"node.example.org","pid":12345,"up":86400.0,"config":"0123456789ab","watchers":["{}"]}}"#,
+        ["web", "worker", "beat", "mail", "cron"].join("\",\"")
+    );
+    let mut pipe = redis::pipe();
+    for node in 0..nodes {
+        let name = format!("node-{node:05}");
+        pipe.cmd("EVAL")
+            .arg(scripts::BEAT)
+            .arg(2)
+            .arg(format!("circus:{{scale}}:node:{name}"))
+            .arg("circus:{scale}:nodes");
+        pipe.arg(format!("{node:032x}")).arg(name).arg("up").arg(&about).arg(6_000).arg(3_600_000).ignore();
+    }
+    // The first beat of each lists it; what comes later is what costs.
+    pipe.query::<()>(&mut connection).expect("beats");
+    redis.command(&["CONFIG", "RESETSTAT"]);
+    pipe.query::<()>(&mut connection).expect("beats");
+    let beat = spent(&redis).as_secs_f64() * 1e6 / nodes as f64;
+    redis.command(&["CONFIG", "RESETSTAT"]);
+    let mut roster = redis::cmd("EVAL");
+    roster.arg(scripts::ROSTER).arg(1).arg("circus:{scale}:nodes").arg("circus:{scale}:node:");
+    let rows: Vec<String> = roster.query(&mut connection).expect("the roster");
+    assert_eq!(rows.len(), 4 * nodes);
+    println!(
+        "{nodes:>6} nodes: a heartbeat {beat:>5.1} us of Redis, all of them {:>4.1} % of one core; a reading {:>6.2} ms, {:.2} MB",
+        beat / 1e6 * nodes as f64 / 2.0 * 100.0,
+        spent(&redis).as_secs_f64() * 1e3,
+        rows.iter().map(String::len).sum::<usize>() as f64 / 1e6
+    );
+}
+
+/// Redis's time for scripts since its statistics were reset.
+fn spent(redis: &RedisServer) -> Duration {
+    let stats = redis.text(&["INFO", "commandstats"]).expect("statistics");
+    let line = stats.lines().find_map(|line| line.strip_prefix("cmdstat_eval:")).expect("scripts");
+    let micros = line.split(',').find_map(|field| field.strip_prefix("usec=")).and_then(|text| text.parse().ok());
+    Duration::from_micros(micros.expect("a number"))
 }
 
 fn agent(dir: &std::path::Path, number: usize, redis: &RedisServer) -> Agent {

@@ -483,6 +483,8 @@ impl World {
         }
         loop {
             match self.events.recv().await {
+                // A guard's word on when that was says nothing of output.
+                Some(Event::Process(_, ProcessEvent::Empty { .. })) => {}
                 Some(Event::Process(of, event)) if of == process => return event,
                 Some(Event::Process(of, event)) => self.told.push_back((of, event)),
                 other => panic!("not of a process: {other:?}"),
