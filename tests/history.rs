@@ -36,6 +36,15 @@ fn latest(home: &Home, agent: &Agent, child: &Life) -> Value {
     })
 }
 
+/// Two agents, of which one may run the singleton at once.
+fn pair(home: &Home, config: &str) -> [Agent; 2] {
+    let agents = [home.agent("a", config), home.agent("b", config)];
+    wait_for("the lease to be initialised", || {
+        (agents[0].ctl(home, &["lease", "init", "beat"]).code == 0).then_some(())
+    });
+    agents
+}
+
 /// Which of two agents runs this child, and the other one.
 fn sides(agents: &mut [Agent; 2], child: &Life) -> (usize, usize) {
     let holder = usize::from(agents[1].name == child.node);
@@ -56,10 +65,7 @@ fn a_move_a_crash_and_an_outage_are_told_as_they_were_measured() {
     let (home, mut redis) = (Home::new(), RedisServer::start());
     let witness = Witness::new(home.path());
     let config = beat(&witness) + &redis_section(&redis);
-    let mut agents = [home.agent("a", &config), home.agent("b", &config)];
-    wait_for("the lease to be initialised", || {
-        (agents[0].ctl(&home, &["lease", "init", "beat"]).code == 0).then_some(())
-    });
+    let mut agents = pair(&home, &config);
     let first = witness.first();
     let told = latest(&home, &agents[0], &first);
     assert_eq!((&told["cause"], &told["from"], &told["to"]), (&json!("first"), &Value::Null, &json!(first.node)));
@@ -155,10 +161,7 @@ fn an_agent_that_was_stopped_tells_of_no_overlap_that_was_none() {
     let (home, redis) = (Home::new(), RedisServer::start());
     let witness = Witness::new(home.path());
     let config = beat(&witness) + &redis_section(&redis);
-    let mut agents = [home.agent("a", &config), home.agent("b", &config)];
-    wait_for("the lease to be initialised", || {
-        (agents[0].ctl(&home, &["lease", "init", "beat"]).code == 0).then_some(())
-    });
+    let mut agents = pair(&home, &config);
     let first = witness.first();
     witness.ticks(&first);
     let (holder, other) = sides(&mut agents, &first);
