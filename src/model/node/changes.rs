@@ -167,8 +167,7 @@ impl Node {
                 }
                 (_, None, Some(new)) => {
                     let autostart = new.autostart;
-                    let going = self.leaving.iter().copied().find(|key| self.watchers[*key].spec().name == new.name);
-                    let key = match going {
+                    let key = match self.watchers.named(&new.name) {
                         // It comes back before it has gone; there is never a second one of its name.
                         Some(key) => {
                             self.leaving.remove(&key);
@@ -379,8 +378,7 @@ impl Node {
 
     /// The watcher of that very name, unless it is on its way out.
     fn position_of(&self, name: &WatcherName) -> Option<Key> {
-        let key = self.watchers.position(|watcher| watcher.spec().name == *name)?;
-        (!self.leaving.contains(&key)).then_some(key)
+        self.watchers.named(name).filter(|key| !self.leaving.contains(key))
     }
 }
 

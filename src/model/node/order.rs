@@ -32,12 +32,10 @@ impl Node {
     /// Takes note of who comes after whom, when a watcher was added, changed or removed.
     pub(super) fn learn_order(&mut self) {
         self.order = Order::default();
-        let named: HashMap<&WatcherName, Key> =
-            self.watchers.keys().into_iter().map(|key| (&self.watchers[key].spec().name, key)).collect();
         for key in self.watchers.keys() {
-            for first in self.watchers[key].spec().after.iter().filter_map(|name| named.get(name)) {
-                self.order.firsts.entry(key).or_default().push(*first);
-                self.order.laters.entry(*first).or_default().push(key);
+            for first in self.watchers[key].spec().after.iter().filter_map(|name| self.watchers.named(name)) {
+                self.order.firsts.entry(key).or_default().push(first);
+                self.order.laters.entry(first).or_default().push(key);
             }
         }
         for key in self.watchers.keys() {
@@ -96,7 +94,8 @@ impl Node {
         }
     }
 
-    /// Of an ending agent, or one that is drained: stops the lowest priority that is not down yet, and what comes after it; whether that is news.
+    /// Of an ending agent, or one that is drained: stops the lowest priority that is not down yet, and what comes after
+    /// it; whether that is news.
     pub(super) fn stop_next(&mut self, actions: &mut Vec<Action>) -> bool {
         let Some((haste, ending)) = self.wind_down() else { return false };
         let now = self.now;
@@ -135,10 +134,7 @@ impl Node {
         let mut path = vec![name.clone()];
         let mut next: Vec<WatcherName> = after.to_vec();
         for first in after {
-            if first != name
-                && !before.contains(first)
-                && self.watchers.position(|watcher| watcher.spec().name == *first).is_none()
-            {
+            if first != name && !before.contains(first) && self.watchers.named(first).is_none() {
                 return Err(format!("after: there is no watcher {first}"));
             }
         }
@@ -147,8 +143,8 @@ impl Node {
                 return Err(format!("after: {name} would wait for itself"));
             }
             if !path.contains(&first) {
-                let found = self.watchers.iter().find(|watcher| watcher.spec().name == first);
-                next.extend(found.into_iter().flat_map(|watcher| watcher.spec().after.iter().cloned()));
+                let found = self.watchers.named(&first);
+                next.extend(found.into_iter().flat_map(|key| self.watchers[key].spec().after.iter().cloned()));
                 path.push(first);
             }
         }

@@ -21,7 +21,7 @@ pub(super) struct Watchers {
     list: BTreeMap<Key, Watcher>,
     /// Start order: by priority, highest first, then by name.
     order: Vec<Key>,
-    /// By name, as an adapter has it from the watcher itself.
+    /// By name: there is never a second one of a name.
     named: HashMap<WatcherName, Key>,
     last_key: u32,
     stirred: BTreeSet<Key>,
@@ -96,6 +96,11 @@ impl Watchers {
         self.list.get(&key)
     }
 
+    /// The one of that very name.
+    pub(super) fn named(&self, name: &WatcherName) -> Option<Key> {
+        self.named.get(name).copied()
+    }
+
     /// The first that `is` says yes to.
     pub(super) fn position(&self, is: impl Fn(&Watcher) -> bool) -> Option<Key> {
         self.order.iter().copied().find(|key| is(&self.list[key]))
@@ -125,7 +130,7 @@ impl Watchers {
 
     /// The watcher of that very name, to change.
     pub(super) fn stir_named(&mut self, name: &WatcherName) -> Option<&mut Watcher> {
-        Some(self.stir(*self.named.get(name)?))
+        Some(self.stir(self.named(name)?))
     }
 
     /// Tells a process's watcher what became of it. One that is nobody's, or has ended, changes nothing.
