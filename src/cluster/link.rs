@@ -138,9 +138,9 @@ impl Link {
     /// # Errors
     /// As [`Link::call`].
     pub(super) async fn publish(&self, channel: &str, text: &str, patience: Duration) -> Result<u64, String> {
-        let message = self.seal.close(channel, text.to_owned())?;
+        let message = self.seal.close(channel, text)?;
         let publish = async |mut connection: MultiplexedConnection| {
-            redis::cmd("PUBLISH").arg(channel).arg(&message).query_async::<u64>(&mut connection).await
+            redis::cmd("PUBLISH").arg(channel).arg(&*message).query_async::<u64>(&mut connection).await
         };
         let end = Instant::now() + patience;
         match &self.door {
@@ -156,12 +156,11 @@ impl Link {
     /// # Errors
     /// As [`Link::call`]. Some may have been published.
     pub(super) async fn publish_all(&self, channel: &str, texts: &[String], patience: Duration) -> Result<(), String> {
-        let messages = texts.iter().map(|text| self.seal.close(channel, text.clone()));
-        let messages: Vec<Vec<u8>> = messages.collect::<Result<_, _>>()?;
+        let messages: Vec<_> = texts.iter().map(|text| self.seal.close(channel, text)).collect::<Result<_, _>>()?;
         let publish = async |mut connection: MultiplexedConnection| {
             let mut publish = redis::pipe();
             for message in &messages {
-                publish.publish(channel, message).ignore();
+                publish.publish(channel, &**message).ignore();
             }
             publish.query_async(&mut connection).await
         };

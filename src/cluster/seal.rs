@@ -61,15 +61,15 @@ impl Seal {
     ///
     /// # Errors
     /// The secret cannot be had, in words.
-    pub(super) fn close(&self, channel: &str, text: String) -> Result<Vec<u8>, String> {
-        let Some(shared) = &self.0 else { return Ok(text.into_bytes()) };
+    pub(super) fn close<'a>(&self, channel: &str, text: &'a str) -> Result<Cow<'a, [u8]>, String> {
+        let Some(shared) = &self.0 else { return Ok(Cow::Borrowed(text.as_bytes())) };
         let mut random = [0; RANDOM];
         getrandom::fill(&mut random).map_err(|error| format!("no random bits: {error}"))?;
         let key = shared.with(|secrets| key(&secrets[0], &random, channel))?;
-        let mut sealed = text.into_bytes();
+        let mut sealed = text.as_bytes().to_vec();
         let (nonce, aad) = once();
         key.seal_in_place_append_tag(nonce, aad, &mut sealed).map_err(|_| "it is too long to be sealed")?;
-        Ok([&MARK[..], &random, &sealed].concat())
+        Ok(Cow::Owned([&MARK[..], &random, &sealed].concat()))
     }
 
     /// The text that came on `channel` as `payload`.
@@ -156,9 +156,9 @@ mod tests {
     #[test]
     fn what_was_sealed_opens_on_its_channel_under_its_secret_alone() {
         let (ours, _file) = sealing(&[&secret('a')]);
-        let sealed = ours.close(CHANNEL, TEXT.into()).unwrap();
+        let sealed = ours.close(CHANNEL, TEXT).unwrap();
         assert_eq!(ours.open(CHANNEL, &sealed).unwrap(), TEXT.as_bytes());
-        assert_ne!(sealed, ours.close(CHANNEL, TEXT.into()).unwrap(), "no two messages look the same");
+        assert_ne!(sealed, ours.close(CHANNEL, TEXT).unwrap(), "no two messages look the same");
         let shown = String::from_utf8_lossy(&sealed).into_owned();
         assert!(!shown.contains("\"v\""), "{shown}");
         let other = "its seal is of another secret, or for another channel";
@@ -168,18 +168,18 @@ mod tests {
         assert_eq!(why(Seal::default().open(CHANNEL, &sealed)), "it is sealed, and there is no secret_file here");
         assert_eq!(why(ours.open(CHANNEL, TEXT.as_bytes())), "it is not sealed");
         assert_eq!(Seal::default().open(CHANNEL, TEXT.as_bytes()).unwrap(), TEXT.as_bytes());
-        assert_eq!(Seal::default().close(CHANNEL, TEXT.into()).unwrap(), TEXT.as_bytes());
+        assert_eq!(Seal::default().close(CHANNEL, TEXT).unwrap(), TEXT.as_bytes());
     }
 
     #[test]
     fn a_message_with_a_bit_changed_or_an_end_missing_opens_nowhere() {
         let (ours, _file) = sealing(&[&secret('a')]);
-        let sealed = ours.close(CHANNEL, TEXT.into()).unwrap();
+        let sealed = ours.close(CHANNEL, TEXT).unwrap();
         for end in 0..sealed.len() {
             assert!(ours.open(CHANNEL, &sealed[..end]).is_err(), "{end} bytes");
         }
         for bit in 0..sealed.len() * 8 {
-            let mut changed = sealed.clone();
+            let mut changed = sealed.to_vec();
             changed[bit / 8] ^= 1 << (bit % 8);
             assert!(ours.open(CHANNEL, &changed).is_err(), "bit {bit}");
         }
@@ -191,7 +191,7 @@ mod tests {
         let (before, _file) = sealing(&[&old]);
         let (between, _file_2) = sealing(&["", &new, &format!("  {old} ")]);
         let (after, _file_3) = sealing(&[&new]);
-        let opens = |from: &Seal, to: &Seal| to.open(CHANNEL, &from.close(CHANNEL, TEXT.into()).unwrap()).is_ok();
+        let opens = |from: &Seal, to: &Seal| to.open(CHANNEL, &from.close(CHANNEL, TEXT).unwrap()).is_ok();
         assert!(opens(&before, &between) && opens(&between, &after) && !opens(&between, &before));
     }
 
@@ -203,7 +203,7 @@ mod tests {
         for (seal, says) in
             [(short, "7 bytes is too short"), (empty, "it is empty"), (missing, "/nowhere/secret: No such")]
         {
-            let error = seal.close(CHANNEL, TEXT.into()).unwrap_err();
+            let error = seal.close(CHANNEL, TEXT).unwrap_err();
             assert!(error.contains(says) && !error.contains("hunter2"), "{error}");
         }
     }

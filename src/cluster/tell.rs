@@ -88,7 +88,7 @@ impl Mouth {
             };
             let mut pipe = redis::pipe();
             for text in texts {
-                pipe.cmd("PUBLISH").arg(channel).arg(self.seal.close(channel, text.clone())?).ignore();
+                pipe.cmd("PUBLISH").arg(channel).arg(&*self.seal.close(channel, text)?).ignore();
             }
             pipe.exec_async(&mut connection).await.map_err(|error| error.to_string())?;
             Ok(connection)

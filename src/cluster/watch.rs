@@ -157,8 +157,8 @@ impl ClusterStream {
                         self.sink.ping::<redis::Value>().await.map_err(|error| error.to_string())?;
                         let Some((mouth, channel, interest)) = &mut self.say else { return Ok(()) };
                         let text = serde_json::to_string(interest).expect("texts and numbers are JSON");
-                        let message = self.seal.close(channel, text)?;
-                        let said = redis::cmd("PUBLISH").arg(&*channel).arg(message).exec_async(mouth).await;
+                        let message = self.seal.close(channel, &text)?;
+                        let said = redis::cmd("PUBLISH").arg(&*channel).arg(&*message).exec_async(mouth).await;
                         said.map_err(|error| error.to_string())?;
                         interest.begun = false;
                         Ok(())
