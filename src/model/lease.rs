@@ -601,17 +601,23 @@ impl Lease {
         }
     }
 
+    /// This node's part in it.
+    pub fn role(&self) -> LeaseRole {
+        match &self.state {
+            State::Aside { .. } => LeaseRole::Aside,
+            State::Waiting { .. } | State::Asking { .. } => LeaseRole::Standby,
+            State::Held(held) if held.loss.is_none() => LeaseRole::Holder,
+            State::Held(_) | State::Releasing { .. } => LeaseRole::Losing,
+        }
+    }
+
     /// What others may see of it.
     pub fn view(&self, now: Time) -> LeaseView {
-        let (role, left) = match &self.state {
-            State::Aside { until, .. } => (LeaseRole::Aside, *until),
-            State::Waiting { next, .. } => (LeaseRole::Standby, Some(*next)),
-            State::Asking { .. } => (LeaseRole::Standby, None),
-            State::Held(held) => {
-                let role = if held.loss.is_some() { LeaseRole::Losing } else { LeaseRole::Holder };
-                (role, Some(held.confirmed + self.timings.validity()))
-            }
-            State::Releasing { .. } => (LeaseRole::Losing, None),
+        let left = match &self.state {
+            State::Aside { until, .. } => *until,
+            State::Waiting { next, .. } => Some(*next),
+            State::Held(held) => Some(held.confirmed + self.timings.validity()),
+            State::Asking { .. } | State::Releasing { .. } => None,
         };
         let held = match &self.state {
             State::Held(held) => Some(held),
@@ -620,7 +626,7 @@ impl Lease {
         LeaseView {
             watcher: self.name.watcher.clone(),
             key: self.name.lease_key(),
-            role,
+            role: self.role(),
             token: held.map(|held| held.token),
             ttl: self.timings.ttl,
             left: left.map(|time| now.until(time)),

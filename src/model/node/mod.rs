@@ -252,7 +252,7 @@ impl Node {
         let leases = self.watchers.iter().filter_map(Watcher::lease);
         let (mut holds, mut waits) = (Vec::new(), Vec::new());
         for lease in leases {
-            match lease.view(self.now).role {
+            match lease.role() {
                 LeaseRole::Holder => holds.push(lease.name().watcher.to_string()),
                 LeaseRole::Standby => waits.push(lease.name().watcher.to_string()),
                 LeaseRole::Losing | LeaseRole::Aside => {}
@@ -267,7 +267,7 @@ impl Node {
             well: count(self.watchers.iter().filter(|watcher| self.is_well(watcher)).count()),
             processes: count(self.watchers.iter().map(|watcher| watcher.pids().len()).sum()),
             most: self.specs().filter_map(|spec| Some((spec.name.to_string(), spec.max_per_node?))).collect(),
-            wanted: self.watchers.iter().filter_map(|watcher| wanted_here(watcher, self.now)).collect(),
+            wanted: self.watchers.iter().filter_map(wanted_here).collect(),
             ..rest
         }
     }
@@ -561,9 +561,9 @@ impl Node {
 }
 
 /// How many processes of a watcher are wanted here; nothing where it is stopped.
-fn wanted_here(watcher: &Watcher, now: Time) -> Option<(String, u32)> {
+fn wanted_here(watcher: &Watcher) -> Option<(String, u32)> {
     let wanted = match watcher.lease() {
-        Some(lease) => u32::from(lease.view(now).role == LeaseRole::Holder),
+        Some(lease) => u32::from(lease.role() == LeaseRole::Holder),
         None => watcher.numprocesses(),
     };
     (!watcher.is_at_rest()).then(|| (watcher.spec().name.to_string(), wanted))
