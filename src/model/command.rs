@@ -568,6 +568,11 @@ pub struct NodeAbout {
 pub const PROTOCOL: u32 = 1;
 
 impl NodeAbout {
+    /// Whether it would not understand what this side says: protocols one apart work.
+    pub fn is_strange(&self) -> bool {
+        self.protocol.abs_diff(PROTOCOL) > 1
+    }
+
     /// What of it is worth a heartbeat before its time. How much there is to do changes all the time, and can wait.
     pub fn news(&self) -> NodeAbout {
         let (up, machine) = (Duration::ZERO, Machine::default());

@@ -91,8 +91,13 @@ name!(
 impl WatcherName {
     /// Whether a user who wrote `text` means this watcher.
     pub fn matches(&self, text: &str) -> bool {
-        self.0.to_lowercase() == text.to_lowercase()
+        is_called(&self.0, text)
     }
+}
+
+/// Whether a user who wrote `text` means the watcher `name`: watchers are called the same in any case.
+pub fn is_called(name: &str, text: &str) -> bool {
+    name.to_lowercase() == text.to_lowercase()
 }
 
 /// What a node is called besides its name, such as where it stands: key and value.

@@ -6,6 +6,8 @@
 
 use std::fmt;
 
+use super::names::is_called;
+
 /// Which watchers are meant. Case never counts.
 #[derive(Debug, Clone)]
 pub enum Pattern {
@@ -27,7 +29,7 @@ impl Pattern {
     pub fn fits(&self, name: &str) -> bool {
         match self {
             Pattern::Glob(glob) => fits(&glob.to_lowercase(), &name.to_lowercase()),
-            Pattern::Name(only) => only.to_lowercase() == name.to_lowercase(),
+            Pattern::Name(only) => is_called(name, only),
             Pattern::Regex(regex) => regex.is_match(name),
         }
     }

@@ -10,8 +10,8 @@
 //! | `spread` | the fewest processes of the watcher, then the least load |
 //! | `pack` | the most processes of the watcher, then the least load |
 
-use super::command::{Command, NodeRow, NodeState, PROTOCOL, Refusal, Selector, Strategy};
-use super::names::NodeName;
+use super::command::{Command, NodeRow, NodeState, Refusal, Selector, Strategy};
+use super::names::{NodeName, is_called};
 use super::pattern::Pattern;
 
 /// Loads that differ by less than this for each processor are the same: they change while one looks.
@@ -83,16 +83,17 @@ impl<'a> Task<'a> {
 
     /// Why a node cannot take it, after its name.
     fn obstacle(&self, row: &NodeRow) -> Option<String> {
-        let has = row.about.watchers.iter().any(|own| same(own, self.watcher()));
+        let has = row.about.watchers.iter().any(|own| is_called(own, self.watcher()));
         let count = self.count(row);
-        let most = row.about.most.iter().find(|(own, _)| same(own, self.watcher())).map(|(_, most)| u64::from(*most));
-        let runs = row.about.wanted.keys().any(|own| same(own, self.watcher()));
+        let most =
+            row.about.most.iter().find(|(own, _)| is_called(own, self.watcher())).map(|(_, most)| u64::from(*most));
+        let runs = row.about.wanted.keys().any(|own| is_called(own, self.watcher()));
         match (self, has) {
             _ if row.state != NodeState::Up => Some(format!("is {}", row.state.word())),
-            _ if row.about.protocol.abs_diff(PROTOCOL) > 1 => Some("speaks another protocol".into()),
+            _ if row.about.is_strange() => Some("speaks another protocol".into()),
             (Task::New { .. }, true) => Some("has it already".into()),
             (Task::More { .. } | Task::Start { .. }, false) => Some("does not have it".into()),
-            (Task::More { .. }, true) if row.about.holds.iter().any(|own| same(own, self.watcher())) => {
+            (Task::More { .. }, true) if row.about.holds.iter().any(|own| is_called(own, self.watcher())) => {
                 Some("has it as a singleton".into())
             }
             (Task::More { by, .. }, true) => most
@@ -105,7 +106,11 @@ impl<'a> Task<'a> {
 
     /// How many processes of it are wanted there.
     fn count(&self, row: &NodeRow) -> u64 {
-        row.about.wanted.iter().find(|(own, _)| same(own, self.watcher())).map_or(0, |(_, count)| u64::from(*count))
+        row.about
+            .wanted
+            .iter()
+            .find(|(own, _)| is_called(own, self.watcher()))
+            .map_or(0, |(_, count)| u64::from(*count))
     }
 }
 
@@ -118,14 +123,10 @@ fn load(row: &NodeRow) -> u64 {
     }
 }
 
-fn same(own: &str, text: &str) -> bool {
-    own.to_lowercase() == text.to_lowercase()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::command::{NodeAbout, Patience};
+    use crate::model::command::{NodeAbout, PROTOCOL, Patience};
     use crate::model::event::Changes;
     use crate::model::names::{Label, NodeWord};
     use crate::model::stats::Machine;

@@ -12,8 +12,10 @@
 //! | a singleton's holder | that one | the same |
 //! | any | the one that [`place`] prefers | the same |
 
+use std::collections::BTreeMap;
+
 use super::command::{Command, NodeRow, NodeState, PROTOCOL, Refusal, Selector, Target};
-use super::names::{Label, NodeName, NodeWord, nearest};
+use super::names::{Label, NodeName, NodeWord, is_called, nearest};
 use super::placement::place;
 
 /// The nodes that a command is for.
@@ -117,10 +119,10 @@ fn select(selector: &Selector, here: Option<&NodeName>, rows: &[NodeRow]) -> Res
 
 /// Leaves out of those to ask who would not understand.
 fn without_strangers(mut chosen: Addressees, rows: &[NodeRow]) -> Addressees {
-    let protocol = |node: &NodeName| rows.iter().find(|row| row.name == *node).map(|row| row.about.protocol);
-    let strange = |node: &NodeName| protocol(node).filter(|theirs| theirs.abs_diff(PROTOCOL) > 1);
+    let strangers = rows.iter().filter(|row| row.about.is_strange());
+    let strangers: BTreeMap<&NodeName, u32> = strangers.map(|row| (&row.name, row.about.protocol)).collect();
     for node in std::mem::take(&mut chosen.ask) {
-        match strange(&node) {
+        match strangers.get(&node) {
             Some(theirs) => {
                 let why = format!("it speaks protocol {theirs}, and this side {PROTOCOL}: upgrade the older one first");
                 chosen.absent.push((node, why));
@@ -190,11 +192,6 @@ fn tidy(mut chosen: Addressees) -> Addressees {
     chosen.absent.sort();
     chosen.absent.dedup();
     chosen
-}
-
-/// Watchers are called the same in any case.
-fn is_called(own: &str, text: &str) -> bool {
-    own.to_lowercase() == text.to_lowercase()
 }
 
 fn no_such_node(name: &NodeName, rows: &[NodeRow]) -> String {

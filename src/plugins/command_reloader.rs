@@ -15,6 +15,7 @@ use super::{
 };
 use crate::model::command::Command;
 use crate::model::event::Level;
+use crate::model::names::is_called;
 use crate::model::time::Time;
 
 /// `circus.plugins.command_reloader.CommandReloader`
@@ -85,7 +86,7 @@ impl Policy for CommandReloader {
 
 impl CommandReloader {
     fn looks_after(&self, watcher: &str) -> bool {
-        !is_plugin(watcher) && self.only.as_ref().is_none_or(|only| only.to_lowercase() == watcher.to_lowercase())
+        !is_plugin(watcher) && self.only.as_ref().is_none_or(|only| is_called(watcher, only))
     }
 
     fn heard(&mut self, event: &Event) -> Vec<Output> {

@@ -14,6 +14,7 @@ use super::statsd::{Statsd, bytes, part};
 use super::{Input, Output, Plugin, Policy, Rounds, USUAL_ROUND, restart};
 use crate::model::command::Command;
 use crate::model::event::{Level, Reach, signal_name};
+use crate::model::names::is_called;
 use crate::model::random::Random;
 use crate::model::time::Time;
 
@@ -342,7 +343,7 @@ impl ResourceWatcher {
     fn judge_sum(&mut self, nodes: &Value) -> Vec<Output> {
         let infos =
             nodes.as_object().into_iter().flatten().filter_map(|(_, reply)| reply["infos"].as_object()).flatten();
-        let own = infos.filter(|(name, _)| name.to_lowercase() == self.watcher.to_lowercase());
+        let own = infos.filter(|(name, _)| is_called(name, &self.watcher));
         let processes = own.filter_map(|(_, info)| info.as_object()).flatten();
         let processes: Vec<Usage> = processes.filter_map(|(_, info)| Usage::of(info)).collect();
         self.judge_each(Usage::sum(&processes).map(|sum| (Whose::Processes, vec![sum])).into_iter().collect())
