@@ -19,7 +19,6 @@ use std::time::{Duration, SystemTime};
 use clap::Parser;
 use futures_util::StreamExt;
 use jiff::tz::TimeZone;
-use nix::time::{ClockId, clock_gettime};
 use ratatui::crossterm::event::{self, Event as TerminalEvent, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use ratatui::{DefaultTerminal, Frame};
 use serde_json::Value;
@@ -31,11 +30,11 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use super::{colours, ctl, ctl_exit};
 use crate::client::follow::Stream;
 use crate::client::{self, Call, ClientError, Endpoint};
+use crate::host::clock;
 use crate::model::command::{Command, Selector, Target};
 use crate::model::names::{ClusterName, NodeName, NodeWord, WatcherName};
 use crate::model::pattern::Pattern;
 use crate::model::stats::NodeStats;
-use crate::model::time::Time;
 use crate::view::top::{self, Key, Link, Listed, Now, Screen, Settings, Wish};
 use crate::view::{self, StreamView, Style};
 use crate::wire::{self, Follow, Nodes, Subject};
@@ -329,7 +328,7 @@ impl Source {
     /// Brings events: those that the agent has kept, and then all that come.
     async fn events(self, news: mpsc::Sender<News>) {
         if let Endpoint::Unix(_) = self.endpoint {
-            let kept = Follow { lines: BEFORE, live: false, nodes: Nodes::Here, ..follow(Subject::Events) };
+            let kept = Follow { lines: BEFORE, live: false, nodes: Nodes::Here, ..Follow::all(Subject::Events) };
             if let Ok(mut stream) = Stream::open(&self.endpoint, &self.cluster, &kept, PATIENCE).await {
                 while let Ok(Some(event)) = stream.next().await {
                     let _ = news.send(News::Event(event)).await;
@@ -374,7 +373,7 @@ impl Source {
 
     /// A stream of all nodes that are shown.
     async fn open(&self, subject: Subject) -> Result<Stream, ClientError> {
-        let wanted = Follow { nodes: self.shown().await, ..follow(subject) };
+        let wanted = Follow { nodes: self.shown().await, ..Follow::all(subject) };
         Stream::open(&self.endpoint, &self.cluster, &wanted, PATIENCE).await
     }
 
@@ -466,7 +465,7 @@ impl Source {
             Some(own) if *own == node => Nodes::Here,
             _ => Nodes::Named(vec![Pattern::Name(node.to_string())]),
         };
-        let wanted = Follow { names, lines: BEFORE, nodes, ..follow(Subject::Logs) };
+        let wanted = Follow { names, lines: BEFORE, nodes, ..Follow::all(Subject::Logs) };
         let why = match Stream::open(&self.endpoint, &self.cluster, &wanted, PATIENCE).await {
             Ok(mut stream) => {
                 let mut view = StreamView::new(Style::default(), TimeZone::system());
@@ -497,11 +496,6 @@ impl Source {
     }
 }
 
-/// A stream of the one node that is asked, from now on.
-fn follow(subject: Subject) -> Follow {
-    Follow { subject, names: Vec::new(), lines: 0, live: true, nodes: Nodes::Here }
-}
-
 /// Passes on what a stream brings, until it breaks off: why it did.
 async fn pass_on(
     stream: &mut Stream,
@@ -527,7 +521,7 @@ fn frame(line: &Value) -> Option<News> {
     match line["note"].as_str() {
         Some(note) => Some(News::Said(note.to_owned())),
         // Anybody may publish where they come from.
-        None => wire::parse_node_stats(&line.to_string()).ok().map(News::Frame),
+        None => wire::node_stats(line).ok().map(News::Frame),
     }
 }
 
@@ -626,9 +620,8 @@ impl Drop for OnTerminal {
 }
 
 fn now() -> Now {
-    let since_boot = clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default();
     let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Now { since_boot: Time::from_nanos(since_boot.as_nanos() as u64), unix: unix.as_secs_f64() }
+    Now { since_boot: clock::now(), unix: unix.as_secs_f64() }
 }
 
 #[cfg(test)]

@@ -174,7 +174,18 @@ fn past_text((name, past): &(WatcherName, Past)) -> PastText {
 /// # Errors
 /// It is no frame, or a longer one than anybody sends.
 pub fn parse_node_stats(text: &str) -> Result<NodeStats, String> {
-    let frame: Frame = parse(text)?;
+    stats(parse(text)?)
+}
+
+/// Reads a frame that has been read as JSON, as a stream brings it.
+///
+/// # Errors
+/// It is no frame.
+pub fn node_stats(frame: &Value) -> Result<NodeStats, String> {
+    stats(Frame::deserialize(frame).map_err(|error| format!("not a frame: {error}"))?)
+}
+
+fn stats(frame: Frame) -> Result<NodeStats, String> {
     Ok(NodeStats {
         node: NodeName::parse(&frame.node).map_err(|bad| bad.to_string())?,
         at: frame.at,
@@ -336,7 +347,9 @@ mod tests {
     fn a_frame_reads_back_with_and_without_a_history() {
         let alone = node_stats_json(&frame(), None).to_string();
         assert_eq!((parse_node_stats(&alone), parse_history(&alone)), (Ok(frame()), None));
-        let with = node_stats_json(&frame(), Some(&history())).to_string();
+        let with = node_stats_json(&frame(), Some(&history()));
+        assert_eq!(node_stats(&with), Ok(frame()));
+        let with = with.to_string();
         assert_eq!((parse_node_stats(&with), parse_history(&with)), (Ok(frame()), Some(history())));
     }
 
