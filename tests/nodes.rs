@@ -77,6 +77,15 @@ fn named(said: &Said) -> Vec<String> {
 type Door<'a> = &'a dyn Fn(&[&str]) -> Said;
 
 #[test]
+fn a_redis_without_agents_is_nobody_reached() {
+    let (home, redis) = (Home::new(), RedisServer::start());
+    for words in [&["version"][..], &["--all", "version"], &["--all", "stop", "web"], &["failover", "beat"]] {
+        let said = home.ctl(&[&["--endpoint", &redis.url()], words].concat()).expect(5);
+        assert_eq!(said.err, "error: no agent of cluster default is registered in this Redis\n", "{words:?}");
+    }
+}
+
+#[test]
 fn nodes_are_meant_by_name_pattern_and_label_at_a_control_socket_and_over_redis() {
     let web = "\n[watcher:web]\ncmd = sleep 600\n[watcher:beat]\ncmd = sleep 600\nsingleton = true\n";
     let nodes = Nodes::start(

@@ -53,7 +53,8 @@ impl Stage {
 fn config(home: &Home, redis: &RedisServer, file: &str, secret: &str) -> String {
     let file = home.file(file);
     fs::write(&file, secret).expect("a secret");
-    let watcher = "[watcher:web]\ncmd = sleep 1000\n";
+    let chatty = "sh -c 'while :; do echo tick; sleep 0.1; done'";
+    let watcher = format!("[watcher:web]\ncmd = {chatty}\nstdout_stream.class = QueueStream\n");
     format!("cluster = default\nsecret_file = {}\n[redis]\nurl = {}\n{watcher}", file.display(), redis.url())
 }
 
@@ -190,6 +191,30 @@ fn events_are_sealed_too() {
     let ours: Vec<Vec<u8>> = ear.0.try_iter().filter(|message| !message.starts_with(b"{")).collect();
     assert!(!ours.is_empty());
     assert!(ours.iter().all(|message| !String::from_utf8_lossy(message).contains("web")), "an event can be read");
+}
+
+#[test]
+fn statistics_and_output_are_sealed_too_and_so_is_the_word_that_somebody_follows_them() {
+    let stage = Stage::new();
+    let ear = Ear::on(&stage.redis, "circus:{default}:*");
+    let (url, secret) = (stage.redis.url(), stage.home.file("secret").display().to_string());
+    for words in [&["stats", "-f", "--all"][..], &["logs", "-f", "--all"]] {
+        let words = [&["--endpoint", &url, "--secret-file", &secret, "--json"], words].concat();
+        let mut command = stage.home.clean(env!("CARGO_BIN_EXE_circusctl"), &words);
+        let mut follower = command.stdout(Stdio::piped()).spawn().expect("circusctl");
+        let mut line = String::new();
+        BufReader::new(follower.stdout.take().expect("its output")).read_line(&mut line).expect("a line");
+        assert!(line.contains("\"web\""), "{line}");
+        follower.kill().and_then(|()| follower.wait()).expect("its end");
+    }
+    let heard: Vec<Vec<u8>> = ear.0.try_iter().collect();
+    assert!(heard.len() >= 4, "who follows says so, and is told");
+    for message in heard {
+        assert!(message.starts_with(b"circus1"), "{}", String::from_utf8_lossy(&message));
+    }
+    // A stranger cannot have nodes tell.
+    say(&stage.redis, "circus:{default}:watch", br#"{"v":1,"by":"5f","topic":"stats","begun":true}"#);
+    stage.dropped(0, "it is not sealed");
 }
 
 #[test]
