@@ -226,12 +226,13 @@ pub fn a_released_lease_is_granted_at_once(store: &mut dyn Store, ttl: Duration)
 }
 
 pub fn a_taken_lease_is_held_for_others_with_the_time_left(store: &mut dyn Store, ttl: Duration) {
-    let a = owner("a", 1);
+    let (a, begun) = (owner("a", 1), Instant::now());
     held(store, &a, ttl);
     store.pass(ttl / 4);
     let answer = take(store, &owner("b", 2), 2 * ttl);
     let left = held_by(&answer, &a.to_string());
-    assert!(left <= ttl * 3 / 4 && left + SLACK > ttl / 2, "{left:?}");
+    // A machine that stood still in between leaves less of it.
+    assert!(left <= ttl * 3 / 4 && left + ttl / 4 + begun.elapsed() >= ttl, "{left:?}");
     assert!(matches!(answer, LeaseAnswer::Held { ttl: told, .. } if told == ttl), "the holder's ttl: {answer:?}");
 }
 
