@@ -256,8 +256,8 @@ async fn over_redis(spec: &RedisSpec, call: &Call) -> Result<Value, ClientError>
     let mut bus = BusClient::connect(spec, &call.cluster, call.patience).await.map_err(ClientError::Unreached)?;
     let roster = bus.roster().await.map_err(ClientError::Unreached)?;
     let done = |outcome: &Outcome| Ok(wire::reply_json(outcome, &Value::Null, unix_time()));
-    if call.command == Command::Nodes {
-        return done(&Outcome::Own(Reply::Done(Answer::Nodes(roster))));
+    if roster::is_of_registry(&call.command) {
+        return done(&Outcome::Own(roster::from_registry(&call.command, roster)));
     }
     if !matches!(call.target, Target::Nodes(_)) && roster.iter().all(|row| row.state == NodeState::Gone) {
         let why = format!("no agent of cluster {} is registered in this Redis", call.cluster);
@@ -271,7 +271,7 @@ async fn over_redis(spec: &RedisSpec, call: &Call) -> Result<Value, ClientError>
             return Err(ClientError::Usage(format!("over Redis, say where to {what}: --node NAME, or --all")));
         }
     };
-    let mut parts: Vec<_> = absent.into_iter().map(|(node, why)| (node, Part::Silent(why))).collect();
+    let mut parts: Vec<_> = absent.into_iter().map(|(node, why)| (node, Part::Absent(why))).collect();
     let message = wire::command_json(&call.command).to_string();
     let mut answers = match ask.is_empty() {
         true => Default::default(),

@@ -16,6 +16,7 @@ struct About {
     version: String,
     host: String,
     pid: u32,
+    endpoint: String,
     /// Seconds.
     up: f64,
     config: String,
@@ -42,6 +43,7 @@ pub fn about_json(about: &NodeAbout) -> String {
         version: about.version.clone(),
         host: about.host.clone(),
         pid: about.pid,
+        endpoint: about.endpoint.clone(),
         up: about.up.as_millis() as f64 / 1000.0,
         config: about.config.clone(),
         labels: about.labels.clone(),
@@ -70,6 +72,7 @@ pub fn parse_about(text: &str) -> Result<NodeAbout, String> {
         version: row.version,
         host: row.host,
         pid: row.pid,
+        endpoint: row.endpoint,
         // A time that no Duration can hold is another node's mistake: not worth losing its row for.
         up: Duration::try_from_secs_f64(row.up).unwrap_or_default(),
         config: row.config,
@@ -95,6 +98,7 @@ mod tests {
             version: "0.1.0".into(),
             host: "web-1.example".into(),
             pid: 42,
+            endpoint: "unix:///run/circus/web-1.sock".into(),
             up: Duration::from_millis(1_234_567),
             config: "7f3a2c".into(),
             labels: [("zone".into(), "a".into())].into(),
