@@ -581,6 +581,9 @@ pub struct NodeAbout {
     pub machine: Machine,
     /// The version of what agents say to each other; 0: from before there was one.
     pub protocol: u32,
+    /// Marks of the secrets under which it takes messages; none: its messages are not sealed, as far as it says. Whoever
+    /// may write to Redis may write this: it explains a silence, and lets nobody in.
+    pub seals: Vec<String>,
 }
 
 /// The version of what this agent says to others and understands of them. Those one apart work together; those further
@@ -596,7 +599,7 @@ impl NodeAbout {
     /// What of it is worth a heartbeat before its time. How much there is to do changes all the time, and can wait.
     pub fn news(&self) -> NodeAbout {
         let (up, machine) = (Duration::ZERO, Machine::default());
-        NodeAbout { up, well: 0, processes: 0, machine, ..self.clone() }
+        NodeAbout { up, well: 0, processes: 0, machine, seals: Vec::new(), ..self.clone() }
     }
 }
 

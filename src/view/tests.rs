@@ -468,6 +468,7 @@ fn the_nodes_of_the_cluster() {
             most: [].into(),
             machine: Machine { cores: 4, load: 0.62, memory: 8_375_186_227, memory_used: 3_328_599_654 },
             protocol: 1,
+            seals: vec![],
         },
     };
     golden(

@@ -35,6 +35,8 @@ struct About {
     memory_used: u64,
     /// The version of the protocol.
     v: u32,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    seals: Vec<String>,
 }
 
 /// What a node says of itself, as one line of JSON.
@@ -60,6 +62,7 @@ pub fn about_json(about: &NodeAbout) -> String {
         memory: about.machine.memory,
         memory_used: about.machine.memory_used,
         v: about.protocol,
+        seals: about.seals.clone(),
     };
     serde_json::to_string(&row).expect("strings and numbers are always JSON")
 }
@@ -86,6 +89,7 @@ pub fn parse_about(text: &str) -> Result<NodeAbout, String> {
         most: row.most,
         machine: Machine { cores: row.cores, load: row.load, memory: row.memory, memory_used: row.memory_used },
         protocol: row.v,
+        seals: row.seals,
     })
 }
 
@@ -111,6 +115,7 @@ mod tests {
             most: [("web".into(), 9)].into(),
             machine: Machine { cores: 4, load: 0.62, memory: 8 << 30, memory_used: 3 << 30 },
             protocol: 1,
+            seals: vec!["5f".into()],
         }
     }
 
