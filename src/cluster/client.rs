@@ -134,7 +134,7 @@ impl BusClient {
                 continue;
             }
             match self.put(node, message, None).await? {
-                None => drop(replies.insert(node.clone(), Err(bus::nobody(node)))),
+                None => drop(replies.insert(node.clone(), Err(bus::nobody()))),
                 Some(id) => drop(open.insert(id, node.clone())),
             }
         }
@@ -152,7 +152,7 @@ impl BusClient {
                         Said::Error(why) => Err(why),
                         Said::Challenge(_) if !met.insert(node.clone()) => Err(bus::STALE_TWICE.into()),
                         Said::Challenge(challenge) => match self.put(&node, message, Some(challenge)).await? {
-                            None => Err(bus::nobody(&node)),
+                            None => Err(bus::nobody()),
                             Some(id) => {
                                 open.insert(id, node);
                                 continue;

@@ -525,6 +525,30 @@ fn nodes_show_what_fits_and_who_speaks_otherwise() {
 }
 
 #[test]
+fn nodes_of_long_ago_hide_nobody_and_a_reason_that_many_share_is_told_once() {
+    let row = |at: usize| NodeRow {
+        name: node(&format!("n-{at:04}")),
+        state: if at == 500 { NodeState::Up } else { NodeState::Stale },
+        seen: secs(30.0),
+        about: NodeAbout::default(),
+    };
+    let shown =
+        text(&Command::Nodes, &own(Reply::Done(Answer::Nodes((0..1000).map(row).collect()))), None, Style::default())
+            .out;
+    let lines: Vec<&str> = shown.lines().collect();
+    assert_eq!(lines.len(), 1 + 20 + 1 + 1, "{shown}");
+    assert!(lines[20].starts_with("n-0019") && lines[21].starts_with("n-0500"), "{shown}");
+    assert_eq!(lines[22], "979 more are stale or gone; --json shows all");
+
+    let why = |at: usize| if at == 3 { "no answer within 5 s" } else { "nobody listens" };
+    let parts = (0..12).map(|at| (node(&format!("n-{at:02}")), Part::Silent(why(at).into()))).collect();
+    let reply = reply_json(&Outcome::Gathered { parts, missing: None }, &Value::Null, 0.0);
+    let said = text(&Command::Version, &reply, None, Style::default()).err;
+    let named = "n-00, n-01, n-02, n-04, n-05, n-06, n-07, n-08, n-09, n-10";
+    assert_eq!(said, format!("error: {named} and 1 more: nobody listens\nerror: n-03: no answer within 5 s\n"));
+}
+
+#[test]
 fn stats_show_each_process() {
     let info = json!({
         "mem_info1": "8.50M", "mem_info2": "12.22M", "cpu": 0.0, "mem": 0.035, "ctime": "0:00.10", "pid": 755,

@@ -87,6 +87,9 @@ pub fn reply_json(outcome: &Outcome, id: &Value, time: f64) -> Value {
     Value::Object(reply)
 }
 
+/// How many nodes' failures are told together.
+const FAILURES: usize = 20;
+
 pub(super) type Object = Map<String, Value>;
 
 /// The fields of a value that was written as an object.
@@ -149,13 +152,20 @@ fn gathered(parts: &[(NodeName, Part)], missing: Option<&str>, time: f64) -> Obj
     }
     let mut reply = match failures.is_empty() {
         true => object(json!({"status": "ok"})),
-        false => object(json!({"status": "error", "reason": failures.join("; "), "tb": null, "errno": errno})),
+        false => object(json!({"status": "error", "reason": listed(&failures), "tb": null, "errno": errno})),
     };
     reply.insert("nodes".into(), Value::Object(nodes));
     if let Some(why) = missing {
         reply.insert("missing".into(), json!(why));
     }
     reply
+}
+
+/// The first few failures, and how many more there are: each stands with its node, too.
+fn listed(failures: &[String]) -> String {
+    let (first, more) = failures.split_at(failures.len().min(FAILURES));
+    let text = first.join("; ");
+    if more.is_empty() { text } else { format!("{text}; and {} more", more.len()) }
 }
 
 /// A word for each reason, for programs: it stays when the text is reworded.

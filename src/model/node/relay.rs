@@ -171,7 +171,9 @@ impl Node {
                 let outcome = match part {
                     Part::Relayed(text) => Outcome::Relayed(text),
                     Part::Own(reply) => Outcome::Own(reply),
-                    Part::Silent(why) | Part::Absent(why) => Outcome::Own(Reply::Refused(Refusal::Unavailable(why))),
+                    Part::Silent(why) | Part::Absent(why) => {
+                        Outcome::Own(Reply::Refused(Refusal::Unavailable(format!("{node}: {why}"))))
+                    }
                 };
                 self.deliver(request, outcome, actions);
             }
