@@ -43,8 +43,10 @@ pub(super) const PUBLISH_TIMEOUT: Duration = Duration::from_secs(1);
 const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
 /// How long the agent may take over one question: longer than any graceful time.
 const LONGEST_ANSWER: Duration = Duration::from_secs(3600);
-/// How many questions may be open at once, each way.
+/// How many questions of others may be open at once.
 const MAX_OPEN: usize = 1024;
+/// How many of our own may be: one goes to each node of the largest cluster, and the dead are among them.
+const MAX_ASKED: usize = 65_536;
 /// How many nodes' challenges are remembered.
 const MAX_CHALLENGES: usize = 1024;
 
@@ -188,13 +190,14 @@ struct Asked {
 /// Questions to other nodes that wait for their answers.
 #[derive(Default)]
 struct Open {
+    /// The oldest first, and closed ones among them.
     order: VecDeque<String>,
     asked: HashMap<String, Asked>,
 }
 
 impl Open {
     fn add(&mut self, id: &str, asked: Asked) {
-        if self.order.len() >= MAX_OPEN
+        while self.asked.len() >= MAX_ASKED
             && let Some(oldest) = self.order.pop_front()
         {
             // Its asker gave up long ago: silence is noticed by the model.
@@ -206,7 +209,10 @@ impl Open {
 
     fn close(&mut self, id: &str) -> Option<Asked> {
         let closed = self.asked.remove(id)?;
-        self.order.retain(|other| other != id);
+        // Now and then, not each time: a question to all of a large cluster is thousands that are closed together.
+        if self.order.len() > 2 * self.asked.len() {
+            self.order.retain(|other| self.asked.contains_key(other));
+        }
         Some(closed)
     }
 }
@@ -290,7 +296,7 @@ impl Bus {
         lock(&self.open).add(&id, Asked { request, node: node.clone(), again });
         let reason = match self.servers.publish(&keys::bus(&self.cluster, &node), &text, PUBLISH_TIMEOUT).await {
             Ok(1..) => return None,
-            Ok(0) => nobody(&node),
+            Ok(0) => nobody(),
             Err(reason) => reason,
         };
         // Where an answer came all the same, that was the end of it.
@@ -443,8 +449,8 @@ impl Bus {
 }
 
 /// Says that a node has no ears.
-pub(super) fn nobody(node: &NodeName) -> String {
-    format!("nobody listens on the bus under the name {node}")
+pub(super) fn nobody() -> String {
+    "nobody listens on the bus under its name".into()
 }
 
 /// Locks are held for a few lines that cannot panic half-way; what they guard is whole in any case.
@@ -512,12 +518,15 @@ mod tests {
         let node = NodeName::parse("web-2").unwrap();
         let asked = |i: usize| Asked { request: RequestId(i as u64), node: node.clone(), again: None };
         let mut open = Open::default();
-        for i in 0..=MAX_OPEN {
+        for i in 0..=MAX_ASKED {
             open.add(&i.to_string(), asked(i));
         }
-        assert_eq!((open.asked.len(), open.order.len()), (MAX_OPEN, MAX_OPEN));
-        assert_eq!(open.close("0"), None);
-        assert_eq!(open.close("1"), Some(asked(1)));
-        assert_eq!((open.asked.len(), open.order.len()), (MAX_OPEN - 1, MAX_OPEN - 1));
+        assert_eq!((open.asked.len(), open.order.len()), (MAX_ASKED, MAX_ASKED));
+        assert_eq!(open.close("0"), None, "the oldest one is forgotten");
+        for i in 1..=MAX_ASKED {
+            assert_eq!(open.close(&i.to_string()), Some(asked(i)));
+            assert!(open.order.len() <= 2 * open.asked.len().max(MAX_ASKED / 2));
+        }
+        assert_eq!((open.asked.len(), open.order.len()), (0, 0));
     }
 }

@@ -5,6 +5,7 @@
 //! - A server that hangs never closes a connection, so it is asked for a sign of life every few seconds.
 //! - All servers of a cluster hear all of it. One that is cut off from the others still answers, so it is asked for that,
 //!   too, and left for another.
+//! - Who makes an agent hear more than any of ours would say does not take its memory: that connection ends.
 //! - What is heard waits in a bounded box for the agent; a full box drops, as a lost connection would.
 
 use std::collections::{BTreeSet, VecDeque};
@@ -28,6 +29,10 @@ const PING_EVERY: Duration = Duration::from_secs(5);
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
 /// How many events may wait for the agent.
 const OUTBOX: usize = 4096;
+
+/// The longest message after which a connection is kept, in bytes: longer than any of ours. Whatever was heard on it, a
+/// connection keeps the memory for it to its end.
+const LONGEST: usize = 8 << 20;
 
 /// What came over the subscription.
 pub(super) enum Heard<'a> {
@@ -124,6 +129,10 @@ async fn serve(
                     } else {
                         tracing::warn!(?event, "the agent hears too much at once: dropped");
                     }
+                }
+                match message.get_payload_bytes().len() {
+                    ..=LONGEST => {}
+                    long => return format!("a message of {long} bytes was heard"),
                 }
             }
             permit = events.reserve(), if !outbox.is_empty() => match (permit, outbox.pop_front()) {

@@ -12,12 +12,15 @@ use super::names::NodeName;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gather<T> {
     parts: BTreeMap<NodeName, Option<T>>,
+    /// How many have not answered.
+    awaited: usize,
 }
 
 impl<T> Gather<T> {
     /// Awaits each of `nodes` once, however often it is named.
     pub fn new(nodes: impl IntoIterator<Item = NodeName>) -> Gather<T> {
-        Gather { parts: nodes.into_iter().map(|node| (node, None)).collect() }
+        let parts: BTreeMap<_, _> = nodes.into_iter().map(|node| (node, None)).collect();
+        Gather { awaited: parts.len(), parts }
     }
 
     /// Takes `node`'s answer; whether it was awaited.
@@ -25,6 +28,7 @@ impl<T> Gather<T> {
         match self.parts.get_mut(node) {
             Some(part @ None) => {
                 *part = Some(answer);
+                self.awaited -= 1;
                 true
             }
             Some(Some(_)) | None => false,
@@ -33,7 +37,7 @@ impl<T> Gather<T> {
 
     /// Whether nobody is awaited any more.
     pub fn is_complete(&self) -> bool {
-        self.silent().next().is_none()
+        self.awaited == 0
     }
 
     /// Those who have not answered, sorted.

@@ -21,6 +21,8 @@ mod table;
 pub mod top;
 mod words;
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
 
 use crate::model::command::Command;
@@ -66,7 +68,15 @@ pub fn text(command: &Command, reply: &Value, own: Option<&str>, style: Style) -
         other => plain::lines(other, &parts),
     };
     let mut err = String::new();
+    let crowds = crowds(&parts);
+    for (reason, nodes) in &crowds {
+        let (named, more) = nodes.split_at(NAMED);
+        err.push_str(&format!("error: {} and {} more: {reason}\n", named.join(", "), more.len()));
+    }
     for (node, failure) in &parts.bad {
+        if failure["reason"].as_str().is_some_and(|reason| node.is_some() && crowds.contains_key(reason)) {
+            continue;
+        }
         let reason = failure["reason"].as_str().unwrap_or("failed, and did not say why");
         match node {
             Some(node) => err.push_str(&format!("error: {node}: {reason}\n")),
@@ -82,6 +92,21 @@ pub fn text(command: &Command, reply: &Value, own: Option<&str>, style: Style) -
         err.push_str(&format!("error: the other nodes are not known: {why}\n"));
     }
     Text { out, err }
+}
+
+/// How many nodes are named that failed for one reason; of more, how many they are.
+const NAMED: usize = 10;
+
+/// The reasons that more nodes have in common than are named, each with those.
+fn crowds<'a>(parts: &Parts<'a>) -> BTreeMap<&'a str, Vec<&'a str>> {
+    let mut crowds: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (node, failure) in &parts.bad {
+        if let (Some(node), Some(reason)) = (node, failure["reason"].as_str()) {
+            crowds.entry(reason).or_default().push(node);
+        }
+    }
+    crowds.retain(|_, nodes| nodes.len() > NAMED);
+    crowds
 }
 
 /// The nodes' parts of a reply: those that have something to tell, and those that failed or kept silent.

@@ -18,13 +18,21 @@ const WIDTH: usize = 100;
 /// How many characters of names fit into HOLDS; of the others, how many they are.
 const HOLDS: usize = 24;
 
-/// One line for each node of the registry. Several nodes read the same registry: the first one's answer is shown.
+/// How many nodes are shown of which nothing was heard lately: those of long ago must not hide who is there.
+const SILENT: usize = 20;
+
+/// One line for each node of the registry, but [of the silent](SILENT) only the first. Several nodes read the same registry: the first one's answer is shown.
 pub(super) fn table(parts: &Parts, own: Option<&str>, style: Style) -> String {
     let roster = list(parts.good[0].1, "roster");
     if roster.is_empty() {
         return "no nodes\n".into();
     }
-    let cells: Vec<Vec<String>> = roster.iter().map(|row| cells(row, own)).collect();
+    let mut silent = 0;
+    let mut is_shown = |row: &&Value| {
+        silent += usize::from(matches!(word(row, "state"), "stale" | "gone"));
+        silent <= SILENT || !matches!(word(row, "state"), "stale" | "gone")
+    };
+    let cells: Vec<Vec<String>> = roster.iter().filter(|row| is_shown(row)).map(|row| cells(row, own)).collect();
     let shown = columns_that_fit(&cells, style.width.unwrap_or(WIDTH));
     let heads: Vec<&str> = shown.iter().map(|column| COLUMNS[*column]).collect();
     let mut table = Table::new(&heads);
@@ -32,6 +40,9 @@ pub(super) fn table(parts: &Parts, own: Option<&str>, style: Style) -> String {
         table.row(shown.iter().map(|column| row[*column].clone()).collect());
     }
     let mut text = table.text(style);
+    if silent > SILENT {
+        text.push_str(&format!("{} more are stale or gone; --json shows all\n", silent - SILENT));
+    }
     if roster.iter().any(|row| own == Some(word(row, "name"))) {
         text.push_str("* this node\n");
     }

@@ -455,6 +455,7 @@ fn the_nodes_of_the_cluster() {
             version: "0.1.0".into(),
             host: format!("{name}.example"),
             pid: 7,
+            endpoint: format!("unix:///run/circus/{name}.sock"),
             up: secs(12.0 * 86_400.0),
             config: config.into(),
             labels: [("zone".into(), "a".into())].into(),
@@ -467,6 +468,7 @@ fn the_nodes_of_the_cluster() {
             most: [].into(),
             machine: Machine { cores: 4, load: 0.62, memory: 8_375_186_227, memory_used: 3_328_599_654 },
             protocol: 1,
+            seals: vec![],
         },
     };
     golden(
@@ -520,6 +522,30 @@ fn nodes_show_what_fits_and_who_speaks_otherwise() {
     );
     let narrow = text(&Command::Nodes, &reply, None, Style { colour: false, width: Some(56) }).out;
     assert!(narrow.starts_with("NODE  STATE   SEEN  HOLDS                      CONFIG\n"), "{narrow}");
+}
+
+#[test]
+fn nodes_of_long_ago_hide_nobody_and_a_reason_that_many_share_is_told_once() {
+    let row = |at: usize| NodeRow {
+        name: node(&format!("n-{at:04}")),
+        state: if at == 500 { NodeState::Up } else { NodeState::Stale },
+        seen: secs(30.0),
+        about: NodeAbout::default(),
+    };
+    let shown =
+        text(&Command::Nodes, &own(Reply::Done(Answer::Nodes((0..1000).map(row).collect()))), None, Style::default())
+            .out;
+    let lines: Vec<&str> = shown.lines().collect();
+    assert_eq!(lines.len(), 1 + 20 + 1 + 1, "{shown}");
+    assert!(lines[20].starts_with("n-0019") && lines[21].starts_with("n-0500"), "{shown}");
+    assert_eq!(lines[22], "979 more are stale or gone; --json shows all");
+
+    let why = |at: usize| if at == 3 { "no answer within 5 s" } else { "nobody listens" };
+    let parts = (0..12).map(|at| (node(&format!("n-{at:02}")), Part::Silent(why(at).into()))).collect();
+    let reply = reply_json(&Outcome::Gathered { parts, missing: None }, &Value::Null, 0.0);
+    let said = text(&Command::Version, &reply, None, Style::default()).err;
+    let named = "n-00, n-01, n-02, n-04, n-05, n-06, n-07, n-08, n-09, n-10";
+    assert_eq!(said, format!("error: {named} and 1 more: nobody listens\nerror: n-03: no answer within 5 s\n"));
 }
 
 #[test]
@@ -684,6 +710,8 @@ fn short_replies_are_circuss_own_lines() {
     assert_eq!(shown(&list, &json!({"status": "ok", "watchers": ["a", "b"]})), "a,b\n");
     assert_eq!(shown(&list, &json!({"status": "ok", "pids": [1, 2]})), "1,2\n");
     assert_eq!(shown(&Command::NumWatchers, &json!({"status": "ok", "numwatchers": 3})), "3\n");
+    let list = json!({"status": "ok", "nodelist": {"first": "unix:///run/first.sock", "second": ""}});
+    assert_eq!(shown(&Command::NodeList, &list), "first: unix:///run/first.sock\nsecond: -\n");
     let options = Command::Options { watcher: "web".into(), keys: None };
     let reply = json!({"status": "ok", "options": {"a": true, "b": null, "c": {}, "d": {"K": "V", "L": "W"}, "e": 3}});
     assert_eq!(shown(&options, &reply), "a: True\nb: \nc: {}\nd: K=V,L=W\ne: 3\n");
