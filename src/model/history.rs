@@ -36,6 +36,8 @@ pub enum What {
     Ended(Ending),
     /// It is over, and no child of it ever ran.
     Idle(Ending),
+    /// Its node was called `from` until then. Of no tenure: of all that it had.
+    Renamed { from: String },
 }
 
 /// Why a tenure ended.
@@ -250,6 +252,7 @@ impl<'a> Facts<'a> {
         let place = match entry.what {
             What::Started { .. } => &mut self.started,
             What::Ended(_) | What::Idle(_) => &mut self.ended,
+            What::Renamed { .. } => return,
         };
         let witnessed = |entry: &Entry| matches!(&entry.what, What::Ended(ending) if ending.cause == Cause::Drilled);
         let rank = |entry: &Entry| (!witnessed(entry), entry.slack, entry.at);
@@ -265,7 +268,7 @@ impl<'a> Facts<'a> {
     fn ending(&self) -> Option<&'a Ending> {
         match &self.ended?.what {
             What::Ended(ending) | What::Idle(ending) => Some(ending),
-            What::Started { .. } => None,
+            What::Started { .. } | What::Renamed { .. } => None,
         }
     }
 
@@ -277,8 +280,9 @@ impl<'a> Facts<'a> {
 
 /// What these facts tell, in whichever order they come; `now` by the store's clock.
 pub fn fold(entries: &[Entry], now: u64) -> History {
+    let entries = under_latest_names(entries);
     let mut known: BTreeMap<u64, Facts> = BTreeMap::new();
-    for entry in entries {
+    for entry in entries.iter().filter(|entry| !matches!(entry.what, What::Renamed { .. })) {
         known.entry(entry.token).or_default().add(entry);
     }
     let mut history = History::default();
@@ -324,7 +328,7 @@ pub fn fold(entries: &[Entry], now: u64) -> History {
             start: facts.started.map(|started| started.at),
             pid: facts.started.and_then(|started| match started.what {
                 What::Started { pid } => Some(pid),
-                What::Ended(_) | What::Idle(_) => None,
+                What::Ended(_) | What::Idle(_) | What::Renamed { .. } => None,
             }),
             end: facts.ended.map(|ended| ended.at),
             gap,
@@ -334,6 +338,38 @@ pub fn fold(entries: &[Entry], now: u64) -> History {
     }
     history.tenures.reverse();
     history
+}
+
+/// These facts with each node called what it is called now. A name that one node gave up may be another's later: it is
+/// the first one's in what was before.
+fn under_latest_names(entries: &[Entry]) -> Vec<Entry> {
+    let renaming = |entry: &Entry| match &entry.what {
+        What::Renamed { from } => Some((entry.at + entry.slack, from.clone(), entry.node.clone())),
+        What::Started { .. } | What::Ended(_) | What::Idle(_) => None,
+    };
+    let mut renamings: Vec<_> = entries.iter().filter_map(renaming).collect();
+    renamings.sort();
+    let rename = |name: &mut String, at: u64| {
+        for (until, from, to) in &renamings {
+            if at <= *until && from == name {
+                name.clone_from(to);
+            }
+        }
+    };
+    let mut entries = entries.to_vec();
+    for Entry { node, at, what, before, .. } in &mut entries {
+        rename(node, *at);
+        if let What::Ended(ending) | What::Idle(ending) = what
+            && let Ending { cause: Cause::Moved | Cause::Taken, detail: Some(node), .. } = ending
+        {
+            rename(node, *at);
+        }
+        if let Some(Before { node, token, seen, .. }) = before {
+            // A token is about the time of its taking, in ms too.
+            rename(node, seen.unwrap_or(*token));
+        }
+    }
+    entries
 }
 
 /// The time between the end of all earlier children and this start: how long nothing ran, or how long two did.

@@ -67,6 +67,10 @@ pub fn choose(
         (Target::Holder(watcher), _) => holder(watcher, rows)?,
         (Target::Any(strategy, selector), _) => only(place(*strategy, selector, command, rows)?),
     };
+    if matches!(command, Command::Rename { .. }) && chosen.ask.len() > 1 {
+        let why = "several nodes cannot have one name: say which is meant with --node";
+        return Err(Refusal::BadMessage(why.into()).into());
+    }
     Ok(without_strangers(chosen, rows))
 }
 
@@ -195,6 +199,9 @@ fn tidy(mut chosen: Addressees) -> Addressees {
 }
 
 fn no_such_node(name: &NodeName, rows: &[NodeRow]) -> String {
+    if let Some(row) = live(rows).find(|row| row.about.formerly.contains(name)) {
+        return format!("no such node: {name} is {} now", row.name);
+    }
     match nearest(name.as_str(), rows.iter().map(|row| &row.name)) {
         Some(alike) => format!("no such node; did you mean {alike}?"),
         None => "no such node".into(),

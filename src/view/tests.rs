@@ -457,6 +457,7 @@ fn the_nodes_of_the_cluster() {
             pid: 7,
             up: secs(12.0 * 86_400.0),
             config: config.into(),
+            formerly: Vec::new(),
             labels: [("zone".into(), "a".into())].into(),
             watchers: vec!["web".into(), "beat".into()],
             holds: holds.iter().map(ToString::to_string).collect(),

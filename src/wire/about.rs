@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::model::command::NodeAbout;
-use crate::model::names::Labels;
+use crate::model::names::{Labels, NodeName};
 use crate::model::stats::Machine;
 
 /// The row's text: agents of other versions read it, so fields are only ever added.
@@ -19,6 +19,8 @@ struct About {
     /// Seconds.
     up: f64,
     config: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    formerly: Vec<String>,
     labels: Labels,
     watchers: Vec<String>,
     holds: Vec<String>,
@@ -44,6 +46,7 @@ pub fn about_json(about: &NodeAbout) -> String {
         pid: about.pid,
         up: about.up.as_millis() as f64 / 1000.0,
         config: about.config.clone(),
+        formerly: about.formerly.iter().map(NodeName::to_string).collect(),
         labels: about.labels.clone(),
         watchers: about.watchers.clone(),
         holds: about.holds.clone(),
@@ -73,6 +76,7 @@ pub fn parse_about(text: &str) -> Result<NodeAbout, String> {
         // A time that no Duration can hold is another node's mistake: not worth losing its row for.
         up: Duration::try_from_secs_f64(row.up).unwrap_or_default(),
         config: row.config,
+        formerly: row.formerly.iter().filter_map(|name| NodeName::parse(name).ok()).collect(),
         labels: row.labels,
         watchers: row.watchers,
         holds: row.holds,
@@ -97,6 +101,7 @@ mod tests {
             pid: 42,
             up: Duration::from_millis(1_234_567),
             config: "7f3a2c".into(),
+            formerly: vec![NodeName::parse("web-0").unwrap()],
             labels: [("zone".into(), "a".into())].into(),
             watchers: vec!["web".into(), "beat \"x\"".into()],
             holds: vec!["beat".into()],

@@ -286,6 +286,7 @@ fn done(answer: &Answer) -> Object {
             "kind": drill.kind.word(),
             "lasting": drill.lasting.map(seconds),
         })),
+        Answer::Renamed { from, to, file } => ok(json!({"from": from.as_str(), "to": to.as_str(), "file": file})),
         Answer::Moved { from, to, token } => {
             ok(json!({"from": from.as_str(), "to": to.as_ref().map(|to| to.as_str()), "token": token}))
         }
