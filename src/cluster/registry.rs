@@ -90,9 +90,11 @@ impl Agent {
     pub(super) async fn rename(&self, servers: &Servers, to: &NodeName) -> Result<(), String> {
         let said = self.standing.borrow().clone();
         let machine = measure(self.machine).await.unwrap_or(said.about.machine);
-        let about = NodeAbout { machine, ..said.about };
         let mut called = self.called.write().await;
         let from = called.now.clone();
+        let mut about = NodeAbout { machine, ..said.about };
+        // The node itself says so as soon as it knows.
+        about.formerly.insert(0, from.clone());
         let call = self.beat_call(to, Some(&from), said.draining, &about);
         let given = given(to, servers.call(&call, BEAT_TIMEOUT).await);
         let (now, other) = if given.is_ok() { (to.clone(), from) } else { (from, to.clone()) };
