@@ -76,7 +76,7 @@ const OURS: [(&str, &[&str]); 4] = [
 ];
 
 /// Commands that Circus does not have.
-const OUR_COMMANDS: [&str; 17] = [
+const OUR_COMMANDS: [&str; 18] = [
     "plan",
     "version",
     "nodes",
@@ -88,6 +88,7 @@ const OUR_COMMANDS: [&str; 17] = [
     "drill",
     "drain",
     "undrain",
+    "rename",
     "lease",
     "events",
     "logs",

@@ -302,7 +302,7 @@ enum Words {
     /// Call a node something else; nothing it runs is stopped for that
     Rename {
         /// Its new name
-        #[arg(value_parser = NodeName::parse)]
+        #[arg(value_parser = node)]
         name: NodeName,
     },
     /// End the agent and all it runs

@@ -431,6 +431,41 @@ mod tests {
     }
 
     #[test]
+    fn a_renamed_node_has_its_latest_name_in_all_it_had_and_who_took_the_old_one_keeps_it() {
+        let renamed = |from: &str, node: &str, at| Entry {
+            what: What::Renamed { from: from.into() },
+            before: None,
+            ..started(0, node, at, None)
+        };
+        let moved = |token, node: &str, at, to: &str| {
+            let ending = Ending { detail: Some(to.into()), ..Ending::of(Cause::Moved) };
+            Entry { what: What::Ended(ending), ..ended(token, node, at, Cause::Moved) }
+        };
+        let mut entries = vec![
+            started(1, "b", 1_000, None),
+            moved(1, "b", 2_000, "a"),
+            started(2, "a", 2_010, before(1, "b", 2_005, Left::Released)),
+            renamed("a", "x", 3_000),
+            renamed("x", "y", 3_500),
+            moved(2, "y", 4_000, "a"),
+            // That is another one, which has the name now; and the store heard last of the first one by its old name.
+            started(3, "a", 4_010, before(2, "y", 4_005, Left::Released)),
+        ];
+        for _ in 0..2 {
+            let history = fold(&entries, 9_000);
+            let rows: Vec<_> = history.tenures.iter().map(|row| (row.token, row.from.as_deref(), &*row.to)).collect();
+            assert_eq!(rows, [(3, Some("y"), "a"), (2, Some("b"), "y"), (1, None, "b")]);
+            let details = history.tenures.iter().map(|row| match &row.why {
+                Why::Ended(ending) => ending.detail.as_deref(),
+                _ => None,
+            });
+            assert_eq!(details.collect::<Vec<_>>(), [Some("a"), Some("y"), None]);
+            assert_eq!(history.moves, 2);
+            entries.reverse();
+        }
+    }
+
+    #[test]
     fn tenures_tell_where_a_lease_was_why_it_came_and_how_long_nothing_ran() {
         let history = fold(&story(), 40_000);
         let rows: Vec<_> = history

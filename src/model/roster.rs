@@ -321,6 +321,26 @@ mod tests {
     }
 
     #[test]
+    fn who_asks_for_a_renamed_node_is_told_its_name_and_several_nodes_cannot_have_one() {
+        let mut rows = rows();
+        rows[1].about.formerly = vec![node("web-0"), node("mail")];
+        let told = |name: &str| choose(&Target::node(node(name)), &Command::Version, None, Ok(&rows)).unwrap().absent;
+        assert_eq!(told("mail"), [(node("mail"), "no such node: mail is web-1 now".into())]);
+        // Another node may have the name by now.
+        rows[2].about.formerly = vec![node("web-1")];
+        let asked = choose(&Target::node(node("web-1")), &Command::Version, None, Ok(&rows)).unwrap();
+        assert_eq!((asked.ask, asked.absent), (vec![node("web-1")], vec![]));
+
+        let rename = Command::Rename { to: node("x") };
+        let to = |target: &Target| choose(target, &rename, Some(&node("web-1")), Ok(&rows));
+        for several in [Target::All, nodes(&["web-*"], &[])] {
+            assert!(matches!(to(&several), Err(Nobody::Refused(Refusal::BadMessage(_)))), "{several:?}");
+        }
+        assert_eq!(to(&nodes(&["web-[1]"], &[])).unwrap().ask, [node("web-1")]);
+        assert_eq!(choose(&Target::Here, &rename, None, Ok(&rows)), Err(Nobody::NotTold));
+    }
+
+    #[test]
     fn protocols_one_apart_work_and_two_apart_say_so() {
         let mut rows = rows();
         rows.iter_mut().zip([0, 1, 2, 3]).for_each(|(row, protocol)| row.about.protocol = protocol);
