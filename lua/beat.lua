@@ -1,11 +1,13 @@
 -- Says that a node is there, unless another agent with its name said so lately.
 --
 -- KEYS[1] the node's row: instance seen state about listed   KEYS[2] the set of all names
+-- KEYS[3] where the node has been called something else: the row under its other name
 -- ARGV[1] the agent's instance   ARGV[2] the node   ARGV[3] its state   ARGV[4] what it says of itself
--- ARGV[5] how long a beat counts, ms   ARGV[6] how long a row lives, ms
+-- ARGV[5] how long a beat counts, ms   ARGV[6] how long a row lives, ms   ARGV[7] the other name, with KEYS[3]
 -- Returns {'beaten'} | {'taken', what the other agent says of itself}
 --
--- Invariant: of two agents with one name, the one that beats keeps it. Times are the server's.
+-- Invariant: of two agents with one name, the one that beats keeps it. Times are the server's. A renamed agent has one
+-- row: the other one goes in the moment in which this one comes, unless it is another agent's by now.
 -- Runs every two seconds on every node, so it stays small: the name is listed anew once a minute only.
 local function text(number) return string.format('%.0f', number) end
 local clock = redis.call('TIME')
@@ -27,5 +29,9 @@ else
   redis.call('PEXPIRE', KEYS[1], ARGV[6])
   redis.call('ZADD', KEYS[2], text(now), ARGV[2])
   redis.call('PEXPIRE', KEYS[2], text(2 * tonumber(ARGV[6])))
+end
+if KEYS[3] and redis.call('HGET', KEYS[3], 'instance') == ARGV[1] then
+  redis.call('DEL', KEYS[3])
+  redis.call('ZREM', KEYS[2], ARGV[7])
 end
 return {'beaten'}

@@ -12,7 +12,7 @@ local latest = meta[1] or meta[4]
 if not holder then
   return {'over', '', latest or ''}
 end
-if holder ~= meta[2] then
+if not same(holder, meta[2]) then
   return {'over', holder, ''}
 end
 if meta[3] ~= inc then

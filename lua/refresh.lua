@@ -8,27 +8,33 @@
 -- have had it since: the record names this owner and was not freed, or it has not seen this token. Tokens grow with
 -- each taking, so such a record is older than this one: lost and begun anew, or loaded or handed over from before.
 -- An owner whose release is on record gets nothing more: what it asked before may come after.
+-- An owner that comes with another name than it had was renamed: lease and record bear the new one from then on, token
+-- and end are what they would have been, and who waits is woken so as to hear of it.
 -- The caller asks only before its own deadline, and ignores an answer that comes after it.
 local function refresh(lease, record, owner, ttl, token)
   local holder = redis.call('GET', lease)
   -- Not even an older owner's key is overwritten: were the clock set back and the data lost, a late question would
   -- take a newer owner for an older one. The child stops, which costs seconds; two would cost data.
-  if holder and holder ~= owner then
+  if holder and not same(holder, owner) then
     return 'lost', holder
   end
   if holder then
     -- Before any other write: a server out of memory refuses HSET, but not after a PEXPIRE in the same script.
     redis.call('PEXPIRE', lease, ttl)
+    if holder ~= owner then
+      redis.call('SET', lease, owner, 'PX', ttl)
+      redis.call('PUBLISH', (string.gsub(lease, ':lease$', ':free')), '')
+    end
   end
   local meta = redis.call('HMGET', record, 'state', 'id', 'tok')
-  local known = num(meta[3])
+  local known, mine = num(meta[3]), same(meta[2], owner)
   if not holder then
-    local ours = meta[2] == owner and meta[1] == 'held' or meta[2] ~= owner and known < token
+    local ours = mine and meta[1] == 'held' or not mine and known < token
     if not ours then
       return 'lost', ''
     end
     redis.call('SET', lease, owner, 'PX', ttl)
-    if meta[2] ~= owner then
+    if not mine then
       redis.call('HDEL', record, 'void', 'was_id', 'was_tok', 'was_seen', 'was_left')
     end
   end

@@ -7,7 +7,7 @@
 --
 -- Invariant: called only after the child's whole tree is gone. After a failover that this owner has not yet
 -- refreshed on, the record may be older than a holder unknown to this server: then it is quarantined, not freed.
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then
+if not same(redis.call('GET', KEYS[1]), ARGV[1]) then
   return {'released'}
 end
 redis.call('DEL', KEYS[1])

@@ -23,10 +23,10 @@ local longest = math.max(ttl, num(ARGV[3]), num(meta[5]))
 local heard = meta[2] == meta[10] and num(meta[9]) or state == 'free' and ends or ends - num(meta[5])
 
 local holder = redis.call('GET', KEYS[1])
-if holder and holder ~= owner then
+if holder and not same(holder, owner) then
   local left = redis.call('PTTL', KEYS[1])
   -- It would end later than any grant does: the clock was set back. A living holder's refresh says so anew.
-  if left > longest and holder == meta[8] then
+  if left > longest and same(holder, meta[8]) then
     redis.call('PEXPIRE', KEYS[1], longest)
     redis.call('HSET', KEYS[2], 'until', text(now + longest))
   end
@@ -40,7 +40,7 @@ if not holder then
     redis.call('HSET', KEYS[2], 'state', 'quarantine', 'until', text(now + longest), 'inc', inc, 'ttl', text(longest))
     return {'quarantined', text(longest)}
   end
-  if state == 'free' and meta[8] == owner then
+  if state == 'free' and same(meta[8], owner) then
     return {'lost', ''}
   end
   if seen ~= inc then

@@ -76,7 +76,7 @@ const OURS: [(&str, &[&str]); 4] = [
 ];
 
 /// Commands that Circus does not have; three of them had a branch of it.
-const OUR_COMMANDS: [&str; 20] = [
+const OUR_COMMANDS: [&str; 21] = [
     "plan",
     "version",
     "nodes",
@@ -91,6 +91,7 @@ const OUR_COMMANDS: [&str; 20] = [
     "drill",
     "drain",
     "undrain",
+    "rename",
     "lease",
     "events",
     "logs",

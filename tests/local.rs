@@ -209,7 +209,7 @@ async fn the_other_process_of_these_tests() {
             "identity" => {
                 let mine = identity(Path::new(&dir), &agent.owner.node).unwrap();
                 let said = format!("{:032x}", mine.instance);
-                std::mem::forget(mine.lock);
+                std::mem::forget(mine);
                 said
             }
             // The stand-in for the guard: a process that has the lease's file open, as its standard input.

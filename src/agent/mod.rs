@@ -12,6 +12,7 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::StreamExt;
@@ -130,7 +131,7 @@ pub fn run(
     given: Vec<(String, OwnedFd)>,
 ) -> Result<i32, StartError> {
     let state_dir = config.spec.state_dir.clone().unwrap_or_else(default_state_dir);
-    let identity = identity(&state_dir, &config.spec.node)?;
+    let identity = Arc::new(identity(&state_dir, &config.spec.node)?);
     let _pidfile = config.spec.pidfile.as_deref().map(Pidfile::take).transpose()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -158,6 +159,7 @@ struct Doors {
 struct Agent {
     name: NodeName,
     cluster: ClusterName,
+    identity: Arc<Identity>,
     node: Node,
     host: Host,
     store: Store,
@@ -213,7 +215,7 @@ impl Agent {
         overrides: Overrides,
         config: Config,
         state_dir: &Path,
-        identity: &Identity,
+        identity: &Arc<Identity>,
         (notify, given): (Notify, Vec<(String, OwnedFd)>),
     ) -> Result<(Agent, Doors), StartError> {
         let Config { spec, warnings: _, files: _ } = config;
@@ -255,6 +257,7 @@ impl Agent {
         let agent = Agent {
             name: spec.node.clone(),
             cluster: spec.cluster.clone(),
+            identity: Arc::clone(identity),
             node,
             host,
             store,
@@ -331,6 +334,10 @@ impl Agent {
         let mut actions = Vec::new();
         let reloaded = matches!(event, Event::SpecRead { .. });
         self.node.step(clock::now(), event, &mut actions);
+        if *self.node.name() != self.name {
+            self.name = self.node.name().clone();
+            self.store.rename(&self.name);
+        }
         if !actions.is_empty() || !self.ready {
             self.show_at = self.show_at.or(Some(self.shown + SHOW_EVERY));
         }
@@ -353,6 +360,7 @@ impl Agent {
             Action::Kill { process } => self.host.kill(process),
             Action::Guard { process, deadline } => self.host.guard(process, deadline),
             Action::AskLease { watcher, ask, timeout } => self.store.ask(watcher, ask, timeout),
+            Action::Rename { request, to } => self.rename(request, to),
             Action::InitLease { request, watcher } => self.store.init_lease(request, watcher),
             Action::CheckLease { request, watcher, token } => self.store.check_lease(request, watcher, token),
             Action::Record { watcher, fact } => self.store.record(watcher, fact),
@@ -421,6 +429,31 @@ impl Agent {
             Action::Publish(notice) => self.publish(notice),
             Action::Leave { code } => self.leaving = Some(code),
         }
+    }
+
+    /// Gets this node another name: on this machine, where no other agent may have it, and in the cluster.
+    fn rename(&self, request: RequestId, to: NodeName) {
+        let (identity, events) = (Arc::clone(&self.identity), self.events.clone());
+        let registry = match &self.store {
+            Store::Redis(redis) => Some(redis.rename(to.clone())),
+            Store::Local(_) => None,
+        };
+        let file = self.path.display().to_string();
+        tokio::spawn(async move {
+            let renamed = async {
+                let claim = identity.claim(&to).map_err(|error| error.to_string())?;
+                if let Some(registry) = registry {
+                    registry.await?;
+                }
+                if let Err(error) = claim.keep() {
+                    tracing::warn!("this node's new name is not written down in the state directory: {error}");
+                }
+                Ok(file)
+            };
+            let renamed = Event::Renamed { request, file: renamed.await, to };
+            // An agent that ended wants no answers.
+            let _ = events.send(renamed).await;
+        });
     }
 
     /// Reads the configuration again, as it was read at the start.
@@ -639,6 +672,14 @@ impl Store {
         match self {
             Store::Redis(redis) => redis.ask(&watcher, ask, timeout),
             Store::Local(local) => local.ask(watcher, ask, timeout),
+        }
+    }
+
+    /// The node has another name. Redis has given it, and knows.
+    fn rename(&mut self, node: &NodeName) {
+        match self {
+            Store::Redis(_) => {}
+            Store::Local(local) => local.rename(node),
         }
     }
 

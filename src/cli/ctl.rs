@@ -293,11 +293,17 @@ enum Words {
         #[arg(long, visible_alias = "wait")]
         waiting: bool,
     },
-    /// Start again what runs by itself on a drained node
+    /// Start again what was stopped to drain a node
     Undrain {
         /// Reply when it runs
         #[arg(long, visible_alias = "wait")]
         waiting: bool,
+    },
+    /// Call a node something else; nothing it runs is stopped for that
+    Rename {
+        /// Its new name
+        #[arg(value_parser = node)]
+        name: NodeName,
     },
     /// End the agent and all it runs
     Quit {
@@ -467,6 +473,7 @@ impl Words {
             Words::Rmsocket(remove) => remove.command(),
             Words::Drain { waiting } => Command::Drain { patience: patience(waiting) },
             Words::Undrain { waiting } => Command::Undrain { patience: patience(waiting) },
+            Words::Rename { name } => Command::Rename { to: name },
             Words::Quit { waiting } => Command::Quit { patience: patience(waiting) },
             Words::Version => Command::Version,
             Words::Nodes => Command::Nodes,
@@ -902,6 +909,7 @@ mod tests {
             ("options web", Command::Options { watcher: "web".into(), keys: None }),
             ("drain --wait", Command::Drain { patience: Settled }),
             ("undrain", Command::Undrain { patience: Admitted }),
+            ("rename web-9", Command::Rename { to: node("web-9").unwrap() }),
             ("quit --waiting", Command::Quit { patience: Settled }),
             ("version", Command::Version),
             ("nodes", Command::Nodes),

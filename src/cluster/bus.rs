@@ -221,7 +221,8 @@ impl Open {
 #[derive(Clone)]
 pub(super) struct Bus {
     cluster: ClusterName,
-    node: NodeName,
+    /// What this node is called.
+    node: watch::Receiver<NodeName>,
     servers: Servers,
     /// Where this node is answered.
     reply_to: Arc<str>,
@@ -240,7 +241,7 @@ pub(super) struct Bus {
 
 impl Bus {
     pub(super) fn new(
-        (cluster, node): (ClusterName, NodeName),
+        (cluster, node): (ClusterName, watch::Receiver<NodeName>),
         reply_id: u128,
         servers: Servers,
         names: Vec<watch::Receiver<Name>>,
@@ -266,7 +267,17 @@ impl Bus {
 
     /// The channels this node listens on: where it is asked, and where it is answered.
     pub(super) fn channels(&self) -> [String; 2] {
-        [keys::bus(&self.cluster, &self.node), self.reply_to.to_string()]
+        [self.questions(), self.answers().to_owned()]
+    }
+
+    /// Where it is asked, by the name that it has now.
+    fn questions(&self) -> String {
+        keys::bus(&self.cluster, &self.node.borrow())
+    }
+
+    /// Where it is answered.
+    pub(super) fn answers(&self) -> &str {
+        &self.reply_to
     }
 
     /// Waits until the answers that the agent gave are out. It should have dropped the questions it did not answer.
@@ -288,7 +299,8 @@ impl Bus {
             Err(reason) => return unreachable(reason),
         };
         let challenge = lock(&self.challenges).get(&node).cloned();
-        let text = match question_text(&id, self.node.as_str(), &self.reply_to, message, challenge) {
+        let from = self.node.borrow().to_string();
+        let text = match question_text(&id, &from, &self.reply_to, message, challenge) {
             Ok(text) => text,
             Err(reason) => return unreachable(reason),
         };
@@ -351,9 +363,13 @@ impl Bus {
         });
     }
 
-    /// Takes what came on this node's channel for questions, and sees to the answer.
-    pub(super) fn asked(&self, payload: &[u8]) {
-        let read = opened(&self.seal, &keys::bus(&self.cluster, &self.node), payload)
+    /// Takes what came on a channel for questions, and sees to the answer, where the channel is this node's.
+    pub(super) fn asked(&self, channel: &str, payload: &[u8]) {
+        // That of a name which it does not have any more, or not yet: another agent may.
+        if channel != self.questions() {
+            return;
+        }
+        let read = opened(&self.seal, channel, payload)
             .and_then(|payload| parse_question(&payload, &keys::reply_prefix(&self.cluster)));
         let question = match read {
             Ok(question) => question,
@@ -383,7 +399,8 @@ impl Bus {
                 Some(said) => said,
                 None => bus.carried_out(message, from).await,
             };
-            bus.answer(&reply_to, &answer_text(&id, &bus.node, said)).await;
+            let node = bus.node.borrow().clone();
+            bus.answer(&reply_to, &answer_text(&id, &node, said)).await;
             drop(open);
         });
     }

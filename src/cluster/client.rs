@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::future::select_ok;
 use redis::aio::{PubSubSink, PubSubStream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
@@ -198,7 +198,8 @@ impl HistoryKeeper {
         tasks.spawn(async move { while dropped.recv().await.is_some() {} });
         let any = select_ok(servers.iter().map(|server| Box::pin(server.link.settled())));
         tokio::time::timeout(patience, any).await.unwrap_or_else(|_| Err(reason::no_answer(patience)))?;
-        let recorder = Recorder::start(node, &servers);
+        // Called so for as long as it lives.
+        let recorder = Recorder::start(&watch::Sender::new(node.clone()).subscribe(), &servers);
         Ok(HistoryKeeper { recorder, _tasks: tasks })
     }
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use nix::time::{ClockId, clock_gettime};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
@@ -46,8 +46,8 @@ pub(super) struct Recorder {
 }
 
 impl Recorder {
-    /// Keeps facts of `node` on all of `servers`, in a task for each.
-    pub(super) fn start(node: &NodeName, servers: &Servers) -> Recorder {
+    /// Keeps facts of the node that is called so on all of `servers`, in a task for each.
+    pub(super) fn start(node: &watch::Receiver<NodeName>, servers: &Servers) -> Recorder {
         let mut tasks = JoinSet::new();
         let start = |server: &Server| {
             let (queue, queued) = mpsc::channel(QUEUE);
@@ -83,7 +83,7 @@ impl Recorder {
     }
 }
 
-async fn keep(node: NodeName, link: Link, mut queued: mpsc::Receiver<(LeaseName, Fact)>) {
+async fn keep(node: watch::Receiver<NodeName>, link: Link, mut queued: mpsc::Receiver<(LeaseName, Fact)>) {
     let mut pause = PAUSES.0;
     // What could not be written makes way for the next: a key that somebody spoilt holds up no other lease.
     let mut again = VecDeque::new();
@@ -98,7 +98,8 @@ async fn keep(node: NodeName, link: Link, mut queued: mpsc::Receiver<(LeaseName,
             None => queued.recv().await,
         };
         let Some((lease, fact)) = next else { return };
-        match write(&node, &link, &lease, &fact).await {
+        let name = node.borrow().clone();
+        match write(&name, &link, &lease, &fact).await {
             Ok(()) => pause = PAUSES.0,
             Err(reason) => {
                 tracing::debug!(%reason, %lease, "a fact about it is not kept yet");
@@ -250,6 +251,7 @@ pub(super) fn fields(node: &NodeName, fact: &Fact, at: Measured) -> Vec<(&'stati
     ];
     match &fact.what {
         What::Started { pid } => fields.extend([("what", "started".to_owned()), ("pid", pid.to_string())]),
+        What::Renamed { from } => fields.extend([("what", "renamed".to_owned()), ("from", from.clone())]),
         What::Ended(ending) | What::Idle(ending) => {
             let Ending { cause, detail, by } = ending;
             let what = if matches!(fact.what, What::Idle(_)) { "idle" } else { "ended" };
@@ -268,6 +270,7 @@ pub(super) fn entry(fields: &BTreeMap<&str, &str>) -> Option<Entry> {
     let number = |name: &str| fields.get(name)?.parse::<u64>().ok();
     let what = match *fields.get("what")? {
         "started" => What::Started { pid: number("pid")?.try_into().ok()? },
+        "renamed" => What::Renamed { from: text("from")? },
         what @ ("ended" | "idle") => {
             let cause = Cause::parse(fields.get("cause")?)?;
             let ending = Ending { cause, detail: text("detail"), by: text("by") };
@@ -319,7 +322,8 @@ mod tests {
         let node = NodeName::parse("web-1").unwrap();
         let at = Measured { now: 10_000, slack: 2, ago: 1_500 };
         let ending = Ending { cause: Cause::Moved, detail: Some("web-2".into()), by: Some("amy".into()) };
-        for what in [What::Started { pid: 7 }, What::Ended(ending), What::Idle(Ending::of(Cause::Expired))] {
+        let renamed = What::Renamed { from: "web-0".into() };
+        for what in [What::Started { pid: 7 }, What::Ended(ending), What::Idle(Ending::of(Cause::Expired)), renamed] {
             let fact = Fact { token: 5, at: Time::ZERO, what: what.clone() };
             let call = record_call(&node, &lease(), &fact, at);
             assert_eq!(call.keys, ["circus:{prod/beat}:history", "circus:{prod/beat}:meta"]);

@@ -1,10 +1,10 @@
 //! Who an agent is over its restarts, and where it keeps that.
 
-use std::fs::{DirBuilder, TryLockError};
+use std::fs::{DirBuilder, File, TryLockError};
 use std::io::{self, Read};
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use nix::unistd::{AccessFlags, access};
 
@@ -16,8 +16,41 @@ use crate::model::names::NodeName;
 pub struct Identity {
     /// Drawn at the node's first start with this state directory.
     pub instance: u128,
-    /// Locked for as long as it is open; keep it for the agent's life, and let no child inherit it.
-    pub lock: OwnedFd,
+    dir: PathBuf,
+    /// Locked for as long as it is open: for the agent's life.
+    file: Mutex<File>,
+}
+
+/// Another name's place, which nobody else of this machine has until this is dropped, or for good once it is kept.
+#[derive(Debug)]
+pub struct Claim<'a> {
+    identity: &'a Identity,
+    file: File,
+}
+
+impl Identity {
+    /// The place of another name for the same agent.
+    ///
+    /// # Errors
+    /// Another agent of this machine has it.
+    pub fn claim(&self, node: &NodeName) -> Result<Claim<'_>, IdentityError> {
+        let (file, _) = locked(&self.dir, node)?;
+        Ok(Claim { identity: self, file })
+    }
+}
+
+impl Claim<'_> {
+    /// Moves there. Who comes to the old place is another agent.
+    ///
+    /// # Errors
+    /// It cannot be written down; then the agent is another one to the registry when it is started again.
+    pub fn keep(self) -> io::Result<()> {
+        let written = write(&self.file, self.identity.instance);
+        let mut file = self.identity.file.lock().unwrap_or_else(PoisonError::into_inner);
+        // Emptied before its lock goes with it: whoever read it would be this very agent.
+        let emptied = std::mem::replace(&mut *file, self.file).set_len(0);
+        written.and(emptied)
+    }
 }
 
 /// Why an agent has no identity.
@@ -46,7 +79,26 @@ pub enum IdentityError {
 /// registry, the second refused.
 pub fn identity(state_dir: &Path, node: &NodeName) -> Result<Identity, IdentityError> {
     DirBuilder::new().recursive(true).mode(0o700).create(state_dir).map_err(at(state_dir))?;
-    let path = state_dir.join(format!("{}.id", file_name(node.as_str())));
+    let (file, known) = locked(state_dir, node)?;
+    let instance = match known {
+        Some(instance) => instance,
+        None => {
+            let mut bits = [0; 16];
+            getrandom::fill(&mut bits).map_err(|error| io::Error::other(error.to_string()))?;
+            u128::from_ne_bytes(bits)
+        }
+    };
+    write(&file, instance).map_err(at(&path_of(state_dir, node)))?;
+    Ok(Identity { instance, dir: state_dir.to_owned(), file: Mutex::new(file) })
+}
+
+fn path_of(state_dir: &Path, node: &NodeName) -> PathBuf {
+    state_dir.join(format!("{}.id", file_name(node.as_str())))
+}
+
+/// The file of a name, locked, and the instance that stands in it.
+fn locked(state_dir: &Path, node: &NodeName) -> Result<(File, Option<u128>), IdentityError> {
+    let path = path_of(state_dir, node);
     let named = at(&path);
     let file = private().read(true).write(true).create(true).truncate(false).open(&path).map_err(&named)?;
     let locked = file.try_lock();
@@ -64,18 +116,13 @@ pub fn identity(state_dir: &Path, node: &NodeName) -> Result<Identity, IdentityE
         Err(TryLockError::Error(error)) => return Err(named(error).into()),
     }
     let known = (instance.len() == 32).then(|| u128::from_str_radix(instance, 16).ok()).flatten();
-    let instance = match known {
-        Some(instance) => instance,
-        None => {
-            let mut bits = [0; 16];
-            getrandom::fill(&mut bits).map_err(|error| named(io::Error::other(error.to_string())))?;
-            u128::from_ne_bytes(bits)
-        }
-    };
+    Ok((file, known))
+}
+
+fn write(file: &File, instance: u128) -> io::Result<()> {
     // Same length up to the pid: an agent killed in the middle of this keeps its instance.
     let text = format!("{instance:032x}\npid {}\n", std::process::id());
-    file.write_all_at(text.as_bytes(), 0).and_then(|()| file.set_len(text.len() as u64)).map_err(&named)?;
-    Ok(Identity { instance, lock: file.into() })
+    file.write_all_at(text.as_bytes(), 0).and_then(|()| file.set_len(text.len() as u64))
 }
 
 /// Where state is kept when nothing is configured: `/var/lib/circus` if it can be written, else

@@ -5,7 +5,7 @@
 //! | `circus:{CLUSTER/NAME}:lease` | string: the holder | take, refresh | with its ttl |
 //! | `circus:{CLUSTER/NAME}:meta` | hash: what is remembered of the lease | take, refresh, release, init | never |
 //! | `circus:{CLUSTER/NAME}:history` | stream: what was told of its tenures | record | never, but it is cut |
-//! | `circus:{CLUSTER/NAME}:free` | channel: the lease was released | release, init | |
+//! | `circus:{CLUSTER/NAME}:free` | channel: the lease was released, or its holder renamed | release, init, refresh | |
 //! | `circus:{CLUSTER}:nodes` | sorted set: names of nodes by when they were listed | beat, roster | 2 h after the last listing |
 //! | `circus:{CLUSTER}:node:NAME` | hash: instance, seen, state, about, listed | beat, leave | 1 h after the last beat |
 //! | `circus:{CLUSTER}:bus:NODE` | channel: questions to that node | anybody | |
@@ -37,9 +37,14 @@ pub fn node(cluster: &ClusterName, name: &NodeName) -> String {
     format!("{}{name}", node_prefix(cluster))
 }
 
+/// What stands before a node's name in the channel on which it is asked.
+pub fn bus_prefix(cluster: &ClusterName) -> String {
+    format!("circus:{{{cluster}}}:bus:")
+}
+
 /// The channel on which a node is asked.
 pub fn bus(cluster: &ClusterName, node: &NodeName) -> String {
-    format!("circus:{{{cluster}}}:bus:{node}")
+    format!("{}{node}", bus_prefix(cluster))
 }
 
 /// What stands before the asker's id in a channel of answers.

@@ -4,17 +4,21 @@
 //! - Ages are by Redis's clock alone, so no two nodes need to agree on the time.
 //! - Of two agents with one name the one that beats keeps it; the other is told.
 //! - A beat that fails says nothing about leases, and stops nothing.
+//! - A node that is renamed has its new name when most servers have given it, and otherwise its old one; no beat falls in
+//!   between. A row that is left over under the other one goes with the next beat that gets through.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{RwLock, mpsc, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::link::{Link, jittered};
 use super::scripts::{self, Call};
 use super::seal::Seal;
+use super::servers::Servers;
 use super::{Standing, keys};
 use crate::model::command::{NodeAbout, NodeRow, NodeState};
 use crate::model::event::Event;
@@ -48,14 +52,80 @@ pub(super) enum Name {
     Taken,
 }
 
-/// The call that says that a node is there.
-pub(super) fn beat_call(cluster: &ClusterName, node: &NodeName, instance: u128, state: &str, about: String) -> Call {
-    let (counts, lives) = (UP.as_millis().to_string(), FORGOTTEN.as_millis().to_string());
-    Call {
-        script: scripts::BEAT,
-        keys: vec![keys::node(cluster, node), keys::nodes(cluster)],
-        args: vec![format!("{instance:032x}"), node.to_string(), state.to_owned(), about, counts, lives],
+/// Who an agent is in the registry.
+#[derive(Clone)]
+pub(super) struct Agent {
+    pub(super) cluster: ClusterName,
+    /// What tells it from another one of its name.
+    pub(super) instance: u128,
+    /// What it is called. Who writes a row keeps it from being changed meanwhile.
+    pub(super) called: Arc<RwLock<Called>>,
+    /// What it says of itself, and what measures its machine.
+    pub(super) standing: watch::Receiver<Standing>,
+    pub(super) machine: fn() -> Machine,
+    /// What its messages are sealed with.
+    pub(super) seal: Seal,
+}
+
+/// What an agent is called.
+pub(super) struct Called {
+    pub(super) now: NodeName,
+    /// What it was called before, or could not be called: a row of its own may still stand under that name.
+    pub(super) other: Option<NodeName>,
+}
+
+impl Agent {
+    /// The call that says that it is there under a name, and not under another.
+    fn beat_call(&self, name: &NodeName, not: Option<&NodeName>, draining: bool, about: &NodeAbout) -> Call {
+        let (counts, lives) = (UP.as_millis().to_string(), FORGOTTEN.as_millis().to_string());
+        let (instance, state) = (format!("{:032x}", self.instance), if draining { "draining" } else { "up" });
+        let mut keys = vec![keys::node(&self.cluster, name), keys::nodes(&self.cluster)];
+        let mut args = vec![instance, name.to_string(), state.to_owned(), about_json(about), counts, lives];
+        keys.extend(not.map(|not| keys::node(&self.cluster, not)));
+        args.extend(not.map(NodeName::to_string));
+        Call { script: scripts::BEAT, keys, args }
     }
+
+    /// Has it called `to`.
+    ///
+    /// # Errors
+    /// The name cannot be had, and all is as it was.
+    pub(super) async fn rename(&self, servers: &Servers, to: &NodeName) -> Result<(), String> {
+        let said = self.standing.borrow().clone();
+        let machine = measure(self.machine).await.unwrap_or(said.about.machine);
+        let mut called = self.called.write().await;
+        let from = called.now.clone();
+        let mut about = NodeAbout { machine, ..said.about };
+        // The node itself says so as soon as it knows.
+        about.formerly.insert(0, from.clone());
+        let call = self.beat_call(to, Some(&from), said.draining, &about);
+        let given = given(to, servers.call(&call, BEAT_TIMEOUT).await);
+        let (now, other) = if given.is_ok() { (to.clone(), from) } else { (from, to.clone()) };
+        *called = Called { now, other: Some(other) };
+        given
+    }
+}
+
+/// Whether servers gave a name: most of them have to, and none may know of another agent that has it.
+fn given(name: &NodeName, answers: Vec<Result<Vec<String>, String>>) -> Result<(), String> {
+    let majority = answers.len() / 2 + 1;
+    let (mut gave, mut why) = (0, String::new());
+    for answer in answers {
+        match answer {
+            Ok(words) => match rival(&words) {
+                Some(by) => return Err(format!("the name {name} is in use by {by}")),
+                None => gave += 1,
+            },
+            Err(reason) => why = reason,
+        }
+    }
+    if gave >= majority { Ok(()) } else { Err(format!("Redis: {why}")) }
+}
+
+/// The other agent that has a name, where a beat's answer says so.
+fn rival(words: &[String]) -> Option<String> {
+    let taken = words.first().is_some_and(|word| word == "taken");
+    taken.then(|| rival_text(words.get(1).map_or("", String::as_str)))
 }
 
 /// The call that says that a node has left.
@@ -123,41 +193,40 @@ fn state(seen: Duration, said: &str) -> NodeState {
 }
 
 /// Beats for ever: every two seconds, soon after a change, and at once on each new connection.
-pub(super) async fn beat(
-    link: Link,
-    (cluster, node, instance): (ClusterName, NodeName, u128),
-    (mut standing, machine, seal): (watch::Receiver<Standing>, fn() -> Machine, Seal),
-    name: watch::Sender<Name>,
-    events: mpsc::Sender<Event>,
-) {
+pub(super) async fn beat(link: Link, agent: Agent, name: watch::Sender<Name>, events: mpsc::Sender<Event>) {
     let mut generation = link.newer_than(0).await;
     let mut changed = Instant::now();
-    let mut rival = None;
+    let mut standing = agent.standing.clone();
+    let (mut known_rival, mut tidied) = (None, None);
     let mut measured = Machine::default();
     loop {
         if standing.has_changed().unwrap_or(false) {
             changed = Instant::now();
         }
         let said = standing.borrow_and_update().clone();
-        measured = measure(machine).await.unwrap_or(measured);
+        measured = measure(agent.machine).await.unwrap_or(measured);
         let up = said.about.up + changed.elapsed();
         // Read anew each time: secrets change while agents run.
-        let about = NodeAbout { up, machine: measured, seals: seal.marks(), ..said.about.clone() };
-        let state = if said.draining { "draining" } else { "up" };
-        let call = beat_call(&cluster, &node, instance, state, about_json(&about));
-        match link.call(&call, BEAT_TIMEOUT).await {
-            Ok(words) if words.first().is_some_and(|word| word == "taken") => {
+        let about = NodeAbout { up, machine: measured, seals: agent.seal.marks(), ..said.about.clone() };
+        let (beaten, other) = {
+            let called = agent.called.read().await;
+            let other = called.other.clone();
+            let not = other.as_ref().filter(|other| tidied.as_ref() != Some(*other));
+            let call = agent.beat_call(&called.now, not, said.draining, &about);
+            (link.call(&call, BEAT_TIMEOUT).await, other)
+        };
+        match beaten.map(|words| rival(&words)) {
+            Ok(Some(by)) => {
                 name.send_replace(Name::Taken);
-                let by = rival_text(words.get(1).map_or("", String::as_str));
-                if rival.as_ref() != Some(&by) {
-                    rival = Some(by.clone());
+                if known_rival.as_ref() != Some(&by) {
+                    known_rival = Some(by.clone());
                     if events.send(Event::NameTaken { by }).await.is_err() {
                         return;
                     }
                 }
             }
-            Ok(_) => {
-                rival = None;
+            Ok(None) => {
+                (known_rival, tidied) = (None, other);
                 name.send_replace(Name::Ours);
             }
             Err(reason) => {
@@ -240,6 +309,18 @@ mod tests {
         let seen: Vec<u128> = all.iter().map(|row| row.seen.as_millis()).collect();
         assert_eq!(seen, [20, 10]);
         assert_eq!(merged(vec![Err("refused".into()); 3]), Err("refused".into()));
+    }
+
+    #[test]
+    fn a_name_is_given_by_most_servers_and_by_none_that_knows_another_agent_of_that_name() {
+        let name = NodeName::parse("web-9").unwrap();
+        let (beaten, silent) = (|| Ok(words(&["beaten"])), || Err("no answer".to_owned()));
+        let taken = || Ok(words(&["taken", r#"{"version": "0.1.0", "host": "db", "pid": 7}"#]));
+        assert_eq!(given(&name, vec![beaten()]), Ok(()));
+        assert_eq!(given(&name, vec![beaten(), silent(), beaten()]), Ok(()));
+        assert_eq!(given(&name, vec![beaten(), silent(), silent()]), Err("Redis: no answer".into()));
+        let why = given(&name, vec![beaten(), beaten(), taken()]).unwrap_err();
+        assert_eq!(why, "the name web-9 is in use by circus-agent 0.1.0 on db, pid 7");
     }
 
     #[test]

@@ -4,14 +4,14 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{RwLock, broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::bus::{self, Bus};
 use super::events::Publisher;
 use super::history::{self, Recorder};
-use super::registry::{self, Name};
+use super::registry::{self, Called, Name};
 use super::releases::Releases;
 use super::scripts;
 use super::seal::Seal;
@@ -77,8 +77,9 @@ pub struct BusQuestion {
 pub struct Redis {
     spec: RedisSpec,
     cluster: ClusterName,
-    node: NodeName,
-    instance: u128,
+    /// What this node is called.
+    name: watch::Sender<NodeName>,
+    agent: registry::Agent,
     servers: Servers,
     bus: Bus,
     publisher: Publisher,
@@ -108,13 +109,14 @@ impl Redis {
         let mut tasks = JoinSet::new();
 
         let servers = Servers::start(&redis, &node, &events, &mut tasks);
+        let called = Arc::new(RwLock::new(Called { now: node.clone(), other: None }));
         let seal = Seal::new(redis.secret_file.clone());
+        let agent =
+            registry::Agent { cluster: cluster.clone(), instance, called, standing, machine, seal: seal.clone() };
         let (mut names, mut heartbeats) = (Vec::new(), Vec::new());
         for server in servers.iter() {
             let (name, named) = watch::channel(Name::Unknown);
-            let identity = (cluster.clone(), node.clone(), instance);
-            let says = (standing.clone(), machine, seal.clone());
-            let beat = registry::beat(server.link.clone(), identity, says, name, events.clone());
+            let beat = registry::beat(server.link.clone(), agent.clone(), name, events.clone());
             heartbeats.push(tasks.spawn(beat));
             names.push(named);
         }
@@ -122,7 +124,8 @@ impl Redis {
         // Without random bits the node's own instance is the next best thing that no other node has.
         let reply_id = bus::new_id().unwrap_or(instance);
         let tell = (questions, events.clone());
-        let bus = Bus::new((cluster.clone(), node.clone()), reply_id, servers.clone(), names, tell, seal);
+        let name = watch::Sender::new(node);
+        let bus = Bus::new((cluster.clone(), name.subscribe()), reply_id, servers.clone(), names, tell, seal);
         let free = leases.into_iter().map(|watcher| LeaseName { cluster: cluster.clone(), watcher }.free_channel());
         let channels = bus.channels().into_iter().chain([keys::watch(&cluster)]).chain(free).collect();
         let channels = watch::Sender::new(channels);
@@ -133,14 +136,14 @@ impl Redis {
         }
 
         let publisher = Publisher::start(&cluster, servers.clone());
-        let recorder = Recorder::start(&node, &servers);
+        let recorder = Recorder::start(&name.subscribe(), &servers);
         let (frames, latest) = watch::channel(String::new());
         tasks.spawn(tell::tell_frames(keys::stats(&cluster), Mouths::new(&servers), latest));
         Redis {
             spec: redis,
             cluster,
-            node,
-            instance,
+            name,
+            agent,
             servers,
             bus,
             publisher,
@@ -206,6 +209,25 @@ impl Redis {
         move |time| servers.cut_off(time)
     }
 
+    /// Gets this node another name. It is asked by that one from then on, and by the old one no more; what was asked
+    /// before is answered.
+    ///
+    /// # Errors
+    /// The name cannot be had, for this reason in words, and all is as it was.
+    pub fn rename(&self, to: NodeName) -> impl Future<Output = Result<(), String>> + Send + use<> {
+        let (agent, servers) = (self.agent.clone(), self.servers.clone());
+        let (name, channels, cluster) = (self.name.clone(), self.channels.clone(), self.cluster.clone());
+        async move {
+            let channel = |name: &NodeName| keys::bus(&cluster, name);
+            // Heard before anybody can know of it. What comes meanwhile may be for another agent, and is not taken.
+            channels.send_if_modified(|channels| channels.insert(channel(&to)));
+            let renamed = agent.rename(&servers, &to).await;
+            let idle = if renamed.is_ok() { name.send_replace(to) } else { to };
+            channels.send_if_modified(|channels| channels.remove(&channel(&idle)));
+            renamed
+        }
+    }
+
     /// Where Redis is.
     pub fn spec(&self) -> &RedisSpec {
         &self.spec
@@ -254,7 +276,7 @@ impl Redis {
                 let (told, wanted) = watch::channel(of);
                 let channel = keys::output(&self.cluster);
                 let mouths = Mouths::new(&self.servers);
-                self.tasks.spawn(tell::tell_output(channel, self.node.clone(), mouths, lines(), wanted));
+                self.tasks.spawn(tell::tell_output(channel, self.name.subscribe(), mouths, lines(), wanted));
                 while self.tasks.try_join_next().is_some() {}
                 Some(told)
             }
@@ -266,7 +288,8 @@ impl Redis {
     pub async fn leave(self) {
         // No beat may follow.
         self.heartbeats.iter().for_each(tokio::task::AbortHandle::abort);
-        let call = registry::leave_call(&self.cluster, &self.node, self.instance);
+        let name = self.name.borrow().clone();
+        let call = registry::leave_call(&self.cluster, &name, self.agent.instance);
         let (left, answered, _published, recorded) = tokio::join!(
             self.servers.call(&call, LEAVE_TIMEOUT),
             timeout(LEAVE_TIMEOUT, self.bus.settled()),
@@ -311,7 +334,7 @@ fn listen(
     releases: Releases,
     events: &mpsc::Sender<Event>,
 ) -> impl Future<Output = ()> + use<> {
-    let [questions, answers] = bus.channels();
+    let (questions, answers) = (keys::bus_prefix(cluster), bus.answers().to_owned());
     let onlookers = keys::watch(cluster);
     let (cluster, wanted) = (cluster.clone(), channels.clone());
     let watcher = move |channel: &str| Some(LeaseName::of_free_channel(&cluster, channel)?.watcher);
@@ -322,8 +345,8 @@ fn listen(
             let watchers = watchers.iter().filter_map(|channel| watcher(channel));
             watchers.map(|watcher| Event::LeaseFreed { watcher }).collect()
         }
-        Heard::Message { channel, payload } if channel == questions => {
-            bus.asked(payload);
+        Heard::Message { channel, payload } if channel.starts_with(&questions) => {
+            bus.asked(channel, payload);
             Vec::new()
         }
         Heard::Message { channel, payload } if channel == onlookers => {

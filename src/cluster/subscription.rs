@@ -42,7 +42,7 @@ pub(super) enum Heard<'a> {
     Message { channel: &'a str, payload: &'a [u8] },
 }
 
-/// Listens on `channels`, which may become more, for ever, and passes on the events that `take` makes of what is heard.
+/// Listens on `channels`, which may become others, for ever, and passes on the events that `take` makes of what is heard.
 pub(super) async fn listen(
     spec: RedisSpec,
     whereabouts: Whereabouts,
@@ -68,7 +68,7 @@ pub(super) async fn listen(
                 outbox.retain(|event| !matches!(event, Event::LeaseFreed { .. }));
                 outbox.extend(take(Heard::Anew));
                 let reason = tokio::select! {
-                    reason = serve(sink, stream, &mut channels, &mut outbox, &mut take, &events) => reason,
+                    reason = serve(sink, stream, (&mut channels, wanted), &mut outbox, &mut take, &events) => reason,
                     moved = whereabouts.elsewhere(&server.address) => moved,
                     cut_off = survey::cut_off(&server), if is_cluster => cut_off,
                 };
@@ -110,7 +110,7 @@ pub(super) async fn subscribe_at(server: &Server, channels: &[String]) -> Result
 async fn serve(
     mut sink: PubSubSink,
     mut stream: PubSubStream,
-    channels: &mut watch::Receiver<BTreeSet<String>>,
+    (channels, mut subscribed): (&mut watch::Receiver<BTreeSet<String>>, Vec<String>),
     outbox: &mut VecDeque<Event>,
     take: &mut impl FnMut(Heard<'_>) -> Vec<Event>,
     events: &mpsc::Sender<Event>,
@@ -141,7 +141,16 @@ async fn serve(
             },
             Ok(()) = channels.changed() => {
                 let wanted: Vec<String> = channels.borrow_and_update().iter().cloned().collect();
-                match timeout(PING_TIMEOUT, sink.subscribe(&wanted)).await {
+                let idle: Vec<&String> = subscribed.iter().filter(|channel| !wanted.contains(channel)).collect();
+                let listen = async {
+                    if !idle.is_empty() {
+                        sink.unsubscribe(&idle).await?;
+                    }
+                    sink.subscribe(&wanted).await
+                };
+                let listening = timeout(PING_TIMEOUT, listen).await;
+                subscribed = wanted;
+                match listening {
                     // What was told on a new one before may have been missed.
                     Ok(Ok(())) => outbox.extend(take(Heard::Anew)),
                     Ok(Err(error)) => return error.to_string(),

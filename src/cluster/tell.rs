@@ -119,7 +119,7 @@ pub(super) async fn tell_frames(channel: String, mut mouths: Mouths, mut frames:
 /// Tells the lines of the watchers that fit one of `of`, until that is closed.
 pub(super) async fn tell_output(
     channel: String,
-    node: NodeName,
+    node: watch::Receiver<NodeName>,
     mut mouths: Mouths,
     mut lines: broadcast::Receiver<Arc<LogLine>>,
     mut of: watch::Receiver<Vec<Pattern>>,
@@ -141,7 +141,7 @@ pub(super) async fn tell_output(
                 Ok(line) => {
                     if of.borrow().iter().any(|name| name.fits(line.watcher.as_str())) {
                         let mut line = wire::log_line_json(&line);
-                        line["node"] = node.as_str().into();
+                        line["node"] = node.borrow().as_str().into();
                         let line = line.to_string();
                         (count, bytes) = (count + 1, bytes + line.len());
                         batch.push(line);
@@ -163,7 +163,7 @@ pub(super) async fn tell_output(
             };
         }
         if dropped > 0 {
-            batch.insert(0, json!({"dropped": dropped, "node": node.as_str()}).to_string());
+            batch.insert(0, json!({"dropped": dropped, "node": node.borrow().as_str()}).to_string());
         }
         if batch.is_empty() {
             continue;

@@ -170,8 +170,10 @@ pub enum Command {
     Kill { watcher: String, pid: Option<u32>, signal: Option<i32>, grace: Option<Duration>, patience: Patience },
     /// Stops all that runs here, hands singletons over, and starts nothing until [`Command::Undrain`].
     Drain { patience: Patience },
-    /// Starts again what starts by itself.
+    /// Starts again what was stopped for that.
     Undrain { patience: Patience },
+    /// Calls the node something else.
+    Rename { to: NodeName },
     /// Ends the agent and all it runs.
     Quit { patience: Patience },
     /// Which program answers.
@@ -241,6 +243,7 @@ impl Command {
             | Command::Kill { .. }
             | Command::Drain { .. }
             | Command::Undrain { .. }
+            | Command::Rename { .. }
             | Command::Quit { .. }
             | Command::Failover { .. }
             | Command::Drill { .. }
@@ -299,6 +302,7 @@ impl Command {
             | Command::ListSockets
             | Command::Plan
             | Command::Signal { .. }
+            | Command::Rename { .. }
             | Command::Version
             | Command::Nodes
             | Command::NodeList
@@ -384,6 +388,8 @@ pub enum Answer {
     LeaseChecked { watcher: WatcherName, token: u64, state: TokenState },
     /// A drill is about to begin here, and is witnessed.
     Drilling { node: NodeName, drill: Box<Drill> },
+    /// The node is called something else now; `file` has its old name.
+    Renamed { from: NodeName, to: NodeName, file: String },
     /// A singleton left this node.
     Moved { from: NodeName, to: Option<NodeName>, token: u64 },
 }
@@ -561,6 +567,8 @@ pub struct NodeAbout {
     pub up: Duration,
     /// A hash of the configuration, to see which nodes differ.
     pub config: String,
+    /// What it was called before, the latest first.
+    pub formerly: Vec<NodeName>,
     /// What it is called besides its name.
     pub labels: Labels,
     /// Its watchers.

@@ -65,6 +65,8 @@ pub enum Event {
     /// A door was asked.
     /// `by` says who asks, in words; `limit` is how long each of several nodes may take, where the asker says so.
     Asked { request: RequestId, by: String, target: Target, command: Command, limit: Option<Duration> },
+    /// The node has this name in the registry now, and `file` has the old one; or it cannot be had, and nothing is changed.
+    Renamed { request: RequestId, to: NodeName, file: Result<String, String> },
     /// The registry was read for a request, or could not be.
     RosterRead { request: RequestId, rows: Result<Vec<NodeRow>, String> },
     /// Another node answered what was relayed to it.
@@ -364,6 +366,8 @@ pub enum Action {
     Guard { process: ProcessId, deadline: Deadline },
     /// Ask the lease store; an answer, or `Failed`, comes within `timeout`.
     AskLease { watcher: WatcherName, ask: Ask, timeout: Duration },
+    /// Get another name for this node; ends in `Renamed`.
+    Rename { request: RequestId, to: NodeName },
     /// Say that a lease nobody ever held is free.
     InitLease { request: RequestId, watcher: WatcherName },
     /// Ask the lease store whether the tenure under this token holds; ends in `LeaseChecked`.

@@ -36,6 +36,8 @@ pub enum What {
     Ended(Ending),
     /// It is over, and no child of it ever ran.
     Idle(Ending),
+    /// Its node was called `from` until then. Of no tenure: of all that it had.
+    Renamed { from: String },
 }
 
 /// Why a tenure ended.
@@ -250,6 +252,7 @@ impl<'a> Facts<'a> {
         let place = match entry.what {
             What::Started { .. } => &mut self.started,
             What::Ended(_) | What::Idle(_) => &mut self.ended,
+            What::Renamed { .. } => return,
         };
         let witnessed = |entry: &Entry| matches!(&entry.what, What::Ended(ending) if ending.cause == Cause::Drilled);
         let rank = |entry: &Entry| (!witnessed(entry), entry.slack, entry.at);
@@ -265,7 +268,7 @@ impl<'a> Facts<'a> {
     fn ending(&self) -> Option<&'a Ending> {
         match &self.ended?.what {
             What::Ended(ending) | What::Idle(ending) => Some(ending),
-            What::Started { .. } => None,
+            What::Started { .. } | What::Renamed { .. } => None,
         }
     }
 
@@ -277,8 +280,9 @@ impl<'a> Facts<'a> {
 
 /// What these facts tell, in whichever order they come; `now` by the store's clock.
 pub fn fold(entries: &[Entry], now: u64) -> History {
+    let entries = under_latest_names(entries);
     let mut known: BTreeMap<u64, Facts> = BTreeMap::new();
-    for entry in entries {
+    for entry in entries.iter().filter(|entry| !matches!(entry.what, What::Renamed { .. })) {
         known.entry(entry.token).or_default().add(entry);
     }
     let mut history = History::default();
@@ -324,7 +328,7 @@ pub fn fold(entries: &[Entry], now: u64) -> History {
             start: facts.started.map(|started| started.at),
             pid: facts.started.and_then(|started| match started.what {
                 What::Started { pid } => Some(pid),
-                What::Ended(_) | What::Idle(_) => None,
+                What::Ended(_) | What::Idle(_) | What::Renamed { .. } => None,
             }),
             end: facts.ended.map(|ended| ended.at),
             gap,
@@ -334,6 +338,38 @@ pub fn fold(entries: &[Entry], now: u64) -> History {
     }
     history.tenures.reverse();
     history
+}
+
+/// These facts with each node called what it is called now. A name that one node gave up may be another's later: it is
+/// the first one's in what was before.
+fn under_latest_names(entries: &[Entry]) -> Vec<Entry> {
+    let renaming = |entry: &Entry| match &entry.what {
+        What::Renamed { from } => Some((entry.at + entry.slack, from.clone(), entry.node.clone())),
+        What::Started { .. } | What::Ended(_) | What::Idle(_) => None,
+    };
+    let mut renamings: Vec<_> = entries.iter().filter_map(renaming).collect();
+    renamings.sort();
+    let rename = |name: &mut String, at: u64| {
+        for (until, from, to) in &renamings {
+            if at <= *until && from == name {
+                name.clone_from(to);
+            }
+        }
+    };
+    let mut entries = entries.to_vec();
+    for Entry { node, at, what, before, .. } in &mut entries {
+        rename(node, *at);
+        if let What::Ended(ending) | What::Idle(ending) = what
+            && let Ending { cause: Cause::Moved | Cause::Taken, detail: Some(node), .. } = ending
+        {
+            rename(node, *at);
+        }
+        if let Some(Before { node, token, seen, .. }) = before {
+            // A token is about the time of its taking, in ms too.
+            rename(node, seen.unwrap_or(*token));
+        }
+    }
+    entries
 }
 
 /// The time between the end of all earlier children and this start: how long nothing ran, or how long two did.
@@ -392,6 +428,41 @@ mod tests {
             Entry { what: What::Idle(Ending::of(Cause::GaveUp)), ..ended(4, "c", 31_000, Cause::GaveUp) },
             started(5, "b", 32_500, before(4, "c", 31_000, Left::Released)),
         ]
+    }
+
+    #[test]
+    fn a_renamed_node_has_its_latest_name_in_all_it_had_and_who_took_the_old_one_keeps_it() {
+        let renamed = |from: &str, node: &str, at| Entry {
+            what: What::Renamed { from: from.into() },
+            before: None,
+            ..started(0, node, at, None)
+        };
+        let moved = |token, node: &str, at, to: &str| {
+            let ending = Ending { detail: Some(to.into()), ..Ending::of(Cause::Moved) };
+            Entry { what: What::Ended(ending), ..ended(token, node, at, Cause::Moved) }
+        };
+        let mut entries = vec![
+            started(1, "b", 1_000, None),
+            moved(1, "b", 2_000, "a"),
+            started(2, "a", 2_010, before(1, "b", 2_005, Left::Released)),
+            renamed("a", "x", 3_000),
+            renamed("x", "y", 3_500),
+            moved(2, "y", 4_000, "a"),
+            // That is another one, which has the name now; and the store heard last of the first one by its old name.
+            started(3, "a", 4_010, before(2, "y", 4_005, Left::Released)),
+        ];
+        for _ in 0..2 {
+            let history = fold(&entries, 9_000);
+            let rows: Vec<_> = history.tenures.iter().map(|row| (row.token, row.from.as_deref(), &*row.to)).collect();
+            assert_eq!(rows, [(3, Some("y"), "a"), (2, Some("b"), "y"), (1, None, "b")]);
+            let details = history.tenures.iter().map(|row| match &row.why {
+                Why::Ended(ending) => ending.detail.as_deref(),
+                _ => None,
+            });
+            assert_eq!(details.collect::<Vec<_>>(), [Some("a"), Some("y"), None]);
+            assert_eq!(history.moves, 2);
+            entries.reverse();
+        }
     }
 
     #[test]

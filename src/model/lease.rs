@@ -58,7 +58,7 @@ pub struct Lease {
     node: NodeName,
     timings: LeaseTimings,
     random: Random,
-    /// What tells this node's ticks from others'.
+    /// What tells this node's ticks from others': drawn from its first name.
     phase: u64,
     state: State,
     /// The longest ttl known of any node: what a quarantine has to wait out.
@@ -173,6 +173,22 @@ impl Lease {
             After::Stay => Then::Wait,
         };
         self.give_up(now, to, then);
+    }
+
+    /// This node is called `node` from now on. It stays the owner that it was, and the store learns the new name by a
+    /// refresh at once.
+    pub fn rename(&mut self, now: Time, node: &NodeName) {
+        self.node = node.clone();
+        match &mut self.state {
+            State::Aside { .. } => {}
+            State::Waiting { owner, .. } | State::Asking { owner, .. } | State::Releasing { owner, .. } => {
+                owner.node = node.clone();
+            }
+            State::Held(held) => {
+                held.owner.node = node.clone();
+                (held.asked, held.next) = (None, now);
+            }
+        }
     }
 
     fn give_up(&mut self, now: Time, to: Option<NodeName>, then: Then) {

@@ -223,14 +223,22 @@ impl fmt::Display for LeaseName {
 /// Who holds a lease: the node, and 128 bits drawn anew at each taking.
 ///
 /// Never host and pid: in containers those are the same on every node, and a stale holder would then
-/// refresh the new holder's lease.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+/// refresh the new holder's lease. The bits alone are who it is: a node that is renamed goes on as the same owner.
+#[derive(Debug, Clone)]
 pub struct Owner {
-    /// The holder's node.
+    /// What the holder's node is called.
     pub node: NodeName,
     /// What tells this taking from every other.
     pub nonce: u128,
 }
+
+impl PartialEq for Owner {
+    fn eq(&self, other: &Owner) -> bool {
+        self.nonce == other.nonce
+    }
+}
+
+impl Eq for Owner {}
 
 impl Owner {
     /// The owner that a lease key's value names, or nothing when no agent wrote that value.
@@ -331,9 +339,18 @@ mod tests {
     #[test]
     fn an_owner_reads_back_and_foreign_values_are_nobody() {
         let owner = Owner { node: NodeName::parse("web-1").unwrap(), nonce: 7 };
-        assert_eq!(Owner::parse(&owner.to_string()), Some(owner));
+        let read = Owner::parse(&owner.to_string());
+        assert_eq!(read.as_ref().map(|read| read.node.as_str()), Some("web-1"));
+        assert_eq!(read, Some(owner));
         assert_eq!(Owner::parse("localhost-1"), None);
         assert_eq!(Owner::parse("web-1:7"), None);
+    }
+
+    #[test]
+    fn an_owner_whose_node_is_renamed_is_the_same_one() {
+        let owner = |node, nonce| Owner { node: NodeName::parse(node).unwrap(), nonce };
+        assert_eq!(owner("web-1", 7), owner("web-9", 7));
+        assert_ne!(owner("web-1", 7), owner("web-1", 8));
     }
 
     #[test]

@@ -67,6 +67,10 @@ pub fn choose(
         (Target::Holder(watcher), _) => holder(watcher, rows)?,
         (Target::Any(strategy, selector), _) => only(place(*strategy, selector, command, rows)?),
     };
+    if matches!(command, Command::Rename { .. }) && chosen.ask.len() > 1 {
+        let why = "several nodes cannot have one name: say which is meant with --node";
+        return Err(Refusal::BadMessage(why.into()).into());
+    }
     Ok(without_strangers(chosen, rows))
 }
 
@@ -231,6 +235,9 @@ fn tidy(mut chosen: Addressees) -> Addressees {
 }
 
 fn no_such_node(name: &NodeName, rows: &[NodeRow]) -> String {
+    if let Some(row) = live(rows).find(|row| row.about.formerly.contains(name)) {
+        return format!("no such node: {name} is {} now", row.name);
+    }
     match nearest(name.as_str(), rows.iter().map(|row| &row.name)) {
         Some(alike) => format!("no such node; did you mean {alike}?"),
         None => "no such node".into(),
@@ -347,6 +354,26 @@ mod tests {
             }
         }
         assert_eq!(told(&Target::Here, &Command::Version, Some("web-1")), "web-1");
+    }
+
+    #[test]
+    fn who_asks_for_a_renamed_node_is_told_its_name_and_several_nodes_cannot_have_one() {
+        let mut rows = rows();
+        rows[1].about.formerly = vec![node("web-0"), node("mail")];
+        let told = |name: &str| choose(&Target::node(node(name)), &Command::Version, None, Ok(&rows)).unwrap().absent;
+        assert_eq!(told("mail"), [(node("mail"), "no such node: mail is web-1 now".into())]);
+        // Another node may have the name by now.
+        rows[2].about.formerly = vec![node("web-1")];
+        let asked = choose(&Target::node(node("web-1")), &Command::Version, None, Ok(&rows)).unwrap();
+        assert_eq!((asked.ask, asked.absent), (vec![node("web-1")], vec![]));
+
+        let rename = Command::Rename { to: node("x") };
+        let to = |target: &Target| choose(target, &rename, Some(&node("web-1")), Ok(&rows));
+        for several in [Target::All, nodes(&["web-*"], &[])] {
+            assert!(matches!(to(&several), Err(Nobody::Refused(Refusal::BadMessage(_)))), "{several:?}");
+        }
+        assert_eq!(to(&nodes(&["web-[1]"], &[])).unwrap().ask, [node("web-1")]);
+        assert_eq!(choose(&Target::Here, &rename, None, Ok(&rows)), Err(Nobody::NotTold));
     }
 
     #[test]

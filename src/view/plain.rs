@@ -56,6 +56,11 @@ fn of_one(command: &Command, part: &Value) -> Vec<String> {
             let to = part["to"].as_str().map_or_else(|| "whoever takes it".to_owned(), str::to_owned);
             vec![format!("ok, {watcher} moved from {} to {to} (it was token {})", word(part, "from"), part["token"])]
         }
+        Command::Rename { to } if part["from"].is_string() => vec![format!(
+            "ok, {} is {to} now; to keep that over a restart write node = {to} in [circus] of {}",
+            word(part, "from"),
+            word(part, "file")
+        )],
         Command::LeaseCheck { watcher, token } if part["holds"] == true => {
             vec![format!("token {token} holds {watcher}, for {} unless it is refreshed", maybe_span(&part["left"]))]
         }

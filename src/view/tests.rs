@@ -458,6 +458,7 @@ fn the_nodes_of_the_cluster() {
             endpoint: format!("unix:///run/circus/{name}.sock"),
             up: secs(12.0 * 86_400.0),
             config: config.into(),
+            formerly: Vec::new(),
             labels: [("zone".into(), "a".into())].into(),
             watchers: vec!["web".into(), "beat".into()],
             holds: holds.iter().map(ToString::to_string).collect(),

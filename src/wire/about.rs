@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::model::command::NodeAbout;
-use crate::model::names::Labels;
+use crate::model::names::{Labels, NodeName};
 use crate::model::stats::Machine;
 
 /// The row's text: agents of other versions read it, so fields are only ever added.
@@ -20,6 +20,8 @@ struct About {
     /// Seconds.
     up: f64,
     config: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    formerly: Vec<String>,
     labels: Labels,
     watchers: Vec<String>,
     holds: Vec<String>,
@@ -48,6 +50,7 @@ pub fn about_json(about: &NodeAbout) -> String {
         endpoint: about.endpoint.clone(),
         up: about.up.as_millis() as f64 / 1000.0,
         config: about.config.clone(),
+        formerly: about.formerly.iter().map(NodeName::to_string).collect(),
         labels: about.labels.clone(),
         watchers: about.watchers.clone(),
         holds: about.holds.clone(),
@@ -79,6 +82,7 @@ pub fn parse_about(text: &str) -> Result<NodeAbout, String> {
         // A time that no Duration can hold is another node's mistake: not worth losing its row for.
         up: Duration::try_from_secs_f64(row.up).unwrap_or_default(),
         config: row.config,
+        formerly: row.formerly.iter().filter_map(|name| NodeName::parse(name).ok()).collect(),
         labels: row.labels,
         watchers: row.watchers,
         holds: row.holds,
@@ -105,6 +109,7 @@ mod tests {
             endpoint: "unix:///run/circus/web-1.sock".into(),
             up: Duration::from_millis(1_234_567),
             config: "7f3a2c".into(),
+            formerly: vec![NodeName::parse("web-0").unwrap()],
             labels: [("zone".into(), "a".into())].into(),
             watchers: vec!["web".into(), "beat \"x\"".into()],
             holds: vec!["beat".into()],

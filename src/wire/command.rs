@@ -40,6 +40,7 @@ pub fn command_name(command: &Command) -> &'static str {
         Command::Kill { .. } => "kill",
         Command::Drain { .. } => "drain",
         Command::Undrain { .. } => "undrain",
+        Command::Rename { .. } => "rename",
         Command::Quit { .. } => "quit",
         Command::Version => "version",
         Command::Nodes => "nodes",
@@ -123,6 +124,7 @@ pub fn command_json(command: &Command) -> Value {
         | Command::Drain { patience }
         | Command::Undrain { patience }
         | Command::Quit { patience } => json!({"waiting": waiting(patience)}),
+        Command::Rename { to } => json!({"to": to.as_str()}),
         Command::Resize { watcher, by, patience } => {
             let nb = if command_name(command) == "decr" { -by } else { *by };
             json!({"name": watcher, "nb": nb, "waiting": waiting(patience)})
@@ -230,6 +232,7 @@ mod tests {
             Command::History { watcher: name(), count: usize::MAX },
             Command::LeaseCheck { watcher: "beat".into(), token: u64::MAX },
             Command::LeaseInit { watcher: "beat".into() },
+            Command::Rename { to: NodeName::parse("web-9").unwrap() },
             Command::Drill { watcher: "beat".into(), kind: Kind::Kill, lasting: None },
             Command::Drill { watcher: "beat".into(), kind: Kind::RedisLoss, lasting: Some(Duration::from_millis(500)) },
         ];

@@ -46,7 +46,7 @@ use crate::model::snapshot::{LeaseCounts, LeaseView, ProcessView, Snapshot, Sock
 ///     with `stops`, `in-place`, `resized` with `from` and `to`, `replaced` with `restarts`, all numbers of processes
 ///   - SOCKET: `socket`, `keys`, and `effect`: `added`, `removed`, `moved` or `adjusted`
 /// - `version`: `version`
-/// - `nodes`: `roster` `[{name, state, seen, version, host, pid, endpoint, up, config, differs, labels, watchers, well, holds,
+/// - `nodes`: `roster` `[{name, state, seen, version, host, pid, endpoint, up, config, differs, formerly, labels, watchers, well, holds,
 ///   waits, processes, wanted, most, load, cores, memory, memory_used, protocol}]`, sorted by name: `labels` is `{KEY: VALUE}`,
 ///   `wanted` `{WATCHER: processes wanted there}`, `most` their `max_per_node`, `well` a number of watchers; `differs` is true where most nodes are told
 ///   something else by their files
@@ -66,6 +66,7 @@ use crate::model::snapshot::{LeaseCounts, LeaseView, ProcessView, Snapshot, Sock
 ///     finished drilled released died unknown`), `detail` and `by`
 /// - `lease-check`: `name`, `token`, `holds`; where it does `left`, else `holder` and `latest`, the last token drawn
 /// - `failover`: `from`, `to` (or null), `token`
+/// - `rename`: `from`, `to`, and `file`, the configuration that has the old name; nothing where it has that name already
 /// - `drill`: `node name token pid ttl kind lasting`: it begins in a moment; `lasting` is null where it does not pass
 ///
 /// An error has `reason`, `code` ([`error_code`]), `errno` and `tb` (null), and where it is known `hint` (a name like
@@ -312,6 +313,7 @@ fn done(answer: &Answer) -> Object {
             "kind": drill.kind.word(),
             "lasting": drill.lasting.map(seconds),
         })),
+        Answer::Renamed { from, to, file } => ok(json!({"from": from.as_str(), "to": to.as_str(), "file": file})),
         Answer::Moved { from, to, token } => {
             ok(json!({"from": from.as_str(), "to": to.as_ref().map(|to| to.as_str()), "token": token}))
         }
@@ -480,6 +482,7 @@ fn row(row: &NodeRow, usual_config: Option<&str>) -> Value {
         "up": seconds(row.about.up),
         "config": row.about.config,
         "watchers": row.about.watchers,
+        "formerly": row.about.formerly.iter().map(NodeName::as_str).collect::<Vec<_>>(),
         "labels": row.about.labels,
         "holds": row.about.holds,
         "waits": row.about.waits,

@@ -197,6 +197,7 @@ impl<'a> Properties<'a> {
             },
             "drain" => Command::Drain { patience: self.patience()? },
             "undrain" => Command::Undrain { patience: self.patience()? },
+            "rename" => Command::Rename { to: self.node("to")?.ok_or_else(|| missing("to"))? },
             "quit" => Command::Quit { patience: self.patience()? },
             "version" => Command::Version,
             "nodes" => Command::Nodes,

@@ -4,6 +4,7 @@ mod drills;
 mod explain;
 mod history;
 mod onlookers;
+mod rename;
 mod sockets;
 #[path = "../support/specs.rs"]
 mod specs;

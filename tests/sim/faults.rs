@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use circus_agent::model::command::{Command, Leave, Patience, ReloadWay, RequestId, Target};
 use circus_agent::model::event::{Event, Exit};
-use circus_agent::model::names::WatcherName;
+use circus_agent::model::names::{NodeName, WatcherName};
 
 use crate::network::Link;
 use crate::plants::Flaw;
@@ -42,6 +42,7 @@ enum Fault {
     Remove,
     FileIsRead,
     StopAndStart,
+    Rename,
 }
 
 /// What may happen in a storm. What stands here twice happens twice as often.
@@ -83,6 +84,7 @@ const STORM: &[Fault] = &[
     Fault::Remove,
     Fault::FileIsRead,
     Fault::StopAndStart,
+    Fault::Rename,
 ];
 
 /// What moves no child as long as it lasts less than a third of the ttl.
@@ -98,6 +100,7 @@ const RIPPLES: &[Fault] = &[
     Fault::MasterIsReplaced,
     Fault::SlotMoves,
     Fault::DateIsSetBack,
+    Fault::Rename,
 ];
 
 impl World {
@@ -238,6 +241,10 @@ impl World {
                 let leave = Leave::Nothing;
                 self.command(host, |patience| Command::Remove { watcher: named, leave, patience });
             }
+            Fault::Rename => {
+                let to = self.free_name();
+                self.command(host, |_| Command::Rename { to });
+            }
             Fault::FileIsRead => self.command(host, |patience| Command::ReloadConfig { patience }),
             Fault::StopAndStart => {
                 self.command(host, |patience| Command::Stop { pattern: None, patience });
@@ -248,6 +255,14 @@ impl World {
 
     fn any_watcher(&mut self) -> WatcherName {
         self.watchers[(self.random.number() % self.watchers.len() as u64) as usize].clone()
+    }
+
+    /// A name that nobody has, as likely as not one that somebody had.
+    fn free_name(&mut self) -> NodeName {
+        let name = |number| NodeName::parse(&format!("host-{number}")).unwrap();
+        let names = (0..2 * self.hosts.len()).map(name);
+        let free: Vec<NodeName> = names.filter(|name| self.hosts.iter().all(|host| host.name != *name)).collect();
+        free[(self.random.number() % free.len() as u64) as usize].clone()
     }
 
     fn crash_agent(&mut self, host: usize) {

@@ -324,6 +324,16 @@ impl World {
             }
             Action::Bind { bind, sockets, .. } => self.bind(host, bind, &sockets),
             Action::Hook { hook, call, timeout } => self.hook(host, hook, call.point, timeout),
+            Action::Rename { request, to } => {
+                // Now and then the registry cannot be asked, or somebody is quicker.
+                let refused = !self.at_peace() && self.random.number().is_multiple_of(4);
+                let taken = self.hosts.iter().any(|host| host.name == to);
+                let file = if refused || taken { Err("it is in use".into()) } else { Ok("the file".into()) };
+                if file.is_ok() {
+                    self.hosts[host].name = to.clone();
+                }
+                self.report(host, Event::Renamed { request, to, file });
+            }
             Action::ReadSpec { request } => {
                 let spec = self.spec_read_again(host);
                 self.report(host, Event::SpecRead { request, spec: Ok(Box::new(spec)) });

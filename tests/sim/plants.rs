@@ -105,19 +105,13 @@ pub(crate) const PLANTS: &[Plant] = &[
     ),
     script(
         "a refresh restores without a look at the record",
-        &[(
-            "local ours = meta[2] == owner and meta[1] == 'held' or meta[2] ~= owner and known < token",
-            "local ours = true",
-        )],
+        &[("local ours = mine and meta[1] == 'held' or not mine and known < token", "local ours = true")],
         &[Cluster],
         &[NeverTwo, TokensGrow, Undisturbed],
     ),
     script(
         "a refresh restores nothing",
-        &[(
-            "local ours = meta[2] == owner and meta[1] == 'held' or meta[2] ~= owner and known < token",
-            "local ours = false",
-        )],
+        &[("local ours = mine and meta[1] == 'held' or not mine and known < token", "local ours = false")],
         ALONE,
         &[Undisturbed],
     ),
@@ -125,13 +119,10 @@ pub(crate) const PLANTS: &[Plant] = &[
         "a refresh takes over another's key",
         &[
             (
-                "if holder and holder ~= owner then\n    return 'lost', holder\n  end",
-                "if holder ~= owner then\n    holder = nil\n  end",
+                "if holder and not same(holder, owner) then\n    return 'lost', holder\n  end",
+                "if not same(holder, owner) then\n    holder = nil\n  end",
             ),
-            (
-                "local ours = meta[2] == owner and meta[1] == 'held' or meta[2] ~= owner and known < token",
-                "local ours = true",
-            ),
+            ("local ours = mine and meta[1] == 'held' or not mine and known < token", "local ours = true"),
         ],
         ALONE,
         &[NeverTwo, TokensGrow, Undisturbed],
@@ -144,9 +135,15 @@ pub(crate) const PLANTS: &[Plant] = &[
     ),
     script(
         "a taking does not compare the owner",
-        &[("if holder and holder ~= owner then\n  local left", "if false then\n  local left")],
+        &[("if holder and not same(holder, owner) then\n  local left", "if false then\n  local left")],
         EVERYWHERE,
         &[NeverTwo],
+    ),
+    script(
+        "a renamed owner is another one",
+        &[("return nonce(one) == nonce(other)", "return one == other")],
+        EVERYWHERE,
+        &[Undisturbed],
     ),
     script(
         "a token that does not grow",
@@ -162,7 +159,7 @@ pub(crate) const PLANTS: &[Plant] = &[
     ),
     script(
         "a release does not compare the owner",
-        &[("if redis.call('GET', KEYS[1]) ~= ARGV[1] then\n  return {'released'}\nend", "")],
+        &[("if not same(redis.call('GET', KEYS[1]), ARGV[1]) then\n  return {'released'}\nend", "")],
         EVERYWHERE,
         &[NeverTwo],
     ),

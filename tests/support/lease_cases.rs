@@ -84,6 +84,8 @@ cases! {
     a_refresh_after_the_release_is_lost
     what_comes_after_its_owners_release_is_too_late
     a_release_of_anothers_lease_changes_nothing
+    an_owner_whose_node_is_renamed_keeps_its_lease_token_and_all
+    a_renamed_owner_restores_what_was_lost_and_frees_what_it_held
     a_deleted_key_is_restored_by_its_holder_token_and_all
     a_deleted_key_is_no_permission_for_a_waiter
     a_clock_that_was_set_back_makes_nobody_wait_longer_than_a_ttl
@@ -191,6 +193,30 @@ fn hold_on(store: &mut dyn Store, owner: &Owner, ttl: Duration, token: u64, time
         store.pass(ttl / 3);
         assert_eq!(refresh(store, owner, ttl, token), LeaseAnswer::Granted { token });
     }
+}
+
+pub fn an_owner_whose_node_is_renamed_keeps_its_lease_token_and_all(store: &mut dyn Store, ttl: Duration) {
+    let (before, after) = (owner("a", 1), owner("z", 1));
+    let token = held(store, &before, ttl);
+    assert_eq!(refresh(store, &after, ttl, token), LeaseAnswer::Granted { token });
+    held_by(&take(store, &owner("b", 2), ttl), &after.to_string());
+    // A question of before that comes late is its own, too; and so is one that is asked again.
+    assert_eq!(refresh(store, &before, ttl, token), LeaseAnswer::Granted { token });
+    assert_eq!(granted(&take(store, &after, ttl)), token);
+    // Another tenure of the same node is another owner's.
+    assert!(matches!(refresh(store, &owner("z", 2), ttl, token), LeaseAnswer::Lost { .. }));
+    held_by(&take(store, &owner("b", 2), ttl), &after.to_string());
+}
+
+pub fn a_renamed_owner_restores_what_was_lost_and_frees_what_it_held(store: &mut dyn Store, ttl: Duration) {
+    let (before, after) = (owner("a", 1), owner("z", 1));
+    let token = held(store, &before, ttl);
+    store.disturb(Disturbance::Delete(lease().lease_key()));
+    assert_eq!(refresh(store, &after, ttl, token), LeaseAnswer::Granted { token });
+    assert_eq!(release(store, &before), LeaseAnswer::Released);
+    // Its release is on record, under whichever name it asks.
+    assert_eq!(take(store, &after, ttl), LeaseAnswer::Lost { by: None });
+    assert!(granted(&take(store, &owner("b", 2), ttl)) > token);
 }
 
 pub fn the_first_taking_of_all_waits_one_ttl(store: &mut dyn Store, ttl: Duration) {

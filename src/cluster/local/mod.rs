@@ -167,6 +167,13 @@ impl Local {
         }
     }
 
+    /// This agent's node is called `node` from now on.
+    pub fn rename(&mut self, node: &NodeName) {
+        if let Err(reason) = self.send(Job::Rename(node.clone())) {
+            tracing::warn!(%reason, "leases are taken under the old name");
+        }
+    }
+
     /// Puts a question; its answer, or why there is none, becomes an event.
     fn put<T: Send + 'static>(
         &mut self,
@@ -222,6 +229,7 @@ enum Job {
     Init { watcher: WatcherName, reply: oneshot::Sender<Result<(), String>> },
     Check { watcher: WatcherName, token: u64, reply: oneshot::Sender<Result<TokenState, String>> },
     Record { watcher: WatcherName, fact: Fact },
+    Rename(NodeName),
     History { watchers: Vec<WatcherName>, reply: oneshot::Sender<Result<HistoryRead, String>> },
 }
 

@@ -159,6 +159,7 @@ impl Worker {
                     tracing::warn!(%reason, "a fact is missing in the history of leases");
                 }
             }
+            Job::Rename(node) => self.node = node,
             Job::History { watchers, reply } => {
                 let read = |watcher: WatcherName| {
                     let entries = self.transact(&watcher, |_, paths, _| history::entries(paths));
@@ -269,7 +270,7 @@ impl Worker {
         let free = Record {
             to: to.map(ToString::to_string),
             reserved: to.map_or(0, |_| (now + RESERVATION).as_nanos()),
-            ..self.record(State::Free, hold.owner.to_string(), hold.token, now, Duration::ZERO)
+            ..self.record(State::Free, ask.owner.to_string(), hold.token, now, Duration::ZERO)
         };
         // Where nothing can be written the lock alone tells that the lease is free.
         let _ = publish_free(paths, free);
@@ -321,7 +322,7 @@ impl Worker {
     }
 
     fn prolong(&self, hold: &Hold, ask: &Ask, ttl: Duration) -> io::Result<()> {
-        write_record(&hold.file, self.record(State::Held, hold.owner.to_string(), hold.token, ask.sent + ttl, ttl))
+        write_record(&hold.file, self.record(State::Held, ask.owner.to_string(), hold.token, ask.sent + ttl, ttl))
     }
 
     fn record(&self, state: State, owner: String, token: u64, until: Time, ttl: Duration) -> Record {

@@ -176,8 +176,12 @@ impl Node {
                         }
                         None => self.add_watcher(new, true, actions),
                     };
-                    if autostart && self.drained.is_none() {
-                        self.queue.push_back(key);
+                    match &mut self.drained {
+                        _ if !autostart => {}
+                        Some(drained) => {
+                            drained.wanted.insert(key);
+                        }
+                        None => self.queue.push_back(key),
                     }
                     changed.push(key);
                 }

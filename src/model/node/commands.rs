@@ -10,7 +10,7 @@ use crate::model::event::{Action, Level, News};
 use crate::model::explain::Around;
 use crate::model::history::{Cause, Ending};
 use crate::model::lease::Hold;
-use crate::model::names::{NodeName, WatcherName, nearest};
+use crate::model::names::{NodeName, WatcherName, is_called, nearest};
 use crate::model::pattern::Pattern;
 use crate::model::snapshot::Snapshot;
 use crate::model::watcher::{Reloading, Watcher};
@@ -145,6 +145,7 @@ impl Node {
             | Command::RemoveSocket { .. }
             | Command::Drain { .. }
             | Command::Undrain { .. }
+            | Command::Rename { .. }
             | Command::Failover { .. }
             | Command::Drill { .. }
             | Command::LeaseInit { .. }
@@ -162,6 +163,7 @@ impl Node {
                 let keys = self.undrain(&by, actions);
                 return Ok(self.wait_or(patience, request, Goal::AsTold { keys }));
             }
+            Command::Rename { to } => return self.admit_rename(request, to, actions),
             Command::Start { pattern, patience } => {
                 let keys = self.select(pattern.as_ref(), true)?;
                 let goal = self.up_goal(keys.clone(), false);
@@ -172,6 +174,9 @@ impl Node {
                 let keys = self.select(pattern.as_ref(), false)?;
                 let ending = Ending { by: self.asker(request), ..Ending::of(Cause::Stopped) };
                 self.queue.retain(|key| !keys.contains(key));
+                if let Some(drained) = &mut self.drained {
+                    drained.wanted.retain(|key| !keys.contains(key));
+                }
                 for key in &keys {
                     let watcher = self.watchers.stir(*key);
                     // One that rests is told of once more: whoever means to start it again, such as the flapping
@@ -286,17 +291,16 @@ impl Node {
         let here = matches!(lease.hold(self.now), Hold::Firm { .. });
         if !here {
             let holder = lease.holder().filter(|holder| *holder != self.name.as_str());
-            let Some(node) = holder.as_deref().and_then(|holder| NodeName::parse(holder).ok()) else {
-                return Err(Refusal::NotHolder { watcher: name, holder });
-            };
             if !self.clustered || self.errands.contains_key(&request) {
                 return Err(Refusal::NotHolder { watcher: name, holder });
             }
             let command = Command::Failover { watcher, to, patience };
-            let deadline = self.now + command.usual_time();
-            let by = self.asker(request).unwrap_or_default();
-            actions.push(Action::Relay { request, to: node.clone(), command, by });
-            self.errands.insert(request, Errand::Pass { to: node, deadline });
+            match holder.map(|holder| NodeName::parse(&holder).map_err(|_| holder)) {
+                Some(Ok(node)) => self.pass_on(request, node, command, actions),
+                Some(Err(holder)) => return Err(Refusal::NotHolder { watcher: name, holder: Some(holder) }),
+                // Who has no part in it, because this node is drained, say, does not know: the registry does.
+                None => self.ask_roster(request, command, actions),
+            }
         } else if to.as_ref() == Some(&self.name) {
             return Err(Refusal::NoCandidate(format!("{name} is on {} already", self.name)));
         } else if self.clustered {
@@ -305,6 +309,17 @@ impl Node {
             self.fail_over(request, &watcher, to, patience, None, actions);
         }
         Ok(())
+    }
+
+    /// The node that says of itself that it holds a lease which is not held here.
+    pub(super) fn elsewhere(&self, watcher: &str, rows: &[NodeRow]) -> Option<NodeName> {
+        let lease = self.watchers.get(self.find(watcher).ok()?)?.lease()?;
+        if matches!(lease.hold(self.now), Hold::Firm { .. }) {
+            return None;
+        }
+        let holds = |row: &&NodeRow| row.about.holds.iter().any(|held| is_called(held, watcher));
+        let live = rows.iter().filter(|row| matches!(row.state, NodeState::Up | NodeState::Draining));
+        live.filter(holds).map(|row| row.name.clone()).find(|name| *name != self.name)
     }
 
     /// Moves a lease held here, once the registry says that somebody can take it.

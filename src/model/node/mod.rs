@@ -17,6 +17,7 @@ mod drills;
 mod frames;
 mod order;
 mod relay;
+mod rename;
 mod sockets;
 mod stats;
 mod waits;
@@ -66,6 +67,8 @@ pub mod exit {
 #[derive(Debug)]
 pub struct Node {
     name: NodeName,
+    /// What it was called before, the latest first.
+    formerly: Vec<NodeName>,
     cluster: ClusterName,
     clustered: bool,
     /// What the file says of the agent itself: its watchers are elsewhere.
@@ -84,8 +87,8 @@ pub struct Node {
     /// Those that are removed once they are down.
     leaving: BTreeSet<Key>,
     phase: State,
-    /// Who asked that nothing runs here, for as long as that holds.
-    drained: Option<String>,
+    /// That nothing is to run here, for as long as that holds.
+    drained: Option<Drained>,
     store: StoreView,
     /// What the store's servers said of themselves, by address, those that are missed, and what was last advised because
     /// of it.
@@ -121,6 +124,15 @@ pub(super) enum Haste {
     Fast,
 }
 
+/// That nothing is to run here.
+#[derive(Debug)]
+struct Drained {
+    /// Who asked for it.
+    by: String,
+    /// What somebody wants to run, and is started when it ends.
+    wanted: BTreeSet<Key>,
+}
+
 #[derive(Debug)]
 enum State {
     Starting,
@@ -148,6 +160,7 @@ impl Node {
         let sockets = std::mem::take(&mut spec.sockets);
         let mut node = Node {
             name: spec.node.clone(),
+            formerly: Vec::new(),
             cluster: spec.cluster.clone(),
             clustered: spec.redis.is_some(),
             agent: spec,
@@ -217,6 +230,11 @@ impl Node {
         errands.chain(phase).chain(start).chain(frames).chain(self.reminder).chain(self.watchers.next_wakeup()).min()
     }
 
+    /// What it is called.
+    pub fn name(&self) -> &NodeName {
+        &self.name
+    }
+
     /// What is wanted of each watcher, in start order.
     pub fn specs(&self) -> impl Iterator<Item = &WatcherSpec> {
         self.watchers.iter().map(Watcher::spec)
@@ -260,6 +278,7 @@ impl Node {
         }
         NodeAbout {
             config: self.agent.hash.clone(),
+            formerly: self.formerly.clone(),
             labels: self.agent.labels.clone(),
             watchers: self.specs().map(|spec| spec.name.to_string()).collect(),
             holds,
@@ -286,19 +305,18 @@ impl Node {
     fn drain(&mut self, by: String, actions: &mut Vec<Action>) {
         if self.drained.is_none() {
             log(actions, Level::Info, format!("drained by {by}: stopping all watchers, and starting none"));
-            self.drained = Some(by);
-            self.queue.clear();
+            let keys = self.watchers.keys().into_iter();
+            let wanted = keys.filter(|key| !self.watchers[*key].is_at_rest()).chain(self.queue.drain(..)).collect();
+            self.drained = Some(Drained { by, wanted });
         }
     }
 
-    /// Starts what starts by itself, in order: the watchers that are on their way.
+    /// Starts what was stopped for it, in order: the watchers that are on their way.
     fn undrain(&mut self, by: &str, actions: &mut Vec<Action>) -> Vec<Key> {
-        if self.drained.take().is_none() {
-            return Vec::new();
-        }
-        log(actions, Level::Info, format!("no longer drained, as {by} asked: starting what starts by itself"));
+        let Some(Drained { wanted, .. }) = self.drained.take() else { return Vec::new() };
+        log(actions, Level::Info, format!("no longer drained, as {by} asked: starting what was stopped for it"));
         let staying = self.watchers.keys().into_iter().filter(|key| !self.leaving.contains(key));
-        let keys: Vec<Key> = staying.filter(|key| self.watchers[*key].spec().autostart).collect();
+        let keys: Vec<Key> = staying.filter(|key| wanted.contains(key)).collect();
         self.queue.extend(&keys);
         self.next_start = self.now;
         keys
@@ -362,6 +380,7 @@ impl Node {
                 self.askers.insert(request, by);
                 self.asked(request, target, command, limit, actions);
             }
+            Event::Renamed { request, to, file } => self.renamed(request, to, file, actions),
             Event::RosterRead { request, rows } => self.roster_read(request, rows, actions),
             Event::Replied { request, node, text } => self.part(request, &node, Part::Relayed(text), actions),
             Event::Unreachable { request, node, reason } => self.part(request, &node, Part::Silent(reason), actions),
@@ -543,7 +562,7 @@ impl Node {
         }
         let (code, since) = (*code, *down.get_or_insert(now));
         // Who asked all nodes to quit wants to hear of each, and this one may be the first that is done.
-        if now < since + LAST_ANSWERS && self.errands.values().any(|errand| errand.awaits_others_than(&self.name)) {
+        if now < since + LAST_ANSWERS && self.errands.values().any(Errand::awaits_others) {
             return;
         }
         self.phase = State::Left;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use super::watchers::Key;
-use super::{Haste, Node, State, is_settled_down};
+use super::{Drained, Haste, Node, State, is_settled_down};
 use crate::model::event::Action;
 use crate::model::history::{Cause, Ending};
 use crate::model::names::WatcherName;
@@ -87,7 +87,7 @@ impl Node {
             (State::Stopping { haste, by, .. }, _) => {
                 Some((*haste, Ending { by: Some(by.clone()), ..Ending::of(Cause::AgentStopping) }))
             }
-            (State::Starting | State::Running, Some(by)) => {
+            (State::Starting | State::Running, Some(Drained { by, .. })) => {
                 Some((Haste::Graceful, Ending { by: Some(by.clone()), ..Ending::of(Cause::Stopped) }))
             }
             (State::Starting | State::Running, None) | (State::Left, _) => None,

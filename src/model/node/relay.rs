@@ -24,7 +24,8 @@ pub(super) enum Errand {
     /// The registry is being read for the command itself.
     Roster { command: Command },
     /// The nodes' answers are being gathered.
-    Gather { parts: Gather<Part>, missing: Option<String>, deadline: Time, patience: Duration },
+    /// `here` is what this node was called when they were asked.
+    Gather { parts: Gather<Part>, here: NodeName, missing: Option<String>, deadline: Time, patience: Duration },
     /// Another node's answer is passed on.
     Pass { to: NodeName, deadline: Time },
 }
@@ -38,10 +39,10 @@ impl Errand {
         }
     }
 
-    /// Whether nodes other than `me` have not answered yet.
-    pub(super) fn awaits_others_than(&self, me: &NodeName) -> bool {
+    /// Whether other nodes have not answered yet.
+    pub(super) fn awaits_others(&self) -> bool {
         match self {
-            Errand::Gather { parts, .. } => parts.silent().any(|node| node != me),
+            Errand::Gather { parts, here, .. } => parts.silent().any(|node| node != here),
             Errand::Find { .. } | Errand::Roster { .. } | Errand::Pass { .. } => false,
         }
     }
@@ -84,9 +85,12 @@ impl Node {
                 (_, Err(why)) => {
                     self.reply(request, Reply::Refused(Refusal::Unavailable(format!("Redis: {why}"))), actions);
                 }
-                (Command::Failover { watcher, to, patience }, Ok(rows)) => {
-                    self.fail_over(request, &watcher, to, patience, Some(&rows), actions);
-                }
+                (Command::Failover { watcher, to, patience }, Ok(rows)) => match self.elsewhere(&watcher, &rows) {
+                    Some(holder) => {
+                        self.pass_on(request, holder, Command::Failover { watcher, to, patience }, actions);
+                    }
+                    None => self.fail_over(request, &watcher, to, patience, Some(&rows), actions),
+                },
                 (Command::Drill { watcher, kind, lasting }, Ok(rows)) => {
                     self.drill(request, (&watcher, kind, lasting), &rows, actions);
                 }
@@ -152,11 +156,21 @@ impl Node {
         for (node, why) in absent {
             parts.answer(&node, Part::Absent(why));
         }
-        self.errands.insert(request, Errand::Gather { parts, missing, deadline: self.now + patience, patience });
+        let errand =
+            Errand::Gather { parts, here: self.name.clone(), missing, deadline: self.now + patience, patience };
+        self.errands.insert(request, errand);
         if here {
             self.execute(request, command, actions);
         }
         self.finish_gather(request, actions);
+    }
+
+    /// Has another node carry it out, whose answer is this one's.
+    pub(super) fn pass_on(&mut self, request: RequestId, to: NodeName, command: Command, actions: &mut Vec<Action>) {
+        let deadline = self.now + command.usual_time();
+        let by = self.asker(request).unwrap_or_default();
+        actions.push(Action::Relay { request, to: to.clone(), command, by });
+        self.errands.insert(request, Errand::Pass { to, deadline });
     }
 
     /// Takes in one node's part of an answer.
@@ -231,8 +245,8 @@ impl Node {
     /// Answers a request for this node, or this node's part of one for several.
     pub(super) fn reply(&mut self, request: RequestId, reply: Reply, actions: &mut Vec<Action>) {
         match self.errands.get(&request) {
-            Some(Errand::Gather { .. }) => {
-                let here = self.name.clone();
+            Some(Errand::Gather { here, .. }) => {
+                let here = here.clone();
                 self.part(request, &here, Part::Own(reply), actions);
             }
             _ => {

@@ -51,6 +51,8 @@ pub(super) enum Goal {
     Checked { watcher: WatcherName, token: u64 },
     /// What the store keeps comes back.
     HistoryRead { count: usize },
+    /// The registry says whether the name can be had.
+    Renamed,
     /// The witness of a drill watches.
     Drilled { drill: Box<Drill> },
     /// Nothing runs here any more, and the agent stays.
@@ -142,6 +144,7 @@ impl Node {
                 | Goal::Sampled { .. }
                 | Goal::Checked { .. }
                 | Goal::HistoryRead { .. }
+                | Goal::Renamed
                 | Goal::Drilled { .. }
                 | Goal::Extended { .. } => Reply::Refused(Refusal::Stopping),
             };
@@ -185,6 +188,7 @@ impl Node {
             Goal::Left
             | Goal::Sampled { .. }
             | Goal::Checked { .. }
+            | Goal::Renamed
             | Goal::Drilled { .. }
             | Goal::HistoryRead { .. } => None,
             Goal::Extended { calls, .. } if *calls > 0 => None,

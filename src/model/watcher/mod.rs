@@ -548,6 +548,14 @@ impl Watcher {
         }
     }
 
+    /// Its node is called `node` from now on. Processes that run keep what they were told.
+    pub fn rename(&mut self, now: Time, node: &NodeName) {
+        self.me.1 = node.clone();
+        if let Some(lease) = &mut self.lease {
+            lease.rename(now, node);
+        }
+    }
+
     fn put(&self, questions: Vec<(Ask, Duration)>, actions: &mut Vec<Action>) {
         for (ask, timeout) in questions {
             actions.push(Action::AskLease { watcher: self.spec.name.clone(), ask, timeout });
