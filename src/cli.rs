@@ -10,6 +10,7 @@ mod drill;
 mod follow;
 mod log;
 mod plugin;
+mod roll;
 mod shell;
 mod top;
 mod words;

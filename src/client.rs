@@ -4,6 +4,7 @@
 
 pub mod drill;
 pub mod follow;
+pub mod roll;
 
 use std::fmt;
 use std::io;

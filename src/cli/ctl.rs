@@ -8,8 +8,11 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use serde_json::{Value, json};
 
-use super::words::{Add, AddSocket, Kill, Matching, Reload, Remove, RemoveSocket, Resize, Set, SetSocket, Signal};
-use super::{colours, ctl_exit, drill, follow, interrupted, shell};
+use super::roll::Rolling;
+use super::words::{
+    Add, AddSocket, Kill, Matching, Reload, Remove, RemoveSocket, Resize, Restart, Set, SetSocket, Signal,
+};
+use super::{colours, ctl_exit, drill, follow, interrupted, roll, shell};
 use crate::client::{self, Call, ClientError, Endpoint};
 use crate::control::Places;
 use crate::model::command::{Command, Patience, Selector, Strategy, Target};
@@ -214,7 +217,7 @@ enum Words {
     /// Stop the watchers that match, or all
     Stop(Matching),
     /// Stop and start the watchers that match, or all
-    Restart(Matching),
+    Restart(Restart),
     /// Replace the processes of a watcher, or of all, one at a time
     Reload(Reload),
     /// Apply what has changed in the configuration file
@@ -411,6 +414,14 @@ pub(super) fn patience(waiting: bool) -> Patience {
 }
 
 impl Words {
+    /// How it is to go over the nodes, where it is to go from one to the next.
+    fn rolling(&self) -> Option<Rolling> {
+        match self {
+            Words::Restart(Restart { rolling, .. }) | Words::Reload(Reload { rolling, .. }) => rolling.asked_for(),
+            _ => None,
+        }
+    }
+
     /// The command; the error is for words that fit no command together.
     fn command(self) -> Result<Command, ClientError> {
         Ok(match self {
@@ -418,7 +429,9 @@ impl Words {
             Words::Status { name } => Command::Status { watcher: name },
             Words::Start(some) => Command::Start { patience: patience(some.waiting), pattern: some.pattern()? },
             Words::Stop(some) => Command::Stop { patience: patience(some.waiting), pattern: some.pattern()? },
-            Words::Restart(some) => Command::Restart { patience: patience(some.waiting), pattern: some.pattern()? },
+            Words::Restart(Restart { some, .. }) => {
+                Command::Restart { patience: patience(some.waiting), pattern: some.pattern()? }
+            }
             Words::Reload(reload) => reload.command(),
             Words::Reloadconfig { waiting } => Command::ReloadConfig { patience: patience(waiting) },
             Words::Plan => Command::Plan,
@@ -494,7 +507,13 @@ pub(super) fn carry_out(args: CtlArgs, asker: Asker) -> (Text, u8) {
         Some(CtlWords::Ask(Words::Stats { name, follow: true, .. })) => {
             follow::stats(&global, name).map(|code| (Text::default(), code))
         }
-        Some(CtlWords::Ask(words)) => words.command().and_then(|command| run(&global, command, asker)),
+        Some(CtlWords::Ask(words)) => {
+            let rolling = words.rolling();
+            words.command().and_then(|command| match rolling {
+                Some(rolling) => roll::run(&global, command, &rolling),
+                None => run(&global, command, asker),
+            })
+        }
         Some(CtlWords::Follow(words)) => follow::run(&global, words).map(|code| (Text::default(), code)),
         Some(CtlWords::Drill(drill)) => drill::run(&global, &drill),
         None => Err(ClientError::Usage("options alone are no command".into())),
@@ -582,7 +601,7 @@ fn run(global: &Global, command: Command, asker: Asker) -> Result<(Text, u8), Cl
     Ok((text, code))
 }
 
-fn target(global: &Global, command: &Command) -> Result<Target, ClientError> {
+pub(super) fn target(global: &Global, command: &Command) -> Result<Target, ClientError> {
     Ok(match global.whom.target()? {
         // One node's view of a lease is half the story; put together, all nodes' views are the whole.
         Target::Here if *command == Command::Leases => Target::All,
@@ -591,7 +610,7 @@ fn target(global: &Global, command: &Command) -> Result<Target, ClientError> {
 }
 
 /// What a command does that nobody should do to many nodes by accident; nothing where it is harmless.
-fn danger(command: &Command, target: &Target) -> Option<String> {
+pub(super) fn danger(command: &Command, target: &Target) -> Option<String> {
     let where_ = match target {
         Target::Here | Target::Holder(_) | Target::Any(..) => return None,
         Target::Nodes(selector) if selector.is_one() => return None,

@@ -14,6 +14,7 @@ mod metrics;
 mod nodes;
 mod plain;
 mod plan;
+mod roll;
 mod stats;
 mod status;
 mod summary;
@@ -28,6 +29,7 @@ use crate::model::command::Command;
 pub use drill::{drill_begun, drill_ended, drill_started, drill_verdict};
 pub use follow::StreamView;
 pub use frames::FramesView;
+pub use roll::roll_result;
 pub use status::problems;
 pub use summary::status_line;
 
