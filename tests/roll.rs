@@ -3,24 +3,28 @@
 
 #[path = "support/agent.rs"]
 mod agent;
+#[path = "support/pty.rs"]
+mod pty;
 #[path = "support/redis.rs"]
 mod redis_server;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use agent::{Agent, Home, Said, wait_for};
+use pty::OnTerminal;
 use redis_server::RedisServer;
 
 /// What `web` runs. It writes down when it is up and when it goes, comes up only while no file `hold.NODE` is there,
-/// fails to start where there is `broken.NODE`, and dies a moment after it has come up where there is `frail.NODE`.
+/// fails to start where there is `broken.NODE`, dies a moment after it has come up where there is `frail.NODE`, and stays
+/// when it is to go while there is `keep.NODE`.
 const WEB: &str = "\
-    trap 'echo $CIRCUS_NODE down >>log; exit 0' TERM\n\
+    trap 'while [ -e keep.$CIRCUS_NODE ]; do sleep 0.02; done; echo $CIRCUS_NODE down >>log; exit 0' TERM\n\
     while [ -e hold.$CIRCUS_NODE ]; do sleep 0.02; done\n\
     if [ -e broken.$CIRCUS_NODE ]; then exit 3; fi\n\
     echo $CIRCUS_NODE up >>log\n\
@@ -71,12 +75,22 @@ impl Stage {
         self.home.ctl(&[&["--endpoint", &self.redis.url()], words].concat())
     }
 
+    fn circusctl(&self, node: &str, words: &[&str]) -> Command {
+        let endpoint = format!("unix://{}", self.agent(node).socket.display());
+        self.home.clean(env!("CARGO_BIN_EXE_circusctl"), &[&["--endpoint", &endpoint], words].concat())
+    }
+
     /// Starts circusctl at a node's control socket, and leaves it running.
     fn begin(&self, node: &str, words: &[&str]) -> Child {
-        let endpoint = format!("unix://{}", self.agent(node).socket.display());
-        let mut command =
-            self.home.clean(env!("CARGO_BIN_EXE_circusctl"), &[&["--endpoint", &endpoint], words].concat());
+        let mut command = self.circusctl(node, words);
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("circusctl")
+    }
+
+    /// The same on a terminal.
+    fn show(&self, node: &str, words: &[&str]) -> OnTerminal {
+        let mut command = self.circusctl(node, words);
+        command.env("TERM", "xterm");
+        OnTerminal::start(command)
     }
 
     fn mark(&self, what: &str) {
@@ -274,4 +288,68 @@ fn an_agent_alone_rolls_over_itself() {
     assert!(agent.pids("web").iter().all(|pid| !before.contains(pid)));
     assert_eq!(agent.watcher("off")["state"], "stopped", "what is stopped stays so");
     agent.ctl(&home, &["reload", "web", "--rolling", "--all", "--min-ready", "0"]).expect(0);
+}
+
+#[test]
+fn a_roll_shows_how_far_it_is_on_a_terminal_in_one_line_and_elsewhere_in_lines() {
+    let stage = Stage::set();
+    let roll = ["restart", "web", "--rolling", "--all", "--min-ready", "0"];
+    let said = stage.at("a", &roll).expect(0);
+    assert_eq!(said.err, "a: asked\na: up again\nb: asked\nb: up again\nc: asked\nc: up again\n");
+    for quiet in ["--quiet", "--json"] {
+        assert_eq!(stage.at("a", &[&roll[..], &[quiet]].concat()).expect(0).err, "", "{quiet}");
+    }
+    stage.mark("hold.b");
+    let mut terminal = stage.show("a", &roll);
+    terminal.shows("\r\u{1b}[K[>                   ] 0/3  waiting for a, 0 s");
+    terminal.shows("\r\u{1b}[K[======>             ] 1/3  waiting for b, ");
+    // It shows that it is not stuck.
+    terminal.shows("1/3  waiting for b, 1 s");
+    stage.unmark("hold.b");
+    terminal.shows("[====================] 3/3");
+    terminal.shows("\r\u{1b}[Kdone: a, b, c\r\n");
+    assert!(terminal.ends().success());
+    let mut dumb = stage.circusctl("a", &roll);
+    dumb.env("TERM", "dumb");
+    let mut terminal = OnTerminal::start(dumb);
+    assert!(!terminal.shows("done: a, b, c").contains('\u{1b}'));
+}
+
+#[test]
+fn a_drain_shows_what_still_stops_and_where_each_singleton_went() {
+    let stage = Stage::set();
+    let beat = ["a", "b", "c"].into_iter().find(|node| !stage.agent(node).pids("beat").is_empty()).expect("a holder");
+    let door = if beat == "a" { "b" } else { "a" };
+    stage.mark(&format!("keep.{beat}"));
+    let mut terminal = stage.show(door, &["drain", "--node", beat, "--waiting"]);
+    let mut elsewhere = stage.begin(door, &["drain", "--node", beat, "--wait"]);
+    terminal.shows(&format!("[==========>         ] 1/2  {beat}: web stops, "));
+    // Others see it too.
+    wait_for("the registry to know", || {
+        let nodes = stage.at(door, &["nodes"]).expect(0).out;
+        nodes.contains(&format!("{beat}: draining, 1 process still runs\n")).then_some(())
+    });
+    let status = stage.at(door, &["status", "--all"]).out;
+    assert!(status.contains(&format!("{beat}: draining")), "{status}");
+    assert!(elsewhere.try_wait().expect("a child").is_none());
+    stage.unmark(&format!("keep.{beat}"));
+    terminal.shows(&format!("\r\u{1b}[K{beat}: ok\r\n"));
+    assert!(terminal.ends().success());
+    let said = end(elsewhere);
+    let lines: Vec<&str> = said.err.lines().collect();
+    assert_eq!(*lines.last().expect("a line"), format!("{beat}: web stopped, 0 of 2 still to stop"), "{said:?}");
+
+    // From the beginning, and over Redis.
+    stage.at(beat, &["undrain", "--waiting"]).expect(0);
+    let holder = ["a", "b", "c"].into_iter().find(|node| !stage.agent(node).pids("beat").is_empty()).expect("a holder");
+    let said = stage.over_redis(&["drain", "--node", holder, "--waiting"]).expect(0);
+    let to = wait_for("the next holder", || {
+        ["a", "b", "c"].into_iter().find(|node| *node != holder && !stage.agent(node).pids("beat").is_empty())
+    });
+    let mut lines: Vec<&str> = said.err.lines().collect();
+    lines.sort_unstable();
+    assert!(lines.contains(&format!("beat went from {holder} to {to}").as_str()), "{said:?}");
+    assert_eq!(lines.iter().filter(|line| line.contains("still to stop")).count(), 2, "{said:?}");
+    let quiet = stage.at(to, &["drain", "--waiting", "--quiet"]).expect(0);
+    assert_eq!(quiet.err, "");
 }

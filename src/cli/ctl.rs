@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::{self, BufRead, IsTerminal, Write};
+use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use super::roll::Rolling;
 use super::words::{
     Add, AddSocket, Kill, Matching, Reload, Remove, RemoveSocket, Resize, Restart, Set, SetSocket, Signal,
 };
-use super::{colours, ctl_exit, drill, follow, interrupted, roll, shell};
+use super::{colours, ctl_exit, drill, follow, interrupted, roll, shell, stopping};
 use crate::client::{self, Call, ClientError, Endpoint};
 use crate::control::Places;
 use crate::model::command::{Command, Patience, Selector, Strategy, Target};
@@ -69,6 +70,9 @@ pub(super) struct Global {
     /// Print the reply as JSON over several lines
     #[arg(long, global = true)]
     pub(super) prettify: bool,
+    /// Do not show how far it is
+    #[arg(long, short, global = true)]
+    pub(super) quiet: bool,
 }
 
 /// Who is asked.
@@ -576,7 +580,7 @@ fn run(global: &Global, command: Command, asker: Asker) -> Result<(Text, u8), Cl
     let call = Call { command, target, cluster: global.place.cluster.clone(), patience };
     let conversation = async {
         let endpoint = endpoint(&global.place)?;
-        let reply = client::ask(&endpoint, &call).await?;
+        let reply = stopping::watched(global, &endpoint, &call, client::ask(&endpoint, &call)).await?;
         // These name the node that was asked, and their replies do not say which it is.
         let nameless = reply["nodes"].is_null() && matches!(call.command, Command::Nodes | Command::Leases);
         let own =
@@ -656,16 +660,21 @@ pub(super) fn style() -> Style {
 /// At most a hundred columns: longer lines are hard to follow.
 fn terminal_width() -> usize {
     let from_env = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
-    let width = from_env.unwrap_or_else(|| {
-        // SAFETY: a winsize of zeroes is one, and the kernel writes one or nothing.
-        let size = unsafe {
-            let mut size: libc::winsize = std::mem::zeroed();
-            libc::ioctl(libc::STDOUT_FILENO, libc::TIOCGWINSZ, &raw mut size);
-            size
-        };
-        usize::from(size.ws_col)
-    });
-    if width == 0 { 100 } else { width.clamp(40, 100) }
+    from_env
+        .or_else(|| columns(libc::STDOUT_FILENO))
+        .filter(|width| *width > 0)
+        .map_or(100, |width| width.clamp(40, 100))
+}
+
+/// How wide a terminal is that knows it.
+pub(super) fn columns(terminal: RawFd) -> Option<usize> {
+    // SAFETY: a winsize of zeroes is one, and the kernel writes one or nothing.
+    let size = unsafe {
+        let mut size: libc::winsize = std::mem::zeroed();
+        libc::ioctl(terminal, libc::TIOCGWINSZ, &raw mut size);
+        size
+    };
+    (size.ws_col > 0).then_some(usize::from(size.ws_col))
 }
 
 /// What a reply means for the exit code. A failure weighs most, then silence, then a watcher that is not well.

@@ -6,11 +6,12 @@ use clap::Args;
 use serde_json::Value;
 
 use super::ctl::{self, Global};
+use super::progress::Progress;
 use super::{ctl_exit, interrupted};
 use crate::client::roll::{Plan, Roll, Step};
 use crate::client::{Call, ClientError};
 use crate::model::command::{Command, Target};
-use crate::model::rollout::{Rollout, Share, Stage, Verdict};
+use crate::model::rollout::{Member, Rollout, Share, Sight, Stage, Verdict};
 use crate::view::{self, Text};
 use crate::wire;
 
@@ -54,7 +55,6 @@ pub(super) fn run(global: &Global, deed: Command, how: &Rolling) -> Result<(Text
     {
         ctl::confirm(&what)?;
     }
-    let json = global.json || global.prettify;
     let most = how.max_unavailable.unwrap_or(Share::Nodes(1));
     let plan = Plan { deed, most, min_ready: how.min_ready.unwrap_or(MIN_READY) };
     let patience = global.timeout.unwrap_or(PATIENCE);
@@ -63,9 +63,11 @@ pub(super) fn run(global: &Global, deed: Command, how: &Rolling) -> Result<(Text
     let endpoint = ctl::endpoint(&global.place)?;
     let (rollout, verdict) = ctl::runtime()?.block_on(async {
         let mut roll = Roll::look(&endpoint, &call, &plan).await?;
+        let progress = Progress::new(global);
         let verdict = tokio::select! {
-            verdict = roll.run(|rollout, step| if !json { tell(rollout, step) }) => verdict,
+            verdict = roll.run(|rollout, step| tell(&progress, rollout, step)) => verdict,
             () = interrupted() => Verdict::CalledOff,
+            never = progress.ticking() => match never {},
         };
         Ok((roll.rollout, verdict))
     })?;
@@ -95,14 +97,28 @@ fn again(plan: &Plan, how: &Rolling) -> String {
 }
 
 /// A step, at once.
-fn tell(rollout: &Rollout, step: &Step) {
+fn tell(progress: &Progress, rollout: &Rollout, step: &Step) {
     let (Step::Asked(node) | Step::Heard(node)) = step;
-    let Some(member) = rollout.members().iter().find(|member| member.node == *node) else { return };
-    match &member.stage {
-        Stage::Asked => eprintln!("{node}: asked"),
-        Stage::Done => eprintln!("{node}: up again"),
-        Stage::Failed(_) | Stage::Lost(_) | Stage::Untouched => {}
-    }
+    let members = rollout.members();
+    let stage = members.iter().find(|member| member.node == *node).map(|member| &member.stage);
+    let change = match stage {
+        Some(Stage::Asked) => format!("{node}: asked"),
+        Some(Stage::Done) => format!("{node}: up again"),
+        Some(Stage::Failed(_)) => format!("{node}: did not come up"),
+        Some(Stage::Lost(_)) => format!("{node}: did not answer"),
+        Some(Stage::Untouched) | None => String::new(),
+    };
+    let takes_part = |member: &&Member| {
+        member.stage != Stage::Untouched || matches!(member.sight, Sight::Up { .. } | Sight::Down(_))
+    };
+    let (all, done) = (
+        members.iter().filter(takes_part).count(),
+        members.iter().filter(|member| member.stage == Stage::Done).count(),
+    );
+    let asked: Vec<&str> =
+        members.iter().filter(|member| member.stage == Stage::Asked).map(|member| member.node.as_str()).collect();
+    let now = if asked.is_empty() { String::new() } else { format!("waiting for {}", asked.join(", ")) };
+    progress.change(&change, done, all, &now);
 }
 
 /// A failure weighs most, then a node of which nothing is known.

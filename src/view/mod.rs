@@ -17,6 +17,7 @@ mod plan;
 mod roll;
 mod stats;
 mod status;
+mod stopping;
 mod summary;
 mod table;
 pub mod top;
@@ -31,6 +32,7 @@ pub use follow::StreamView;
 pub use frames::FramesView;
 pub use roll::roll_result;
 pub use status::problems;
+pub use stopping::Stopping;
 pub use summary::status_line;
 
 /// How text may look.

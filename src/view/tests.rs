@@ -485,7 +485,8 @@ fn the_nodes_of_the_cluster() {
 |web-3    draining   0.2 s  0.1.0  0.62/4c  3.1/7.8G       1/2  -            7f3a2c
 |web-4    stale       14 s  0.1.0  -        -              1/2  -            6b11e0 (differs)
 |web-5    gone      1d 00h  0.1.0  -        -                -  -            6b11e0 (differs)
-|* this node"
+|* this node
+|web-3: draining, 5 processes still run"
             .replace("\n        ", "\n")
             .as_str(),
     );
