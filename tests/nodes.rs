@@ -232,6 +232,27 @@ fn a_process_that_may_run_anywhere_goes_to_one_node_that_has_room() {
 }
 
 #[test]
+fn a_plan_of_several_nodes_is_told_once_and_says_whose_file_is_another() {
+    let web = "\n[watcher:web]\ncmd = sleep 600\n";
+    let nodes = Nodes::start(&[("a", "labels = zone=a"), ("b", "labels = zone=b"), ("c", "")], web);
+    let plan = |words: &[&str]| nodes.here(&[&["plan", "--all"], words].concat()).expect(0);
+    assert_eq!(plan(&[]).out, "a, b, c  (the same)\nnothing to do\n");
+    // What is each node's own makes no difference.
+    for (node, labels) in [("a", "labels = zone=a"), ("b", "labels = zone=b")] {
+        let redis = format!("\n[redis]\nurl = {}\nlease_ttl = 2s\n", nodes.redis.url());
+        nodes.home.configure(node, &format!("{labels}{redis}{web}graceful_timeout = 5\n"));
+    }
+    let told = plan(&["--json"]).json();
+    let config = |node: &str| told["nodes"][node]["config"].as_str().expect("a hash").to_owned();
+    assert!(config("a") == config("b") && config("a") != config("c"), "{told}");
+    assert_eq!(told["nodes"]["b"]["plan"]["changes"][0]["watcher"], "web");
+    let said = plan(&[]).out;
+    assert!(said.starts_with("a, b  (the same)\n  ~ web   no restart\n"), "{said}");
+    let drift = format!("c\nnothing to do\nthe files differ: {} on a, b; {} on c\n", config("a"), config("c"));
+    assert!(said.ends_with(&drift), "{said}");
+}
+
+#[test]
 fn a_drained_node_hands_over_runs_nothing_and_stays_until_it_is_undrained() {
     let config = "\n[watcher:web]\ncmd = sleep 600\n[watcher:off]\ncmd = sleep 600\nautostart = false\n\
                   [watcher:beat]\ncmd = sleep 600\nsingleton = true\n";

@@ -109,7 +109,11 @@ impl Whom {
         node.is_empty() && label.is_empty() && holder.is_none() && !all && any.is_none()
     }
 
-    fn target(&self) -> Result<Target, ClientError> {
+    /// Which nodes are meant.
+    ///
+    /// # Errors
+    /// They are said in ways that exclude each other.
+    pub(super) fn target(&self) -> Result<Target, ClientError> {
         let ways = [
             ("--all", self.all),
             ("--node", !self.node.is_empty() && self.any.is_none()),

@@ -16,8 +16,9 @@ use crate::wire::{Follow, Nodes, Subject};
 const PATIENCE: Duration = Duration::from_secs(5);
 /// When it is looked once more: a stream of several nodes begins a moment after it was asked for.
 const SECOND_LOOK: Duration = Duration::from_secs(1);
-/// How long, when all has stopped, it is listened for where singletons went.
-const MOVES: Duration = Duration::from_secs(1);
+/// How long it is listened on when the reply has come: news of the last that stopped may be later than that, and a
+/// singleton starts elsewhere when it has stopped here.
+const AFTERWARDS: Duration = Duration::from_secs(1);
 
 /// Waits for what was `asked`, which begins only here, and shows how far it is.
 ///
@@ -40,7 +41,7 @@ pub(super) async fn watched<T>(
         never = watch.follow(&progress) => match never {},
         never = progress.ticking() => match never {},
     };
-    let _ = timeout(MOVES, watch.moves(&progress)).await;
+    let _ = timeout(AFTERWARDS, watch.hear_out(&progress)).await;
     Ok(reply)
 }
 
@@ -112,9 +113,9 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Shows where singletons go that nobody has heard of yet.
-    async fn moves(&mut self, progress: &Progress) {
-        while self.stopping.is_moving()
+    /// Shows what nobody has heard of yet.
+    async fn hear_out(&mut self, progress: &Progress) {
+        while (self.stopping.left() > 0 || self.stopping.is_moving())
             && let Ok(Some(event)) = self.events.next().await
         {
             if let Some(line) = self.stopping.hear(&event) {
