@@ -232,6 +232,25 @@ fn a_process_that_may_run_anywhere_goes_to_one_node_that_has_room() {
 }
 
 #[test]
+fn processes_that_are_placed_at_the_same_time_find_the_room_that_there_is() {
+    let web = "\n[watcher:web]\ncmd = sleep 600\nmax_per_node = 4\n";
+    let nodes = Nodes::start(&[("a", ""), ("b", "")], web);
+    nodes.agents.iter().for_each(|agent| agent.comes_to("web", "active"));
+    wait_for("the registry to know", || {
+        nodes.rows().iter().all(|row| row["wanted"]["web"] == 1 && row["cores"] != 0).then_some(())
+    });
+    // All of them would have it on a, which has room for three.
+    let codes: Vec<i32> = std::thread::scope(|scope| {
+        let asking = [(); 6].map(|()| scope.spawn(|| nodes.here(&["incr", "web", "--any", "pack"]).code));
+        asking.into_iter().map(|asked| asked.join().expect("an answer")).collect()
+    });
+    assert_eq!(codes, [0; 6]);
+    nodes.agents.iter().for_each(|agent| {
+        wait_for("four of them", || (agent.pids("web").len() == 4).then_some(()));
+    });
+}
+
+#[test]
 fn a_plan_of_several_nodes_is_told_once_and_says_whose_file_is_another() {
     let web = "\n[watcher:web]\ncmd = sleep 600\n";
     let nodes = Nodes::start(&[("a", "labels = zone=a"), ("b", "labels = zone=b"), ("c", "")], web);
