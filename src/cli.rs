@@ -10,7 +10,10 @@ mod drill;
 mod follow;
 mod log;
 mod plugin;
+mod progress;
+mod roll;
 mod shell;
+mod stopping;
 mod top;
 mod words;
 

@@ -4,6 +4,7 @@
 
 pub mod drill;
 pub mod follow;
+pub mod roll;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,7 +15,7 @@ use std::time::{Duration, Instant, SystemTime};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::cluster::client::{BusClient, Deafness};
 use crate::control::{Places, Probe};
@@ -27,6 +28,10 @@ use crate::wire;
 /// What an agent that asks others is given beyond its own patience with them, so that its reply, which names the
 /// silent ones, arrives before we give up on it.
 const GATHERING: Duration = Duration::from_secs(2);
+/// How soon the registry knows what is wanted of a node: when it may be chosen anew among them.
+const REGISTERED: Duration = Duration::from_millis(300);
+/// How often that is done.
+const PLACEMENTS: usize = 5;
 /// The longest reply taken, in bytes. Statistics of a thousand processes are a third of a megabyte.
 const MAX_REPLY: u64 = 64 << 20;
 
@@ -108,9 +113,20 @@ pub struct Call {
 /// Asks, and gives back the reply as its JSON promises it ([`wire::reply_json`]).
 ///
 /// Three questions are asked once more, in other words: leases of all nodes become this node's where there is no cluster,
-/// a failover goes on to the holder where the node that was asked is not, and a singleton is explained by all nodes.
+/// a failover goes on to the holder where the node that was asked is not, and a singleton is explained by all nodes. A
+/// fourth is asked again as it is: where a node is full that was to take a process, because others asked at the same time.
 pub async fn ask(endpoint: &Endpoint, call: &Call) -> Result<Value, ClientError> {
-    let reply = ask_once(endpoint, call).await?;
+    let mut reply = ask_once(endpoint, call).await?;
+    if let Target::Any(..) = call.target {
+        for _ in 0..PLACEMENTS {
+            let full = |part: &Value| part["code"] == "too-many";
+            if !reply["nodes"].as_object().is_some_and(|nodes| nodes.values().any(full)) {
+                break;
+            }
+            sleep(REGISTERED).await;
+            reply = ask_once(endpoint, call).await?;
+        }
+    }
     match (&call.command, &call.target, reply["code"].as_str()) {
         (Command::Leases, Target::All, Some("no-cluster")) => {
             ask_once(endpoint, &Call { target: Target::Here, ..call.clone() }).await

@@ -38,6 +38,7 @@ mod history;
 mod options;
 mod reply;
 mod request;
+mod rollout;
 mod settings;
 mod stats;
 
@@ -50,4 +51,5 @@ pub use follow::{Follow, Nodes, Subject, follow_json, parse_follow};
 pub use frame::{MAX_FRAME, node_stats, node_stats_json, parse_history, parse_node_stats};
 pub use reply::{error_code, reply_json};
 pub use request::{BadRequest, Request, parse_request};
+pub use rollout::{rollout_json, sight};
 pub use stats::process as info_json;

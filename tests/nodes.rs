@@ -232,6 +232,46 @@ fn a_process_that_may_run_anywhere_goes_to_one_node_that_has_room() {
 }
 
 #[test]
+fn processes_that_are_placed_at_the_same_time_find_the_room_that_there_is() {
+    let web = "\n[watcher:web]\ncmd = sleep 600\nmax_per_node = 4\n";
+    let nodes = Nodes::start(&[("a", ""), ("b", "")], web);
+    nodes.agents.iter().for_each(|agent| agent.comes_to("web", "active"));
+    wait_for("the registry to know", || {
+        nodes.rows().iter().all(|row| row["wanted"]["web"] == 1 && row["cores"] != 0).then_some(())
+    });
+    // All of them would have it on a, which has room for three.
+    let codes: Vec<i32> = std::thread::scope(|scope| {
+        let asking = [(); 6].map(|()| scope.spawn(|| nodes.here(&["incr", "web", "--any", "pack"]).code));
+        asking.into_iter().map(|asked| asked.join().expect("an answer")).collect()
+    });
+    assert_eq!(codes, [0; 6]);
+    nodes.agents.iter().for_each(|agent| {
+        wait_for("four of them", || (agent.pids("web").len() == 4).then_some(()));
+    });
+}
+
+#[test]
+fn a_plan_of_several_nodes_is_told_once_and_says_whose_file_is_another() {
+    let web = "\n[watcher:web]\ncmd = sleep 600\n";
+    let nodes = Nodes::start(&[("a", "labels = zone=a"), ("b", "labels = zone=b"), ("c", "")], web);
+    let plan = |words: &[&str]| nodes.here(&[&["plan", "--all"], words].concat()).expect(0);
+    assert_eq!(plan(&[]).out, "a, b, c  (the same)\nnothing to do\n");
+    // What is each node's own makes no difference.
+    for (node, labels) in [("a", "labels = zone=a"), ("b", "labels = zone=b")] {
+        let redis = format!("\n[redis]\nurl = {}\nlease_ttl = 2s\n", nodes.redis.url());
+        nodes.home.configure(node, &format!("{labels}{redis}{web}graceful_timeout = 5\n"));
+    }
+    let told = plan(&["--json"]).json();
+    let config = |node: &str| told["nodes"][node]["config"].as_str().expect("a hash").to_owned();
+    assert!(config("a") == config("b") && config("a") != config("c"), "{told}");
+    assert_eq!(told["nodes"]["b"]["plan"]["changes"][0]["watcher"], "web");
+    let said = plan(&[]).out;
+    assert!(said.starts_with("a, b  (the same)\n  ~ web   no restart\n"), "{said}");
+    let drift = format!("c\nnothing to do\nthe files differ: {} on a, b; {} on c\n", config("a"), config("c"));
+    assert!(said.ends_with(&drift), "{said}");
+}
+
+#[test]
 fn a_drained_node_hands_over_runs_nothing_and_stays_until_it_is_undrained() {
     let config = "\n[watcher:web]\ncmd = sleep 600\n[watcher:off]\ncmd = sleep 600\nautostart = false\n\
                   [watcher:beat]\ncmd = sleep 600\nsingleton = true\n";

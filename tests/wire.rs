@@ -714,12 +714,13 @@ fn a_plan_tells_what_becomes_of_each_watcher_and_socket() {
         ],
         unchanged: 3,
         needs_restart: vec!["[circus] node".into()],
+        config: "7f3a2c".into(),
     };
     exchange(
         r#"{"command": "plan", "id": 1}"#,
         &Command::Plan,
         Answer::Plan(plan),
-        json!({"status": "ok", "plan": {
+        json!({"status": "ok", "config": "7f3a2c", "plan": {
             "sockets": [
                 {"socket": "admin", "effect": "added", "keys": []},
                 {"socket": "stats", "effect": "removed", "keys": []},

@@ -2,14 +2,18 @@
 
 use std::ffi::OsString;
 use std::io::{self, BufRead, IsTerminal, Write};
+use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use serde_json::{Value, json};
 
-use super::words::{Add, AddSocket, Kill, Matching, Reload, Remove, RemoveSocket, Resize, Set, SetSocket, Signal};
-use super::{colours, ctl_exit, drill, follow, interrupted, shell};
+use super::roll::Rolling;
+use super::words::{
+    Add, AddSocket, Kill, Matching, Reload, Remove, RemoveSocket, Resize, Restart, Set, SetSocket, Signal,
+};
+use super::{colours, ctl_exit, drill, follow, interrupted, roll, shell, stopping};
 use crate::client::{self, Call, ClientError, Endpoint};
 use crate::control::Places;
 use crate::model::command::{Command, Patience, Selector, Strategy, Target};
@@ -66,6 +70,9 @@ pub(super) struct Global {
     /// Print the reply as JSON over several lines
     #[arg(long, global = true)]
     pub(super) prettify: bool,
+    /// Do not show how far it is
+    #[arg(long, short, global = true)]
+    pub(super) quiet: bool,
 }
 
 /// Who is asked.
@@ -102,7 +109,11 @@ impl Whom {
         node.is_empty() && label.is_empty() && holder.is_none() && !all && any.is_none()
     }
 
-    fn target(&self) -> Result<Target, ClientError> {
+    /// Which nodes are meant.
+    ///
+    /// # Errors
+    /// They are said in ways that exclude each other.
+    pub(super) fn target(&self) -> Result<Target, ClientError> {
         let ways = [
             ("--all", self.all),
             ("--node", !self.node.is_empty() && self.any.is_none()),
@@ -214,7 +225,7 @@ enum Words {
     /// Stop the watchers that match, or all
     Stop(Matching),
     /// Stop and start the watchers that match, or all
-    Restart(Matching),
+    Restart(Restart),
     /// Replace the processes of a watcher, or of all, one at a time
     Reload(Reload),
     /// Apply what has changed in the configuration file
@@ -442,6 +453,14 @@ pub(super) fn patience(waiting: bool) -> Patience {
 }
 
 impl Words {
+    /// How it is to go over the nodes, where it is to go from one to the next.
+    fn rolling(&self) -> Option<Rolling> {
+        match self {
+            Words::Restart(Restart { rolling, .. }) | Words::Reload(Reload { rolling, .. }) => rolling.asked_for(),
+            _ => None,
+        }
+    }
+
     /// The command; the error is for words that fit no command together.
     fn command(self) -> Result<Command, ClientError> {
         Ok(match self {
@@ -449,7 +468,9 @@ impl Words {
             Words::Status { name } => Command::Status { watcher: name },
             Words::Start(some) => Command::Start { patience: patience(some.waiting), pattern: some.pattern()? },
             Words::Stop(some) => Command::Stop { patience: patience(some.waiting), pattern: some.pattern()? },
-            Words::Restart(some) => Command::Restart { patience: patience(some.waiting), pattern: some.pattern()? },
+            Words::Restart(Restart { some, .. }) => {
+                Command::Restart { patience: patience(some.waiting), pattern: some.pattern()? }
+            }
             Words::Reload(reload) => reload.command(),
             Words::Reloadconfig { waiting } => Command::ReloadConfig { patience: patience(waiting) },
             Words::Plan => Command::Plan,
@@ -529,7 +550,13 @@ pub(super) fn carry_out(args: CtlArgs, asker: Asker) -> (Text, u8) {
         Some(CtlWords::Ask(Words::Stats { name, follow: true, .. })) => {
             follow::stats(&global, name).map(|code| (Text::default(), code))
         }
-        Some(CtlWords::Ask(words)) => words.command().and_then(|command| run(&global, command, asker)),
+        Some(CtlWords::Ask(words)) => {
+            let rolling = words.rolling();
+            words.command().and_then(|command| match rolling {
+                Some(rolling) => roll::run(&global, command, &rolling),
+                None => run(&global, command, asker),
+            })
+        }
         Some(CtlWords::Follow(words)) => follow::run(&global, words).map(|code| (Text::default(), code)),
         Some(CtlWords::Drill(drill)) => drill::run(&global, &drill),
         None => Err(ClientError::Usage("options alone are no command".into())),
@@ -592,7 +619,7 @@ fn run(global: &Global, command: Command, asker: Asker) -> Result<(Text, u8), Cl
     let call = Call { command, target, cluster: global.place.cluster.clone(), patience };
     let conversation = async {
         let endpoint = endpoint(&global.place)?;
-        let reply = client::ask(&endpoint, &call).await?;
+        let reply = stopping::watched(global, &endpoint, &call, client::ask(&endpoint, &call)).await?;
         // These name the node that was asked, and their replies do not say which it is.
         let nameless = reply["nodes"].is_null() && matches!(call.command, Command::Nodes | Command::Leases);
         let own =
@@ -617,7 +644,7 @@ fn run(global: &Global, command: Command, asker: Asker) -> Result<(Text, u8), Cl
     Ok((text, code))
 }
 
-fn target(global: &Global, command: &Command) -> Result<Target, ClientError> {
+pub(super) fn target(global: &Global, command: &Command) -> Result<Target, ClientError> {
     Ok(match global.whom.target()? {
         // One node's view of a lease is half the story; put together, all nodes' views are the whole.
         Target::Here if *command == Command::Leases => Target::All,
@@ -626,7 +653,7 @@ fn target(global: &Global, command: &Command) -> Result<Target, ClientError> {
 }
 
 /// What a command does that nobody should do to many nodes by accident; nothing where it is harmless.
-fn danger(command: &Command, target: &Target) -> Option<String> {
+pub(super) fn danger(command: &Command, target: &Target) -> Option<String> {
     let where_ = match target {
         Target::Here | Target::Holder(_) | Target::Any(..) => return None,
         Target::Nodes(selector) if selector.is_one() => return None,
@@ -672,16 +699,21 @@ pub(super) fn style() -> Style {
 /// At most a hundred columns: longer lines are hard to follow.
 fn terminal_width() -> usize {
     let from_env = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
-    let width = from_env.unwrap_or_else(|| {
-        // SAFETY: a winsize of zeroes is one, and the kernel writes one or nothing.
-        let size = unsafe {
-            let mut size: libc::winsize = std::mem::zeroed();
-            libc::ioctl(libc::STDOUT_FILENO, libc::TIOCGWINSZ, &raw mut size);
-            size
-        };
-        usize::from(size.ws_col)
-    });
-    if width == 0 { 100 } else { width.clamp(40, 100) }
+    from_env
+        .or_else(|| columns(libc::STDOUT_FILENO))
+        .filter(|width| *width > 0)
+        .map_or(100, |width| width.clamp(40, 100))
+}
+
+/// How wide a terminal is that knows it.
+pub(super) fn columns(terminal: RawFd) -> Option<usize> {
+    // SAFETY: a winsize of zeroes is one, and the kernel writes one or nothing.
+    let size = unsafe {
+        let mut size: libc::winsize = std::mem::zeroed();
+        libc::ioctl(terminal, libc::TIOCGWINSZ, &raw mut size);
+        size
+    };
+    (size.ws_col > 0).then_some(usize::from(size.ws_col))
 }
 
 /// What a reply means for the exit code. A failure weighs most, then silence, then a watcher that is not well.

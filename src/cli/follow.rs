@@ -14,7 +14,8 @@ use tokio::time::sleep;
 use super::ctl::{self, Global};
 use super::{ctl_exit, interrupted};
 use crate::client::follow::Stream;
-use crate::client::{ClientError, Endpoint};
+use crate::client::{self, Call, ClientError, Endpoint};
+use crate::model::command::{Command, Target};
 use crate::model::names::NodeWord;
 use crate::model::pattern::Pattern;
 use crate::view::{FramesView, StreamView, Text};
@@ -98,9 +99,12 @@ pub(super) fn stats(global: &Global, name: Option<String>) -> Result<u8, ClientE
     show(global, Follow { names, ..Follow::all(Subject::Stats) }, None, Vec::new())
 }
 
-fn show(global: &Global, follow: Follow, grep: Option<Regex>, topics: Vec<String>) -> Result<u8, ClientError> {
-    let follow = Follow { nodes: nodes(global), ..follow };
-    if follow.nodes != Nodes::Here && !follow.live {
+fn show(global: &Global, mut follow: Follow, grep: Option<Regex>, topics: Vec<String>) -> Result<u8, ClientError> {
+    let target = global.whom.target()?;
+    if let Target::Any(..) = target {
+        return Err(ClientError::Usage("a stream comes from all that are meant: leave --any out".into()));
+    }
+    if target != Target::Here && !follow.live {
         return Err(ClientError::Usage("of several nodes there is only what comes: follow it with -f".into()));
     }
     let mut show = Show {
@@ -114,9 +118,7 @@ fn show(global: &Global, follow: Follow, grep: Option<Regex>, topics: Vec<String
     };
     ctl::runtime()?.block_on(async {
         let endpoint = ctl::endpoint(&global.place)?;
-        if !global.whom.label.is_empty() || global.whom.holder.is_some() {
-            return Err(ClientError::Usage("a stream takes neither --label nor --holder, only --node".into()));
-        }
+        follow.nodes = nodes(global, &endpoint, target).await?;
         tokio::select! {
             ended = shown(global, &endpoint, follow, &mut show) => ended,
             () = interrupted() => Ok(ctl_exit::OK),
@@ -125,12 +127,31 @@ fn show(global: &Global, follow: Follow, grep: Option<Regex>, topics: Vec<String
     })
 }
 
-fn nodes(global: &Global) -> Nodes {
+/// Whose stream is meant. Names and patterns are looked at as it goes on; who has a label, and who holds a singleton, is
+/// asked when it begins.
+async fn nodes(global: &Global, endpoint: &Endpoint, target: Target) -> Result<Nodes, ClientError> {
     let named = |word: &NodeWord| Pattern::Glob(word.to_string());
-    match global.whom.node.is_empty() {
-        true if global.whom.all => Nodes::All,
-        true => Nodes::Here,
-        false => Nodes::Named(global.whom.node.iter().map(named).collect()),
+    match &target {
+        Target::Here => return Ok(Nodes::Here),
+        Target::All => return Ok(Nodes::All),
+        Target::Nodes(selector) if selector.labels.is_empty() => {
+            return Ok(Nodes::Named(selector.nodes.iter().map(named).collect()));
+        }
+        Target::Nodes(_) | Target::Holder(_) | Target::Any(..) => {}
+    }
+    // The least of questions: it is the names in the reply that count.
+    let (command, cluster) = (Command::Version, global.place.cluster.clone());
+    let call = Call { command, target, cluster, patience: global.timeout.unwrap_or(PATIENCE) };
+    let reply = client::ask(endpoint, &call).await?;
+    let why = |part: &Value| part["reason"].as_str().unwrap_or("it did not say why").to_owned();
+    let Some(nodes) = reply["nodes"].as_object() else { return Err(ClientError::Refused(why(&reply))) };
+    let (silent, told): (Vec<_>, Vec<_>) = nodes.iter().partition(|(_, part)| part["status"] == "error");
+    for (node, part) in silent {
+        eprintln!("note: {node}: {}", why(part));
+    }
+    match told.is_empty() {
+        true => Err(ClientError::Silent("none of these nodes answers".into())),
+        false => Ok(Nodes::Named(told.into_iter().map(|(node, _)| Pattern::Glob(node.clone())).collect())),
     }
 }
 

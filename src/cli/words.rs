@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use super::ctl::{patience, time};
+use super::roll::Rolling;
 use crate::client::ClientError;
 use crate::model::command::{Command, Leave, ReloadWay};
 use crate::model::event::{Changes, Reach, signal_number};
@@ -48,6 +49,15 @@ impl Matching {
     }
 }
 
+/// Watchers that are stopped and started.
+#[derive(Debug, Args)]
+pub(super) struct Restart {
+    #[command(flatten)]
+    pub(super) some: Matching,
+    #[command(flatten)]
+    pub(super) rolling: Rolling,
+}
+
 /// More processes of a watcher, or fewer.
 #[derive(Debug, Args)]
 pub(super) struct Resize {
@@ -84,6 +94,8 @@ pub(super) struct Reload {
     /// Reply when it is done
     #[arg(long)]
     waiting: bool,
+    #[command(flatten)]
+    pub(super) rolling: Rolling,
 }
 
 impl Reload {

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tokio::sync::{RwLock, mpsc, watch};
 use tokio::task::spawn_blocking;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::link::{Link, jittered};
 use super::scripts::{self, Call};
@@ -192,7 +192,8 @@ fn state(seen: Duration, said: &str) -> NodeState {
     }
 }
 
-/// Beats for ever: every two seconds, soon after a change, and at once on each new connection.
+/// Beats for ever: every two seconds, soon after a change, and at once on each new connection and where a drain begins or
+/// ends.
 pub(super) async fn beat(link: Link, agent: Agent, name: watch::Sender<Name>, events: mpsc::Sender<Event>) {
     let mut generation = link.newer_than(0).await;
     let mut changed = Instant::now();
@@ -244,7 +245,7 @@ pub(super) async fn beat(link: Link, agent: Agent, name: watch::Sender<Name>, ev
         tokio::select! {
             () = sleep(jittered(BEAT_EVERY, 0.1)) => {}
             newer = link.newer_than(generation) => generation = newer,
-            () = another(&mut standing, &said, &mut changed) => sleep(CHANGE_SETTLES).await,
+            () = another(&mut standing, &said, &mut changed) => {}
         }
     }
 }
@@ -254,17 +255,26 @@ async fn measure(machine: fn() -> Machine) -> Option<Machine> {
     timeout(MEASURE_TIMEOUT, spawn_blocking(machine)).await.ok()?.ok()
 }
 
-/// Waits until a node has other [news](NodeAbout::news) than `said`; that time goes by is none.
+/// Waits until it is time to tell that a node has other [news](NodeAbout::news) than `said`; that time goes by is none.
+/// Whether it is drained is told at once: nothing more is to be placed there, and who waited for that is about to look.
 async fn another(standing: &mut watch::Receiver<Standing>, said: &Standing, changed: &mut Instant) {
+    let mut due = None;
     loop {
-        if standing.changed().await.is_err() {
+        let told = tokio::select! {
+            told = standing.changed() => told,
+            () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => return,
+        };
+        if told.is_err() {
             // The agent says nothing more, and goes on beating until it leaves.
             std::future::pending::<()>().await;
         }
         *changed = Instant::now();
         let now = standing.borrow_and_update();
-        if now.draining != said.draining || now.about.news() != said.about.news() {
+        if now.draining != said.draining {
             return;
+        }
+        if now.about.news() != said.about.news() {
+            due = due.or_else(|| Some(Instant::now() + CHANGE_SETTLES));
         }
     }
 }
@@ -336,6 +346,27 @@ mod tests {
         ] {
             assert_ne!(other.news(), about.news());
         }
+    }
+
+    #[test]
+    fn that_a_node_is_drained_is_told_at_once_and_other_news_when_they_have_settled() {
+        use futures_util::FutureExt;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            let said = Standing { about: NodeAbout::default(), draining: false };
+            let (teller, mut standing) = watch::channel(said.clone());
+            let mut changed = Instant::now();
+            let mut telling = Box::pin(another(&mut standing, &said, &mut changed));
+            assert_eq!((&mut telling).now_or_never(), None);
+            teller.send_modify(|standing| standing.about.holds = vec!["beat".into()]);
+            assert_eq!((&mut telling).now_or_never(), None);
+            teller.send_modify(|standing| standing.draining = true);
+            assert_eq!((&mut telling).now_or_never(), Some(()));
+            drop(telling);
+            let held = Standing { about: NodeAbout::default(), draining: true };
+            teller.send_modify(|standing| standing.about.holds.push("reaper".into()));
+            another(&mut standing, &held, &mut changed).await;
+        });
     }
 
     #[test]

@@ -44,4 +44,5 @@ pub mod watcher;
 pub mod gather;
 pub mod node;
 pub mod placement;
+pub mod rollout;
 pub mod roster;

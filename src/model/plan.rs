@@ -13,6 +13,8 @@ pub struct Plan {
     pub unchanged: usize,
     /// Keys outside of watchers that change only with a restart of the agent: `[circus] node`.
     pub needs_restart: Vec<String>,
+    /// A hash of what the file says that is not this node's alone, to see whether other nodes have the same file.
+    pub config: String,
 }
 
 /// What becomes of one watcher.

@@ -14,8 +14,10 @@ mod metrics;
 mod nodes;
 mod plain;
 mod plan;
+mod roll;
 mod stats;
 mod status;
+mod stopping;
 mod summary;
 mod table;
 pub mod top;
@@ -30,7 +32,9 @@ use crate::model::command::Command;
 pub use drill::{drill_begun, drill_ended, drill_started, drill_verdict};
 pub use follow::StreamView;
 pub use frames::FramesView;
+pub use roll::roll_result;
 pub use status::problems;
+pub use stopping::Stopping;
 pub use summary::status_line;
 
 /// How text may look.

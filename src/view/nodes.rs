@@ -46,7 +46,19 @@ pub(super) fn table(parts: &Parts, own: Option<&str>, style: Style) -> String {
     if roster.iter().any(|row| own == Some(word(row, "name"))) {
         text.push_str("* this node\n");
     }
-    text + &strangers(roster)
+    text + &draining(roster) + &strangers(roster)
+}
+
+/// How much still runs on the nodes that are being drained, or stop.
+fn draining(roster: &[Value]) -> String {
+    let still = roster.iter().filter(|row| row["state"] == "draining");
+    let still =
+        still.filter_map(|row| Some((word(row, "name"), row["processes"].as_u64().filter(|count| *count > 0)?)));
+    let line = |(name, count)| match count {
+        1 => format!("{name}: draining, 1 process still runs\n"),
+        count => format!("{name}: draining, {count} processes still run\n"),
+    };
+    still.map(line).collect()
 }
 
 /// A node's line, with all columns.

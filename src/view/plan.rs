@@ -1,12 +1,15 @@
 //! What a changed configuration changes.
 
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
 use serde_json::Value;
 
 use super::table::Paint;
 use super::words::printable;
 use super::{Parts, Style, list, word};
 
-/// A plan for each node; nodes with the same plan share one.
+/// A plan for each node; nodes with the same plan share one. In the end who has another file than the others.
 pub(super) fn text(parts: &Parts, style: Style) -> String {
     let mut groups: Vec<(Vec<&str>, &Value)> = Vec::new();
     for (node, part) in &parts.good {
@@ -19,11 +22,30 @@ pub(super) fn text(parts: &Parts, style: Style) -> String {
     let mut text = String::new();
     for (nodes, plan) in groups {
         if parts.many {
-            text.push_str(&format!("{}\n", nodes.join(", ")));
+            let same = if nodes.len() > 1 { "  (the same)" } else { "" };
+            text.push_str(&format!("{}{same}\n", nodes.join(", ")));
         }
         text.push_str(&of_one(plan, style));
     }
-    text
+    text + &drift(parts)
+}
+
+/// `the files differ: 7f3a2c on web-1, web-2; 6b11e0 on web-3`, where they do: those that most have first.
+fn drift(parts: &Parts) -> String {
+    let mut files: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (node, part) in &parts.good {
+        // Agents from before it do not tell.
+        if let Some(config) = part["config"].as_str() {
+            files.entry(config).or_default().push(node);
+        }
+    }
+    let mut files: Vec<(&str, Vec<&str>)> = files.into_iter().collect();
+    files.sort_by_key(|(_, nodes)| Reverse(nodes.len()));
+    let on = |(config, nodes): &(&str, Vec<&str>)| format!("{config} on {}", nodes.join(", "));
+    match files.len() {
+        0 | 1 => String::new(),
+        _ => printable(&format!("the files differ: {}", files.iter().map(on).collect::<Vec<_>>().join("; "))) + "\n",
+    }
 }
 
 fn of_one(plan: &Value, style: Style) -> String {

@@ -150,6 +150,9 @@ fn cluster_line(parts: &Parts) -> String {
         if part["store"]["state"] == "down" {
             line.push_str(&format!("   {node}: lease store down"));
         }
+        if let Some(phase @ ("draining" | "drained")) = part["phase"].as_str() {
+            line.push_str(&format!("   {node}: {phase}"));
+        }
     }
     line.push('\n');
     line

@@ -488,7 +488,8 @@ fn the_nodes_of_the_cluster() {
 |web-3    draining   0.2 s  0.1.0  0.62/4c  3.1/7.8G       1/2  -            7f3a2c
 |web-4    stale       14 s  0.1.0  -        -              1/2  -            6b11e0 (differs)
 |web-5    gone      1d 00h  0.1.0  -        -                -  -            6b11e0 (differs)
-|* this node"
+|* this node
+|web-3: draining, 5 processes still run"
             .replace("\n        ", "\n")
             .as_str(),
     );
@@ -622,6 +623,7 @@ fn plan() -> Plan {
         ],
         unchanged: 3,
         needs_restart: vec!["[circus] node".into()],
+        config: "7f3a2c".into(),
     }
 }
 
@@ -688,16 +690,23 @@ fn a_plan_tells_of_sockets_before_those_who_have_them() {
 #[test]
 fn nodes_with_the_same_plan_share_it_and_nothing_to_do_is_said() {
     let part = |plan: Plan| Part::Own(Reply::Done(Answer::Plan(plan)));
-    let small = Plan { changes: plan().changes.split_off(4), ..Plan::default() };
+    let with = |config: &str, plan: &Plan| part(Plan { config: config.into(), ..plan.clone() });
+    let (small, none) = (Plan { changes: plan().changes.split_off(4), ..Plan::default() }, Plan::default());
     golden(
         &Command::Plan,
-        &gathered(vec![("web-1", part(small.clone())), ("web-2", part(Plan::default())), ("web-3", part(small))]),
+        &gathered(vec![
+            ("web-1", with("7f3a2c", &small)),
+            ("web-2", with("6b11e0", &none)),
+            ("web-3", with("7f3a2c", &small)),
+            ("web-4", with("7f3a2c", &none)),
+        ]),
         "
-|web-1, web-3
+|web-1, web-3  (the same)
 |  + flower   starts 1 process
 |plan: 1 added, no restart
-|web-2
-|nothing to do"
+|web-2, web-4  (the same)
+|nothing to do
+|the files differ: 7f3a2c on web-1, web-3, web-4; 6b11e0 on web-2"
             .replace("\n        ", "\n")
             .as_str(),
     );

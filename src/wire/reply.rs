@@ -41,7 +41,8 @@ use crate::model::snapshot::{LeaseCounts, LeaseView, ProcessView, Snapshot, Sock
 /// - `add`: `started` and `kept`, lists of pids, where its start was waited for
 /// - `incr` `decr`: `numprocesses`, and `singleton: true` where there is one at most
 /// - `plan` and `reloadconfig`: `plan` `{sockets: [SOCKET, …], changes: [CHANGE, …], unchanged, needs_restart}`, of
-///   which `unchanged` is a number of watchers and `needs_restart` a list of keys
+///   which `unchanged` is a number of watchers and `needs_restart` a list of keys; and `config`, a hash of the file
+///   without what each node says of itself
 ///   - CHANGE: `watcher`, `keys` `[{key, from, to}]` (null: not there), and `effect`: `added` with `starts`, `removed`
 ///     with `stops`, `in-place`, `resized` with `from` and `to`, `replaced` with `restarts`, all numbers of processes
 ///   - SOCKET: `socket`, `keys`, and `effect`: `added`, `removed`, `moved` or `adjusted`
@@ -263,7 +264,7 @@ fn done(answer: &Answer) -> Object {
         },
         Answer::GlobalOptions(options) => ok(json!({"options": options.iter().map(global_option).collect::<Object>()})),
         Answer::Sockets(views) => ok(json!({"sockets": sockets(views)})),
-        Answer::Plan(changes) => ok(json!({"plan": plan(changes)})),
+        Answer::Plan(changes) => ok(json!({"plan": plan(changes), "config": changes.config})),
         // At the top level, as Circus has it here and nowhere else.
         Answer::Added { started } => ok(json!({"started": started, "kept": []})),
         // Circus's `null`: there is nothing to tell of a stop.

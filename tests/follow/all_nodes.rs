@@ -93,6 +93,52 @@ fn each_node_is_heard_over_redis_and_over_any_agents_socket() {
 }
 
 #[test]
+fn a_stream_comes_from_the_nodes_with_a_label_or_from_the_holder_of_a_singleton() {
+    let (home, redis) = (Home::new(), RedisServer::start());
+    let config = |labels: &str| {
+        let beat = "[watcher:beat]\ncmd = sleep 1000\nsingleton = true\n";
+        format!("labels = {labels}\n{}lease_ttl = 2s\n{beat}", config(&redis))
+    };
+    let agents = [("a", "zone=x"), ("b", "zone=y,role=web"), ("c", "zone=y")];
+    let agents = agents.map(|(name, labels)| home.agent(name, &config(labels)));
+    let over_redis = ["--endpoint", &redis.url(), "--cluster", "prod"];
+    let rows = || home.ctl(&[&over_redis[..], &["--json", "nodes"]].concat()).json()["roster"].clone();
+    wait_for("all nodes to be registered", || (rows().as_array()?.len() == 3).then_some(()));
+    wait_for("the lease to be initialised", || {
+        (agents[0].ctl(&home, &["lease", "init", "beat"]).code == 0).then_some(())
+    });
+    let holder = wait_for("a holder", || {
+        let rows = rows();
+        let holds = |row: &&Value| row["holds"].as_array().is_some_and(|holds| !holds.is_empty());
+        Some(rows.as_array()?.iter().find(holds)?["name"].as_str()?.to_owned())
+    });
+    for endpoint in [redis.url(), unix(&agents[0])] {
+        for (words, nodes) in [
+            ("-l zone=y logs -f web", &["b", "c"][..]),
+            ("--node a,b --label role logs -f web", &["b"]),
+            ("--holder Beat stats -f", &[holder.as_str()]),
+        ] {
+            hears(&Ctl::start(&endpoint, &format!("--json {words}")), nodes);
+        }
+        let refused = |words: &str| {
+            let words: Vec<&str> =
+                ["--endpoint", &endpoint, "--cluster", "prod"].into_iter().chain(words.split(' ')).collect();
+            home.ctl(&words)
+        };
+        for (words, code, why) in [
+            ("-l zone=z events -f", 1, "no node has zone=z"),
+            ("--holder bet events -f", 1, "no node is known to hold bet; did you mean beat?"),
+            ("-l zone=y events", 2, "follow it with -f"),
+            ("logs -f --any", 2, "leave --any out"),
+            ("--all --holder beat logs -f", 2, "exclude each other"),
+        ] {
+            let said = refused(words).expect(code);
+            assert!(said.err.contains(why), "{words}: {said:?}");
+        }
+    }
+}
+
+#[test]
 fn hooks_find_the_socket_on_which_the_statistics_of_the_cluster_are_told() {
     let (home, redis) = (Home::new(), RedisServer::start());
     let (told, script) = (home.file("told"), "printf %s \"$CIRCUS_STATS_SOCKET\" >$1");

@@ -108,7 +108,8 @@ impl Node {
     fn plan(&self, spec: &AgentSpec) -> Plan {
         let sockets = self.socket_changes(&spec.sockets);
         let staying = self.sockets_without(&sockets);
-        let mut plan = Plan { needs_restart: needs_restart(&self.agent, spec), sockets, ..Plan::default() };
+        let (needs_restart, config) = (needs_restart(&self.agent, spec), spec.hash.clone());
+        let mut plan = Plan { needs_restart, sockets, config, ..Plan::default() };
         let named = |name: &WatcherName| spec.watchers.iter().any(|watcher| watcher.name == *name);
         for watcher in self.watchers.iter().rev().filter(|watcher| watcher.filed().is_some()) {
             let name = &watcher.spec().name;
