@@ -202,7 +202,7 @@ fn ten_thousand_dead_nodes_keep_nobody_from_the_living() {
         assert!(status.out.contains("all who answered are well"), "{}", status.out);
         assert!(status.out.lines().count() < 40, "{} lines", status.out.lines().count());
         assert!(status.err.lines().count() < 20, "{} lines of errors", status.err.lines().count());
-        assert!(status.err.contains("and 9990 more: nobody listens"), "{}", &status.err[..status.err.len().min(2_000)]);
+        assert!(status.err.contains(" more: nobody listens"), "{}", &status.err[..status.err.len().min(2_000)]);
         // Who is alive is asked, and answers, among all those who do not.
         assert!(ask(&["version", "--all", "--timeout", "15"]).expect(4).out.contains("a: "));
     }

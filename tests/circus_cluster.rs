@@ -11,6 +11,9 @@ use serde_json::{Value, json};
 use agent::{Agent, Home, Said, wait_for};
 use redis_server::RedisServer;
 
+/// Asks at one of the two doors that lead to all nodes.
+type Door<'a> = &'a dyn Fn(&[&str]) -> Said;
+
 /// The master's file and two workers', each as an agent.
 struct Cluster {
     home: Home,
@@ -37,9 +40,8 @@ impl Cluster {
     }
 
     /// Puts `cmd` as circusd-cluster's own circusctl does.
-    fn wrapped(&self, node: Value, broadcast: bool, cmd: &Value) -> Value {
-        let timeout = if node == "third" { 0.5 } else { 20.0 };
-        self.agents[0].ask(&json!({"node": node, "broadcast": broadcast, "cmd": cmd, "cluster_timeout": timeout}))
+    fn wrapped(&self, node: Option<&str>, broadcast: bool, cmd: &Value) -> Value {
+        self.agents[0].ask(&json!({"node": node, "broadcast": broadcast, "cmd": cmd, "cluster_timeout": 20}))
     }
 }
 
@@ -84,7 +86,7 @@ fn nodes_are_listed_with_their_endpoints_and_nobody_registers_for_another() {
     assert_eq!(json["nodelist"]["second"], at(&cluster.agents[2]), "{json}");
 
     let here = |words: &[&str]| cluster.ctl(words);
-    let doors: [&dyn Fn(&[&str]) -> Said; 2] = [&here, &over_redis];
+    let doors: [Door<'_>; 2] = [&here, &over_redis];
     for ask in doors {
         for words in [
             &["register_node", "second", "tcp://127.0.0.1:6555", "tcp://127.0.0.1:6557"][..],
@@ -109,20 +111,20 @@ fn nodes_are_listed_with_their_endpoints_and_nobody_registers_for_another() {
 fn its_own_wrapped_messages_are_answered_as_its_clients_expect() {
     let cluster = Cluster::new();
     let count = json!({"command": "numprocesses", "properties": {"name": "dummy"}, "id": "x"});
-    let one = cluster.wrapped(json!("first"), false, &count);
+    let one = cluster.wrapped(Some("first"), false, &count);
     assert_eq!(
         (&one["node"], &one["status"], &one["numprocesses"]),
         (&json!("first"), &json!("ok"), &json!(5)),
         "{one}"
     );
     assert_eq!(one["id"], "x");
-    let none = cluster.wrapped(json!("third"), false, &count);
+    let none = cluster.wrapped(Some("third"), false, &count);
     assert_eq!((&none["err"], &none["node"]), (&json!("No matching node"), &json!("third")), "{none}");
-    let each = cluster.wrapped(Value::Null, true, &count);
+    let each = cluster.wrapped(None, true, &count);
     let nodes: Vec<&Value> = each.as_array().expect("a list").iter().map(|reply| &reply["node"]).collect();
     assert_eq!(nodes, ["cluster", "first", "second"], "{each}");
     assert_eq!((&each[0]["status"], &each[2]["numprocesses"]), (&json!("error"), &json!(5)), "{each}");
-    let own = cluster.wrapped(Value::Null, false, &json!({"command": "nodelist", "properties": {}}));
+    let own = cluster.wrapped(None, false, &json!({"command": "nodelist", "properties": {}}));
     assert_eq!(own["nodelist"].as_object().map(serde_json::Map::len), Some(3), "{own}");
 
     // A node that is there and says nothing.

@@ -47,6 +47,8 @@ const LONGEST_ANSWER: Duration = Duration::from_secs(3600);
 const MAX_OPEN: usize = 1024;
 /// How many of our own may be: one goes to each node of the largest cluster, and the dead are among them.
 const MAX_ASKED: usize = 65_536;
+/// How many of our own are put to Redis at once: with thousands together, the last would have no time left.
+const AT_ONCE: usize = 256;
 /// How many nodes' challenges are remembered.
 const MAX_CHALLENGES: usize = 1024;
 
@@ -236,6 +238,7 @@ pub(super) struct Bus {
     /// What other nodes want to be named, as they said last.
     challenges: Arc<Mutex<HashMap<NodeName, String>>>,
     answering: Arc<Semaphore>,
+    asking: Arc<Semaphore>,
     dropped: Arc<Mutex<u64>>,
 }
 
@@ -261,6 +264,7 @@ impl Bus {
             fresh: Arc::new(Mutex::new(Fresh::new(challenge))),
             challenges: Arc::default(),
             answering: Arc::new(Semaphore::new(MAX_OPEN)),
+            asking: Arc::new(Semaphore::new(AT_ONCE)),
             dropped: Arc::default(),
         }
     }
@@ -304,6 +308,8 @@ impl Bus {
             Ok(text) => text,
             Err(reason) => return unreachable(reason),
         };
+        // Whoever is before us has no more than its own time. An error is not possible: nobody closes the semaphore.
+        let _turn = self.asking.acquire().await;
         // Before it is sent: the answer may come before Redis says that it was.
         lock(&self.open).add(&id, Asked { request, node: node.clone(), again });
         let reason = match self.servers.publish(&keys::bus(&self.cluster, &node), &text, PUBLISH_TIMEOUT).await {
