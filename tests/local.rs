@@ -652,6 +652,26 @@ async fn the_history_of_a_lease_is_bounded_and_survives_a_line_that_was_cut_shor
     assert_eq!(std::fs::metadata(file).unwrap().permissions().mode() & 0o077, 0);
 }
 
+#[test]
+fn a_renamed_agent_is_itself_under_the_new_name_and_leaves_the_old_one_to_another() {
+    let dir = TempDir::new().unwrap();
+    let at = |node: &str| identity(dir.path(), &NodeName::parse(node).unwrap());
+    let name = |node: &str| NodeName::parse(node).unwrap();
+    let (mine, other) = (at("amy").unwrap(), at("ben").unwrap());
+    assert!(matches!(mine.claim(&name("ben")), Err(IdentityError::Taken { .. })));
+    // One that is not kept changes nothing.
+    let claim = mine.claim(&name("eve")).unwrap();
+    assert!(matches!(other.claim(&name("eve")), Err(IdentityError::Taken { .. })));
+    drop(claim);
+    assert!(matches!(at("amy"), Err(IdentityError::Taken { .. })));
+    mine.claim(&name("eve")).unwrap().keep().unwrap();
+    assert!(matches!(at("eve"), Err(IdentityError::Taken { .. })));
+    assert_ne!(at("amy").unwrap().instance, mine.instance, "or the registry would take it for the one that left");
+    let instance = mine.instance;
+    drop(mine);
+    assert_eq!(at("eve").unwrap().instance, instance);
+}
+
 #[tokio::test]
 async fn a_restarted_agent_is_itself_and_a_second_one_of_its_name_is_refused_with_the_pid() {
     let dir = TempDir::new().unwrap();

@@ -566,7 +566,7 @@ fn our_own_commands() {
         Answer::Nodes(vec![row]),
         json!({"status": "ok", "roster": [{
             "name": "web-2", "state": "draining", "seen": 0.4, "version": "0.1.0", "host": "", "pid": 0, "endpoint": "", "up": 3.5,
-            "config": "", "differs": false, "labels": {}, "watchers": [], "well": 0,
+            "config": "", "differs": false, "formerly": [], "labels": {}, "watchers": [], "well": 0,
             "processes": 0, "wanted": {}, "most": {}, "load": 0.0, "cores": 0, "memory": 0, "memory_used": 0, "protocol": 0, "holds": ["beat"], "waits": [],
         }]}),
     );

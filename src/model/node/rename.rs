@@ -45,7 +45,7 @@ impl Node {
         let by = self.asker(request);
         let reply = match file {
             Ok(file) => {
-                let from = self.take_name(to.clone(), by, actions);
+                let from = self.take_name(&to, by, actions);
                 Reply::Done(Answer::Renamed { from, to, file })
             }
             Err(why) => Reply::Refused(Refusal::Failed(why)),
@@ -56,17 +56,17 @@ impl Node {
     }
 
     /// Is called `to` from now on; what it was called until now.
-    fn take_name(&mut self, to: NodeName, by: Option<String>, actions: &mut Vec<Action>) -> NodeName {
+    fn take_name(&mut self, to: &NodeName, by: Option<String>, actions: &mut Vec<Action>) -> NodeName {
         let from = std::mem::replace(&mut self.name, to.clone());
         let by = by.map(|by| format!(", as {by} asked")).unwrap_or_default();
         log(actions, Level::Info, format!("{from} is {to} now{by}"));
         self.agent.node = to.clone();
-        self.formerly.retain(|name| *name != to);
+        self.formerly.retain(|name| name != to);
         self.formerly.insert(0, from.clone());
         self.formerly.truncate(REMEMBERED);
         for key in self.watchers.keys() {
             let watcher = self.watchers.stir(key);
-            watcher.rename(self.now, &to);
+            watcher.rename(self.now, to);
             if watcher.lease().is_some() {
                 let fact = Fact { token: 0, at: self.now, what: What::Renamed { from: from.to_string() } };
                 actions.push(Action::Record { watcher: watcher.spec().name.clone(), fact });
