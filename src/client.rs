@@ -319,7 +319,7 @@ async fn over_redis(spec: &RedisSpec, call: &Call) -> Result<Value, ClientError>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::command::Patience;
+    use crate::model::command::{Patience, Selector, Strategy};
     use std::os::unix::net::UnixListener;
 
     fn call(command: Command, target: Target) -> Call {
@@ -440,6 +440,19 @@ mod tests {
         );
         assert_eq!(reply.unwrap()["status"], "ok");
         assert_eq!(asked[1]["properties"]["node"], json!(["web-2"]));
+    }
+
+    #[test]
+    fn where_a_node_has_become_full_meanwhile_another_is_chosen() {
+        let more = Command::Resize { watcher: "web".into(), by: 1, patience: Patience::Admitted };
+        let any = || Target::Any(Strategy::Pack, Selector::default());
+        let full = "{\"id\":ID,\"status\":\"error\",\"nodes\":{\"a\":{\"status\":\"error\",\"code\":\"too-many\"}}}\n";
+        let taken = "{\"id\":ID,\"status\":\"ok\",\"nodes\":{\"b\":{\"status\":\"ok\",\"numprocesses\":2}}}\n";
+        let (reply, asked) = conversation(&call(more.clone(), any()), &[full, full, taken]);
+        assert_eq!((reply.unwrap()["status"].clone(), asked.len()), (json!("ok"), 3));
+        // Who was named is not passed by.
+        let (reply, asked) = conversation(&call(more, Target::All), &[full]);
+        assert_eq!((reply.unwrap()["status"].clone(), asked.len()), (json!("error"), 1));
     }
 
     #[test]

@@ -241,7 +241,7 @@ fn processes_that_are_placed_at_the_same_time_find_the_room_that_there_is() {
     });
     // All of them would have it on a, which has room for three.
     let codes: Vec<i32> = std::thread::scope(|scope| {
-        let asking = [(); 6].map(|()| scope.spawn(|| nodes.here(&["incr", "web", "--any", "pack"]).code));
+        let asking = [(); 6].map(|()| scope.spawn(|| nodes.over_redis(&["incr", "web", "--any", "pack"]).code));
         asking.into_iter().map(|asked| asked.join().expect("an answer")).collect()
     });
     assert_eq!(codes, [0; 6]);

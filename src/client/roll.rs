@@ -109,7 +109,7 @@ impl<'a> Roll<'a> {
         let (endpoint, call, plan, alone) = (self.endpoint, self.call, self.plan, self.alone);
         let mut under_way = FuturesUnordered::new();
         loop {
-            match self.rollout.next() {
+            match self.rollout.decide() {
                 Next::Over(verdict) => return verdict,
                 Next::Ask(node) => {
                     tell(&self.rollout, &Step::Asked(node.clone()));

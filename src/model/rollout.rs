@@ -1,7 +1,7 @@
 //! A roll: a deed that takes watchers down for a while, done on one node after another, and never on the next before the
 //! last has come up again.
 //!
-//! circusctl performs it, and asks [`Rollout::next`] what to do:
+//! circusctl performs it, and asks [`Rollout::decide`] what to do:
 //!
 //! ```text
 //!              ask                 came up, and stayed up
@@ -186,7 +186,7 @@ impl Rollout {
     }
 
     /// What to do next.
-    pub fn next(&mut self) -> Next {
+    pub fn decide(&mut self) -> Next {
         let asked = self.members.iter().filter(|member| member.stage == Stage::Asked).count();
         let over = |verdict| if asked > 0 { Next::Wait } else { Next::Over(verdict) };
         if self.has_failed() {
@@ -315,21 +315,21 @@ mod tests {
     fn one_after_another_each_when_the_one_before_is_up() {
         let mut roll = roll(Share::Nodes(1), &[UP, UP, UP]);
         for node in ["a", "b", "c"] {
-            assert_eq!(roll.next(), ask(node));
-            assert_eq!(roll.next(), Next::Wait);
+            assert_eq!(roll.decide(), ask(node));
+            assert_eq!(roll.decide(), Next::Wait);
             roll.heard(&name(node), came_up());
         }
-        assert_eq!(roll.next(), Next::Over(Verdict::Done));
-        assert_eq!(roll.next(), Next::Over(Verdict::Done));
+        assert_eq!(roll.decide(), Next::Over(Verdict::Done));
+        assert_eq!(roll.decide(), Next::Over(Verdict::Done));
     }
 
     #[test]
     fn several_at_once_where_so_many_may_be_down() {
         let mut roll = roll(Share::Percent(50), &[UP, UP, UP, UP, UP]);
         assert_eq!(roll.most(), 2);
-        assert_eq!((roll.next(), roll.next(), roll.next()), (ask("a"), ask("b"), Next::Wait));
+        assert_eq!((roll.decide(), roll.decide(), roll.decide()), (ask("a"), ask("b"), Next::Wait));
         roll.heard(&name("b"), came_up());
-        assert_eq!((roll.next(), roll.next()), (ask("c"), Next::Wait));
+        assert_eq!((roll.decide(), roll.decide()), (ask("c"), Next::Wait));
     }
 
     #[test]
@@ -346,11 +346,11 @@ mod tests {
             (silent_later, "lost"),
         ] {
             let mut roll = roll(Share::Nodes(2), &[UP, UP, UP]);
-            assert_eq!((roll.next(), roll.next()), (ask("a"), ask("b")));
+            assert_eq!((roll.decide(), roll.decide()), (ask("a"), ask("b")));
             roll.heard(&name("a"), heard.clone());
-            assert_eq!(roll.next(), Next::Wait, "{heard:?}");
+            assert_eq!(roll.decide(), Next::Wait, "{heard:?}");
             roll.heard(&name("b"), came_up());
-            assert_eq!(roll.next(), Next::Over(Verdict::Stopped), "{heard:?}");
+            assert_eq!(roll.decide(), Next::Over(Verdict::Stopped), "{heard:?}");
             assert_eq!(stages(&roll), [stage, "done", "untouched"], "{heard:?}");
         }
     }
@@ -359,11 +359,11 @@ mod tests {
     fn who_is_down_already_counts() {
         for sight in [down(), silent()] {
             let mut held = roll(Share::Nodes(1), &[UP, sight.clone(), UP]);
-            assert_eq!(held.next(), Next::Over(Verdict::Held));
+            assert_eq!(held.decide(), Next::Over(Verdict::Held));
             assert_eq!(stages(&held), ["untouched"; 3]);
             // One more may be: one at a time then.
             let mut roll = roll(Share::Nodes(2), &[UP, sight, UP]);
-            assert_eq!((roll.next(), roll.next()), (ask("a"), Next::Wait));
+            assert_eq!((roll.decide(), roll.decide()), (ask("a"), Next::Wait));
         }
     }
 
@@ -371,52 +371,52 @@ mod tests {
     fn who_is_down_is_restarted_too_and_at_once_where_nobody_is_up() {
         let mut roll = roll(Share::Nodes(1), &[down(), down()]);
         for node in ["a", "b"] {
-            assert_eq!((roll.next(), roll.next()), (ask(node), Next::Wait));
+            assert_eq!((roll.decide(), roll.decide()), (ask(node), Next::Wait));
             roll.heard(&name(node), came_up());
         }
-        assert_eq!(roll.next(), Next::Over(Verdict::Done));
+        assert_eq!(roll.decide(), Next::Over(Verdict::Done));
     }
 
     #[test]
     fn who_has_nothing_to_restart_is_left_out() {
         let mut roll = roll(Share::Nodes(1), &[idle(), UP, idle()]);
-        assert_eq!(roll.next(), ask("b"));
+        assert_eq!(roll.decide(), ask("b"));
         roll.heard(&name("b"), came_up());
-        assert_eq!(roll.next(), Next::Over(Verdict::Done));
+        assert_eq!(roll.decide(), Next::Over(Verdict::Done));
         let mut none = self::roll(Share::Nodes(1), &[idle(), idle()]);
-        assert_eq!(none.next(), Next::Over(Verdict::Idle));
+        assert_eq!(none.decide(), Next::Over(Verdict::Idle));
         // Somebody stops it meanwhile.
         let mut roll = self::roll(Share::Nodes(1), &[UP, UP]);
-        assert_eq!(roll.next(), ask("a"));
+        assert_eq!(roll.decide(), ask("a"));
         roll.see(&name("b"), idle());
         roll.heard(&name("a"), came_up());
-        assert_eq!(roll.next(), Next::Over(Verdict::Done));
+        assert_eq!(roll.decide(), Next::Over(Verdict::Done));
     }
 
     #[test]
     fn who_goes_down_on_the_way_holds_the_roll_or_ends_it() {
         let mut held = roll(Share::Nodes(1), &[UP, UP, UP]);
-        assert_eq!(held.next(), ask("a"));
+        assert_eq!(held.decide(), ask("a"));
         held.heard(&name("a"), came_up());
         held.see(&name("c"), down());
-        assert_eq!(held.next(), Next::Over(Verdict::Held));
+        assert_eq!(held.decide(), Next::Over(Verdict::Held));
         let mut ended = roll(Share::Nodes(2), &[UP, UP, UP]);
-        assert_eq!(ended.next(), ask("a"));
+        assert_eq!(ended.decide(), ask("a"));
         ended.heard(&name("a"), came_up());
         ended.see(&name("a"), down());
-        assert_eq!(ended.next(), Next::Over(Verdict::Stopped));
+        assert_eq!(ended.decide(), Next::Over(Verdict::Stopped));
         assert_eq!(stages(&ended), ["failed", "untouched", "untouched"]);
     }
 
     #[test]
     fn a_look_at_who_is_being_restarted_says_nothing() {
         let mut roll = roll(Share::Nodes(1), &[UP, UP]);
-        assert_eq!(roll.next(), ask("a"));
+        assert_eq!(roll.decide(), ask("a"));
         roll.see(&name("a"), down());
-        assert_eq!(roll.next(), Next::Wait);
+        assert_eq!(roll.decide(), Next::Wait);
         roll.heard(&name("a"), came_up());
         roll.heard(&name("a"), Heard::Refused("late".into()));
-        assert_eq!(roll.next(), ask("b"));
+        assert_eq!(roll.decide(), ask("b"));
     }
 
     #[test]

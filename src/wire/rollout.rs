@@ -113,11 +113,11 @@ mod tests {
         let up = || Sight::Up { deaths: 0 };
         let nodes = [("a", up()), ("b", Sight::Idle("web is stopped there".into())), ("c", up()), ("d", up())];
         let mut roll = Rollout::new(nodes.map(|(node, sight)| (name(node), sight)), Share::Nodes(1));
-        assert_eq!(roll.next(), Next::Ask(name("a")));
+        assert_eq!(roll.decide(), Next::Ask(name("a")));
         roll.heard(&name("a"), Heard::Seen { first: up(), later: up() });
-        assert_eq!(roll.next(), Next::Ask(name("c")));
+        assert_eq!(roll.decide(), Next::Ask(name("c")));
         roll.heard(&name("c"), Heard::Refused("web: exit 1".into()));
-        let Next::Over(verdict) = roll.next() else { panic!("{roll:?}") };
+        let Next::Over(verdict) = roll.decide() else { panic!("{roll:?}") };
         assert_eq!(
             rollout_json(&roll, &verdict),
             json!({"status": "error", "verdict": "stopped", "max_unavailable": 1, "nodes": {
