@@ -60,9 +60,19 @@ pub(crate) fn screen(settings: Settings, nodes: &[NodeStats]) -> Screen {
             for process in stats.watchers.iter_mut().flat_map(|watcher| &mut watcher.processes) {
                 process.used.cpu *= [0.2, 0.4, 0.7, 1.0, 0.9, 0.5, 0.6, 1.0][second as usize];
             }
+            let (node, history) = (stats.node.clone(), frames::history(&stats));
             screen.frame(stats, now(second * 1_000));
+            if second == 0 {
+                screen.history(&node, &history);
+            }
         }
     }
+    let hours_ago = |hours: f64| now(0).unix - hours * 3_600.0;
+    screen.tenures(&json!({"history": [{"name": "beat", "tenures": [
+        {"to": "web-2", "start": hours_ago(6.02), "end": null, "cause": "moved"},
+        {"to": "web-1", "start": hours_ago(9.5), "end": hours_ago(6.03), "cause": "died"},
+        {"to": "web-3", "start": hours_ago(21.0), "end": hours_ago(9.6), "cause": "first"},
+    ]}]}));
     for (time, watcher, event, body) in [
         (1_795_384_800.0, "beat", "start", json!({})),
         (1_795_385_319.0, "worker", "reap", json!({"wid": 2, "process_pid": 4702, "exit_code": -9})),
