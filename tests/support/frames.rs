@@ -68,7 +68,7 @@ pub fn history(stats: &NodeStats) -> History {
     let wave = [0.1, 0.2, 0.3, 0.5, 0.8, 1.0, 0.9, 0.6, 0.4, 0.3, 0.5, 0.7];
     let point = |used: Used, step: usize| Point { cpu: used.cpu * wave[step % 12], resident: used.resident };
     // For a while nobody watched.
-    let past = |used: Used| (0..42).map(|step| (step < 30 || step > 32).then(|| point(used, step))).collect();
+    let past = |used: Used| (0..42).map(|step| (!(30..=32).contains(&step)).then(|| point(used, step))).collect();
     let watchers = stats.watchers.iter().map(|watcher| (watcher.name.clone(), past(watcher.used())));
     History { step: Keeper::STEP, watchers: watchers.collect() }
 }

@@ -245,8 +245,12 @@ impl Source {
                 reading.begin(|number| tokio::spawn(source.read(questions, nodes, number, news)));
             }
             Wish::Obey(line) => match palette::meaning(&line) {
-                Err(why) if why.trim().lines().count() > 1 => screen.page(line, &why, false),
-                Err(why) => screen.say(why.trim()),
+                // Its first line tells what is wrong; a text without that is help.
+                Err(why) => match why.strip_prefix("error: ") {
+                    Some(wrong) => screen.say(wrong.lines().next().unwrap_or_default()),
+                    None if why.trim().lines().count() > 1 => screen.page(line, &why, false),
+                    None => screen.say(why.trim()),
+                },
                 Ok((call, _)) if call.command.acts() && screen.is_read_only() => {
                     screen.say("read only: nothing can be changed from here");
                 }
@@ -291,9 +295,7 @@ impl Source {
             };
             answer.lines().for_each(|line| text.push_str(&format!("  {line}\n")));
             text.push('\n');
-            for line in text.lines() {
-                let _ = news.send(News::Line(number, line.to_owned())).await;
-            }
+            read_out(&text, number, &news).await;
         }
     }
 
@@ -304,9 +306,7 @@ impl Source {
             Ok(reply) => self.text(&call.command, &reply),
             Err(error) => error.to_string(),
         };
-        for line in answer.lines() {
-            let _ = news.send(News::Line(number, line.to_owned())).await;
-        }
+        read_out(&answer, number, &news).await;
     }
 
     fn text(&self, command: &Command, reply: &Value) -> String {
@@ -382,6 +382,34 @@ fn nodes_named(nodes: Vec<NodeName>) -> Target {
     Target::Nodes(Selector { nodes: nodes.into_iter().map(NodeWord::Name).collect(), labels: Vec::new() })
 }
 
+/// Brings a text to be read, set as wide as the terminal is.
+async fn read_out(text: &str, number: u64, news: &mpsc::Sender<News>) {
+    let wide = ratatui::crossterm::terminal::size().map_or(WIDTH, |(columns, _)| usize::from(columns));
+    for line in text.lines().flat_map(|line| wrapped(line, wide.saturating_sub(4))) {
+        if news.send(News::Line(number, line)).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// A line in lines of so many characters at most, where its words allow that; all but the first are indented deeper.
+fn wrapped(line: &str, wide: usize) -> Vec<String> {
+    let indent = line.chars().take_while(|c| *c == ' ').count();
+    let mut lines = Vec::new();
+    let mut rest = line.to_owned();
+    while let Some((end, beyond)) = rest.char_indices().nth(wide) {
+        // The character beyond the end may be the blank itself.
+        let Some(at) = rest[..end + beyond.len_utf8()].rfind(' ').filter(|at| !rest[..*at].trim().is_empty()) else {
+            break;
+        };
+        let begun = rest[..at].trim_end().to_owned();
+        rest = format!("{}{}", " ".repeat(indent + 4), rest[at..].trim_start());
+        lines.push(begun);
+    }
+    lines.push(rest);
+    lines
+}
+
 /// What a stream brings, of which nothing is lost where nobody waits for it any more.
 fn lines(stream: Stream) -> BoxStream<'static, Result<Value, String>> {
     stream::unfold(stream, |mut stream| async {
@@ -446,6 +474,17 @@ fn literally(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn long_lines_go_on_below_and_what_cannot_be_parted_stays_whole() {
+        let set = |line: &str, wide| wrapped(line, wide).join("|");
+        assert_eq!(set("  one two three", 9), "  one two|      three");
+        assert_eq!(set("  one two three", 20), "  one two three");
+        assert_eq!(set("x é é é é", 5), "x é é|    é é");
+        assert_eq!(set(&"y".repeat(30), 9), "y".repeat(30));
+        assert_eq!(set("", 9), "");
+        assert_eq!(set("a b", 0), "a|    b");
+    }
 
     #[test]
     fn a_name_is_no_pattern() {

@@ -111,7 +111,7 @@ impl Screen {
             // The last one takes the palette away, too.
             Key::Backspace if palette.text.pop().is_none() => return None,
             Key::Escape => return None,
-            Key::Enter => return self.obey(palette.text, now),
+            Key::Enter => return self.obey(&palette.text, now),
             Key::Tab => wish = Some(Wish::Complete(palette.text.clone())),
             Key::Up => palette.recall(palette.back + 1, &self.typed),
             Key::Down => palette.recall(palette.back.saturating_sub(1), &self.typed),
@@ -121,7 +121,7 @@ impl Screen {
         wish
     }
 
-    fn obey(&mut self, text: String, now: Now) -> Option<Wish> {
+    fn obey(&mut self, text: &str, now: Now) -> Option<Wish> {
         let line = text.trim();
         if line.is_empty() {
             return None;

@@ -198,7 +198,10 @@ impl Pen<'_> {
             let up = listed.and_then(|listed| listed.up).map_or_else(|| "-".into(), |up| span(up.as_secs_f64()));
             let holds = match (silent, live) {
                 _ if let Some(why) = known.untold.get(all[index]) => why.clone(),
-                (_, Some(heard)) if state == "draining" => pen.drain(heard),
+                (_, Some(heard)) if state == "draining" => {
+                    let share = down(heard) as f64 / heard.stats.watchers.len().max(1) as f64;
+                    format!("{} {}", pen.share(share, 8), drain(heard))
+                }
                 (Some(silent), _) => format!("silent for {} s", silent.as_secs()),
                 (None, Some(heard)) => held(heard),
                 (None, None) => listed.map(|listed| listed.holds.join(" ")).unwrap_or_default(),
@@ -229,23 +232,24 @@ impl Pen<'_> {
     }
 }
 
-impl Pen<'_> {
-    /// How far a node is that drains: its watchers that are down, and what still runs.
-    fn drain(&self, heard: &Heard) -> String {
-        let watchers = &heard.stats.watchers;
-        let left: usize = watchers.iter().map(|watcher| watcher.processes.len()).sum();
-        if left == 0 {
-            return "drained".into();
-        }
-        let down = watchers.iter().filter(|watcher| watcher.processes.is_empty()).count();
-        let bar = self.share(down as f64 / watchers.len() as f64, 8);
-        let processes = if left == 1 { "process" } else { "processes" };
-        let holds = match held(heard).as_str() {
-            "" => String::new(),
-            held => format!(", holds {held}"),
-        };
-        format!("{bar} {down}/{} down, {left} {processes} left{holds}", watchers.len())
+/// How far a node is that drains: its watchers that are down, and what still runs.
+pub(super) fn drain(heard: &Heard) -> String {
+    let watchers = &heard.stats.watchers;
+    let left: usize = watchers.iter().map(|watcher| watcher.processes.len()).sum();
+    if left == 0 {
+        return "all is down".into();
     }
+    let processes = if left == 1 { "process" } else { "processes" };
+    let holds = match held(heard).as_str() {
+        "" => String::new(),
+        held => format!(", holds {held}"),
+    };
+    format!("{}/{} down, {left} {processes} left{holds}", down(heard), watchers.len())
+}
+
+/// How many watchers of a node run nothing.
+fn down(heard: &Heard) -> usize {
+    heard.stats.watchers.iter().filter(|watcher| watcher.processes.is_empty()).count()
 }
 
 /// The singletons that a node says it holds.

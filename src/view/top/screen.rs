@@ -10,6 +10,7 @@ use super::filter::Filter;
 use super::holders;
 use super::known::{Known, Listed, Singleton};
 use super::over::{Over, PAGE_LINES, Page, Palette};
+use super::panels::drain;
 use super::tree::{self, Grouping, Row, Sort, Spot, View};
 use crate::model::command::{Command, Target};
 use crate::model::names::{NodeName, WatcherName};
@@ -336,7 +337,17 @@ impl Screen {
                 let one = singletons.get(self.at(Panel::Singletons, now))?;
                 Some(format!("{}: {}", one.name, one.note?))
             }
-            Panel::Nodes | Panel::Events => None,
+            Panel::Nodes => {
+                let node = *self.nodes(now).get(self.at(Panel::Nodes, now))?;
+                let (known, then) = self.shown(now);
+                if let Some(why) = known.untold.get(node) {
+                    return Some(why.clone());
+                }
+                let heard = known.nodes.get(node).filter(|heard| known.silent(heard, then).is_none())?;
+                let drains = known.roster.get(node).is_some_and(|listed| listed.state == "draining");
+                drains.then(|| format!("{node} drains: {}", drain(heard)))
+            }
+            Panel::Events => None,
         }
     }
 
