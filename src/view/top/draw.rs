@@ -184,13 +184,10 @@ impl Pen<'_> {
             Some(_) => 0,
             None => known.heard(then).count(),
         };
-        let mut nodes = match there {
+        let nodes = match there {
             1 => "1 node".to_owned(),
             _ => format!("{heard}/{there} nodes"),
         };
-        if let Some(latency) = known.latency(then).filter(|_| heard > 0) {
-            nodes.push_str(&format!(" {across} redis {:.1} ms", latency.as_secs_f64() * 1_000.0));
-        }
         let clock = Timestamp::from_second(now.unix as i64).unwrap_or_default();
         let clock = clock.to_zoned(screen.settings.zone.clone()).strftime("%H:%M:%S").to_string();
         let bad = self.paint(Paint::Bad).add_modifier(Modifier::BOLD);
@@ -210,6 +207,12 @@ impl Pen<'_> {
         let clock = format!(" {clock}  every 1s ");
         let room = at.saturating_sub(2 + clock.len() as u16);
         let nodes = format!(" {across} {nodes} ");
+        let latency = known.latency(then).filter(|_| heard > 0);
+        let redis = latency.map(|latency| format!("{across} redis {:.1} ms ", latency.as_secs_f64() * 1_000.0));
+        // It gives way to the name.
+        let name = width(&screen.settings.title);
+        let redis = redis.filter(|redis| 14 + name + width(&nodes) + width(redis) <= room).unwrap_or_default();
+        let nodes = nodes + &redis;
         // A long name is cut; how many nodes there are is not.
         let title = self.fit(&screen.settings.title, room.saturating_sub(width(&nodes) + 14));
         let title = format!(" circus-top {across} {title}{nodes}");

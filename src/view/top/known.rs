@@ -259,6 +259,8 @@ impl<'a> Singleton<'a> {
             _ if fresh().filter(running).count() > 1 => "conflict",
             Some(part) => part.stats.state.word(),
             None if holder.is_some() => "stale",
+            // One of those that say nothing may have it.
+            None if parts.iter().any(|part| part.silent.is_some()) => "unknown",
             None => "vacant",
         };
         let note = held.or(fresh().next().copied()).and_then(|part| part.stats.note.as_deref());

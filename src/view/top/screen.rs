@@ -382,7 +382,13 @@ impl Screen {
 
     pub(super) fn singletons(&self, now: Now) -> Vec<Singleton<'_>> {
         let (known, then) = self.shown(now);
-        known.singletons(then)
+        let mut singletons = known.singletons(then);
+        if let Link::Own(_) = self.link {
+            // The nodes that cannot be heard may have them.
+            let vacant = singletons.iter_mut().filter(|one| one.state == "vacant");
+            vacant.for_each(|one| one.state = "unknown");
+        }
+        singletons
     }
 
     /// The nodes that there are, heard of or only listed.
