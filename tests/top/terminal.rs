@@ -172,6 +172,12 @@ fn an_agent_that_goes_and_comes_back_is_stale_and_then_live() {
     top.says(" live ");
     top.program.types("r");
     top.says("read only");
+    top.program.types("j");
+    top.shows("no word of that", |screen| !screen.contains("read only: "));
+    top.program.types(":restart! --all\r");
+    top.says("read only: nothing can be changed from here");
+    top.program.types(":numwatchers\r");
+    top.shows("an answer", |screen| screen.lines().any(|line| line.contains("│ 1 ")));
 }
 
 #[test]

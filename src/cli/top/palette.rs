@@ -83,7 +83,7 @@ mod tests {
             ("statsu", "status"),
             ("status --endpoint unix:///x", "where circus-top looks"),
             ("logs -f web", "goes on and on"),
-            ("drill beat", "goes on and on"),
+            ("drill beat --kind kill", "goes on and on"),
             ("incr web --any --all", "exclude each other"),
             ("help restart", "Usage"),
         ] {

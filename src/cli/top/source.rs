@@ -245,9 +245,12 @@ impl Source {
                 reading.begin(|number| tokio::spawn(source.read(questions, nodes, number, news)));
             }
             Wish::Obey(line) => match palette::meaning(&line) {
-                // Its first line tells what is wrong; a text without that is help.
+                // Its first paragraph tells what is wrong; a text without that is help.
                 Err(why) => match why.strip_prefix("error: ") {
-                    Some(wrong) => screen.say(wrong.lines().next().unwrap_or_default()),
+                    Some(wrong) => {
+                        let wrong = wrong.lines().map(str::trim).take_while(|line| !line.is_empty());
+                        screen.say(wrong.collect::<Vec<_>>().join(" "));
+                    }
                     None if why.trim().lines().count() > 1 => screen.page(line, &why, false),
                     None => screen.say(why.trim()),
                 },
@@ -480,10 +483,10 @@ mod tests {
         let set = |line: &str, wide| wrapped(line, wide).join("|");
         assert_eq!(set("  one two three", 9), "  one two|      three");
         assert_eq!(set("  one two three", 20), "  one two three");
-        assert_eq!(set("x é é é é", 5), "x é é|    é é");
+        assert_eq!(set("x é é é é", 5), "x é é|    é|    é");
         assert_eq!(set(&"y".repeat(30), 9), "y".repeat(30));
         assert_eq!(set("", 9), "");
-        assert_eq!(set("a b", 0), "a|    b");
+        assert_eq!(set("a b", 0), "a b");
     }
 
     #[test]

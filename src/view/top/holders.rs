@@ -93,7 +93,7 @@ mod tests {
     #[test]
     fn each_hour_has_the_mark_of_who_had_it_longest() {
         let moved = told(&[("web-2", 2.4, None, "moved"), ("web-1", 5.0, Some(2.5), "first")]);
-        assert_eq!(band(&moved, NOW), "...................11222");
+        assert_eq!(band(&moved, NOW), "...................11122");
         let for_ever = told(&[("web-7", 700.0, None, "first")]);
         assert_eq!(band(&for_ever, NOW), "7".repeat(HOURS));
         assert_eq!(band(&[], NOW), ".".repeat(HOURS));
