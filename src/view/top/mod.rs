@@ -2,9 +2,9 @@
 //!
 //! ```text
 //!   frames, events, the registry → known ─┐
-//!                                         ├→ tree ──→ draw → a buffer of cells, or lines of text
-//!   keys ──────────────────────→ screen ──┘
-//!                                   └──────→ wishes: what is to be done about a key
+//!                                         ├→ tree ──→ draw, panels → pen → a buffer of cells, or lines of text
+//!   keys ────────────────→ screen, over ──┘
+//!                            └─────→ act → wishes: what is to be done about a key
 //! ```
 //!
 //! Invariants: what is old is never shown as live; only rows that show are drawn; what others wrote moves no cursor;
