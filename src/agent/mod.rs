@@ -166,6 +166,8 @@ struct Agent {
     events: mpsc::Sender<Event>,
     requests: HashMap<RequestId, Pending>,
     followers: Followers,
+    /// Whether it was said that frames are too long.
+    is_untold: bool,
     last_request: u64,
     standing: watch::Sender<Standing>,
     started: Time,
@@ -264,6 +266,7 @@ impl Agent {
             events,
             requests: HashMap::new(),
             followers: Followers::default(),
+            is_untold: false,
             last_request: 0,
             standing,
             started: now,
@@ -546,11 +549,17 @@ impl Agent {
         let frame = wire::node_stats_json(stats, history);
         if let (Store::Redis(redis), true) = (&self.store, elsewhere) {
             let text = frame.to_string();
-            match text.len() {
-                ..=wire::MAX_FRAME => redis.publish_frame(text),
+            let text = match text.len() {
+                ..=wire::MAX_FRAME => text,
                 // The past is no part of what must be seen.
-                _ => redis.publish_frame(wire::node_stats_json(stats, None).to_string()),
+                _ => wire::node_stats_json(stats, None).to_string(),
+            };
+            let is_told = text.len() <= wire::MAX_FRAME;
+            if !is_told && !std::mem::replace(&mut self.is_untold, true) {
+                let (bytes, most) = (text.len(), wire::MAX_FRAME);
+                tracing::warn!(bytes, most, "what is used here is too much to be told to other nodes");
             }
+            redis.publish_frame(if is_told { text } else { wire::untold_json(&stats.node, text.len()).to_string() });
         }
         if self.followers.show(frame) {
             self.tell(Event::Watched { by: Onlooker::Here, begun: false });

@@ -606,17 +606,36 @@ pub(super) fn endpoint(place: &Place) -> Result<Endpoint, ClientError> {
     }
 }
 
-fn run(global: &Global, command: Command, asker: Asker) -> Result<(Text, u8), ClientError> {
+/// What a command line comes to: whom to ask, and what has to be confirmed before.
+pub(super) fn meant(global: &Global, command: Command, asker: Asker) -> Result<(Call, Option<String>), ClientError> {
     let target = target(global, &command)?;
     let mistakable = asker == Asker::Shell && matches!(command, Command::Quit { .. });
     let what = mistakable.then(|| "quit ends the agent and all it runs, while exit leaves this shell".to_owned());
-    if let Some(what) = danger(&command, &target).or(what)
-        && !global.yes
-    {
+    let what = danger(&command, &target).or(what).filter(|_| !global.yes);
+    let patience = global.timeout.unwrap_or(command.usual_time());
+    Ok((Call { command, target, cluster: global.place.cluster.clone(), patience }, what))
+}
+
+/// As [`meant`], of the words that would follow `circusctl` at the shell's prompt, where they ask for one answer. The
+/// error is a text for people: help comes this way, too.
+pub(super) fn question(words: Vec<String>) -> Result<(Call, Option<String>), String> {
+    let args = CtlArgs::try_parse_from(std::iter::once("circusctl".to_owned()).chain(words));
+    let CtlArgs { global, command } = args.map_err(|error| error.render().to_string())?;
+    let call = match command {
+        Some(CtlWords::Ask(Words::Stats { follow: true, .. }) | CtlWords::Follow(_) | CtlWords::Drill(_)) => {
+            return Err("what goes on and on is for circusctl itself".into());
+        }
+        Some(CtlWords::Ask(words)) => words.command().and_then(|command| meant(&global, command, Asker::Shell)),
+        None => Err(ClientError::Usage("options alone are no command".into())),
+    };
+    call.map_err(|error| error.to_string())
+}
+
+fn run(global: &Global, command: Command, asker: Asker) -> Result<(Text, u8), ClientError> {
+    let (call, danger) = meant(global, command, asker)?;
+    if let Some(what) = danger {
         confirm(&what)?;
     }
-    let patience = global.timeout.unwrap_or(command.usual_time());
-    let call = Call { command, target, cluster: global.place.cluster.clone(), patience };
     let conversation = async {
         let endpoint = endpoint(&global.place)?;
         let reply = stopping::watched(global, &endpoint, &call, client::ask(&endpoint, &call)).await?;

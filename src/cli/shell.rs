@@ -188,7 +188,7 @@ impl Completer for Completion<'_> {
 
 /// What could stand at the end of a line.
 #[derive(Debug, PartialEq)]
-enum Asked {
+pub(super) enum Asked {
     /// One of these.
     Words(Vec<String>),
     /// A name of one of these.
@@ -197,13 +197,13 @@ enum Asked {
 
 /// What an agent knows by name.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Named {
+pub(super) enum Named {
     Watchers,
     Sockets,
 }
 
 /// Where the last word of `line` begins, and what it could become.
-fn asked(commands: &clap::Command, line: &str) -> (usize, Asked) {
+pub(super) fn asked(commands: &clap::Command, line: &str) -> (usize, Asked) {
     let start = line.rfind(char::is_whitespace).map_or(0, |at| at + 1);
     // Down to the command that the words before it name: `lease`, then `init`.
     let mut command = commands;
@@ -272,7 +272,7 @@ fn told(of: Named, part: &Value) -> Vec<String> {
 }
 
 /// A name as one word.
-fn quoted(name: &str) -> String {
+pub(super) fn quoted(name: &str) -> String {
     // Only a NUL cannot be quoted, and no name has one.
     shlex::try_quote(name).map_or_else(|_| name.to_owned(), |name| name.into_owned())
 }

@@ -10,9 +10,11 @@
 //! Invariants: a stream that breaks off is taken up again by itself; nothing waits inside the loop; the terminal is given
 //! back as it was, whatever ends the program.
 
+mod palette;
+mod source;
+
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
-use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
@@ -25,32 +27,24 @@ use serde_json::Value;
 use signal_hook_tokio::Signals;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use super::{colours, ctl, ctl_exit};
-use crate::client::follow::Stream;
-use crate::client::{self, Call, ClientError, Endpoint};
+use crate::client::{ClientError, Endpoint};
 use crate::host::clock;
-use crate::model::command::{Command, Selector, Target};
-use crate::model::names::{ClusterName, NodeName, NodeWord, WatcherName};
-use crate::model::pattern::Pattern;
-use crate::model::stats::NodeStats;
+use crate::model::names::NodeName;
+use crate::model::stats::{History, NodeStats};
 use crate::view::top::{self, Key, Link, Listed, Now, Screen, Settings, Wish};
-use crate::view::{self, StreamView, Style};
-use crate::wire::{self, Follow, Nodes, Subject};
+use source::Source;
 
 /// How long anybody may take to begin a stream, or to answer what is asked on the side.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long after a stream has broken off, or could not be begun, that is tried again.
-const PAUSE: Duration = Duration::from_secs(1);
-/// How often the registry is read.
-const ROSTER_EVERY: Duration = Duration::from_secs(5);
+/// How often it is asked who has had which singleton.
+const TENURES_EVERY: Duration = Duration::from_secs(10);
 /// How often news are drawn, at most; keys are drawn at once.
 const DRAW_EVERY: Duration = Duration::from_millis(250);
 /// How long `--once` waits for the nodes that have not yet been heard, when one has.
 const OTHERS: Duration = Duration::from_secs(2);
-/// How many events and lines of output that were before are shown.
-const BEFORE: usize = 200;
 /// How many news wait to be taken; a stream that brings more is read more slowly.
 const WAITING: usize = 256;
 /// How wide `--once` is where there is no terminal.
@@ -120,7 +114,7 @@ fn run(args: &TopArgs) -> Result<u8, ClientError> {
         zone: TimeZone::system(),
     });
     let source =
-        Source { endpoint, cluster: args.place.cluster.clone(), nodes: args.node.clone(), own: Arc::default() };
+        Source { endpoint, cluster: args.place.cluster.clone(), nodes: args.node.clone(), own: Default::default() };
     ctl::runtime()?.block_on(async {
         if args.once {
             return once(&source, screen).await;
@@ -140,29 +134,18 @@ fn is_utf8(variable: impl Fn(&str) -> Option<String>) -> bool {
 
 /// What happens outside of the screen.
 enum News {
-    Frame(NodeStats),
+    Frame(NodeStats, Option<History>),
+    /// A node's frame cannot be told, for this reason.
+    Untold(NodeName, String),
     Event(Value),
     Roster(Vec<Listed>),
     Link(Link),
     Name(String),
     Said(String),
-    Page {
-        title: String,
-        text: String,
-    },
+    /// What `history` tells of a singleton.
+    Tenures(Value),
     /// A line of what is read, in the reading of that number.
     Line(u64, String),
-}
-
-/// Where it all comes from.
-#[derive(Debug, Clone)]
-struct Source {
-    endpoint: Endpoint,
-    cluster: ClusterName,
-    /// Which nodes are shown: names, or patterns; none: all.
-    nodes: Vec<String>,
-    /// The node behind the control socket, once it has told its name, and its cluster, where it has one.
-    own: Arc<OnceLock<(NodeName, Option<String>)>>,
 }
 
 /// Prints one picture.
@@ -183,7 +166,7 @@ async fn once(source: &Source, mut screen: Screen) -> Result<u8, ClientError> {
                     News::Said(text) => note = Some(text.clone()),
                     _ => {}
                 }
-                let first = screen.heard() == 0 && matches!(came, News::Frame(_));
+                let first = screen.heard() == 0 && matches!(came, News::Frame(..));
                 take(&mut screen, came, 0);
                 if first {
                     deadline = Instant::now() + OTHERS;
@@ -198,6 +181,20 @@ async fn once(source: &Source, mut screen: Screen) -> Result<u8, ClientError> {
     if screen.heard() == 0 {
         let why = reason.or(note).unwrap_or_else(|| "no node has told how it is".into());
         return Err(ClientError::Unreached(why));
+    }
+    let tenures = source.clone().tenures(screen.singletons_heard(now()), sender);
+    let take_all = async {
+        while let Some(came) = news.recv().await {
+            take(&mut screen, came, 0);
+        }
+    };
+    // What is not told by then is not part of the picture.
+    let _ = timeout(OTHERS, async {
+        tokio::select! { () = tenures => {}, () = take_all => {} }
+    })
+    .await;
+    while let Ok(came) = news.try_recv() {
+        take(&mut screen, came, 0);
     }
     let width = match ratatui::crossterm::terminal::size() {
         Ok((width, _)) if io::stdout().is_terminal() => width,
@@ -226,6 +223,7 @@ async fn live(source: &Source, mut screen: Screen) -> Result<u8, ClientError> {
     let mut reading = Reading::default();
     let mut is_drawn = false;
     let mut next_draw = Instant::now();
+    let mut next_tenures = Instant::now();
     loop {
         tokio::select! {
             biased;
@@ -250,7 +248,14 @@ async fn live(source: &Source, mut screen: Screen) -> Result<u8, ClientError> {
                 take(&mut screen, came, reading.number);
                 is_drawn = false;
             }
-            _ = clock.tick() => is_drawn = false,
+            _ = clock.tick() => {
+                is_drawn = false;
+                let singletons = screen.singletons_heard(now());
+                if !singletons.is_empty() && next_tenures <= Instant::now() {
+                    tokio::spawn(source.clone().tenures(singletons, sender.clone()));
+                    next_tenures = Instant::now() + TENURES_EVERY;
+                }
+            }
             () = sleep_until(next_draw), if !is_drawn => {
                 let size = terminal.0.size().map_err(broken)?;
                 screen.resize(size.height);
@@ -265,13 +270,20 @@ async fn live(source: &Source, mut screen: Screen) -> Result<u8, ClientError> {
 
 fn take(screen: &mut Screen, news: News, reading: u64) {
     match news {
-        News::Frame(stats) => screen.frame(stats, now()),
+        News::Frame(stats, history) => {
+            let node = stats.node.clone();
+            screen.frame(stats, now());
+            if let Some(history) = history {
+                screen.history(&node, &history);
+            }
+        }
+        News::Untold(node, why) => screen.untold(node, why),
         News::Event(event) => screen.event(&event),
         News::Roster(rows) => screen.roster(rows),
         News::Link(link) => screen.link(link),
         News::Name(name) => screen.name(name),
         News::Said(text) => screen.say(text),
-        News::Page { title, text } => screen.page(title, &text, false),
+        News::Tenures(reply) => screen.tenures(&reply),
         News::Line(number, line) if number == reading => screen.page_line(&line),
         News::Line(..) => {}
     }
@@ -297,251 +309,6 @@ impl Reading {
             task.abort();
         }
     }
-}
-
-impl Source {
-    /// Begins what brings news, each in a task of its own.
-    fn start(&self, news: &mpsc::Sender<News>) {
-        tokio::spawn(self.clone().frames(news.clone()));
-        tokio::spawn(self.clone().events(news.clone()));
-        tokio::spawn(self.clone().registry(news.clone()));
-    }
-
-    /// Brings frames, for as long as anybody takes them.
-    async fn frames(self, news: mpsc::Sender<News>) {
-        loop {
-            let why = match self.open(Subject::Stats).await {
-                Ok(mut stream) => {
-                    let _ = news.send(News::Name(self.title().await)).await;
-                    let _ = news.send(News::Link(Link::Up)).await;
-                    pass_on(&mut stream, &news, frame).await
-                }
-                Err(error) => error.to_string(),
-            };
-            if news.send(News::Link(Link::Down(why))).await.is_err() {
-                return;
-            }
-            sleep(PAUSE).await;
-        }
-    }
-
-    /// Brings events: those that the agent has kept, and then all that come.
-    async fn events(self, news: mpsc::Sender<News>) {
-        if let Endpoint::Unix(_) = self.endpoint {
-            let kept = Follow { lines: BEFORE, live: false, nodes: Nodes::Here, ..Follow::all(Subject::Events) };
-            if let Ok(mut stream) = Stream::open(&self.endpoint, &self.cluster, &kept, PATIENCE).await {
-                while let Ok(Some(event)) = stream.next().await {
-                    let _ = news.send(News::Event(event)).await;
-                }
-            }
-        }
-        while !news.is_closed() {
-            if let Ok(mut stream) = self.open(Subject::Events).await {
-                pass_on(&mut stream, &news, |line| line["event"].is_string().then(|| News::Event(line.clone()))).await;
-            }
-            sleep(PAUSE).await;
-        }
-    }
-
-    /// Brings what the registry knows, where there is one.
-    async fn registry(self, news: mpsc::Sender<News>) {
-        loop {
-            if let Some(rows) = self.roster().await
-                && news.send(News::Roster(rows)).await.is_err()
-            {
-                return;
-            }
-            sleep(ROSTER_EVERY).await;
-        }
-    }
-
-    async fn roster(&self) -> Option<Vec<Listed>> {
-        let reply = self.ask(Command::Nodes, Target::Here).await.ok()?;
-        let rows = reply["roster"].as_array()?.iter();
-        let wanted: Vec<Pattern> = self.patterns();
-        let rows = rows.filter_map(|row| {
-            let holds = row["holds"].as_array().into_iter().flatten().filter_map(Value::as_str);
-            Some(Listed {
-                name: NodeName::parse(row["name"].as_str()?).ok()?,
-                state: row["state"].as_str()?.to_owned(),
-                up: row["up"].as_f64().and_then(|up| Duration::try_from_secs_f64(up).ok()),
-                holds: holds.map(str::to_owned).collect(),
-            })
-        });
-        Some(rows.filter(|row| wanted.is_empty() || wanted.iter().any(|name| name.fits(row.name.as_str()))).collect())
-    }
-
-    /// A stream of all nodes that are shown.
-    async fn open(&self, subject: Subject) -> Result<Stream, ClientError> {
-        let wanted = Follow { nodes: self.shown().await, ..Follow::all(subject) };
-        Stream::open(&self.endpoint, &self.cluster, &wanted, PATIENCE).await
-    }
-
-    /// Which nodes are shown. That of the agent itself needs no Redis in between.
-    async fn shown(&self) -> Nodes {
-        match &self.nodes[..] {
-            [] => Nodes::All,
-            [only] if self.own().await.is_some_and(|own| own.as_str() == only) => Nodes::Here,
-            _ => Nodes::Named(self.patterns()),
-        }
-    }
-
-    fn patterns(&self) -> Vec<Pattern> {
-        self.nodes.iter().map(|name| Pattern::Glob(name.trim().to_owned())).collect()
-    }
-
-    /// The node behind the control socket.
-    async fn own(&self) -> Option<&NodeName> {
-        if self.own.get().is_none()
-            && let Endpoint::Unix(_) = self.endpoint
-            && let Ok(reply) = self.ask(Command::Status { watcher: None }, Target::Here).await
-            && let Some(own) = reply["node"].as_str().and_then(|name| NodeName::parse(name).ok())
-        {
-            let roster = self.ask(Command::Nodes, Target::Here).await;
-            let is_alone = roster.is_ok_and(|roster| roster["code"] == "no-cluster");
-            let cluster = reply["cluster"].as_str().filter(|_| !is_alone);
-            let _ = self.own.set((own, cluster.map(str::to_owned)));
-        }
-        self.own.get().map(|(own, _)| own)
-    }
-
-    async fn ask(&self, command: Command, target: Target) -> Result<Value, ClientError> {
-        let patience = command.usual_time();
-        let call = Call { command, target, cluster: self.cluster.clone(), patience };
-        client::ask(&self.endpoint, &call).await
-    }
-
-    /// Sees to what somebody wishes.
-    fn grant(&self, wish: Wish, news: &mpsc::Sender<News>, screen: &mut Screen, reading: &mut Reading) {
-        let (source, news) = (self.clone(), news.clone());
-        match wish {
-            Wish::Quit => {}
-            Wish::Ask { command, nodes, doing } => {
-                screen.say(format!("{doing} …"));
-                tokio::spawn(async move {
-                    let target = source.target(nodes).await;
-                    let went = match source.ask(command.clone(), target).await {
-                        Ok(reply) => told(&command, &reply),
-                        Err(error) => error.to_string(),
-                    };
-                    let _ = news.send(News::Said(format!("{doing}: {went}"))).await;
-                });
-            }
-            Wish::Explain(watcher) => {
-                tokio::spawn(async move {
-                    let command = Command::Explain { watcher: watcher.to_string() };
-                    let text = match source.ask(command.clone(), Target::Here).await {
-                        Ok(reply) => {
-                            let own = source.own.get().map(|(own, _)| own.as_str());
-                            let text = view::text(&command, &reply, own, Style { colour: false, width: Some(76) });
-                            text.out + &text.err
-                        }
-                        Err(error) => format!("{error}\n"),
-                    };
-                    let _ = news.send(News::Page { title: format!("explain {watcher}"), text }).await;
-                });
-            }
-            Wish::Logs(watcher, node) => {
-                screen.page(format!("logs of {watcher} on {node}"), "", true);
-                reading.begin(|number| tokio::spawn(source.logs(watcher, node, number, news)));
-            }
-        }
-    }
-
-    /// Those nodes; the agent's own is asked without anybody in between.
-    async fn target(&self, nodes: Vec<NodeName>) -> Target {
-        match &nodes[..] {
-            [only] if self.own().await == Some(only) => Target::Here,
-            _ => {
-                let nodes = nodes.into_iter().map(NodeWord::Name).collect();
-                Target::Nodes(Selector { nodes, labels: Vec::new() })
-            }
-        }
-    }
-
-    async fn logs(self, watcher: WatcherName, node: NodeName, number: u64, news: mpsc::Sender<News>) {
-        let names = vec![Pattern::Glob(literally(watcher.as_str()))];
-        let nodes = match self.own().await {
-            Some(own) if *own == node => Nodes::Here,
-            _ => Nodes::Named(vec![Pattern::Name(node.to_string())]),
-        };
-        let wanted = Follow { names, lines: BEFORE, nodes, ..Follow::all(Subject::Logs) };
-        let why = match Stream::open(&self.endpoint, &self.cluster, &wanted, PATIENCE).await {
-            Ok(mut stream) => {
-                let mut view = StreamView::new(Style::default(), TimeZone::system());
-                let line = |line: &Value| {
-                    let text = view.text(line);
-                    Some(News::Line(number, (text.out + &text.err).trim_end().to_owned()))
-                };
-                pass_on(&mut stream, &news, line).await
-            }
-            Err(error) => error.to_string(),
-        };
-        let _ = news.send(News::Line(number, why)).await;
-    }
-
-    /// What is looked at, in short.
-    async fn title(&self) -> String {
-        let nodes = self.shown().await;
-        // Over a control socket it is asked here, at the latest.
-        let _ = self.own().await;
-        match (&self.endpoint, self.own.get()) {
-            (Endpoint::Redis(_), _) => self.cluster.to_string(),
-            (Endpoint::Unix(_), None) => self.endpoint.to_string(),
-            (Endpoint::Unix(_), Some((own, cluster))) => match cluster {
-                Some(cluster) if nodes != Nodes::Here => cluster.clone(),
-                _ => own.to_string(),
-            },
-        }
-    }
-}
-
-/// Passes on what a stream brings, until it breaks off: why it did.
-async fn pass_on(
-    stream: &mut Stream,
-    news: &mpsc::Sender<News>,
-    mut read: impl FnMut(&Value) -> Option<News>,
-) -> String {
-    loop {
-        let line = match stream.next().await {
-            Ok(Some(line)) => line,
-            Ok(None) => return "the stream has ended".into(),
-            Err(error) => return error.to_string(),
-        };
-        if let Some(came) = read(&line)
-            && news.send(came).await.is_err()
-        {
-            return String::new();
-        }
-    }
-}
-
-/// A frame, or what there is to say about their stream.
-fn frame(line: &Value) -> Option<News> {
-    match line["note"].as_str() {
-        Some(note) => Some(News::Said(note.to_owned())),
-        // Anybody may publish where they come from.
-        None => wire::node_stats(line).ok().map(News::Frame),
-    }
-}
-
-/// How it went, on one line.
-fn told(command: &Command, reply: &Value) -> String {
-    let text = view::text(command, reply, None, Style::default());
-    let said = if text.err.is_empty() { text.out } else { text.err };
-    said.lines().collect::<Vec<_>>().join("; ")
-}
-
-/// A pattern that only this name fits.
-fn literally(name: &str) -> String {
-    let mut pattern = String::new();
-    for c in name.chars() {
-        match c {
-            '*' | '?' | '[' => pattern.extend(['[', c, ']']),
-            c => pattern.push(c),
-        }
-    }
-    pattern
 }
 
 /// What a person did at the terminal.
@@ -650,17 +417,5 @@ mod tests {
         assert!(!utf8(&[("LC_ALL", "C"), ("LANG", "de_DE.UTF-8")]));
         assert!(!utf8(&[("LANG", "de_DE.ISO-8859-1")]));
         assert!(!utf8(&[]));
-    }
-
-    #[test]
-    fn a_name_is_no_pattern() {
-        for name in ["web", "a*b", "[x]", "what?", "*"] {
-            let pattern = Pattern::Glob(literally(name));
-            assert!(pattern.fits(name), "{name}");
-            assert!(
-                !pattern.fits(&format!("{name}x"))
-                    && !pattern.fits(&name.replace(['*', '?', '['], "zz").replace("web", "wec"))
-            );
-        }
     }
 }

@@ -65,6 +65,8 @@ pub struct LeaseStats {
     pub left: Option<Duration>,
     /// How long a refresh lasts.
     pub ttl: Duration,
+    /// How long the last refresh took, where this node holds it.
+    pub latency: Option<Duration>,
 }
 
 /// A process, and together with it all that descends from it.

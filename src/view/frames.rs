@@ -12,7 +12,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::table::Table;
-use super::words::{maybe_span, printable, span};
+use super::words::{maybe_span, printable, size, span};
 use super::{Style, list, word};
 
 /// A node that was silent for longer than this is marked.
@@ -110,18 +110,6 @@ fn maybe_size(bytes: &Value) -> String {
     bytes.as_f64().map_or_else(|| "-".into(), size)
 }
 
-/// `0`, `512`, `8.5M`: powers of 1024.
-fn size(bytes: f64) -> String {
-    const UNITS: [&str; 6] = ["K", "M", "G", "T", "P", "E"];
-    let (mut size, mut unit) = (bytes.max(0.0), None);
-    // What would round up to 1024.0 is one of the next.
-    while size >= 1023.95 && unit != Some(UNITS.len() - 1) {
-        size /= 1024.0;
-        unit = Some(unit.map_or(0, |unit| unit + 1));
-    }
-    unit.map_or_else(|| format!("{size:.0}"), |unit| format!("{size:.1}{}", UNITS[unit]))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -170,11 +158,5 @@ b: 1 process, 12.5% of 4 cores, 8.5M; load 0.25, memory 3.0G of 8.0G; STALE: sil
     fn what_is_missing_is_a_dash_and_nothing_is_no_table() {
         let text = FramesView::new(Style::default()).text(&json!({"node": "a\x1b"}), Duration::ZERO);
         assert_eq!(text, "a : 0 processes, 0.0% of - cores, 0; load -, memory - of -\n");
-    }
-
-    #[test]
-    fn sizes_have_one_digit_after_the_point() {
-        let sizes = [0.0, 1023.0, 1024.0, 1_048_575.0, 1e30];
-        assert_eq!(sizes.map(size), ["0", "1023", "1.0K", "1.0M", "867361737988.4E"]);
     }
 }

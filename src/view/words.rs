@@ -33,6 +33,20 @@ pub(super) fn latency(seconds: &Value) -> String {
     }
 }
 
+/// A number of bytes: `512`, `8.5M`, `256M`, in powers of 1024 and with five characters at most.
+pub(super) fn size(bytes: f64) -> String {
+    const UNITS: [&str; 7] = ["", "K", "M", "G", "T", "P", "E"];
+    let (mut size, mut unit) = (bytes.max(0.0), 0);
+    // What would round up to a fourth digit is one of the next.
+    while size >= 999.5 && unit + 1 < UNITS.len() {
+        size /= 1024.0;
+        unit += 1;
+    }
+    // Below ten a unit says too little by itself.
+    let digits = usize::from(unit > 0 && size < 9.95);
+    format!("{size:.digits$}{}", UNITS[unit])
+}
+
 /// What is left of a lease: `4.1/5.0s`.
 pub(super) fn left(lease: &Value) -> String {
     match (lease["left"].as_f64(), lease["ttl"].as_f64()) {
@@ -60,4 +74,16 @@ pub(super) fn date(seconds: f64) -> String {
     let minutes = (seconds.max(0.0) / 60.0) as i64;
     let (year, month, day) = crate::view::civil(minutes.div_euclid(1_440));
     format!("{year:04}-{month:02}-{day:02} {:02}:{:02}Z", minutes / 60 % 24, minutes % 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::size;
+
+    #[test]
+    fn sizes_have_two_digits_at_least_and_three_at_most() {
+        let sizes = [0.0, 999.0, 999.5, 1023.0, 1024.0, 10_188.0, 10_240.0, 1_048_575.0, 8_912_896.0, 268_435_456.0];
+        assert_eq!(sizes.map(size), ["0", "999", "1.0K", "1.0K", "1.0K", "9.9K", "10K", "1.0M", "8.5M", "256M"]);
+        assert_eq!([-1.0, f64::NAN, 1.5e18].map(size), ["0", "0", "1.3E"]);
+    }
 }

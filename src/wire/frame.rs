@@ -57,6 +57,8 @@ struct LeaseText {
     token: Option<u64>,
     left: Option<f64>,
     ttl: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    latency: Option<f64>,
 }
 
 #[derive(Serialize, Deserialize, Default)]
@@ -94,14 +96,14 @@ struct PastText {
 /// {"node": name, "at": time,
 ///  "machine": {"cores": n, "load": n, "memory": bytes, "memory_used": bytes},
 ///  "watchers": [{"name": name, "state": word, "note": text, "wanted": n, "restarts": n,
-///    "lease": {"role": word, "holder": node, "token": n, "left": seconds, "ttl": seconds},
+///    "lease": {"role": word, "holder": node, "token": n, "left": seconds, "ttl": seconds, "latency": seconds},
 ///    "processes": [{"wid": n, "pid": n, "state": word, "program": name, "age": seconds, "children": n, "cpu": per cent,
 ///      "resident": bytes, "descriptors": n, "read": bytes a second, "written": bytes a second}]}],
 ///  "history": {"step": seconds, "watchers": [{"name": name, "cpu": [n…], "resident": [n…]}]}}
 /// ```
 ///
-/// What a process uses counts all below it, whose number is `children`; `cpu` is of one processor. `note`, `lease` and
-/// `history` are left out where there is none; what is not known is null. `history` has the latest last, and null for
+/// What a process uses counts all below it, whose number is `children`; `cpu` is of one processor. `note`, `lease`,
+/// `latency` and `history` are left out where there is none; what is not known is null. `history` has the latest last, and null for
 /// when nobody watched.
 pub fn node_stats_json(stats: &NodeStats, history: Option<&History>) -> Value {
     let frame = Frame {
@@ -125,6 +127,14 @@ pub fn node_stats_json(stats: &NodeStats, history: Option<&History>) -> Value {
     frame
 }
 
+/// What is told instead of a frame of `bytes`, which is longer than [`MAX_FRAME`]: a note of the node.
+pub fn untold_json(node: &NodeName, bytes: usize) -> Value {
+    let megabytes = |bytes: usize| bytes as f64 / f64::from(1 << 20);
+    let (long, most) = (megabytes(bytes), megabytes(MAX_FRAME));
+    let note = format!("what {node} uses takes {long:.1} MiB to tell, and {most:.0} are the most: it is not shown");
+    json!({"node": node.as_str(), "note": note})
+}
+
 fn watcher_text(watcher: &WatcherStats) -> WatcherText {
     WatcherText {
         name: watcher.name.to_string(),
@@ -138,6 +148,7 @@ fn watcher_text(watcher: &WatcherStats) -> WatcherText {
             token: lease.token,
             left: lease.left.map(|left| round(left.as_secs_f64(), 3)),
             ttl: lease.ttl.as_secs_f64(),
+            latency: lease.latency.map(|latency| round(latency.as_secs_f64(), 6)),
         }),
         processes: watcher.processes.iter().map(process_text).collect(),
     }
@@ -201,18 +212,19 @@ fn stats(frame: Frame) -> Result<NodeStats, String> {
 
 /// The history that a frame has with it: the first that comes to who begins to watch has one.
 pub fn parse_history(text: &str) -> Option<History> {
-    #[derive(Deserialize)]
-    struct WithHistory {
-        history: HistoryText,
-    }
-    let WithHistory { history } = parse(text).ok()?;
+    stats_history(&parse(text).ok()?)
+}
+
+/// As [`parse_history`], of a frame that has been read as JSON.
+pub fn stats_history(frame: &Value) -> Option<History> {
+    let HistoryText { step, watchers } = HistoryText::deserialize(frame.get("history")?).ok()?;
     let past = |PastText { name, cpu, resident }: PastText| {
         let points = cpu.into_iter().zip(resident);
         let points = points.map(|(cpu, resident)| Some(Point { cpu: cpu?, resident: resident? }));
         Some((WatcherName::parse(&name).ok()?, points.collect()))
     };
-    let step = seconds(history.step);
-    (!step.is_zero()).then(|| History { step, watchers: history.watchers.into_iter().filter_map(past).collect() })
+    let step = seconds(step);
+    (!step.is_zero()).then(|| History { step, watchers: watchers.into_iter().filter_map(past).collect() })
 }
 
 fn parse<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, String> {
@@ -244,6 +256,7 @@ fn lease(text: LeaseText) -> LeaseStats {
         token: text.token,
         left: text.left.map(seconds),
         ttl: seconds(text.ttl),
+        latency: text.latency.map(seconds),
     }
 }
 
@@ -326,6 +339,7 @@ mod tests {
                 token: Some(u64::MAX),
                 left: Some(Duration::from_millis(9_250)),
                 ttl: Duration::from_secs(15),
+                latency: Some(Duration::from_micros(412)),
             }),
             processes: vec![],
             ..web.clone()
@@ -368,7 +382,7 @@ mod tests {
         );
         assert_eq!(
             frame["watchers"][1]["lease"],
-            json!({"role": "holder", "holder": "web-2", "token": u64::MAX, "left": 9.25, "ttl": 15.0})
+            json!({"role": "holder", "holder": "web-2", "token": u64::MAX, "left": 9.25, "ttl": 15.0, "latency": 0.000412})
         );
         assert_eq!(
             frame["history"],

@@ -172,6 +172,28 @@ fn who_begins_to_watch_gets_the_past_of_every_node() {
     });
 }
 
+#[test]
+fn what_is_too_long_to_be_taken_is_missed_aloud_and_once() {
+    let redis = RedisServer::start();
+    let home = Home::new();
+    let agent = home.agent("web-1", &config(&redis));
+    let web = Ctl::start(&unix(&agent), "--json stats -f --all");
+    hears(&web, &["web-1"]);
+    let flood = "x".repeat(circus_agent::wire::MAX_FRAME + 1);
+    for _ in 0..2 {
+        redis.command(&["PUBLISH", "circus:{prod}:stats", &flood]);
+    }
+    let note = wait_for("a note", || web.says_json()["note"].as_str().map(str::to_owned));
+    assert_eq!(note, "a message of 4194305 bytes was dropped: the most is 4194304");
+    // Frames go on to come, and the second one is not told of.
+    hears(&web, &["web-1"]);
+    // A node whose own frame is too long says that in place of it.
+    let told = circus_agent::wire::untold_json(&circus_agent::model::names::NodeName::parse("web-2").unwrap(), 5 << 20);
+    redis.command(&["PUBLISH", "circus:{prod}:stats", &told.to_string()]);
+    let note = wait_for("a note of web-2", || web.says_json()["note"].as_str().map(str::to_owned));
+    assert_eq!(note, "what web-2 uses takes 5.0 MiB to tell, and 4 are the most: it is not shown");
+}
+
 /// How often clients have published since the server began.
 fn published(redis: &RedisServer) -> u64 {
     let stats = redis.text(&["INFO", "commandstats"]).expect("statistics");

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use circus_agent::model::names::{NodeName, WatcherName};
 use circus_agent::model::snapshot::{LeaseRole, WatcherState};
-use circus_agent::model::stats::{LeaseStats, Machine, NodeStats, ProcessStats, Used, WatcherStats};
+use circus_agent::model::stats::{
+    History, Keeper, LeaseStats, Machine, NodeStats, Point, ProcessStats, Used, WatcherStats,
+};
 use circus_agent::model::time::Time;
 use circus_agent::view::top::{Now, Settings};
 use jiff::tz::TimeZone;
@@ -61,6 +63,16 @@ pub fn ill(name: &str, shares: &[f64], missing: u32, note: &str) -> WatcherStats
     }
 }
 
+/// What such a node has kept of seven minutes before.
+pub fn history(stats: &NodeStats) -> History {
+    let wave = [0.1, 0.2, 0.3, 0.5, 0.8, 1.0, 0.9, 0.6, 0.4, 0.3, 0.5, 0.7];
+    let point = |used: Used, step: usize| Point { cpu: used.cpu * wave[step % 12], resident: used.resident };
+    // For a while nobody watched.
+    let past = |used: Used| (0..42).map(|step| (!(30..=32).contains(&step)).then(|| point(used, step))).collect();
+    let watchers = stats.watchers.iter().map(|watcher| (watcher.name.clone(), past(watcher.used())));
+    History { step: Keeper::STEP, watchers: watchers.collect() }
+}
+
 pub fn process(wid: u32, cpu: f64) -> ProcessStats {
     ProcessStats {
         wid,
@@ -81,6 +93,7 @@ pub fn holder(name: &str, token: u64, left: Duration) -> WatcherStats {
         token: Some(token),
         left: Some(left),
         ttl: Duration::from_secs(5),
+        latency: Some(Duration::from_micros(412)),
     };
     WatcherStats { lease: Some(lease), ..watcher(name, &[0.1]) }
 }
@@ -93,6 +106,7 @@ pub fn standby(name: &str, holder: Option<&str>) -> WatcherStats {
         token: None,
         left: None,
         ttl: Duration::from_secs(5),
+        latency: None,
     };
     let note = holder.map(|holder| format!("held by {holder}"));
     WatcherStats { lease: Some(lease), state: WatcherState::Standby, note, wanted: 1, ..watcher(name, &[]) }

@@ -60,9 +60,19 @@ pub(crate) fn screen(settings: Settings, nodes: &[NodeStats]) -> Screen {
             for process in stats.watchers.iter_mut().flat_map(|watcher| &mut watcher.processes) {
                 process.used.cpu *= [0.2, 0.4, 0.7, 1.0, 0.9, 0.5, 0.6, 1.0][second as usize];
             }
+            let (node, history) = (stats.node.clone(), frames::history(&stats));
             screen.frame(stats, now(second * 1_000));
+            if second == 0 {
+                screen.history(&node, &history);
+            }
         }
     }
+    let hours_ago = |hours: f64| now(0).unix - hours * 3_600.0;
+    screen.tenures(&json!({"history": [{"name": "beat", "tenures": [
+        {"to": "web-2", "start": hours_ago(6.02), "end": null, "cause": "moved"},
+        {"to": "web-1", "start": hours_ago(9.5), "end": hours_ago(6.03), "cause": "died"},
+        {"to": "web-3", "start": hours_ago(21.0), "end": hours_ago(9.6), "cause": "first"},
+    ]}]}));
     for (time, watcher, event, body) in [
         (1_795_384_800.0, "beat", "start", json!({})),
         (1_795_385_319.0, "worker", "reap", json!({"wid": 2, "process_pid": 4702, "exit_code": -9})),
@@ -175,6 +185,105 @@ fn nobody_and_two_are_alarms() {
     let none = [node("a", vec![standby("beat", None)]), node("b", vec![standby("beat", None)])];
     let vacant = picture(&screen(settings(), &none), now(AT), (80, 24));
     assert!(vacant.lines().any(|line| line.contains("beat") && line.contains("vacant    -")), "{vacant}");
+}
+
+#[test]
+fn what_silent_nodes_may_have_is_not_called_vacant() {
+    let line = |screen: &Screen, at: u64| {
+        let picture = picture(screen, now(at), (80, 24));
+        picture.lines().find(|line| line.contains("beat")).unwrap_or_default().to_owned()
+    };
+    let mut two = screen(settings(), &[node("a", vec![standby("beat", None)]), node("b", vec![standby("beat", None)])]);
+    for second in 8..14 {
+        two.frame(node("a", vec![standby("beat", None)]), now(second * 1_000));
+    }
+    assert!(line(&two, 13_100).contains("unknown"), "b is silent: {}", line(&two, 13_100));
+    let mut own = screen(settings(), &[node("a", vec![standby("beat", None)])]);
+    assert!(line(&own, AT).contains("vacant"), "{}", line(&own, AT));
+    own.link(Link::Own("Redis: connection refused; only this node is heard".into()));
+    assert!(line(&own, AT).contains("unknown"), "{}", line(&own, AT));
+    let shown = picture(&own, now(AT), (80, 24));
+    assert!(shown.contains(" OWN NODE ONLY ") && shown.contains("Redis: connection refused; only this"), "{shown}");
+    assert!(!shown.contains(" live "), "{shown}");
+}
+
+#[test]
+fn curves_begin_with_what_nodes_have_kept() {
+    let web = || node("a", vec![watcher("web", &[50.0])]);
+    let curve = |screen: &Screen| {
+        let picture = picture(screen, now(AT), (120, 24));
+        let row = picture.lines().find(|line| line.contains("▸web ")).unwrap_or_default().to_owned();
+        row.chars().filter(|c| ('▁'..='█').contains(c)).collect::<String>()
+    };
+    let mut screen = Screen::new(settings());
+    screen.frame(web(), now(0));
+    assert_eq!(curve(&screen), "█");
+    screen.history(&frames::name("a"), &frames::history(&web()));
+    assert_eq!(curve(&screen), "▆▂▂▃▅▇██");
+}
+
+#[test]
+fn restarts_and_events_are_counted_while_it_is_watched() {
+    let restarted = |times: u64| {
+        let web = watcher("web", &[1.0]);
+        node("a", vec![circus_agent::model::stats::WatcherStats { restarts: times, ..web }])
+    };
+    let mut screen = Screen::new(settings());
+    for (second, times) in [(0, 40), (1, 40), (2, 43), (3, 0), (4, 1)] {
+        screen.frame(restarted(times), now(second * 1_000));
+    }
+    for ago in [1.0, 2.0, 30.0, 61.0, 5_000.0] {
+        screen.event(
+            &json!({"event": "start", "watcher": "web", "node": "a", "time": now(4_000).unix - ago, "body": {}}),
+        );
+    }
+    let rates = |screen: &Screen, at: u64| {
+        let picture = picture(screen, now(at), (120, 24));
+        let line = picture.lines().nth(1).unwrap_or_default();
+        line[line.find("restarts/h").unwrap_or(0)..].trim_end_matches(['│', ' ']).to_owned()
+    };
+    // Three and one; an agent that began anew takes nothing away.
+    assert_eq!(rates(&screen, 4_000), "restarts/h 4   events/s 0.1");
+    screen.frame(restarted(1), now(3_603_000));
+    assert_eq!(rates(&screen, 3_603_500), "restarts/h 1   events/s 0.0");
+}
+
+#[test]
+fn a_node_that_cannot_tell_how_it_is_says_why_and_says_it_once() {
+    let mut screen = screen(settings(), &three());
+    let why = "what web-4 uses takes 5.1 MiB to tell, and 4 are the most: it is not shown";
+    let says = |screen: &Screen| picture(screen, now(AT), (120, 24)).contains(why);
+    screen.roster(vec![listed("web-4", "up")]);
+    for _ in 0..2 {
+        screen.untold(frames::name("web-4"), why.into());
+    }
+    assert!(says(&screen));
+    press(&mut screen, "j");
+    screen.untold(frames::name("web-4"), why.into());
+    assert!(!says(&screen), "nobody wants to read that each second");
+    press(&mut screen, "3G");
+    assert!(says(&screen), "who chooses the node reads it");
+    screen.frame(node("web-4", vec![]), now(AT));
+    assert!(!says(&screen));
+}
+
+#[test]
+fn a_node_that_drains_shows_how_far_it_is() {
+    let mut down = watcher("web", &[]);
+    down.wanted = 2;
+    let mut screen = screen(
+        settings(),
+        &[node("a", vec![down.clone(), holder("beat", 1, frames::SECOND), watcher("worker", &[1.0, 2.0])])],
+    );
+    screen.roster(vec![listed("a", "draining")]);
+    press(&mut screen, "3");
+    let shown = picture(&screen, now(AT), (120, 24));
+    assert!(
+        shown.contains("▓▓▓░░░░░ 1/3 down") && shown.contains("a drains: 1/3 down, 3 processes left, holds beat"),
+        "{shown}"
+    );
+    screen.frame(node("a", vec![down]), now(AT));
+    assert!(picture(&screen, now(AT), (120, 24)).contains("a drains: all is down"));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::agent::{Home, PATIENCE, is_alive, send};
+use crate::agent::{Agent, Home, PATIENCE, is_alive, send};
 use crate::pty::OnTerminal;
 use crate::redis_server::RedisServer;
 
@@ -110,10 +110,32 @@ fn it_shows_what_runs_takes_keys_and_leaves_the_terminal_as_it_was() {
         assert!(Instant::now() < deadline, "it was not restarted: {}", top.look());
         thread::sleep(Duration::from_millis(5));
     }
-    // A page.
+    // Pages: why it is so, and all about it, which goes on further down.
     top.program.types("x");
     top.says("explain web");
+    top.says("web runs on web-1.");
     top.program.types("q");
+    top.shows("the panels", |screen| row(screen, "web").is_some());
+    top.program.types("d");
+    top.says("circusctl explain web --node web-1");
+    top.program.types("G");
+    top.shows("its options", |screen| screen.contains("warmup_delay"));
+    top.program.types("\x1b");
+    top.shows("the panels", |screen| row(screen, "web").is_some());
+
+    // The palette: a word is completed, a mistake told, an answer read, a command done.
+    top.program.types(":opt\tw\t");
+    top.shows("the words", |screen| screen.contains(":options w") && screen.contains("web  worker"));
+    top.program.types("ork\t\r");
+    top.shows("the answer", |screen| screen.contains("options worker") && screen.contains("cmd: sleep 1000"));
+    top.program.types("q:incr web 2 --nonsense\r");
+    top.says("unexpected argument '--nonsense'");
+    top.program.types(":incr web 2\r");
+    top.shows("four of web", |screen| screen.lines().any(|line| line.contains("▸web ") && line.contains("4/4")));
+    // What circusctl asks about is asked about here.
+    top.program.types(":quit\r");
+    top.says("quit ends the agent and all it runs");
+    top.program.types("n:watchers\r");
     top.shows("the panels", |screen| row(screen, "web").is_some());
     top.program.types("q");
     top.ends(0, settings);
@@ -150,22 +172,21 @@ fn an_agent_that_goes_and_comes_back_is_stale_and_then_live() {
     top.says(" live ");
     top.program.types("r");
     top.says("read only");
+    top.program.types("j");
+    top.shows("no word of that", |screen| !screen.contains("read only: "));
+    top.program.types(":restart! --all\r");
+    top.says("read only: nothing can be changed from here");
+    top.program.types(":numwatchers\r");
+    top.shows("an answer", |screen| screen.lines().any(|line| line.contains("│ 1 ")));
 }
 
 #[test]
 fn a_cluster_is_shown_whole_and_never_as_live_while_redis_is_away() {
     let mut redis = RedisServer::start();
     let home = Home::new();
-    let config = format!(
-        "[watcher:beat]\ncmd = sleep 1000\nsingleton = true\n[watcher:web]\ncmd = sleep 1000\n\n[redis]\nurl = {}\nlease_ttl = 2\n",
-        redis.url()
-    );
-    let agents = ["web-1", "web-2"].map(|name| home.agent(name, &config));
-    for agent in &agents {
-        agent.comes_to("web", "active");
-    }
+    let agents = pair(&home, &redis, "");
     let local = agents[0].socket.to_string_lossy().into_owned();
-    for endpoint in [redis.url(), local] {
+    for (endpoint, is_local) in [(redis.url(), false), (local, true)] {
         let mut top = Top::start(&home, &endpoint, &[]);
         top.says(" 2/2 nodes ");
         top.shows("a holder", |screen| {
@@ -175,11 +196,107 @@ fn a_cluster_is_shown_whole_and_never_as_live_while_redis_is_away() {
             screen.lines().any(|line| line.contains("▸web ") && line.contains("2/2"))
         });
         redis.kill();
-        top.shows("old figures as such", |screen| screen.contains(" STALE ") && !screen.contains(" live "));
+        match is_local {
+            false => drop(
+                top.shows("old figures as such", |screen| screen.contains(" STALE ") && !screen.contains(" live ")),
+            ),
+            // The agent's own need no Redis; the other's are old.
+            true => {
+                let screen = top.says(" OWN NODE ONLY ");
+                assert!(!screen.contains(" live "), "{screen}");
+                top.shows("one node of two", |screen| screen.contains(" 1/2 nodes ") && !screen.contains(" live "));
+                top.shows("what runs here", |screen| {
+                    screen
+                        .lines()
+                        .any(|line| line.contains("▸web ") && line.contains("1/2") && line.contains("degraded"))
+                });
+                let once = once(&home, &endpoint, &[]);
+                let text = String::from_utf8_lossy(&once.stdout).into_owned();
+                assert_eq!(once.status.code(), Some(0), "{once:?}");
+                assert!(text.contains("OWN NODE ONLY") && text.contains("▸web "), "{text}");
+            }
+        }
         redis.restart();
         top.says(" live ");
         top.says(" 2/2 nodes ");
     }
+}
+
+/// Two agents of one cluster, with a singleton and one process of `web` each.
+fn pair(home: &Home, redis: &RedisServer, more: &str) -> [Agent; 2] {
+    let config = format!(
+        "[watcher:beat]\ncmd = sleep 1000\nsingleton = true\n[watcher:web]\ncmd = sleep 1000\n{more}\n[redis]\nurl = {}\nlease_ttl = 2\n",
+        redis.url()
+    );
+    let agents = ["web-1", "web-2"].map(|name| home.agent(name, &config));
+    for agent in &agents {
+        agent.comes_to("web", "active");
+    }
+    agents
+}
+
+#[test]
+fn a_singleton_moves_and_processes_come_and_go_where_the_screen_says() {
+    let redis = RedisServer::start();
+    let home = Home::new();
+    let agents = pair(&home, &redis, "");
+    let local = agents[0].socket.to_string_lossy().into_owned();
+    let count = || agents.each_ref().map(|agent| agent.pids("web").len());
+    for endpoint in [redis.url(), local] {
+        let mut top = Top::start(&home, &endpoint, &[]);
+        top.says(" 2/2 nodes ");
+        // Who has it is told by the row; from there it moves to the other one.
+        let held = |screen: &str| {
+            let row = screen.lines().find(|line| line.contains("beat  ") && line.contains(" active "))?.to_owned();
+            ["web-1", "web-2"].into_iter().find(|node| row.contains(node))
+        };
+        let screen = top.shows("a holder", |screen| held(screen).is_some());
+        let from = held(&screen).expect("a holder");
+        top.program.types("1F");
+        top.says(&format!("Move beat away from {from}"));
+        top.program.types("y");
+        top.shows("the other holder", |screen| held(screen).is_some_and(|to| to != from));
+        top.says(&format!("Move beat away from {from}: "));
+
+        // Of both nodes one gets a process more, and the one with the most has it taken away.
+        let web = |screen: &str, ready: &str| screen.lines().any(|line| line.contains("▸web ") && line.contains(ready));
+        top.program.types("2/^web$\r+");
+        top.says("Add a process to web on the node that has the least to do");
+        top.program.types("y");
+        top.shows("three of web", |screen| web(screen, "3/3"));
+        let more = count();
+        assert!(more == [2, 1] || more == [1, 2], "{more:?}");
+        top.program.types("-");
+        let most = if more == [2, 1] { "web-1" } else { "web-2" };
+        top.says(&format!("Take a process from web on {most}, which has the most of them."));
+        top.program.types("y");
+        top.shows("two of web", |screen| web(screen, "2/2"));
+        assert_eq!(count(), [1, 1]);
+        // As circusctl does it, from the palette.
+        top.program.types(":incr web --node web-2\r");
+        top.shows("three of web", |screen| web(screen, "3/3"));
+        assert_eq!(count(), [1, 2]);
+        top.program.types(":decr web --node web-2\r");
+        top.shows("two of web", |screen| web(screen, "2/2"));
+    }
+}
+
+#[test]
+fn a_node_that_drains_shows_how_far_it_is() {
+    let redis = RedisServer::start();
+    let home = Home::new();
+    let go = home.file("go");
+    let stays = home.script("stays", &format!("trap '' TERM\nwhile [ ! -e {} ]; do sleep 0.05; done\n", go.display()));
+    let _agents = pair(&home, &redis, &format!("[watcher:stays]\ncmd = {stays}\ngraceful_timeout = 600\n"));
+    let mut top = Top::start(&home, &redis.url(), &[]);
+    top.says(" 2/2 nodes ");
+    top.program.types(":drain --node web-2\r");
+    top.says("drain --node web-2: ");
+    top.says(": ok");
+    top.program.types(":nodes\rj");
+    top.shows("what is left", |screen| screen.contains("web-2 drains: 2/3 down, 1 process left"));
+    std::fs::write(go, "").expect("a file");
+    top.says("web-2 drains: all is down");
 }
 
 fn once(home: &Home, endpoint: &str, args: &[&str]) -> Output {

@@ -144,6 +144,7 @@ fn lease_stats(view: LeaseView) -> LeaseStats {
         token: view.token,
         left: view.left.filter(|_| matches!(view.role, LeaseRole::Holder | LeaseRole::Losing)),
         ttl: view.ttl,
+        latency: view.latency,
     }
 }
 

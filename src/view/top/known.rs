@@ -1,18 +1,22 @@
-//! What is known of the cluster: the latest frame of each node, what came before it as curves, and the latest events.
+//! What is known of the cluster: the latest frame of each node, what came before it as curves, and what has happened.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+use super::curve::Curve;
+use super::holders::Tenure;
 use crate::model::names::{NodeName, WatcherName};
-use crate::model::stats::{LeaseStats, NodeStats, Used, WatcherStats};
+use crate::model::snapshot::LeaseRole;
+use crate::model::stats::{History, Keeper, LeaseStats, NodeStats, Point, Used, WatcherStats};
 use crate::model::time::Time;
 
 /// A node says something each second; one that kept silent for longer than this shows what was, not what is.
 const SILENT: Duration = Duration::from_millis(3_500);
+/// For how long restarts are counted, and over how many seconds events.
+const HOUR: Duration = Duration::from_secs(3_600);
+const MINUTE: f64 = 60.0;
 /// How many events are kept.
 const EVENTS: usize = 500;
-/// How many samples a curve has at most.
-const CURVE: usize = 40;
 
 /// What is known.
 #[derive(Debug, Clone, Default)]
@@ -22,6 +26,14 @@ pub(super) struct Known {
     pub(super) roster: BTreeMap<NodeName, Listed>,
     /// The latest last.
     pub(super) events: VecDeque<String>,
+    /// When they happened, in seconds of the Unix epoch.
+    times: VecDeque<f64>,
+    /// Who has had each singleton, by its name.
+    pub(super) tenures: BTreeMap<String, Vec<Tenure>>,
+    /// Why nodes do not tell how they are.
+    pub(super) untold: BTreeMap<NodeName, String>,
+    /// Restarts that were seen: when, and how many.
+    restarts: VecDeque<(Time, u64)>,
 }
 
 /// One node's latest frame.
@@ -51,10 +63,6 @@ pub struct Listed {
     pub holds: Vec<String>,
 }
 
-/// A value's latest samples, one a second, the latest last.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Curve(VecDeque<f32>);
-
 /// A watcher on a node.
 #[derive(Clone, Copy)]
 pub(super) struct Part<'a> {
@@ -83,19 +91,47 @@ impl Known {
     pub(super) fn frame(&mut self, stats: NodeStats, now: Time) {
         let used: Vec<Used> = stats.watchers.iter().map(WatcherStats::used).collect();
         let all = Used::sum(used.iter().copied());
+        self.untold.remove(&stats.node);
         let before = self.nodes.remove(&stats.node);
+        if let Some(before) = &before {
+            self.count_restarts(&before.stats, &stats, now);
+        }
         let (mut cpu, mut memory, mut old) =
             before.map(|heard| (heard.cpu, heard.memory, heard.curves)).unwrap_or_default();
-        cpu.push(all.cpu);
-        memory.push(all.resident as f64);
+        cpu.push(all.cpu, now);
+        memory.push(all.resident as f64, now);
         // Of watchers that are gone nothing stays.
         let curves = stats.watchers.iter().zip(&used).map(|(watcher, used)| {
             let mut curve = old.remove(&watcher.name).unwrap_or_default();
-            curve.push(used.cpu);
+            curve.push(used.cpu, now);
             (watcher.name.clone(), curve)
         });
         let curves = curves.collect();
         self.nodes.insert(stats.node.clone(), Heard { stats, at: now, used, cpu, memory, curves });
+    }
+
+    /// Takes in what a node, whose frame has come, has kept of the time before.
+    pub(super) fn history(&mut self, node: &NodeName, history: &History) {
+        // With steps of another length it would tell of another time.
+        let Some(heard) = self.nodes.get_mut(node).filter(|_| history.step == Keeper::STEP) else { return };
+        let pasts = || history.watchers.iter().map(|(_, past)| past);
+        let longest = pasts().map(|past| past.len()).max().unwrap_or(0);
+        let mut sums: Vec<Option<(f64, u64)>> = vec![None; longest];
+        for past in pasts() {
+            for (sum, Point { cpu, resident }) in
+                sums.iter_mut().zip(past.iter().rev()).filter_map(|(sum, point)| Some((sum, (*point)?)))
+            {
+                let (all, bytes) = sum.unwrap_or_default();
+                *sum = Some((all + cpu, bytes.saturating_add(resident)));
+            }
+        }
+        heard.cpu.begin_with(sums.iter().map(|sum| sum.map(|(cpu, _)| cpu)));
+        heard.memory.begin_with(sums.iter().map(|sum| sum.map(|(_, bytes)| bytes as f64)));
+        for (name, past) in &history.watchers {
+            if let Some(curve) = heard.curves.get_mut(name) {
+                curve.begin_with(past.iter().rev().map(|point| Some((*point)?.cpu)));
+            }
+        }
     }
 
     /// Takes in what the registry says; nodes that it knows to be gone are forgotten.
@@ -107,11 +143,50 @@ impl Known {
         self.roster = there.map(|row| (row.name.clone(), row)).collect();
     }
 
-    pub(super) fn event(&mut self, line: String) {
+    /// Takes in an event, which happened at `time`.
+    pub(super) fn event(&mut self, line: String, time: Option<f64>) {
         if self.events.len() == EVENTS {
             self.events.pop_front();
         }
         self.events.push_back(line);
+        if let Some(time) = time {
+            self.times.push_back(time);
+            self.times.drain(..self.times.len().saturating_sub(EVENTS));
+        }
+    }
+
+    /// Events a second, of the last minute, at `unix`.
+    pub(super) fn event_rate(&self, unix: f64) -> f64 {
+        let latest = self.times.iter().filter(|time| **time > unix - MINUTE);
+        // Where there were more than are kept, those reach back less far.
+        let reach = match self.times.front() {
+            Some(first) if self.times.len() == EVENTS => (unix - first).clamp(1.0, MINUTE),
+            _ => MINUTE,
+        };
+        latest.count() as f64 / reach
+    }
+
+    fn count_restarts(&mut self, before: &NodeStats, stats: &NodeStats, now: Time) {
+        let old: BTreeMap<_, _> = before.watchers.iter().map(|watcher| (&watcher.name, watcher.restarts)).collect();
+        let more = stats.watchers.iter().filter_map(|watcher| watcher.restarts.checked_sub(*old.get(&watcher.name)?));
+        let more: u64 = more.sum();
+        if more > 0 {
+            self.restarts.push_back((now, more));
+        }
+        self.restarts.retain(|(at, _)| now.since(*at) < HOUR);
+    }
+
+    /// How many restarts were seen in the last hour.
+    pub(super) fn restarts(&self, now: Time) -> u64 {
+        self.restarts.iter().filter(|(at, _)| now.since(*at) < HOUR).map(|(_, count)| count).sum()
+    }
+
+    /// How long the slowest holder of a lease took to refresh it: how Redis is.
+    pub(super) fn latency(&self, now: Time) -> Option<Duration> {
+        let watchers = self.heard(now).flat_map(|heard| &heard.stats.watchers);
+        let held =
+            watchers.filter_map(|watcher| watcher.lease.as_ref()).filter(|lease| lease.role == LeaseRole::Holder);
+        held.filter_map(|lease| lease.latency).max()
     }
 
     /// When anything was heard last.
@@ -155,7 +230,7 @@ impl Known {
     }
 
     /// The frames of nodes that are heard.
-    pub(super) fn heard(&self, now: Time) -> impl Iterator<Item = &Heard> {
+    pub(super) fn heard(&self, now: Time) -> impl Iterator<Item = &Heard> + Clone {
         let then = self.judged(now);
         self.nodes.values().filter(move |heard| heard.silent(then).is_none())
     }
@@ -184,6 +259,8 @@ impl<'a> Singleton<'a> {
             _ if fresh().filter(running).count() > 1 => "conflict",
             Some(part) => part.stats.state.word(),
             None if holder.is_some() => "stale",
+            // One of those that say nothing may have it.
+            None if parts.iter().any(|part| part.silent.is_some()) => "unknown",
             None => "vacant",
         };
         let note = held.or(fresh().next().copied()).and_then(|part| part.stats.note.as_deref());
@@ -210,29 +287,5 @@ impl<'a> Part<'a> {
             Some(_) => 0,
             None => self.stats.processes.iter().filter(|process| process.state == "running").count(),
         }
-    }
-}
-
-impl Curve {
-    fn push(&mut self, value: f64) {
-        if self.0.len() == CURVE {
-            self.0.pop_front();
-        }
-        self.0.push_back(value as f32);
-    }
-
-    /// The latest `count` samples of all `curves` added up, the latest last; fewer where there are fewer.
-    pub(super) fn sum<'a>(curves: impl IntoIterator<Item = &'a Curve>, count: usize) -> Vec<f32> {
-        let mut sum: Vec<f32> = Vec::new();
-        for curve in curves {
-            for (back, value) in curve.0.iter().rev().take(count).enumerate() {
-                match sum.get_mut(back) {
-                    Some(sum) => *sum += value,
-                    None => sum.push(*value),
-                }
-            }
-        }
-        sum.reverse();
-        sum
     }
 }

@@ -1,26 +1,25 @@
 //! What is looked at, and how: the state of the screen, and what each key makes of it.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
 use serde_json::Value;
 
 use super::filter::Filter;
-use super::known::{Known, Listed, Part, Singleton};
+use super::holders;
+use super::known::{Known, Listed, Singleton};
+use super::over::{Over, PAGE_LINES, Page, Palette};
+use super::panels::drain;
 use super::tree::{self, Grouping, Row, Sort, Spot, View};
-use crate::model::command::{Command, Patience};
+use crate::model::command::{Command, Target};
 use crate::model::names::{NodeName, WatcherName};
-use crate::model::pattern::Pattern;
-use crate::model::snapshot::WatcherState;
-use crate::model::stats::NodeStats;
+use crate::model::stats::{History, NodeStats};
 use crate::model::time::Time;
 use crate::view::{StreamView, Style};
 
 /// How far PgUp and PgDn go.
 const PAGE: isize = 10;
-/// How many lines of a page that grows are kept.
-const PAGE_LINES: usize = 5_000;
 
 /// A moment, by both clocks.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -88,15 +87,37 @@ pub enum Wish {
     Ask {
         /// What.
         command: Command,
-        /// On which nodes.
-        nodes: Vec<NodeName>,
+        /// Of whom.
+        target: Target,
         /// What it is called when it is told how it went.
         doing: String,
     },
-    /// To read why a watcher is as it is, in a [`Screen::page`].
-    Explain(WatcherName),
+    /// To read the answers to these questions, in a [`Screen::page`].
+    Read {
+        /// What it is about.
+        title: String,
+        /// What is asked.
+        questions: Vec<Command>,
+        /// Those who know the answers.
+        nodes: Vec<NodeName>,
+    },
+    /// To have a line understood and carried out that was typed into the palette.
+    Obey(String),
+    /// To know how that line could go on: [`Screen::complete`].
+    Complete(String),
     /// To read what a watcher prints on a node, in a [`Screen::page`], for as long as that is open.
     Logs(WatcherName, NodeName),
+}
+
+/// What a word of the palette can be.
+#[derive(Debug)]
+pub struct Names<'a> {
+    /// What the screen itself understands.
+    pub own: Vec<String>,
+    /// The watchers that there are.
+    pub watchers: BTreeSet<&'a str>,
+    /// The nodes that there are.
+    pub nodes: BTreeSet<&'a str>,
 }
 
 /// Whether anything can be heard.
@@ -106,6 +127,8 @@ pub enum Link {
     Connecting,
     /// It can.
     Up,
+    /// Only the node that is asked can, for this reason.
+    Own(String),
     /// It cannot, for this reason.
     Down(String),
 }
@@ -117,44 +140,6 @@ pub(super) enum Panel {
     Watchers,
     Nodes,
     Events,
-}
-
-/// What lies over the panels, and has the keys.
-#[derive(Debug, Clone)]
-pub(super) enum Over {
-    Nothing,
-    /// The filter is being typed; with what is wrong with it so far.
-    Typing {
-        text: String,
-        wrong: Option<String>,
-    },
-    /// Something is to be done, if that is meant.
-    Dialog {
-        effect: String,
-        wish: Wish,
-    },
-    Help,
-    Page(Page),
-}
-
-/// A text to be read.
-#[derive(Debug, Clone)]
-pub(super) struct Page {
-    pub(super) title: String,
-    pub(super) lines: Vec<String>,
-    /// The first line that shows; nothing: the last lines do, whatever is added.
-    pub(super) top: Option<usize>,
-}
-
-/// What the choice is about, where something can be done to it.
-struct Chosen {
-    watcher: WatcherName,
-    /// The nodes that are heard of those that it is on.
-    nodes: Vec<NodeName>,
-    pid: Option<u32>,
-    singleton: bool,
-    stopped: bool,
-    running: usize,
 }
 
 /// The screen.
@@ -174,6 +159,8 @@ pub struct Screen {
     pub(super) sort: Sort,
     pub(super) inverted: bool,
     pub(super) filter: Option<Filter>,
+    /// What was typed into the palette, the latest last.
+    pub(super) typed: Vec<String>,
     open: HashSet<Spot>,
     /// What is chosen in each panel, and where it stood then: that place is taken when the thing is gone.
     spot: (Option<Spot>, usize),
@@ -181,9 +168,9 @@ pub struct Screen {
     node: (Option<NodeName>, usize),
     /// How many of the latest events lie below the one that is chosen.
     event: usize,
-    height: u16,
+    pub(super) height: u16,
     /// `g` was pressed: once more, and it goes to the top.
-    half_top: bool,
+    pub(super) half_top: bool,
 }
 
 impl Screen {
@@ -202,6 +189,7 @@ impl Screen {
             sort: Sort::Cpu,
             inverted: false,
             filter: None,
+            typed: Vec::new(),
             open: HashSet::new(),
             spot: (None, 0),
             singleton: (None, 0),
@@ -217,9 +205,35 @@ impl Screen {
         self.known.frame(stats, now.since_boot);
     }
 
+    /// With its first frame a node has told what it has kept of the time before.
+    pub fn history(&mut self, node: &NodeName, history: &History) {
+        self.known.history(node, history);
+    }
+
     /// The registry has told which nodes there are.
     pub fn roster(&mut self, rows: Vec<Listed>) {
         self.known.list(rows);
+    }
+
+    /// A reply to `history`: who has had a singleton.
+    pub fn tenures(&mut self, reply: &Value) {
+        self.known.tenures.extend(holders::tenures(reply));
+    }
+
+    /// A node's frame was not told, for this reason.
+    pub fn untold(&mut self, node: NodeName, why: String) {
+        if self.known.untold.insert(node, why.clone()).is_none() {
+            self.say(why);
+        }
+    }
+
+    /// The singletons that there are, each with the nodes that are heard of those that have it.
+    pub fn singletons_heard(&self, now: Now) -> Vec<(WatcherName, Vec<NodeName>)> {
+        let mut found: BTreeMap<&WatcherName, Vec<NodeName>> = BTreeMap::new();
+        for part in self.known.parts(now.since_boot).filter(|part| part.lease().is_some() && part.silent.is_none()) {
+            found.entry(&part.stats.name).or_default().push(part.node.clone());
+        }
+        found.into_iter().map(|(name, nodes)| (name.clone(), nodes)).collect()
     }
 
     /// Something happened: a line of the stream of events.
@@ -227,7 +241,7 @@ impl Screen {
         let mut view = StreamView::new(Style::default(), self.settings.zone.clone());
         let text = view.text(event).out;
         if !text.is_empty() {
-            self.known.event(text.trim_end().to_owned());
+            self.known.event(text.trim_end().to_owned(), event["time"].as_f64());
             // Who reads an older one goes on reading it.
             if self.event > 0 {
                 self.event += 1;
@@ -277,6 +291,22 @@ impl Screen {
         !self.known.nodes.is_empty() && up.all(|row| self.known.nodes.contains_key(&row.name))
     }
 
+    /// Words that stand for something on the screen: commands of its own, watchers, nodes.
+    pub fn names(&self) -> Names<'_> {
+        let watchers = self.known.nodes.values().flat_map(|heard| &heard.stats.watchers);
+        let nodes = self.known.nodes.keys().chain(self.known.roster.keys());
+        Names {
+            own: Panel::ALL.map(|panel| panel.name().to_lowercase()).into(),
+            watchers: watchers.map(|watcher| watcher.name.as_str()).collect(),
+            nodes: nodes.map(NodeName::as_str).collect(),
+        }
+    }
+
+    /// Whether nothing can be changed from here.
+    pub fn is_read_only(&self) -> bool {
+        self.settings.read_only
+    }
+
     /// How many nodes have been heard of.
     pub fn heard(&self) -> usize {
         self.known.nodes.len()
@@ -293,6 +323,43 @@ impl Screen {
             Some((then, known)) => (known, then.since_boot),
             None => (&self.known, now.since_boot),
         }
+    }
+
+    /// What there is to say of what is chosen, of which these are the rows where it is a watcher.
+    pub(super) fn note(&self, rows: &[Row], now: Now) -> Option<String> {
+        match self.panel {
+            Panel::Watchers => {
+                let row = rows.get(self.at_row(rows)).filter(|row| !row.note.is_empty())?;
+                Some(format!("{}: {}", row.name, row.note))
+            }
+            Panel::Singletons => {
+                let singletons = self.singletons(now);
+                let one = singletons.get(self.at(Panel::Singletons, now))?;
+                Some(format!("{}: {}", one.name, one.note?))
+            }
+            Panel::Nodes => {
+                let node = *self.nodes(now).get(self.at(Panel::Nodes, now))?;
+                let (known, then) = self.shown(now);
+                if let Some(why) = known.untold.get(node) {
+                    return Some(why.clone());
+                }
+                let heard = known.nodes.get(node).filter(|heard| known.silent(heard, then).is_none())?;
+                let drains = known.roster.get(node).is_some_and(|listed| listed.state == "draining");
+                drains.then(|| format!("{node} drains: {}", drain(heard)))
+            }
+            Panel::Events => None,
+        }
+    }
+
+    /// The moment that is shown: now, or when the screen was frozen.
+    pub(super) fn moment(&self, now: Now) -> Now {
+        self.frozen.as_ref().map_or(now, |(then, _)| *then)
+    }
+
+    /// Who has had a singleton over the last day.
+    pub(super) fn band(&self, name: &WatcherName, now: Now) -> String {
+        let tenures = self.shown(now).0.tenures.get(name.as_str());
+        tenures.map(|tenures| holders::band(tenures, self.moment(now).unix)).unwrap_or_default()
     }
 
     /// For how long nothing has been heard, where that is too long, or where nothing can be.
@@ -315,7 +382,13 @@ impl Screen {
 
     pub(super) fn singletons(&self, now: Now) -> Vec<Singleton<'_>> {
         let (known, then) = self.shown(now);
-        known.singletons(then)
+        let mut singletons = known.singletons(then);
+        if let Link::Own(_) = self.link {
+            // The nodes that cannot be heard may have them.
+            let vacant = singletons.iter_mut().filter(|one| one.state == "vacant");
+            vacant.for_each(|one| one.state = "unknown");
+        }
+        singletons
     }
 
     /// The nodes that there are, heard of or only listed.
@@ -370,6 +443,7 @@ impl Screen {
                     None
                 }
             },
+            Over::Palette(palette) => self.type_command(palette, key, now),
             Over::Typing { text, .. } => {
                 self.type_filter(text, key);
                 None
@@ -379,60 +453,6 @@ impl Screen {
                 None
             }
         }
-    }
-
-    fn type_filter(&mut self, mut text: String, key: Key) {
-        match key {
-            Key::Char(c) => text.push(c),
-            Key::Backspace => drop(text.pop()),
-            Key::Escape => {
-                self.filter = None;
-                return;
-            }
-            Key::Enter => {
-                if let Err(why) = Filter::parse(&text) {
-                    self.over = Over::Typing { text, wrong: Some(why) };
-                }
-                return;
-            }
-            _ => {}
-        }
-        let wrong = match Filter::parse(&text) {
-            Ok(filter) => {
-                self.filter = filter;
-                None
-            }
-            Err(why) => Some(why),
-        };
-        self.over = Over::Typing { text, wrong };
-    }
-
-    fn turn(&mut self, mut page: Page, key: Key, half_top: bool) {
-        let last = page.lines.len().saturating_sub(self.page_height());
-        let top = page.top.unwrap_or(last).min(last);
-        let to = |top: usize| if top >= last && page.top.is_none() { None } else { Some(top) };
-        page.top = match key {
-            Key::Escape | Key::Char('q') => return,
-            Key::Up | Key::Char('k') => to(top.saturating_sub(1)),
-            Key::Down | Key::Char('j') => to((top + 1).min(last)),
-            Key::PageUp => to(top.saturating_sub(self.page_height())),
-            Key::PageDown | Key::Char(' ') => to((top + self.page_height()).min(last)),
-            Key::Home => Some(0),
-            Key::Char('g') if half_top => Some(0),
-            Key::Char('g') => {
-                self.half_top = true;
-                page.top
-            }
-            // From here on what is added shows.
-            Key::End | Key::Char('G') => None,
-            _ => page.top,
-        };
-        self.over = Over::Page(page);
-    }
-
-    /// How many lines of a page show.
-    pub(super) fn page_height(&self) -> usize {
-        usize::from(self.height).saturating_sub(3).max(1)
     }
 
     fn panel_key(&mut self, key: Key, half_top: bool, now: Now) -> Option<Wish> {
@@ -476,6 +496,8 @@ impl Screen {
                 };
             }
             Key::Enter | Key::Left | Key::Right => return self.enter(key, now),
+            Key::Char(':') => self.over = Over::Palette(Palette::default()),
+            Key::Char('d') => return self.describe(now),
             Key::Char('x') => return self.explain(now),
             Key::Char('l') => return self.logs(now),
             Key::Char(c @ ('r' | 'p' | 'F' | '+' | '-')) => self.act(c, now),
@@ -546,144 +568,6 @@ impl Screen {
             Panel::Singletons | Panel::Nodes | Panel::Events => None,
         }
     }
-
-    fn explain(&mut self, now: Now) -> Option<Wish> {
-        let chosen = self.chosen(now);
-        if chosen.is_none() {
-            self.say("choose a watcher or a singleton to have it explained");
-        }
-        chosen.map(|chosen| Wish::Explain(chosen.watcher))
-    }
-
-    fn logs(&mut self, now: Now) -> Option<Wish> {
-        match self.chosen(now) {
-            None => self.say("choose a watcher to read what it prints"),
-            Some(Chosen { watcher, nodes, .. }) => match &nodes[..] {
-                [node] => return Some(Wish::Logs(watcher, node.clone())),
-                [] => self.say(format!("nobody who has {watcher} is heard")),
-                [..] => self.say(format!("{watcher} is on {} nodes: open it, and choose one", nodes.len())),
-            },
-        }
-        None
-    }
-
-    /// Asks whether something is meant to be done.
-    fn act(&mut self, key: char, now: Now) {
-        if self.settings.read_only {
-            return self.say("read only: nothing can be changed from here");
-        }
-        let Some(chosen) = self.chosen(now) else {
-            return self.say("choose a watcher first");
-        };
-        if chosen.nodes.is_empty() {
-            return self.say(format!("nobody who has {} is heard", chosen.watcher));
-        }
-        match chosen.plan(key) {
-            Err(why) => self.say(why),
-            Ok((mut effect, command)) => {
-                if let Some(silent) = self.stale(now) {
-                    effect.push_str(&format!(" What is shown here is {} s old.", silent.as_secs()));
-                }
-                let doing = effect.split(['.', ':']).next().unwrap_or_default().to_owned();
-                let wish = Wish::Ask { command, nodes: chosen.nodes, doing };
-                self.over = Over::Dialog { effect, wish };
-            }
-        }
-    }
-
-    fn chosen(&self, now: Now) -> Option<Chosen> {
-        let parts: Vec<Part>;
-        let mut pid = None;
-        match self.panel {
-            Panel::Watchers => {
-                let mut rows = self.rows(now);
-                let at = self.at_row(&rows);
-                let row = (at < rows.len()).then(|| rows.swap_remove(at))?;
-                if let Spot::Node(_) = row.spot {
-                    return None;
-                }
-                pid = row.process().map(|process| process.pid);
-                parts = row.parts;
-            }
-            Panel::Singletons => {
-                let all = self.singletons(now);
-                let name = all.get(self.at(Panel::Singletons, now))?.name;
-                let (known, then) = self.shown(now);
-                parts = known.parts(then).filter(|part| part.stats.name == *name).collect();
-            }
-            Panel::Nodes | Panel::Events => return None,
-        }
-        let first = parts.first()?.stats;
-        let heard = || parts.iter().filter(|part| part.silent.is_none());
-        let mut nodes: Vec<NodeName> = heard().map(|part| part.node.clone()).collect();
-        let singleton = first.lease.is_some();
-        // What is done to a singleton is done where it is.
-        let holds = |part: &&Part| part.stats.lease.as_ref().is_some_and(|lease| lease.token.is_some());
-        if singleton && let Some(holder) = heard().find(holds) {
-            nodes = vec![holder.node.clone()];
-        }
-        Some(Chosen {
-            watcher: first.name.clone(),
-            nodes,
-            pid,
-            singleton,
-            stopped: heard().all(|part| matches!(part.stats.state, WatcherState::Stopped | WatcherState::Failed)),
-            running: parts.iter().map(|part| part.stats.processes.len()).sum(),
-        })
-    }
-}
-
-impl Chosen {
-    /// What a key would do, in words and as a command; the error says what to choose instead.
-    fn plan(&self, key: char) -> Result<(String, Command), String> {
-        let Chosen { watcher, nodes, pid, singleton, stopped, running } = self;
-        let patience = Patience::Admitted;
-        let name = watcher.as_str().to_owned();
-        let on = match &nodes[..] {
-            [] => String::new(),
-            [node] => node.to_string(),
-            [all @ .., last] if all.len() < 4 => {
-                let all: Vec<&str> = all.iter().map(NodeName::as_str).collect();
-                format!("{} and {last}", all.join(", "))
-            }
-            all => format!("{} nodes", all.len()),
-        };
-        let running = match running {
-            1 => "1 process".to_owned(),
-            some => format!("{some} processes"),
-        };
-        let only = || Some(Pattern::Name(name.clone()));
-        Ok(match (key, pid) {
-            ('r', Some(pid)) => (
-                format!("Restart process {pid} of {name} on {on}: it is stopped, and another takes its place."),
-                Command::Kill { watcher: name, pid: Some(*pid), signal: None, grace: None, patience },
-            ),
-            ('r', None) => (
-                format!("Restart {name} on {on}: {running} stop, and start again."),
-                Command::Restart { pattern: only(), patience },
-            ),
-            ('p', _) if *stopped => (format!("Start {name} on {on}."), Command::Start { pattern: only(), patience }),
-            ('p', _) => (
-                format!("Stop {name} on {on}: {running} end, and stay ended until it is started."),
-                Command::Stop { pattern: only(), patience },
-            ),
-            ('F', _) if !*singleton => {
-                return Err(format!("{name} is no singleton: it runs wherever it is configured"));
-            }
-            ('F', _) => (
-                format!("Move {name} away from {on}: it stops there, and starts where it is waited for."),
-                Command::Failover { watcher: name, to: None, patience: Patience::Settled },
-            ),
-            ('+' | '-', _) if *singleton => return Err(format!("{name} is a singleton: there is one, or none")),
-            ('+' | '-', _) if nodes.len() > 1 => {
-                return Err(format!("{name} is on {} nodes: open it, and choose one", nodes.len()));
-            }
-            ('+', _) => {
-                (format!("Add a process to {name} on {on}."), Command::Resize { watcher: name, by: 1, patience })
-            }
-            _ => (format!("Take a process from {name} on {on}."), Command::Resize { watcher: name, by: -1, patience }),
-        })
-    }
 }
 
 impl Panel {
@@ -706,6 +590,11 @@ impl Panel {
             Panel::Nodes => "Nodes",
             Panel::Events => "Events",
         }
+    }
+
+    /// The one of this name, in any case.
+    pub(super) fn of_name(name: &str) -> Option<Panel> {
+        Panel::ALL.into_iter().find(|panel| panel.name().eq_ignore_ascii_case(name))
     }
 
     fn of_digit(digit: char) -> Option<Panel> {

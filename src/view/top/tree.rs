@@ -5,8 +5,9 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
+use super::curve::Curve;
 use super::filter::{Facts, Filter};
-use super::known::{Curve, Known, Part};
+use super::known::{Known, Part};
 use crate::model::names::{NodeName, WatcherName};
 use crate::model::snapshot::WatcherState;
 use crate::model::stats::{ProcessStats, Used};
@@ -256,8 +257,8 @@ impl<'a> Row<'a> {
         slot(self).cmp(&slot(other)).then_with(|| self.name.cmp(&other.name))
     }
 
-    /// Its CPU, sample by sample; of a single process none is kept.
-    pub(super) fn curve(&self, count: usize) -> Vec<f32> {
+    /// Its CPU, step by step; of a single process none is kept.
+    pub(super) fn curve(&self, count: usize) -> Vec<Option<f32>> {
         match self.process {
             Some(_) => Vec::new(),
             None => Curve::sum(self.parts.iter().filter(|part| part.silent.is_none()).map(Part::curve), count),
