@@ -15,6 +15,7 @@ mod roll;
 mod shell;
 mod stopping;
 mod top;
+mod whom;
 mod words;
 
 use std::fmt::Display;

@@ -3,22 +3,19 @@
 use std::ffi::OsString;
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::os::fd::RawFd;
-use std::path::PathBuf;
-use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 use serde_json::{Value, json};
 
 use super::roll::Rolling;
+use super::whom::{Global, node};
 use super::words::{
     Add, AddSocket, Kill, Matching, Reload, Remove, RemoveSocket, Resize, Restart, Set, SetSocket, Signal,
 };
 use super::{colours, ctl_exit, drill, follow, interrupted, roll, shell, stopping};
-use crate::client::{self, Call, ClientError, Endpoint};
-use crate::control::Places;
-use crate::model::command::{Command, Patience, Selector, Strategy, Target};
-use crate::model::names::{ClusterName, Label, NodeName, NodeWord};
-use crate::model::spec::{RedisSpec, TlsFiles};
+use crate::client::{self, Call, ClientError};
+use crate::model::command::{Command, Patience, Target};
+use crate::model::names::NodeName;
 use crate::view::{self, Style, Text};
 
 /// circusctl's command line.
@@ -50,162 +47,6 @@ enum CtlWords {
     Follow(follow::Words),
     /// Harm a singleton's holder on purpose, and tell whether the promise was kept
     Drill(drill::Drill),
-}
-
-#[derive(Debug, Args)]
-pub(super) struct Global {
-    #[command(flatten)]
-    pub(super) place: Place,
-    /// How long to wait for each node: 5, 500ms, 2m [default: 5s, with --waiting 60s]
-    #[arg(long, alias = "cluster_timeout", global = true, value_name = "SECONDS", value_parser = span)]
-    pub(super) timeout: Option<Duration>,
-    /// Print the reply as one line of JSON
-    #[arg(long, global = true)]
-    pub(super) json: bool,
-    #[command(flatten)]
-    pub(super) whom: Whom,
-    /// Do not ask back
-    #[arg(long, short, global = true)]
-    pub(super) yes: bool,
-    /// Print the reply as JSON over several lines
-    #[arg(long, global = true)]
-    pub(super) prettify: bool,
-    /// Do not show how far it is
-    #[arg(long, short, global = true)]
-    pub(super) quiet: bool,
-}
-
-/// Who is asked.
-#[derive(Debug, Args)]
-pub(super) struct Whom {
-    /// Ask these nodes, separated by commas; patterns such as 'web-*' are meant, too
-    #[arg(long, global = true, value_name = "NODES", value_delimiter = ',', value_parser = node_word)]
-    pub(super) node: Vec<NodeWord>,
-    /// Ask the nodes that have all these labels, separated by commas: zone=a, or zone for any
-    #[arg(long, short, global = true, value_name = "LABELS", value_delimiter = ',', value_parser = label)]
-    pub(super) label: Vec<Label>,
-    /// Ask the node that holds this singleton
-    #[arg(long, global = true, value_name = "WATCHER")]
-    pub(super) holder: Option<String>,
-    /// Ask all nodes of the cluster
-    #[arg(long, alias = "broadcast", global = true)]
-    pub(super) all: bool,
-    /// Let one node do it, which has the least to do, or as STRATEGY says: least-loaded, spread, pack
-    #[arg(
-        long,
-        global = true,
-        value_name = "STRATEGY",
-        num_args = 0..=1,
-        default_missing_value = "least-loaded",
-        value_parser = Strategy::parse
-    )]
-    pub(super) any: Option<Strategy>,
-}
-
-impl Whom {
-    /// Whether it is left open.
-    pub(super) fn is_open(&self) -> bool {
-        let Whom { node, label, holder, all, any } = self;
-        node.is_empty() && label.is_empty() && holder.is_none() && !all && any.is_none()
-    }
-
-    /// Which nodes are meant.
-    ///
-    /// # Errors
-    /// They are said in ways that exclude each other.
-    pub(super) fn target(&self) -> Result<Target, ClientError> {
-        let ways = [
-            ("--all", self.all),
-            ("--node", !self.node.is_empty() && self.any.is_none()),
-            ("--holder", self.holder.is_some()),
-            ("--any", self.any.is_some()),
-        ];
-        let mut taken = ways.iter().filter(|(_, is)| *is).map(|(way, _)| way);
-        let exclude = |one, other| Err(ClientError::Usage(format!("{one} and {other} exclude each other")));
-        match (taken.next(), taken.next()) {
-            (Some(one), Some(other)) => return exclude(one, other),
-            (Some(one), None) if self.holder.is_some() && !self.label.is_empty() => return exclude(one, &"--label"),
-            _ => {}
-        }
-        if let Some(strategy) = self.any {
-            return Ok(Target::Any(strategy, Selector { nodes: self.node.clone(), labels: self.label.clone() }));
-        }
-        Ok(match &self.holder {
-            Some(watcher) => Target::Holder(watcher.clone()),
-            None if !self.node.is_empty() || !self.label.is_empty() => {
-                Target::Nodes(Selector { nodes: self.node.clone(), labels: self.label.clone() })
-            }
-            None if self.all => Target::All,
-            None => Target::Here,
-        })
-    }
-}
-
-/// Where an agent or Redis is asked.
-#[derive(Debug, Args)]
-pub(super) struct Place {
-    /// Where to ask: unix:///run/circus/web-1.sock, or redis://host:6379/0
-    #[arg(long, global = true, env = "CIRCUSCTL_ENDPOINT", hide_env_values = true, value_parser = Endpoint::parse)]
-    pub(super) endpoint: Option<Endpoint>,
-    /// The cluster, where Redis is asked
-    #[arg(long, global = true, env = "CIRCUS_CLUSTER", hide_env_values = true, default_value = "default", value_parser = cluster)]
-    pub(super) cluster: ClusterName,
-    #[command(flatten)]
-    login: Login,
-}
-
-/// How Redis lets us in, in the words of `[redis]`, and from the environment as an agent takes it.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Redis")]
-struct Login {
-    /// The ACL user, where the URL names none
-    #[arg(long, global = true, value_name = "USER", env = "CIRCUS_REDIS_USERNAME", hide_env_values = true)]
-    redis_username: Option<String>,
-    /// Holds the password, where the URL has none
-    #[arg(long, global = true, value_name = "FILE", env = "CIRCUS_REDIS_PASSWORD_FILE", hide_env_values = true)]
-    redis_password_file: Option<PathBuf>,
-    /// Certificates that rediss:// trusts, instead of the machine's
-    #[arg(long, global = true, value_name = "FILE", env = "CIRCUS_REDIS_TLS_CA", hide_env_values = true)]
-    redis_tls_ca: Option<PathBuf>,
-    /// Our certificate, where rediss:// wants one
-    #[arg(long, global = true, value_name = "FILE", env = "CIRCUS_REDIS_TLS_CERT", hide_env_values = true)]
-    redis_tls_cert: Option<PathBuf>,
-    /// Its private key
-    #[arg(long, global = true, value_name = "FILE", env = "CIRCUS_REDIS_TLS_KEY", hide_env_values = true)]
-    redis_tls_key: Option<PathBuf>,
-    /// The ACL user at the sentinels
-    #[arg(long, global = true, value_name = "USER", env = "CIRCUS_REDIS_SENTINEL_USERNAME", hide_env_values = true)]
-    redis_sentinel_username: Option<String>,
-    /// Holds the password for the sentinels
-    #[arg(
-        long,
-        global = true,
-        value_name = "FILE",
-        env = "CIRCUS_REDIS_SENTINEL_PASSWORD_FILE",
-        hide_env_values = true
-    )]
-    redis_sentinel_password_file: Option<PathBuf>,
-    /// Holds the secret under which the cluster's messages are sealed
-    #[arg(long, global = true, value_name = "FILE", env = "CIRCUS_SECRET_FILE", hide_env_values = true)]
-    secret_file: Option<PathBuf>,
-}
-
-impl Login {
-    /// `spec`, and how it lets us in.
-    fn to(&self, spec: &RedisSpec) -> RedisSpec {
-        let Login { redis_tls_ca: ca, redis_tls_cert: cert, redis_tls_key: key, .. } = self;
-        RedisSpec {
-            username: self.redis_username.clone(),
-            password_file: self.redis_password_file.clone(),
-            tls: TlsFiles { ca: ca.clone(), cert: cert.clone(), key: key.clone() },
-            sentinel_username: self.redis_sentinel_username.clone(),
-            sentinel_password_file: self.redis_sentinel_password_file.clone(),
-            url: spec.url.clone(),
-            // It takes no lease.
-            require_replica_ack: 0,
-            secret_file: self.secret_file.clone(),
-        }
-    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -405,49 +246,6 @@ enum LeaseWords {
     },
 }
 
-fn node(text: &str) -> Result<NodeName, String> {
-    NodeName::parse(text.trim()).map_err(|bad| bad.to_string())
-}
-
-fn node_word(text: &str) -> Result<NodeWord, String> {
-    NodeWord::parse(text.trim()).map_err(|bad| bad.to_string())
-}
-
-fn label(text: &str) -> Result<Label, String> {
-    Label::parse(text).map_err(|bad| bad.to_string())
-}
-
-fn cluster(text: &str) -> Result<ClusterName, String> {
-    ClusterName::parse(text).map_err(|bad| bad.to_string())
-}
-
-/// A [`time`] above zero, at most a day.
-pub(super) fn span(text: &str) -> Result<Duration, String> {
-    match time(text)? {
-        span if span.is_zero() => Err("it must be above zero".into()),
-        span if span > Duration::from_secs(86_400) => Err("it can be a day at most".into()),
-        span => Ok(span),
-    }
-}
-
-/// `5`, `0.5`, `500ms`, `15s`, `5m`, `1h`.
-pub(super) fn time(text: &str) -> Result<Duration, String> {
-    let bad = || format!("'{text}' is no time: 5, 0.5, 500ms, 15s or 5m");
-    let (number, unit) = match text.find(|c: char| c.is_ascii_alphabetic()) {
-        Some(at) => text.split_at(at),
-        None => (text, "s"),
-    };
-    let number: f64 = number.trim().parse().map_err(|_| bad())?;
-    let seconds = match unit {
-        "ms" => number / 1_000.0,
-        "s" => number,
-        "m" => number * 60.0,
-        "h" => number * 3_600.0,
-        _ => return Err(bad()),
-    };
-    Duration::try_from_secs_f64(seconds).map_err(|_| bad())
-}
-
 pub(super) fn patience(waiting: bool) -> Patience {
     if waiting { Patience::Settled } else { Patience::Admitted }
 }
@@ -597,15 +395,6 @@ pub(super) fn runtime() -> Result<tokio::runtime::Runtime, ClientError> {
         .map_err(|error| ClientError::Unreached(format!("no event loop: {error}")))
 }
 
-/// Where to ask.
-pub(super) fn endpoint(place: &Place) -> Result<Endpoint, ClientError> {
-    match &place.endpoint {
-        Some(Endpoint::Redis(spec)) => Ok(Endpoint::Redis(place.login.to(spec))),
-        Some(endpoint) => Ok(endpoint.clone()),
-        None => client::find_local(&Places::from_env(), &host_name()),
-    }
-}
-
 /// What a command line comes to: whom to ask, and what has to be confirmed before.
 pub(super) fn meant(global: &Global, command: Command, asker: Asker) -> Result<(Call, Option<String>), ClientError> {
     let target = target(global, &command)?;
@@ -625,6 +414,9 @@ pub(super) fn question(words: Vec<String>) -> Result<(Call, Option<String>), Str
         Some(CtlWords::Ask(Words::Stats { follow: true, .. }) | CtlWords::Follow(_) | CtlWords::Drill(_)) => {
             return Err("what goes on and on is for circusctl itself".into());
         }
+        Some(CtlWords::Ask(words)) if words.rolling().is_some() => {
+            return Err("going over nodes step by step is for circusctl itself".into());
+        }
         Some(CtlWords::Ask(words)) => words.command().and_then(|command| meant(&global, command, Asker::Shell)),
         None => Err(ClientError::Usage("options alone are no command".into())),
     };
@@ -637,7 +429,7 @@ fn run(global: &Global, command: Command, asker: Asker) -> Result<(Text, u8), Cl
         confirm(&what)?;
     }
     let conversation = async {
-        let endpoint = endpoint(&global.place)?;
+        let endpoint = global.place.endpoint()?;
         let reply = stopping::watched(global, &endpoint, &call, client::ask(&endpoint, &call)).await?;
         // These name the node that was asked, and their replies do not say which it is.
         let nameless = reply["nodes"].is_null() && matches!(call.command, Command::Nodes | Command::Leases);
@@ -704,10 +496,6 @@ pub(super) fn confirm(what: &str) -> Result<(), ClientError> {
         "y" | "yes" => Ok(()),
         _ => Err(ClientError::Usage("nothing was done".into())),
     }
-}
-
-fn host_name() -> String {
-    nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 pub(super) fn style() -> Style {
@@ -809,10 +597,12 @@ pub(super) fn print(text: &Text, code: u8) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::command::{Leave, ReloadWay};
+    use crate::model::command::{Leave, ReloadWay, Selector, Strategy};
     use crate::model::event::{Changes, Reach};
+    use crate::model::names::{Label, NodeWord};
     use crate::model::pattern::Pattern;
     use clap::CommandFactory;
+    use std::time::Duration;
 
     fn parse(words: &str) -> Result<(Global, Command), String> {
         let args = CtlArgs::try_parse_from(std::iter::once("circusctl").chain(words.split(' ')));
@@ -998,7 +788,7 @@ mod tests {
             let (global, _) = parse(words).unwrap();
             assert!(global.json);
             assert_eq!(global.timeout, Some(Duration::from_secs(120)));
-            assert_eq!(global.whom.node, [node_word("a").unwrap(), node_word("b").unwrap()]);
+            assert_eq!(global.whom.node, [NodeWord::parse("a").unwrap(), NodeWord::parse("b").unwrap()]);
         }
     }
 
@@ -1073,11 +863,14 @@ mod tests {
         };
         assert_eq!(target("leases"), Target::All);
         assert_eq!(target("leases --node a"), Target::node(node("a").unwrap()));
-        let zone = Selector { nodes: vec![], labels: vec![label("zone=a").unwrap()] };
+        let zone = Selector { nodes: vec![], labels: vec![Label::parse("zone=a").unwrap()] };
         assert_eq!(target("incr web --any"), Target::Any(Strategy::LeastLoaded, Selector::default()));
         assert_eq!(target("incr web --any spread -l zone=a"), Target::Any(Strategy::Spread, zone));
         assert_eq!(target("status --holder beat"), Target::Holder("beat".into()));
-        let (nodes, labels) = (vec![node_word("web-*").unwrap()], vec![label("zone=a").unwrap(), label("x").unwrap()]);
+        let (nodes, labels) = (
+            vec![NodeWord::parse("web-*").unwrap()],
+            vec![Label::parse("zone=a").unwrap(), Label::parse("x").unwrap()],
+        );
         assert_eq!(target("status --node web-* -l zone=a,x"), Target::Nodes(Selector { nodes, labels }));
         assert_eq!(target("status"), Target::Here);
         assert_eq!(target("status --all"), Target::All);
@@ -1157,15 +950,5 @@ mod tests {
         assert_eq!(exit_code(&status, &cut_off), 3);
         let one = json!({"status": "backoff", "watchers": [{"name": "a", "state": "backoff"}]});
         assert_eq!(exit_code(&Command::Status { watcher: Some("a".into()) }, &one), 3);
-    }
-
-    #[test]
-    fn times_are_read_with_their_units() {
-        assert_eq!(span("0.5"), Ok(Duration::from_millis(500)));
-        assert_eq!(span("500ms"), Ok(Duration::from_millis(500)));
-        assert_eq!(span("2m"), Ok(Duration::from_secs(120)));
-        for bad in ["", "-1", "0", "inf", "1e9", "5x", "ms", "1d"] {
-            assert!(span(bad).is_err(), "{bad}");
-        }
     }
 }

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::ctl::{self, Global};
+use super::ctl;
+use super::whom::{self, Global};
 use super::{ctl_exit, interrupted};
 use crate::client::drill::{self, Plan, Scene, Step};
 use crate::client::{Call, ClientError};
@@ -23,7 +24,7 @@ pub(super) struct Drill {
     #[arg(long, value_parser = kind)]
     kind: Kind,
     /// For how long, unless it is killed: 30, 500ms, 2m [default: 1.5 times the ttl of the lease]
-    #[arg(long = "for", value_name = "SECONDS", value_parser = ctl::span)]
+    #[arg(long = "for", value_name = "SECONDS", value_parser = whom::span)]
     lasting: Option<Duration>,
 }
 
@@ -49,7 +50,7 @@ pub(super) fn run(global: &Global, words: &Drill) -> Result<(Text, u8), ClientEr
     let patience = global.timeout.unwrap_or(command.usual_time());
     let call = Call { command, target: Target::Here, cluster: global.place.cluster.clone(), patience };
     let runtime = ctl::runtime()?;
-    let endpoint = ctl::endpoint(&global.place)?;
+    let endpoint = global.place.endpoint()?;
     let scene = runtime.block_on(drill::look(&endpoint, &call, name))?;
     if !global.yes {
         ctl::confirm(&harm(&plan, &scene))?;

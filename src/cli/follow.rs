@@ -11,7 +11,8 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::sleep;
 
-use super::ctl::{self, Global};
+use super::ctl;
+use super::whom::Global;
 use super::{ctl_exit, interrupted};
 use crate::client::follow::Stream;
 use crate::client::{self, Call, ClientError, Endpoint};
@@ -117,7 +118,7 @@ fn show(global: &Global, mut follow: Follow, grep: Option<Regex>, topics: Vec<St
         topics,
     };
     ctl::runtime()?.block_on(async {
-        let endpoint = ctl::endpoint(&global.place)?;
+        let endpoint = global.place.endpoint()?;
         follow.nodes = nodes(global, &endpoint, target).await?;
         tokio::select! {
             ended = shown(global, &endpoint, follow, &mut show) => ended,

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 
-use super::ctl::{self, Global};
+use super::ctl;
+use super::whom::Global;
 
 /// How often the line on a terminal is drawn anew, for the time that it shows.
 const TICK: Duration = Duration::from_secs(1);

@@ -5,8 +5,9 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::Value;
 
-use super::ctl::{self, Global};
+use super::ctl;
 use super::progress::Progress;
+use super::whom::{self, Global};
 use super::{ctl_exit, interrupted};
 use crate::client::roll::{Plan, Roll, Step};
 use crate::client::{Call, ClientError};
@@ -30,7 +31,7 @@ pub(super) struct Rolling {
     #[arg(long, value_name = "N|P%", requires = "rolling", value_parser = Share::parse)]
     max_unavailable: Option<Share>,
     /// How long a node must stay up before it counts: 0, 500ms, 10s [default: 1s]
-    #[arg(long, value_name = "SECONDS", requires = "rolling", value_parser = ctl::time)]
+    #[arg(long, value_name = "SECONDS", requires = "rolling", value_parser = whom::time)]
     min_ready: Option<Duration>,
 }
 
@@ -60,7 +61,7 @@ pub(super) fn run(global: &Global, deed: Command, how: &Rolling) -> Result<(Text
     let patience = global.timeout.unwrap_or(PATIENCE);
     let command = Command::Status { watcher: None };
     let call = Call { command, target, cluster: global.place.cluster.clone(), patience };
-    let endpoint = ctl::endpoint(&global.place)?;
+    let endpoint = global.place.endpoint()?;
     let (rollout, verdict) = ctl::runtime()?.block_on(async {
         let mut roll = Roll::look(&endpoint, &call, &plan).await?;
         let progress = Progress::new(global);

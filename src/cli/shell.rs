@@ -24,8 +24,9 @@ use rustyline::{CompletionType, Config, Context, Editor, Helper};
 use serde_json::Value;
 use tokio::time::timeout;
 
-use super::ctl::{self, Asker, CtlArgs, Global};
+use super::ctl::{self, Asker, CtlArgs};
 use super::ctl_exit;
+use super::whom::Global;
 use crate::client::{self, Call};
 use crate::model::command::{Command, Target};
 use crate::view::Text;
@@ -244,7 +245,7 @@ impl Completion<'_> {
             Named::Sockets => Command::ListSockets,
         };
         let names = async {
-            let endpoint = ctl::endpoint(&self.global.place).ok()?;
+            let endpoint = self.global.place.endpoint().ok()?;
             let call = Call {
                 command,
                 target: Target::Here,

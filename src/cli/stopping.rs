@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
-use super::ctl::Global;
 use super::progress::Progress;
+use super::whom::Global;
 use crate::client::follow::Stream;
 use crate::client::{self, Call, ClientError, Endpoint};
 use crate::model::command::{Command, Patience, Target};

@@ -29,7 +29,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
-use super::{colours, ctl, ctl_exit};
+use super::{colours, ctl, ctl_exit, whom};
 use crate::client::{ClientError, Endpoint};
 use crate::host::clock;
 use crate::model::names::NodeName;
@@ -75,7 +75,7 @@ pub struct TopArgs {
     #[arg(long)]
     ascii: bool,
     #[command(flatten)]
-    place: ctl::Place,
+    place: whom::Place,
 }
 
 /// Runs circus-top with these arguments, its own name first; gives back the exit code.
@@ -98,7 +98,7 @@ pub fn circus_top(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -
 }
 
 fn run(args: &TopArgs) -> Result<u8, ClientError> {
-    let endpoint = ctl::endpoint(&args.place)?;
+    let endpoint = args.place.endpoint()?;
     let is_terminal = io::stdout().is_terminal() && io::stdin().is_terminal();
     if !(args.once || is_terminal) {
         return Err(ClientError::Usage("this is no terminal; --once prints one picture".into()));

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use super::ctl::{patience, time};
+use super::ctl::patience;
 use super::roll::Rolling;
+use super::whom::time;
 use crate::client::ClientError;
 use crate::model::command::{Command, Leave, ReloadWay};
 use crate::model::event::{Changes, Reach, signal_number};

@@ -84,6 +84,7 @@ mod tests {
             ("status --endpoint unix:///x", "where circus-top looks"),
             ("logs -f web", "goes on and on"),
             ("drill beat --kind kill", "goes on and on"),
+            ("restart web --rolling", "step by step"),
             ("incr web --any --all", "exclude each other"),
             ("help restart", "Usage"),
         ] {
