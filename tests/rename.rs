@@ -23,23 +23,23 @@ struct Cluster {
 
 impl Cluster {
     #[track_caller]
-    fn start(circus: &str, others: &[&str]) -> Cluster {
+    fn start(ttl: &str, others: &[&str]) -> Cluster {
         let mut all = Cluster { home: Home::new(), redis: RedisServer::start(), agents: Vec::new() };
-        all.add("web-1", circus);
+        all.add("web-1", ttl, "");
         wait_for("the lease to be initialised", || {
             (all.agents[0].ctl(&all.home, &["lease", "init", "beat"]).code == 0).then_some(())
         });
         all.agents[0].comes_to("beat", "active");
         for name in others {
-            all.add(name, circus);
+            all.add(name, ttl, "");
             all.agents.last().unwrap().comes_to("beat", "standby");
         }
         all.is_listed(&[&["web-1"], others].concat());
         all
     }
 
-    fn add(&mut self, name: &str, circus: &str) {
-        let config = format!("{circus}\n[redis]\nurl = {}\nlease_ttl = 2s\n{BEAT}", self.redis.url());
+    fn add(&mut self, name: &str, ttl: &str, circus: &str) {
+        let config = format!("{circus}\n[redis]\nurl = {}\nlease_ttl = {ttl}\n{BEAT}", self.redis.url());
         self.agents.push(self.home.agent(name, &config));
     }
 
@@ -69,7 +69,8 @@ impl Cluster {
 
 #[test]
 fn a_holder_is_renamed_and_nothing_that_runs_notices() {
-    let cluster = Cluster::start("", &["web-2"]);
+    // Nobody asks again by himself before this test is over.
+    let cluster = Cluster::start("5m", &["web-2"]);
     let (token, pids) = (cluster.lease("web-1")["token"].clone(), cluster.agents[0].pids("beat"));
     let name = |agent: &Agent| agent.ctl(&cluster.home, &["status", "--json"]).json()["node"].clone();
 
@@ -129,7 +130,7 @@ fn a_holder_is_renamed_and_nothing_that_runs_notices() {
 
 #[test]
 fn a_name_in_use_is_refused_with_who_has_it_and_a_free_one_is_anybodys() {
-    let mut cluster = Cluster::start("", &["web-2"]);
+    let mut cluster = Cluster::start("2s", &["web-2"]);
     let token = cluster.lease("web-1")["token"].clone();
     let refused = cluster.at("web-1", &["rename", "web-2"]).expect(1);
     let who = format!("pid {}", cluster.agents[1].pid());
@@ -147,7 +148,7 @@ fn a_name_in_use_is_refused_with_who_has_it_and_a_free_one_is_anybodys() {
     let first = cluster.agents.remove(0);
     let first_pid = first.pid();
     std::fs::rename(cluster.home.file("web-1.ini"), cluster.home.file("first.ini")).unwrap();
-    cluster.add("web-1", &format!("control_socket = {}", cluster.home.file("other.sock").display()));
+    cluster.add("web-1", "2s", &format!("control_socket = {}", cluster.home.file("other.sock").display()));
     cluster.agents.push(first);
     cluster.is_listed(&["web-1", "web-2", "web-9"]);
     let pid = |name: &str| cluster.agents[0].ctl(&cluster.home, &["dstats", "--json", "--node", name]).expect(0).json();
@@ -157,7 +158,7 @@ fn a_name_in_use_is_refused_with_who_has_it_and_a_free_one_is_anybodys() {
 
 #[test]
 fn the_guard_of_a_renamed_holder_works_and_another_node_takes_over() {
-    let mut cluster = Cluster::start("", &["web-2"]);
+    let mut cluster = Cluster::start("2s", &["web-2"]);
     cluster.at("web-1", &["rename", "web-9"]).expect(0);
     let child = cluster.agents[0].pids("beat")[0];
     send(cluster.agents[0].pid(), libc::SIGKILL);
@@ -171,7 +172,7 @@ fn the_guard_of_a_renamed_holder_works_and_another_node_takes_over() {
 
 #[test]
 fn with_redis_away_a_node_keeps_its_name() {
-    let cluster = Cluster::start("", &[]);
+    let cluster = Cluster::start("2s", &[]);
     cluster.redis.freeze();
     let refused = cluster.at("web-1", &["rename", "web-9"]);
     cluster.redis.thaw();
@@ -208,7 +209,7 @@ fn without_redis_a_node_is_renamed_on_its_machine() {
 
 #[test]
 fn a_failover_asked_at_a_drained_node_finds_the_holder() {
-    let mut cluster = Cluster::start("", &["web-2", "web-3"]);
+    let mut cluster = Cluster::start("2s", &["web-2", "web-3"]);
     cluster.at("web-2", &["drain", "--waiting"]).expect(0);
     wait_for("a move", || (cluster.at("web-2", &["failover", "beat", "--to", "web-3"]).code == 0).then_some(()));
     cluster.agents.remove(2).comes_to("beat", "active");

@@ -39,7 +39,7 @@ use world::World;
 
 /// How many seeds a run has unless it is told otherwise, and how many a planted bug may go unseen.
 const SEEDS: u64 = 150;
-const PATIENCE: usize = 200;
+const PATIENCE: usize = 300;
 
 fn setting(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))

@@ -92,7 +92,7 @@ pub(crate) const PLANTS: &[Plant] = &[
         "no quarantine after a restart or a failover",
         &[("if seen ~= inc then\n    ends", "if false then\n    ends")],
         ALONE,
-        &[NeverTwo],
+        &[NeverTwo, Undisturbed],
     ),
     script(
         "a quarantine of half a ttl",
@@ -124,7 +124,7 @@ pub(crate) const PLANTS: &[Plant] = &[
             ),
             ("local ours = mine and meta[1] == 'held' or not mine and known < token", "local ours = true"),
         ],
-        ALONE,
+        &[Standalone],
         &[NeverTwo, TokensGrow, Undisturbed],
     ),
     script(
@@ -137,7 +137,7 @@ pub(crate) const PLANTS: &[Plant] = &[
         "a taking does not compare the owner",
         &[("if holder and not same(holder, owner) then\n  local left", "if false then\n  local left")],
         EVERYWHERE,
-        &[NeverTwo],
+        &[NeverTwo, TokensGrow],
     ),
     script(
         "a renamed owner is another one",
