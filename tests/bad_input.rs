@@ -148,7 +148,7 @@ fn a_node_that_dies_in_the_middle_of_a_command_is_named_in_the_time_agreed() {
         [&a, &b].iter().for_each(|agent| agent.comes_to("web", "active"));
         wait_for("both to be known", || (a.ctl(&home, &["nodelist"]).out.lines().count() == 2).then_some(()));
         let endpoint = if by_redis { redis.url() } else { format!("unix://{}", a.socket.display()) };
-        let words = ["--endpoint", &endpoint, "--all", "--timeout", "3", "--yes", "stop", "--waiting"];
+        let words = ["--endpoint", &endpoint, "--all", "--timeout", "3", "--yes", "--quiet", "stop", "--waiting"];
         let begun = Instant::now();
         let mut command = home.clean(env!("CARGO_BIN_EXE_circusctl"), &words);
         let asked = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("circusctl");
