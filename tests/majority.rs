@@ -70,9 +70,11 @@ impl Three {
 /// Asks for the lease as an agent does, until it is granted: as a new owner where the answer was no.
 async fn in_the_end(agent: &mut Agent, name: &str) -> (Owner, u64) {
     let deadline = Instant::now() + PATIENCE;
+    // No two nodes draw the same.
+    let drawn = name.bytes().fold(0, |sum, byte| sum * 256 + u128::from(byte)) << 64;
     for nonce in 1_u128.. {
         assert!(Instant::now() < deadline, "{name} is never granted the lease");
-        let owner = owner(name, nonce);
+        let owner = owner(name, drawn + nonce);
         match agent.ask(&take(&owner)).await {
             LeaseAnswer::Granted { token } => return (owner, token),
             _ => tokio::time::sleep(Duration::from_millis(20)).await,
@@ -283,7 +285,7 @@ async fn of_many_that_want_it_at_once_one_has_it_and_soon() {
     let mut last = 0;
     for round in 0..10 {
         let all = agents.iter_mut().enumerate().map(|(at, agent)| {
-            let owner = owner(&format!("n{at}"), round);
+            let owner = owner(&format!("n{at}"), 5 * round + at as u128);
             async move {
                 let answer = agent.ask(&take(&owner)).await;
                 (owner, answer, agent)

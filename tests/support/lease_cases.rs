@@ -215,7 +215,8 @@ pub fn a_renamed_owner_restores_what_was_lost_and_frees_what_it_held(store: &mut
     assert_eq!(refresh(store, &after, ttl, token), LeaseAnswer::Granted { token });
     assert_eq!(release(store, &before), LeaseAnswer::Released);
     // Its release is on record, under whichever name it asks.
-    assert_eq!(take(store, &after, ttl), LeaseAnswer::Lost { by: None });
+    let late = take(store, &after, ttl);
+    assert!(!matches!(late, LeaseAnswer::Granted { .. }), "{late:?}");
     assert!(granted(&take(store, &owner("b", 2), ttl)) > token);
 }
 
