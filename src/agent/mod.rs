@@ -170,7 +170,6 @@ struct Agent {
     is_untold: bool,
     last_request: u64,
     standing: watch::Sender<Standing>,
-    started: Time,
     notify: Notify,
     ready: bool,
     /// When to show what may be new, where anything may be; and when that was done last.
@@ -269,7 +268,6 @@ impl Agent {
             is_untold: false,
             last_request: 0,
             standing,
-            started: now,
             notify,
             ready: false,
             show_at: Some(now),
@@ -628,12 +626,9 @@ impl Agent {
             let next = self.node.next_wakeup().map_or(Duration::ZERO, |at| at.since(clock::now()));
             self.notify.stopping(next + STOPPING_MARGIN);
         }
-        let up = clock::now().since(self.started);
         self.standing.send_if_modified(|standing| {
-            // How long it has been up is no news.
-            let before = NodeAbout { up, ..standing.about.clone() };
-            let about = self.node.about(before.clone());
-            let news = (&before, standing.draining) != (&about, draining);
+            let about = self.node.about(standing.about.clone());
+            let news = (&standing.about, standing.draining) != (&about, draining);
             if news {
                 *standing = Standing { about, draining };
             }

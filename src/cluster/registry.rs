@@ -65,6 +65,8 @@ pub(super) struct Agent {
     pub(super) machine: fn() -> Machine,
     /// What its messages are sealed with.
     pub(super) seal: Seal,
+    /// Since when the agent is up.
+    pub(super) begun: Instant,
 }
 
 /// What an agent is called.
@@ -86,6 +88,11 @@ impl Agent {
         Call { script: scripts::BEAT, keys, args }
     }
 
+    /// What it says of itself now. Secrets are read anew each time: they change while agents run.
+    fn about(&self, said: &Standing, machine: Machine) -> NodeAbout {
+        NodeAbout { up: self.begun.elapsed(), machine, seals: self.seal.marks(), ..said.about.clone() }
+    }
+
     /// Has it called `to`.
     ///
     /// # Errors
@@ -95,7 +102,7 @@ impl Agent {
         let machine = measure(self.machine).await.unwrap_or(said.about.machine);
         let mut called = self.called.write().await;
         let from = called.now.clone();
-        let mut about = NodeAbout { machine, ..said.about };
+        let mut about = self.about(&said, machine);
         // The node itself says so as soon as it knows.
         about.formerly.insert(0, from.clone());
         let call = self.beat_call(to, Some(&from), said.draining, &about);
@@ -196,19 +203,13 @@ fn state(seen: Duration, said: &str) -> NodeState {
 /// ends.
 pub(super) async fn beat(link: Link, agent: Agent, name: watch::Sender<Name>, events: mpsc::Sender<Event>) {
     let mut generation = link.newer_than(0).await;
-    let mut changed = Instant::now();
     let mut standing = agent.standing.clone();
     let (mut known_rival, mut tidied) = (None, None);
     let mut measured = Machine::default();
     loop {
-        if standing.has_changed().unwrap_or(false) {
-            changed = Instant::now();
-        }
         let said = standing.borrow_and_update().clone();
         measured = measure(agent.machine).await.unwrap_or(measured);
-        let up = said.about.up + changed.elapsed();
-        // Read anew each time: secrets change while agents run.
-        let about = NodeAbout { up, machine: measured, seals: agent.seal.marks(), ..said.about.clone() };
+        let about = agent.about(&said, measured);
         let (beaten, other) = {
             let called = agent.called.read().await;
             let other = called.other.clone();
@@ -245,7 +246,7 @@ pub(super) async fn beat(link: Link, agent: Agent, name: watch::Sender<Name>, ev
         tokio::select! {
             () = sleep(jittered(BEAT_EVERY, 0.1)) => {}
             newer = link.newer_than(generation) => generation = newer,
-            () = another(&mut standing, &said, &mut changed) => {}
+            () = another(&mut standing, &said) => {}
         }
     }
 }
@@ -257,7 +258,7 @@ async fn measure(machine: fn() -> Machine) -> Option<Machine> {
 
 /// Waits until it is time to tell that a node has other [news](NodeAbout::news) than `said`; that time goes by is none.
 /// Whether it is drained is told at once: nothing more is to be placed there, and who waited for that is about to look.
-async fn another(standing: &mut watch::Receiver<Standing>, said: &Standing, changed: &mut Instant) {
+async fn another(standing: &mut watch::Receiver<Standing>, said: &Standing) {
     let mut due = None;
     loop {
         let told = tokio::select! {
@@ -268,7 +269,6 @@ async fn another(standing: &mut watch::Receiver<Standing>, said: &Standing, chan
             // The agent says nothing more, and goes on beating until it leaves.
             std::future::pending::<()>().await;
         }
-        *changed = Instant::now();
         let now = standing.borrow_and_update();
         if now.draining != said.draining {
             return;
@@ -355,8 +355,7 @@ mod tests {
         runtime.block_on(async {
             let said = Standing { about: NodeAbout::default(), draining: false };
             let (teller, mut standing) = watch::channel(said.clone());
-            let mut changed = Instant::now();
-            let mut telling = Box::pin(another(&mut standing, &said, &mut changed));
+            let mut telling = Box::pin(another(&mut standing, &said));
             assert_eq!((&mut telling).now_or_never(), None);
             teller.send_modify(|standing| standing.about.holds = vec!["beat".into()]);
             assert_eq!((&mut telling).now_or_never(), None);
@@ -365,7 +364,7 @@ mod tests {
             drop(telling);
             let held = Standing { about: NodeAbout::default(), draining: true };
             teller.send_modify(|standing| standing.about.holds.push("reaper".into()));
-            another(&mut standing, &held, &mut changed).await;
+            another(&mut standing, &held).await;
         });
     }
 

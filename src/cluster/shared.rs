@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::{RwLock, broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::bus::{self, Bus};
 use super::events::Publisher;
@@ -53,7 +53,7 @@ pub struct Me {
     pub machine: fn() -> Machine,
 }
 
-/// What a node says of itself. [`NodeAbout::up`] is counted on from the moment it is told.
+/// What a node says of itself. How long it is up is counted here, from the first moment on.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Standing {
     /// The row's contents.
@@ -111,8 +111,16 @@ impl Redis {
         let servers = Servers::start(&redis, &node, &events, &mut tasks);
         let called = Arc::new(RwLock::new(Called { now: node.clone(), other: None }));
         let seal = Seal::new(redis.secret_file.clone());
-        let agent =
-            registry::Agent { cluster: cluster.clone(), instance, called, standing, machine, seal: seal.clone() };
+        let begun = Instant::now();
+        let agent = registry::Agent {
+            cluster: cluster.clone(),
+            instance,
+            called,
+            standing,
+            machine,
+            seal: seal.clone(),
+            begun,
+        };
         let (mut names, mut heartbeats) = (Vec::new(), Vec::new());
         for server in servers.iter() {
             let (name, named) = watch::channel(Name::Unknown);
