@@ -238,6 +238,9 @@ fn plain_watcher() -> WatcherSpec {
         hook_timeout: Duration::from_secs(30),
         on_demand: None,
         singleton: None,
+        election: None,
+        legion: None,
+        follows: None,
         settings: BTreeMap::new(),
     }
 }

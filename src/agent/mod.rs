@@ -31,6 +31,7 @@ use crate::control::{self, ControlSocket, Question};
 use crate::host::clock::{self, Alarm};
 use crate::host::{FOR_EVER, Host, machine};
 use crate::model::command::{NodeAbout, Outcome, PROTOCOL, Refusal, Reply, RequestId};
+use crate::model::election::Membership;
 use crate::model::event::{Action, Ask, Event, Level, News, Notice, Onlooker};
 use crate::model::history::Fact;
 use crate::model::names::{ClusterName, NodeName, WatcherName};
@@ -351,6 +352,9 @@ impl Agent {
             Action::Kill { process } => self.host.kill(process),
             Action::Guard { process, deadline } => self.host.guard(process, deadline),
             Action::AskLease { watcher, ask, timeout } => self.store.ask(watcher, ask, timeout),
+            Action::Muster { watcher, sent, membership, timeout } => {
+                self.store.muster(watcher, sent, membership, timeout);
+            }
             Action::InitLease { request, watcher } => self.store.init_lease(request, watcher),
             Action::CheckLease { request, watcher, token } => self.store.check_lease(request, watcher, token),
             Action::Record { watcher, fact } => self.store.record(watcher, fact),
@@ -636,6 +640,13 @@ impl Store {
         match self {
             Store::Redis(redis) => redis.ask(&watcher, ask, timeout),
             Store::Local(local) => local.ask(watcher, ask, timeout),
+        }
+    }
+
+    fn muster(&mut self, watcher: WatcherName, sent: Time, membership: Option<Membership>, timeout: Duration) {
+        match self {
+            Store::Redis(redis) => redis.muster(&watcher, sent, membership, timeout),
+            Store::Local(local) => local.muster(watcher, sent, membership),
         }
     }
 

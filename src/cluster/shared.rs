@@ -20,6 +20,7 @@ use super::subscription::{self, Heard};
 use super::tell::{self, Mouths};
 use super::{keys, watch as onlookers};
 use crate::model::command::{NodeAbout, RequestId};
+use crate::model::election::Membership;
 use crate::model::event::{Ask, Event};
 use crate::model::history::Fact;
 use crate::model::names::{ClusterName, LeaseName, NodeName, WatcherName};
@@ -27,6 +28,7 @@ use crate::model::pattern::Pattern;
 use crate::model::snapshot::LogLine;
 use crate::model::spec::RedisSpec;
 use crate::model::stats::Machine;
+use crate::model::time::Time;
 
 /// How long reading the registry, and declaring a lease free, may take.
 const READ_TIMEOUT: Duration = Duration::from_secs(2);
@@ -163,6 +165,12 @@ impl Redis {
         let answer = self.servers.ask(lease, ask.clone(), timeout);
         let watcher = watcher.clone();
         self.tell(async move { Some(Event::Lease { watcher, ask, answer: answer.await }) });
+    }
+
+    /// Tells that this node is a member, or none any more, and asks who is; [`Event::Mustered`] says so.
+    pub fn muster(&self, watcher: &WatcherName, sent: Time, _: Option<Membership>, _: Duration) {
+        let watcher = watcher.clone();
+        self.tell(async move { Some(Event::Mustered { watcher, sent, result: Err("not built".into()) }) });
     }
 
     /// Declares a lease free that nobody ever held; [`Event::LeaseInitialised`] says how that went.

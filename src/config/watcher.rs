@@ -113,6 +113,9 @@ impl Build<'_> {
             hook_timeout: settings.seconds("hook_timeout"),
             on_demand,
             singleton,
+            election: None,
+            legion: None,
+            follows: None,
             settings: kept(settings, redis, singleton.is_some()),
         })
     }

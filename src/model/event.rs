@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::command::{Command, NodeRow, Outcome, RequestId, Sample, Target};
 use super::drill::Drill;
+use super::election::{Membership, Muster};
 use super::history::{Entry, Fact};
 use super::names::{ClusterName, NodeName, Owner, WatcherName};
 use super::pattern::Pattern;
@@ -50,6 +51,10 @@ pub enum Event {
     Lease { watcher: WatcherName, ask: Ask, answer: LeaseAnswer },
     /// A lease may be free: its release was announced, or announcements may have been missed.
     LeaseFreed { watcher: WatcherName },
+    /// The store said who is there of those that contend for a lease, to a question sent then, or failed to.
+    Mustered { watcher: WatcherName, sent: Time, result: Result<Muster, String> },
+    /// Another member came, went or changed: who is there is to be asked anew.
+    MembersChanged { watcher: WatcherName },
     /// The lease store can be reached.
     StoreUp,
     /// It cannot, for this reason.
@@ -364,6 +369,9 @@ pub enum Action {
     Guard { process: ProcessId, deadline: Deadline },
     /// Ask the lease store; an answer, or `Failed`, comes within `timeout`.
     AskLease { watcher: WatcherName, ask: Ask, timeout: Duration },
+    /// Tell the store that this node is a member of those that contend for a lease, or with nothing that it is none any
+    /// more, and ask who else is; ends in `Mustered` within `timeout`.
+    Muster { watcher: WatcherName, sent: Time, membership: Option<Membership>, timeout: Duration },
     /// Say that a lease nobody ever held is free.
     InitLease { request: RequestId, watcher: WatcherName },
     /// Ask the lease store whether the tenure under this token holds; ends in `LeaseChecked`.

@@ -30,6 +30,7 @@ pub mod restart;
 pub mod history;
 
 pub mod drill;
+pub mod election;
 
 pub mod checkup;
 pub mod process;

@@ -67,9 +67,11 @@ use tokio::sync::{mpsc, oneshot};
 use self::files::{clock_name, file_name};
 use self::worker::{Store, Worker};
 use crate::model::command::RequestId;
+use crate::model::election::Membership;
 use crate::model::event::{Ask, Event, HistoryRead, LeaseAnswer, TokenState};
 use crate::model::history::Fact;
 use crate::model::names::{ClusterName, NodeName, Owner, WatcherName};
+use crate::model::time::Time;
 /// Whose leases, and where they are kept.
 #[derive(Debug, Clone)]
 pub struct Me {
@@ -139,6 +141,14 @@ impl Local {
             let answer = answer.unwrap_or_else(|reason| LeaseAnswer::Failed { reason });
             // An agent that no longer listens has no use for the answer.
             let _ = events.send(Event::Lease { watcher, ask, answer }).await;
+        });
+    }
+
+    /// Tells that this node is a member, or none any more, and asks who is; exactly one [`Event::Mustered`] follows.
+    pub fn muster(&mut self, watcher: WatcherName, sent: Time, _: Option<Membership>) {
+        let events = self.events.clone();
+        tokio::spawn(async move {
+            let _ = events.send(Event::Mustered { watcher, sent, result: Err("not built".into()) }).await;
         });
     }
 

@@ -325,6 +325,7 @@ impl Node {
                     watcher.lease_freed(now);
                 }
             }
+            Event::Mustered { .. } | Event::MembersChanged { .. } => {}
             Event::StoreUp => {
                 if matches!(self.store, StoreView::Down { .. }) {
                     log(actions, Level::Info, format!("{}: reached again", self.store_name()));

@@ -2,6 +2,7 @@
 
 mod check;
 mod hook;
+mod legion;
 mod majority;
 mod output;
 mod seeds;
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 pub use check::{Check, HealthAction, HealthSpec, Purpose, ReadySpec, Url};
 pub use hook::{HookPoint, HookProgram, HookSpec};
+pub use legion::{ElectionSpec, LegionAction, LegionEvent, LegionSpec};
 pub use majority::Majority;
 pub use output::{Output, Rollover, Rotation, Sink, StreamSpec, Syslog, SyslogAddress};
 pub use seeds::Seeds;
@@ -277,6 +279,12 @@ pub struct WatcherSpec {
     pub on_demand: Option<OnDemand>,
     /// The lease's timings where at most one process may run in the whole cluster.
     pub singleton: Option<LeaseTimings>,
+    /// How it is chosen who runs it; nothing: whoever asks first. Only for what has a lease of its own.
+    pub election: Option<ElectionSpec>,
+    /// What it does as the leader of a legion; nothing: it is a plain watcher.
+    pub legion: Option<LegionSpec>,
+    /// The legion on whose lord alone it runs, under that one's lease.
+    pub follows: Option<WatcherName>,
     /// All keys as they were given, variables replaced, free-form ones and inherited lease timings included: what `set`
     /// changes one of.
     pub settings: BTreeMap<String, String>,
