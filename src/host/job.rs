@@ -136,6 +136,7 @@ impl Job {
             stdin: None,
             stop_signal: libc::SIGKILL,
             guard: None,
+            legion: None,
             signs: Signs::default(),
         };
         Job { launch, logged_as: None, leaves_nothing: false }

@@ -472,6 +472,8 @@ pub struct Launch {
     pub stop_signal: i32,
     /// Where a lease is behind it: when its guard stops and kills it unless told otherwise.
     pub guard: Option<Deadline>,
+    /// Its part in a legion, where it has one: what becomes of it without the agent.
+    pub legion: Option<LegionPart>,
     /// What it is listened to for.
     pub signs: Signs,
 }
@@ -547,6 +549,19 @@ pub enum Reach {
     Tree,
     /// This child of it; nobody where it is none.
     Child(u32),
+}
+
+/// What a guarded process is in a legion.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LegionPart {
+    /// The lord process. Without the agent it is asked to stop, when nothing of its followers is left, and killed only at
+    /// its deadline.
+    Lord,
+    /// One that runs where the lord process does. Without the agent it is killed at once, as any singleton.
+    Follower {
+        /// The lord process's watcher.
+        of: WatcherName,
+    },
 }
 
 /// From what a watcher is worked out.

@@ -8,7 +8,7 @@ use super::roll::Roll;
 use super::sockets::Equipment;
 use super::{Goal, Parting, Said, Stage, Watcher};
 use crate::model::checkup::Verdict;
-use crate::model::event::{Action, Deadline, Launch, Level, News, ProcessId, Reach, Signs, signal_name};
+use crate::model::event::{Action, Deadline, Launch, LegionPart, Level, News, ProcessId, Reach, Signs, signal_name};
 use crate::model::lease::{After, Hold, Lease};
 use crate::model::process::{Process, StopDue};
 use crate::model::restart::Restart;
@@ -369,8 +369,15 @@ impl Watcher {
             stdin,
             stop_signal: self.spec.stop_signal,
             guard: hold.map(|(_, deadline)| deadline),
+            legion: self.legion_part(),
             signs: Signs { ack, ..self.signs() },
         }
+    }
+
+    /// What its processes are in a legion.
+    fn legion_part(&self) -> Option<LegionPart> {
+        let follows = self.spec.follows.clone().map(|of| LegionPart::Follower { of });
+        if self.spec.legion.is_some() { Some(LegionPart::Lord) } else { follows }
     }
 
     /// What its processes are listened to for.
