@@ -62,7 +62,7 @@ use crate::model::snapshot::{LeaseCounts, LeaseView, ProcessView, Snapshot, Sock
 ///   - TENURE: `token from to start end pid gap gap_at_most overlap cause detail by last_seen`; `start`, `end` and
 ///     `last_seen` are seconds of the Unix epoch by the store's clock; a null `gap` or `overlap` could not be measured;
 ///     why it came here is `cause` (`first moved stopped agent-stopping removed changed taken unconfirmed expired gave-up
-///     finished drilled released died unknown`), `detail` and `by`
+///     finished preempted no-quorum drilled released died unknown`), `detail` and `by`
 /// - `lease-check`: `name`, `token`, `holds`; where it does `left`, else `holder` and `latest`, the last token drawn
 /// - `failover`: `from`, `to` (or null), `token`
 /// - `drill`: `node name token pid ttl kind lasting`: it begins in a moment; `lasting` is null where it does not pass
