@@ -55,8 +55,8 @@ use crate::model::snapshot::{LeaseCounts, LeaseView, ProcessView, Snapshot, Sock
 ///   greatest_latency`, of which `lost` is `{taken, unconfirmed, expired}`
 /// - `metrics`: the fields of `status`, and `version`
 /// - `explain`: `node name state singleton clustered runs right holder outlook`, `conditions` `[{what, met, text,
-///   remedy}]` and `move` `{here, command}` or null; `what` is `configured agent wanted after sockets demand store lease
-///   hooks process`, a remedy and a command are what follows `circusctl`
+///   remedy}]` and `move` `{here, command}` or null; `what` is `configured agent wanted after sockets demand store legion
+///   lease hooks process`, a remedy and a command are what follows `circusctl`
 /// - `history`: `history` `[{name, tenures: [TENURE, …], worst_gap, worst_gap_at_most, moves, overlaps}]`, the latest
 ///   tenure first; `moves` within seven days
 ///   - TENURE: `token from to start end pid gap gap_at_most overlap cause detail by last_seen`; `start`, `end` and
