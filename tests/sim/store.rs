@@ -297,7 +297,7 @@ impl World {
             self.released(server, question);
         }
         self.store.changed(server, self.now, self.timings.ttl);
-        for channel in self.store.servers[server].redis.take_published() {
+        for (channel, _) in self.store.servers[server].redis.take_published() {
             self.announce(server, &channel);
         }
         let grants =
