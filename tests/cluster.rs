@@ -1327,8 +1327,15 @@ async fn a_change_of_members_is_heard_at_once_by_the_others_alone() {
     let mut b = Agent::ready(&server.url(), "b", 2).await;
     for agent in [&mut a, &mut b] {
         agent.muster(Some(member(1))).await.unwrap();
-        // Listened for from now on: what was told before may have been missed.
-        agent.members_changed().await;
+    }
+    let subscribed = || match server.command(&["PUBSUB", "NUMSUB", &lease().changed_channel()]) {
+        redis::Value::Array(counts) => counts[1] == redis::Value::Int(2),
+        other => panic!("{other:?}"),
+    };
+    let deadline = Instant::now() + PATIENCE;
+    while !subscribed() {
+        assert!(Instant::now() < deadline, "they do not listen");
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let scroll = Membership { scroll: "role=db".into(), ..member(1) };
     let aside = Membership { stands: false, ..member(1) };
@@ -1345,7 +1352,9 @@ async fn a_change_of_members_is_heard_at_once_by_the_others_alone() {
         a.muster(change).await.unwrap();
     }
     a.news_of_members().await;
-    a.muster(Some(member(8))).await.unwrap();
+    a.redis.muster(&beat(), end::boottime(), Some(member(8)), PATIENCE);
+    b.muster(Some(member(9))).await.unwrap();
+    a.members_changed().await;
     assert_eq!(a.news_of_members().await, 0, "its own word is no news to it");
 }
 

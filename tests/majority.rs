@@ -391,12 +391,16 @@ async fn members_live_on_though_a_server_dies_hangs_or_comes_back_with_nothing()
     three.0[0].kill();
     both(&mut b).await;
     three.0[0].restart_empty();
-    both(&mut b).await;
+    let deadline = Instant::now() + PATIENCE;
+    while three.0[0].number(&["HEXISTS", &lease().members_key(), "b"]) == 0 {
+        assert!(Instant::now() < deadline, "it is not told again");
+        both(&mut b).await;
+    }
     three.0[1].freeze();
     both(&mut b).await;
     three.0[1].thaw();
     for server in &three.0 {
-        server.forget();
+        server.command(&["FLUSHALL"]);
         both(&mut b).await;
     }
 }

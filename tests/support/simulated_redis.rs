@@ -63,7 +63,7 @@ impl SimulatedRedis {
             local whole, said = pcall(redis.call, ...)
             if whole then return said end
             -- As the server says it, without where in Rust it was said.
-            return {err = string.match(tostring(said), 'runtime error: ([^\n]*)')}
+            return {err = string.match(tostring(said), 'runtime error: ([^%c]*)')}
         end";
         redis.set("error_reply", error_reply).unwrap();
         lua.globals().set("redis", &redis).unwrap();
