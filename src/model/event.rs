@@ -13,7 +13,7 @@ use super::election::{Membership, Muster};
 use super::history::{Entry, Fact};
 use super::names::{ClusterName, NodeName, Owner, WatcherName};
 use super::pattern::Pattern;
-use super::snapshot::ProcessView;
+use super::snapshot::{Lordship, ProcessView};
 use super::spec::{AgentSpec, Check, Defaults, HookPoint, HookProgram, ProgramSpec, Purpose, SocketSpec, WatcherSpec};
 use super::stats::{History, Measures, NodeStats};
 use super::store::{Missed, StoreFacts};
@@ -372,6 +372,8 @@ pub enum Action {
     /// Tell the store that this node is a member of those that contend for a lease, or with nothing that it is none any
     /// more, and ask who else is; ends in `Mustered` within `timeout`.
     Muster { watcher: WatcherName, sent: Time, membership: Option<Membership>, timeout: Duration },
+    /// Keep for programs to read whether this node leads a legion; nothing: there is no such legion here any more.
+    ShowLordship { legion: WatcherName, lordship: Option<Box<Lordship>> },
     /// Say that a lease nobody ever held is free.
     InitLease { request: RequestId, watcher: WatcherName },
     /// Ask the lease store whether the tenure under this token holds; ends in `LeaseChecked`.
@@ -599,6 +601,8 @@ pub struct HookCall {
     pub stats: Option<Sample>,
     /// The fencing token under which the watcher runs, where it is a singleton.
     pub token: Option<u64>,
+    /// What it is told of its legion, besides.
+    pub env: Vec<(String, String)>,
 }
 
 /// What a hook may know of its watcher: Python's get it as the `watcher` argument.
@@ -654,6 +658,8 @@ pub enum News {
     HookSuccess { hook: HookPoint },
     /// A hook failed.
     HookFailure { hook: HookPoint, error: String },
+    /// Somebody had this told in its name.
+    Published { topic: String },
 }
 
 impl News {
@@ -671,6 +677,7 @@ impl News {
             News::Remove => "remove",
             News::HookSuccess { .. } => "hook_success",
             News::HookFailure { .. } => "hook_failure",
+            News::Published { .. } => "published",
         }
     }
 }

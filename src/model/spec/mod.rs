@@ -16,7 +16,7 @@ use std::time::Duration;
 
 pub use check::{Check, HealthAction, HealthSpec, Purpose, ReadySpec, Url};
 pub use hook::{HookPoint, HookProgram, HookSpec};
-pub use legion::{ElectionSpec, LegionAction, LegionEvent, LegionSpec};
+pub use legion::{ElectionSpec, LegionAction, LegionEvent, LegionSpec, is_topic, legion_file};
 pub use majority::Majority;
 pub use output::{Output, Rollover, Rotation, Sink, StreamSpec, Syslog, SyslogAddress};
 pub use seeds::Seeds;
@@ -291,6 +291,11 @@ pub struct WatcherSpec {
 }
 
 impl WatcherSpec {
+    /// Those that are up before it: the watchers that it comes after, and the legion that it follows.
+    pub fn firsts(&self) -> impl Iterator<Item = &WatcherName> {
+        self.after.iter().chain(&self.follows)
+    }
+
     /// Who starts first: the higher priority, then the name.
     pub fn start_order(&self, other: &WatcherSpec) -> std::cmp::Ordering {
         other.priority.cmp(&self.priority).then_with(|| self.name.cmp(&other.name))
