@@ -31,6 +31,7 @@ pub(super) fn build(doc: &Document, around: &Surroundings, problems: &mut Proble
     let redis = build.settings("redis", Section::Redis, &vars);
     let place = build.redis(&redis, &circus);
     build.check_lease_defaults(&redis);
+    build.check_cluster_words(&circus, place.as_ref(), &vars);
     let log_output = build.log_output(&circus);
     build.python = build.interpreter(&circus);
     let heads = build.heads();
@@ -147,7 +148,7 @@ pub(super) struct Build<'a> {
 }
 
 /// The section types that wait for a later version, by their exact head or the beginning of it.
-const LATER: &[&str] = &["legion:", "beatcop", "circus-cluster", "node:"];
+const LATER: &[&str] = &["legion:", "beatcop"];
 const TYPES: &[&str] =
     &["circus", "redis", "watcher", "env", "socket", "plugin", "legion", "beatcop", "circus-cluster", "node"];
 
@@ -367,6 +368,8 @@ impl<'a> Build<'a> {
             (Section::Watcher, "[watcher:NAME]"),
             (Section::Socket, "[socket:NAME]"),
             (Section::Plugin(&[]), "another plugin's section"),
+            (Section::CircusCluster, "[circus-cluster]"),
+            (Section::Node, "[node:NAME]"),
         ];
         let at_home = others.iter().find(|(other, _)| keys::find(*other, key).is_some()).map(|(_, home)| home);
         match (at_home, meant) {

@@ -13,6 +13,10 @@ pub(super) enum Section {
     Redis,
     Watcher,
     Socket,
+    /// circusd-cluster's own section.
+    CircusCluster,
+    /// A node of it.
+    Node,
     /// One of these plugins; none: any of them.
     Plugin(&'static [Native]),
 }
@@ -23,8 +27,10 @@ impl Section {
         match head {
             "circus" => Some(Section::Circus),
             "redis" => Some(Section::Redis),
+            "circus-cluster" => Some(Section::CircusCluster),
             _ if head.starts_with("watcher:") => Some(Section::Watcher),
             _ if head.starts_with("socket:") => Some(Section::Socket),
+            _ if head.starts_with("node:") => Some(Section::Node),
             _ if head.starts_with("plugin:") => Some(Section::Plugin(&[])),
             _ => None,
         }
@@ -93,16 +99,17 @@ const fn eg(example: &'static str) -> (&'static str, &'static str) {
 }
 
 use Kind::{
-    Action, Amount, Bool, Class, Cluster, Colour, Command, Count, Family, From, Group, Health, Hook, Host, HttpUrl,
-    Interface, Labels, Level, Limit, LogOutput, Memory, Names, Node, Number, Octal, Owner, Path, Port, Positive,
-    Protocol, Ready, Regex, Retries, Rollover, Seconds, Sibling, Signal, Size, SocketEnv, SocketPath, SocketType,
-    Sockets, StopPreset, Syslog, Text, Times, Url, Use, User,
+    Action, Amount, Bool, Class, Cluster, Colour, Command, Count, Endpoint, Family, From, Group, Health, Hook, Host,
+    HttpUrl, Interface, Labels, Level, Limit, LogOutput, Memory, Names, Node, Number, Octal, Owner, Path, Port,
+    Positive, Protocol, Ready, Regex, Retries, Rollover, Seconds, Sibling, Signal, Size, SocketEnv, SocketPath,
+    SocketType, Sockets, StopPreset, Syslog, Text, Times, Url, Use, User,
 };
 use Native::{CommandReloader, Flapping, FullStats, HttpObserver, RedisObserver, ResourceWatcher, WatchDog};
-use Section::{Circus, Plugin, Redis, Socket, Watcher};
+use Section::{Circus, CircusCluster, Plugin, Redis, Socket, Watcher};
 use Status::{Answered, Dead, Idle, NotYet, Works};
 
 const INTERNAL: Status = Dead("there are no internal watchers here; see loglevel");
+const NO_MASTER: Status = Dead("not needed: nodes register by themselves, in the Redis of `[redis] url`");
 const NEVER: Status = Dead("Circus never read it from a file either");
 const NO_HTTP: Status = Dead("this version has no HTTP door; use circusctl");
 const NO_STATS: Status = Dead("this version publishes no statistics; ask `circusctl stats`, or use a statsd plugin");
@@ -159,7 +166,8 @@ pub(super) const KEYS: &[Key] = &[
         "no effect: Circus dropped papa in 0.18"),
     key(Circus, "secret_file", Path, eg("/etc/circus/secret"), Works,
         "seals every message through Redis; the same on all nodes. A line made by openssl rand -hex 32"),
-    key(Circus, "master", Text, eg("web-1"), NotYet, "circusd-cluster's node to register at"),
+    key(Circus, "master", Endpoint, eg("tcp://127.0.0.1:5558"), NO_MASTER,
+        "no effect: there is no master; nodes register by themselves"),
 
     key(Redis, "url", Url, eg("redis://localhost:6379/0"), Works, "redis://:PASSWORD@HOST:PORT/DB, rediss:// for TLS, redis+sentinel://HOST,HOST/MASTER, redis+cluster://HOST,HOST, redis+majority://HOST,HOST,HOST, or unix:///PATH"),
     key(Redis, "username", Text, eg("circus"), Works, "the ACL user, where the URL names none"),
@@ -359,6 +367,16 @@ pub(super) const KEYS: &[Key] = &[
         "systemd: is not opened, but handed over by the service manager under this name"),
     key(Socket, "use_papa", Bool, is("False"), Dead("Circus dropped papa in 0.18"),
         "no effect: Circus dropped papa in 0.18"),
+
+    key(CircusCluster, "endpoint", Endpoint, eg("tcp://127.0.0.1:5558"), Idle,
+        "not needed: any agent is asked for all, and so is Redis"),
+    key(CircusCluster, "stats_endpoint", Endpoint, eg("tcp://127.0.0.1:5559"), Idle,
+        "not needed: see circusctl stats and circus-top"),
+    key(CircusCluster, "ssh_server", Text, eg("admin@host"), Idle, "not needed: no node is reached over SSH"),
+
+    key(Section::Node, "endpoint", Endpoint, eg("tcp://127.0.0.1:5555"), Idle, "not needed: a node registers by itself"),
+    key(Section::Node, "pubsub_endpoint", Endpoint, eg("tcp://127.0.0.1:5556"), Idle, "the same"),
+    key(Section::Node, "stats_endpoint", Endpoint, eg("tcp://127.0.0.1:5557"), Idle, "the same"),
 ];
 
 /// The row of a section's key.
@@ -384,7 +402,7 @@ impl Key {
         match self.section {
             Circus => Some(format!("CIRCUS_{}", self.name.to_uppercase())),
             Redis => Some(format!("CIRCUS_REDIS_{}", self.name.to_uppercase())),
-            Watcher | Socket | Plugin(_) => None,
+            Watcher | Socket | CircusCluster | Section::Node | Plugin(_) => None,
         }
     }
 
@@ -400,7 +418,8 @@ impl Key {
     pub(super) fn is_per_node(&self) -> bool {
         matches!(
             (self.section, self.name),
-            (Circus, "node" | "labels" | "control_socket" | "state_dir" | "pidfile" | "python")
+            (Circus, "node" | "master" | "labels" | "control_socket" | "state_dir" | "pidfile" | "python")
+                | (CircusCluster | Section::Node, _)
                 | (Redis, "url" | "password_file" | "sentinel_password_file" | "tls_ca" | "tls_cert" | "tls_key")
         )
     }
@@ -463,6 +482,8 @@ fn groups() -> Vec<(String, Vec<&'static Key>)> {
         ("[watcher:NAME]".to_owned(), rows(&|section| section == Watcher)),
         ("[socket:NAME]".to_owned(), rows(&|section| section == Socket)),
         ("[plugin:NAME]".to_owned(), rows(&|section| section == Plugin(Native::ALL))),
+        ("[circus-cluster]".to_owned(), rows(&|section| section == CircusCluster)),
+        ("[node:NAME]".to_owned(), rows(&|section| section == Section::Node)),
     ];
     for native in Native::ALL {
         let own = |section| matches!(section, Plugin(those) if those != Native::ALL && those.contains(native));
@@ -553,7 +574,7 @@ mod tests {
         for (at, key) in KEYS.iter().enumerate() {
             let plugins = |key: &Key| match key.section {
                 Plugin(those) => those.to_vec(),
-                Circus | Redis | Watcher | Socket => Vec::new(),
+                Circus | Redis | Watcher | Socket | CircusCluster | Section::Node => Vec::new(),
             };
             let same = |other: &&Key| match (other.section, key.section) {
                 (Plugin(_), Plugin(_)) => plugins(other).iter().any(|native| plugins(key).contains(native)),

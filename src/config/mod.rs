@@ -27,6 +27,7 @@ mod hook;
 mod value;
 
 mod build;
+mod cluster_words;
 mod command;
 mod plugin;
 mod preset;
@@ -410,13 +411,20 @@ mod tests {
             let natives = match key.section {
                 Section::Plugin(natives) if key.name == "use" => &natives[..1],
                 Section::Plugin(natives) => natives,
-                Section::Circus | Section::Redis | Section::Watcher | Section::Socket => &plugin::Native::ALL[..1],
+                Section::Circus
+                | Section::Redis
+                | Section::Watcher
+                | Section::Socket
+                | Section::CircusCluster
+                | Section::Node => &plugin::Native::ALL[..1],
             };
             let head = match key.section {
                 Section::Circus => "[circus]",
                 Section::Redis => "[redis]",
                 Section::Watcher => "[watcher:w]",
                 Section::Socket => "[socket:s]",
+                Section::CircusCluster => "[circus-cluster]",
+                Section::Node => "[node:n]",
                 Section::Plugin(_) => "[plugin:p]",
             };
             for native in natives {

@@ -96,6 +96,8 @@ pub(super) enum Kind {
     Regex,
     /// An http:// or https:// URL.
     HttpUrl,
+    /// A ZeroMQ endpoint.
+    Endpoint,
     /// A node's name.
     Node,
     /// A cluster's name.
@@ -230,6 +232,7 @@ impl Kind {
             Kind::Use => "class of plugins",
             Kind::Regex => "regular expression",
             Kind::HttpUrl => "URL",
+            Kind::Endpoint => "`tcp://HOST:PORT` or `ipc://PATH`",
             Kind::Node => "name of a node",
             Kind::Cluster => "name of a cluster",
             Kind::Labels => "`KEY=VALUE`, with commas",
@@ -307,6 +310,7 @@ impl Kind {
             Kind::Use => Native::parse(text).map(Value::Use),
             Kind::Regex => regex(text).map(|()| Value::Text(text.to_owned())),
             Kind::HttpUrl => http_url(text).map(|()| Value::Text(text.to_owned())),
+            Kind::Endpoint => endpoint(text).map(|()| Value::Text(text.to_owned())),
             Kind::Node => {
                 NodeName::parse(text).map(|name| Value::Text(name.to_string())).map_err(|why| wrong_name(&why.0))
             }
@@ -420,6 +424,15 @@ fn http_url(text: &str) -> Result<(), Wrong> {
     match rest {
         Some(rest) if !rest.is_empty() && !rest.starts_with(['/', ':', '?']) => Ok(()),
         _ => Err(wrong("must be an http:// or https:// URL").label("this is none")),
+    }
+}
+
+fn endpoint(text: &str) -> Result<(), Wrong> {
+    let place = |scheme: &str| text.strip_prefix(scheme);
+    match (place("tcp://"), place("ipc://")) {
+        (Some(place), _) if place.contains(':') => check::host_and_port(place, None).map(|_| ()),
+        (_, Some(path)) if !path.is_empty() => Ok(()),
+        _ => Err(wrong("must be tcp://HOST:PORT or ipc://PATH").label("this is neither")),
     }
 }
 
