@@ -28,7 +28,7 @@
 //! Imports point down only, and modules of one line do not know each other (`tests/tidy.rs` draws the arrows):
 //!
 //! ```text
-//!   bin → cli → plugins → agent, client → cluster | config | control | host | systemd | view → wire → model
+//!   bin → cli → lord | plugins → agent, client → cluster | config | control | host | systemd | view → wire → model
 //! ```
 //!
 //! | module | what it is |
@@ -44,6 +44,7 @@
 //! | [`agent`] | wires it all: wait in one `select!`, decide in `step`, act in `perform`; tell followers what happens |
 //! | [`client`] | what circusctl and circus-top do: find an agent, or Redis, and ask, follow, or hold a drill |
 //! | [`plugins`] | Circus's plugins: policies that watch an agent from a process of their own, as its clients |
+//! | [`lord`] | a legion's lord process: does what is to be done when this node comes to lead, and when it ceases to |
 //! | [`cli`] | command lines, the shell, exit codes, the log |
 //!
 //! Beside them, `lua/` holds the scripts that alone write leases and the registry; each says its invariant in its head.
@@ -80,6 +81,7 @@
 //! | a singleton's child and its deadline | its guard, a process of its own | events |
 //! | what a drill's witness has seen | the witness, a process of its own that outlives the agent | the history of the lease |
 //! | leases, what has been with them, the registry | Redis, only through `lua/`; or the state directory | everybody |
+//! | whether a legion's `on_lord` has been done, and so its `on_unlord` is to be | its lord process |
 //! | what a plugin has seen | its own process | – |
 //!
 //! # What is kept true
@@ -139,6 +141,7 @@ pub mod view;
 pub mod agent;
 pub mod client;
 
+pub mod lord;
 pub mod plugins;
 
 pub mod cli;

@@ -279,6 +279,8 @@ fn every_event_of_circus_has_its_row() {
         News::Spawn { .. } | News::Reap { .. } | News::Kill { .. } => news.word(),
         News::Start | News::Stop | News::Reload | News::Updated | News::Add | News::Remove => news.word(),
         News::HookSuccess { .. } | News::HookFailure { .. } => news.word(),
+        // Ours alone.
+        News::Published { .. } => news.word(),
     });
     assert_eq!(named("## Events"), words.map(str::to_owned).into());
 }

@@ -86,6 +86,7 @@ fn sleeper() -> WatcherView {
         last_exit: Some((Exit::Code(1), Duration::from_secs(2))),
         next_try: Some(Duration::from_secs(4)),
         lease: None,
+        legion: None,
     }
 }
 

@@ -654,6 +654,8 @@ pub enum News {
     HookSuccess { hook: HookPoint },
     /// A hook failed.
     HookFailure { hook: HookPoint, error: String },
+    /// Somebody had this told in its name.
+    Published { topic: String },
 }
 
 impl News {
@@ -671,6 +673,7 @@ impl News {
             News::Remove => "remove",
             News::HookSuccess { .. } => "hook_success",
             News::HookFailure { .. } => "hook_failure",
+            News::Published { .. } => "published",
         }
     }
 }

@@ -37,6 +37,7 @@ pub fn command_name(command: &Command) -> &'static str {
         Command::Add { .. } => "add",
         Command::Remove { .. } => "rm",
         Command::Signal { .. } => "signal",
+        Command::Publish { .. } => "publish",
         Command::Kill { .. } => "kill",
         Command::Drain { .. } => "drain",
         Command::Undrain { .. } => "undrain",
@@ -169,6 +170,7 @@ pub fn command_json(command: &Command) -> Value {
             json!({"name": watcher, "kind": kind.word(), "lasting": lasting.map(|lasting| lasting.as_secs_f64())})
         }
         Command::LeaseCheck { watcher, token } => json!({"name": watcher, "token": token}),
+        Command::Publish { watcher, topic } => json!({"name": watcher, "topic": topic}),
         Command::LeaseInit { watcher } | Command::Explain { watcher } => json!({"name": watcher}),
     };
     if let Value::Object(properties) = &mut properties {
@@ -230,6 +232,7 @@ mod tests {
             Command::History { watcher: name(), count: usize::MAX },
             Command::LeaseCheck { watcher: "beat".into(), token: u64::MAX },
             Command::LeaseInit { watcher: "beat".into() },
+            Command::Publish { watcher: "beat".into(), topic: "beat.done".into() },
             Command::Drill { watcher: "beat".into(), kind: Kind::Kill, lasting: None },
             Command::Drill { watcher: "beat".into(), kind: Kind::RedisLoss, lasting: Some(Duration::from_millis(500)) },
         ];

@@ -235,6 +235,11 @@ impl Node {
                 self.watchers.stir(key).signal(pid, signal, reach, actions);
                 Answer::Ok
             }
+            Command::Publish { watcher, topic } => {
+                let key = self.find(&watcher)?;
+                self.watchers[key].publish(News::Published { topic }, actions);
+                Answer::Ok
+            }
             Command::Kill { watcher, pid, signal, grace, patience } => {
                 let key = self.find(&watcher)?;
                 let processes = self.watchers.stir(key).kill_some(now, pid, signal, grace);

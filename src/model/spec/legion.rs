@@ -4,9 +4,11 @@
 //! one process does [`LegionEvent::Lord`]'s actions, and [`LegionEvent::Unlord`]'s when it is told to stop.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 use super::check::Url;
+use crate::model::event::{signal_name, signal_number};
 use crate::model::names::WatcherName;
 
 /// What a node brings to the election of a lease's holder.
@@ -99,7 +101,7 @@ impl LegionEvent {
     }
 }
 
-/// One thing that is done.
+/// One thing that is done. Written out it is as in the file: `cmd:ip addr add 10.0.0.9/24 dev eth0`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LegionAction {
     /// A line for `sh -c`; it succeeds with exit code 0.
@@ -117,4 +119,138 @@ pub enum LegionAction {
     Http(Url),
     /// An event of this topic for whoever follows events.
     Publish(String),
+}
+
+impl LegionAction {
+    /// Reads `cmd:LINE`, `log:TEXT`, `signal:WATCHER:SIGNAL`, `http://HOST/PATH` or `publish:TOPIC`. The error says what
+    /// is wrong, as in "it …".
+    pub fn parse(text: &str) -> Result<LegionAction, String> {
+        const KINDS: &str = "it is one of cmd:LINE, log:TEXT, signal:WATCHER:SIGNAL, http:URL and publish:TOPIC";
+        let text = text.trim();
+        let Some((kind, rest)) = text.split_once(':') else { return Err(format!("names no action: {KINDS}")) };
+        let rest = rest.trim();
+        let missing = |what: &str| Err(format!("lacks {what}"));
+        match kind {
+            _ if rest.contains('\0') => Err("has a NUL byte".into()),
+            "cmd" | "exec" if rest.is_empty() => missing("a command line, as in cmd:ip addr add 10.0.0.9/24 dev eth0"),
+            "cmd" | "exec" => Ok(LegionAction::Command(rest.into())),
+            "log" if rest.is_empty() => missing("a text, as in log:$LEGION_NODE leads"),
+            "log" if rest.contains(['\n', '\r']) => Err("must be one line".into()),
+            "log" => Ok(LegionAction::Log(rest.into())),
+            "signal" => LegionAction::parse_signal(rest),
+            "http" => {
+                let url = if rest.starts_with("//") { text } else { rest };
+                Url::parse(url).map(LegionAction::Http)
+            }
+            "https" => Url::parse(text).map(LegionAction::Http),
+            "publish" if rest.is_empty() => missing("a topic, as in publish:clusterip"),
+            "publish" if !is_topic(rest) => Err(format!("publishes no topic: '{rest}' has blanks, or is too long")),
+            "publish" => Ok(LegionAction::Publish(rest.into())),
+            "alarm" => Err("has no alarms to raise: let a program do it, as in cmd:LINE".into()),
+            other => Err(format!("does not know the action '{other}:': {KINDS}")),
+        }
+    }
+
+    /// `WATCHER:SIGNAL`. A watcher's name may have colons of its own.
+    fn parse_signal(text: &str) -> Result<LegionAction, String> {
+        let Some((watcher, signal)) = text.rsplit_once(':') else {
+            return Err("signals somebody: it is signal:WATCHER:SIGNAL, as in signal:web:HUP".into());
+        };
+        let watcher = WatcherName::parse(watcher).map_err(|error| format!("signals nobody: {error}"))?;
+        let signal = signal_number(signal).filter(|signal| *signal > 0);
+        let signal = signal.ok_or("sends no signal: that is a name or number, as in signal:web:HUP")?;
+        Ok(LegionAction::Signal { watcher, signal })
+    }
+}
+
+/// Whether a text can be the topic of an event.
+pub fn is_topic(text: &str) -> bool {
+    (1..=200).contains(&text.len()) && !text.contains(|c: char| c.is_whitespace() || c.is_control())
+}
+
+impl fmt::Display for LegionAction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LegionAction::Command(line) => write!(f, "cmd:{line}"),
+            LegionAction::Log(text) => write!(f, "log:{text}"),
+            // Those without a name are numbers.
+            LegionAction::Signal { watcher, signal } => {
+                write!(f, "signal:{watcher}:{}", signal_name(*signal).trim_start_matches("signal "))
+            }
+            LegionAction::Http(url) => write!(f, "{url}"),
+            LegionAction::Publish(topic) => write!(f, "publish:{topic}"),
+        }
+    }
+}
+
+/// The name of the file that tells how the legion of this name is: what a file name cannot hold is written as in URLs.
+pub fn legion_file(legion: &str) -> String {
+    let plain = |at: usize, byte: u8| byte.is_ascii_alphanumeric() || b"_-".contains(&byte) || (byte == b'.' && at > 0);
+    let written = |(at, byte)| if plain(at, byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
+    legion.bytes().enumerate().map(written).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_action_is_written_as_it_is_read() {
+        for text in [
+            "cmd:ip addr add 10.0.0.9/24 dev eth0 && arping -U 10.0.0.9",
+            "log:$LEGION_NODE leads: ${LEGION_MEMBERS}",
+            "signal:web:SIGHUP",
+            "signal:plugin:flapping:40",
+            "http://web:8080/lord?node=1",
+            "publish:clusterip.lord",
+        ] {
+            assert_eq!(LegionAction::parse(text).unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn other_spellings_mean_the_same() {
+        for (one, other) in [
+            ("exec:true", "cmd:true"),
+            (" cmd: true ", "cmd:true"),
+            ("http:http://web/", "http://web/"),
+            ("signal:web:1", "signal:web:SIGHUP"),
+            ("signal:web:hup", "signal:web:SIGHUP"),
+        ] {
+            assert_eq!(LegionAction::parse(one), LegionAction::parse(other), "{one}");
+            assert!(LegionAction::parse(one).is_ok(), "{one}");
+        }
+    }
+
+    #[test]
+    fn a_legions_file_is_in_its_directory_whatever_its_name() {
+        let names = ["clusterip", "a b", "..", "../x", "a.b", "%2E."];
+        let files = ["clusterip", "a%20b", "%2E.", "%2E.%2Fx", "a.b", "%252E."];
+        assert_eq!(names.map(legion_file), files);
+    }
+
+    #[test]
+    fn what_is_no_action_is_told() {
+        for (text, why) in [
+            ("", "names no action"),
+            ("ip addr add", "names no action"),
+            ("run:x", "'run:'"),
+            ("cmd:", "lacks a command line"),
+            ("cmd:a\0b", "NUL"),
+            ("log: ", "lacks a text"),
+            ("log:a\nb", "one line"),
+            ("signal:17", "signal:WATCHER:SIGNAL"),
+            ("signal::HUP", "signals nobody"),
+            ("signal:web:0", "sends no signal"),
+            ("signal:web:NOPE", "sends no signal"),
+            ("http:web", "http:// URL"),
+            ("https://web/", "https"),
+            ("publish:", "lacks a topic"),
+            ("publish:a b", "no topic"),
+            ("alarm:x y", "alarms"),
+        ] {
+            let error = LegionAction::parse(text).unwrap_err();
+            assert!(error.contains(why), "{text}: {error}");
+        }
+    }
 }

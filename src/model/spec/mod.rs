@@ -16,7 +16,7 @@ use std::time::Duration;
 
 pub use check::{Check, HealthAction, HealthSpec, Purpose, ReadySpec, Url};
 pub use hook::{HookPoint, HookProgram, HookSpec};
-pub use legion::{ElectionSpec, LegionAction, LegionEvent, LegionSpec};
+pub use legion::{ElectionSpec, LegionAction, LegionEvent, LegionSpec, is_topic, legion_file};
 pub use majority::Majority;
 pub use output::{Output, Rollover, Rotation, Sink, StreamSpec, Syslog, SyslogAddress};
 pub use seeds::Seeds;

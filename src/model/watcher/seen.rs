@@ -199,6 +199,7 @@ impl Watcher {
             last_exit,
             next_try: self.pausing(now),
             lease: self.lease.as_ref().map(|lease| lease.view(now)),
+            legion: None,
         }
     }
 }
