@@ -67,6 +67,7 @@ const OURS: [(&str, &[&str]); 4] = [
             "expected",
             "preempt",
             "preempt_delay",
+            "scroll",
             "legion",
             "cron",
         ],
