@@ -357,6 +357,7 @@ impl Agent {
             Action::Muster { watcher, sent, membership, timeout } => {
                 self.store.muster(watcher, sent, membership, timeout);
             }
+            Action::ShowLordship { .. } => {}
             Action::InitLease { request, watcher } => self.store.init_lease(request, watcher),
             Action::CheckLease { request, watcher, token } => self.store.check_lease(request, watcher, token),
             Action::Record { watcher, fact } => self.store.record(watcher, fact),

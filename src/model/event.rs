@@ -13,7 +13,7 @@ use super::election::{Membership, Muster};
 use super::history::{Entry, Fact};
 use super::names::{ClusterName, NodeName, Owner, WatcherName};
 use super::pattern::Pattern;
-use super::snapshot::ProcessView;
+use super::snapshot::{Lordship, ProcessView};
 use super::spec::{AgentSpec, Check, Defaults, HookPoint, HookProgram, ProgramSpec, Purpose, SocketSpec, WatcherSpec};
 use super::stats::{History, Measures, NodeStats};
 use super::store::{Missed, StoreFacts};
@@ -372,6 +372,8 @@ pub enum Action {
     /// Tell the store that this node is a member of those that contend for a lease, or with nothing that it is none any
     /// more, and ask who else is; ends in `Mustered` within `timeout`.
     Muster { watcher: WatcherName, sent: Time, membership: Option<Membership>, timeout: Duration },
+    /// Keep for programs to read whether this node leads a legion; nothing: there is no such legion here any more.
+    ShowLordship { legion: WatcherName, lordship: Option<Box<Lordship>> },
     /// Say that a lease nobody ever held is free.
     InitLease { request: RequestId, watcher: WatcherName },
     /// Ask the lease store whether the tenure under this token holds; ends in `LeaseChecked`.
@@ -472,6 +474,8 @@ pub struct Launch {
     pub stop_signal: i32,
     /// Where a lease is behind it: when its guard stops and kills it unless told otherwise.
     pub guard: Option<Deadline>,
+    /// Its part in a legion, where it has one: what becomes of it without the agent.
+    pub legion: Option<LegionPart>,
     /// What it is listened to for.
     pub signs: Signs,
 }
@@ -549,6 +553,19 @@ pub enum Reach {
     Child(u32),
 }
 
+/// What a guarded process is in a legion.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LegionPart {
+    /// The lord process. Without the agent it is asked to stop, when nothing of its followers is left, and killed only at
+    /// its deadline.
+    Lord,
+    /// One that runs where the lord process does. Without the agent it is killed at once, as any singleton.
+    Follower {
+        /// The lord process's watcher.
+        of: WatcherName,
+    },
+}
+
 /// From what a watcher is worked out.
 #[derive(Debug, Clone, PartialEq)]
 pub enum AmendBase {
@@ -599,6 +616,8 @@ pub struct HookCall {
     pub stats: Option<Sample>,
     /// The fencing token under which the watcher runs, where it is a singleton.
     pub token: Option<u64>,
+    /// What it is told of its legion, besides.
+    pub env: Vec<(String, String)>,
 }
 
 /// What a hook may know of its watcher: Python's get it as the `watcher` argument.

@@ -30,6 +30,9 @@ pub mod restart;
 pub mod history;
 
 pub mod drill;
+
+mod ticks;
+
 pub mod election;
 
 pub mod checkup;

@@ -304,7 +304,7 @@ impl World {
             Action::Kill { process } => self.kill(host, process),
             Action::Guard { process, deadline } => self.arm(host, process, deadline),
             Action::AskLease { watcher, ask, timeout } => self.ask(host, watcher, ask, timeout),
-            Action::Muster { .. } => {}
+            Action::Muster { .. } | Action::ShowLordship { .. } => {}
             Action::Leave { .. } => {
                 self.hosts[host].agent = None;
                 self.hosts[host].life += 1;

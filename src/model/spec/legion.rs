@@ -47,6 +47,27 @@ pub struct LegionSpec {
     pub death_on_lord_error: Option<Duration>,
 }
 
+impl LegionSpec {
+    /// Whether anything is done at this event.
+    pub fn has_actions(&self, event: LegionEvent) -> bool {
+        self.actions.get(&event).is_some_and(|actions| !actions.is_empty())
+    }
+
+    /// How long all that is done at this event may take.
+    pub fn time_for(&self, event: LegionEvent) -> Duration {
+        let many = self.actions.get(&event).map_or(0, Vec::len);
+        self.action_timeout.saturating_mul(u32::try_from(many).unwrap_or(u32::MAX))
+    }
+
+    /// The command that does what is to be done at this event in the legion `name`: this program, as `circus-lord`.
+    pub fn event_words(&self, name: &WatcherName, event: LegionEvent) -> Vec<String> {
+        let timeout = self.action_timeout.as_secs_f64().to_string();
+        let words = ["circus-lord", "--legion", name.as_str(), "--timeout", &timeout, "--event", event.name(), "--"];
+        let actions = self.actions.get(&event).into_iter().flatten().map(ToString::to_string);
+        words.into_iter().map(str::to_owned).chain(actions).collect()
+    }
+}
+
 /// What can happen to a legion, as one of its members sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum LegionEvent {

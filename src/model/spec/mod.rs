@@ -299,6 +299,11 @@ pub struct WatcherSpec {
 }
 
 impl WatcherSpec {
+    /// Those that are up before it: the watchers that it comes after, and the legion that it follows.
+    pub fn firsts(&self) -> impl Iterator<Item = &WatcherName> {
+        self.after.iter().chain(&self.follows)
+    }
+
     /// Who starts first: the higher priority, then the name.
     pub fn start_order(&self, other: &WatcherSpec) -> std::cmp::Ordering {
         other.priority.cmp(&self.priority).then_with(|| self.name.cmp(&other.name))
