@@ -5,6 +5,7 @@
 pub mod drill;
 pub mod follow;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,7 +16,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-use crate::cluster::client::BusClient;
+use crate::cluster::client::{BusClient, Deafness};
 use crate::control::{Places, Probe};
 use crate::model::command::{Answer, Command, NodeState, Outcome, Part, Reply, Target};
 use crate::model::names::{ClusterName, NodeName};
@@ -256,8 +257,8 @@ async fn over_redis(spec: &RedisSpec, call: &Call) -> Result<Value, ClientError>
     let mut bus = BusClient::connect(spec, &call.cluster, call.patience).await.map_err(ClientError::Unreached)?;
     let roster = bus.roster().await.map_err(ClientError::Unreached)?;
     let done = |outcome: &Outcome| Ok(wire::reply_json(outcome, &Value::Null, unix_time()));
-    if call.command == Command::Nodes {
-        return done(&Outcome::Own(Reply::Done(Answer::Nodes(roster))));
+    if roster::is_of_registry(&call.command) {
+        return done(&Outcome::Own(roster::from_registry(&call.command, roster)));
     }
     if !matches!(call.target, Target::Nodes(_)) && roster.iter().all(|row| row.state == NodeState::Gone) {
         let why = format!("no agent of cluster {} is registered in this Redis", call.cluster);
@@ -271,7 +272,14 @@ async fn over_redis(spec: &RedisSpec, call: &Call) -> Result<Value, ClientError>
             return Err(ClientError::Usage(format!("over Redis, say where to {what}: --node NAME, or --all")));
         }
     };
-    let mut parts: Vec<_> = absent.into_iter().map(|(node, why)| (node, Part::Silent(why))).collect();
+    let deafness = |node: &NodeName| roster.iter().find(|row| row.name == *node).and_then(|row| bus.deafness(row));
+    let deaf: BTreeMap<NodeName, Deafness> =
+        ask.iter().filter_map(|node| Some((node.clone(), deafness(node)?))).collect();
+    // Who has a secret asks all the same: anybody who reaches Redis may have written what the registry says.
+    if !ask.is_empty() && ask.iter().all(|node| deaf.get(node) == Some(&Deafness::Sealed)) {
+        return Err(ClientError::Usage(Deafness::Sealed.to_string()));
+    }
+    let mut parts: Vec<_> = absent.into_iter().map(|(node, why)| (node, Part::Absent(why))).collect();
     let message = wire::command_json(&call.command).to_string();
     let mut answers = match ask.is_empty() {
         true => Default::default(),
@@ -280,7 +288,10 @@ async fn over_redis(spec: &RedisSpec, call: &Call) -> Result<Value, ClientError>
     for node in ask {
         let part = match answers.remove(&node) {
             Some(Ok(text)) => Part::Relayed(text),
-            Some(Err(reason)) => Part::Silent(reason),
+            Some(Err(reason)) => Part::Silent(match deaf.get(&node) {
+                Some(why) => format!("{reason}; {why}"),
+                None => reason,
+            }),
             None => Part::Silent(format!("no answer within {} s", call.patience.as_secs_f64())),
         };
         parts.push((node, part));

@@ -67,6 +67,7 @@ const OURS: [(&str, &[&str]); 4] = [
             "expected",
             "preempt",
             "preempt_delay",
+            "scroll",
             "legion",
             "cron",
         ],
@@ -75,11 +76,14 @@ const OURS: [(&str, &[&str]); 4] = [
     ("plugin:NAME", &[]),
 ];
 
-/// Commands that Circus does not have.
-const OUR_COMMANDS: [&str; 17] = [
+/// Commands that Circus does not have; three of them had a branch of it.
+const OUR_COMMANDS: [&str; 20] = [
     "plan",
     "version",
     "nodes",
+    "nodelist",
+    "register_node",
+    "join_cluster",
     "leases",
     "history",
     "explain",

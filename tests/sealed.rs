@@ -218,6 +218,64 @@ fn statistics_and_output_are_sealed_too_and_so_is_the_word_that_somebody_follows
 }
 
 #[test]
+fn who_lacks_the_secret_or_has_another_is_told_so() {
+    let stage = Stage::new();
+    fs::write(stage.home.file("other"), OTHER).expect("a secret");
+    let url = stage.redis.url();
+    let bare = |words: &[&str]| stage.home.ctl(&[&["--endpoint", &url], words].concat());
+    let way_out =
+        "messages are sealed there: --secret-file FILE, or CIRCUS_SECRET_FILE, names the file with the secret";
+    // What nodes write into the registry is no secret.
+    wait_for("both to say it in the registry", || {
+        let row = |name: &str| stage.redis.text(&["HGET", &format!("circus:{{default}}:node:{name}"), "about"]);
+        ["a", "b"].iter().all(|name| row(name).is_some_and(|row| row.contains("seals"))).then_some(())
+    });
+    assert!(bare(&["nodes"]).expect(0).out.contains("up"));
+    // At once, and nobody is bothered.
+    for words in [
+        &["status"][..],
+        &["stop", "web", "--all"],
+        &["version", "--node", "a"],
+        &["events", "-f"],
+        &["logs", "-f", "--all"],
+        &["stats", "-f", "--all"],
+    ] {
+        let said = bare(words).expect(2);
+        assert_eq!(said.err, format!("error: {way_out}\n"), "{words:?}");
+    }
+    let said = stage.through_redis("other", &["version"]).expect(4);
+    assert!(said.err.contains("a: no answer within 2 s; messages are sealed with another secret there"), "{said:?}");
+    // Nor does what a stranger writes keep out who knows the secret.
+    let unsealed = stage.redis.text(&["HGET", "circus:{default}:node:a", "about"]).expect("a row");
+    let mut forged: serde_json::Value = serde_json::from_str(&unsealed).expect("JSON");
+    for seals in [serde_json::json!([]), serde_json::json!(["0123456789abcdef"])] {
+        forged["seals"] = seals;
+        stage.redis.command(&["HSET", "circus:{default}:node:a", "about", &forged.to_string()]);
+        stage.through_redis("secret", &["version"]).expect(0);
+    }
+    // Nor does it have who knows it say anything that is not sealed.
+    let ear = Ear::on(&stage.redis, "circus:{default}:bus:a");
+    forged["seals"] = serde_json::json!([]);
+    stage.redis.command(&["HSET", "circus:{default}:node:a", "about", &forged.to_string()]);
+    stage.through_redis("secret", &["version"]).expect(0);
+    assert!(ear.next().starts_with(b"circus1"));
+}
+
+#[test]
+fn a_stream_under_another_secret_says_why_it_is_silent() {
+    let stage = Stage::new();
+    fs::write(stage.home.file("other"), OTHER).expect("a secret");
+    let (url, secret) = (stage.redis.url(), stage.home.file("other").display().to_string());
+    let words = ["--endpoint", &url, "--secret-file", &secret, "events", "-f"];
+    let mut command = stage.home.clean(env!("CARGO_BIN_EXE_circusctl"), &words);
+    let mut follower = command.stderr(Stdio::piped()).spawn().expect("circusctl");
+    let mut line = String::new();
+    BufReader::new(follower.stderr.take().expect("its notes")).read_line(&mut line).expect("a note");
+    follower.kill().and_then(|()| follower.wait()).expect("its end");
+    assert!(line.starts_with("note: messages are sealed with another secret there"), "{line}");
+}
+
+#[test]
 fn a_secret_that_is_none_stops_the_start_and_is_not_shown() {
     let (home, redis) = (Home::new(), RedisServer::start());
     let path = home.configure("a", &config(&home, &redis, "secret", "hunter2"));

@@ -569,10 +569,33 @@ fn our_own_commands() {
         &Command::Nodes,
         Answer::Nodes(vec![row]),
         json!({"status": "ok", "roster": [{
-            "name": "web-2", "state": "draining", "seen": 0.4, "version": "0.1.0", "host": "", "pid": 0, "up": 3.5,
+            "name": "web-2", "state": "draining", "seen": 0.4, "version": "0.1.0", "host": "", "pid": 0, "endpoint": "", "up": 3.5,
             "config": "", "differs": false, "labels": {}, "watchers": [], "well": 0,
             "processes": 0, "wanted": {}, "most": {}, "load": 0.0, "cores": 0, "memory": 0, "memory_used": 0, "protocol": 0, "holds": ["beat"], "waits": [],
         }]}),
+    );
+    let second = || NodeName::parse("second").unwrap();
+    exchange(
+        r#"{"command": "nodelist", "properties": {}, "id": 16}"#,
+        &Command::NodeList,
+        Answer::NodeList(vec![(second(), "unix:///run/second.sock".into())]),
+        json!({"status": "ok", "nodelist": {"second": "unix:///run/second.sock"}}),
+    );
+    exchange(
+        r#"{"command": "register_node", "properties": {"node_name": "second", "node_endpoint": "tcp://127.0.0.1:6555",
+            "node_stats_endpoint": "tcp://127.0.0.1:6557"}, "id": 17}"#,
+        &Command::Registered { node: second(), endpoint: Some("tcp://127.0.0.1:6555".into()) },
+        Answer::Registered { node: second(), host: "db-2".into(), endpoint: "unix:///run/second.sock".into() },
+        json!({
+            "status": "ok",
+            "note": "second registered by itself, from db-2 (unix:///run/second.sock): nothing was to be done",
+        }),
+    );
+    exchange(
+        r#"{"command": "join_cluster", "properties": {"node_name": "second", "master_endpoint": "tcp://h:5558"}, "id": 18}"#,
+        &Command::Registered { node: second(), endpoint: None },
+        Answer::Ok,
+        json!({"status": "ok"}),
     );
     exchange(
         r#"{"command": "failover", "properties": {"name": "beat", "to": "web-2", "waiting": true}, "id": 13}"#,

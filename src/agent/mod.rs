@@ -194,6 +194,7 @@ enum Store {
 struct Pending {
     id: Value,
     cast: bool,
+    form: wire::Form,
     door: Door,
 }
 
@@ -254,7 +255,8 @@ impl Agent {
             .with_cgroups(&format!("{}-{:032x}", spec.node, identity.instance));
         let now = clock::now();
         let node = Node::new(spec.clone(), seed()?, now);
-        let (standing, standing_seen) = watch::channel(Standing { about: node.about(about()), draining: false });
+        let standing = Standing { about: node.about(about(endpoint)), draining: false };
+        let (standing, standing_seen) = watch::channel(standing);
         let store = Store::start(&spec, state_dir, identity, &events, asked_there, standing_seen)?;
         let doors = Doors {
             events: event_queue,
@@ -485,7 +487,7 @@ impl Agent {
     /// A door was asked something, and knows by whom.
     fn ask(&mut self, line: &str, from: String, door: Door) {
         match wire::parse_request(line) {
-            Ok(wire::Request { id, cast, target, command, limit, by }) => {
+            Ok(wire::Request { id, cast, target, command, limit, by, form }) => {
                 self.last_request += 1;
                 let request = RequestId(self.last_request);
                 let by = match door {
@@ -493,7 +495,7 @@ impl Agent {
                     Door::Control(_) => format!("{from} on {}", self.name),
                     Door::Bus(_) => by.unwrap_or(from),
                 };
-                self.requests.insert(request, Pending { id, cast, door });
+                self.requests.insert(request, Pending { id, cast, form, door });
                 self.take(Event::Asked { request, by, target, command, limit });
             }
             Err(wire::BadRequest { id, cast, refusal }) => match (wire::parse_follow(line), door) {
@@ -504,7 +506,8 @@ impl Agent {
                         Some((_, Ok(_))) => Refusal::BadMessage("a stream comes from a control socket only".into()),
                         None => refusal,
                     };
-                    answer_with(Pending { id, cast, door }, &Outcome::Own(Reply::Refused(refusal)));
+                    let form = wire::Form::Ours;
+                    answer_with(Pending { id, cast, form, door }, &Outcome::Own(Reply::Refused(refusal)));
                 }
             },
         }
@@ -707,9 +710,9 @@ impl Store {
 }
 
 fn answer_with(pending: Pending, outcome: &Outcome) {
-    let Pending { id, cast, door } = pending;
+    let Pending { id, cast, form, door } = pending;
     if !cast {
-        door.say(wire::reply_json(outcome, &id, unix_time()).to_string());
+        door.say(wire::reply_in(form, outcome, &id, unix_time()).to_string());
     }
 }
 
@@ -725,11 +728,12 @@ fn unix_ms() -> u64 {
 }
 
 /// What is said of the program and the machine: the rest is the node's to say.
-fn about() -> NodeAbout {
+fn about(endpoint: String) -> NodeAbout {
     NodeAbout {
         version: env!("CARGO_PKG_VERSION").into(),
         host: nix::unistd::gethostname().map_or_else(|_| String::new(), |name| name.to_string_lossy().into_owned()),
         pid: std::process::id(),
+        endpoint,
         protocol: PROTOCOL,
         ..NodeAbout::default()
     }

@@ -53,7 +53,7 @@ pub(super) struct Global {
     #[command(flatten)]
     pub(super) place: Place,
     /// How long to wait for each node: 5, 500ms, 2m [default: 5s, with --waiting 60s]
-    #[arg(long, global = true, value_name = "SECONDS", value_parser = span)]
+    #[arg(long, alias = "cluster_timeout", global = true, value_name = "SECONDS", value_parser = span)]
     pub(super) timeout: Option<Duration>,
     /// Print the reply as one line of JSON
     #[arg(long, global = true)]
@@ -81,7 +81,7 @@ pub(super) struct Whom {
     #[arg(long, global = true, value_name = "WATCHER")]
     pub(super) holder: Option<String>,
     /// Ask all nodes of the cluster
-    #[arg(long, global = true)]
+    #[arg(long, alias = "broadcast", global = true)]
     pub(super) all: bool,
     /// Let one node do it, which has the least to do, or as STRATEGY says: least-loaded, spread, pack
     #[arg(
@@ -316,6 +316,31 @@ enum Words {
     Version,
     /// Show the nodes of the cluster
     Nodes,
+    /// Show where each node's agent is asked (circusd-cluster's word)
+    Nodelist,
+    /// Tell whether a node is registered, as it does by itself (circusd-cluster's word)
+    #[command(name = "register_node")]
+    RegisterNode {
+        /// The node
+        #[arg(value_parser = node)]
+        name: NodeName,
+        /// Where its agent is asked
+        #[arg(value_name = "ENDPOINT")]
+        at: String,
+        /// Of no use here
+        #[arg(value_name = "STATS_ENDPOINT")]
+        _stats_endpoint: Option<String>,
+    },
+    /// Tell whether a node is in the cluster, as it is by itself (circusd-cluster's word)
+    #[command(name = "join_cluster")]
+    JoinCluster {
+        /// The node
+        #[arg(value_parser = node)]
+        name: NodeName,
+        /// Of no use here: there is no master
+        #[arg(value_name = "MASTER")]
+        _master: String,
+    },
     /// Show who holds which lease
     #[command(alias = "singletons")]
     Leases,
@@ -453,6 +478,9 @@ impl Words {
             Words::Quit { waiting } => Command::Quit { patience: patience(waiting) },
             Words::Version => Command::Version,
             Words::Nodes => Command::Nodes,
+            Words::Nodelist => Command::NodeList,
+            Words::RegisterNode { name, at, .. } => Command::Registered { node: name, endpoint: Some(at) },
+            Words::JoinCluster { name, .. } => Command::Registered { node: name, endpoint: None },
             Words::Leases => Command::Leases,
             Words::Explain { name } => Command::Explain { watcher: name },
             Words::Metrics => Command::Metrics,
@@ -886,6 +914,12 @@ mod tests {
             ("quit --waiting", Command::Quit { patience: Settled }),
             ("version", Command::Version),
             ("nodes", Command::Nodes),
+            ("nodelist", Command::NodeList),
+            (
+                "register_node b tcp://127.0.0.1:6555 tcp://127.0.0.1:6557",
+                Command::Registered { node: node("b").unwrap(), endpoint: Some("tcp://127.0.0.1:6555".into()) },
+            ),
+            ("join_cluster b tcp://127.0.0.1:5558", Command::Registered { node: node("b").unwrap(), endpoint: None }),
             ("leases", Command::Leases),
             ("singletons", Command::Leases),
             ("failover web", Command::Failover { watcher: "web".into(), to: None, patience: Settled }),
@@ -916,6 +950,12 @@ mod tests {
             assert_eq!(global.timeout, Some(Duration::from_secs(120)));
             assert_eq!(global.whom.node, [node_word("a").unwrap(), node_word("b").unwrap()]);
         }
+    }
+
+    #[test]
+    fn circusd_clusters_options_are_ours() {
+        let (global, _) = parse("incr web --broadcast --cluster_timeout 4").unwrap();
+        assert_eq!((global.whom.target(), global.timeout), (Ok(Target::All), Some(Duration::from_secs(4))));
     }
 
     #[test]
@@ -958,6 +998,9 @@ mod tests {
             "lease",
             "lease check web",
             "lease check web --token x",
+            "register_node b",
+            "register_node b/1 tcp://127.0.0.1:6555",
+            "join_cluster b",
         ] {
             assert!(parse(words).is_err(), "{words}");
         }

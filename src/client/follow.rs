@@ -10,12 +10,19 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use super::{ClientError, Endpoint, MAX_REPLY};
+use crate::cluster::client::{BusClient, Deafness};
 use crate::cluster::watch::ClusterStream;
+use crate::model::command::NodeState;
 use crate::model::names::ClusterName;
+use crate::model::spec::RedisSpec;
 use crate::wire::{self, Follow};
 
 /// A stream that is being followed.
-pub struct Stream(Source);
+pub struct Stream {
+    source: Source,
+    /// What is to be said before all else.
+    note: Option<Value>,
+}
 
 enum Source {
     Agent { lines: BufReader<UnixStream>, at: PathBuf },
@@ -35,7 +42,7 @@ impl Stream {
     ) -> Result<Stream, ClientError> {
         match endpoint {
             Endpoint::Unix(path) => match timeout(patience, ask(path, follow)).await {
-                Ok(begun) => Ok(Stream(Source::Agent { lines: begun?, at: path.clone() })),
+                Ok(begun) => Ok(Stream { source: Source::Agent { lines: begun?, at: path.clone() }, note: None }),
                 Err(_) => Err(ClientError::Silent(format!(
                     "the agent at {} did not reply within {} s",
                     path.display(),
@@ -47,7 +54,12 @@ impl Stream {
             }
             Endpoint::Redis(spec) => {
                 let lines = ClusterStream::connect(spec, cluster, follow, patience).await;
-                Ok(Stream(Source::Cluster(Box::new(lines.map_err(ClientError::Unreached)?))))
+                let source = Source::Cluster(Box::new(lines.map_err(ClientError::Unreached)?));
+                match deafness(spec, cluster, patience).await {
+                    Some(why @ Deafness::Sealed) => Err(ClientError::Usage(why.to_string())),
+                    // Anybody who reaches Redis may have written that: it keeps nobody from what is sealed with our secret.
+                    why => Ok(Stream { source, note: why.map(|why| json!({"note": why.to_string()})) }),
+                }
             }
         }
     }
@@ -58,7 +70,10 @@ impl Stream {
     /// # Errors
     /// The stream broke off.
     pub async fn next(&mut self) -> Result<Option<Value>, ClientError> {
-        match &mut self.0 {
+        if let Some(note) = self.note.take() {
+            return Ok(Some(note));
+        }
+        match &mut self.source {
             Source::Agent { lines, at } => {
                 let line = read(lines, at).await?;
                 Ok((line["end"] != true).then_some(line))
@@ -66,6 +81,16 @@ impl Stream {
             Source::Cluster(lines) => lines.next().await.map(Some).map_err(ClientError::Silent),
         }
     }
+}
+
+/// Why nothing would be understood of any node of the cluster; nothing where something would be, or where that is not
+/// known.
+async fn deafness(spec: &RedisSpec, cluster: &ClusterName, patience: Duration) -> Option<Deafness> {
+    let bus = BusClient::connect(spec, cluster, patience).await.ok()?;
+    let rows = bus.roster().await.ok()?;
+    let there = rows.iter().filter(|row| row.state != NodeState::Gone);
+    let deaf: Option<Vec<Deafness>> = there.map(|row| bus.deafness(row)).collect();
+    deaf?.first().copied()
 }
 
 /// Puts the request to an agent and reads its reply.

@@ -2,6 +2,7 @@
 //! And how a drill's witness keeps what it saw, when its agent is dead.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -22,6 +23,31 @@ use crate::model::command::NodeRow;
 use crate::model::history::Fact;
 use crate::model::names::{ClusterName, LeaseName, NodeName};
 use crate::model::spec::RedisSpec;
+
+/// Why a node and this asker do not understand each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deafness {
+    /// The node's messages are sealed, and there is no secret here.
+    Sealed,
+    /// They are not, and ours are.
+    Unsealed,
+    /// They are, with another secret.
+    OtherSecret,
+}
+
+impl fmt::Display for Deafness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Deafness::Sealed => {
+                "messages are sealed there: --secret-file FILE, or CIRCUS_SECRET_FILE, names the file with the secret"
+            }
+            Deafness::Unsealed => "messages are not sealed there: ask without --secret-file and CIRCUS_SECRET_FILE",
+            Deafness::OtherSecret => {
+                "messages are sealed with another secret there: --secret-file is to have the line that its agents have"
+            }
+        })
+    }
+}
 
 /// Two ways to a cluster's Redis: one to ask on, one to be answered on. The second is not remade when it breaks.
 pub struct BusClient {
@@ -75,6 +101,18 @@ impl BusClient {
     pub async fn roster(&self) -> Result<Vec<NodeRow>, String> {
         let call = registry::roster_call(&self.cluster);
         Ok(registry::rows(&self.link.call(&call, self.timeout).await?))
+    }
+
+    /// Why `row`'s node cannot hear us or be heard, as far as it says itself under which secrets it takes messages.
+    pub fn deafness(&self, row: &NodeRow) -> Option<Deafness> {
+        let (ours, theirs) = (self.seal.marks(), &row.about.seals);
+        // The first seals, and each opens.
+        match (ours.first(), theirs.first()) {
+            (None, Some(_)) if !self.seal.is_wanted() => Some(Deafness::Sealed),
+            (Some(_), None) => Some(Deafness::Unsealed),
+            (Some(our), Some(their)) if !(theirs.contains(our) && ours.contains(their)) => Some(Deafness::OtherSecret),
+            _ => None,
+        }
     }
 
     /// Puts `message`, a Circus message, to each of `nodes`, and gives what each replied; an `Err` says why it did not.

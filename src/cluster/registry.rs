@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::link::{Link, jittered};
 use super::scripts::{self, Call};
+use super::seal::Seal;
 use super::{Standing, keys};
 use crate::model::command::{NodeAbout, NodeRow, NodeState};
 use crate::model::event::Event;
@@ -125,7 +126,7 @@ fn state(seen: Duration, said: &str) -> NodeState {
 pub(super) async fn beat(
     link: Link,
     (cluster, node, instance): (ClusterName, NodeName, u128),
-    (mut standing, machine): (watch::Receiver<Standing>, fn() -> Machine),
+    (mut standing, machine, seal): (watch::Receiver<Standing>, fn() -> Machine, Seal),
     name: watch::Sender<Name>,
     events: mpsc::Sender<Event>,
 ) {
@@ -140,7 +141,8 @@ pub(super) async fn beat(
         let said = standing.borrow_and_update().clone();
         measured = measure(machine).await.unwrap_or(measured);
         let up = said.about.up + changed.elapsed();
-        let about = NodeAbout { up, machine: measured, ..said.about.clone() };
+        // Read anew each time: secrets change while agents run.
+        let about = NodeAbout { up, machine: measured, seals: seal.marks(), ..said.about.clone() };
         let state = if said.draining { "draining" } else { "up" };
         let call = beat_call(&cluster, &node, instance, state, about_json(&about));
         match link.call(&call, BEAT_TIMEOUT).await {

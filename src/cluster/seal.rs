@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
-use ring::hkdf::{HKDF_SHA256, Prk, Salt};
+use ring::hkdf::{HKDF_SHA256, KeyType, Prk, Salt};
 use tokio::time::Instant;
 
 use crate::model::spec;
@@ -27,6 +27,10 @@ const RANDOM: usize = 16;
 const PURPOSE: &[u8] = b"circus-agent messages";
 /// How many bytes longer a message is with its seal.
 pub(super) const OVERHEAD: usize = MARK.len() + RANDOM + 16;
+/// What a secret's mark is drawn with; no message's key is, because that begins with random bytes and a channel's name.
+const MARKING: &[u8] = b"mark of a secret";
+/// How many bytes a mark has: enough to tell secrets apart.
+const MARK_LEN: usize = 8;
 /// How often the file is looked at, at most.
 const READ_EVERY: Duration = Duration::from_secs(1);
 
@@ -55,6 +59,13 @@ impl Seal {
     /// Whether messages are sealed.
     pub(super) fn is_wanted(&self) -> bool {
         self.0.is_some()
+    }
+
+    /// What the secrets are told apart by, the one that seals first; none where nothing is sealed, or the secret cannot
+    /// be had. A mark says no more about a secret than any message that is sealed with it.
+    pub(super) fn marks(&self) -> Vec<String> {
+        let Some(shared) = &self.0 else { return Vec::new() };
+        shared.with(|secrets| secrets.iter().map(mark).collect()).unwrap_or_default()
     }
 
     /// What is sent on `channel` for `text`.
@@ -125,6 +136,23 @@ fn key(secret: &Prk, random: &[u8; RANDOM], channel: &str) -> LessSafeKey {
     LessSafeKey::new(UnboundKey::from(key))
 }
 
+/// The length of a mark, as HKDF wants to be told it.
+struct Mark;
+
+impl KeyType for Mark {
+    fn len(&self) -> usize {
+        MARK_LEN
+    }
+}
+
+/// What a secret is told by, in hexadecimal.
+fn mark(secret: &Prk) -> String {
+    let mut mark = [0; MARK_LEN];
+    let drawn = secret.expand(&[MARKING], Mark).and_then(|drawn| drawn.fill(&mut mark));
+    drawn.expect("a mark is no longer than HKDF gives");
+    format!("{:016x}", u64::from_be_bytes(mark))
+}
+
 /// The nonce of a key that is used once, and no more to authenticate: the key knows the channel.
 fn once() -> (Nonce, Aad<[u8; 0]>) {
     (Nonce::assume_unique_for_key([0; NONCE_LEN]), Aad::empty())
@@ -169,6 +197,20 @@ mod tests {
         assert_eq!(why(ours.open(CHANNEL, TEXT.as_bytes())), "it is not sealed");
         assert_eq!(Seal::default().open(CHANNEL, TEXT.as_bytes()).unwrap(), TEXT.as_bytes());
         assert_eq!(Seal::default().close(CHANNEL, TEXT).unwrap(), TEXT.as_bytes());
+    }
+
+    #[test]
+    fn secrets_are_told_apart_by_marks_that_say_nothing_of_them() {
+        let (a, b) = (secret('a'), secret('b'));
+        let (both, _file) = sealing(&[&b, &a]);
+        let (one, _file_2) = sealing(&[&a]);
+        let marks = both.marks();
+        assert_eq!((marks.len(), &marks[1..]), (2, &one.marks()[..]));
+        assert_ne!(marks[0], marks[1]);
+        assert!(marks.iter().all(|mark| mark.len() == 16));
+        assert_eq!(Seal::default().marks(), [""; 0]);
+        let missing = Seal::new(Some("/nowhere/secret".into()));
+        assert_eq!(missing.marks(), [""; 0]);
     }
 
     #[test]

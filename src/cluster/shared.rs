@@ -113,11 +113,12 @@ impl Redis {
         let mut tasks = JoinSet::new();
 
         let servers = Servers::start(&redis, &node, &events, &mut tasks);
+        let seal = Seal::new(redis.secret_file.clone());
         let (mut names, mut heartbeats) = (Vec::new(), Vec::new());
         for server in servers.iter() {
             let (name, named) = watch::channel(Name::Unknown);
             let identity = (cluster.clone(), node.clone(), instance);
-            let says = (standing.clone(), machine);
+            let says = (standing.clone(), machine, seal.clone());
             let beat = registry::beat(server.link.clone(), identity, says, name, events.clone());
             heartbeats.push(tasks.spawn(beat));
             names.push(named);
@@ -125,7 +126,6 @@ impl Redis {
 
         // Without random bits the node's own instance is the next best thing that no other node has.
         let reply_id = bus::new_id().unwrap_or(instance);
-        let seal = Seal::new(redis.secret_file.clone());
         let tell = (questions, events.clone());
         let bus = Bus::new((cluster.clone(), node.clone()), reply_id, servers.clone(), names, tell, seal);
         let free = leases.into_iter().map(|watcher| LeaseName { cluster: cluster.clone(), watcher }.free_channel());

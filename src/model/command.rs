@@ -180,6 +180,10 @@ pub enum Command {
     Version,
     /// The nodes of the cluster.
     Nodes,
+    /// Where the agent of each node of the cluster is asked.
+    NodeList,
+    /// Whether a node is registered, and by the agent at `endpoint` where one is named: nobody registers for another.
+    Registered { node: NodeName, endpoint: Option<String> },
     /// The leases as this node sees them.
     Leases,
     /// The latest tenures of a singleton, or of each; `count` of each at most.
@@ -256,6 +260,8 @@ impl Command {
             | Command::Plan
             | Command::Version
             | Command::Nodes
+            | Command::NodeList
+            | Command::Registered { .. }
             | Command::Leases
             | Command::History { .. }
             | Command::Explain { .. }
@@ -299,6 +305,8 @@ impl Command {
             | Command::Publish { .. }
             | Command::Version
             | Command::Nodes
+            | Command::NodeList
+            | Command::Registered { .. }
             | Command::Leases
             | Command::History { .. }
             | Command::Explain { .. }
@@ -364,6 +372,10 @@ pub enum Answer {
     Version(&'static str),
     /// The cluster's nodes, sorted by name.
     Nodes(Vec<NodeRow>),
+    /// Where the agents of those that are not gone are asked, sorted by name.
+    NodeList(Vec<(NodeName, String)>),
+    /// This node is registered, and by whom.
+    Registered { node: NodeName, host: String, endpoint: String },
     /// This node's view of its leases, and what its operators should know of where they are kept.
     Leases { leases: Vec<LeaseView>, advice: Vec<String> },
     /// How it stands with a watcher on this node.
@@ -405,6 +417,8 @@ pub enum Refusal {
     NoCandidate(String),
     /// No node is what was asked for.
     NoSuchNode(String),
+    /// Another agent has this node's name.
+    NodeExists(NodeName),
     /// So many processes are more than the watcher may have on a node.
     TooMany { watcher: WatcherName, wanted: u32, most: u32 },
     /// This node's configuration allows no drills.
@@ -439,6 +453,7 @@ impl Refusal {
             Refusal::NotHolder { .. }
             | Refusal::NoCandidate(_)
             | Refusal::NoSuchNode(_)
+            | Refusal::NodeExists(_)
             | Refusal::TooMany { .. }
             | Refusal::NoDrills(_)
             | Refusal::Stopping
@@ -475,6 +490,7 @@ impl fmt::Display for Refusal {
                 write!(f, "{watcher} may have {most} processes on a node (max_per_node), not {wanted}")
             }
             Refusal::NoCandidate(why) | Refusal::NoSuchNode(why) => f.write_str(why),
+            Refusal::NodeExists(node) => write!(f, "node name '{node}' is already registered"),
             Refusal::NoDrills(node) => write!(
                 f,
                 "{node} allows no drills: put allow_drills = true into the [circus] section of its file, then \
@@ -515,8 +531,10 @@ pub enum Part {
     Own(Reply),
     /// Another node's reply, as it arrived.
     Relayed(String),
-    /// The node did not answer in time, or is not there: the text says which.
+    /// The node did not answer in time, and why.
     Silent(String),
+    /// The node was not asked, and why.
+    Absent(String),
 }
 
 /// One row of the registry.
@@ -541,6 +559,8 @@ pub struct NodeAbout {
     pub host: String,
     /// The agent's pid there.
     pub pid: u32,
+    /// Where it is asked on that machine: `unix:///run/circus/web-1.sock`.
+    pub endpoint: String,
     /// How long the agent has been up.
     pub up: Duration,
     /// A hash of the configuration, to see which nodes differ.
@@ -565,6 +585,9 @@ pub struct NodeAbout {
     pub machine: Machine,
     /// The version of what agents say to each other; 0: from before there was one.
     pub protocol: u32,
+    /// Marks of the secrets under which it takes messages; none: its messages are not sealed, as far as it says. Whoever
+    /// may write to Redis may write this: it explains a silence, and lets nobody in.
+    pub seals: Vec<String>,
 }
 
 /// The version of what this agent says to others and understands of them. Those one apart work together; those further
@@ -580,7 +603,7 @@ impl NodeAbout {
     /// What of it is worth a heartbeat before its time. How much there is to do changes all the time, and can wait.
     pub fn news(&self) -> NodeAbout {
         let (up, machine) = (Duration::ZERO, Machine::default());
-        NodeAbout { up, well: 0, processes: 0, machine, ..self.clone() }
+        NodeAbout { up, well: 0, processes: 0, machine, seals: Vec::new(), ..self.clone() }
     }
 }
 

@@ -14,7 +14,7 @@
 
 use std::collections::BTreeMap;
 
-use super::command::{Command, NodeRow, NodeState, PROTOCOL, Refusal, Selector, Target};
+use super::command::{Answer, Command, NodeRow, NodeState, PROTOCOL, Refusal, Reply, Selector, Target};
 use super::names::{Label, NodeName, NodeWord, is_called, nearest};
 use super::placement::place;
 
@@ -68,6 +68,42 @@ pub fn choose(
         (Target::Any(strategy, selector), _) => only(place(*strategy, selector, command, rows)?),
     };
     Ok(without_strangers(chosen, rows))
+}
+
+/// Whether the registry alone answers a command ([`from_registry`]), whoever reads it.
+pub fn is_of_registry(command: &Command) -> bool {
+    matches!(command, Command::Nodes | Command::NodeList | Command::Registered { .. })
+}
+
+/// What `rows`, the registry, tell of a command that [is of it](is_of_registry).
+pub fn from_registry(command: &Command, rows: Vec<NodeRow>) -> Reply {
+    match command {
+        Command::NodeList => {
+            let endpoint = |row: &NodeRow| (row.name.clone(), row.about.endpoint.clone());
+            Reply::Done(Answer::NodeList(live(&rows).map(endpoint).collect()))
+        }
+        Command::Registered { node, endpoint } => {
+            registered(node, endpoint.as_deref(), &rows).map_or_else(Reply::Refused, Reply::Done)
+        }
+        _ => Reply::Done(Answer::Nodes(rows)),
+    }
+}
+
+/// Whether `node` is there, and at `endpoint` where that can be compared with what it says of itself: an address of
+/// another kind says nothing.
+fn registered(node: &NodeName, endpoint: Option<&str>, rows: &[NodeRow]) -> Result<Answer, Refusal> {
+    let Some(row) = live(rows).find(|row| row.name == *node && row.state != NodeState::Stale) else {
+        return Err(Refusal::NoSuchNode(format!(
+            "{node} is not registered: start circus-agent there with `node = {node}` and the `[redis] url` of this \
+             cluster, and it registers by itself"
+        )));
+    };
+    let kind = |endpoint: &str| endpoint.split_once("://").map(|(kind, _)| kind.to_owned());
+    let own = &row.about.endpoint;
+    match endpoint {
+        Some(endpoint) if endpoint != own && kind(endpoint) == kind(own) => Err(Refusal::NodeExists(node.clone())),
+        _ => Ok(Answer::Registered { node: node.clone(), host: row.about.host.clone(), endpoint: own.clone() }),
+    }
 }
 
 /// Over Redis there is no "here": reading asks everybody, and what acts on processes has to be told where.
@@ -322,6 +358,37 @@ mod tests {
         assert_eq!(ask, [node("db-1"), node("web-1"), node("web-2")]);
         let why = "it speaks protocol 3, and this side 1: upgrade the older one first";
         assert_eq!(absent, [(node("web-9"), why.into())]);
+    }
+
+    #[test]
+    fn a_node_is_registered_by_itself_or_not_at_all() {
+        let mut rows = rows();
+        rows[1].about.endpoint = "unix:///run/web-1.sock".into();
+        rows[1].about.host = "h".into();
+        let told = |name: &str, endpoint: Option<&str>| {
+            let command = Command::Registered { node: node(name), endpoint: endpoint.map(str::to_owned) };
+            match from_registry(&command, rows.clone()) {
+                Reply::Done(Answer::Registered { node, host, endpoint }) => format!("{node} on {host} at {endpoint}"),
+                Reply::Done(other) => panic!("{other:?}"),
+                Reply::Refused(refusal) => refusal.to_string(),
+            }
+        };
+        for endpoint in [None, Some("unix:///run/web-1.sock"), Some("tcp://127.0.0.1:5555")] {
+            assert_eq!(told("web-1", endpoint), "web-1 on h at unix:///run/web-1.sock", "{endpoint:?}");
+        }
+        assert_eq!(told("web-1", Some("unix:///run/x.sock")), "node name 'web-1' is already registered");
+        assert_eq!(told("web-2", None), "web-2 on  at ", "one that is draining is there");
+        for absent in ["db-1", "web-9", "mail"] {
+            let why = format!("{absent} is not registered: start circus-agent there with `node = {absent}`");
+            assert!(told(absent, None).starts_with(&why), "{absent}: stale, gone or never seen");
+        }
+    }
+
+    #[test]
+    fn the_list_of_nodes_is_of_those_that_are_not_gone() {
+        let Reply::Done(Answer::NodeList(list)) = from_registry(&Command::NodeList, rows()) else { panic!("no list") };
+        let names: Vec<&str> = list.iter().map(|(node, _)| node.as_str()).collect();
+        assert_eq!(names, ["db-1", "web-1", "web-2"]);
     }
 
     #[test]

@@ -37,6 +37,10 @@ fn of_one(command: &Command, part: &Value) -> Vec<String> {
                 options.iter().map(|(key, value)| format!("{key}: {}", python(value))).collect()
             })
         }
+        Command::NodeList => part["nodelist"].as_object().map_or_else(Vec::new, |list| {
+            list.keys().map(|node| format!("{node}: {}", printable(word(&part["nodelist"], node)))).collect()
+        }),
+        Command::Registered { .. } => vec![format!("ok, {}", printable(word(part, "note")))],
         Command::AgentStats => {
             let mut lines = vec!["Main Process:".to_owned(), format!("    {}", info_line(&part["info"]))];
             let children = list(&part["info"], "children");

@@ -456,6 +456,7 @@ fn the_nodes_of_the_cluster() {
             version: "0.1.0".into(),
             host: format!("{name}.example"),
             pid: 7,
+            endpoint: format!("unix:///run/circus/{name}.sock"),
             up: secs(12.0 * 86_400.0),
             config: config.into(),
             labels: [("zone".into(), "a".into())].into(),
@@ -468,6 +469,7 @@ fn the_nodes_of_the_cluster() {
             most: [].into(),
             machine: Machine { cores: 4, load: 0.62, memory: 8_375_186_227, memory_used: 3_328_599_654 },
             protocol: 1,
+            seals: vec![],
         },
     };
     golden(
@@ -685,6 +687,8 @@ fn short_replies_are_circuss_own_lines() {
     assert_eq!(shown(&list, &json!({"status": "ok", "watchers": ["a", "b"]})), "a,b\n");
     assert_eq!(shown(&list, &json!({"status": "ok", "pids": [1, 2]})), "1,2\n");
     assert_eq!(shown(&Command::NumWatchers, &json!({"status": "ok", "numwatchers": 3})), "3\n");
+    let list = json!({"status": "ok", "nodelist": {"first": "unix:///run/first.sock", "second": ""}});
+    assert_eq!(shown(&Command::NodeList, &list), "first: unix:///run/first.sock\nsecond: -\n");
     let options = Command::Options { watcher: "web".into(), keys: None };
     let reply = json!({"status": "ok", "options": {"a": true, "b": null, "c": {}, "d": {"K": "V", "L": "W"}, "e": 3}});
     assert_eq!(shown(&options, &reply), "a: True\nb: \nc: {}\nd: K=V,L=W\ne: 3\n");

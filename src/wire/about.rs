@@ -16,6 +16,7 @@ struct About {
     version: String,
     host: String,
     pid: u32,
+    endpoint: String,
     /// Seconds.
     up: f64,
     config: String,
@@ -34,6 +35,8 @@ struct About {
     memory_used: u64,
     /// The version of the protocol.
     v: u32,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    seals: Vec<String>,
 }
 
 /// What a node says of itself, as one line of JSON.
@@ -42,6 +45,7 @@ pub fn about_json(about: &NodeAbout) -> String {
         version: about.version.clone(),
         host: about.host.clone(),
         pid: about.pid,
+        endpoint: about.endpoint.clone(),
         up: about.up.as_millis() as f64 / 1000.0,
         config: about.config.clone(),
         labels: about.labels.clone(),
@@ -58,6 +62,7 @@ pub fn about_json(about: &NodeAbout) -> String {
         memory: about.machine.memory,
         memory_used: about.machine.memory_used,
         v: about.protocol,
+        seals: about.seals.clone(),
     };
     serde_json::to_string(&row).expect("strings and numbers are always JSON")
 }
@@ -70,6 +75,7 @@ pub fn parse_about(text: &str) -> Result<NodeAbout, String> {
         version: row.version,
         host: row.host,
         pid: row.pid,
+        endpoint: row.endpoint,
         // A time that no Duration can hold is another node's mistake: not worth losing its row for.
         up: Duration::try_from_secs_f64(row.up).unwrap_or_default(),
         config: row.config,
@@ -83,6 +89,7 @@ pub fn parse_about(text: &str) -> Result<NodeAbout, String> {
         most: row.most,
         machine: Machine { cores: row.cores, load: row.load, memory: row.memory, memory_used: row.memory_used },
         protocol: row.v,
+        seals: row.seals,
     })
 }
 
@@ -95,6 +102,7 @@ mod tests {
             version: "0.1.0".into(),
             host: "web-1.example".into(),
             pid: 42,
+            endpoint: "unix:///run/circus/web-1.sock".into(),
             up: Duration::from_millis(1_234_567),
             config: "7f3a2c".into(),
             labels: [("zone".into(), "a".into())].into(),
@@ -107,6 +115,7 @@ mod tests {
             most: [("web".into(), 9)].into(),
             machine: Machine { cores: 4, load: 0.62, memory: 8 << 30, memory_used: 3 << 30 },
             protocol: 1,
+            seals: vec!["5f".into()],
         }
     }
 

@@ -44,6 +44,9 @@ pub fn command_name(command: &Command) -> &'static str {
         Command::Quit { .. } => "quit",
         Command::Version => "version",
         Command::Nodes => "nodes",
+        Command::NodeList => "nodelist",
+        Command::Registered { endpoint: Some(_), .. } => "register_node",
+        Command::Registered { endpoint: None, .. } => "join_cluster",
         Command::Leases => "leases",
         Command::Explain { .. } => "explain",
         Command::Metrics => "metrics",
@@ -89,6 +92,7 @@ pub fn command_json(command: &Command) -> Value {
         | Command::Plan
         | Command::Version
         | Command::Nodes
+        | Command::NodeList
         | Command::Leases
         | Command::Metrics => json!({}),
         Command::List { watcher } | Command::Status { watcher } | Command::NumProcesses { watcher } => {
@@ -158,6 +162,7 @@ pub fn command_json(command: &Command) -> Value {
         Command::Failover { watcher, to, patience } => {
             json!({"name": watcher, "to": to.as_ref().map(NodeName::as_str), "waiting": waiting(patience)})
         }
+        Command::Registered { node, endpoint } => json!({"node_name": node.as_str(), "node_endpoint": endpoint}),
         Command::History { watcher, count } => {
             json!({"name": watcher, "count": (*count != usize::MAX).then_some(count)})
         }
@@ -214,6 +219,12 @@ mod tests {
             Command::Plan,
             Command::Version,
             Command::Nodes,
+            Command::NodeList,
+            Command::Registered { node: NodeName::parse("web-2").unwrap(), endpoint: None },
+            Command::Registered {
+                node: NodeName::parse("web-2").unwrap(),
+                endpoint: Some("tcp://127.0.0.1:5555".into()),
+            },
             Command::Leases,
             Command::Explain { watcher: "beat".into() },
             Command::Metrics,

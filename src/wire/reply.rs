@@ -46,10 +46,11 @@ use crate::model::snapshot::{LeaseCounts, LeaseView, ProcessView, Snapshot, Sock
 ///     with `stops`, `in-place`, `resized` with `from` and `to`, `replaced` with `restarts`, all numbers of processes
 ///   - SOCKET: `socket`, `keys`, and `effect`: `added`, `removed`, `moved` or `adjusted`
 /// - `version`: `version`
-/// - `nodes`: `roster` `[{name, state, seen, version, host, pid, up, config, differs, labels, watchers, well, holds,
+/// - `nodes`: `roster` `[{name, state, seen, version, host, pid, endpoint, up, config, differs, labels, watchers, well, holds,
 ///   waits, processes, wanted, most, load, cores, memory, memory_used, protocol}]`, sorted by name: `labels` is `{KEY: VALUE}`,
 ///   `wanted` `{WATCHER: processes wanted there}`, `most` their `max_per_node`, `well` a number of watchers; `differs` is true where most nodes are told
 ///   something else by their files
+/// - `nodelist`: `nodelist` `{NODE: endpoint}`, of those that are not gone; `register_node`, `join_cluster`: `note`
 /// - `leases`: `leases` `[LEASE, …]`, and `advice` `[TEXT, …]` where something is amiss with the store; LEASE: `name key role token ttl left holder latency held_for why`
 ///   counts`; `counts` are this agent's since it began: `taken released lost refreshes refreshes_failed late_grants
 ///   greatest_latency`, of which `lost` is `{taken, unconfirmed, expired}`
@@ -86,7 +87,7 @@ pub fn reply_json(outcome: &Outcome, id: &Value, time: f64) -> Value {
     Value::Object(reply)
 }
 
-type Object = Map<String, Value>;
+pub(super) type Object = Map<String, Value>;
 
 /// The fields of a value that was written as an object.
 pub(super) fn object(value: Value) -> Object {
@@ -112,22 +113,28 @@ fn relayed(text: &str) -> Object {
     }
 }
 
+/// One node's part, without an id.
+pub(super) fn part_json(part: &Part, time: f64) -> Object {
+    let mut reply = match part {
+        Part::Own(reply) => own(reply),
+        Part::Relayed(text) => relayed(text),
+        Part::Silent(reason) | Part::Absent(reason) => {
+            let mut silent = refused(&Refusal::Unavailable(reason.clone()));
+            silent.insert("silent".into(), json!(true));
+            silent
+        }
+    };
+    reply.remove("id");
+    reply.entry("time").or_insert_with(|| json!(time));
+    reply
+}
+
 fn gathered(parts: &[(NodeName, Part)], missing: Option<&str>, time: f64) -> Object {
     let mut nodes = Object::new();
     let mut failures = Vec::new();
     let mut errno = 0;
     for (node, part) in parts {
-        let mut reply = match part {
-            Part::Own(reply) => own(reply),
-            Part::Relayed(text) => relayed(text),
-            Part::Silent(reason) => {
-                let mut silent = refused(&Refusal::Unavailable(reason.clone()));
-                silent.insert("silent".into(), json!(true));
-                silent
-            }
-        };
-        reply.remove("id");
-        reply.entry("time").or_insert_with(|| json!(time));
+        let reply = part_json(part, time);
         if reply["status"] == "error" {
             let reason = reply.get("reason").and_then(Value::as_str).unwrap_or("it failed");
             failures.push(format!("{node}: {reason}"));
@@ -165,6 +172,7 @@ pub fn error_code(refusal: &Refusal) -> &'static str {
         Refusal::NotHolder { .. } => "not-holder",
         Refusal::NoCandidate(_) => "no-candidate",
         Refusal::NoSuchNode(_) => "no-such-node",
+        Refusal::NodeExists(_) => "node-exists",
         Refusal::TooMany { .. } => "too-many",
         Refusal::NoDrills(_) => "no-drills",
         Refusal::Stopping => "stopping",
@@ -260,6 +268,14 @@ fn done(answer: &Answer) -> Object {
         Answer::Nodes(rows) => {
             let usual = usual_config(rows);
             ok(json!({"roster": rows.iter().map(|node| row(node, usual)).collect::<Vec<_>>()}))
+        }
+        Answer::NodeList(list) => {
+            let list: Object = list.iter().map(|(node, endpoint)| (node.to_string(), json!(endpoint))).collect();
+            ok(json!({"nodelist": list}))
+        }
+        Answer::Registered { node, host, endpoint } => {
+            let note = format!("{node} registered by itself, from {host} ({endpoint}): nothing was to be done");
+            ok(json!({"note": note}))
         }
         Answer::Leases { leases, advice } => {
             let mut reply = json!({"leases": leases.iter().map(lease).collect::<Vec<_>>()});
@@ -450,6 +466,7 @@ fn row(row: &NodeRow, usual_config: Option<&str>) -> Value {
         "version": row.about.version,
         "host": row.about.host,
         "pid": row.about.pid,
+        "endpoint": row.about.endpoint,
         "up": seconds(row.about.up),
         "config": row.about.config,
         "watchers": row.about.watchers,

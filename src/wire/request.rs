@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
+use super::cluster::{Form, Wrapping};
 use super::settings::{self, Of};
 use crate::model::command::{Command, Leave, Patience, Refusal, ReloadWay, Selector, Strategy, Target};
 use crate::model::drill::Kind;
@@ -30,6 +31,8 @@ pub struct Request {
     pub limit: Option<Duration>,
     /// On whose behalf a node passes it on, in words.
     pub by: Option<String>,
+    /// In which form the asker wants its reply.
+    pub form: Form,
 }
 
 /// A request that was not.
@@ -48,7 +51,7 @@ pub struct BadRequest {
 /// | command | properties (bold: needed) |
 /// |---|---|
 /// | `list` `status` `numprocesses` | `name` |
-/// | `numwatchers` `dstats` `listsockets` `plan` `version` `nodes` `leases` `metrics` | – |
+/// | `numwatchers` `dstats` `listsockets` `plan` `version` `nodes` `nodelist` `leases` `metrics` | – |
 /// | `stats` | `name`, `process` (a pid; needs `name`), `extended` |
 /// | `options` | **`name`** |
 /// | `get` | **`name`**, **`keys`** (a list) |
@@ -68,6 +71,8 @@ pub struct BadRequest {
 /// | `failover` | **`name`**, `to` (a node), `waiting` |
 /// | `lease-init` `explain` | **`name`** |
 /// | `lease-check` | **`name`**, **`token`** |
+/// | `register_node` | **`node_name`**, **`node_endpoint`**, `node_stats_endpoint` |
+/// | `join_cluster` | **`node_name`**, `master_endpoint` |
 ///
 /// `signal` reaches the main process, or with `children` its children alone, with `recursive` all its descendants too,
 /// with `childpid` one of its children. In `options`, null takes a key away; the types are Circus's.
@@ -76,6 +81,9 @@ pub struct BadRequest {
 /// in the same way: who has all of them), `holder` (who holds the singleton of this watcher) or `all`, and then `timeout`,
 /// the seconds that each node may take. `incr`, `start` and `add` take `any` (`true`, or `least-loaded`, `spread`, `pack`):
 /// one node, of those that `node` and `label` mean.
+///
+/// A message of circusd-cluster is taken, too: `{"node": NAME, "broadcast": BOOLEAN, "cmd": {…}, "cluster_timeout": 4}`
+/// around such a request, for one node, for all, or with neither for the node that was asked.
 ///
 /// Command names ignore case. A property that is `null` counts as absent, an unknown one is ignored, and one of the
 /// wrong type is refused by name.
@@ -86,20 +94,31 @@ pub fn parse_request(text: &str) -> Result<Request, BadRequest> {
         Ok(_) => return Err(refused(Value::Null, false, Refusal::NotJson("not an object".into()))),
         Err(error) => return Err(refused(Value::Null, false, Refusal::NotJson(error.to_string()))),
     };
+    let wrapping = Wrapping::take(&mut message);
     let id = message.remove("id").unwrap_or(Value::Null);
     let by = message.get("by").and_then(Value::as_str).map(|by| by.chars().take(MAX_BY).collect());
     let cast = message.get("msg_type").and_then(Value::as_str) == Some("cast");
-    match understand(&message) {
-        Ok((target, command, limit)) => Ok(Request { id, cast, target, command, limit, by }),
+    match understand(&message, wrapping.as_ref()) {
+        Ok(Understood { target, command, limit, form }) => Ok(Request { id, cast, target, command, limit, by, form }),
         Err(refusal) => Err(refused(id, cast, refusal)),
     }
 }
 
-fn understand(message: &Map<String, Value>) -> Result<(Target, Command, Option<Duration>), Refusal> {
+struct Understood {
+    target: Target,
+    command: Command,
+    limit: Option<Duration>,
+    form: Form,
+}
+
+fn understand(message: &Map<String, Value>, wrapping: Option<&Wrapping>) -> Result<Understood, Refusal> {
     let Some(name) = Properties(Some(message)).text("command")? else { return Err(missing("command")) };
     let properties = Properties::of(message)?;
     let command = properties.command(&name)?;
-    Ok((properties.target()?, command, properties.limit()?))
+    let (target, limit) = (properties.target()?, properties.limit()?);
+    let Some(wrapping) = wrapping else { return Ok(Understood { target, command, limit, form: Form::Ours }) };
+    let (target, form) = wrapping.target()?.unwrap_or((target, Form::Ours));
+    Ok(Understood { target, command, limit: wrapping.limit()?.or(limit), form })
 }
 
 fn missing(property: &str) -> Refusal {
@@ -112,7 +131,7 @@ pub(super) fn wrong(property: &str, kind: &str) -> Refusal {
 }
 
 /// The properties of a request, each read with its type.
-pub(super) struct Properties<'a>(Option<&'a Map<String, Value>>);
+pub(super) struct Properties<'a>(pub(super) Option<&'a Map<String, Value>>);
 
 impl<'a> Properties<'a> {
     /// Those of `message`.
@@ -189,6 +208,11 @@ impl<'a> Properties<'a> {
             "quit" => Command::Quit { patience: self.patience()? },
             "version" => Command::Version,
             "nodes" => Command::Nodes,
+            "nodelist" => Command::NodeList,
+            "register_node" => {
+                Command::Registered { node: self.node_name()?, endpoint: Some(self.needed("node_endpoint")?) }
+            }
+            "join_cluster" => Command::Registered { node: self.node_name()?, endpoint: None },
             "leases" => Command::Leases,
             "explain" => Command::Explain { watcher: needed()? },
             "metrics" => Command::Metrics,
@@ -206,6 +230,10 @@ impl<'a> Properties<'a> {
             }
             _ => return Err(Refusal::UnknownCommand(name.to_owned())),
         })
+    }
+
+    fn node_name(&self) -> Result<NodeName, Refusal> {
+        self.node("node_name")?.ok_or_else(|| missing("node_name"))
     }
 
     fn count(&self, property: &str) -> Result<Option<usize>, Refusal> {
@@ -399,7 +427,7 @@ impl<'a> Properties<'a> {
         Ok(if self.flag("waiting")? { Patience::Settled } else { Patience::Admitted })
     }
 
-    fn node(&self, property: &str) -> Result<Option<NodeName>, Refusal> {
+    pub(super) fn node(&self, property: &str) -> Result<Option<NodeName>, Refusal> {
         self.text(property)?
             .map(|name| NodeName::parse(&name).map_err(|bad| Refusal::BadMessage(format!("'{property}': {bad}"))))
             .transpose()
@@ -458,7 +486,7 @@ impl<'a> Properties<'a> {
     }
 
     /// Seconds: a number, or its digits, for the same reason.
-    fn seconds(&self, property: &str) -> Result<Option<Duration>, Refusal> {
+    pub(super) fn seconds(&self, property: &str) -> Result<Option<Duration>, Refusal> {
         let seconds = match self.get(property) {
             None => return Ok(None),
             Some(Value::String(digits)) => digits.parse().ok(),

@@ -463,7 +463,7 @@ fn a_node_that_is_not_registered_is_named_at_once() {
     let request = stage.ask(Target::node(name("x")), Command::Version);
     stage.tell(Event::RosterRead { request, rows: Ok(vec![row("a", NodeState::Up, &[])]) });
     let Some(Outcome::Gathered { parts, .. }) = stage.outcome(request) else { panic!() };
-    assert!(matches!(&parts[0].1, Part::Silent(why) if why == "no such node"), "{parts:?}");
+    assert!(matches!(&parts[0].1, Part::Absent(why) if why == "no such node"), "{parts:?}");
 }
 
 #[test]

@@ -238,8 +238,10 @@ impl Node {
     pub(super) fn defaults(&self) -> Defaults {
         let order = |watcher: &Watcher| (watcher.spec().name.clone(), watcher.spec().after.clone());
         let access = |socket: &Socket| (socket.spec.name.clone(), socket.spec.watchers.clone());
+        let legions = self.watchers.iter().map(Watcher::spec).filter(|spec| spec.legion.is_some());
         Defaults {
             watchers: self.watchers.iter().map(order).collect(),
+            legions: legions.map(|spec| spec.name.clone()).collect(),
             sockets: self.sockets.iter().map(access).collect(),
             ..self.agent.defaults()
         }

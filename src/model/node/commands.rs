@@ -112,8 +112,10 @@ impl Node {
                 actions.push(Action::ReadHistory { request, watchers: singletons });
                 return Ok(self.wait_or(Patience::Settled, request, Goal::HistoryRead { count }));
             }
-            Command::Nodes if !self.clustered => return Err(Refusal::NoCluster),
-            command @ Command::Nodes => {
+            command @ (Command::Nodes | Command::NodeList | Command::Registered { .. }) => {
+                if !self.clustered {
+                    return Err(Refusal::NoCluster);
+                }
                 self.ask_roster(request, command, actions);
                 return Ok(None);
             }

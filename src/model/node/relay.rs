@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::Node;
-use crate::model::command::{Answer, Command, NodeRow, NodeState, Outcome, Part, Refusal, Reply, RequestId, Target};
+use crate::model::command::{Command, NodeRow, NodeState, Outcome, Part, Refusal, Reply, RequestId, Target};
 use crate::model::event::Action;
 use crate::model::gather::Gather;
 use crate::model::names::NodeName;
@@ -90,7 +90,7 @@ impl Node {
                 (Command::Drill { watcher, kind, lasting }, Ok(rows)) => {
                     self.drill(request, (&watcher, kind, lasting), &rows, actions);
                 }
-                (_, Ok(rows)) => self.reply(request, Reply::Done(Answer::Nodes(rows)), actions),
+                (command, Ok(rows)) => self.reply(request, roster::from_registry(&command, rows), actions),
             },
             Some(errand @ (Errand::Gather { .. } | Errand::Pass { .. })) => {
                 self.errands.insert(request, errand);
@@ -150,7 +150,7 @@ impl Node {
         }
         let mut parts = Gather::new(ask.into_iter().chain(absent.iter().map(|(node, _)| node.clone())));
         for (node, why) in absent {
-            parts.answer(&node, Part::Silent(why));
+            parts.answer(&node, Part::Absent(why));
         }
         self.errands.insert(request, Errand::Gather { parts, missing, deadline: self.now + patience, patience });
         if here {
@@ -171,7 +171,7 @@ impl Node {
                 let outcome = match part {
                     Part::Relayed(text) => Outcome::Relayed(text),
                     Part::Own(reply) => Outcome::Own(reply),
-                    Part::Silent(why) => Outcome::Own(Reply::Refused(Refusal::Unavailable(why))),
+                    Part::Silent(why) | Part::Absent(why) => Outcome::Own(Reply::Refused(Refusal::Unavailable(why))),
                 };
                 self.deliver(request, outcome, actions);
             }

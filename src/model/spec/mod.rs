@@ -9,7 +9,7 @@ mod seeds;
 mod sentinels;
 mod socket;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -76,6 +76,8 @@ pub struct Defaults {
     pub lease: BTreeMap<String, String>,
     /// The watchers there are, each with those it starts after.
     pub watchers: BTreeMap<WatcherName, Vec<WatcherName>>,
+    /// Those of them that are legions.
+    pub legions: BTreeSet<WatcherName>,
     /// The sockets there are, each with the only watchers that may have it.
     pub sockets: BTreeMap<SocketName, Vec<WatcherName>>,
 }
@@ -87,6 +89,12 @@ impl AgentSpec {
             python: self.python.clone(),
             lease: self.lease_settings.clone(),
             watchers: self.watchers.iter().map(|watcher| (watcher.name.clone(), watcher.after.clone())).collect(),
+            legions: self
+                .watchers
+                .iter()
+                .filter(|watcher| watcher.legion.is_some())
+                .map(|it| it.name.clone())
+                .collect(),
             sockets: self.sockets.iter().map(|socket| (socket.name.clone(), socket.watchers.clone())).collect(),
         }
     }
@@ -447,21 +455,30 @@ impl LeaseTimings {
     /// How far a refresh may wander from its interval, as a fraction.
     pub const JITTER: f64 = 0.1;
 
+    /// The least that an orderly stop has when the lease is being lost: from its latest beginning until everything is dead.
+    pub fn to_stop(&self) -> Duration {
+        self.validity().saturating_sub(self.patience())
+    }
+
     /// Refuses timings that cannot keep the promise, with the numbers.
     pub fn check(&self) -> Result<(), String> {
+        self.check_as(["lease_ttl", "refresh_interval", "refresh_timeout"])
+    }
+
+    /// The same, where its parts have other names.
+    pub fn check_as(&self, [ttl, interval, timeout]: [&str; 3]) -> Result<(), String> {
         let s = |d: Duration| format!("{} s", d.as_secs_f64());
         if self.ttl < Self::MIN_TTL {
-            return Err(format!("lease_ttl is {}, the least is {}", s(self.ttl), s(Self::MIN_TTL)));
+            return Err(format!("{ttl} is {}, the least is {}", s(self.ttl), s(Self::MIN_TTL)));
         }
         if self.refresh_interval.is_zero() || self.refresh_timeout.is_zero() {
-            return Err("refresh_interval and refresh_timeout must be above zero".into());
+            return Err(format!("{interval} and {timeout} must be above zero"));
         }
         let stop = self.ttl / 10;
         let needed = self.patience() + stop + self.margin();
         if needed > self.ttl {
             return Err(format!(
-                "refresh_interval {} (+10 %) + refresh_timeout {} + a tenth of the ttl to stop {} + margin {} = {}, \
-                 more than lease_ttl {}",
+                "{interval} {} (+10 %) + {timeout} {} + a tenth of the {ttl} to stop {} + margin {} = {}, more than {ttl} {}",
                 s(self.refresh_interval),
                 s(self.refresh_timeout),
                 s(stop),
