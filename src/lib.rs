@@ -72,6 +72,7 @@
 //! | wanted and actual processes, leases, what is known of the store, open requests and hooks, deadlines | the same | a Snapshot |
 //! | which sockets there are, who gets which, who sleeps | the same | `listsockets`, a Snapshot |
 //! | pids, pidfds, cgroups, guards, checks that are under way | [`host::Host`] and its tasks | events |
+//! | files that tell programs who leads | `agent::lordship`, on a thread of its own | the directory `CIRCUS_LEGIONS` |
 //! | listeners, and the paths they are bound at | `host::socket` | events |
 //! | output of processes | [`host::output`]: a reader for each pipe, one writer for each place | [`host::output::Hub`] |
 //! | modules of Python hooks and streams | a helper process for each watcher | events |
@@ -88,6 +89,8 @@
 //!
 //! - A singleton's child runs only under a lease that is valid now. Validity counts from when the lease was asked for,
 //!   on `CLOCK_BOOTTIME`, less a margin; at its end the guard kills the child's whole tree, whatever the agent does.
+//! - What `on_lord` has set up `on_unlord` undoes, once: after the followers are gone, before the lease is, whatever becomes of
+//!   the agent.
 //! - A lease is released only after nothing of the child's tree is left; the next holder may start at that moment.
 //! - An absent lease is never permission to start ([`cluster::scripts`]).
 //! - Of several independent servers most decide, and one alone decides nothing ([`model::vote`]).
@@ -117,6 +120,7 @@
 //! | many nodes, faults | `tests/sim`: seeded simulation around the shipped Lua scripts, with planted bugs that it must see |
 //! | scripts and link | `tests/cluster.rs`, `tests/cluster`: a real redis-server, Valkey, sentinels and a Redis Cluster, and the lease cases on the simulated one too; `tests/replication.rs`: real agents where Redis has replicas; `tests/majority.rs`: several servers of which most decide; `tests/sealed.rs`: a stranger on every channel |
 //! | this machine | `tests/host.rs` with `tests/host`, `tests/sockets.rs`, `tests/output.rs`, `tests/hooks.rs`, `tests/local.rs`: real children, guards, output, hooks, locks |
+//! | what a lord does | `tests/lord.rs`: the real process, and the manual's recipes for who asks whether its node leads; `tests/host/lords.rs`: under its guard; `tests/chaos/address.rs`: an address that moves between hosts |
 //! | all of it | `tests/agent.rs`, `tests/nodes.rs`, `tests/history.rs`, `tests/drill.rs`, `tests/supervision`: real agents, also where pids, memory or a device give out; `tests/soak.rs`: one in random commands and kills; `tests/daemon.rs`: in the background; `tests/circus_cluster.rs`: in circusd-cluster's words; `tests/pid1.rs`: as PID 1; `tests/celery.rs`: a real Celery beat; `tests/servers`: real web servers on sockets, under load; `tests/follow.rs` with `tests/follow`: streams, of one node and of all |
 //! | Circus's users lose nothing | `tests/compatibility.rs`; `tests/defects.rs`: what was broken there; the table in `docs/circus-compatibility.md` |
 //! | every fault that the promise names | `tests/chaos`: agents and Redis on hosts of their own, a checker outside; `make chaos` plays all of it and prints the table |

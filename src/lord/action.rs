@@ -1,7 +1,6 @@
 //! One action after the other, each as a process of its own.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -298,7 +297,7 @@ impl Words {
     }
 
     fn value(&self, name: &str) -> Option<String> {
-        self.about.get(name).cloned().or_else(|| std::env::var_os(name).map(lossy))
+        self.about.get(name).cloned().or_else(|| std::env::var(name).ok())
     }
 
     /// A text with `$LEGION_…` and `${LEGION_…}` filled in. What is no such variable stays as it is; one that is not set
@@ -324,10 +323,6 @@ impl Words {
         }
         filled
     }
-}
-
-fn lossy(value: OsString) -> String {
-    value.to_string_lossy().into_owned()
 }
 
 /// Where the agent writes down how a legion is.
