@@ -128,6 +128,7 @@ fn launch(file: Option<PathBuf>, stdout: Output) -> Launch {
         stdin: None,
         stop_signal: libc::SIGTERM,
         guard: None,
+        legion: None,
         signs: Signs::default(),
     }
 }

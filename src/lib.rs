@@ -28,7 +28,7 @@
 //! Imports point down only, and modules of one line do not know each other (`tests/tidy.rs` draws the arrows):
 //!
 //! ```text
-//!   bin → cli → plugins → agent, client → cluster | config | control | host | systemd | view → wire → model
+//!   bin → cli → lord | plugins → agent, client → cluster | config | control | host | systemd | view → wire → model
 //! ```
 //!
 //! | module | what it is |
@@ -44,6 +44,7 @@
 //! | [`agent`] | wires it all: wait in one `select!`, decide in `step`, act in `perform`; tell followers what happens |
 //! | [`client`] | what circusctl and circus-top do: find an agent, or Redis, and ask, follow, or hold a drill |
 //! | [`plugins`] | Circus's plugins: policies that watch an agent from a process of their own, as its clients |
+//! | [`lord`] | a legion's lord process: does what is to be done when this node comes to lead, and when it ceases to |
 //! | [`cli`] | command lines, the shell, exit codes, the log |
 //!
 //! Beside them, `lua/` holds the scripts that alone write leases and the registry; each says its invariant in its head.
@@ -72,6 +73,7 @@
 //! | wanted and actual processes, leases, what is known of the store, open requests and hooks, deadlines | the same | a Snapshot |
 //! | which sockets there are, who gets which, who sleeps | the same | `listsockets`, a Snapshot |
 //! | pids, pidfds, cgroups, guards, checks that are under way | [`host::Host`] and its tasks | events |
+//! | files that tell programs who leads | `agent::lordship`, on a thread of its own | the directory `CIRCUS_LEGIONS` |
 //! | listeners, and the paths they are bound at | `host::socket` | events |
 //! | output of processes | [`host::output`]: a reader for each pipe, one writer for each place | [`host::output::Hub`] |
 //! | modules of Python hooks and streams | a helper process for each watcher | events |
@@ -81,12 +83,15 @@
 //! | a singleton's child and its deadline | its guard, a process of its own | events |
 //! | what a drill's witness has seen | the witness, a process of its own that outlives the agent | the history of the lease |
 //! | leases, what has been with them, the registry | Redis, only through `lua/`; or the state directory | everybody |
+//! | whether a legion's `on_lord` has been done, and so its `on_unlord` is to be | its lord process |
 //! | what a plugin has seen | its own process | – |
 //!
 //! # What is kept true
 //!
 //! - A singleton's child runs only under a lease that is valid now. Validity counts from when the lease was asked for,
 //!   on `CLOCK_BOOTTIME`, less a margin; at its end the guard kills the child's whole tree, whatever the agent does.
+//! - What `on_lord` has set up `on_unlord` undoes, once: after the followers are gone, before the lease is, whatever becomes of
+//!   the agent.
 //! - A lease is released only after nothing of the child's tree is left; the next holder may start at that moment.
 //! - An absent lease is never permission to start ([`cluster::scripts`]).
 //! - Of several independent servers most decide, and one alone decides nothing ([`model::vote`]).
@@ -116,6 +121,7 @@
 //! | many nodes, faults | `tests/sim`: seeded simulation around the shipped Lua scripts, with planted bugs that it must see |
 //! | scripts and link | `tests/cluster.rs`, `tests/cluster`: a real redis-server, Valkey, sentinels and a Redis Cluster, and the lease cases on the simulated one too; `tests/replication.rs`: real agents where Redis has replicas; `tests/majority.rs`: several servers of which most decide; `tests/sealed.rs`: a stranger on every channel |
 //! | this machine | `tests/host.rs` with `tests/host`, `tests/sockets.rs`, `tests/output.rs`, `tests/hooks.rs`, `tests/local.rs`: real children, guards, output, hooks, locks |
+//! | what a lord does | `tests/lord.rs`: the real process, and the manual's recipes for who asks whether its node leads; `tests/host/lords.rs`: under its guard; `tests/chaos/address.rs`: an address that moves between hosts |
 //! | all of it | `tests/agent.rs`, `tests/nodes.rs`, `tests/roll.rs`, `tests/rename.rs`, `tests/history.rs`, `tests/drill.rs`, `tests/supervision`: real agents, also where pids, memory or a device give out; `tests/soak.rs`: one in random commands and kills; `tests/daemon.rs`: in the background; `tests/circus_cluster.rs`: in circusd-cluster's words; `tests/bad_input.rs`: among strangers, the dead and the endless; `tests/pid1.rs`: as PID 1; `tests/celery.rs`: a real Celery beat; `tests/servers`: real web servers on sockets, under load; `tests/follow.rs` with `tests/follow`: streams, of one node and of all |
 //! | Circus's users lose nothing | `tests/compatibility.rs`; `tests/defects.rs`: what was broken there; the table in `docs/circus-compatibility.md` |
 //! | every fault that the promise names | `tests/chaos`: agents and Redis on hosts of their own, a checker outside; `make chaos` plays all of it and prints the table |
@@ -140,6 +146,7 @@ pub mod view;
 pub mod agent;
 pub mod client;
 
+pub mod lord;
 pub mod plugins;
 
 pub mod cli;

@@ -67,6 +67,7 @@ const OURS: [(&str, &[&str]); 4] = [
             "expected",
             "preempt",
             "preempt_delay",
+            "scroll",
             "legion",
             "cron",
         ],
@@ -280,6 +281,8 @@ fn every_event_of_circus_has_its_row() {
         News::Spawn { .. } | News::Reap { .. } | News::Kill { .. } => news.word(),
         News::Start | News::Stop | News::Reload | News::Updated | News::Add | News::Remove => news.word(),
         News::HookSuccess { .. } | News::HookFailure { .. } => news.word(),
+        // Ours alone.
+        News::Published { .. } => news.word(),
     });
     assert_eq!(named("## Events"), words.map(str::to_owned).into());
 }

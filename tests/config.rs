@@ -13,7 +13,9 @@ use std::path::{Path, PathBuf};
 use circus_agent::config::{self, Config, Problem, Severity, Surroundings, code};
 use circus_agent::model::event::{AmendBase, Changes, SocketBase};
 use circus_agent::model::names::WatcherName;
-use circus_agent::model::spec::{AgentSpec, LogOutput, Place, ProgramSpec, SocketSpec, SocketUse, WatcherSpec};
+use circus_agent::model::spec::{
+    AgentSpec, LegionAction, LegionEvent, LegionSpec, LogOutput, Place, ProgramSpec, SocketSpec, SocketUse, WatcherSpec,
+};
 
 fn around(text: &str) -> Surroundings {
     let base = [("PATH", "/usr/bin:/bin"), ("HOME", "/home/ops"), ("LANG", "C.UTF-8")];
@@ -188,6 +190,12 @@ fn describe_watcher(watcher: &WatcherSpec, fact: &mut impl FnMut(String)) {
         stdin.iter().for_each(|stdin| fact(format!("  stdin is socket {stdin}")));
     }
     watcher.on_demand.iter().for_each(|on_demand| fact(format!("  {on_demand:?}")));
+    watcher.election.iter().for_each(|election| fact(format!("  {election:?}")));
+    watcher.follows.iter().for_each(|legion| fact(format!("  on the lord of {legion}")));
+    if let Some(LegionSpec { actions, action_timeout, death_on_lord_error }) = &watcher.legion {
+        fact(format!("  actions within {action_timeout:?}, stands back {death_on_lord_error:?}"));
+        actions.iter().for_each(|(event, actions)| fact(format!("  on_{}: {actions:?}", event.name())));
+    }
     for (point, hook) in &watcher.hooks {
         fact(format!("  {}: {hook:?}, within {:?}", point.name(), watcher.hook_timeout));
     }
@@ -279,6 +287,9 @@ fn beside(section: &str, native: &str, setting: &str) -> String {
         }
         "redis" if key.starts_with("sentinel_") => lines.push("url = redis+sentinel://h/m".to_owned()),
         "redis" => lines.push("url = redis://h".to_owned()),
+        "watcher:NAME" if ["valor", "quorum", "expected", "preempt", "preempt_delay", "scroll"].contains(&key) => {
+            lines.push("cmd = sleep 1\nsingleton = True".to_owned());
+        }
         "watcher:NAME" => lines.push("cmd = sleep 1\ncopy_env = True".to_owned()),
         "plugin:NAME" => lines.push(format!("use = {native}\nwatcher = web")),
         _ => {}
@@ -319,6 +330,7 @@ fn each_documented_key_is_known_and_says_truly_whether_it_works() {
         let beside = beside(&section, &native, setting);
         let mut others =
             ["web", "db", "cache", "redis"].map(|name| format!("[watcher:{name}]\ncmd = sleep 1\n")).concat();
+        others += "[legion:clusterip]\n";
         others += "[socket:web]\nport = 0\n[socket:admin]\nport = 0\n";
         fs::write(&path, format!("{others}[{section}]\n{beside}{setting}\n")).expect("a file");
         let problems = match config::read(&path, &around("")) {
@@ -411,6 +423,39 @@ fn a_watcher_takes_changed_settings() {
         (other.words, other.env),
         (vec!["sleep".into(), "1".into(), "2".into()], BTreeMap::from([("B".into(), "2".into())]))
     );
+}
+
+#[test]
+fn a_legion_and_who_follows_it_take_changed_settings() {
+    let config = config_of(
+        "[legion:ip]\nvalor = 3\non_lord = log:a\non_lord = log:b\n[watcher:w]\ncmd = sleep 1\n\
+         [watcher:beat]\ncmd = sleep 1\nlegion = ip\n",
+    );
+    let amend = |name: &str, settings: &[(&str, Option<&str>)]| {
+        config::amend(&existing(&config, name), &changes(settings), &config.spec.defaults(), &around(""))
+    };
+    let amended = amend("ip", &[("valor", Some("5")), ("scroll", Some("a b"))]).expect("a legion");
+    let election = amended.election.expect("an election");
+    assert_eq!((election.valor, election.scroll.as_str()), (5, "a b"));
+    let actions = amended.legion.expect("still a legion").actions;
+    assert_eq!(actions[&LegionEvent::Lord], ["a", "b"].map(|text| LegionAction::Log(text.into())));
+    let amended = amend("ip", &[("on_lord", Some("signal:w:HUP\ncmd:true"))]).expect("a legion");
+    assert!(amended.program.words.ends_with(&["--lord", "signal:w:SIGHUP", "cmd:true", "--unlord"].map(String::from)));
+    for (name, setting, why) in [
+        ("ip", ("valor", Some("many")), "`valor` must be a whole number"),
+        ("ip", ("on_lord", Some("signal:v:HUP")), "there is no watcher `v`"),
+        ("ip", ("cmd", Some("sleep 1")), "unknown key `cmd`"),
+        ("ip", ("after", Some("beat")), "wait for each other"),
+        ("beat", ("legion", Some("w")), "there is no legion `w`"),
+        ("w", ("valor", Some("3")), "for singletons and legions"),
+    ] {
+        let refused = amend(name, &[setting]).expect_err(why);
+        assert!(refused.contains(why), "{refused}");
+    }
+    let follower = amend("w", &[("legion", Some("IP"))]).expect("a follower");
+    assert_eq!((follower.follows.as_ref(), &follower.after[..]), (Some(&amended.name), &[amended.name.clone()][..]));
+    let free = amend("beat", &[("legion", None)]).expect("a watcher");
+    assert_eq!((free.follows, free.after), (None, Vec::new()));
 }
 
 #[test]

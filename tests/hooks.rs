@@ -739,6 +739,7 @@ fn hook(program: HookProgram) -> HookCall {
         exit: None,
         stats: None,
         token: None,
+        env: Vec::new(),
     }
 }
 

@@ -53,6 +53,8 @@ macro_rules! both_ways {
 
 #[path = "support/ice.rs"]
 mod ice;
+#[path = "host/lords.rs"]
+mod lords;
 #[path = "host/trees.rs"]
 mod trees;
 
@@ -1753,6 +1755,7 @@ fn launch<const N: usize>(argv: [&str; N]) -> Launch {
         stdin: None,
         stop_signal: libc::SIGTERM,
         guard: None,
+        legion: None,
         signs: Signs::default(),
     }
 }
@@ -1829,11 +1832,14 @@ fn give_up_changing_users() {
 // ---- how the cases are run -----------------------------------------------------------------------------------------
 
 fn main() -> ExitCode {
-    let all: Vec<Case> = [CASES, TREES, trees::BOTH_WAYS, trees::BY_CGROUP].concat();
+    let all: Vec<Case> = [CASES, TREES, lords::BOTH_WAYS, trees::BOTH_WAYS, trees::BY_CGROUP].concat();
     cases::main(all.leak(), |role| {
         play(async {
             if ["agent-hidden", "agent-bomb"].contains(&role) {
                 trees::play_agent(role).await;
+            }
+            if ["agent-legion", "agent-lord", "agent-hung-lord", "agent-slow-lord"].contains(&role) {
+                lords::play_agent(role).await;
             }
             let mut world = World::new();
             match role {

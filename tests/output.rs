@@ -584,6 +584,7 @@ fn launch<const N: usize>(argv: [&str; N]) -> Launch {
         stdin: None,
         stop_signal: libc::SIGTERM,
         guard: None,
+        legion: None,
         signs: Signs::default(),
     }
 }

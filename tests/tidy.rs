@@ -9,7 +9,7 @@ const LAYERS: &[&[&str]] = &[
     &["wire"],
     &["cluster", "config", "control", "host", "systemd", "view"],
     &["agent", "client"],
-    &["plugins"],
+    &["lord", "plugins"],
     &["cli"],
 ];
 
@@ -18,12 +18,15 @@ const EDGES: &[(&str, &[&str])] = &[
     ("redis", &["cluster", "config", "plugins"]),
     ("ini", &["config"]),
     ("clap", &["cli"]),
-    ("serde_json", &["agent", "client", "cli", "cluster", "config", "control", "host", "plugins", "view", "wire"]),
+    (
+        "serde_json",
+        &["agent", "client", "cli", "cluster", "config", "control", "host", "lord", "plugins", "view", "wire"],
+    ),
     ("sd_notify", &["systemd"]),
     ("jiff", &["host", "view", "cli"]),
     ("ratatui", &["cli", "view"]),
     ("regex", &["cli", "config", "host", "model", "plugins", "view"]),
-    ("libc", &["agent", "cli", "cluster", "config", "control", "host", "plugins"]),
+    ("libc", &["agent", "cli", "cluster", "config", "control", "host", "lord", "plugins"]),
     ("tokio", &["agent", "client", "cli", "cluster", "control", "host", "plugins"]),
 ];
 

@@ -86,6 +86,7 @@ fn sleeper() -> WatcherView {
         last_exit: Some((Exit::Code(1), Duration::from_secs(2))),
         next_try: Some(Duration::from_secs(4)),
         lease: None,
+        legion: None,
     }
 }
 
@@ -238,6 +239,9 @@ fn plain_watcher() -> WatcherSpec {
         hook_timeout: Duration::from_secs(30),
         on_demand: None,
         singleton: None,
+        election: None,
+        legion: None,
+        follows: None,
         settings: BTreeMap::new(),
     }
 }

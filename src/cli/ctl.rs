@@ -89,6 +89,13 @@ enum Words {
     Rm(Remove),
     /// Send a signal to processes of a watcher
     Signal(Signal),
+    /// Tell whoever follows events of something, in a watcher's name
+    Publish {
+        /// The watcher
+        name: String,
+        /// What it is called there
+        topic: String,
+    },
     /// Stop processes of a watcher, which are then replaced
     Kill(Kill),
     /// Count the processes, of all watchers or of one
@@ -278,6 +285,7 @@ impl Words {
             Words::Add(add) => add.command()?,
             Words::Rm(remove) => remove.command(),
             Words::Signal(signal) => signal.command()?,
+            Words::Publish { name, topic } => Command::Publish { watcher: name, topic },
             Words::Kill(kill) => kill.command(),
             Words::Numprocesses { name } => Command::NumProcesses { watcher: name },
             Words::Numwatchers => Command::NumWatchers,
@@ -658,6 +666,7 @@ mod tests {
                 Command::Remove { watcher: "web".into(), leave: Leave::Processes, patience: Settled },
             ),
             ("signal web HUP", Command::Signal { watcher: "web".into(), pid: None, signal: 1, reach: Reach::Main }),
+            ("publish web web.warm", Command::Publish { watcher: "web".into(), topic: "web.warm".into() }),
             ("signal web 9", Command::Signal { watcher: "web".into(), pid: None, signal: 9, reach: Reach::Main }),
             (
                 "signal web 12 SIGRTMIN+1 --recursive",

@@ -31,7 +31,11 @@ pub fn amend(
         AmendBase::Watcher(spec) => (spec.name.to_string(), Some(spec)),
         AmendBase::New(name) => (name.trim().to_owned(), None),
     };
-    let head = if name.starts_with("plugin:") { name } else { format!("watcher:{name}") };
+    let head = match before {
+        Some(spec) if spec.legion.is_some() => format!("legion:{name}"),
+        _ if name.starts_with("plugin:") => name,
+        _ => format!("watcher:{name}"),
+    };
     let name = name_of(&head)?;
     let mut settings = before.map(|spec| spec.settings.clone()).unwrap_or_default();
     change(&mut settings, changes);

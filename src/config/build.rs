@@ -9,6 +9,7 @@ use super::problem::{Problem, Problems, Spot, code};
 use super::scan::{Document, Entry};
 use super::settings::{self, Set, Settings};
 use super::stream::Class;
+use super::uwsgi::UWSGI;
 use super::value::{Kind, RLIMITS, Value};
 use super::vars::{self, EnvVars};
 use super::watcher::{Environment, lease_texts};
@@ -36,6 +37,11 @@ pub(super) fn build(doc: &Document, around: &Surroundings, problems: &mut Proble
     build.python = build.interpreter(&circus);
     let heads = build.heads();
     build.names = heads.iter().map(|(_, name)| name.clone()).collect();
+    let legions = heads.iter().filter(|(head, _)| Section::of(head) == Some(Section::Legion));
+    build.legions = legions.map(|(_, name)| name.clone()).collect();
+    if place.is_none() {
+        build.check_alone(&heads);
+    }
     build.read_sockets(&vars);
     let watchers = build.watchers(&heads, (&global, &vars), &redis);
     build.check_order(&BTreeMap::new());
@@ -78,6 +84,7 @@ pub(super) fn build_one(
     let mut build = Build::new(doc, around, problems);
     build.python.clone_from(&defaults.python);
     build.names = defaults.watchers.keys().filter(|known| *known != name).chain([name]).cloned().collect();
+    build.legions.clone_from(&defaults.legions);
     build.sockets.clone_from(&defaults.sockets);
     let (Environment::Plain(own) | Environment::Complete(own)) = &env;
     let mut vars = EnvVars::default();
@@ -135,6 +142,8 @@ pub(super) struct Build<'a> {
     pub(super) module_path: Option<Result<String, String>>,
     /// All watchers.
     pub(super) names: Vec<WatcherName>,
+    /// Those of them that are legions.
+    pub(super) legions: BTreeSet<WatcherName>,
     /// Those that start after others, with the place where that is said.
     pub(super) order: Vec<(WatcherName, Vec<WatcherName>, Spot)>,
     /// All sockets, each with the only watchers that may have it.
@@ -148,9 +157,9 @@ pub(super) struct Build<'a> {
 }
 
 /// The section types that wait for a later version, by their exact head or the beginning of it.
-const LATER: &[&str] = &["legion:", "beatcop"];
+const LATER: &[&str] = &["beatcop"];
 const TYPES: &[&str] =
-    &["circus", "redis", "watcher", "env", "socket", "plugin", "legion", "beatcop", "circus-cluster", "node"];
+    &["circus", "redis", "watcher", "env", "socket", "plugin", "legion", "uwsgi", "beatcop", "circus-cluster", "node"];
 
 impl<'a> Build<'a> {
     fn new(doc: &'a Document, around: &'a Surroundings, problems: &'a mut Problems) -> Build<'a> {
@@ -161,6 +170,7 @@ impl<'a> Build<'a> {
             python: None,
             module_path: None,
             names: Vec::new(),
+            legions: BTreeSet::new(),
             order: Vec::new(),
             sockets: BTreeMap::new(),
             opened: Vec::new(),
@@ -173,7 +183,11 @@ impl<'a> Build<'a> {
         for head in self.doc.sections() {
             let Some(spot) = self.doc.head(head).cloned() else { continue };
             let later = |kind: &str| if kind.ends_with(':') { head.starts_with(kind) } else { head == kind };
-            if Section::of(head).is_some() || head == "env" || head.starts_with("env:") || head == "DEFAULT" {
+            if Section::of(head).is_some()
+                || head == "env"
+                || head.starts_with("env:")
+                || matches!(head, "DEFAULT" | UWSGI)
+            {
                 let (kind, section, key) = match head.split(':').next() {
                     Some(kind @ "watcher") => (kind, Section::Watcher, "cmd"),
                     Some(kind @ "plugin") => (kind, self.section_of(head), "use"),
@@ -200,8 +214,8 @@ impl<'a> Build<'a> {
                     }
                     (Some(known), None) => problem.label(format!("did you mean `[{known}]`?")),
                     (None, _) => problem.help(
-                        "sections are [circus], [redis], [watcher:NAME], [socket:NAME], [plugin:NAME], [env] and \
-                         [env:NAMES]",
+                        "sections are [circus], [redis], [watcher:NAME], [legion:NAME], [socket:NAME], [plugin:NAME], \
+                         [env] and [env:NAMES]",
                     ),
                 };
             }
@@ -366,6 +380,7 @@ impl<'a> Build<'a> {
             (Section::Circus, "[circus]"),
             (Section::Redis, "[redis]"),
             (Section::Watcher, "[watcher:NAME]"),
+            (Section::Legion, "[legion:NAME]"),
             (Section::Socket, "[socket:NAME]"),
             (Section::Plugin(&[]), "another plugin's section"),
             (Section::CircusCluster, "[circus-cluster]"),
@@ -452,7 +467,7 @@ impl<'a> Build<'a> {
         Some(path)
     }
 
-    // ---- [watcher:NAME] and [plugin:NAME] ----
+    // ---- [watcher:NAME], [legion:NAME] and [plugin:NAME] ----
 
     fn watchers(
         &mut self,
@@ -486,7 +501,9 @@ impl<'a> Build<'a> {
         let doc = self.doc;
         let mut heads: Vec<(&'a str, WatcherName)> = Vec::new();
         for head in doc.sections().into_iter().filter(|head| is_watcher(head)) {
-            if self.entries(head, self.section_of(head)).is_empty() {
+            // A legion without a word is one whose watchers say all.
+            let section = self.section_of(head);
+            if self.entries(head, section).is_empty() && section != Section::Legion {
                 continue;
             }
             let Some(spot) = doc.head(head).cloned() else { continue };
@@ -534,10 +551,10 @@ impl<'a> Build<'a> {
 }
 
 fn is_watcher(head: &str) -> bool {
-    head.starts_with("watcher:") || head.starts_with("plugin:")
+    matches!(Section::of(head), Some(Section::Watcher | Section::Legion | Section::Plugin(_)))
 }
 
-/// The name of a watcher's or plugin's section. A plugin's begins with `plugin:`, as in Circus.
+/// The name of a watcher's, legion's or plugin's section. A plugin's begins with `plugin:`, as in Circus.
 pub(super) fn name_of(head: &str) -> Result<WatcherName, String> {
     let (kind, name) = head.split_once(':').unwrap_or(("watcher", head));
     let name = WatcherName::parse(name.trim()).map_err(|why| why.0.replace("watcher", kind))?;

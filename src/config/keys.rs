@@ -13,6 +13,8 @@ pub(super) enum Section {
     Redis,
     Watcher,
     Socket,
+    /// Members who choose a lord, and what is done about it.
+    Legion,
     /// circusd-cluster's own section.
     CircusCluster,
     /// A node of it.
@@ -30,21 +32,30 @@ impl Section {
             "circus-cluster" => Some(Section::CircusCluster),
             _ if head.starts_with("watcher:") => Some(Section::Watcher),
             _ if head.starts_with("socket:") => Some(Section::Socket),
+            _ if head.starts_with("legion:") => Some(Section::Legion),
             _ if head.starts_with("node:") => Some(Section::Node),
             _ if head.starts_with("plugin:") => Some(Section::Plugin(&[])),
             _ => None,
         }
     }
-
-    /// Whether a row of this section holds for `section`. A plugin is a watcher, too.
-    fn serves(self, section: Section) -> bool {
-        match (self, section) {
-            (Plugin(those), Plugin(asked)) => asked.iter().all(|native| those.contains(native)),
-            (Watcher, Plugin(_)) => true,
-            _ => self == section,
-        }
-    }
 }
+
+/// The keys of a watcher that a legion has as well. The others say what runs, when and how often, which a legion knows itself.
+const SHARED: &[&str] = &[
+    "after",
+    "autostart",
+    "close_child_stderr",
+    "close_child_stdin",
+    "close_child_stdout",
+    "gid",
+    "hook_timeout",
+    "hooks.*",
+    "priority",
+    "rlimit_*",
+    "uid",
+    "umask",
+    "working_dir",
+];
 
 /// What becomes of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,13 +110,13 @@ const fn eg(example: &'static str) -> (&'static str, &'static str) {
 }
 
 use Kind::{
-    Action, Amount, Bool, Class, Cluster, Colour, Command, Count, Endpoint, Family, From, Group, Health, Hook, Host,
-    HttpUrl, Interface, Labels, Level, Limit, LogOutput, Memory, Names, Node, Number, Octal, Owner, Path, Port,
-    Positive, Protocol, Ready, Regex, Retries, Rollover, Seconds, Sibling, Signal, Size, SocketEnv, SocketPath,
-    SocketType, Sockets, StopPreset, Syslog, Text, Times, Url, Use, User,
+    Action, Actions, Amount, Bool, Class, Cluster, Colour, Command, Count, Endpoint, Family, From, Group, Health, Hook,
+    Host, HttpUrl, Interface, Labels, Level, Limit, LogOutput, Memory, Names, Node, Number, Octal, Owner, Path, Port,
+    Positive, Protocol, Quorum, Ready, Regex, Retries, Rollover, Seconds, Sibling, Signal, Size, SocketEnv, SocketPath,
+    SocketType, Sockets, StopPreset, Syslog, Text, Times, Url, Use, User, Valor,
 };
 use Native::{CommandReloader, Flapping, FullStats, HttpObserver, RedisObserver, ResourceWatcher, WatchDog};
-use Section::{Circus, CircusCluster, Plugin, Redis, Socket, Watcher};
+use Section::{Circus, CircusCluster, Legion, Plugin, Redis, Socket, Watcher};
 use Status::{Answered, Dead, Idle, NotYet, Works};
 
 const INTERNAL: Status = Dead("there are no internal watchers here; see loglevel");
@@ -238,6 +249,32 @@ pub(super) const KEYS: &[Key] = &[
     key(Plugin(STATSD), "sample_rate", Amount, is("1.0"), Works, "the share of counters that is sent"),
     key(Plugin(STATSD), "application_name", Text, is("app"), Works, "part of every name: circus.APP.…"),
 
+    key(Legion, "valor", Valor, is("1"), Works,
+        "the highest that lives is lord, of equals the first node name; 0: an arbiter, which only counts"),
+    key(Legion, "quorum", Quorum, is("1"), Works,
+        "so many members must live for a lord to be and to stay; majority: more than half of expected"),
+    key(Legion, "expected", Times, eg("3"), Works, "how many members there should be"),
+    key(Legion, "tolerance", Seconds, is("15"), Works, "a member or lord that is silent for so long is gone"),
+    key(Legion, "freq", Seconds, eg("5"), Works, "pause between two signs of life; default tolerance / 3"),
+    key(Legion, "preempt", Bool, is("True"), Works, "a higher valor takes over, in an orderly move"),
+    key(Legion, "preempt_delay", Seconds, is("0"), Works, "once it has been there for so long"),
+    key(Legion, "scroll", Text, eg("role=web"), Works, "what this node tells the others of itself"),
+    key(Legion, "death_on_lord_error", Seconds, is("0"), Works,
+        "a failed on_lord gives the lordship up, and stands back so long; 0: it is lord nevertheless"),
+    key(Legion, "action_timeout", Positive, eg("30"), Works, "how long an action may take; default: hook_timeout"),
+    key(Legion, "on_setup", Actions, eg("cmd:ip addr del 192.168.173.111/24 dev eth0"), Works,
+        "when the agent starts; each on_… may stand several times: cmd:LINE log:TEXT signal:WATCHER:SIG http:URL publish:TOPIC"),
+    key(Legion, "on_join", Actions, eg("log:there is a quorum"), Works, "when there is a quorum for the first time"),
+    key(Legion, "on_lord", Actions, eg("cmd:ip addr add 192.168.173.111/24 dev eth0"), Works,
+        "when this node becomes lord, before the watchers of the legion start"),
+    key(Legion, "on_unlord", Actions, eg("cmd:ip addr del 192.168.173.111/24 dev eth0"), Works,
+        "when it is lord no more, before another node is"),
+    key(Legion, "on_death", Actions, eg("log:leaving"), Works, "when the agent ends"),
+    key(Legion, "on_node_joined", Actions, eg("publish:members"), Works, "when another member appears"),
+    key(Legion, "on_node_left", Actions, eg("publish:members"), Works, "when one leaves or falls silent"),
+    key(Legion, "on_lord_changed", Actions, eg("signal:web:HUP"), Works, "when another node leads, or none"),
+    key(Legion, "copy_env", Bool, is("True"), Works, "gives actions the agent's environment too"),
+
     key(Watcher, "cmd", Command, eg("celery -A proj worker"), Works, "the program and its arguments"),
     key(Watcher, "args", Command, eg("--loglevel info"), Works, "more arguments, after those of cmd"),
     key(Watcher, "executable", Path, eg("/bin/sh"), Works, "is executed in place of cmd's first word"),
@@ -339,12 +376,15 @@ pub(super) const KEYS: &[Key] = &[
         "no effect: Circus dropped papa in 0.18"),
     key(Watcher, "env", Text, eg("A=1"), Dead("Circus ignores it too; write a section [env:NAME]"),
         "no effect, as in Circus; write a section [env:NAME]"),
-    key(Watcher, "valor", Number, eg("98"), NotYet, "who is preferred as holder of the lease"),
-    key(Watcher, "quorum", Text, is("1"), NotYet, "how many live nodes it takes to hold the lease"),
-    key(Watcher, "expected", Count, eg("3"), NotYet, "with quorum = majority: of how many"),
-    key(Watcher, "preempt", Bool, is("False"), NotYet, "a higher valor takes the lease over"),
-    key(Watcher, "preempt_delay", Seconds, is("0"), NotYet, "after so long"),
-    key(Watcher, "legion", Text, eg("clusterip"), NotYet, "runs on this legion's lord only"),
+    key(Watcher, "valor", Valor, is("1"), Works,
+        "the singleton is run by the highest that lives, of equals by the first node name; 0: never, it only counts"),
+    key(Watcher, "quorum", Quorum, is("1"), Works,
+        "so many nodes that have this singleton must live; majority: more than half of expected"),
+    key(Watcher, "expected", Times, eg("3"), Works, "how many nodes should have it"),
+    key(Watcher, "preempt", Bool, is("True"), Works, "a higher valor takes over, in an orderly move"),
+    key(Watcher, "preempt_delay", Seconds, is("0"), Works, "once it has been there for so long"),
+    key(Watcher, "scroll", Text, eg("role=web"), Works, "what this node tells the others of itself"),
+    key(Watcher, "legion", Sibling, eg("clusterip"), Works, "runs on this legion's lord only"),
     key(Watcher, "cron", Text, eg("*/5 * * * *"), NotYet, "runs at these times"),
 
     key(Socket, "host", Host, is("localhost"), Works, "the address or host it listens at; empty or *: all addresses"),
@@ -381,17 +421,32 @@ pub(super) const KEYS: &[Key] = &[
 
 /// The row of a section's key.
 pub(super) fn find(section: Section, name: &str) -> Option<&'static Key> {
-    let rows = || KEYS.iter().filter(|key| key.section.serves(section));
+    let rows = || KEYS.iter().filter(|key| key.serves(section));
     rows().find(|key| key.name == name).or_else(|| rows().find(|key| key.family(name).is_some()))
 }
 
 /// Whether the section with this head knows this key by its exact name.
 pub(super) fn knows(head: &str, name: &str) -> bool {
-    let serves = |key: &Key| Section::of(head).is_some_and(|section| key.section.serves(section));
+    let serves = |key: &Key| Section::of(head).is_some_and(|section| key.serves(section));
     KEYS.iter().any(|key| key.name == name && serves(key))
 }
 
+/// Whether a key of the section with this head may stand several times, each a line of its value.
+pub(super) fn is_list(head: &str, name: &str) -> bool {
+    Section::of(head).and_then(|section| find(section, name)).is_some_and(|key| key.kind == Actions)
+}
+
 impl Key {
+    /// Whether this row holds for `section`. A plugin is a watcher, and a legion has some of one.
+    fn serves(&self, section: Section) -> bool {
+        match (self.section, section) {
+            (Plugin(those), Plugin(asked)) => asked.iter().all(|native| those.contains(native)),
+            (Watcher, Plugin(_)) => true,
+            (Watcher, Legion) => SHARED.contains(&self.name) || self.name.contains("_stream."),
+            (own, asked) => own == asked,
+        }
+    }
+
     /// What stands for the `*` of this row in `name`.
     pub(super) fn family<'a>(&self, name: &'a str) -> Option<&'a str> {
         name.strip_prefix(self.name.strip_suffix('*')?).filter(|rest| !rest.is_empty())
@@ -402,7 +457,7 @@ impl Key {
         match self.section {
             Circus => Some(format!("CIRCUS_{}", self.name.to_uppercase())),
             Redis => Some(format!("CIRCUS_REDIS_{}", self.name.to_uppercase())),
-            Watcher | Socket | CircusCluster | Section::Node | Plugin(_) => None,
+            Watcher | Socket | Legion | CircusCluster | Section::Node | Plugin(_) => None,
         }
     }
 
@@ -420,6 +475,7 @@ impl Key {
             (self.section, self.name),
             (Circus, "node" | "master" | "labels" | "control_socket" | "state_dir" | "pidfile" | "python")
                 | (CircusCluster | Section::Node, _)
+                | (Legion | Watcher, "valor" | "scroll")
                 | (Redis, "url" | "password_file" | "sentinel_password_file" | "tls_ca" | "tls_cert" | "tls_key")
         )
     }
@@ -462,8 +518,9 @@ pub(super) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) 
 
 /// The key that a misspelt one meant.
 pub(super) fn meant(section: Section, name: &str) -> Option<String> {
-    let rows = KEYS.iter().filter(|key| key.section.serves(section) && !key.name.ends_with('*'));
-    let limits = RLIMITS.iter().filter(|_| Watcher.serves(section)).map(|(limit, _)| format!("rlimit_{limit}"));
+    let rows = KEYS.iter().filter(|key| key.serves(section) && !key.name.ends_with('*'));
+    let limits =
+        RLIMITS.iter().filter(|_| find(section, "rlimit_core").is_some()).map(|(limit, _)| format!("rlimit_{limit}"));
     let known: Vec<String> = rows.map(|key| key.name.to_owned()).chain(limits).collect();
     nearest(name, known.iter().map(String::as_str))
 }
@@ -480,6 +537,7 @@ fn groups() -> Vec<(String, Vec<&'static Key>)> {
         ("[circus]".to_owned(), rows(&|section| section == Circus)),
         ("[redis]".to_owned(), rows(&|section| section == Redis)),
         ("[watcher:NAME]".to_owned(), rows(&|section| section == Watcher)),
+        ("[legion:NAME]".to_owned(), rows(&|section| section == Legion)),
         ("[socket:NAME]".to_owned(), rows(&|section| section == Socket)),
         ("[plugin:NAME]".to_owned(), rows(&|section| section == Plugin(Native::ALL))),
         ("[circus-cluster]".to_owned(), rows(&|section| section == CircusCluster)),
@@ -574,7 +632,7 @@ mod tests {
         for (at, key) in KEYS.iter().enumerate() {
             let plugins = |key: &Key| match key.section {
                 Plugin(those) => those.to_vec(),
-                Circus | Redis | Watcher | Socket | CircusCluster | Section::Node => Vec::new(),
+                Circus | Redis | Watcher | Socket | Legion | CircusCluster | Section::Node => Vec::new(),
             };
             let same = |other: &&Key| match (other.section, key.section) {
                 (Plugin(_), Plugin(_)) => plugins(other).iter().any(|native| plugins(key).contains(native)),

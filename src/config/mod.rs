@@ -19,6 +19,7 @@ mod keys;
 mod problem;
 
 mod scan;
+mod uwsgi;
 mod vars;
 mod words;
 
@@ -29,6 +30,7 @@ mod value;
 mod build;
 mod cluster_words;
 mod command;
+mod legion;
 mod plugin;
 mod preset;
 mod python;
@@ -128,11 +130,14 @@ fn understand(
     mut problems: Problems,
 ) -> Result<Config, Vec<Problem>> {
     take_environment(&mut doc, around, &mut problems);
+    uwsgi::translate(&mut doc, around, &mut problems);
     let built = build::build(&doc, around, &mut problems);
 
     let mut problems = problems.0;
     let file = |problem: &Problem| files.iter().position(|file| *file == problem.file).unwrap_or(files.len());
     problems.sort_by_key(|problem| (file(problem), problem.line, problem.column));
+    // One line of [uwsgi] may say a thing of several legions.
+    problems.dedup();
     match built {
         Some(spec) if problems.iter().all(|problem| problem.severity == Severity::Warning) => {
             Ok(Config { spec: AgentSpec { hash: hash(&doc), ..spec }, warnings: problems, files })
@@ -358,6 +363,7 @@ mod tests {
             (_, Kind::SocketEnv) => "nginx",
             (_, Kind::StopPreset) => "nginx",
             (_, Kind::Labels) => "zone=b",
+            (_, Kind::Valor | Kind::Quorum) => "3",
             (_, Kind::Text) if !key.default.is_empty() => "other",
             _ => key.example,
         }
@@ -368,6 +374,8 @@ mod tests {
         let lines: &[&str] = match name.split_once("_stream.") {
             None if name == "ready_timeout" => &["ready = notify"],
             None if name.starts_with("health_") => &["health = notify"],
+            None if name == "legion" => &["singleton = off"],
+            None if name == "expected" => &["quorum = majority", "expected = 9"],
             None if name == "socket_env" => &["sockets = s"],
             // Whoever sleeps has no lease.
             None if name == "on_demand" => &["sockets = s", "singleton = off"],
@@ -414,6 +422,7 @@ mod tests {
                 Section::Circus
                 | Section::Redis
                 | Section::Watcher
+                | Section::Legion
                 | Section::Socket
                 | Section::CircusCluster
                 | Section::Node => &plugin::Native::ALL[..1],
@@ -422,6 +431,7 @@ mod tests {
                 Section::Circus => "[circus]",
                 Section::Redis => "[redis]",
                 Section::Watcher => "[watcher:w]",
+                Section::Legion => "[legion:clusterip]",
                 Section::Socket => "[socket:s]",
                 Section::CircusCluster => "[circus-cluster]",
                 Section::Node => "[node:n]",
@@ -429,12 +439,15 @@ mod tests {
             };
             for native in natives {
                 let lines = beside(&name).join("\n");
-                let (of_watcher, of_socket) = if head == "[socket:s]" { ("", &*lines) } else { (&*lines, "") };
+                let of = |section: &str| if head == section { lines.as_str() } else { "" };
+                let (of_watcher, of_socket, of_legion) =
+                    (of("[watcher:w]"), of("[socket:s]"), of("[legion:clusterip]"));
                 let base = format!(
                     "[circus]\nnode = n\npython = /bin/true\n[redis]\nurl = rediss+sentinel://h/m\n\
                      tls_cert = /bin/true\ntls_key = /bin/true\n[watcher:w]\n{of_watcher}\ncmd = sleep 1\nsingleton = on\nshell = on\n\
                      [socket:s]\n{of_socket}\nblocking = off\n\
-                     [watcher:db]\ncmd = x\n[watcher:cache]\ncmd = x\n[plugin:p]\nuse = {}\n{}\n",
+                     [watcher:db]\ncmd = x\n[watcher:cache]\ncmd = x\n[watcher:web]\ncmd = x\n\
+                     [legion:clusterip]\n{of_legion}\non_unlord = log:x\n[plugin:p]\nuse = {}\n{}\n",
                     native.class(),
                     if *native == plugin::Native::ResourceWatcher { "watcher = w" } else { "" },
                 );
@@ -516,6 +529,12 @@ mod tests {
         assert_eq!(base.len(), 6);
         assert_eq!(base, hash("; moved\n[watcher:w]\ncmd: sleep 1 ; why\n[circus]\nnode = b\nstate_dir = /s\n"));
         assert_ne!(base, hash("[circus]\nnode = a\n[watcher:w]\ncmd = sleep 2\n"));
+        let legion = hash("[legion:l]\nvalor = 3\nscroll = a\non_lord = log:x\n");
+        assert_eq!(legion, hash("[legion:l]\nvalor = 4\nscroll = b\non_lord = log:x\n"));
+        assert_ne!(legion, hash("[legion:l]\nvalor = 3\nscroll = a\non_lord = log:y\n"));
+        let uwsgi = |valor, more| format!("[uwsgi]\nlegion = l h:1 {valor} x:y\nlegion-scroll = l {valor}\n{more}");
+        assert_eq!(hash(&uwsgi(3, "legion-lord = l log:x\n")), legion);
+        assert_eq!(hash(&uwsgi(4, "legion-lord = l log:x\nmaster = true\n")), legion);
     }
 
     #[test]

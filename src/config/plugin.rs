@@ -87,6 +87,7 @@ impl Build<'_> {
     /// Which keys the section with this head has.
     pub(super) fn section_of(&self, head: &str) -> Section {
         match (head.strip_prefix("plugin:"), self.doc.get(head, "use")) {
+            (None, _) if Section::of(head) == Some(Section::Legion) => Section::Legion,
             (None, _) => Section::Watcher,
             // One without a `use`, or with a wrong one, may have the keys of any.
             (Some(_), None) => Section::Plugin(&[]),

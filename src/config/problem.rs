@@ -80,6 +80,8 @@ pub mod code {
     pub const ADDRESS: &str = "C0305";
     /// A stop at which a server drops what it is at.
     pub const STOP: &str = "C0306";
+    /// A legion that is not there, or an action that it cannot do.
+    pub const LEGION: &str = "C0307";
 }
 
 /// One thing wrong with a configuration.

@@ -2,8 +2,12 @@
 //!
 //! The dialect is that of Circus's own parser, not of any ini library: comments begin in column 0, an
 //! indented line continues the value above, an inline comment is a `;` after a blank, and the first
-//! definition wins, across repeated sections and included files too. The data model is rust-ini's, filled
-//! here line by line; its parser would read another dialect and forget the places.
+//! definition wins, across repeated sections and included files too. The actions of a legion may stand several
+//! times, and are lines of one value. The data model is rust-ini's, filled here line by line; its parser would
+//! read another dialect and forget the places.
+//!
+//! `[uwsgi]` is in uWSGI's own dialect: no line continues another, nothing but a first `;` or `#` is a comment, and
+//! every option may stand several times.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -14,6 +18,7 @@ use ini::{Ini, Properties};
 
 use super::keys;
 use super::problem::{Problems, Spot, code};
+use super::uwsgi::{self, LEGION, UWSGI};
 
 /// All files of one configuration, merged.
 #[derive(Default)]
@@ -21,6 +26,8 @@ pub(super) struct Document {
     values: Ini,
     places: HashMap<(String, String), Place>,
     heads: Vec<Head>,
+    /// The lines of `[uwsgi]`, in order.
+    pub(super) uwsgi: Vec<Said>,
 }
 
 /// Where a section begins; repeated sections have several.
@@ -35,6 +42,31 @@ pub(super) struct Entry<'a> {
     pub(super) key: &'a str,
     pub(super) value: &'a str,
     pub(super) place: &'a Place,
+}
+
+/// One line of `[uwsgi]`.
+pub(super) struct Said {
+    pub(super) option: String,
+    pub(super) value: String,
+    line: Rc<Line>,
+    /// Where the option and the value begin.
+    at: (usize, usize),
+}
+
+impl Said {
+    /// The option.
+    pub(super) fn option_spot(&self) -> Spot {
+        self.line.spot(&(self.at.0..self.at.0 + self.option.len()))
+    }
+
+    /// The bytes `part` of the value; the option where that is nothing.
+    pub(super) fn spot(&self, part: &Range<usize>) -> Spot {
+        if part.is_empty() { self.option_spot() } else { self.line.spot(&self.within(part)) }
+    }
+
+    fn within(&self, part: &Range<usize>) -> Range<usize> {
+        self.at.1 + part.start..self.at.1 + part.end
+    }
 }
 
 /// Where a key and each line of its value stand.
@@ -136,6 +168,55 @@ impl Document {
         self.places.insert((section.to_owned(), key.to_owned()), place);
     }
 
+    /// Begins a section that stands for a line of `[uwsgi]`, unless there is one of that name.
+    pub(super) fn begin(&mut self, section: &str, said: &Said) {
+        if self.head(section).is_none() {
+            self.section_mut(section);
+            self.heads.push(Head { section: section.to_owned(), spot: said.option_spot() });
+        }
+    }
+
+    /// Sets a key for a line of `[uwsgi]`, of whose value it is the bytes `part`. False where it is set otherwise.
+    pub(super) fn say(&mut self, (section, key): (&str, &str), value: &str, said: &Said, part: &Range<usize>) -> bool {
+        let piece = (&said.line, said.within(part));
+        match self.get(section, key).map(|first| first.value == value) {
+            Some(_) if keys::is_list(section, key) => self.extend(section, key, value, piece),
+            Some(same) => return same,
+            None => {
+                let option = said.at.0..said.at.0 + said.option.len();
+                self.define(section, key, value, (Rc::clone(&said.line), option), piece.1, None);
+            }
+        }
+        true
+    }
+
+    fn define(
+        &mut self,
+        section: &str,
+        key: &str,
+        value: &str,
+        (line, name): (Rc<Line>, Range<usize>),
+        range: Range<usize>,
+        uncut: Option<String>,
+    ) {
+        let pieces = vec![Piece { start: 0, line: Rc::clone(&line), range }];
+        let place = Place { key: (line, name), pieces, uncut };
+        self.section_mut(section).append(key, value);
+        self.places.insert((section.to_owned(), key.to_owned()), place);
+    }
+
+    /// Adds a line to a key's value.
+    fn extend(&mut self, section: &str, key: &str, piece: &str, (line, range): (&Rc<Line>, Range<usize>)) {
+        let mut values = self.section_mut(section).iter_mut();
+        let Some((_, value)) = values.find(|(name, _)| *name == key) else { return };
+        value.push('\n');
+        let start = value.len();
+        value.push_str(piece);
+        if let Some(place) = self.places.get_mut(&(section.to_owned(), key.to_owned())) {
+            place.pieces.push(Piece { start, line: Rc::clone(line), range });
+        }
+    }
+
     fn section_mut(&mut self, section: &str) -> &mut Properties {
         self.values.entry(Some(section.to_owned())).or_insert_with(Properties::new)
     }
@@ -179,6 +260,9 @@ struct Scan<'a> {
 impl Scan<'_> {
     fn line(&mut self, text: &str) {
         let first = text.chars().next();
+        if self.section.as_deref() == Some(UWSGI) && first != Some('[') {
+            return self.uwsgi(text);
+        }
         let rem = text.split_whitespace().next().is_some_and(|word| word.eq_ignore_ascii_case("rem"));
         let starts_rem = rem && matches!(first, Some('r' | 'R'));
         if text.trim().is_empty() || matches!(first, Some('#' | ';')) || starts_rem {
@@ -247,9 +331,15 @@ impl Scan<'_> {
                 .help("indent it if it continues the line above; begin it with `;` if it is a comment");
             return;
         };
-        let key = text[..delimiter].trim_end().to_owned();
+        let name = text[..delimiter].trim_end();
         let rest = &text[delimiter + 1..];
-        let start = delimiter + 1 + (rest.len() - rest.trim_start().len());
+        let mut start = delimiter + 1 + (rest.len() - rest.trim_start().len());
+        let mut key = name.to_owned();
+        if let Some((ours, legion)) = uwsgi::ours(name).zip(section.strip_prefix(LEGION)) {
+            key = ours;
+            start += uwsgi::addressee(&text[start..], legion.trim());
+        }
+        let name = 0..name.len();
         let whole_value = text[start..].trim_end();
         // Only the first `;` counts, and only after a blank.
         let before = |at: usize| text[..start + at].chars().next_back();
@@ -261,23 +351,57 @@ impl Scan<'_> {
         let line = Rc::new(Line { file: Rc::clone(&self.file), number: self.number, text: text.to_owned(), secrets });
         let range = start..start + value.len();
         let value = if value == "\"\"" { "" } else { value };
-        if let Some(first) = self.doc.get(&section, &key) {
-            // The same value again hurts nobody.
-            if first.value != value {
-                let short = first.key_spot().short();
-                self.problems
-                    .warn(code::TWICE, line.spot(&(0..key.len())), format!("`{key}` stands twice in [{section}]"))
-                    .label("this one is ignored")
-                    .note(format_args!("the first definition counts: {short}"));
+        let list = keys::is_list(&section, &key);
+        if let (true, Some(uncut)) = (list && value.starts_with("cmd:"), &uncut) {
+            self.warn_of_cut(&key, &uncut[value.len()..], line.spot(&range));
+        }
+        match self.doc.get(&section, &key) {
+            None => {
+                self.doc.define(&section, &key, value, (line, name), range, uncut);
+                self.key = Open::Key(key);
             }
-            self.key = Open::Repeated;
+            Some(first) if list && first.place.key.0.file == self.file => {
+                self.doc.extend(&section, &key, value, (&line, range));
+                self.key = Open::Key(key);
+            }
+            Some(first) => {
+                // The same value again hurts nobody.
+                if first.value != value {
+                    let short = first.key_spot().short();
+                    self.problems
+                        .warn(code::TWICE, line.spot(&name), format!("`{key}` stands twice in [{section}]"))
+                        .label("this one is ignored")
+                        .note(format_args!("the first definition counts: {short}"));
+                }
+                self.key = Open::Repeated;
+            }
+        }
+    }
+
+    /// Warns of a shell's line that ends at a `;` which was perhaps meant for the shell.
+    fn warn_of_cut(&mut self, key: &str, comment: &str, spot: Spot) {
+        if !comment.trim().trim_start_matches(';').trim().is_empty() {
+            self.problems
+                .warn(code::QUOTES, spot, format!("the shell sees `{key}` only up to its ` ;`"))
+                .note("after a blank, the first `;` of a value begins a comment, as in Circus")
+                .help("if it is the shell's, write it right after the word before it: `a; b`");
+        }
+    }
+
+    /// A line of `[uwsgi]`.
+    fn uwsgi(&mut self, text: &str) {
+        let bare = text.trim();
+        if bare.is_empty() || bare.starts_with([';', '#']) {
             return;
         }
-        let pieces = vec![Piece { start: 0, line: Rc::clone(&line), range }];
-        let place = Place { key: (line, 0..key.len()), pieces, uncut };
-        self.doc.section_mut(&section).append(key.clone(), value);
-        self.doc.places.insert((section, key.clone()), place);
-        self.key = Open::Key(key);
+        let (option, rest) = bare.split_once('=').unwrap_or((bare, ""));
+        let (option, value) = (option.trim_end().to_owned(), rest.trim().to_owned());
+        let begin = text.len() - text.trim_start().len();
+        let start = text.find('=').map_or(text.len(), |at| at + 1);
+        let start = start + (text[start..].len() - text[start..].trim_start().len());
+        let secrets = secrets(text, UWSGI, &option, start);
+        let line = Rc::new(self.plain(text, &secrets));
+        self.doc.uwsgi.push(Said { option, value, line, at: (begin, start) });
     }
 
     fn continuation(&mut self, text: &str) {
@@ -299,14 +423,7 @@ impl Scan<'_> {
         let secret = secrets(text, &section, &key, start);
         let line = Rc::new(self.plain(text, &secret));
         self.doubt(&section, &key, piece, line.spot(&range));
-        let mut values = self.doc.section_mut(&section).iter_mut();
-        let Some((_, value)) = values.find(|(name, _)| *name == key) else { return };
-        value.push('\n');
-        let at = value.len();
-        value.push_str(piece);
-        if let Some(place) = self.doc.places.get_mut(&(section, key)) {
-            place.pieces.push(Piece { start: at, line, range });
-        }
+        self.doc.extend(&section, &key, piece, (&line, range));
     }
 
     /// Warns where a continuation looks like something else.
@@ -397,6 +514,9 @@ fn is_secret(section: &str, key: &str) -> bool {
 fn secrets(text: &str, section: &str, key: &str, start: usize) -> Vec<Range<usize>> {
     if is_secret(section, key) {
         return blot(start..text.trim_end().len());
+    }
+    if section == UWSGI && matches!(key, "legion" | "legion-mcast") {
+        return blot(uwsgi::cipher(&text[start..]).map_or(0..0, |at| start + at..text.trim_end().len()));
     }
     if section == "redis" || key == "redis_url" { any_userinfo(text, start) } else { userinfos(text) }
 }

@@ -128,7 +128,16 @@ pub(super) enum Kind {
     SocketEnv,
     /// A server whose stop signal is known.
     StopPreset,
+    /// What a member of an election counts.
+    Valor,
+    /// How many members there must be.
+    Quorum,
+    /// What a legion does, an action on each line.
+    Actions,
 }
+
+/// More than half of the members that there should be.
+const MAJORITY: &str = "majority";
 
 /// A value of its type.
 #[derive(Debug, Clone, PartialEq)]
@@ -248,6 +257,9 @@ impl Kind {
             Kind::Sockets => "names of sockets",
             Kind::SocketEnv => "`auto`, `none` or a list",
             Kind::StopPreset => "server",
+            Kind::Valor => "whole number from 0 to 65535",
+            Kind::Quorum => "whole number from 1, or `majority`",
+            Kind::Actions => "action",
         }
     }
 
@@ -267,16 +279,23 @@ impl Kind {
                 | Kind::Port
                 | Kind::Retries
                 | Kind::Seconds
-                | Kind::Positive => Err(wrong("has no value").help("write one, or take the line out")),
+                | Kind::Positive
+                | Kind::Valor
+                | Kind::Quorum => Err(wrong("has no value").help("write one, or take the line out")),
                 Kind::Limit => Ok(Value::Limit(None)),
                 Kind::Host => socket::host(text).map(Value::Text),
                 _ => Ok(Value::Unset),
             };
         }
         match self {
-            Kind::Text | Kind::Path | Kind::Command | Kind::Names | Kind::Sibling | Kind::Socket | Kind::Sockets => {
-                Ok(Value::Text(text.to_owned()))
-            }
+            Kind::Text
+            | Kind::Path
+            | Kind::Command
+            | Kind::Names
+            | Kind::Sibling
+            | Kind::Socket
+            | Kind::Sockets
+            | Kind::Actions => Ok(Value::Text(text.to_owned())),
             Kind::Bool => boolean(text).map(Value::Bool),
             Kind::Count => whole(0, u32::MAX.into(), "must be a whole number from 0"),
             Kind::Times => whole(1, u32::MAX.into(), "must be a whole number from 1"),
@@ -328,6 +347,9 @@ impl Kind {
             Kind::From => socket::origin(text).map(Value::Origin),
             Kind::SocketEnv => socket_use::conventions(text).map(Value::Conventions),
             Kind::StopPreset => preset::parse(text).map(Value::Preset),
+            Kind::Valor => whole(0, 65535, "must be a whole number from 0 to 65535"),
+            Kind::Quorum if text.eq_ignore_ascii_case(MAJORITY) => Ok(Value::Text(MAJORITY.to_owned())),
+            Kind::Quorum => whole(1, u32::MAX.into(), "must be a whole number from 1, or majority"),
         }
     }
 }

@@ -41,9 +41,11 @@ impl Build<'_> {
             }
         };
         let handed = self.handed(name, settings);
-        let command = match settings.section {
-            Section::Plugin(_) => self.plugin_command(name, settings, &mut env),
-            _ => self.words(settings, &handed).map(|words| (words, settings.path("executable"))),
+        let lord = self.lord(settings);
+        let command = match (settings.section, &lord) {
+            (_, Some(lord)) => Some((lord.words(name), Some("/proc/self/exe".into()))),
+            (Section::Plugin(_), None) => self.plugin_command(name, settings, &mut env),
+            (_, None) => self.words(settings, &handed).map(|words| (words, settings.path("executable"))),
         };
         let working_dir = settings.path("working_dir");
         if let (Some(directory), Some(set)) = (&working_dir, settings.get("working_dir"))
@@ -67,10 +69,12 @@ impl Build<'_> {
         }
         let mut stdout = self.output(name, settings, "stdout");
         let mut stderr = self.output(name, settings, "stderr");
+        let election = self.election(settings, singleton.is_some() || lord.is_some());
+        let follows = self.follows(name, settings, singleton.is_some());
         let (ready, health) = (self.ready(settings, &handed), self.health(settings, &handed));
         self.show_output(settings, &mut stdout, &mut stderr);
         let hooks = self.hooks(settings);
-        let after = self.after(name, settings);
+        let after = self.after(name, settings, follows.as_ref());
         let on_demand = self.on_demand(settings, &handed, singleton.is_some());
         let stop_signal = self.stop_signal(settings);
         let (words, executable) = command?;
@@ -89,7 +93,7 @@ impl Build<'_> {
             stderr,
             sockets: handed.sockets,
         };
-        Some(WatcherSpec {
+        let mut watcher = WatcherSpec {
             name: name.clone(),
             program,
             numprocesses,
@@ -113,8 +117,15 @@ impl Build<'_> {
             hook_timeout: settings.seconds("hook_timeout"),
             on_demand,
             singleton,
+            election,
+            legion: None,
+            follows,
             settings: kept(settings, redis, singleton.is_some()),
-        })
+        };
+        if let Some(lord) = lord {
+            lord.leads(&mut watcher);
+        }
+        Some(watcher)
     }
 
     // ---- numbers ----
@@ -255,7 +266,8 @@ impl Build<'_> {
             }
             hooks.insert(point, hook.clone());
         }
-        if hooks.is_empty() {
+        // A legion's actions take it, too.
+        if hooks.is_empty() && settings.section != Section::Legion {
             self.no_effect(settings, &["hook_timeout"], "there is no hook");
         }
         hooks
@@ -274,11 +286,22 @@ impl Build<'_> {
 
     // ---- order ----
 
-    /// The watchers it starts after, under their own names.
-    fn after(&mut self, name: &WatcherName, settings: &Settings<'_>) -> Vec<WatcherName> {
-        let Some(set) = settings.get("after") else { return Vec::new() };
-        let after = self.watchers_in(set, code::ORDER, &format!("`{name}` would wait for ever"));
-        self.order.push((name.clone(), after.clone(), set.entry.spot()));
+    /// The watchers it starts after, under their own names; the legion that it runs under is one of them.
+    fn after(
+        &mut self,
+        name: &WatcherName,
+        settings: &Settings<'_>,
+        follows: Option<&WatcherName>,
+    ) -> Vec<WatcherName> {
+        let Some(first) = settings.get("after").or(settings.get("legion")) else { return Vec::new() };
+        let mut after = match settings.get("after") {
+            Some(set) => self.watchers_in(set, code::ORDER, &format!("`{name}` would wait for ever")),
+            None => Vec::new(),
+        };
+        if let Some(legion) = follows.filter(|legion| !after.contains(legion)) {
+            after.push(legion.clone());
+        }
+        self.order.push((name.clone(), after.clone(), first.entry.spot()));
         after
     }
 
@@ -327,7 +350,7 @@ impl Build<'_> {
 
 /// All that a watcher was told, as text: what `set` changes one of, and what hooks and plugins may look into.
 fn kept(settings: &Settings<'_>, redis: &Settings<'_>, singleton: bool) -> BTreeMap<String, String> {
-    let known = settings.all().map(|set| (set.entry.key.to_owned(), set.text.clone()));
+    let known = settings.all().map(|set| (set.entry.key.to_owned(), set.text.trim().to_owned()));
     let free = settings.free.iter().map(|(key, text)| ((*key).to_owned(), text.clone()));
     let mut kept: BTreeMap<String, String> = known.chain(free).collect();
     // As text, and only as far as [redis] says: thirds follow from the ttl, here as there.

@@ -90,10 +90,7 @@ async fn tcp(host: String, port: u16, limit: Duration) -> Verdict {
 /// Whether a GET is answered with 200 to 399. Of the answer only the first line is read.
 async fn http(url: Url, limit: Duration) -> Verdict {
     let answer = timeout(limit, get(&url)).await.unwrap_or_else(|_| Err(format!("no answer within {limit:?}")));
-    answer.and_then(|line| judge(&line)).map_err(|why| {
-        let Url { host, port, path } = &url;
-        format!("GET http://{}{path}: {why}", authority(host, *port))
-    })
+    answer.and_then(|line| judge(&line)).map_err(|why| format!("GET {url}: {why}"))
 }
 
 /// Whether a command succeeds.
@@ -109,15 +106,8 @@ async fn command(job: Job, jobs: Jobs, limit: Duration) -> Verdict {
 /// The first line of the answer, or what there is of it.
 async fn get(url: &Url) -> Result<Vec<u8>, String> {
     let failed = |step: &'static str| move |error: io::Error| format!("{step}: {}", cause(&error));
-    let Url { host, port, path } = url;
-    let mut server = TcpStream::connect((host.as_str(), *port)).await.map_err(failed("connect"))?;
-    let request = format!(
-        "GET {path} HTTP/1.1\r\nHost: {}\r\nUser-Agent: circus-agent/{}\r\nAccept: */*\r\nConnection: close\r\n\r\n",
-        // As browsers have it: some servers know themselves by no other name.
-        if *port == 80 { bracketed(host) } else { authority(host, *port) },
-        env!("CARGO_PKG_VERSION"),
-    );
-    server.write_all(request.as_bytes()).await.map_err(failed("write"))?;
+    let mut server = TcpStream::connect((url.host.as_str(), url.port)).await.map_err(failed("connect"))?;
+    server.write_all(url.request().as_bytes()).await.map_err(failed("write"))?;
     let mut answer = [0; 512];
     let mut length = 0;
     loop {

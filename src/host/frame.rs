@@ -13,8 +13,9 @@ use crate::model::time::Time;
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub(super) enum Order {
     /// Start this; the first frame, and only it. So many descriptors of the guard's are for the program
-    /// ([`PASSED_ON`](super::guard::PASSED_ON)). The one behind them is the program's cgroup, where it has one.
-    Launch { plan: Box<Plan>, passed_on: usize, in_cgroup: bool, stop_signal: i32, until: Until },
+    /// ([`PASSED_ON`](super::guard::PASSED_ON)). The one behind them is the program's cgroup, where it has one; and then,
+    /// where it is a lord process, what hangs up when its followers are gone.
+    Launch { plan: Box<Plan>, passed_on: usize, in_cgroup: bool, is_lord: bool, stop_signal: i32, until: Until },
     /// Let it run until then instead.
     Deadline(Until),
     /// Send whom `reach` means a signal.

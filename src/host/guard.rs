@@ -12,6 +12,9 @@
 //!  (end)
 //! ```
 //!
+//! A legion's lord process has something to undo, and is not killed when the agent is gone, but asked to stop: when
+//! nothing of its followers is left, or at `deadline.stop` at the latest. `deadline.kill` stands.
+//!
 //! # Invariants
 //!
 //! - The deadline is armed before the child starts, and holds without a word from anybody.
@@ -22,8 +25,10 @@
 //! - The child's sockets are the child's alone once it runs: a guard that held on to them would leave connections
 //!   waiting where nobody accepts them any more.
 //! - No signal but SIGKILL and SIGSTOP reaches it: what systemd or a terminal sends to all, the child is to hear from
-//!   its agent. SIGKILL takes the child along (`PR_SET_PDEATHSIG`); SIGSTOP is undone by the agent's
-//!   next order, and by its end.
+//!   its agent. SIGKILL takes the child along (`PR_SET_PDEATHSIG`; a lord process is asked to stop by it instead);
+//!   SIGSTOP is undone by the agent's next order, and by its end.
+//! - What kills the agent's cgroup, as systemd and the agent's successor do, does not kill a lord process: it is in none
+//!   below the agent's, where its guard may leave that.
 //! - One thread: the end of the thread that spawned the child would end the child.
 
 use std::fs::{self, File};
@@ -74,7 +79,8 @@ fn guard() -> io::Result<()> {
     let socket = UnixStream::from(unsafe { OwnedFd::from_raw_fd(SOCKET) });
 
     let mut inbox = Inbox::default();
-    let Some(Order::Launch { plan, passed_on, in_cgroup, stop_signal, until }) = first_order(&socket, &mut inbox)
+    let Some(Order::Launch { plan, passed_on, in_cgroup, is_lord, stop_signal, until }) =
+        first_order(&socket, &mut inbox)
     else {
         return Ok(());
     };
@@ -82,6 +88,10 @@ fn guard() -> io::Result<()> {
     let mut given = (PASSED_ON..).map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
     let passed_on: Vec<OwnedFd> = given.by_ref().take(passed_on).collect();
     let cgroup = given.by_ref().take(usize::from(in_cgroup)).next();
+    let followers = given.by_ref().take(usize::from(is_lord)).next();
+    if is_lord {
+        leave_the_agents_cgroup();
+    }
     let timer = Timer::new()?;
     let child_ended = SignalFd::with_flags(&SigSet::from(Signal::SIGCHLD), SfdFlags::SFD_NONBLOCK)?;
     let deadline = Deadline::from(until);
@@ -109,6 +119,8 @@ fn guard() -> io::Result<()> {
         child_ended,
         child,
         cgroup,
+        followers,
+        abandoned: false,
         ended: false,
         stop_signal,
         deadline,
@@ -147,6 +159,11 @@ fn withdraw() {
     let _ = fs::write("/proc/self/oom_score_adj", "-1000");
 }
 
+/// Before there is a child, which goes where its parent is. Only root may; for others all is killed with the agent.
+fn leave_the_agents_cgroup() {
+    let _ = fs::write("/sys/fs/cgroup/cgroup.procs", "0");
+}
+
 /// Tells the agent, unless it does not listen: a guard waits for nobody.
 fn say(socket: &UnixStream, report: &Report) {
     use std::os::fd::AsRawFd;
@@ -161,6 +178,10 @@ struct Guard {
     child: Child,
     /// The child's cgroup, where it has one. The guard itself is not in it.
     cgroup: Option<OwnedFd>,
+    /// Where the child is a lord process: what hangs up when its followers are gone.
+    followers: Option<OwnedFd>,
+    /// Whether the agent is gone, and the child has still something to do.
+    abandoned: bool,
     /// Whether the child has ended.
     ended: bool,
     stop_signal: i32,
@@ -257,21 +278,27 @@ impl Guard {
     fn wait(&mut self, pause: Option<Duration>) -> io::Result<()> {
         let timeout = pause.map_or(PollTimeout::NONE, |pause| PollTimeout::try_from(pause).unwrap_or(PollTimeout::MAX));
         let readable = PollFlags::POLLIN;
-        let mut fds = vec![
-            PollFd::new(self.child_ended.as_fd(), readable),
-            PollFd::new(self.timer.as_fd(), readable),
-            PollFd::new(self.socket.as_fd(), readable),
-        ];
+        let mut fds = vec![PollFd::new(self.child_ended.as_fd(), readable)];
         // While clearing, the agent has nothing more to say; its end would only wake us for nothing.
-        fds.truncate(if self.clearing.is_some() { 1 } else { 3 });
+        if self.clearing.is_none() {
+            fds.push(PollFd::new(self.timer.as_fd(), readable));
+            match &self.followers {
+                Some(followers) if self.abandoned && !self.asked => fds.push(PollFd::new(followers.as_fd(), readable)),
+                _ if self.abandoned => {}
+                _ => fds.push(PollFd::new(self.socket.as_fd(), readable)),
+            }
+        }
         match poll(&mut fds, timeout) {
             Err(nix::errno::Errno::EINTR) => return Ok(()),
             polled => polled?,
         };
         let spoken = fds.get(2).is_some_and(|fd| fd.any().unwrap_or(true));
         while let Ok(Some(_)) = self.child_ended.read_signal() {}
-        if spoken {
-            self.listen();
+        match spoken {
+            // The followers are gone.
+            true if self.abandoned => self.ask_to_stop(),
+            true => self.listen(),
+            false => {}
         }
         Ok(())
     }
@@ -281,6 +308,10 @@ impl Guard {
         match self.socket.read(&mut buffer) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return,
             // The agent is gone.
+            Ok(0) | Err(_) if self.followers.is_some() => {
+                self.abandoned = true;
+                return;
+            }
             Ok(0) | Err(_) => return self.clear(),
             Ok(length) => self.inbox.extend(&buffer[..length]),
         }

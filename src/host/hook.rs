@@ -19,6 +19,9 @@ use crate::model::event::{Exit, HookCall, HookEnd, signal_name};
 use crate::model::spec::{HookPoint, HookProgram};
 use crate::wire::info_json;
 
+/// This program's file, wherever it is by now.
+const OWN: &str = "/proc/self/exe";
+
 /// Where hooks are called from.
 #[derive(Debug)]
 pub(super) struct Hooks {
@@ -61,7 +64,9 @@ async fn command(words: Vec<String>, call: Box<HookCall>, jobs: Jobs, limit: Dur
         about.watcher,
         call.point.name()
     ));
+    let job = if let HookPoint::Legion(_) = call.point { job.executing(OWN.into()) } else { job };
     let job = variables(&call).into_iter().fold(job, |job, (name, value)| job.env(name, value));
+    let job = call.env.iter().fold(job, |job, (name, value)| job.env(name, value));
     let extends = call.point == HookPoint::ExtendedStats;
     let input = if extends { Value::from(statistics(&call)).to_string() } else { String::new() };
     match job.run(&jobs, input.into_bytes(), limit).await {
@@ -125,7 +130,8 @@ fn arguments(call: &HookCall) -> Map<String, Value> {
         | HookPoint::AfterStart
         | HookPoint::BeforeSpawn
         | HookPoint::BeforeStop
-        | HookPoint::AfterStop => json!({}),
+        | HookPoint::AfterStop
+        | HookPoint::Legion(_) => json!({}),
         HookPoint::AfterSpawn => json!({"pid": pid}),
         HookPoint::BeforeSignal | HookPoint::AfterSignal => json!({"pid": pid, "signum": call.signal}),
         HookPoint::BeforeReap => json!({"process_pid": pid, "time": now}),

@@ -18,6 +18,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -136,6 +137,7 @@ impl Job {
             stdin: None,
             stop_signal: libc::SIGKILL,
             guard: None,
+            legion: None,
             signs: Signs::default(),
         };
         Job { launch, logged_as: None, leaves_nothing: false }
@@ -144,6 +146,12 @@ impl Job {
     /// Adds a variable, above those of the surroundings.
     pub(super) fn env(mut self, name: &str, value: impl Into<String>) -> Job {
         self.launch.env.push((name.into(), value.into()));
+        self
+    }
+
+    /// Executes this file, whatever its first word says.
+    pub(super) fn executing(mut self, file: PathBuf) -> Job {
+        Arc::make_mut(&mut self.launch.program).executable = Some(file);
         self
     }
 

@@ -4,7 +4,7 @@
 //! The folder obeys and reports, and decides nothing: when a process is to start, stop or start again is the model's.
 //!
 //! Reading order: `process` (one task per process, reads like its life), [`guard`] (the parent of a singleton's
-//! child), `tree` (what a process left behind) and `cgroup` (where it cannot hide), `plan` and `spawn` (from a `Launch` to a running program),
+//! child) and `legion` (what ends before what without the agent), `tree` (what a process left behind) and `cgroup` (where it cannot hide), `plan` and `spawn` (from a `Launch` to a running program),
 //! `spawner` (the threads that do it), [`output`] (what processes write), `job` (processes on the side), `hook` and
 //! `python` (what runs at points of a watcher's life), `contact` with `notify` and `ack` (what a process says of itself),
 //! `check` (what is seen of it), `socket` (what processes share, and who wants something of it), `sample`, [`machine`],
@@ -37,6 +37,7 @@ mod contact;
 mod frame;
 mod hook;
 mod job;
+mod legion;
 mod notify;
 mod plan;
 mod process;
@@ -69,6 +70,7 @@ use self::cgroup::Home;
 use self::contact::SocketDir;
 use self::hook::Hooks;
 use self::job::Jobs;
+use self::legion::Legions;
 use self::output::{Hub, Outputs};
 use self::plan::Surroundings;
 use self::process::{Life, Mailbox};
@@ -103,6 +105,7 @@ pub struct Host {
     notify_dir: Arc<SocketDir>,
     /// Where processes have their cgroups, if that is possible and wanted.
     cgroups: Option<Arc<Home>>,
+    legions: Arc<Legions>,
     sampler: Arc<Mutex<Sampler>>,
     outputs: Arc<Outputs>,
     sockets: Arc<Sockets>,
@@ -156,6 +159,7 @@ impl Host {
             guard_program: GuardProgram(c"/proc/self/exe".to_owned()),
             notify_dir: Arc::new(SocketDir::new(notify_dir)),
             cgroups: None,
+            legions: Arc::default(),
             sampler: Arc::default(),
         })
     }
@@ -219,6 +223,7 @@ impl Host {
             jobs: self.jobs.clone(),
             notify_dir: Arc::clone(&self.notify_dir),
             cgroups: self.cgroups.clone(),
+            legions: Arc::clone(&self.legions),
         };
         match launch.guard {
             None => tokio::spawn(life.alone(launch.clone())),

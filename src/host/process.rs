@@ -6,6 +6,8 @@
 //!                                        └──── (guard killed) ─▶ sweep ─▶ last words ─▶ Exited(Lost) ─▶ Gone
 //! ```
 //!
+//! A lord process whose guard is killed has been asked to stop by that, and has until its deadline before it is swept.
+//!
 //! The sweep ends both, and is the proof for `Gone`: the agent looks for itself, whatever a guard has done. Where the
 //! process has a cgroup that must be empty first; where no orphans are adopted the rest is one system call. After it
 //! nothing can write any more, so what is read then is all.
@@ -27,9 +29,11 @@ use tokio::time::sleep;
 use super::ack::{AckSocket, Acks};
 use super::cgroup::{Home, Leaf, warn_of_stuck};
 use super::check::{CheckOrder, Checks};
+use super::clock::Alarm;
 use super::contact::SocketDir;
 use super::frame::{Garbage, Inbox, Order, Report, encode};
 use super::job::Jobs;
+use super::legion::Legions;
 use super::notify::{Notices, NotifySocket};
 use super::output::{Intake, Outputs, Reading};
 use super::plan::{Descriptors, Surroundings};
@@ -38,7 +42,7 @@ use super::spawn::{Child, Plan, failure, spawn};
 use super::spawner::Spawner;
 use super::tree::{self, Left, Main, Patience, Scope};
 use super::{GuardProgram, guard, sys};
-use crate::model::event::{Deadline, Event, Exit, Launch, ProcessEvent, ProcessId, Reach, SpawnFailure};
+use crate::model::event::{Deadline, Event, Exit, Launch, LegionPart, ProcessEvent, ProcessId, Reach, SpawnFailure};
 use crate::model::spec::{Check, FIRST_FD, Purpose};
 use crate::model::time::Time;
 
@@ -151,6 +155,7 @@ pub(super) struct Life {
     pub(super) notify_dir: Arc<SocketDir>,
     /// Where processes have their cgroups, if that is possible.
     pub(super) cgroups: Option<Arc<Home>>,
+    pub(super) legions: Arc<Legions>,
 }
 
 /// What a running process is known by, besides its end.
@@ -294,6 +299,8 @@ impl Life {
         let mut end = GuardedEnd::NotStarted(None);
         let mut empty = None;
         let mut waiting = Orders::default();
+        let mut until = until;
+        let mut lord = None;
         loop {
             // One batch at a time: while the guard does not read, orders pile up where they cannot grow.
             if !line.has_unsent() {
@@ -306,6 +313,9 @@ impl Life {
                     Ok(Some(Report::Spawned { pid: spawned })) => {
                         pid = Some(spawned);
                         end = GuardedEnd::Running;
+                        if launch.legion == Some(LegionPart::Lord) {
+                            lord = sys::pidfd_open(spawned).ok();
+                        }
                         self.report(ProcessEvent::Spawned { pid: spawned }).await;
                         reading = intake.take().map(|intake| self.read(intake, spawned));
                     }
@@ -336,6 +346,7 @@ impl Life {
                     }
                     let checks = std::mem::take(&mut orders.checks).into_iter();
                     checks.for_each(|check| signs.checks.begin(check, &launch, &self.jobs));
+                    until = orders.deadline.unwrap_or(until);
                     waiting.add(orders);
                 }
                 // The program may be quicker than the guard's word that it runs, which comes first.
@@ -349,6 +360,9 @@ impl Life {
         drop(signs);
         guard.signal(libc::SIGKILL);
         let exit = guard.ended().await;
+        if let (GuardedEnd::Running, Some(lord)) = (&end, lord) {
+            self.let_undo(lord, until).await;
+        }
         let was_empty = self.clear(pid, leaf, &name).await;
         if let Some(reading) = reading {
             reading.finish().await;
@@ -369,6 +383,21 @@ impl Life {
         }
     }
 
+    /// Waits for the end of a lord process whose guard was killed, until `until` as it was then, or until it is to be
+    /// killed.
+    async fn let_undo(&self, lord: OwnedFd, until: Deadline) {
+        let (Ok(lord), Ok(mut alarm)) = (sys::watch(lord), Alarm::new()) else { return };
+        if alarm.set(Some(until.kill)).is_err() {
+            return;
+        }
+        let killed = async { while !self.mailbox.fetch().await.kill {} };
+        select! {
+            _ = lord.readable() => {}
+            () = alarm.rang() => {}
+            () = killed => {}
+        }
+    }
+
     /// Starts the guard, and prepares what it is to be told.
     async fn start_guard(
         &self,
@@ -381,27 +410,31 @@ impl Life {
         let line = Line::new(ours).map_err(|error| failure("guard socketpair", &error))?;
         let hold = self.hold.as_ref().map(|hold| hold.try_clone()).transpose();
         let hold = hold.map_err(|error| failure("guard dup", &error))?;
+        let is_lord = launch.legion == Some(LegionPart::Lord);
+        let end = launch.legion.as_ref().map(|part| self.legions.end_for(part, &launch.watcher)).transpose();
+        let end = end.map_err(|error| failure("guard pipe", &error))?;
         let (around, sockets) = (self.around.clone(), Arc::clone(&self.sockets));
         let cgroups = self.cgroups.clone();
         let start = move || {
-            let plan = Plan::of(&launch, &around, libc::SIGKILL)?;
+            let plan = Plan::of(&launch, &around, if is_lord { launch.stop_signal } else { libc::SIGKILL })?;
             let (descriptors, intake) = Descriptors::open(&launch, &sockets, ack_line)?;
             let mut fds = descriptors.standard().to_vec();
             debug_assert_eq!(fds.len() as i32, guard::SOCKET);
             fds.push(theirs.as_fd());
             debug_assert_eq!(fds.len() as i32, guard::PASSED_ON);
             fds.extend(descriptors.further());
-            let leaf = cgroups.and_then(|cgroups| cgroups.new_leaf(launch.watcher.as_str()));
+            let leaf = cgroups.filter(|_| !is_lord).and_then(|cgroups| cgroups.new_leaf(launch.watcher.as_str()));
             fds.extend(leaf.as_ref().map(Leaf::dir));
             // The guard kills it in the end, however that comes.
             leaf.iter().for_each(Leaf::spend);
+            fds.extend(end.as_ref().map(AsFd::as_fd));
             fds.extend(hold.as_ref().map(AsFd::as_fd));
             let started = spawn(&program.plan(&launch, &around), &fds, None);
             let child =
                 started.map_err(|failed| SpawnFailure { stage: format!("guard {}", failed.stage), ..failed })?;
             let (plan, passed_on, in_cgroup) = (Box::new(plan), descriptors.further().len(), leaf.is_some());
             let (stop_signal, until) = (launch.stop_signal, until.into());
-            let order = Order::Launch { plan, passed_on, in_cgroup, stop_signal, until };
+            let order = Order::Launch { plan, passed_on, in_cgroup, is_lord, stop_signal, until };
             Ok((child, (leaf, intake, order)))
         };
         let (guard, (leaf, intake, order)) = start_with(&self.spawner, &self.around.tag, start).await?;

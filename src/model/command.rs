@@ -166,6 +166,8 @@ pub enum Command {
     RemoveSocket { socket: String, patience: Patience },
     /// Sends a signal to a watcher's processes, or one of them.
     Signal { watcher: String, pid: Option<u32>, signal: i32, reach: Reach },
+    /// Tells whoever follows events of this, in a watcher's name. Nothing else comes of it.
+    Publish { watcher: String, topic: String },
     /// Stops a watcher's processes, or one of them, with this signal and time; they are replaced.
     Kill { watcher: String, pid: Option<u32>, signal: Option<i32>, grace: Option<Duration>, patience: Patience },
     /// Stops all that runs here, hands singletons over, and starts nothing until [`Command::Undrain`].
@@ -240,6 +242,7 @@ impl Command {
             | Command::SetSocket { .. }
             | Command::RemoveSocket { .. }
             | Command::Signal { .. }
+            | Command::Publish { .. }
             | Command::Kill { .. }
             | Command::Drain { .. }
             | Command::Undrain { .. }
@@ -303,6 +306,7 @@ impl Command {
             | Command::Plan
             | Command::Signal { .. }
             | Command::Rename { .. }
+            | Command::Publish { .. }
             | Command::Version
             | Command::Nodes
             | Command::NodeList

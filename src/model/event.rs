@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use super::command::{Command, NodeRow, Outcome, RequestId, Sample, Target};
 use super::drill::Drill;
+use super::election::{Membership, Muster};
 use super::history::{Entry, Fact};
 use super::names::{ClusterName, NodeName, Owner, WatcherName};
 use super::pattern::Pattern;
-use super::snapshot::ProcessView;
+use super::snapshot::{Lordship, ProcessView};
 use super::spec::{AgentSpec, Check, Defaults, HookPoint, HookProgram, ProgramSpec, Purpose, SocketSpec, WatcherSpec};
 use super::stats::{History, Measures, NodeStats};
 use super::store::{Missed, StoreFacts};
@@ -50,6 +51,10 @@ pub enum Event {
     Lease { watcher: WatcherName, ask: Ask, answer: LeaseAnswer },
     /// A lease may be free: its release was announced, or announcements may have been missed.
     LeaseFreed { watcher: WatcherName },
+    /// The store said who is there of those that contend for a lease, to a question sent then, or failed to.
+    Mustered { watcher: WatcherName, sent: Time, result: Result<Muster, String> },
+    /// Another member came, went or changed: who is there is to be asked anew.
+    MembersChanged { watcher: WatcherName },
     /// The lease store can be reached.
     StoreUp,
     /// It cannot, for this reason.
@@ -368,6 +373,11 @@ pub enum Action {
     AskLease { watcher: WatcherName, ask: Ask, timeout: Duration },
     /// Get another name for this node; ends in `Renamed`.
     Rename { request: RequestId, to: NodeName },
+    /// Tell the store that this node is a member of those that contend for a lease, or with nothing that it is none any
+    /// more, and ask who else is; ends in `Mustered` within `timeout`.
+    Muster { watcher: WatcherName, sent: Time, membership: Option<Membership>, timeout: Duration },
+    /// Keep for programs to read whether this node leads a legion; nothing: there is no such legion here any more.
+    ShowLordship { legion: WatcherName, lordship: Option<Box<Lordship>> },
     /// Say that a lease nobody ever held is free.
     InitLease { request: RequestId, watcher: WatcherName },
     /// Ask the lease store whether the tenure under this token holds; ends in `LeaseChecked`.
@@ -468,6 +478,8 @@ pub struct Launch {
     pub stop_signal: i32,
     /// Where a lease is behind it: when its guard stops and kills it unless told otherwise.
     pub guard: Option<Deadline>,
+    /// Its part in a legion, where it has one: what becomes of it without the agent.
+    pub legion: Option<LegionPart>,
     /// What it is listened to for.
     pub signs: Signs,
 }
@@ -545,6 +557,19 @@ pub enum Reach {
     Child(u32),
 }
 
+/// What a guarded process is in a legion.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LegionPart {
+    /// The lord process. Without the agent it is asked to stop, when nothing of its followers is left, and killed only at
+    /// its deadline.
+    Lord,
+    /// One that runs where the lord process does. Without the agent it is killed at once, as any singleton.
+    Follower {
+        /// The lord process's watcher.
+        of: WatcherName,
+    },
+}
+
 /// From what a watcher is worked out.
 #[derive(Debug, Clone, PartialEq)]
 pub enum AmendBase {
@@ -595,6 +620,8 @@ pub struct HookCall {
     pub stats: Option<Sample>,
     /// The fencing token under which the watcher runs, where it is a singleton.
     pub token: Option<u64>,
+    /// What it is told of its legion, besides.
+    pub env: Vec<(String, String)>,
 }
 
 /// What a hook may know of its watcher: Python's get it as the `watcher` argument.
@@ -650,6 +677,8 @@ pub enum News {
     HookSuccess { hook: HookPoint },
     /// A hook failed.
     HookFailure { hook: HookPoint, error: String },
+    /// Somebody had this told in its name.
+    Published { topic: String },
 }
 
 impl News {
@@ -667,6 +696,7 @@ impl News {
             News::Remove => "remove",
             News::HookSuccess { .. } => "hook_success",
             News::HookFailure { .. } => "hook_failure",
+            News::Published { .. } => "published",
         }
     }
 }

@@ -81,12 +81,16 @@ pub enum Cause {
     GaveUp,
     /// Its child ended, and is not to be replaced.
     Finished,
+    /// A better member took over, the node in the detail.
+    Preempted,
+    /// Too few of its members lived.
+    NoQuorum,
     /// A drill did what is in the detail to its holder: told by the drill's witness, not by the holder.
     Drilled,
 }
 
 impl Cause {
-    const ALL: [Cause; 11] = [
+    const ALL: [Cause; 13] = [
         Cause::Moved,
         Cause::Stopped,
         Cause::AgentStopping,
@@ -97,6 +101,8 @@ impl Cause {
         Cause::Expired,
         Cause::GaveUp,
         Cause::Finished,
+        Cause::Preempted,
+        Cause::NoQuorum,
         Cause::Drilled,
     ];
 
@@ -113,6 +119,8 @@ impl Cause {
             Cause::Expired => "expired",
             Cause::GaveUp => "gave-up",
             Cause::Finished => "finished",
+            Cause::Preempted => "preempted",
+            Cause::NoQuorum => "no-quorum",
             Cause::Drilled => "drilled",
         }
     }

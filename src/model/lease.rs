@@ -28,8 +28,7 @@
 //!   nobody.
 //! - What was seen held a moment ago has not ended long ago, whatever the store's clock says: each taking tells when that
 //!   was.
-//! - All leases of a node are refreshed on the node's own ticks, so that one round trip does for all of them; the ticks of
-//!   several nodes are spread.
+//! - All leases of a node are refreshed on the node's own [`Ticks`], so that one round trip does for all of them.
 
 use std::time::Duration;
 
@@ -39,6 +38,7 @@ use super::names::{LeaseName, NodeName, Owner};
 use super::random::Random;
 use super::snapshot::{LeaseCounts, LeaseRole, LeaseView};
 use super::spec::LeaseTimings;
+use super::ticks::Ticks;
 use super::time::Time;
 
 /// How long a released lease is kept for the node it was moved to.
@@ -58,8 +58,8 @@ pub struct Lease {
     node: NodeName,
     timings: LeaseTimings,
     random: Random,
-    /// What tells this node's ticks from others': drawn from its first name.
-    phase: u64,
+    /// Drawn from its first name.
+    ticks: Ticks,
     state: State,
     /// The longest ttl known of any node: what a quarantine has to wait out.
     longest: Duration,
@@ -141,15 +141,17 @@ pub enum After {
     StandBack { pause: Duration, why: String },
     /// It wants it again at once.
     Stay,
+    /// It wants no part in it until it is told to, for this reason.
+    Aside { why: String },
 }
 
 impl Lease {
     /// A lease that this node does not want yet.
     pub fn new(name: LeaseName, node: NodeName, timings: LeaseTimings, random: Random) -> Lease {
         let state = State::Aside { until: None, why: String::new(), given_to: None };
-        let phase = node.as_str().bytes().fold(0xcbf2_9ce4_8422_2325, fnv_1a);
+        let ticks = Ticks::new(&node, timings.refresh_interval);
         let (longest, counts) = (timings.ttl, LeaseCounts::default());
-        Lease { name, node, timings, random, phase, state, longest, seen: None, splits: 0, latency: None, counts }
+        Lease { name, node, timings, random, ticks, state, longest, seen: None, splits: 0, latency: None, counts }
     }
 
     /// This node would run the child. Ends a stand-back too.
@@ -166,11 +168,51 @@ impl Lease {
         self.give_up(now, None, Then::Aside { until: None, why: String::new() });
     }
 
+    /// This node is not the one to ask for it, for this reason, and `to` is where that is known. What it holds it keeps,
+    /// and a stand-back goes on.
+    pub fn defer(&mut self, now: Time, why: String, to: Option<NodeName>) {
+        if self.stands_back(now) {
+            return;
+        }
+        match &mut self.state {
+            State::Held(_) => {}
+            State::Aside { .. } => self.state = State::Aside { until: None, why, given_to: to },
+            State::Releasing { then, .. } => *then = Then::Aside { until: None, why },
+            State::Waiting { .. } | State::Asking { .. } => {
+                self.give_up(now, None, Then::Aside { until: None, why });
+                if let State::Aside { given_to, .. } = &mut self.state {
+                    *given_to = to;
+                }
+            }
+        }
+    }
+
+    /// Whether this node leaves it to others for a while, whoever else would have it.
+    pub fn stands_back(&self, now: Time) -> bool {
+        match &self.state {
+            State::Aside { until, .. } => until.is_some_and(|until| until > now),
+            State::Releasing { then, .. } => matches!(then, Then::Aside { until: Some(_), .. }),
+            State::Waiting { .. } | State::Asking { .. } | State::Held(_) => false,
+        }
+    }
+
+    /// It does so no longer.
+    pub fn end_stand_back(&mut self) {
+        match &mut self.state {
+            State::Aside { until, .. } | State::Releasing { then: Then::Aside { until, .. }, .. } => *until = None,
+            State::Releasing { then: Then::Wait, .. }
+            | State::Waiting { .. }
+            | State::Asking { .. }
+            | State::Held(_) => {}
+        }
+    }
+
     /// Releases a lease whose child's whole tree is gone, for `to` alone where it is named.
     pub fn release(&mut self, now: Time, to: Option<NodeName>, after: After) {
         let then = match after {
             After::StandBack { pause, why } => Then::Aside { until: Some(now + pause), why },
             After::Stay => Then::Wait,
+            After::Aside { why } => Then::Aside { until: None, why },
         };
         self.give_up(now, to, then);
     }
@@ -245,7 +287,7 @@ impl Lease {
                 self.seen = self.seen.max(Some(ask.sent));
             }
         }
-        let tick = self.tick(ask.sent);
+        let tick = self.ticks.after(ask.sent);
         let due = self.due(ask.sent, tick);
         match (&mut self.state, &ask.kind, answer) {
             (
@@ -382,24 +424,6 @@ impl Lease {
         let most = HERD.saturating_mul(1 << self.splits.min(16)).min(self.pause());
         self.splits += 1;
         self.random.below(most)
-    }
-
-    /// When the next refresh goes out after one that was sent then: at the last of this node's ticks that is not more
-    /// than the interval and its jitter away. There is one, because no two ticks are further apart than that.
-    fn tick(&self, sent: Time) -> Time {
-        let interval = self.timings.refresh_interval.as_nanos() as u64;
-        let jitter = LeaseTimings::JITTER * interval as f64;
-        let latest = sent.as_nanos() + interval + jitter as u64;
-        // Each tick comes a little after its turn, by what the node's name makes of it.
-        let tick = |turn: u64| {
-            turn * interval
-                + (jitter * Random::from_number(self.phase ^ turn).fraction()) as u64
-                + self.phase % interval
-        };
-        let turn = latest.saturating_sub(self.phase % interval) / interval;
-        let last = if tick(turn) <= latest { tick(turn) } else { tick(turn.saturating_sub(1)) };
-        // Right after the machine's start no turn has come yet.
-        Time::from_nanos(last.min(latest))
     }
 
     /// From when on a refresh that is not confirmed counts as late. One that went out early, so as to go with others,
@@ -655,11 +679,6 @@ impl Lease {
     }
 }
 
-/// One step of FNV-1a (Fowler, Noll and Vo): spreads names over numbers.
-fn fnv_1a(hash: u64, byte: u8) -> u64 {
-    (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-}
-
 fn with(what: &str, why: Option<&str>) -> String {
     why.map_or_else(|| what.to_owned(), |why| format!("{what}: {why}"))
 }
@@ -736,39 +755,6 @@ mod tests {
         let play = Play::held(1.2);
         assert_eq!(play.kill(1.2), at(0.0) + LeaseTimings::thirds(TTL).validity());
         assert!(play.kill(1.2) < at(15.0));
-    }
-
-    #[test]
-    fn the_next_refresh_is_never_later_than_the_interval_and_its_jitter() {
-        for node in ["a", "b", "web-1.example.net"] {
-            let lease = lease(node, "beat");
-            for step in 0..20_000 {
-                let sent = Time::ZERO + Duration::from_millis(step * 37);
-                let next = lease.tick(sent);
-                assert!(sent < next && sent.until(next) <= Duration::from_millis(5_500), "{sent:?} {next:?}");
-            }
-        }
-    }
-
-    #[test]
-    fn leases_of_a_node_come_to_be_refreshed_together_and_those_of_others_at_other_times() {
-        let ticks = |node: &str| {
-            let after = |start: u64| {
-                let mut sent = at(0.0) + Duration::from_millis(start * 113);
-                while sent < at(60.0) {
-                    sent = lease(node, &format!("w{start}")).tick(sent);
-                }
-                sent
-            };
-            let all: std::collections::BTreeSet<Time> = (0..40).map(after).collect();
-            all.into_iter().collect::<Vec<_>>()
-        };
-        let nodes: Vec<Vec<Time>> = (0..8).map(|n| ticks(&format!("web-{n}"))).collect();
-        assert!(nodes.iter().all(|ticks| ticks.len() == 1), "{nodes:?}");
-        let mut moments: Vec<Time> = nodes.into_iter().flatten().collect();
-        moments.sort_unstable();
-        moments.dedup_by(|a, b| b.until(*a) < Duration::from_millis(20));
-        assert!(moments.len() >= 7, "{moments:?}");
     }
 
     #[test]

@@ -31,10 +31,15 @@ pub mod history;
 
 pub mod drill;
 
+mod ticks;
+
+pub mod election;
+
 pub mod checkup;
 pub mod process;
 
 pub mod lease;
+pub mod roll;
 pub mod sockets;
 pub mod store;
 pub mod vote;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::event::{Bound, Exit};
+use super::event::{Bound, Deadline, Exit};
 use super::names::{ClusterName, NodeName, SocketName, WatcherName};
 use super::spec::SocketKind;
 use super::store::Missed;
@@ -93,6 +93,8 @@ pub struct WatcherView {
     pub next_try: Option<Duration>,
     /// Its lease, where it is a singleton.
     pub lease: Option<LeaseView>,
+    /// Its members, where they elect who has the lease.
+    pub legion: Option<Box<LegionView>>,
 }
 
 /// A socket that is shared.
@@ -240,6 +242,97 @@ impl LeaseRole {
             LeaseRole::Aside => "aside",
         }
     }
+}
+
+/// A legion, or a singleton whose holder is elected, as one of its members sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LegionView {
+    /// Its name: that of the watcher that leads it.
+    pub name: WatcherName,
+    /// This node.
+    pub node: NodeName,
+    /// Its valor; 0: an arbiter.
+    pub valor: u32,
+    /// Whether a higher valor takes over from a lord that lives.
+    pub preempt: bool,
+    /// So many members have to live.
+    pub quorum: u32,
+    /// How many there should be, where that was said.
+    pub expected: Option<u32>,
+    /// What this node tells the others of itself.
+    pub scroll: String,
+    /// Whether there has been a quorum since the agent knows of it.
+    pub joined: bool,
+    /// How many members live, this one included.
+    pub live: u32,
+    /// Those that this node has heard of, by name, itself among them.
+    pub members: Vec<MemberView>,
+    /// For how long what is known of them is so; nothing: nothing is known yet.
+    pub seen: Option<Duration>,
+    /// Who leads, as far as this node knows.
+    pub lord: Option<LordView>,
+    /// This node's part in it.
+    pub role: LeaseRole,
+    /// Why this node leads, or does not.
+    pub why: String,
+    /// What has changed lately, the latest first.
+    pub changes: Vec<LegionChange>,
+}
+
+/// A member of a legion.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberView {
+    /// Its node.
+    pub node: NodeName,
+    /// Its valor.
+    pub valor: u32,
+    /// Whether it would lead: not an arbiter, not stopped, not standing back.
+    pub stands: bool,
+    /// Its scroll.
+    pub scroll: String,
+    /// For how long it counts without another word; zero: it has fallen silent, and the store has not been heard since.
+    pub left: Duration,
+}
+
+/// Who leads a legion.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LordView {
+    /// Its node; as text where no agent of ours wrote it.
+    pub node: String,
+    /// The token, where that is this node.
+    pub token: Option<u64>,
+    /// For how long this node has known it to lead.
+    pub held_for: Duration,
+}
+
+/// Something that changed in a legion.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LegionChange {
+    /// How long ago.
+    pub ago: Duration,
+    /// What: `web-3 joined`, `web-1 leads`, `no quorum: 1 of 2`.
+    pub text: String,
+}
+
+/// Whether this node leads a legion now: what programs ask.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lordship {
+    /// The legion.
+    pub legion: WatcherName,
+    /// This node.
+    pub node: NodeName,
+    /// Where it leads: under which token, and until when unless that is put off.
+    pub mine: Option<(u64, Deadline)>,
+    /// The node that leads, as far as this one knows.
+    pub lord: Option<String>,
+    /// The members that live, by name.
+    pub members: Vec<NodeName>,
+    /// So many have to.
+    pub quorum: u32,
+    /// The lord's scroll.
+    pub scroll: String,
+    /// Why this node leads, or does not.
+    pub reason: String,
 }
 
 /// A line of a process's output.

@@ -78,8 +78,9 @@ impl StreamView {
             };
             about.push_str(&format!(", {exit}"));
         }
-        if let Some(hook) = body["name"].as_str() {
-            about.push_str(&format!(" {hook}"));
+        // A hook's, or what somebody chose.
+        if let Some(name) = body["name"].as_str().or(body["topic"].as_str()) {
+            about.push_str(&format!(" {name}"));
         }
         if let Some(error) = body["error"].as_str() {
             (about, paint) = (format!("{about}: {error}"), Paint::Bad);
@@ -179,6 +180,7 @@ mod tests {
                 "web#2 reap pid 4711, ended with its guard",
             ),
             ("start", json!({}), "web start"),
+            ("published", json!({"topic": "web.warm"}), "web published web.warm"),
             ("hook_success", json!({"name": "before_start"}), "web hook_success before_start"),
             ("hook_failure", json!({"name": "x", "error": "a\x1b[2J"}), "web hook_failure x: a [2J"),
         ] {

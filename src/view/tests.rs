@@ -49,6 +49,7 @@ fn watcher(name: &str, state: WatcherState, wanted: u32, pids: &[(u32, u64)], no
         last_exit: None,
         next_try: None,
         lease: None,
+        legion: None,
     }
 }
 

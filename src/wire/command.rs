@@ -37,6 +37,7 @@ pub fn command_name(command: &Command) -> &'static str {
         Command::Add { .. } => "add",
         Command::Remove { .. } => "rm",
         Command::Signal { .. } => "signal",
+        Command::Publish { .. } => "publish",
         Command::Kill { .. } => "kill",
         Command::Drain { .. } => "drain",
         Command::Undrain { .. } => "undrain",
@@ -171,6 +172,7 @@ pub fn command_json(command: &Command) -> Value {
             json!({"name": watcher, "kind": kind.word(), "lasting": lasting.map(|lasting| lasting.as_secs_f64())})
         }
         Command::LeaseCheck { watcher, token } => json!({"name": watcher, "token": token}),
+        Command::Publish { watcher, topic } => json!({"name": watcher, "topic": topic}),
         Command::LeaseInit { watcher } | Command::Explain { watcher } => json!({"name": watcher}),
     };
     if let Value::Object(properties) = &mut properties {
@@ -233,6 +235,7 @@ mod tests {
             Command::LeaseCheck { watcher: "beat".into(), token: u64::MAX },
             Command::LeaseInit { watcher: "beat".into() },
             Command::Rename { to: NodeName::parse("web-9").unwrap() },
+            Command::Publish { watcher: "beat".into(), topic: "beat.done".into() },
             Command::Drill { watcher: "beat".into(), kind: Kind::Kill, lasting: None },
             Command::Drill { watcher: "beat".into(), kind: Kind::RedisLoss, lasting: Some(Duration::from_millis(500)) },
         ];

@@ -15,6 +15,7 @@ use crate::model::snapshot::LogLine;
 /// - `spawn` `kill`: `process_pid`, and of ours `wid`
 /// - `reap`: the same and `exit_code`: the exit status, or the signal as a negative number, or null where it is unknown
 /// - `hook_success`: `name`, the hook's; `hook_failure`: the same and `error`
+/// - `published`: `topic`, whoever asked for it has chosen it
 /// - `start` `stop` `reload` `updated` `add` `remove`: nothing
 pub fn notice_json(notice: &Notice, node: &NodeName, time: f64) -> Value {
     let word = notice.news.word();
@@ -30,6 +31,7 @@ pub fn notice_json(notice: &Notice, node: &NodeName, time: f64) -> Value {
         }
         News::Start | News::Stop | News::Reload | News::Updated | News::Add | News::Remove => json!({"time": time}),
         News::HookSuccess { hook } => json!({"name": hook.name(), "time": time}),
+        News::Published { topic } => json!({"topic": topic, "time": time}),
         News::HookFailure { hook, error } => json!({"name": hook.name(), "time": time, "error": error}),
     };
     json!({

@@ -11,6 +11,7 @@ use crate::model::drill::Kind;
 use crate::model::event::{Changes, Reach, signal_number};
 use crate::model::names::{BadName, Label, NodeName, NodeWord, SocketName, WatcherName};
 use crate::model::pattern::Pattern;
+use crate::model::spec::is_topic;
 
 /// How many characters it may take to say who asks.
 const MAX_BY: usize = 256;
@@ -188,6 +189,13 @@ impl<'a> Properties<'a> {
             }
             "rmsocket" => Command::RemoveSocket { socket: needed()?, patience: self.patience()? },
             "signal" => self.signal()?,
+            "publish" => {
+                let topic = self.needed("topic")?;
+                if !is_topic(&topic) {
+                    return Err(wrong("topic", "a text without blanks, of at most 200 characters"));
+                }
+                Command::Publish { watcher: needed()?, topic }
+            }
             "kill" => Command::Kill {
                 watcher: needed()?,
                 pid: self.pid("pid")?,

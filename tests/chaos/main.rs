@@ -18,6 +18,7 @@ mod sentinels;
 #[path = "../support/witness.rs"]
 mod witness;
 
+mod address;
 mod clock;
 mod net;
 mod scenarios;

@@ -89,6 +89,19 @@ impl Net {
         host
     }
 
+    /// Has these hear each other on a cable that no rule reaches, too: as `lan0`, with 10.8.0.1, 10.8.0.2 and so on.
+    pub fn lan(&self, hosts: &[Host]) {
+        ip(&["link add lan type bridge forward_delay 0", "link set lan up"]);
+        for (number, host) in (1..).zip(hosts) {
+            let there = format!("/proc/{}/fd/{}", std::process::id(), host.namespace.0.as_raw_fd());
+            ip(&[
+                &format!("link add lan{number} type veth peer name lan0 netns {there}"),
+                &format!("link set lan{number} master lan up"),
+            ]);
+            host.run(|| ip(&[&format!("addr add 10.8.0.{number}/24 dev lan0"), "link set lan0 up"]));
+        }
+    }
+
     /// All hosts so far.
     pub fn hosts(&self) -> &[Host] {
         &self.hosts

@@ -63,6 +63,9 @@ pub(crate) fn watcher(name: &str) -> WatcherSpec {
         hook_timeout: Duration::from_secs(30),
         on_demand: None,
         singleton: None,
+        election: None,
+        legion: None,
+        follows: None,
         settings: BTreeMap::new(),
     }
 }

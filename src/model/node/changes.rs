@@ -243,8 +243,10 @@ impl Node {
     pub(super) fn defaults(&self) -> Defaults {
         let order = |watcher: &Watcher| (watcher.spec().name.clone(), watcher.spec().after.clone());
         let access = |socket: &Socket| (socket.spec.name.clone(), socket.spec.watchers.clone());
+        let legions = self.watchers.iter().map(Watcher::spec).filter(|spec| spec.legion.is_some());
         Defaults {
             watchers: self.watchers.iter().map(order).collect(),
+            legions: legions.map(|spec| spec.name.clone()).collect(),
             sockets: self.sockets.iter().map(access).collect(),
             ..self.agent.defaults()
         }
@@ -274,9 +276,8 @@ impl Node {
                 self.settings_ready(request, key, (base, *spec), changes, patience, actions)
             }
             (Ok(spec), Amendment::Add { name, start, patience }) => {
-                let checked = self
-                    .check_new(&name)
-                    .and_then(|()| self.check_after(&spec.name, &spec.after, &[]).map_err(Refusal::BadMessage));
+                let checked =
+                    self.check_new(&name).and_then(|()| self.check_firsts(&spec, &[]).map_err(Refusal::BadMessage));
                 match checked {
                     Err(refusal) => Some(Reply::Refused(refusal)),
                     Ok(()) => {
@@ -315,7 +316,8 @@ impl Node {
             let name = base.name.to_string();
             return self.set(request, &name, changes, patience, actions).err().map(Reply::Refused);
         }
-        if let Err(why) = self.check_after(&spec.name, &spec.after, &base.after) {
+        let before: Vec<WatcherName> = base.firsts().cloned().collect();
+        if let Err(why) = self.check_firsts(&spec, &before) {
             return Some(Reply::Refused(Refusal::BadMessage(why)));
         }
         let updated = changes.settings.len() + usize::from(changes.env.is_some());
@@ -350,8 +352,12 @@ impl Node {
         let key = self.find(watcher)?;
         let name = &self.watchers[key].spec().name;
         if leave == Leave::Processes {
-            if self.watchers[key].lease().is_some() {
-                return Err(Refusal::BadMessage(format!("{name} is a singleton: nothing of it may run unguarded")));
+            if self.watchers[key].is_guarded() {
+                let what = match self.watchers[key].leader() {
+                    Some(legion) => format!("follows the legion {legion}"),
+                    None => "is a singleton".to_owned(),
+                };
+                return Err(Refusal::BadMessage(format!("{name} {what}: nothing of it may run unguarded")));
             }
             self.remove(key, actions);
             return Ok(Some(Reply::Done(Answer::Ok)));
@@ -364,7 +370,9 @@ impl Node {
     /// Stops a watcher for good.
     fn dismiss_watcher(&mut self, key: Key, by: Option<String>) {
         self.queue.retain(|queued| *queued != key);
-        self.watchers.stir(key).stop(Ending { by, ..Ending::of(Cause::Removed) });
+        let watcher = self.watchers.stir(key);
+        watcher.stop(Ending { by, ..Ending::of(Cause::Removed) });
+        watcher.retire();
         self.leaving.insert(key);
     }
 
@@ -395,7 +403,8 @@ pub(super) fn count(number: usize) -> u32 {
 fn effect(watcher: &Watcher, new: &WatcherSpec) -> Effect {
     let now = watcher.spec();
     let running = count(watcher.pids().len());
-    if running > 0 && (now.program != new.program || now.singleton != new.singleton) {
+    let differs = now.program != new.program || now.singleton != new.singleton || now.follows != new.follows;
+    if running > 0 && differs {
         Effect::Replaced { restarts: running }
     } else if now.numprocesses != new.numprocesses && watcher.numprocesses() != new.numprocesses {
         Effect::Resized { from: watcher.numprocesses(), to: new.numprocesses }

@@ -240,6 +240,11 @@ impl Node {
                 self.watchers.stir(key).signal(pid, signal, reach, actions);
                 Answer::Ok
             }
+            Command::Publish { watcher, topic } => {
+                let key = self.find(&watcher)?;
+                self.watchers[key].publish(News::Published { topic }, actions);
+                Answer::Ok
+            }
             Command::Kill { watcher, pid, signal, grace, patience } => {
                 let key = self.find(&watcher)?;
                 let processes = self.watchers.stir(key).kill_some(now, pid, signal, grace);
@@ -287,7 +292,7 @@ impl Node {
     ) -> Result<(), Refusal> {
         let key = self.find(&watcher)?;
         let name = self.watchers[key].spec().name.clone();
-        let Some(lease) = self.watchers[key].lease() else { return Err(Refusal::NotSingleton(name)) };
+        let Some(lease) = self.watchers[key].lease() else { return Err(without_lease(&self.watchers[key])) };
         let here = matches!(lease.hold(self.now), Hold::Firm { .. });
         if !here {
             let holder = lease.holder().filter(|holder| *holder != self.name.as_str());
@@ -360,6 +365,11 @@ impl Node {
         let Some(Hold::Firm { token, .. }) = hold else {
             return Err(Refusal::NotHolder { watcher, holder: None });
         };
+        // Of several that would lead the next is known.
+        let to = match self.watchers[key].elected_successor(now, to.as_ref()) {
+            Some(elected) => Some(elected.map_err(Refusal::NoCandidate)?),
+            None => to,
+        };
         // Without a registry there is nobody to choose from: whoever waits for the lease will have it.
         let to = match rows {
             Some(rows) => Some(successor(&watcher, &self.name, to, rows).map_err(Refusal::NoCandidate)?),
@@ -380,7 +390,7 @@ impl Node {
     fn singleton(&self, text: &str) -> Result<WatcherName, Refusal> {
         let watcher = &self.watchers[self.find(text)?];
         let name = name_of(watcher);
-        if watcher.lease().is_some() { Ok(name) } else { Err(Refusal::NotSingleton(name)) }
+        if watcher.lease().is_some() { Ok(name) } else { Err(without_lease(watcher)) }
     }
 
     /// The watchers a pattern means; without one all, of which `starting` leaves out those that do not start by
@@ -405,6 +415,15 @@ impl Node {
 
 pub(super) fn name_of(watcher: &Watcher) -> WatcherName {
     watcher.spec().name.clone()
+}
+
+/// Why what is asked of a lease is not asked of this watcher.
+pub(super) fn without_lease(watcher: &Watcher) -> Refusal {
+    let name = name_of(watcher);
+    match watcher.leader() {
+        Some(legion) => Refusal::BadMessage(format!("{name} runs where the legion {legion} is led: ask for {legion}")),
+        None => Refusal::NotSingleton(name),
+    }
 }
 
 /// A move that may begin.

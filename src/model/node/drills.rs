@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::commands::{name_of, successor};
+use super::commands::{name_of, successor, without_lease};
 use super::waits::Goal;
 use super::{Node, log};
 use crate::model::command::{Answer, Command, NodeRow, Patience, Refusal, Reply, RequestId};
@@ -73,7 +73,7 @@ impl Node {
     ) -> Result<Drill, Refusal> {
         let watcher = &self.watchers[self.find(watcher)?];
         let name = name_of(watcher);
-        let Some(lease) = watcher.lease() else { return Err(Refusal::NotSingleton(name)) };
+        let Some(lease) = watcher.lease() else { return Err(without_lease(watcher)) };
         if !self.clustered {
             return Err(Refusal::NoCluster);
         }

@@ -37,6 +37,7 @@ use self::waits::Wait;
 use self::watchers::{Key, Watchers};
 use super::command::{Answer, NodeAbout, Part, Refusal, Reply, RequestId};
 use super::event::{Action, Event, HookId, Level};
+use super::lease::Lease;
 use super::names::{ClusterName, NodeName};
 use super::random::Random;
 use super::snapshot::{LeaseRole, Phase, Snapshot, StoreView, WatcherState};
@@ -267,13 +268,15 @@ impl Node {
 
     /// What the node says of itself, over what is said for it: the program, the machine.
     pub fn about(&self, rest: NodeAbout) -> NodeAbout {
-        let leases = self.watchers.iter().filter_map(Watcher::lease);
         let (mut holds, mut waits) = (Vec::new(), Vec::new());
-        for lease in leases {
-            match lease.role() {
-                LeaseRole::Holder => holds.push(lease.name().watcher.to_string()),
-                LeaseRole::Standby => waits.push(lease.name().watcher.to_string()),
-                LeaseRole::Losing | LeaseRole::Aside => {}
+        for watcher in self.watchers.iter() {
+            let name = || watcher.spec().name.to_string();
+            match watcher.lease().map(Lease::role) {
+                Some(LeaseRole::Holder) => holds.push(name()),
+                Some(LeaseRole::Standby) => waits.push(name()),
+                // It asks for it only when it is the next, and would have it all the same.
+                Some(LeaseRole::Aside) if watcher.stands_for_election() => waits.push(name()),
+                Some(LeaseRole::Losing | LeaseRole::Aside) | None => {}
             }
         }
         NodeAbout {
@@ -343,6 +346,16 @@ impl Node {
                     watcher.lease_freed(now);
                 }
             }
+            Event::Mustered { watcher, sent, result } => {
+                if let Some(watcher) = self.watchers.stir_named(&watcher) {
+                    watcher.mustered(now, sent, result);
+                }
+            }
+            Event::MembersChanged { watcher } => {
+                if let Some(watcher) = self.watchers.stir_named(&watcher) {
+                    watcher.members_changed(now);
+                }
+            }
             Event::StoreUp => {
                 if matches!(self.store, StoreView::Down { .. }) {
                     log(actions, Level::Info, format!("{}: reached again", self.store_name()));
@@ -350,7 +363,11 @@ impl Node {
                 self.store = StoreView::Up;
                 self.reminder = None;
                 // Who waited out an error need not wait any longer.
-                self.watchers.keys().into_iter().for_each(|key| self.watchers.stir(key).lease_freed(now));
+                for key in self.watchers.keys() {
+                    let watcher = self.watchers.stir(key);
+                    watcher.lease_freed(now);
+                    watcher.members_changed(now);
+                }
             }
             Event::StoreDown { reason } => {
                 self.store = StoreView::Down { reason: format!("{}: {reason}", self.store_name()) };
@@ -444,6 +461,7 @@ impl Node {
             State::Starting | State::Running => {
                 self.queue.clear();
                 self.phase = State::Stopping { haste, code, by: by.to_owned(), down: None };
+                self.watchers.keys().into_iter().for_each(|key| self.watchers.stir(key).retire());
             }
         }
     }
@@ -519,10 +537,13 @@ impl Node {
     /// Lets the watchers settle, and those whose turn it is then.
     fn settle(&mut self, actions: &mut Vec<Action>) {
         self.stop_next(actions);
-        self.open_gates();
-        self.watchers.settle(self.now, &mut self.last_id, actions);
-        while self.stop_next(actions) | self.open_gates() {
+        loop {
+            self.watchers.consult(self.now, actions);
+            self.open_gates();
             self.watchers.settle(self.now, &mut self.last_id, actions);
+            if !(self.stop_next(actions) | self.open_gates()) {
+                break;
+            }
         }
     }
 
@@ -548,7 +569,7 @@ impl Node {
     /// Forgets the removed ones of which nothing is left.
     fn remove_those_down(&mut self, actions: &mut Vec<Action>) {
         for key in self.leaving.clone() {
-            if self.watchers.get(key).is_some_and(Watcher::is_down) {
+            if self.watchers.get(key).is_some_and(|watcher| watcher.is_down() && watcher.has_bidden_farewell()) {
                 self.remove(key, actions);
             }
         }
@@ -557,7 +578,7 @@ impl Node {
     fn leave_when_down(&mut self, actions: &mut Vec<Action>) {
         let State::Stopping { code, down, .. } = &mut self.phase else { return };
         let now = self.now;
-        if !self.watchers.iter().all(|watcher| is_settled_down(watcher, now)) {
+        if !self.watchers.iter().all(|watcher| is_settled_down(watcher, now) && watcher.has_bidden_farewell()) {
             return;
         }
         let (code, since) = (*code, *down.get_or_insert(now));
@@ -583,6 +604,7 @@ impl Node {
 fn wanted_here(watcher: &Watcher) -> Option<(String, u32)> {
     let wanted = match watcher.lease() {
         Some(lease) => u32::from(lease.role() == LeaseRole::Holder),
+        None if watcher.is_led_away() => 0,
         None => watcher.numprocesses(),
     };
     (!watcher.is_at_rest()).then(|| (watcher.spec().name.to_string(), wanted))

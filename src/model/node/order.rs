@@ -1,4 +1,4 @@
-//! Who waits for whom: `after` when starting, and the reverse when stopping.
+//! Who waits for whom: `after` when starting, and the reverse when stopping; and who follows whom.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -7,7 +7,8 @@ use super::{Drained, Haste, Node, State, is_settled_down};
 use crate::model::event::Action;
 use crate::model::history::{Cause, Ending};
 use crate::model::names::WatcherName;
-use crate::model::watcher::Watcher;
+use crate::model::spec::WatcherSpec;
+use crate::model::watcher::{Lead, Watcher};
 
 /// Who comes after whom.
 #[derive(Debug, Default)]
@@ -33,15 +34,20 @@ impl Node {
     pub(super) fn learn_order(&mut self) {
         self.order = Order::default();
         for key in self.watchers.keys() {
-            for first in self.watchers[key].spec().after.iter().filter_map(|name| self.watchers.named(name)) {
-                self.order.firsts.entry(key).or_default().push(first);
-                self.order.laters.entry(first).or_default().push(key);
+            for first in self.watchers[key].firsts().filter_map(|name| self.watchers.named(name)) {
+                let firsts = self.order.firsts.entry(key).or_default();
+                if !firsts.contains(&first) {
+                    firsts.push(first);
+                    self.order.laters.entry(first).or_default().push(key);
+                }
             }
         }
         for key in self.watchers.keys() {
+            let lead = self.watchers[key].leader().map(|leader| self.lead_by(leader));
             // Whoever it waited for may not be named any more; who still is, is found again at once.
             let gated = self.watchers.peek(key);
-            if gated.wait_to_start(None) | gated.wait_to_stop(None) {
+            if gated.wait_to_start(None) | gated.wait_to_stop(None) | gated.wait_for_follower(None) | gated.follow(lead)
+            {
                 self.watchers.stir(key);
             }
         }
@@ -57,8 +63,14 @@ impl Node {
             let name = |key: &Key| self.watchers[*key].spec().name.clone();
             let first = self.order.firsts(key).iter().find(|first| self.keeps_waiting(**first)).map(name);
             let last = self.order.laters(key).iter().find(|later| self.keeps_up(**later)).map(name);
+            let follower = self.order.laters(key).iter().find(|later| self.holds_up(**later, key)).map(name);
+            let lead = self.watchers[key].leader().map(|leader| self.lead_by(leader));
             let watcher = self.watchers.peek(key);
-            if watcher.wait_to_start(first) | watcher.wait_to_stop(last) {
+            if watcher.wait_to_start(first)
+                | watcher.wait_to_stop(last)
+                | watcher.wait_for_follower(follower)
+                | watcher.follow(lead)
+            {
                 self.watchers.stir(key);
                 news = true;
             }
@@ -81,6 +93,18 @@ impl Node {
         !hurry && watcher.is_at_rest() && !watcher.is_empty()
     }
 
+    /// Whether this one follows that leader, and something of it is left.
+    fn holds_up(&self, later: Key, leader: Key) -> bool {
+        let watcher = &self.watchers[later];
+        watcher.leader() == Some(&self.watchers[leader].spec().name) && !watcher.is_over()
+    }
+
+    /// What is told to those that follow this legion.
+    fn lead_by(&self, leader: &WatcherName) -> Lead {
+        let found = self.watchers.named(leader).and_then(|key| self.watchers[key].lead(self.now));
+        found.unwrap_or_else(|| Lead::nobody(leader))
+    }
+
     /// Why everything is to stop, and how fast; nothing where it is not.
     fn wind_down(&self) -> Option<(Haste, Ending)> {
         match (&self.phase, &self.drained) {
@@ -99,8 +123,21 @@ impl Node {
     pub(super) fn stop_next(&mut self, actions: &mut Vec<Action>) -> bool {
         let Some((haste, ending)) = self.wind_down() else { return false };
         let now = self.now;
+        let mut news = false;
+        if haste == Haste::Fast {
+            for key in self
+                .watchers
+                .keys()
+                .into_iter()
+                .filter(|key| self.watchers[*key].is_saying_farewell())
+                .collect::<Vec<_>>()
+            {
+                self.watchers.stir(key).hurry_farewell(actions);
+                news = true;
+            }
+        }
         let up = self.watchers.iter().filter(|watcher| !is_settled_down(watcher, now));
-        let Some(lowest) = up.map(|watcher| watcher.spec().priority).min() else { return false };
+        let Some(lowest) = up.map(|watcher| watcher.spec().priority).min() else { return news };
         // What has not started never will; the rest waits for its turn, unless there is haste.
         let turn = |watcher: &Watcher| watcher.spec().priority <= lowest || watcher.is_empty() || haste == Haste::Fast;
         let mut turns: BTreeSet<Key> =
@@ -109,7 +146,6 @@ impl Node {
         while let Some(key) = ahead.pop() {
             ahead.extend(self.order.laters(key).iter().filter(|later| turns.insert(**later)));
         }
-        let mut news = false;
         for key in turns {
             if !self.watchers[key].is_at_rest() {
                 self.watchers.stir(key).stop(ending.clone());
@@ -123,19 +159,21 @@ impl Node {
         news
     }
 
-    /// Why a watcher must not come after those: one is not there, unless it came after it `before`, or it would wait for
-    /// itself.
-    pub(super) fn check_after(
-        &self,
-        name: &WatcherName,
-        after: &[WatcherName],
-        before: &[WatcherName],
-    ) -> Result<(), String> {
+    /// Why a watcher must not come after those, or follow that one: it is not there, unless it was so `before`, or it would
+    /// wait for itself.
+    pub(super) fn check_firsts(&self, new: &WatcherSpec, before: &[WatcherName]) -> Result<(), String> {
+        let name = &new.name;
         let mut path = vec![name.clone()];
-        let mut next: Vec<WatcherName> = after.to_vec();
-        for first in after {
+        let mut next: Vec<WatcherName> = new.firsts().cloned().collect();
+        for first in &new.after {
             if first != name && !before.contains(first) && self.watchers.named(first).is_none() {
                 return Err(format!("after: there is no watcher {first}"));
+            }
+        }
+        if let Some(legion) = new.follows.as_ref().filter(|legion| !before.contains(legion)) {
+            let found = self.watchers.named(legion).map(|key| &self.watchers[key]);
+            if found.is_none_or(|leader| leader.lease().is_none()) {
+                return Err(format!("legion: there is no legion {legion}"));
             }
         }
         while let Some(first) = next.pop() {
@@ -144,7 +182,7 @@ impl Node {
             }
             if !path.contains(&first) {
                 let found = self.watchers.named(&first);
-                next.extend(found.into_iter().flat_map(|key| self.watchers[key].spec().after.iter().cloned()));
+                next.extend(found.into_iter().flat_map(|key| self.watchers[key].spec().firsts().cloned()));
                 path.push(first);
             }
         }

@@ -308,7 +308,7 @@ impl Node {
 fn is_up(watcher: &Watcher, now: Time) -> bool {
     match watcher.state(now) {
         WatcherState::Active | WatcherState::Unhealthy | WatcherState::Listening => true,
-        WatcherState::Standby => watcher.lease().is_some_and(|lease| lease.waits_because().is_some()),
+        WatcherState::Standby => watcher.is_known_standby(),
         WatcherState::Stopped
         | WatcherState::Starting
         | WatcherState::Backoff

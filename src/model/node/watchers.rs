@@ -156,8 +156,8 @@ impl Watchers {
         self.timers.first().map(|(due, _)| *due)
     }
 
-    /// Lets those settle that were changed or whose deadline has come.
-    pub(super) fn settle(&mut self, now: Time, last_id: &mut u64, actions: &mut Vec<Action>) {
+    /// Lets those learn how it stands with their leases that were changed or whose deadline has come.
+    pub(super) fn consult(&mut self, now: Time, actions: &mut Vec<Action>) {
         while let Some((due, key)) = self.timers.first().copied()
             && due <= now
         {
@@ -165,6 +165,16 @@ impl Watchers {
             self.due.remove(&key);
             self.stirred.insert(key);
         }
+        for key in &self.stirred {
+            if let Some(watcher) = self.list.get_mut(key) {
+                self.touched.insert(*key);
+                watcher.consult(now, actions);
+            }
+        }
+    }
+
+    /// Lets those settle that were changed.
+    pub(super) fn settle(&mut self, now: Time, last_id: &mut u64, actions: &mut Vec<Action>) {
         for key in std::mem::take(&mut self.stirred) {
             let Some(watcher) = self.list.get_mut(&key) else { continue };
             self.touched.insert(key);

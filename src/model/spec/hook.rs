@@ -1,4 +1,6 @@
-//! What runs at certain points of a watcher's life: Circus's hooks.
+//! What runs at certain points of a watcher's life: Circus's hooks, and what is done when a legion changes.
+
+use super::legion::LegionEvent;
 
 /// A point in a watcher's or a process's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -25,10 +27,12 @@ pub enum HookPoint {
     AfterReap,
     /// When statistics are asked for with `extended`; may add to them.
     ExtendedStats,
+    /// When the legion that it leads has changed: this very program does it, in the role that the first word names.
+    Legion(LegionEvent),
 }
 
 impl HookPoint {
-    /// All of them, in the order of a life.
+    /// Circus's, in the order of a life.
     pub const ALL: [HookPoint; 11] = [
         HookPoint::BeforeStart,
         HookPoint::AfterStart,
@@ -57,10 +61,11 @@ impl HookPoint {
             HookPoint::BeforeReap => "before_reap",
             HookPoint::AfterReap => "after_reap",
             HookPoint::ExtendedStats => "extended_stats",
+            HookPoint::Legion(event) => event.name(),
         }
     }
 
-    /// The point of this name.
+    /// Circus's point of this name.
     pub fn parse(name: &str) -> Option<HookPoint> {
         HookPoint::ALL.into_iter().find(|point| point.name() == name)
     }

@@ -2,19 +2,21 @@
 
 mod check;
 mod hook;
+mod legion;
 mod majority;
 mod output;
 mod seeds;
 mod sentinels;
 mod socket;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 pub use check::{Check, HealthAction, HealthSpec, Purpose, ReadySpec, Url};
 pub use hook::{HookPoint, HookProgram, HookSpec};
+pub use legion::{ElectionSpec, LegionAction, LegionEvent, LegionSpec, is_topic, legion_file};
 pub use majority::Majority;
 pub use output::{Output, Rollover, Rotation, Sink, StreamSpec, Syslog, SyslogAddress};
 pub use seeds::Seeds;
@@ -74,6 +76,8 @@ pub struct Defaults {
     pub lease: BTreeMap<String, String>,
     /// The watchers there are, each with those it starts after.
     pub watchers: BTreeMap<WatcherName, Vec<WatcherName>>,
+    /// Those of them that are legions.
+    pub legions: BTreeSet<WatcherName>,
     /// The sockets there are, each with the only watchers that may have it.
     pub sockets: BTreeMap<SocketName, Vec<WatcherName>>,
 }
@@ -85,6 +89,12 @@ impl AgentSpec {
             python: self.python.clone(),
             lease: self.lease_settings.clone(),
             watchers: self.watchers.iter().map(|watcher| (watcher.name.clone(), watcher.after.clone())).collect(),
+            legions: self
+                .watchers
+                .iter()
+                .filter(|watcher| watcher.legion.is_some())
+                .map(|it| it.name.clone())
+                .collect(),
             sockets: self.sockets.iter().map(|socket| (socket.name.clone(), socket.watchers.clone())).collect(),
         }
     }
@@ -277,12 +287,23 @@ pub struct WatcherSpec {
     pub on_demand: Option<OnDemand>,
     /// The lease's timings where at most one process may run in the whole cluster.
     pub singleton: Option<LeaseTimings>,
+    /// How it is chosen who runs it; nothing: whoever asks first. Only for what has a lease of its own.
+    pub election: Option<ElectionSpec>,
+    /// What it does as the leader of a legion; nothing: it is a plain watcher.
+    pub legion: Option<LegionSpec>,
+    /// The legion on whose lord alone it runs, under that one's lease.
+    pub follows: Option<WatcherName>,
     /// All keys as they were given, variables replaced, free-form ones and inherited lease timings included: what `set`
     /// changes one of.
     pub settings: BTreeMap<String, String>,
 }
 
 impl WatcherSpec {
+    /// Those that are up before it: the watchers that it comes after, and the legion that it follows.
+    pub fn firsts(&self) -> impl Iterator<Item = &WatcherName> {
+        self.after.iter().chain(&self.follows)
+    }
+
     /// Who starts first: the higher priority, then the name.
     pub fn start_order(&self, other: &WatcherSpec) -> std::cmp::Ordering {
         other.priority.cmp(&self.priority).then_with(|| self.name.cmp(&other.name))
@@ -434,21 +455,30 @@ impl LeaseTimings {
     /// How far a refresh may wander from its interval, as a fraction.
     pub const JITTER: f64 = 0.1;
 
+    /// The least that an orderly stop has when the lease is being lost: from its latest beginning until everything is dead.
+    pub fn to_stop(&self) -> Duration {
+        self.validity().saturating_sub(self.patience())
+    }
+
     /// Refuses timings that cannot keep the promise, with the numbers.
     pub fn check(&self) -> Result<(), String> {
+        self.check_as(["lease_ttl", "refresh_interval", "refresh_timeout"])
+    }
+
+    /// The same, where its parts have other names.
+    pub fn check_as(&self, [ttl, interval, timeout]: [&str; 3]) -> Result<(), String> {
         let s = |d: Duration| format!("{} s", d.as_secs_f64());
         if self.ttl < Self::MIN_TTL {
-            return Err(format!("lease_ttl is {}, the least is {}", s(self.ttl), s(Self::MIN_TTL)));
+            return Err(format!("{ttl} is {}, the least is {}", s(self.ttl), s(Self::MIN_TTL)));
         }
         if self.refresh_interval.is_zero() || self.refresh_timeout.is_zero() {
-            return Err("refresh_interval and refresh_timeout must be above zero".into());
+            return Err(format!("{interval} and {timeout} must be above zero"));
         }
         let stop = self.ttl / 10;
         let needed = self.patience() + stop + self.margin();
         if needed > self.ttl {
             return Err(format!(
-                "refresh_interval {} (+10 %) + refresh_timeout {} + a tenth of the ttl to stop {} + margin {} = {}, \
-                 more than lease_ttl {}",
+                "{interval} {} (+10 %) + {timeout} {} + a tenth of the {ttl} to stop {} + margin {} = {}, more than {ttl} {}",
                 s(self.refresh_interval),
                 s(self.refresh_timeout),
                 s(stop),

@@ -12,7 +12,7 @@ use super::{Stage, Watcher};
 use crate::model::command::Sample;
 use crate::model::event::{Action, Exit, HookAbout, HookCall, HookEnd, HookId, Level, News, ProcessId, Reach};
 use crate::model::lease::Hold;
-use crate::model::spec::{HookPoint, WatcherSpec};
+use crate::model::spec::{HookPoint, HookProgram, WatcherSpec};
 use crate::model::time::Time;
 
 /// The calls that are out, and those that are to be made.
@@ -108,7 +108,7 @@ impl Watcher {
     pub(super) fn order_calls(&mut self, now: Time, ids: &mut u64, actions: &mut Vec<Action>) {
         let hurried = matches!(self.hold(now), Some(Hold::Losing { .. }));
         for (point, facts, next) in std::mem::take(&mut self.calls.wanted) {
-            let Some(call) = self.hook_call(now, point, facts, None) else { continue };
+            let Some(call) = self.call_at(now, point, facts) else { continue };
             *ids += 1;
             let hook = HookId(*ids);
             self.calls.out.insert(hook, Out { point, next, hurried });
@@ -127,13 +127,28 @@ impl Watcher {
     /// The call of the hook that adds to the statistics of a process, where there is one.
     pub fn stats_call(&self, now: Time, sample: &Sample) -> Option<(HookCall, Duration)> {
         let facts = Facts { pid: Some(sample.pid), wid: Some(sample.wid), ..Facts::default() };
-        let call = self.hook_call(now, HookPoint::ExtendedStats, facts, Some(sample.clone()))?;
+        let stats = Some(sample.clone());
+        let call = HookCall { stats, ..self.call_at(now, HookPoint::ExtendedStats, facts)? };
         Some((call, self.hook_time(now)))
     }
 
-    fn hook_call(&self, now: Time, point: HookPoint, facts: Facts, stats: Option<Sample>) -> Option<HookCall> {
-        let (cluster, node) = &self.me;
+    /// The call of the hook of this point, where there is one.
+    fn call_at(&self, now: Time, point: HookPoint, facts: Facts) -> Option<HookCall> {
         let hook = self.spec.hooks.get(&point)?;
+        let Facts { pid, wid, signal, exit } = facts;
+        let (_, env) = self.lease_env(now);
+        Some(HookCall { pid, wid, signal, exit, ..self.hook_call(now, point, hook.program.clone(), env) })
+    }
+
+    /// A call of this program, about the watcher.
+    pub(super) fn hook_call(
+        &self,
+        now: Time,
+        point: HookPoint,
+        program: HookProgram,
+        env: Vec<(String, String)>,
+    ) -> HookCall {
+        let (cluster, node) = &self.me;
         let about = HookAbout {
             watcher: self.spec.name.clone(),
             node: node.clone(),
@@ -147,13 +162,26 @@ impl Watcher {
             Hold::Firm { token, .. } => Some(token),
             Hold::Losing { .. } | Hold::No => None,
         });
-        let Facts { pid, wid, signal, exit } = facts;
-        let (program, surroundings) = (hook.program.clone(), Arc::clone(&self.program));
-        Some(HookCall { point, program, about, surroundings, pid, wid, signal, exit, stats, token })
+        HookCall {
+            point,
+            program,
+            about,
+            surroundings: Arc::clone(&self.program),
+            pid: None,
+            wid: None,
+            signal: None,
+            exit: None,
+            stats: None,
+            token,
+            env,
+        }
     }
 
     /// A hook came back. One that is not waited for any more is told of by nobody.
     pub fn hook_ended(&mut self, hook: HookId, end: &HookEnd, actions: &mut Vec<Action>) {
+        if self.affair_ended(hook, end, actions) {
+            return;
+        }
         let Some(Out { point, next, .. }) = self.calls.out.remove(&hook) else { return };
         self.tell_hook(point, end, actions);
         let go_on = goes_on(&self.spec, point, end);

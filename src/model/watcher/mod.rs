@@ -17,14 +17,18 @@
 //! The stages in brackets last as long as their hook, and are skipped without one.
 //!
 //! Reading order: this file (what is wanted, what happened), `settle` (up, down, and between), `roll` (one process at a
-//! time), `sockets`, `demand` (asleep until somebody connects), `hooks`, `tenure` (what is kept of it), `seen`, `explain`.
+//! time), `sockets`, `demand` (asleep until somebody connects), `hooks`, `tenure` (what is kept of it), `legion` (where
+//! its holder is elected), `follow` (under another's lease), `seen`, `explain`.
 //!
 //! A singleton adds one condition, its [`Lease`]: children start only under a firm hold, all of them end when it is
-//! being lost, and the lease goes only when nothing of them is left.
+//! being lost, and the lease goes only when nothing of them is left. What follows a legion has the same condition, of its
+//! leader's lease.
 
 mod demand;
 mod explain;
+mod follow;
 mod hooks;
+mod legion;
 mod roll;
 mod seen;
 mod settle;
@@ -36,7 +40,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use self::demand::Demand;
+pub use self::follow::Lead;
 use self::hooks::{Calls, Facts, Next};
+use self::legion::Legion;
 use self::roll::{Roll, Way};
 use self::tenure::Tenure;
 use super::command::{Refusal, ReloadWay};
@@ -99,6 +105,14 @@ pub struct Watcher {
     /// Those that were stopped until it is decided about them.
     frozen: Vec<ProcessId>,
     lease: Option<Lease>,
+    /// Where its holder is elected.
+    legion: Option<Legion>,
+    /// It goes for good once it is down.
+    retired_for_good: bool,
+    /// How it stands with the leader that it follows.
+    led: Option<Lead>,
+    /// What follows it and is not gone: its lease stays so long.
+    held_up_by: Option<WatcherName>,
     /// The lease is being given away once nothing runs.
     parting: Option<Parting>,
     /// What was told of the tenure in which its processes run.
@@ -211,6 +225,10 @@ impl Watcher {
             demand: None,
             frozen: Vec::new(),
             lease: None,
+            legion: None,
+            retired_for_good: false,
+            led: None,
+            held_up_by: None,
             parting: None,
             tenure: None,
             fed: None,
@@ -220,13 +238,15 @@ impl Watcher {
             spec,
         };
         watcher.lease = watcher.new_lease();
+        watcher.fit_legion();
         watcher
     }
 
     fn new_lease(&mut self) -> Option<Lease> {
         let (cluster, node) = &self.me;
         let name = LeaseName { cluster: cluster.clone(), watcher: self.spec.name.clone() };
-        self.spec.singleton.map(|timings| Lease::new(name, node.clone(), timings, self.random.branch()))
+        let own = self.spec.singleton.filter(|_| self.spec.follows.is_none());
+        own.map(|timings| Lease::new(name, node.clone(), timings, self.random.branch()))
     }
 
     /// Its configuration, with what commands have changed: what it is to become, where that waits until it is down.
@@ -257,8 +277,10 @@ impl Watcher {
         self.slots.clear();
         self.retired.clear();
         self.parting = None;
-        if let Some(lease) = &mut self.lease {
-            lease.want(now);
+        match (&mut self.lease, &self.legion) {
+            (Some(lease), Some(_)) => lease.end_stand_back(),
+            (Some(lease), None) => lease.want(now),
+            (None, _) => {}
         }
     }
 
@@ -293,9 +315,14 @@ impl Watcher {
             self.publish(News::Reload, actions);
             return Reloading::Kept;
         }
-        // Of a singleton there is never one more, nor of what has as many as a node may have.
+        // What follows a leader goes before it.
+        if self.spec.legion.is_some() {
+            self.restart(now);
+            return Reloading::Replaced;
+        }
+        // Of what runs once in the cluster there is never one more, nor of what has as many as a node may have.
         let is_full = self.spec.max_per_node.is_some_and(|most| self.numprocesses >= most);
-        let one_up = way == ReloadWay::Rolling && self.lease.is_none() && !is_full;
+        let one_up = way == ReloadWay::Rolling && !self.is_guarded() && !is_full;
         self.begin_roll(if one_up { Way::OneUp } else { Way::OneDown });
         Reloading::Replaced
     }
@@ -330,19 +357,24 @@ impl Watcher {
         }
         // The latest word counts, also against one that waits.
         self.heir = None;
-        if spec.singleton != self.spec.singleton {
+        if spec.singleton != self.spec.singleton || spec.follows != self.spec.follows {
             self.heir = Some(Box::new(spec));
             return;
         }
-        let replaced = spec.program != self.spec.program;
+        let replaced = spec.program != self.spec.program && !self.processes.is_empty();
+        let leads = self.spec.legion.is_some();
         self.become_spec(spec);
-        if replaced && !self.processes.is_empty() {
-            self.begin_roll(Way::OneDown);
+        match replaced {
+            // What follows it goes before it.
+            true if leads => self.recycle = self.goal == Goal::Run,
+            true => self.begin_roll(Way::OneDown),
+            false => {}
         }
     }
 
     /// Makes it what a file says that has it again, before it has gone: what commands did to it is over.
     pub fn come_back(&mut self, spec: WatcherSpec) {
+        self.unretire();
         self.numprocesses = spec.numprocesses;
         self.amend(spec, true);
     }
@@ -357,6 +389,7 @@ impl Watcher {
         }
         self.settings = Arc::new(spec.settings.clone());
         self.spec = spec;
+        self.fit_legion();
     }
 
     /// Sends a signal to its processes, or to the one with this pid.
@@ -533,6 +566,11 @@ impl Watcher {
         }
     }
 
+    /// Who it comes after, and whom it follows: also in what it is to become.
+    pub fn firsts(&self) -> impl Iterator<Item = &WatcherName> {
+        self.spec().firsts().chain(self.leader())
+    }
+
     /// The lease store answered.
     pub fn lease_answered(&mut self, now: Time, ask: &Ask, answer: LeaseAnswer, actions: &mut Vec<Action>) {
         let Some(lease) = &mut self.lease else { return };
@@ -571,6 +609,9 @@ impl Watcher {
     }
 
     fn stand_back(&self) -> Duration {
+        if let Some(told) = self.spec.legion.as_ref().and_then(|legion| legion.death_on_lord_error) {
+            return told;
+        }
         let ttl = self.lease.as_ref().map_or(Duration::ZERO, Lease::ttl);
         (ttl * STAND_BACK_TTLS).clamp(STAND_BACK.0, STAND_BACK.1)
     }

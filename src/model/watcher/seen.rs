@@ -19,7 +19,8 @@ impl Watcher {
         let growing = open && may_run && !self.must_go() && self.has_its_sockets();
         let start = growing.then(|| self.open_slots().into_iter().map(|wid| self.start_due(wid)).min()).flatten();
         let roll = self.roll.as_ref().and_then(|roll| roll.next_wakeup(&self.processes, now));
-        [processes, lease, start, roll, self.next_look()].into_iter().flatten().min()
+        let legion = self.next_muster(now).into_iter().chain(self.next_doubt(now)).min();
+        [processes, lease, legion, start, roll, self.next_look()].into_iter().flatten().min()
     }
 
     /// Whether nothing of it runs and no lease is held: what a stop comes to.
@@ -100,7 +101,8 @@ impl Watcher {
             Goal::Rest(Cause::Failed(_)) => WatcherState::Failed,
             Goal::Rest(_) => WatcherState::Stopped,
             Goal::Run => match self.hold(now) {
-                Some(Hold::No) => WatcherState::Standby,
+                Some(Hold::No) if self.is_empty() => WatcherState::Standby,
+                Some(Hold::No) => WatcherState::Stopping,
                 Some(Hold::Losing { .. }) => WatcherState::Stopping,
                 None if self.is_asleep() && self.is_empty() => WatcherState::Listening,
                 Some(Hold::Firm { .. }) | None if self.must_go() => WatcherState::Stopping,
@@ -134,7 +136,10 @@ impl Watcher {
             Goal::Rest(Cause::Asked(_)) => None,
             Goal::Rest(Cause::Ended(why) | Cause::Failed(why)) => Some(why.clone()),
             Goal::Run => {
-                let lease = || self.lease.as_ref().and_then(Lease::why);
+                let lease = || {
+                    let firm = matches!(self.hold(now), Some(Hold::Firm { .. }));
+                    if self.lease.is_some() || !firm { self.standby_because() } else { None }
+                };
                 let gate = || {
                     let gate = self.start_gate.as_ref().filter(|_| self.stage == Stage::Closed);
                     gate.map(|gate| format!("waits for {gate}"))
@@ -199,6 +204,7 @@ impl Watcher {
             last_exit,
             next_try: self.pausing(now),
             lease: self.lease.as_ref().map(|lease| lease.view(now)),
+            legion: self.legion_view(now),
         }
     }
 }

@@ -8,7 +8,7 @@ use super::roll::Roll;
 use super::sockets::Equipment;
 use super::{Goal, Parting, Said, Stage, Watcher};
 use crate::model::checkup::Verdict;
-use crate::model::event::{Action, Deadline, Launch, Level, News, ProcessId, Reach, Signs, signal_name};
+use crate::model::event::{Action, Deadline, Launch, LegionPart, Level, News, ProcessId, Reach, Signs, signal_name};
 use crate::model::lease::{After, Hold, Lease};
 use crate::model::process::{Process, StopDue};
 use crate::model::restart::Restart;
@@ -16,6 +16,13 @@ use crate::model::spec::{Check, HealthAction, HookPoint, Purpose};
 use crate::model::time::Time;
 
 impl Watcher {
+    /// Learns how it stands with its lease, before anybody settles: who follows it has to know.
+    pub fn consult(&mut self, now: Time, actions: &mut Vec<Action>) {
+        self.attend(now, actions);
+        self.advance_lease(now, actions);
+        self.yield_to_verdict(now, actions);
+    }
+
     /// Orders what brings the actual nearer to the wanted.
     pub fn settle(&mut self, now: Time, ids: &mut u64, actions: &mut Vec<Action>) {
         self.advance_lease(now, actions);
@@ -42,7 +49,9 @@ impl Watcher {
         self.carry_out_stops(now, actions);
         self.look_out(now, actions);
         self.order_calls(now, ids, actions);
+        self.attend(now, actions);
         self.advance_lease(now, actions);
+        self.order_affairs(now, ids, actions);
         self.report_lease(now, actions);
     }
 
@@ -53,6 +62,7 @@ impl Watcher {
             || self.recycle
             || self.heir.is_some()
             || self.is_asleep()
+            || self.is_led_away()
             || matches!(self.stage, Stage::Parting | Stage::Draining | Stage::Leaving)
     }
 
@@ -62,10 +72,6 @@ impl Watcher {
             lease.advance(now, &mut questions);
         }
         self.put(questions, actions);
-    }
-
-    pub(super) fn hold(&self, now: Time) -> Option<Hold> {
-        self.lease.as_ref().map(|lease| lease.hold(now))
     }
 
     /// Passes a confirmed lease on to the guards.
@@ -108,7 +114,8 @@ impl Watcher {
     /// Takes the next steps down; `kill` is when all is to be over where the lease is being lost, and then nothing is
     /// waited for.
     fn wind_down(&mut self, now: Time, kill: Option<Time>, actions: &mut Vec<Action>) {
-        if self.stop_gate.is_some() && kill.is_none() {
+        // What follows it goes before it, unless there is no time for that.
+        if (self.stop_gate.is_some() || self.held_up_by.is_some()) && kill.is_none() && self.stage != Stage::Draining {
             return;
         }
         self.roll = None;
@@ -138,8 +145,9 @@ impl Watcher {
                 self.stage = if asked { Stage::Leaving } else { Stage::Closed };
             }
         }
-        // A hook that still runs is something left of it.
-        if self.stage == Stage::Closed && (self.lease.is_none() || self.calls.is_empty()) {
+        // A hook that still runs is something left of it, and so is what follows it.
+        let is_over = self.calls.is_empty() && self.held_up_by.is_none();
+        if self.stage == Stage::Closed && (self.lease.is_none() || is_over) {
             self.part_from_lease(now, kill.is_some(), actions);
         }
     }
@@ -147,11 +155,17 @@ impl Watcher {
     /// Nothing of it is left: gives the lease away, unless it is to run again under it, and becomes what it is to be.
     fn part_from_lease(&mut self, now: Time, losing: bool, actions: &mut Vec<Action>) {
         self.tell_ending(now, losing, actions);
+        let elected = self.legion.is_some();
+        let to = self.parting.as_ref().and_then(|parting| parting.to.clone());
+        let to = self.heir_of(now, to);
         if let Some(lease) = &mut self.lease {
             match (&self.goal, self.parting.take()) {
                 (Goal::Rest(_), _) => lease.leave(now),
-                (Goal::Run, Some(Parting { to, after, .. })) => lease.release(now, to, after),
+                (Goal::Run, Some(Parting { after, .. })) => lease.release(now, to, after),
                 (Goal::Run, None) if self.heir.is_some() => lease.leave(now),
+                (Goal::Run, None) if losing && elected => {
+                    lease.release(now, None, After::Aside { why: String::new() });
+                }
                 (Goal::Run, None) if losing => lease.release(now, None, After::Stay),
                 (Goal::Run, None) => {}
             }
@@ -161,9 +175,11 @@ impl Watcher {
         if self.lease.as_ref().is_none_or(Lease::is_clear)
             && let Some(heir) = self.heir.take()
         {
+            // What it was told was of the leader before.
+            self.led = None;
             self.become_spec(*heir);
             self.lease = self.new_lease();
-            if let (Some(lease), Goal::Run) = (&mut self.lease, &self.goal) {
+            if let (Some(lease), Goal::Run, None) = (&mut self.lease, &self.goal, &self.legion) {
                 lease.want(now);
             }
         }
@@ -312,7 +328,7 @@ impl Watcher {
             let process = &mut self.processes[index];
             if process.order(now) {
                 let (process, wid) = (process.id, process.wid);
-                let launch = self.launch(process, wid, hold);
+                let launch = self.launch(now, process, wid, hold);
                 actions.push(Action::Spawn { process, launch });
             }
         }
@@ -344,7 +360,7 @@ impl Watcher {
         self.slots.get(&wid).map_or(Time::ZERO, Restart::next).max(self.pace)
     }
 
-    fn launch(&mut self, process: ProcessId, wid: u32, hold: Option<(u64, Deadline)>) -> Launch {
+    fn launch(&mut self, now: Time, process: ProcessId, wid: u32, hold: Option<(u64, Deadline)>) -> Launch {
         let Equipment { argv, telling, sockets, stdin, ack } = self.equip(process, wid);
         let (cluster, node) = &self.me;
         let mut env = vec![
@@ -353,9 +369,11 @@ impl Watcher {
             ("CIRCUS_WATCHER".to_owned(), self.spec.name.to_string()),
             ("CIRCUS_WID".to_owned(), wid.to_string()),
         ];
-        if let (Some(lease), Some((token, _))) = (&self.lease, hold) {
+        if let Some((token, _)) = hold {
+            let (key, legion) = self.lease_env(now);
             env.push(("CIRCUS_FENCING_TOKEN".to_owned(), token.to_string()));
-            env.push(("CIRCUS_LEASE_KEY".to_owned(), lease.name().lease_key()));
+            env.extend(key.map(|key| ("CIRCUS_LEASE_KEY".to_owned(), key)));
+            env.extend(legion);
         }
         Launch {
             watcher: self.spec.name.clone(),
@@ -369,8 +387,15 @@ impl Watcher {
             stdin,
             stop_signal: self.spec.stop_signal,
             guard: hold.map(|(_, deadline)| deadline),
+            legion: self.legion_part(),
             signs: Signs { ack, ..self.signs() },
         }
+    }
+
+    /// What its processes are in a legion.
+    fn legion_part(&self) -> Option<LegionPart> {
+        let follows = self.spec.follows.clone().map(|of| LegionPart::Follower { of });
+        if self.spec.legion.is_some() { Some(LegionPart::Lord) } else { follows }
     }
 
     /// What its processes are listened to for.

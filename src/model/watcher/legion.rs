@@ -1,0 +1,523 @@
+//! A watcher whose holder is elected: its membership, what follows from the election's verdict, and the events of it.
+//!
+//! ```text
+//!   New ─────────────▶ Member ─────────────▶ Dying ──────────────────────▶ Leaving ─────────▶ Gone
+//!    on_setup is done           it is to go    on_death is done, and the    the store knows
+//!                               for good       lease given back             that it left
+//! ```
+//!
+//! What an event asks for is done by a process on the side, one after the other, and holds up nothing but the two steps
+//! above: before `on_setup` is done this node is no member, and an agent that ends waits for `on_death`.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::{Cause, Goal, Parting, Watcher};
+use crate::model::election::{Change, Election, Member, Muster, Surroundings, Verdict};
+use crate::model::event::{Action, HookEnd, HookId, Level};
+use crate::model::history::{self, Ending};
+use crate::model::lease::{After, Hold, Lease};
+use crate::model::names::NodeName;
+use crate::model::snapshot::{LeaseRole, LegionChange, LegionView, LordView, Lordship, MemberView};
+use crate::model::spec::{ElectionSpec, HookPoint, HookProgram, LeaseTimings, LegionEvent, WatcherSpec};
+use crate::model::time::Time;
+
+/// How long it is waited for the store to hear of a release, and of a leave.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How many changes are remembered.
+const REMEMBERED: usize = 16;
+/// How many events may wait for their turn. Of more the oldest are forgotten.
+const WAITING: usize = 64;
+/// What a process on the side may take beyond its actions' times.
+const SLACK: Duration = Duration::from_secs(5);
+
+/// A membership.
+#[derive(Debug)]
+pub(super) struct Legion {
+    election: Election,
+    life: Life,
+    /// There is none to be any more, whatever becomes of the watcher.
+    forgotten: bool,
+    affairs: VecDeque<Affair>,
+    out: Option<HookId>,
+    joined: bool,
+    quorate: bool,
+    /// Who leads, and since when that is known.
+    lord: Option<(String, Time)>,
+    /// The latest first.
+    changes: VecDeque<(Time, String)>,
+    shown: Option<Box<Lordship>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Life {
+    New,
+    Member,
+    Dying,
+    Leaving { since: Time },
+    Gone,
+}
+
+/// An event whose actions are to be done.
+#[derive(Debug, Clone, PartialEq)]
+struct Affair {
+    event: LegionEvent,
+    /// The node that it is about.
+    node: NodeName,
+    reason: String,
+}
+
+/// What there is to elect by.
+fn elective(spec: &WatcherSpec) -> Option<(&ElectionSpec, LeaseTimings)> {
+    spec.election.as_ref().zip(spec.singleton).filter(|_| spec.follows.is_none())
+}
+
+impl Legion {
+    fn remember(&mut self, now: Time, text: String) {
+        self.changes.push_front((now, text));
+        self.changes.truncate(REMEMBERED);
+    }
+
+    /// Who lives, by name.
+    fn living(&self, now: Time) -> Vec<NodeName> {
+        let me_too = |member: &Member| !member.left.is_zero() || self.election.seen(now).is_none();
+        self.election.members(now).into_iter().filter(me_too).map(|member| member.node).collect()
+    }
+
+    fn lord(&self) -> Option<&str> {
+        self.lord.as_ref().map(|(node, _)| node.as_str())
+    }
+
+    fn verdict(&self, now: Time, holds: bool) -> Verdict {
+        match self.life {
+            Life::New => Verdict::Unknown("on_setup's actions are being done".into()),
+            Life::Member | Life::Dying => self.election.verdict(now, holds),
+            Life::Leaving { .. } | Life::Gone => Verdict::Aside,
+        }
+    }
+}
+
+impl Watcher {
+    /// Makes its membership what its settings say.
+    pub(super) fn fit_legion(&mut self) {
+        let Some((election, timings)) = elective(&self.spec) else {
+            if let Some(legion) = &mut self.legion {
+                legion.forgotten = true;
+            }
+            return;
+        };
+        match &mut self.legion {
+            Some(legion) if matches!(legion.life, Life::New | Life::Member) => {
+                legion.election.amend(election.clone(), timings);
+                legion.forgotten = false;
+            }
+            _ => {
+                let election = Election::new(self.me.1.clone(), election.clone(), timings, self.random.branch());
+                self.legion = Some(Legion {
+                    election,
+                    life: Life::New,
+                    forgotten: false,
+                    affairs: VecDeque::new(),
+                    out: None,
+                    joined: false,
+                    quorate: false,
+                    lord: None,
+                    changes: VecDeque::new(),
+                    shown: None,
+                });
+                self.tell_of(LegionEvent::Setup, None, "this node learned of it".into());
+            }
+        }
+    }
+
+    /// It goes for good once it is down: the agent ends, or it is removed.
+    pub fn retire(&mut self) {
+        self.retired_for_good = true;
+    }
+
+    /// It does not.
+    pub(super) fn unretire(&mut self) {
+        self.retired_for_good = false;
+        self.fit_legion();
+    }
+
+    /// Whether there is nothing left to be told of its end.
+    pub fn has_bidden_farewell(&self) -> bool {
+        self.legion.as_ref().is_none_or(|legion| legion.life == Life::Gone)
+    }
+
+    /// Nobody waits for what is still to be done before it goes.
+    pub fn hurry_farewell(&mut self, actions: &mut Vec<Action>) {
+        let Some(legion) = &mut self.legion else { return };
+        legion.affairs.clear();
+        if let Some(hook) = legion.out.take() {
+            actions.push(Action::CallOff { hook });
+        }
+    }
+
+    /// Whether something of its end waits for actions to be done.
+    pub fn is_saying_farewell(&self) -> bool {
+        let busy = |legion: &Legion| legion.out.is_some() || !legion.affairs.is_empty();
+        self.retired_for_good && self.legion.as_ref().is_some_and(busy)
+    }
+
+    // ---- what happened ----
+
+    /// The store said who is there, or failed to.
+    pub fn mustered(&mut self, now: Time, sent: Time, result: Result<Muster, String>) {
+        let Some(legion) = &mut self.legion else { return };
+        let changes = legion.election.mustered(now, sent, result);
+        let (live, needed) = (legion.election.live(now), legion.election.spec().quorum);
+        let known = legion.election.seen(now).is_some() && legion.life == Life::Member;
+        for change in changes {
+            let (event, node, text) = match change {
+                Change::Joined(node) => (LegionEvent::NodeJoined, node.clone(), format!("{node} joined")),
+                Change::Left(node) => (LegionEvent::NodeLeft, node.clone(), format!("{node} left")),
+            };
+            self.tell_change(now, event, Some(node), text);
+        }
+        let Some(legion) = self.legion.as_mut().filter(|_| known) else { return };
+        let quorate = live >= needed;
+        if std::mem::replace(&mut legion.quorate, quorate) != quorate {
+            let there = if quorate { "a quorum" } else { "no quorum" };
+            let text = format!("{there}: {live} live, {needed} have to");
+            legion.remember(now, text.clone());
+            if quorate && !std::mem::replace(&mut legion.joined, true) {
+                self.tell_of(LegionEvent::Join, None, text);
+            }
+        }
+    }
+
+    /// Others have changed, or the store can be asked again.
+    pub fn members_changed(&mut self, now: Time) {
+        if let Some(legion) = &mut self.legion {
+            legion.election.hurry(now);
+        }
+    }
+
+    /// What an event asked for is done, or was not; whether it was one of these.
+    pub(super) fn affair_ended(&mut self, hook: HookId, end: &HookEnd, actions: &mut Vec<Action>) -> bool {
+        let Some(legion) = self.legion.as_mut().filter(|legion| legion.out == Some(hook)) else { return false };
+        legion.out = None;
+        match end {
+            HookEnd::Returned { truth: true, .. } => {}
+            HookEnd::Returned { truth: false, .. } => {
+                self.say(actions, Level::Warn, None, "an action of the legion failed");
+            }
+            HookEnd::Failed(why) => self.say(actions, Level::Warn, None, &format!("an action of the legion: {why}")),
+        }
+        true
+    }
+
+    // ---- what follows ----
+
+    /// Says how this node stands, asks who is there, and asks for the lease or leaves it to others.
+    pub(super) fn attend(&mut self, now: Time, actions: &mut Vec<Action>) {
+        let (holds, stands) = (self.holds(now), self.would_lead(now));
+        let ends = self.retired_for_good && self.goal != Goal::Run && self.is_over();
+        let given = self.lease.as_ref().is_none_or(|lease| {
+            lease.is_clear() || lease.releasing_since().is_some_and(|since| since + PATIENCE <= now)
+        });
+        let Some(legion) = &mut self.legion else { return };
+        if legion.life == Life::New && legion.affairs.is_empty() && legion.out.is_none() {
+            legion.life = Life::Member;
+        }
+        if matches!(legion.life, Life::New | Life::Member) && (legion.forgotten || ends) {
+            legion.life = Life::Dying;
+            legion.affairs.clear();
+            let reason = if legion.forgotten { "it is no legion any more" } else { "it goes from this node" };
+            self.tell_of(LegionEvent::Death, None, reason.into());
+        }
+        let Some(legion) = &mut self.legion else { return };
+        let idle = legion.affairs.is_empty() && legion.out.is_none();
+        match legion.life {
+            Life::New => {}
+            Life::Member => legion.election.say(stands),
+            Life::Dying if idle && (given || legion.forgotten) => {
+                legion.life = Life::Leaving { since: now };
+                legion.election.leave();
+            }
+            Life::Dying => legion.election.say(false),
+            Life::Leaving { .. } | Life::Gone => {}
+        }
+        if let Life::Leaving { since } = legion.life
+            && (legion.election.has_left() || since + PATIENCE <= now)
+        {
+            legion.life = Life::Gone;
+        }
+        if legion.life != Life::Gone
+            && let Some(word) = legion.election.advance(now)
+        {
+            let watcher = self.spec.name.clone();
+            let (sent, membership, timeout) = (word.sent, word.membership, word.timeout);
+            actions.push(Action::Muster { watcher, sent, membership, timeout });
+        }
+        let (verdict, gone) = (legion.verdict(now, holds), legion.life == Life::Gone && legion.forgotten);
+        if gone {
+            self.show_lordship(None, actions);
+            self.legion = None;
+            if let (Some(lease), Goal::Run, None) = (&mut self.lease, &self.goal, &self.heir) {
+                lease.want(now);
+            }
+            return;
+        }
+        self.contend(now, &verdict);
+        self.note_lord(now);
+        let lordship = self.legion.as_ref().filter(|legion| legion.life != Life::Gone).map(|_| self.lordship(now));
+        self.show_lordship(lordship.flatten().map(Box::new), actions);
+    }
+
+    /// Asks for the lease, or leaves it to others, as the verdict is.
+    fn contend(&mut self, now: Time, verdict: &Verdict) {
+        let forgotten = self.legion.as_ref().is_none_or(|legion| legion.forgotten);
+        let Some(lease) = &mut self.lease else { return };
+        if self.goal != Goal::Run || self.heir.is_some() || lease.stands_back(now) {
+            return;
+        }
+        match verdict {
+            Verdict::Lead => lease.want(now),
+            _ if forgotten => lease.want(now),
+            Verdict::Behind { node } => lease.defer(now, verdict.to_string(), Some(node.clone())),
+            Verdict::NoQuorum { .. } | Verdict::Arbiter | Verdict::Aside | Verdict::Unknown(_) => {
+                lease.defer(now, verdict.to_string(), None);
+            }
+        }
+    }
+
+    /// Has the lease given away in good order where somebody else is to have it, or nobody.
+    pub(super) fn yield_to_verdict(&mut self, now: Time, actions: &mut Vec<Action>) {
+        let Some(legion) = self.legion.as_ref().filter(|legion| !legion.forgotten) else { return };
+        if !self.holds(now) || self.goal != Goal::Run || self.parting.is_some() || self.heir.is_some() {
+            return;
+        }
+        let verdict = legion.verdict(now, true);
+        let (cause, to, detail) = match &verdict {
+            Verdict::Behind { node } => (history::Cause::Preempted, Some(node.clone()), node.to_string()),
+            Verdict::NoQuorum { live, needed } => (history::Cause::NoQuorum, None, format!("{live} of {needed}")),
+            Verdict::Arbiter => (history::Cause::Changed, None, verdict.to_string()),
+            Verdict::Lead | Verdict::Aside | Verdict::Unknown(_) => return,
+        };
+        self.say(actions, Level::Info, None, &format!("{verdict}: giving the lease up"));
+        let ending = Ending { detail: Some(detail), ..Ending::of(cause) };
+        self.parting = Some(Parting { to, after: After::Aside { why: verdict.to_string() }, ending });
+    }
+
+    /// Whether it would have the lease.
+    fn would_lead(&self, now: Time) -> bool {
+        let moved = matches!(&self.parting, Some(Parting { after: After::StandBack { .. }, .. }));
+        let back = self.lease.as_ref().is_some_and(|lease| lease.stands_back(now));
+        self.goal == Goal::Run && self.heir.is_none() && !self.retired_for_good && !moved && !back
+    }
+
+    fn holds(&self, now: Time) -> bool {
+        matches!(self.lease.as_ref().map(|lease| lease.hold(now)), Some(Hold::Firm { .. }))
+    }
+
+    /// To whom the lease is to go: who was better may have gone meanwhile.
+    pub(super) fn heir_of(&self, now: Time, to: Option<NodeName>) -> Option<NodeName> {
+        match &self.legion {
+            Some(legion) => to.filter(|to| legion.election.next(now) == Some(to)),
+            None => to,
+        }
+    }
+
+    /// Where it goes when it is moved away from here: the one who comes next, or why not to `to`.
+    pub fn elected_successor(&self, now: Time, to: Option<&NodeName>) -> Option<Result<NodeName, String>> {
+        let legion = self.legion.as_ref()?;
+        let name = &self.spec.name;
+        Some(match (legion.election.next(now), to) {
+            (None, _) => Err(format!("{name} stays: no other member would lead")),
+            (Some(next), Some(to)) if to != next => {
+                Err(format!("{to} cannot take {name}: {next} comes before it, by valor and name"))
+            }
+            (Some(next), _) => Ok(next.clone()),
+        })
+    }
+
+    /// Whether it would take the lease over, though it need not be the next.
+    pub fn stands_for_election(&self) -> bool {
+        self.legion.as_ref().is_some_and(|legion| legion.election.stands())
+    }
+
+    /// Whether somebody else leads than before.
+    fn note_lord(&mut self, now: Time) {
+        let token = self.lease.as_ref().and_then(Lease::token);
+        let me = self.me.1.as_str();
+        let Some(legion) = &mut self.legion else { return };
+        // What the store said of this node's own holding may be from before it ended.
+        let seen = legion.election.holder().filter(|holder| *holder != me);
+        let lord = token.map(|_| me).or(seen).map(str::to_owned);
+        if legion.lord() == lord.as_deref() {
+            return;
+        }
+        let text = lord.as_ref().map_or_else(|| "nobody leads".to_owned(), |lord| format!("{lord} leads"));
+        legion.lord = lord.map(|lord| (lord, now));
+        self.tell_change(now, LegionEvent::LordChanged, None, text);
+    }
+
+    // ---- events ----
+
+    fn tell_change(&mut self, now: Time, event: LegionEvent, node: Option<NodeName>, text: String) {
+        if let Some(legion) = &mut self.legion {
+            legion.remember(now, text.clone());
+        }
+        self.tell_of(event, node, text);
+    }
+
+    /// Has an event's actions done, where there are any.
+    fn tell_of(&mut self, event: LegionEvent, node: Option<NodeName>, reason: String) {
+        let there_are = |spec: &WatcherSpec| spec.legion.as_ref().is_some_and(|legion| legion.has_actions(event));
+        let there_are = there_are(&self.spec);
+        let node = node.unwrap_or_else(|| self.me.1.clone());
+        if let Some(legion) = self.legion.as_mut().filter(|_| there_are) {
+            if legion.affairs.len() >= WAITING {
+                legion.affairs.pop_front();
+            }
+            legion.affairs.push_back(Affair { event, node, reason });
+        }
+    }
+
+    /// Orders what the next event asks for, once what the one before asked for is done.
+    pub(super) fn order_affairs(&mut self, now: Time, ids: &mut u64, actions: &mut Vec<Action>) {
+        let Some(legion) = self.legion.as_mut().filter(|legion| legion.out.is_none()) else { return };
+        let Some(Affair { event, node, reason }) = legion.affairs.pop_front() else { return };
+        let Some(spec) = &self.spec.legion else { return };
+        let words = spec.event_words(&self.spec.name, event);
+        let timeout = spec.time_for(event) + SLACK;
+        *ids += 1;
+        let hook = HookId(*ids);
+        legion.out = Some(hook);
+        let env = self.legion_env(now, Some(event), Some(&node), &reason);
+        let call = self.hook_call(now, HookPoint::Legion(event), HookProgram::Command(words), env);
+        actions.push(Action::Hook { hook, call: Box::new(call), timeout });
+    }
+
+    /// What its processes, its actions and those that follow it are told of it: nothing where it is no legion.
+    pub(super) fn legion_env(
+        &self,
+        now: Time,
+        event: Option<LegionEvent>,
+        node: Option<&NodeName>,
+        reason: &str,
+    ) -> Vec<(String, String)> {
+        let (me, token) = (&self.me.1, self.lease.as_ref().and_then(Lease::token));
+        let (members, lord) = match &self.legion {
+            Some(legion) => (legion.living(now), legion.lord()),
+            None => (vec![me.clone()], None),
+        };
+        let lord = token.map(|_| me.as_str()).or(lord);
+        let scroll = self.legion.as_ref().zip(lord).map_or("", |(legion, lord)| legion.election.scroll_of(lord));
+        let node = node.unwrap_or(me);
+        let (legion, members) = (&self.spec.name, members.as_slice());
+        Surroundings { legion, event, node, lord, token, members, scroll, reason }.variables()
+    }
+
+    /// Why this node leads, or does not.
+    pub(super) fn standing(&self, now: Time) -> Option<String> {
+        let legion = self.legion.as_ref()?;
+        Some(match (&self.goal, legion.verdict(now, self.holds(now))) {
+            (Goal::Rest(Cause::Asked(Ending { by: Some(by), .. })), Verdict::Aside) => format!("stopped by {by}"),
+            (Goal::Rest(_), Verdict::Aside) => "it is not wanted here".into(),
+            (Goal::Run, Verdict::Aside) => {
+                self.lease.as_ref().and_then(Lease::why).unwrap_or_else(|| Verdict::Aside.to_string())
+            }
+            (_, verdict) => verdict.to_string(),
+        })
+    }
+
+    /// Whether it is this node that is to have the lease.
+    pub(super) fn is_first(&self, now: Time) -> bool {
+        self.legion.as_ref().is_some_and(|legion| legion.verdict(now, self.holds(now)) == Verdict::Lead)
+    }
+
+    /// Whether it leaves the lease alone because of the election.
+    pub(super) fn is_deferred(&self, now: Time) -> bool {
+        let back = self.lease.as_ref().is_none_or(|lease| lease.stands_back(now) || lease.role() != LeaseRole::Aside);
+        self.goal == Goal::Run && self.legion.is_some() && !back && !self.is_first(now)
+    }
+
+    /// Whether it is as it should be that another node has it, or is about to; an arbiter wants nothing else.
+    pub(super) fn is_left_to_another(&self, now: Time) -> bool {
+        let arbiter = |legion: &Legion| legion.verdict(now, false) == Verdict::Arbiter;
+        self.lease.as_ref().is_some_and(Lease::is_left_to_another) || self.legion.as_ref().is_some_and(arbiter)
+    }
+
+    // ---- what is seen ----
+
+    /// Its next deadline.
+    pub(super) fn next_muster(&self, now: Time) -> Option<Time> {
+        let legion = self.legion.as_ref()?;
+        let patience = match legion.life {
+            Life::New | Life::Gone => return None,
+            Life::Member => None,
+            Life::Dying => self.lease.as_ref().and_then(Lease::releasing_since).map(|since| since + PATIENCE),
+            Life::Leaving { since } => Some(since + PATIENCE),
+        };
+        let election = legion.election.next_wakeup(now, self.holds(now));
+        [patience.filter(|time| *time > now), election].into_iter().flatten().min()
+    }
+
+    /// Whether this node leads, for programs.
+    pub fn lordship(&self, now: Time) -> Option<Lordship> {
+        let legion = self.legion.as_ref()?;
+        let mine = match self.lease.as_ref().map(|lease| lease.hold(now)) {
+            Some(Hold::Firm { token, deadline }) if !self.must_go() => Some((token, deadline)),
+            _ => None,
+        };
+        Some(Lordship {
+            legion: self.spec.name.clone(),
+            node: self.me.1.clone(),
+            mine,
+            lord: legion.lord().map(str::to_owned),
+            members: legion.living(now),
+            quorum: legion.election.spec().quorum,
+            scroll: legion.lord().map_or("", |lord| legion.election.scroll_of(lord)).to_owned(),
+            reason: self.standing(now).unwrap_or_default(),
+        })
+    }
+
+    fn show_lordship(&mut self, lordship: Option<Box<Lordship>>, actions: &mut Vec<Action>) {
+        let Some(legion) = &mut self.legion else { return };
+        if legion.shown != lordship {
+            legion.shown.clone_from(&lordship);
+            actions.push(Action::ShowLordship { legion: self.spec.name.clone(), lordship });
+        }
+    }
+
+    /// The legion, for people.
+    pub(super) fn legion_view(&self, now: Time) -> Option<Box<LegionView>> {
+        let legion = self.legion.as_ref()?;
+        let spec = legion.election.spec();
+        let member = |Member { node, membership, left }: Member| MemberView {
+            node,
+            valor: membership.valor,
+            stands: membership.stands,
+            scroll: membership.scroll,
+            left,
+        };
+        let token = self.lease.as_ref().and_then(Lease::token);
+        let lord = legion.lord.as_ref().map(|(node, since)| LordView {
+            node: node.clone(),
+            token: token.filter(|_| node == self.me.1.as_str()),
+            held_for: now.since(*since),
+        });
+        let change = |(at, text): &(Time, String)| LegionChange { ago: now.since(*at), text: text.clone() };
+        Some(Box::new(LegionView {
+            name: self.spec.name.clone(),
+            node: self.me.1.clone(),
+            valor: spec.valor,
+            preempt: spec.preempt,
+            quorum: spec.quorum,
+            expected: spec.expected,
+            scroll: spec.scroll.clone(),
+            joined: legion.joined,
+            live: legion.election.live(now),
+            members: legion.election.members(now).into_iter().map(member).collect(),
+            seen: legion.election.seen(now),
+            lord,
+            role: self.lease.as_ref().map_or(LeaseRole::Aside, Lease::role),
+            why: self.standing(now).unwrap_or_default(),
+            changes: legion.changes.iter().map(change).collect(),
+        }))
+    }
+}
