@@ -226,7 +226,7 @@ impl World {
         let silent = || Err("no answer in time".to_owned());
         let said: Vec<_> = said.iter_mut().map(|said| said.take().unwrap_or_else(silent)).collect();
         let heard: Vec<usize> = (0..said.len()).filter(|seat| said[*seat].is_ok()).collect();
-        if says && !is_most(heard.len(), said.len()) && self.flaw != Some(Flaw::WordKept) {
+        if says && !is_most(heard.len(), said.len()) {
             for seat in heard {
                 let server = self.hosts[host].masters[self.words[word].groups[seat]];
                 self.send_word(word, seat, server, true);
@@ -245,6 +245,28 @@ impl World {
         let is_its = |watcher: &&WatcherName| LeaseName::changed_channel(&self.lease(watcher)) == channel;
         let (node, _) = message.split_once(' ')?;
         Some((self.watchers.iter().find(is_its)?.clone(), NodeName::parse(node).ok()?))
+    }
+
+    /// All but one too few for a quorum are cut off, for longer than that may go unnoticed.
+    pub(crate) fn most_are_away(&mut self) {
+        let Some(quorum) = self.legion.as_ref().map(|legion| legion.quorum as usize) else { return };
+        let first = self.random.number() as usize;
+        for i in quorum - 1..self.hosts.len() {
+            let host = (first % self.hosts.len() + i) % self.hosts.len();
+            self.trace(host, || "FAULT it is away, with most".into());
+            self.hosts[host].away = true;
+        }
+        self.after(self.quorum_grace() + 4 * self.timings.ttl, What::MostAreBack);
+    }
+
+    /// They are back.
+    pub(crate) fn most_are_back(&mut self) {
+        self.look_for_a_quorum(false);
+        for host in 0..self.hosts.len() {
+            if std::mem::take(&mut self.hosts[host].away) {
+                self.store_up(host);
+            }
+        }
     }
 
     /// How long a lord may go on, or begin, though too few live: until the last that was heard of them has lapsed, that is
