@@ -203,7 +203,6 @@ pub(crate) const PLANTS: &[Plant] = &[
         EVERYWHERE,
         &[Best],
     ),
-    script("a member that nobody else hears of", &[("    changes[me] = true\n", "")], EVERYWHERE, &[SoonOne, Quorum]),
     script(
         "a record of members that says nothing of its age",
         &[(
