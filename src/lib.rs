@@ -53,7 +53,8 @@
 //!
 //! 1. [`model::spec`], [`model::event`], [`model::command`], [`model::plan`]: the vocabulary.
 //! 2. [`model::restart`], [`model::checkup`], [`model::process`]: one process. [`model::lease`]: one promise to the
-//!    cluster; [`model::vote`]: what several servers say of it; [`model::history`]: how it was kept; [`model::drill`]: how
+//!    cluster; [`model::vote`]: what several servers say of it;
+//!    [`model::election`], [`model::roll`]: who asks for it, and who is known to be there; [`model::history`]: how it was kept; [`model::drill`]: how
 //!    that is judged when it was put to the test.
 //! 3. [`model::watcher`], with its `settle`, `roll`, `sockets`, `demand`, `hooks`, `tenure`, `seen` and `explain`: a
 //!    number of processes, kept true. [`model::explain`]: what is said to who asks why.
@@ -90,6 +91,7 @@
 //!   on `CLOCK_BOOTTIME`, less a margin; at its end the guard kills the child's whole tree, whatever the agent does.
 //! - A lease is released only after nothing of the child's tree is left; the next holder may start at that moment.
 //! - An absent lease is never permission to start ([`cluster::scripts`]).
+//! - Who is thought to be there decides who asks for a lease, never who has it ([`model::election`], [`model::roll`]).
 //! - Of several independent servers most decide, and one alone decides nothing ([`model::vote`]).
 //! - What is no singleton depends on neither Redis, nor another node, nor a neighbour's fault.
 //! - Nothing waits inside the loop. Every queue has a bound, every wait an end.
