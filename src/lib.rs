@@ -53,8 +53,9 @@
 //!
 //! 1. [`model::spec`], [`model::event`], [`model::command`], [`model::plan`]: the vocabulary.
 //! 2. [`model::restart`], [`model::checkup`], [`model::process`]: one process. [`model::lease`]: one promise to the
-//!    cluster; [`model::election`]: who of several asks for it; [`model::vote`]: what several servers say of it;
-//!    [`model::history`]: how it was kept; [`model::drill`]: how that is judged when it was put to the test.
+//!    cluster; [`model::election`] and [`model::roll`]: who of several asks for it, and who is known to be there;
+//!    [`model::vote`]: what several servers say of it; [`model::history`]: how it was kept; [`model::drill`]: how that is
+//!    judged when it was put to the test.
 //! 3. [`model::watcher`], with its `settle`, `roll`, `sockets`, `demand`, `hooks`, `tenure`, `legion`, `follow`, `seen` and
 //!    `explain`: a number of processes, kept true. [`model::explain`]: what is said to who asks why.
 //! 4. [`model::roster`]: who is meant by a name, a pattern, a label; [`model::placement`]: who gets the next
@@ -96,6 +97,7 @@
 //! - What follows a legion runs under its leader's lease, which is released only when nothing of it is left either. Who is
 //!   a member decides who asks for a lease, never who has it.
 //! - An absent lease is never permission to start ([`cluster::scripts`]).
+//! - Who is thought to be there decides who asks for a lease, never who has it ([`model::election`], [`model::roll`]).
 //! - Of several independent servers most decide, and one alone decides nothing ([`model::vote`]).
 //! - What is no singleton depends on neither Redis, nor another node, nor a neighbour's fault.
 //! - Nothing waits inside the loop. Every queue has a bound, every wait an end.

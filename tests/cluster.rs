@@ -1309,7 +1309,7 @@ impl Agent {
     /// Which members it has been told of, when it is told of nothing else any more.
     async fn news_of_members(&mut self) -> usize {
         // What was published before has been heard when this has.
-        self.redis.muster(&beat(), end::boottime(), Some(member(7)), PATIENCE);
+        self.says(end::boottime(), Some(member(7)));
         let mut news = 0;
         loop {
             match self.event().await {
@@ -1353,7 +1353,7 @@ async fn a_change_of_members_is_heard_at_once_by_the_others_alone() {
         a.muster(change).await.unwrap();
     }
     a.news_of_members().await;
-    a.redis.muster(&beat(), end::boottime(), Some(member(8)), PATIENCE);
+    a.says(end::boottime(), Some(member(8)));
     b.muster(Some(member(9))).await.unwrap();
     a.members_changed().await;
     assert_eq!(a.news_of_members().await, 0, "its own word is no news to it");
@@ -1389,13 +1389,13 @@ async fn what_comes_after_a_later_word_of_its_node_says_nothing() {
         (3, None, Some(1)),
     ] {
         let sent = now - Duration::from_secs(ago);
-        agent.redis.muster(&beat(), sent, membership, PATIENCE);
+        agent.says(sent, membership);
         let all = agent.mustered(sent).await.unwrap();
         assert_eq!(all.members.first().map(|member| member.membership.valor), valor, "{ago} s ago");
     }
     agent.muster(None).await.unwrap();
     let late = now - Duration::from_secs(2);
-    agent.redis.muster(&beat(), late, Some(member(2)), PATIENCE);
+    agent.says(late, Some(member(2)));
     assert_eq!(agent.mustered(late).await.unwrap().members, [], "it has left since");
 }
 

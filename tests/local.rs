@@ -10,7 +10,7 @@ use std::time::Duration;
 use circus_agent::cluster::identity::{IdentityError, identity};
 use circus_agent::cluster::local::{Local, Me};
 use circus_agent::model::command::RequestId;
-use circus_agent::model::election::{Membership, Muster};
+use circus_agent::model::election::{Membership, Muster, Word};
 use circus_agent::model::event::{Ask, AskKind, Event, LeaseAnswer, TokenState};
 use circus_agent::model::history::{Entry, Fact, KEPT, What};
 use circus_agent::model::names::{ClusterName, NodeName, Owner, WatcherName};
@@ -110,7 +110,8 @@ impl Agent {
     /// Tells what this agent says of itself, and gives who contends for the lease.
     async fn muster(&mut self, membership: Option<Membership>) -> Result<Muster, String> {
         let at = now();
-        self.local.muster(beat(), at, membership);
+        let node = self.owner.node.clone();
+        self.local.muster(beat(), Word { sent: at, node, membership, timeout: LONG });
         loop {
             if let Event::Mustered { watcher, sent, result } = self.next().await {
                 assert_eq!((watcher, sent), (beat(), at));

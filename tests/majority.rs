@@ -427,7 +427,7 @@ async fn without_a_majority_nobody_knows_who_lives_and_what_was_said_is_taken_ba
     three.0[0].kill();
     three.0[1].kill();
     let at = end::boottime();
-    agent.redis.muster(&beat(), at, Some(member(LIFE)), end::ASK);
+    agent.says(at, Some(member(LIFE)));
     let why = agent.mustered(at).await.unwrap_err();
     assert!(why.starts_with("1 of 3 servers answered: "), "{why}");
     // Whoever reaches that server and another one is not to wait for a node that reaches none but that one.

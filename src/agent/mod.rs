@@ -34,7 +34,7 @@ use crate::control::{self, ControlSocket, Question};
 use crate::host::clock::{self, Alarm};
 use crate::host::{FOR_EVER, Host, machine};
 use crate::model::command::{NodeAbout, Outcome, PROTOCOL, Refusal, Reply, RequestId};
-use crate::model::election::Membership;
+use crate::model::election::Word;
 use crate::model::event::{Action, Ask, Event, Level, News, Notice, Onlooker};
 use crate::model::history::Fact;
 use crate::model::names::{ClusterName, NodeName, WatcherName};
@@ -378,9 +378,7 @@ impl Agent {
             Action::Guard { process, deadline } => self.host.guard(process, deadline),
             Action::AskLease { watcher, ask, timeout } => self.store.ask(watcher, ask, timeout),
             Action::Rename { request, to } => self.rename(request, to),
-            Action::Muster { watcher, sent, membership, timeout } => {
-                self.store.muster(watcher, sent, membership, timeout);
-            }
+            Action::Muster { watcher, word } => self.store.muster(watcher, word),
             Action::ShowLordship { legion, lordship } => {
                 let text = lordship.map(|lordship| wire::lordship_text(&lordship, clock::now(), unix_ms()));
                 self.lordships.show(&legion, text);
@@ -710,10 +708,10 @@ impl Store {
         }
     }
 
-    fn muster(&mut self, watcher: WatcherName, sent: Time, membership: Option<Membership>, timeout: Duration) {
+    fn muster(&mut self, watcher: WatcherName, word: Word) {
         match self {
-            Store::Redis(redis) => redis.muster(&watcher, sent, membership, timeout),
-            Store::Local(local) => local.muster(watcher, sent, membership),
+            Store::Redis(redis) => redis.muster(&watcher, word),
+            Store::Local(local) => local.muster(watcher, word),
         }
     }
 

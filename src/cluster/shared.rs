@@ -20,7 +20,7 @@ use super::tell::{self, Mouths};
 use super::word::{Subject, Words};
 use super::{keys, muster, watch as onlookers};
 use crate::model::command::{NodeAbout, RequestId};
-use crate::model::election::Membership;
+use crate::model::election::Word;
 use crate::model::event::{Ask, Event};
 use crate::model::history::Fact;
 use crate::model::names::{ClusterName, LeaseName, NodeName, WatcherName};
@@ -29,7 +29,6 @@ use crate::model::roll::Roll;
 use crate::model::snapshot::LogLine;
 use crate::model::spec::RedisSpec;
 use crate::model::stats::Machine;
-use crate::model::time::Time;
 
 /// How long reading the registry, and declaring a lease free, may take.
 const READ_TIMEOUT: Duration = Duration::from_secs(2);
@@ -144,7 +143,7 @@ impl Redis {
         let channels = watch::Sender::new(channels);
         let words = Words::new(servers.iter().count(), events.clone());
         for (index, server) in servers.iter().enumerate() {
-            let names = (&cluster, &node);
+            let names = (&cluster, name.subscribe());
             tasks.spawn(listen((index, server), names, channels.subscribe(), bus.clone(), words.clone(), &events));
         }
 
@@ -181,12 +180,12 @@ impl Redis {
         self.tell(async move { Some(Event::Lease { watcher, ask, answer: answer.await }) });
     }
 
-    /// Tells that this node is one of those that contend for a lease, or with nothing that it is none any more, and asks
-    /// who is. Exactly one [`Event::Mustered`] answers it, within `timeout` or little more.
-    pub fn muster(&self, watcher: &WatcherName, sent: Time, membership: Option<Membership>, timeout: Duration) {
+    /// Tells that a node is one of those that contend for a lease, or with nothing that it is none any more, and asks who
+    /// is. Exactly one [`Event::Mustered`] answers it, within its `timeout` or little more.
+    pub fn muster(&self, watcher: &WatcherName, Word { sent, node, membership, timeout }: Word) {
         let lease = self.lease(watcher);
         self.listen_on(lease.changed_channel());
-        let answers = self.servers.clone().muster((lease, self.node.clone()), sent, membership, timeout);
+        let answers = self.servers.clone().muster((lease, node), sent, membership, timeout);
         let (watcher, rolls) = (watcher.clone(), Arc::clone(&self.rolls));
         self.tell(async move {
             let said = answers.await;
@@ -361,7 +360,7 @@ impl Redis {
 /// Hears words about leases, questions and answers at one server.
 fn listen(
     (index, server): (usize, &Server),
-    (cluster, node): (&ClusterName, &NodeName),
+    (cluster, node): (&ClusterName, watch::Receiver<NodeName>),
     channels: watch::Receiver<BTreeSet<String>>,
     bus: Bus,
     words: Words,
@@ -369,7 +368,7 @@ fn listen(
 ) -> impl Future<Output = ()> + use<> {
     let (questions, answers) = (keys::bus_prefix(cluster), bus.answers().to_owned());
     let onlookers = keys::watch(cluster);
-    let (cluster, node, wanted) = (cluster.clone(), node.clone(), channels.clone());
+    let (cluster, wanted) = (cluster.clone(), channels.clone());
     let subject = move |channel: &str| Subject::of(&cluster, channel);
     let take = move |heard: Heard<'_>| match heard {
         // What was announced meanwhile nobody heard.
@@ -388,7 +387,7 @@ fn listen(
         Heard::Message { channel, payload } => {
             // A node's own change is no news to it.
             let subject = subject(channel)
-                .filter(|subject| !matches!(subject, Subject::Members(_) if muster::is_own(&node, payload)));
+                .filter(|subject| !matches!(subject, Subject::Members(_) if muster::is_own(&node.borrow(), payload)));
             subject.and_then(|subject| words.spread(index, subject, payload)).into_iter().collect()
         }
     };

@@ -77,8 +77,7 @@ pub struct Election {
     word: Option<Membership>,
     /// What the store has heard of it.
     heard: Heard,
-    /// When the question under way went out, and what it said.
-    asked: Option<(Time, Option<Membership>)>,
+    asked: Option<Asked>,
     /// When the latest one did.
     last: Option<Time>,
     /// When the next goes out, at the latest.
@@ -88,6 +87,17 @@ pub struct Election {
     trouble: Option<String>,
     /// Since when each of the others has stood, with this valor.
     standing: BTreeMap<NodeName, (u32, Time)>,
+    /// What this node was called, as long as the store has not heard that nobody is a member under that name.
+    former: Vec<NodeName>,
+}
+
+/// The question under way.
+#[derive(Debug, Clone, PartialEq)]
+struct Asked {
+    sent: Time,
+    /// In which name.
+    node: NodeName,
+    said: Option<Membership>,
 }
 
 /// What the store knows of this node.
@@ -116,6 +126,8 @@ struct View {
 pub struct Word {
     /// When.
     pub sent: Time,
+    /// By whom: this node, by the name that it has, or one that it had.
+    pub node: NodeName,
     /// What this node says of itself; nothing: that it is no member any more.
     pub membership: Option<Membership>,
     /// How long the answer may take.
@@ -179,7 +191,15 @@ impl Election {
             view: None,
             trouble: None,
             standing: BTreeMap::new(),
+            former: Vec::new(),
         }
+    }
+
+    /// Is called `node` from now on. It is a member under both names for a moment, and counts itself once.
+    pub fn rename(&mut self, node: &NodeName) {
+        self.former.retain(|former| former != node);
+        self.former.push(std::mem::replace(&mut self.node, node.clone()));
+        self.heard = Heard::Nothing;
     }
 
     /// What this node brings to it.
@@ -218,22 +238,26 @@ impl Election {
 
     /// What is due to be said and asked.
     pub fn advance(&mut self, now: Time) -> Option<Word> {
-        if self.asked.as_ref().is_some_and(|(sent, _)| *sent + self.lost() <= now) {
+        if self.asked.as_ref().is_some_and(|asked| asked.sent + self.lost() <= now) {
             self.failed(now, "the question got lost".into());
         }
         if self.asked.is_some() || self.due().is_none_or(|due| due > now) {
             return None;
         }
-        let membership = self.word.clone();
-        (self.asked, self.last) = (Some((now, membership.clone())), Some(now));
+        let (node, said) = match self.farewell() {
+            Some(former) => (former.clone(), None),
+            None => (self.node.clone(), self.word.clone()),
+        };
+        self.asked = Some(Asked { sent: now, node: node.clone(), said: said.clone() });
+        self.last = Some(now);
         self.next = self.ticks.after(now);
-        Some(Word { sent: now, membership, timeout: self.timings.refresh_timeout })
+        Some(Word { sent: now, node, membership: said, timeout: self.timings.refresh_timeout })
     }
 
     /// The store answered, or failed to; what has changed with the others. An answer that nobody waits for any more says
     /// nothing.
     pub fn mustered(&mut self, now: Time, sent: Time, result: Result<Muster, String>) -> Vec<Change> {
-        let Some((_, said)) = self.asked.take_if(|(asked, _)| *asked == sent) else { return Vec::new() };
+        let Some(asked) = self.asked.take_if(|asked| asked.sent == sent) else { return Vec::new() };
         let muster = match result {
             Ok(muster) => muster,
             Err(reason) => {
@@ -242,8 +266,14 @@ impl Election {
             }
         };
         self.trouble = None;
-        self.heard = said.map_or(Heard::Leave, Heard::Word);
-        let lives = |member: &Member| member.node != self.node && !member.left.is_zero();
+        match asked {
+            Asked { node, said, .. } if node == self.node => self.heard = said.map_or(Heard::Leave, Heard::Word),
+            Asked { node, said: None, .. } => self.former.retain(|former| *former != node),
+            // Said in a name that it had when it was asked.
+            Asked { said: Some(_), .. } => {}
+        }
+        let own = |node: &NodeName| *node == self.node || self.former.contains(node);
+        let lives = |member: &Member| !own(&member.node) && !member.left.is_zero();
         let others: BTreeMap<NodeName, (Membership, Time)> = muster
             .members
             .into_iter()
@@ -275,11 +305,17 @@ impl Election {
             (Some(word), Heard::Word(heard)) => word != heard,
             (Some(_), Heard::Nothing | Heard::Leave) | (None, _) => true,
         };
-        if news && self.trouble.is_none() {
+        if (news || self.farewell().is_some()) && self.trouble.is_none() {
             return Some(Time::ZERO);
         }
         let unasked = |silent: &Time| self.last.is_none_or(|last| *silent > last);
         self.silences().filter(unasked).chain([self.next]).min()
+    }
+
+    /// The name under which this node is to leave: once it is a member under the one that it has, so that enough live all
+    /// the while.
+    fn farewell(&self) -> Option<&NodeName> {
+        self.former.first().filter(|_| matches!(self.heard, Heard::Word(_)))
     }
 
     /// When each of the others falls silent.
@@ -307,7 +343,7 @@ impl Election {
     /// When to come back at the latest; `holds`: this node has the lease.
     pub fn next_wakeup(&self, now: Time, holds: bool) -> Option<Time> {
         let question = match &self.asked {
-            Some((sent, _)) => Some(*sent + self.lost()),
+            Some(asked) => Some(asked.sent + self.lost()),
             None => self.due(),
         };
         let preempted = self.standing.iter().filter(|(node, (valor, _))| holds && self.is_before_me(node, *valor));

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::command::{Command, NodeRow, Outcome, RequestId, Sample, Target};
 use super::drill::Drill;
-use super::election::{Membership, Muster};
+use super::election::{Muster, Word};
 use super::history::{Entry, Fact};
 use super::names::{ClusterName, NodeName, Owner, WatcherName};
 use super::pattern::Pattern;
@@ -373,9 +373,9 @@ pub enum Action {
     AskLease { watcher: WatcherName, ask: Ask, timeout: Duration },
     /// Get another name for this node; ends in `Renamed`.
     Rename { request: RequestId, to: NodeName },
-    /// Tell the store that this node is a member of those that contend for a lease, or with nothing that it is none any
-    /// more, and ask who else is; ends in `Mustered` within `timeout`.
-    Muster { watcher: WatcherName, sent: Time, membership: Option<Membership>, timeout: Duration },
+    /// Tell the store that a node is a member of those that contend for a lease, or with nothing that it is none any
+    /// more, and ask who else is; ends in `Mustered` within the word's `timeout`.
+    Muster { watcher: WatcherName, word: Word },
     /// Keep for programs to read whether this node leads a legion; nothing: there is no such legion here any more.
     ShowLordship { legion: WatcherName, lordship: Option<Box<Lordship>> },
     /// Say that a lease nobody ever held is free.

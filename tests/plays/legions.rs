@@ -135,7 +135,7 @@ impl Scene {
                 format!("hook {name}")
             }
             Action::CallOff { .. } => "call off".to_owned(),
-            Action::Muster { watcher, sent, membership, .. } => return self.muster(watcher, sent, membership),
+            Action::Muster { watcher, word } => return self.muster(watcher, word.sent, word.membership),
             Action::AskLease { watcher, ask, .. } => return self.ask(watcher, ask),
             Action::Record { fact, .. } => return self.facts.push(fact),
             Action::ShowLordship { lordship, .. } => return self.shown = lordship,

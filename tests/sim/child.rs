@@ -76,7 +76,8 @@ impl World {
     pub(crate) fn deadline(&mut self, host: usize, id: ProcessId, serial: u64) {
         let local = self.local(host);
         let Some(child) = self.hosts[host].children.get(&id) else { return };
-        if child.deadline_serial != serial || self.flaw == Some(Flaw::NoDeadline) {
+        let unguarded = self.flaw == Some(Flaw::FollowerUnguarded) && self.witness.follows(host, id);
+        if child.deadline_serial != serial || self.flaw == Some(Flaw::NoDeadline) || unguarded {
             return;
         }
         if child.deadline.kill <= local {

@@ -344,6 +344,7 @@ impl World {
         for host in 0..self.hosts.len() {
             self.thaw(host);
             self.hosts[host].cut_from.clear();
+            self.hosts[host].away = false;
             for group in 0..self.store.groups.len() {
                 self.after(Duration::ZERO, What::On(host, OnHost::Learn { group }));
             }

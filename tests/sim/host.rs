@@ -42,6 +42,8 @@ pub(crate) struct Host {
     /// Its network: from which servers it is cut off, and how it reaches the others.
     pub(crate) cut: bool,
     pub(crate) cut_from: BTreeSet<usize>,
+    /// It is one of many that are cut off for long.
+    pub(crate) away: bool,
     pub(crate) link: Link,
     /// Which server it takes for each group's master, and where it believes each lease to be.
     pub(crate) masters: Vec<usize>,
@@ -79,6 +81,7 @@ impl Host {
             postponed: Vec::new(),
             cut: false,
             cut_from: BTreeSet::new(),
+            away: false,
             link: Link::GOOD,
             masters: Vec::new(),
             homes: BTreeMap::new(),
@@ -318,9 +321,7 @@ impl World {
             Action::Kill { process } => self.kill(host, process),
             Action::Guard { process, deadline } => self.arm(host, process, deadline),
             Action::AskLease { watcher, ask, timeout } => self.ask(host, watcher, ask, timeout),
-            Action::Muster { watcher, sent, membership, timeout } => {
-                self.muster(host, watcher, sent, membership, timeout);
-            }
+            Action::Muster { watcher, word } => self.muster(host, watcher, word),
             Action::Leave { .. } => {
                 self.hosts[host].agent = None;
                 self.hosts[host].life += 1;

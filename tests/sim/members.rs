@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use circus_agent::cluster::muster;
-use circus_agent::model::election::Membership;
+use circus_agent::model::election::{self, Membership};
 use circus_agent::model::event::Event;
 use circus_agent::model::names::{LeaseName, NodeName, WatcherName};
 use circus_agent::model::random::Random;
@@ -39,6 +39,7 @@ pub(crate) struct Word {
     host: usize,
     life: u64,
     watcher: WatcherName,
+    node: NodeName,
     sent: Time,
     membership: Option<Membership>,
     /// The groups of servers that are told, and what each said.
@@ -110,14 +111,8 @@ impl World {
     }
 
     /// An agent says how it stands in an election, and asks who else does.
-    pub(crate) fn muster(
-        &mut self,
-        host: usize,
-        watcher: WatcherName,
-        sent: Time,
-        membership: Option<Membership>,
-        timeout: Duration,
-    ) {
+    pub(crate) fn muster(&mut self, host: usize, watcher: WatcherName, said_now: election::Word) {
+        let election::Word { sent, node, membership, timeout } = said_now;
         let groups: Vec<usize> = match self.store.shape {
             Shape::Majority => (0..self.store.groups.len()).collect(),
             Shape::Standalone | Shape::Cluster => vec![self.hosts[host].homes[&watcher]],
@@ -125,7 +120,7 @@ impl World {
         let said = vec![None; groups.len()];
         let life = self.hosts[host].life;
         let word = self.words.len();
-        self.words.push(Word { host, life, watcher, sent, membership, groups, said, told: false });
+        self.words.push(Word { host, life, watcher, node, sent, membership, groups, said, told: false });
         for seat in 0..self.words[word].groups.len() {
             let group = self.words[word].groups[seat];
             let server = self.hosts[host].masters[group];
@@ -149,8 +144,8 @@ impl World {
 
     /// A word has reached a server.
     pub(crate) fn said(&mut self, word: usize, seat: usize, server: usize, taken_back: bool) {
-        let Word { host, watcher, sent, membership, told, .. } = &self.words[word];
-        let (host, watcher, sent, told) = (*host, watcher.clone(), *sent, *told);
+        let Word { host, watcher, node, sent, membership, told, .. } = &self.words[word];
+        let (host, watcher, node, sent, told) = (*host, watcher.clone(), node.clone(), *sent, *told);
         let membership = membership.clone().filter(|_| !taken_back);
         match self.store.servers[server].state {
             State::Frozen => {
@@ -171,7 +166,6 @@ impl World {
             }
             return;
         }
-        let node = self.hosts[host].name.clone();
         let call = muster::call(&self.lease(&watcher), &node, sent, membership.as_ref());
         let date = self.store.date(server, self.now);
         let answer = self.store.servers[server].redis.eval(date, &call).and_then(|words| muster::answer(&words));
@@ -226,7 +220,7 @@ impl World {
         let silent = || Err("no answer in time".to_owned());
         let said: Vec<_> = said.iter_mut().map(|said| said.take().unwrap_or_else(silent)).collect();
         let heard: Vec<usize> = (0..said.len()).filter(|seat| said[*seat].is_ok()).collect();
-        if says && !is_most(heard.len(), said.len()) && self.flaw != Some(Flaw::WordKept) {
+        if says && !is_most(heard.len(), said.len()) {
             for seat in heard {
                 let server = self.hosts[host].masters[self.words[word].groups[seat]];
                 self.send_word(word, seat, server, true);
@@ -245,6 +239,28 @@ impl World {
         let is_its = |watcher: &&WatcherName| LeaseName::changed_channel(&self.lease(watcher)) == channel;
         let (node, _) = message.split_once(' ')?;
         Some((self.watchers.iter().find(is_its)?.clone(), NodeName::parse(node).ok()?))
+    }
+
+    /// All but one too few for a quorum are cut off, for longer than that may go unnoticed.
+    pub(crate) fn most_are_away(&mut self) {
+        let Some(quorum) = self.legion.as_ref().map(|legion| legion.quorum as usize) else { return };
+        let first = self.random.number() as usize;
+        for i in quorum - 1..self.hosts.len() {
+            let host = (first % self.hosts.len() + i) % self.hosts.len();
+            self.trace(host, || "FAULT it is away, with most".into());
+            self.hosts[host].away = true;
+        }
+        self.after(self.quorum_grace() + 4 * self.timings.ttl, What::MostAreBack);
+    }
+
+    /// They are back.
+    pub(crate) fn most_are_back(&mut self) {
+        self.look_for_a_quorum(false);
+        for host in 0..self.hosts.len() {
+            if std::mem::take(&mut self.hosts[host].away) {
+                self.store_up(host);
+            }
+        }
     }
 
     /// How long a lord may go on, or begin, though too few live: until the last that was heard of them has lapsed, that is

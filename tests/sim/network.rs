@@ -228,7 +228,7 @@ impl World {
     /// Whether a message between them arrives.
     pub(crate) fn reaches(&mut self, host: usize, server: usize) -> bool {
         let Link { loss, .. } = self.hosts[host].link;
-        let cut = self.hosts[host].cut || self.hosts[host].cut_from.contains(&server);
+        let cut = self.hosts[host].cut || self.hosts[host].away || self.hosts[host].cut_from.contains(&server);
         !cut && self.random.fraction() >= loss
     }
 

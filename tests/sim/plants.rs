@@ -65,13 +65,13 @@ pub(crate) enum Flaw {
     OneLeaseForAll,
     /// A release frees the other leases of the server, too.
     FreesNeighbour,
-    /// What most servers did not hear of a member is not taken back.
-    WordKept,
     /// What was known of members before a loss of data is forgotten with it.
     NoRoll,
+    /// The guards of what follows a leader do not know the deadline.
+    FollowerUnguarded,
 }
 
-use Promise::{NeverTwo, SoonOne, TokensGrow, Undisturbed};
+use Promise::{Best, NeverTwo, Quorum, SoonOne, TokensGrow, Undisturbed};
 use Shape::{Cluster, Majority, Standalone};
 
 const ALONE: &[Shape] = &[Standalone, Cluster];
@@ -185,6 +185,32 @@ pub(crate) const PLANTS: &[Plant] = &[
         &[Standalone],
         &[Undisturbed],
     ),
+    script(
+        "a member that hardly ever lapses",
+        &[
+            ("{ends = now + ttl, ttl = ttl,", "{ends = now + 1000 * ttl, ttl = ttl,"),
+            ("if num(ends) > now + num(its) then", "if false then"),
+        ],
+        EVERYWHERE,
+        &[Quorum],
+    ),
+    script(
+        "all members of one valor",
+        &[("for _, said in ipairs({name, member.valor,", "for _, said in ipairs({name, '1',")],
+        EVERYWHERE,
+        &[Best],
+    ),
+    script(
+        "a record of members that says nothing of its age",
+        &[(
+            "local words = {'mustered', holder or '', text(now - since)}",
+            "local words = {'mustered', holder or '', '99999999'}",
+        )],
+        ALONE,
+        &[Undisturbed],
+    ),
+    flaw("members forgotten with the data", Flaw::NoRoll, ALONE, &[Undisturbed]),
+    flaw("a follower that nobody guards", Flaw::FollowerUnguarded, EVERYWHERE, &[NeverTwo]),
     flaw("validity counted from the answer", Flaw::CountFromAnswer, ALONE, &[NeverTwo]),
     flaw("a late grant accepted", Flaw::LateGrant, &[Standalone], &[NeverTwo]),
     flaw("no answer taken for a grant", Flaw::FailureIsGrant, EVERYWHERE, &[NeverTwo]),

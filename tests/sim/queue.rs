@@ -21,31 +21,58 @@ pub(crate) enum What {
     /// On a host, once it is not frozen.
     On(usize, OnHost),
     /// Questions of a host reach a server, in one message.
-    Arrive { host: usize, server: usize, puts: Vec<(PutId, Ask)> },
+    Arrive {
+        host: usize,
+        server: usize,
+        puts: Vec<(PutId, Ask)>,
+    },
     /// What a node says of itself reaches a server; or that it takes it back.
-    Said { word: usize, seat: usize, server: usize, taken_back: bool },
+    Said {
+        word: usize,
+        seat: usize,
+        server: usize,
+        taken_back: bool,
+    },
     /// Questions of a host that got lost arrive after all.
     ArriveLate(usize),
     /// A question is put once more, to whoever is master now.
     AskAnew(usize),
     /// Its replicas have what a server answered, where none has left it since.
-    Acknowledged { host: usize, server: usize, links: u64, answers: Vec<(PutId, LeaseAnswer)> },
+    Acknowledged {
+        host: usize,
+        server: usize,
+        links: u64,
+        answers: Vec<(PutId, LeaseAnswer)>,
+    },
     /// A frozen host runs on.
     HostThaws(usize),
     /// What the witness excused at a thaw is over.
     Look(usize),
+    /// So many of a legion's members are cut off that the others are no quorum; and they are back.
+    MostAreAway,
+    MostAreBack,
     /// A host is cut off from all servers.
     Cut(usize),
     /// It reaches all of them again, and quickly.
     Heal(usize),
     /// It reaches this server again.
-    Mend { host: usize, server: usize },
+    Mend {
+        host: usize,
+        server: usize,
+    },
     /// A server that was away is back, with this data.
-    ServerBack { server: usize, data: Data },
+    ServerBack {
+        server: usize,
+        data: Data,
+    },
     /// A replica takes its master's place.
-    Promote { group: usize },
+    Promote {
+        group: usize,
+    },
     /// A master that went on alone learns that it is none any more.
-    Demote { server: usize },
+    Demote {
+        server: usize,
+    },
     /// Something goes wrong.
     Fault,
 }

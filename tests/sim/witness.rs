@@ -154,6 +154,11 @@ impl Witness {
         self.children.iter_mut().filter(move |(key, _)| key.0 == host).map(|(_, sight)| sight)
     }
 
+    /// Whether this is a child of what runs under another's lease.
+    pub(crate) fn follows(&self, host: usize, id: ProcessId) -> bool {
+        self.children.get(&(host, id)).is_some_and(|sight| sight.watcher != sight.lease)
+    }
+
     /// A host on which a child of this singleton does something, if there is one.
     pub(crate) fn runs_on(&self, watcher: &WatcherName) -> Option<usize> {
         let runs = |(_, sight): &(&(usize, ProcessId), &Sight)| sight.watcher == *watcher && !sight.frozen;

@@ -121,6 +121,9 @@ impl World {
         let ttl = self.timings.ttl.as_nanos() as u64;
         self.faults_end = self.now + ttl * u64::from(STORM);
         self.at(ttl, What::Fault);
+        if self.legion.is_some() {
+            self.at(u64::from(STORM) / 3 * ttl, What::MostAreAway);
+        }
         self.live_until(self.faults_end);
         self.make_peace();
         self.live_until(self.now + self.soon());
@@ -220,6 +223,8 @@ impl World {
             What::Acknowledged { host, server, links, answers } => self.acknowledged(host, server, links, answers),
             What::HostThaws(host) => self.thaw(host),
             What::Look(host) => self.witness.look(self.now, host),
+            What::MostAreAway => self.most_are_away(),
+            What::MostAreBack => self.most_are_back(),
             What::Cut(host) => {
                 self.hosts[host].cut = !self.at_peace();
                 let pause = self.pause(4.0);

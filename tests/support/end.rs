@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use circus_agent::cluster::{BusQuestion, Me, Redis, Standing};
 use circus_agent::model::command::{NodeAbout, NodeRow, RequestId};
-use circus_agent::model::election::{Membership, Muster};
+use circus_agent::model::election::{Membership, Muster, Word};
 use circus_agent::model::event::{Ask, AskKind, Event, LeaseAnswer, TokenState};
 use circus_agent::model::history::Entry;
 use circus_agent::model::names::{ClusterName, LeaseName, NodeName, Owner, WatcherName};
@@ -74,6 +74,7 @@ pub struct Agent {
     pub events: mpsc::Receiver<Event>,
     pub questions: mpsc::Receiver<BusQuestion>,
     pub standing: watch::Sender<Standing>,
+    node: NodeName,
 }
 
 impl Agent {
@@ -88,7 +89,7 @@ impl Agent {
         let (standing, stands) = watch::channel(Standing { about, draining: false });
         let (leases, machine) = (vec![beat()], Machine::default);
         let me = Me { redis, cluster: cluster(), node: node(name), instance, leases, standing: stands, machine };
-        Agent { redis: Redis::start(me, told, asked), events, questions, standing }
+        Agent { redis: Redis::start(me, told, asked), events, questions, standing, node: node(name) }
     }
 
     /// One that has reached Redis and hears it.
@@ -197,8 +198,13 @@ impl Agent {
     /// Tells what this node says of itself, and gives who contends for the lease.
     pub async fn muster(&mut self, membership: Option<Membership>) -> Result<Muster, String> {
         let now = boottime();
-        self.redis.muster(&beat(), now, membership, PATIENCE);
+        self.says(now, membership);
         self.mustered(now).await
+    }
+
+    /// The same at a time of its own; [`Agent::mustered`] waits for the answer.
+    pub fn says(&self, sent: Time, membership: Option<Membership>) {
+        self.redis.muster(&beat(), Word { sent, node: self.node.clone(), membership, timeout: PATIENCE });
     }
 
     /// The answer to the question sent at `at`.

@@ -69,11 +69,10 @@ use tokio::sync::{mpsc, oneshot};
 use self::files::{clock_name, file_name};
 use self::worker::{Store, Worker};
 use crate::model::command::RequestId;
-use crate::model::election::{Membership, Muster};
+use crate::model::election::{Muster, Word};
 use crate::model::event::{Ask, Event, HistoryRead, LeaseAnswer, TokenState};
 use crate::model::history::Fact;
 use crate::model::names::{ClusterName, NodeName, Owner, WatcherName};
-use crate::model::time::Time;
 /// Whose leases, and where they are kept.
 #[derive(Debug, Clone)]
 pub struct Me {
@@ -148,12 +147,12 @@ impl Local {
         });
     }
 
-    /// Tells that this node is one of those that contend for a lease, or with nothing that it is none any more, and asks
-    /// who is; exactly one [`Event::Mustered`] follows. To be called inside a tokio runtime.
-    pub fn muster(&mut self, watcher: WatcherName, sent: Time, membership: Option<Membership>) {
-        let of = watcher.clone();
+    /// Tells that a node is one of those that contend for a lease, or with nothing that it is none any more, and asks who
+    /// is; exactly one [`Event::Mustered`] follows. To be called inside a tokio runtime.
+    pub fn muster(&mut self, watcher: WatcherName, word: Word) {
+        let (of, sent) = (watcher.clone(), word.sent);
         self.put(
-            |reply| Job::Muster { watcher, sent, membership, reply },
+            |reply| Job::Muster { watcher, word, reply },
             move |result| Event::Mustered { watcher: of, sent, result },
         );
     }
@@ -248,8 +247,7 @@ enum Job {
     },
     Muster {
         watcher: WatcherName,
-        sent: Time,
-        membership: Option<Membership>,
+        word: Word,
         reply: oneshot::Sender<Result<Muster, String>>,
     },
     Init {

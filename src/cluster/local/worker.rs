@@ -24,7 +24,7 @@ use super::history::{self, Was};
 use super::members;
 use super::record::{Found, Record, State, Verdict, verdict};
 use super::{Hold, Holds, Job, lock};
-use crate::model::election::Membership;
+use crate::model::election::Word;
 use crate::model::event::{Ask, AskKind, Event, HistoryRead, LeaseAnswer, TokenState};
 use crate::model::lease::RESERVATION;
 use crate::model::names::{NodeName, Owner, WatcherName};
@@ -154,11 +154,10 @@ impl Worker {
                 let _ = reply.send(answer.unwrap_or_else(|reason| LeaseAnswer::Failed { reason }));
             }
             // Nobody waits for the answer any more, but who leaves has left.
-            Job::Muster { membership: Some(_), reply, .. } if reply.is_closed() => {}
-            Job::Muster { watcher, sent, membership, reply } => {
-                let register =
-                    self.transact(&watcher, |worker, paths, _| worker.muster(&watcher, paths, membership.as_ref()));
-                let _ = reply.send(self.rolls.entry(watcher).or_default().call(sent, vec![register]));
+            Job::Muster { word: Word { membership: Some(_), .. }, reply, .. } if reply.is_closed() => {}
+            Job::Muster { watcher, word, reply } => {
+                let register = self.transact(&watcher, |worker, paths, _| worker.muster(&watcher, paths, &word));
+                let _ = reply.send(self.rolls.entry(watcher).or_default().call(word.sent, vec![register]));
             }
             Job::Check { watcher, token, reply } => {
                 let result = self.transact(&watcher, |worker, paths, _| worker.token_state(paths, token));
@@ -315,13 +314,13 @@ impl Worker {
         &mut self,
         watcher: &WatcherName,
         paths: &Paths,
-        membership: Option<&Membership>,
+        Word { node, membership, .. }: &Word,
     ) -> io::Result<Register> {
         let now = boottime();
         let mut record = members::Record::read(paths, &self.clock, now)?;
         // What others have said since it was heard of last will be in what is heard of next.
-        let is_news = self.heard.get(watcher).is_some_and(|heard| record.is_news(heard, &self.node));
-        record.note(&self.node, membership, now);
+        let is_news = self.heard.get(watcher).is_some_and(|heard| record.is_news(heard, node));
+        record.note(node, membership.as_ref(), now);
         record.publish(paths)?;
         let holder = match find(paths, 0)? {
             Found::Held { record, locked: true } => Some(record.owner),

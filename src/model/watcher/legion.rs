@@ -130,6 +130,13 @@ impl Watcher {
         }
     }
 
+    /// Its node is called `node` from now on.
+    pub(super) fn rename_member(&mut self, node: &NodeName) {
+        if let Some(legion) = &mut self.legion {
+            legion.election.rename(node);
+        }
+    }
+
     /// It goes for good once it is down: the agent ends, or it is removed.
     pub fn retire(&mut self) {
         self.retired_for_good = true;
@@ -249,8 +256,7 @@ impl Watcher {
             && let Some(word) = legion.election.advance(now)
         {
             let watcher = self.spec.name.clone();
-            let (sent, membership, timeout) = (word.sent, word.membership, word.timeout);
-            actions.push(Action::Muster { watcher, sent, membership, timeout });
+            actions.push(Action::Muster { watcher, word });
         }
         let (verdict, gone) = (legion.verdict(now, holds), legion.life == Life::Gone && legion.forgotten);
         if gone {

@@ -592,6 +592,7 @@ impl Watcher {
         if let Some(lease) = &mut self.lease {
             lease.rename(now, node);
         }
+        self.rename_member(node);
     }
 
     fn put(&self, questions: Vec<(Ask, Duration)>, actions: &mut Vec<Action>) {
