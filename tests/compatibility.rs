@@ -77,7 +77,7 @@ const OURS: [(&str, &[&str]); 4] = [
 ];
 
 /// Commands that Circus does not have; three of them had a branch of it.
-const OUR_COMMANDS: [&str; 20] = [
+const OUR_COMMANDS: [&str; 21] = [
     "plan",
     "version",
     "nodes",
@@ -98,6 +98,7 @@ const OUR_COMMANDS: [&str; 20] = [
     "addsocket",
     "setsocket",
     "rmsocket",
+    "publish",
 ];
 
 /// Classes of streams, and their options, that Circus does not have.
