@@ -53,10 +53,10 @@
 //!
 //! 1. [`model::spec`], [`model::event`], [`model::command`], [`model::plan`]: the vocabulary.
 //! 2. [`model::restart`], [`model::checkup`], [`model::process`]: one process. [`model::lease`]: one promise to the
-//!    cluster; [`model::vote`]: what several servers say of it; [`model::history`]: how it was kept; [`model::drill`]: how
-//!    that is judged when it was put to the test.
-//! 3. [`model::watcher`], with its `settle`, `roll`, `sockets`, `demand`, `hooks`, `tenure`, `seen` and `explain`: a
-//!    number of processes, kept true. [`model::explain`]: what is said to who asks why.
+//!    cluster; [`model::election`]: who of several asks for it; [`model::vote`]: what several servers say of it;
+//!    [`model::history`]: how it was kept; [`model::drill`]: how that is judged when it was put to the test.
+//! 3. [`model::watcher`], with its `settle`, `roll`, `sockets`, `demand`, `hooks`, `tenure`, `legion`, `follow`, `seen` and
+//!    `explain`: a number of processes, kept true. [`model::explain`]: what is said to who asks why.
 //! 4. [`model::roster`]: who is meant by a name, a pattern, a label; [`model::placement`]: who gets the next
 //!    process. [`model::node`], with its `order`, `changes` and `sockets`: who comes after whom, and what a changed file changes.
 //! 5. `lua/take.lua`, `lua/refresh.lua`, `lua/release.lua`: who may have a lease.
@@ -92,6 +92,8 @@
 //! - What `on_lord` has set up `on_unlord` undoes, once: after the followers are gone, before the lease is, whatever becomes of
 //!   the agent.
 //! - A lease is released only after nothing of the child's tree is left; the next holder may start at that moment.
+//! - What follows a legion runs under its leader's lease, which is released only when nothing of it is left either. Who is
+//!   a member decides who asks for a lease, never who has it.
 //! - An absent lease is never permission to start ([`cluster::scripts`]).
 //! - Of several independent servers most decide, and one alone decides nothing ([`model::vote`]).
 //! - What is no singleton depends on neither Redis, nor another node, nor a neighbour's fault.
