@@ -27,8 +27,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use circus_agent::cluster::client::BusClient;
+use circus_agent::cluster::muster;
 use circus_agent::cluster::watch::ClusterStream;
 use circus_agent::model::command::{NodeRow, NodeState, RequestId};
+use circus_agent::model::election::Membership;
 use circus_agent::model::event::{Ask, AskKind, Event, LeaseAnswer, TokenState};
 use circus_agent::model::history::{Before, Cause, Ending, Entry, Fact, KEPT, Left, What};
 use circus_agent::model::names::{LeaseName, NodeName, Owner, WatcherName};
@@ -452,6 +454,9 @@ async fn all_that_is_done(words: &[&str]) -> Vec<String> {
         LeaseAnswer::Granted { token } => token,
         other => return vec![format!("take: {other:?}")],
     };
+    let membership = Membership { valor: 1, stands: true, scroll: String::new(), ttl: LONG };
+    let mustered = agent.muster(Some(membership)).await;
+    check("mustered", mustered.is_ok_and(|muster| muster.members.len() == 1));
     check("held", matches!(agent.ask(&take(&b)).await, LeaseAnswer::Held { .. }));
     check("refresh", agent.ask(&refresh(&a, token)).await == LeaseAnswer::Granted { token });
     check("token checked", matches!(agent.check(token).await, Ok(TokenState::Holds { .. })));
@@ -1285,4 +1290,155 @@ async fn circusctl_is_told_why_redis_cannot_be_asked() {
     server.kill();
     assert_eq!(why(url).await, format!("connection refused by 127.0.0.1:{}", server.port()));
     assert!(why("http://:secret@x".into()).await.starts_with("the Redis URL cannot be used"));
+}
+
+// ---- Those that contend for a lease ----
+
+/// A member of this valor, for so long that it does not lapse.
+fn member(valor: u32) -> Membership {
+    Membership { valor, stands: true, scroll: "role=web".into(), ttl: LONG }
+}
+
+impl Agent {
+    async fn members_changed(&mut self) {
+        let changed = Event::MembersChanged { watcher: beat() };
+        self.next(|event| (event == changed).then_some(())).await;
+    }
+
+    /// Which members it has been told of, when it is told of nothing else any more.
+    async fn news_of_members(&mut self) -> usize {
+        // What was published before has been heard when this has.
+        self.redis.muster(&beat(), end::boottime(), Some(member(7)), PATIENCE);
+        let mut news = 0;
+        loop {
+            match self.event().await {
+                Event::Mustered { .. } => return news,
+                Event::MembersChanged { .. } => news += 1,
+                _ => {}
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_change_of_members_is_heard_at_once_by_the_others_alone() {
+    let server = RedisServer::start();
+    let mut a = Agent::ready(&server.url(), "a", 1).await;
+    let mut b = Agent::ready(&server.url(), "b", 2).await;
+    for agent in [&mut a, &mut b] {
+        agent.muster(Some(member(1))).await.unwrap();
+    }
+    let subscribed = || match server.command(&["PUBSUB", "NUMSUB", &lease().changed_channel()]) {
+        redis::Value::Array(counts) => counts[1] == redis::Value::Int(2),
+        other => panic!("{other:?}"),
+    };
+    let deadline = Instant::now() + PATIENCE;
+    while !subscribed() {
+        assert!(Instant::now() < deadline, "they do not listen");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let scroll = Membership { scroll: "role=db".into(), ..member(1) };
+    let aside = Membership { stands: false, ..member(1) };
+    let shorter = Membership { ttl: LONG / 2, ..member(1) };
+    for change in [Some(member(2)), Some(scroll), Some(aside), Some(shorter), None, Some(member(1))] {
+        // Whatever is on its way from before.
+        b.news_of_members().await;
+        a.muster(change.clone()).await.unwrap();
+        b.members_changed().await;
+        let told = b.muster(Some(member(7))).await.unwrap();
+        let its = told.members.into_iter().find(|member| member.node == node("a")).map(|member| member.membership);
+        assert_eq!(its, change);
+        // The same again is no news.
+        a.muster(change).await.unwrap();
+    }
+    a.news_of_members().await;
+    a.redis.muster(&beat(), end::boottime(), Some(member(8)), PATIENCE);
+    b.muster(Some(member(9))).await.unwrap();
+    a.members_changed().await;
+    assert_eq!(a.news_of_members().await, 0, "its own word is no news to it");
+}
+
+#[tokio::test]
+async fn a_hundred_members_are_seen_and_the_key_ends_with_the_last() {
+    let server = RedisServer::start();
+    let mut agent = Agent::ready(&server.url(), "node-00", 1).await;
+    let say = |name: &str, membership: &Membership| {
+        let call = muster::call(&lease(), &node(name), end::boottime(), Some(membership));
+        let mut words = vec!["EVAL", call.script, "2"];
+        words.extend(call.keys.iter().chain(&call.args).map(String::as_str));
+        server.command(&words);
+    };
+    (1..100).for_each(|i| say(&format!("node-{i:02}"), &member(i)));
+    let all = agent.muster(Some(member(0))).await.unwrap();
+    let seen: Vec<u32> = all.members.iter().map(|member| member.membership.valor).collect();
+    assert_eq!(seen, (0..100).collect::<Vec<_>>(), "by name");
+    let left = server.number(&["PTTL", &lease().members_key()]);
+    assert!(left > 0 && left <= LONG.as_millis() as i64, "{left}");
+}
+
+#[tokio::test]
+async fn what_comes_after_a_later_word_of_its_node_says_nothing() {
+    let server = RedisServer::start();
+    let mut agent = Agent::ready(&server.url(), "a", 1).await;
+    let now = end::boottime();
+    for (ago, membership, valor) in [
+        (5, Some(member(5)), Some(5)),
+        (1, Some(member(1)), Some(1)),
+        (3, Some(member(3)), Some(1)),
+        (3, None, Some(1)),
+    ] {
+        let sent = now - Duration::from_secs(ago);
+        agent.redis.muster(&beat(), sent, membership, PATIENCE);
+        let all = agent.mustered(sent).await.unwrap();
+        assert_eq!(all.members.first().map(|member| member.membership.valor), valor, "{ago} s ago");
+    }
+    agent.muster(None).await.unwrap();
+    let late = now - Duration::from_secs(2);
+    agent.redis.muster(&beat(), late, Some(member(2)), PATIENCE);
+    assert_eq!(agent.mustered(late).await.unwrap().members, [], "it has left since");
+}
+
+#[tokio::test]
+async fn what_nobody_said_among_the_members_is_forgotten() {
+    let server = RedisServer::start();
+    let mut agent = Agent::ready(&server.url(), "a", 1).await;
+    let key = lease().members_key();
+    for (name, text) in
+        [("b", "me"), ("c", "99999999999999 1 1 1 1"), ("no name", "99999999999999 600000 1 1 1 "), ("/kept", "x")]
+    {
+        server.command(&["HSET", &key, name, text]);
+    }
+    let all = agent.muster(Some(member(1))).await.unwrap();
+    assert_eq!(all.members.len(), 1, "{all:?}");
+    assert_eq!(server.number(&["HEXISTS", &key, "b"]) + server.number(&["HEXISTS", &key, "c"]), 0);
+}
+
+#[tokio::test]
+async fn a_clock_that_was_set_ahead_makes_nobody_silent_who_was_seen() {
+    let server = RedisServer::start();
+    let mut a = Agent::ready(&server.url(), "a", 1).await;
+    let mut b = Agent::ready(&server.url(), "b", 2).await;
+    a.muster(Some(member(1))).await.unwrap();
+    b.muster(Some(member(1))).await.unwrap();
+    // All that is known of them is older by an hour.
+    let key = lease().members_key();
+    let known: BTreeMap<String, String> = redis::from_redis_value(server.command(&["HGETALL", &key])).unwrap();
+    for (field, text) in known {
+        let older = |(at, word): (usize, &str)| match word.parse::<i64>() {
+            Ok(time) if at == 0 || at == 1 && field == "/kept" => (time - 3_600_000).to_string(),
+            _ => word.to_owned(),
+        };
+        let words: Vec<String> = text.split(' ').enumerate().map(older).collect();
+        server.command(&["HSET", &key, &field, &words.join(" ")]);
+    }
+    assert_eq!(b.muster(Some(member(1))).await.unwrap().members.len(), 2);
+}
+
+#[tokio::test]
+async fn a_server_out_of_memory_goes_on_hearing_who_lives() {
+    let server = RedisServer::start();
+    let mut agent = Agent::ready(&server.url(), "a", 1).await;
+    agent.muster(Some(member(1))).await.unwrap();
+    server.command(&["CONFIG", "SET", "maxmemory", "1"]);
+    assert_eq!(agent.muster(Some(member(2))).await.unwrap().members[0].membership, member(2));
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use circus_agent::cluster::identity::{IdentityError, identity};
 use circus_agent::cluster::local::{Local, Me};
 use circus_agent::model::command::RequestId;
+use circus_agent::model::election::{Membership, Muster};
 use circus_agent::model::event::{Ask, AskKind, Event, LeaseAnswer, TokenState};
 use circus_agent::model::history::{Entry, Fact, KEPT, What};
 use circus_agent::model::names::{ClusterName, NodeName, Owner, WatcherName};
@@ -106,6 +107,23 @@ impl Agent {
         self.ask(beat(), AskKind::Release { to }).await
     }
 
+    /// Tells what this agent says of itself, and gives who contends for the lease.
+    async fn muster(&mut self, membership: Option<Membership>) -> Result<Muster, String> {
+        let at = now();
+        self.local.muster(beat(), at, membership);
+        loop {
+            if let Event::Mustered { watcher, sent, result } = self.next().await {
+                assert_eq!((watcher, sent), (beat(), at));
+                return result;
+            }
+        }
+    }
+
+    /// Waits for the news that its members have changed.
+    async fn members_changed(&mut self) {
+        while self.next().await != (Event::MembersChanged { watcher: beat() }) {}
+    }
+
     async fn next(&mut self) -> Event {
         timeout(SOON, self.events.recv()).await.expect("no event").expect("the store ended")
     }
@@ -129,6 +147,20 @@ fn token(answer: LeaseAnswer) -> u64 {
         LeaseAnswer::Granted { token } => token,
         other => panic!("not granted: {other:?}"),
     }
+}
+
+/// A member of this valor.
+fn member(valor: u32, ttl: Duration) -> Membership {
+    Membership { valor, stands: valor > 0, scroll: "role=web".into(), ttl }
+}
+
+/// Who lives, and by which valor.
+fn live(muster: &Muster) -> Vec<(&str, u32)> {
+    muster.members.iter().map(|member| (member.node.as_str(), member.membership.valor)).collect()
+}
+
+fn members_file(dir: &Path) -> PathBuf {
+    dir.join("leases/default/beat.members")
 }
 
 fn lease_file(dir: &Path) -> PathBuf {
@@ -237,6 +269,100 @@ impl Drop for Guard {
     fn drop(&mut self) {
         let _ = kill(self.0, Signal::SIGKILL);
     }
+}
+
+// ----------------------------------------------------------------------------------------------- those that contend
+
+#[tokio::test]
+async fn members_of_one_machine_hear_of_each_other_at_once() {
+    let dir = TempDir::new().unwrap();
+    let (mut amy, mut ben) = (Agent::start(dir.path(), "amy"), Agent::start(dir.path(), "ben"));
+    let alone = amy.muster(Some(member(9, LONG))).await.unwrap();
+    assert_eq!((live(&alone), &alone.holder), (vec![("amy", 9)], &None));
+    let both = ben.muster(Some(member(0, LONG))).await.unwrap();
+    assert_eq!(live(&both), [("amy", 9), ("ben", 0)]);
+    assert!(both.members[0].membership == member(9, LONG) && both.members[0].left > LONG / 2, "{both:?}");
+    amy.members_changed().await;
+    token(amy.take(LONG).await);
+    let held = amy.muster(Some(member(9, LONG))).await.unwrap();
+    assert_eq!((live(&held), &held.holder), (vec![("amy", 9), ("ben", 0)], &Some(owner("amy", 7).to_string())));
+    for changed in [member(3, LONG), Membership { scroll: "two\nlines".into(), ..member(3, LONG) }] {
+        amy.muster(Some(changed.clone())).await.unwrap();
+        ben.members_changed().await;
+        assert_eq!(ben.muster(Some(member(0, LONG))).await.unwrap().members[0].membership, changed);
+    }
+    assert_eq!(live(&amy.muster(None).await.unwrap()), [("ben", 0)]);
+    ben.members_changed().await;
+    assert_eq!(live(&ben.muster(Some(member(0, LONG))).await.unwrap()), [("ben", 0)]);
+}
+
+#[tokio::test]
+async fn a_word_that_changes_nothing_is_no_news_nor_is_ones_own() {
+    let dir = TempDir::new().unwrap();
+    let (mut amy, mut ben) = (Agent::start(dir.path(), "amy"), Agent::start(dir.path(), "ben"));
+    amy.muster(Some(member(9, LONG))).await.unwrap();
+    ben.muster(Some(member(1, LONG))).await.unwrap();
+    amy.members_changed().await;
+    ben.muster(Some(member(1, LONG))).await.unwrap();
+    amy.muster(Some(member(8, LONG))).await.unwrap();
+    // Both have by now heard all that they will: what else was put in the file's place came before it.
+    ben.members_changed().await;
+    for agent in [&mut amy, &mut ben] {
+        agent.local.check_lease(RequestId(9), beat(), 1);
+        let mut news = Vec::new();
+        loop {
+            match agent.next().await {
+                Event::LeaseChecked { .. } => break,
+                event @ Event::MembersChanged { .. } => news.push(event),
+                _ => {}
+            }
+        }
+        assert_eq!(news, []);
+    }
+}
+
+#[tokio::test]
+async fn a_member_of_one_machine_that_is_killed_lapses_and_where_its_trace_is_gone_it_counts_until_then() {
+    let dir = TempDir::new().unwrap();
+    let (mut amy, mut ben) = (Agent::start(dir.path(), "amy"), Agent::start(dir.path(), "ben"));
+    let ttl = Duration::from_secs(3);
+    amy.muster(Some(member(9, ttl))).await.unwrap();
+    let left = ben.muster(Some(member(1, LONG))).await.unwrap().members[0].left;
+    drop(amy);
+    let until = tokio::time::Instant::now() + left;
+    std::fs::remove_file(members_file(dir.path())).unwrap();
+    let seen = ben.muster(Some(member(1, LONG))).await.unwrap();
+    assert!(live(&seen) == [("amy", 9), ("ben", 1)] || tokio::time::Instant::now() >= until, "{seen:?}");
+    tokio::time::sleep_until(until).await;
+    assert_eq!(live(&ben.muster(Some(member(1, LONG))).await.unwrap()), [("ben", 1)]);
+}
+
+#[tokio::test]
+async fn a_file_of_members_that_nobody_wrote_is_named_and_one_of_another_boot_has_nobody_who_lives() {
+    let dir = TempDir::new().unwrap();
+    let mut amy = Agent::start(dir.path(), "amy");
+    amy.muster(Some(member(9, LONG))).await.unwrap();
+    let file = members_file(dir.path());
+    assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, "me").unwrap();
+    let why = amy.muster(Some(member(9, LONG))).await.unwrap_err();
+    assert!(why.contains("beat.members: it holds no record of members"), "{why}");
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    std::fs::write(&file, text.replace(boot.trim(), "another")).unwrap();
+    let mut ben = Agent::start(dir.path(), "ben");
+    assert_eq!(live(&ben.muster(Some(member(1, LONG))).await.unwrap()), [("ben", 1)]);
+}
+
+#[tokio::test]
+async fn of_many_agents_of_one_machine_none_is_forgotten() {
+    let dir = TempDir::new().unwrap();
+    let mut agents: Vec<Agent> = (0..20).map(|i| Agent::start(dir.path(), &format!("node-{i:02}"))).collect();
+    for _ in 0..3 {
+        futures_util::future::join_all(agents.iter_mut().map(|agent| agent.muster(Some(member(1, LONG))))).await;
+    }
+    let all = agents[7].muster(Some(member(1, LONG))).await.unwrap();
+    assert_eq!(all.members.len(), 20, "{all:?}");
 }
 
 // ------------------------------------------------------------------------------------------------------- the tests

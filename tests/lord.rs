@@ -1,4 +1,5 @@
-//! What a lord process promises, proven on the real one, without an agent.
+//! What a lord process promises, proven on the real one, without an agent; and the recipes of docs/legions.md for programs
+//! that ask whether their node leads.
 
 #[path = "support/agent.rs"]
 mod agent;
@@ -8,11 +9,16 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
+use std::time::Duration;
 
 use agent::{Home, PATIENCE, is_alive, send, wait_for};
+use circus_agent::model::event::Deadline;
+use circus_agent::model::names::WatcherName;
+use circus_agent::model::snapshot::Lordship;
+use circus_agent::model::time::Time;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -324,8 +330,9 @@ fn the_agent_is_asked_to_signal_and_to_publish_and_a_silent_or_absent_one_is_tol
     let words =
         ["--timeout", "1", "--lord", "publish:ip.up", "signal:x:HUP", "--unlord", "publish:ip.down", "publish:z"];
     let endpoint = format!("unix://{}", path.display());
-    let mut lord =
-        Lord::start_as(&words, |command| drop(command.env("CIRCUSCTL_ENDPOINT", &endpoint).arg0("circus-lord")));
+    let mut lord = Lord::start_as(&words, |command| {
+        command.env("CIRCUSCTL_ENDPOINT", &endpoint);
+    });
     lord.leads();
     lord.tell(Signal::SIGTERM);
     let [publish, signal] = agent.join().unwrap();
@@ -358,4 +365,80 @@ fn what_another_event_asks_for_is_done_once_and_told_on_stderr() {
     assert_eq!(once(&[&["--or-fail", "--event", "join"][..], &words].concat()), (1, "a\n".into(), told));
     let (code, done, told) = once(&["--event", "nope"]);
     assert_eq!((code, done.as_str(), told.as_str()), (64, "", "circus-lord: no event is called 'nope'\n"));
+}
+
+// ---- the recipes -----------------------------------------------------------------------------------------------------
+
+/// The recipe of the manual in this language.
+fn recipe(language: &str) -> &'static str {
+    let page = include_str!("../docs/legions.md");
+    let (_, below) = page.split_once(&format!("\n```{language}\n")).expect("a recipe");
+    below.split_once("\n```").expect("its end").0
+}
+
+/// A program of the machine, or where `make setup` has put it.
+fn program(name: &str) -> PathBuf {
+    let ours = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(".servers/debian/bin").join(name);
+    if ours.exists() { ours } else { name.into() }
+}
+
+/// Asks a program in each state that the file can be in; it is to exit with 0 where it is the lord, and with 1 where not.
+fn answers(program: &Path, words: &[&str]) {
+    let home = Home::new();
+    let legions = home.file("legions");
+    fs::create_dir(&legions).unwrap();
+    let asks = |legion: &str| {
+        let mut asking = Command::new(program);
+        asking.args(words).arg(legion).env("CIRCUS_LEGIONS", &legions).stderr(Stdio::piped());
+        let output = asking.output().unwrap_or_else(|error| panic!("{}: {error}", program.display()));
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let name = |text| circus_agent::model::names::NodeName::parse(text).unwrap();
+    let now = circus_agent::host::clock::now();
+    let second = Duration::from_secs(1);
+    for (mine, expected) in [(Some(now + second * 1000), 0), (Some(Time::from_nanos(1_000_000_000)), 1), (None, 1)] {
+        let lordship = Lordship {
+            legion: WatcherName::parse("ip").unwrap(),
+            node: name("web-1"),
+            mine: mine.map(|stop| (7, Deadline { stop, kill: stop + second })),
+            lord: Some("web-1".into()),
+            members: vec![name("web-1")],
+            quorum: 1,
+            scroll: "me=1=x".into(),
+            reason: String::new(),
+        };
+        fs::write(legions.join("ip"), circus_agent::wire::lordship_text(&lordship, now, 1_000_000)).unwrap();
+        assert_eq!(asks("ip"), (Some(expected), String::new()), "{mine:?}");
+    }
+    assert_eq!(asks("other"), (Some(1), String::new()), "there is no such file");
+}
+
+#[test]
+fn python_perl_and_the_shell_know_whether_they_lead() {
+    let script = |language: &str, end: &str| format!("{}\n{end}\n", recipe(language));
+    let python = script("python", "import sys; sys.exit(not am_i_the_lord(sys.argv[1]))");
+    answers(Path::new("python3"), &["-c", &python]);
+    answers(Path::new("perl"), &["-we", &script("perl", "exit !am_i_the_lord($ARGV[0])")]);
+    answers(Path::new("/bin/sh"), &["-uc", &script("sh", "am_i_the_lord \"$1\""), "sh"]);
+}
+
+#[test]
+fn ruby_knows_whether_it_leads() {
+    let ruby = program("ruby");
+    let here = Command::new(&ruby).arg("--version").stdout(Stdio::null()).status().is_ok();
+    assert!(here, "`make setup` found no ruby; remove .servers and run it again");
+    let script = format!("{}\nexit am_i_the_lord(ARGV[0])\n", recipe("ruby"));
+    answers(&ruby, &["-we", &script]);
+}
+
+#[test]
+fn rust_knows_whether_it_leads() {
+    let home = Home::new();
+    let main = "fn main() {\n    let legion = std::env::args().nth(1).unwrap();\n    \
+                std::process::exit(if am_i_the_lord(&legion) == Some(true) { 0 } else { 1 })\n}\n";
+    fs::write(home.file("lord.rs"), format!("{}\n{main}", recipe("rust"))).unwrap();
+    let mut rustc = Command::new("rustc");
+    rustc.args(["--edition", "2024", "-D", "warnings", "-o"]).arg(home.file("lord")).arg(home.file("lord.rs"));
+    assert!(rustc.status().expect("rustc").success());
+    answers(&home.file("lord"), &[]);
 }

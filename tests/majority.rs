@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use circus_agent::cluster::client::BusClient;
 use circus_agent::cluster::watch::ClusterStream;
+use circus_agent::model::election::Membership;
 use circus_agent::model::event::{AskKind, Event, LeaseAnswer};
 use circus_agent::model::history::{Fact, What};
 use circus_agent::model::names::Owner;
@@ -348,5 +349,102 @@ async fn nodes_see_and_ask_each_other_whichever_server_is_missing() {
             ClusterStream::connect(&three.spec(), &cluster(), &Follow::all(Subject::Events), PATIENCE).await.unwrap();
         a.redis.publish_event("{\"what\":1}".into());
         assert_eq!(events.next().await.unwrap(), json!({"what": 1}));
+    }
+}
+
+// ---- Those that contend for a lease ----
+
+fn member(ttl: Duration) -> Membership {
+    Membership { valor: 1, stands: true, scroll: String::new(), ttl }
+}
+
+impl Agent {
+    /// Who lives; at once where it is `wanted`, or when it comes to that.
+    async fn sees(&mut self, wanted: &[&str]) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let all = self.muster(Some(member(LIFE))).await.unwrap();
+            let names: Vec<&str> = all.members.iter().map(|member| member.node.as_str()).collect();
+            if names == wanted {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{all:?}");
+        }
+    }
+}
+
+/// So long that no member lapses.
+const LIFE: Duration = Duration::from_secs(600);
+
+#[tokio::test]
+async fn members_live_on_though_a_server_dies_hangs_or_comes_back_with_nothing() {
+    let mut three = Three::start();
+    let (mut a, mut b) = (three.agent("a", 1).await, three.agent("b", 2).await);
+    a.sees(&["a"]).await;
+    b.sees(&["a", "b"]).await;
+    a.sees(&["a", "b"]).await;
+    let both = async |agent: &mut Agent| {
+        let all = agent.muster(Some(member(LIFE))).await.unwrap();
+        assert_eq!(all.members.len(), 2, "{all:?}");
+    };
+    // Each time b alone speaks again, and must not take a for dead.
+    three.0[0].kill();
+    both(&mut b).await;
+    three.0[0].restart_empty();
+    let deadline = Instant::now() + PATIENCE;
+    while three.0[0].number(&["HEXISTS", &lease().members_key(), "b"]) == 0 {
+        assert!(Instant::now() < deadline, "it is not told again");
+        both(&mut b).await;
+    }
+    three.0[1].freeze();
+    both(&mut b).await;
+    three.0[1].thaw();
+    for server in &three.0 {
+        server.command(&["FLUSHALL"]);
+        both(&mut b).await;
+    }
+}
+
+#[tokio::test]
+async fn who_leaves_is_gone_though_a_server_did_not_hear_it() {
+    let mut three = Three::start();
+    let (mut a, mut b) = (three.agent("a", 1).await, three.agent("b", 2).await);
+    a.sees(&["a"]).await;
+    b.sees(&["a", "b"]).await;
+    three.0[2].kill();
+    a.muster(None).await.unwrap();
+    three.0[2].restart();
+    b.sees(&["b"]).await;
+}
+
+#[tokio::test]
+async fn without_a_majority_nobody_knows_who_lives_and_what_was_said_is_taken_back() {
+    let mut three = Three::start();
+    let mut agent = three.agent("a", 1).await;
+    agent.sees(&["a"]).await;
+    three.0[0].kill();
+    three.0[1].kill();
+    let at = end::boottime();
+    agent.redis.muster(&beat(), at, Some(member(LIFE)), end::ASK);
+    let why = agent.mustered(at).await.unwrap_err();
+    assert!(why.starts_with("1 of 3 servers answered: "), "{why}");
+    // Whoever reaches that server and another one is not to wait for a node that reaches none but that one.
+    let deadline = Instant::now() + PATIENCE;
+    while !three.0[2].text(&["HGET", &lease().members_key(), "a"]).unwrap().contains(" 1 x ") {
+        assert!(Instant::now() < deadline, "{:?}", three.0[2].text(&["HGET", &lease().members_key(), "a"]));
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_change_of_members_is_told_when_all_servers_know_of_it() {
+    let three = Three::start();
+    let (mut a, mut b) = (three.agent("a", 1).await, three.agent("b", 2).await);
+    a.sees(&["a"]).await;
+    b.sees(&["a", "b"]).await;
+    for left in [false, true, false] {
+        a.muster((!left).then(|| member(LIFE))).await.unwrap();
+        b.next(|event| (event == Event::MembersChanged { watcher: beat() }).then_some(())).await;
+        b.sees(if left { &["b"] } else { &["a", "b"] }).await;
     }
 }

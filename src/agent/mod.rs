@@ -6,6 +6,7 @@
 pub mod drill;
 pub mod follow;
 
+mod lordship;
 mod pidfile;
 
 use std::collections::HashMap;
@@ -22,6 +23,7 @@ use signal_hook_tokio::SignalsInfo;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::follow::{AllNodes, Followers, Output};
+use self::lordship::Lordships;
 use self::pidfile::{Pidfile, PidfileError};
 use crate::cluster::identity::{Identity, IdentityError, default_state_dir, identity};
 use crate::cluster::local::{self, Local};
@@ -52,6 +54,9 @@ const QUESTIONS: usize = 256;
 /// How often it is looked whether there is something new to show of all watchers, at most: that costs more the more
 /// watchers there are, and a thousand that start at once would be looked at a thousand times.
 const SHOW_EVERY: Duration = Duration::from_millis(50);
+
+/// How long an ending agent waits for who leads to be written down.
+const FLUSHING: Duration = Duration::from_secs(1);
 
 /// What the service manager grants an ending agent beyond the next thing that is due in it.
 const STOPPING_MARGIN: Duration = Duration::from_secs(10);
@@ -165,6 +170,7 @@ struct Agent {
     events: mpsc::Sender<Event>,
     requests: HashMap<RequestId, Pending>,
     followers: Followers,
+    lordships: Lordships,
     last_request: u64,
     standing: watch::Sender<Standing>,
     started: Time,
@@ -234,7 +240,14 @@ impl Agent {
         let endpoint = format!("unix://{}", socket.path().display());
         // The same place twice: one for circusctl, one for who talks to the socket itself.
         let stats_socket = socket.path().display().to_string();
-        let env = [("CIRCUSCTL_ENDPOINT", &*endpoint), ("CIRCUS_STATS_SOCKET", &*stats_socket)];
+        let mut legions_dir = socket.path().as_os_str().to_owned();
+        legions_dir.push(".legions");
+        let legions = legions_dir.to_string_lossy();
+        let env = [
+            ("CIRCUSCTL_ENDPOINT", &*endpoint),
+            ("CIRCUS_STATS_SOCKET", &*stats_socket),
+            ("CIRCUS_LEGIONS", &*legions),
+        ];
         let host = Host::new(events.clone(), notify_dir.into(), &env)
             .map_err(step("cannot take charge of this machine's processes"))?
             .with_python(spec.python.clone())
@@ -262,6 +275,7 @@ impl Agent {
             events,
             requests: HashMap::new(),
             followers: Followers::default(),
+            lordships: Lordships::new(legions_dir.into()),
             last_request: 0,
             standing,
             started: now,
@@ -321,6 +335,7 @@ impl Agent {
         if let Store::Redis(redis) = self.store {
             redis.leave().await;
         }
+        self.lordships.flush(FLUSHING);
         if doors.listening.await.is_err() {
             tracing::warn!("the control socket ended by a panic");
         }
@@ -357,7 +372,10 @@ impl Agent {
             Action::Muster { watcher, sent, membership, timeout } => {
                 self.store.muster(watcher, sent, membership, timeout);
             }
-            Action::ShowLordship { .. } => {}
+            Action::ShowLordship { legion, lordship } => {
+                let text = lordship.map(|lordship| wire::lordship_text(&lordship, clock::now(), unix_ms()));
+                self.lordships.show(&legion, text);
+            }
             Action::InitLease { request, watcher } => self.store.init_lease(request, watcher),
             Action::CheckLease { request, watcher, token } => self.store.check_lease(request, watcher, token),
             Action::Record { watcher, fact } => self.store.record(watcher, fact),
@@ -701,6 +719,12 @@ fn answer_with(pending: Pending, outcome: &Outcome) {
 /// Seconds of the Unix epoch.
 fn unix_time() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64())
+}
+
+/// The same in milliseconds.
+fn unix_ms() -> u64 {
+    let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// What is said of the program and the machine: the rest is the node's to say.

@@ -9,6 +9,7 @@
 //!   access      where Redis is, and how an agent is let in
 //!   sentinel    where the master is, where sentinels know    cut    when nobody is to be reached, on purpose
 //!   servers     one server or cluster, or several servers of which most decide
+//!   muster      who contends for a lease
 //!   desk        one server's questions about leases, put to it together
 //!   survey      who is in a Redis Cluster          slots   and has which keys
 //!   link        all commands: to one server, or to that of a cluster which has the key
@@ -17,7 +18,7 @@
 //!     acks      calls that count only when replicas have what they wrote
 //!     facts     what a server says of itself
 //!   subscription  one connection for what is heard
-//!   releases    when a release is one that all servers know of
+//!   word        when a word about a lease is one that all servers have spread
 //!   registry    heartbeats and the list of nodes    bus    questions and answers between nodes
 //!     fresh     which questions are new               seal   what keeps strangers out of all messages
 //!   events      what happens, for whoever listens    history   what has been with leases
@@ -33,6 +34,8 @@
 pub mod scripts;
 
 pub mod keys;
+
+pub mod muster;
 
 pub mod shared;
 
@@ -53,7 +56,6 @@ mod link;
 mod nodes;
 mod reason;
 mod registry;
-mod releases;
 mod seal;
 mod sentinel;
 mod servers;
@@ -61,6 +63,7 @@ mod slots;
 mod subscription;
 mod survey;
 mod tell;
+mod word;
 
 pub mod client;
 

@@ -24,6 +24,8 @@ pub const RELEASE: &str = script!("release.lua");
 /// Declares a lease free that nobody ever held.
 pub const INIT: &str = script!("init.lua");
 
+/// Says who contends for a lease.
+pub const MUSTER: &str = script!("muster.lua");
 /// Says how a token stands.
 pub const CHECK: &str = script!("check.lua");
 /// Keeps a fact about a tenure.
@@ -38,7 +40,7 @@ pub const LEAVE: &str = include_str!("../../lua/leave.lua");
 /// Lists the nodes.
 pub const ROSTER: &str = include_str!("../../lua/roster.lua");
 /// All of them.
-pub const ALL: [&str; 10] = [TAKE, REFRESH, RELEASE, INIT, CHECK, RECORD, HISTORY, BEAT, LEAVE, ROSTER];
+pub const ALL: [&str; 11] = [TAKE, REFRESH, RELEASE, INIT, MUSTER, CHECK, RECORD, HISTORY, BEAT, LEAVE, ROSTER];
 
 /// One call of a script: its text, `KEYS` and `ARGV`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,7 +110,7 @@ pub fn init_answer(lease: &LeaseName, words: &[String]) -> Result<(), String> {
     }
 }
 
-fn millis(time: Duration) -> String {
+pub(super) fn millis(time: Duration) -> String {
     time.as_millis().to_string()
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Invariants:
 //! - A lease is what most servers say it is ([`Vote`]).
+//! - Who contends for it is told to all, and asked of most of them ([`Roll`](crate::model::roll::Roll)).
 //! - Everything else needs one server only: each node beats, listens and answers at all of them, so that whoever reaches
 //!   one of them reaches the nodes that do.
 
@@ -14,17 +15,24 @@ use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::desk::Desk;
-use super::link::Link;
+use super::link::{Link, Needs};
+use super::muster;
 use super::scripts::Call;
 use super::sentinel::{self, Whereabouts};
+use crate::model::election::Membership;
 use crate::model::event::{Ask, AskKind, Event, LeaseAnswer};
 use crate::model::names::{LeaseName, NodeName};
+use crate::model::roll::{Register, is_most};
 use crate::model::spec::{RedisSpec, Sentinels};
 use crate::model::store::Missed;
+use crate::model::time::Time;
 use crate::model::vote::{Put, Vote};
+
+/// How much longer than most servers a few may take to say who contends for a lease.
+const A_MOMENT: Duration = Duration::from_millis(50);
 
 /// Handle on the servers; clones share it.
 #[derive(Clone)]
@@ -119,6 +127,47 @@ impl Servers {
                 let _ = verdict.send(decided.clone());
             }
         }
+    }
+
+    /// Tells all servers that `node` is one of those that contend for a lease, or with nothing that it is none any more, and
+    /// gives what each says of them. What most did not hear is taken back where it was heard.
+    pub(super) async fn muster(
+        self,
+        (lease, node): (LeaseName, NodeName),
+        sent: Time,
+        membership: Option<Membership>,
+        patience: Duration,
+    ) -> Vec<Result<Register, String>> {
+        let call = muster::call(&lease, &node, sent, membership.as_ref());
+        let put = |(index, server): (usize, &Server)| {
+            let (link, call) = (server.link.clone(), call.clone());
+            async move {
+                let said = link.call_for_leases(&call, Needs::Nothing, patience).await;
+                (index, said.and_then(|(words, _)| muster::answer(&words)))
+            }
+        };
+        let mut open: FuturesUnordered<_> = self.iter().enumerate().map(put).collect();
+        let late = || Err("it is slower than the others".to_owned());
+        let mut said: Vec<Result<Register, String>> = (0..self.0.len()).map(|_| late()).collect();
+        let heard = |said: &[Result<Register, String>]| said.iter().filter(|said| said.is_ok()).count();
+        let mut end = Instant::now() + 2 * patience;
+        while let Ok(Some((index, answer))) = timeout_at(end, open.next()).await {
+            let had_most = is_most(heard(&said), said.len());
+            said[index] = answer;
+            if !had_most && is_most(heard(&said), said.len()) {
+                end = Instant::now() + A_MOMENT;
+            }
+        }
+        // Whoever is late has its own time to show that its connection is of no more use.
+        tokio::spawn(async move { while open.next().await.is_some() {} });
+        if membership.is_some() && !is_most(heard(&said), said.len()) {
+            let back = muster::call(&lease, &node, sent, None);
+            for (server, _) in self.iter().zip(&said).filter(|(_, said)| said.is_ok()) {
+                let (link, back) = (server.link.clone(), back.clone());
+                tokio::spawn(async move { link.call(&back, patience).await });
+            }
+        }
+        said
     }
 
     /// Puts `call` to all servers at once, and gives what each answered.

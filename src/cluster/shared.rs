@@ -1,7 +1,7 @@
 //! [`Redis`]: all that an agent does in the shared world. Each call returns at once; what comes of it is an [`Event`].
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
@@ -12,19 +12,20 @@ use super::bus::{self, Bus};
 use super::events::Publisher;
 use super::history::{self, Recorder};
 use super::registry::{self, Name};
-use super::releases::Releases;
 use super::scripts;
 use super::seal::Seal;
 use super::servers::{Server, Servers};
 use super::subscription::{self, Heard};
 use super::tell::{self, Mouths};
-use super::{keys, watch as onlookers};
+use super::word::{Subject, Words};
+use super::{keys, muster, watch as onlookers};
 use crate::model::command::{NodeAbout, RequestId};
 use crate::model::election::Membership;
 use crate::model::event::{Ask, Event};
 use crate::model::history::Fact;
 use crate::model::names::{ClusterName, LeaseName, NodeName, WatcherName};
 use crate::model::pattern::Pattern;
+use crate::model::roll::Roll;
 use crate::model::snapshot::LogLine;
 use crate::model::spec::RedisSpec;
 use crate::model::stats::Machine;
@@ -89,6 +90,8 @@ pub struct Redis {
     /// Whose output is told elsewhere, while somebody there follows it.
     told: Option<watch::Sender<Vec<Pattern>>>,
     recorder: Recorder,
+    /// Of each lease for which this node contends, who else does.
+    rolls: Arc<Mutex<BTreeMap<WatcherName, Roll>>>,
     /// The channels that are listened on.
     channels: watch::Sender<BTreeSet<String>>,
     events: mpsc::Sender<Event>,
@@ -100,7 +103,7 @@ pub struct Redis {
 impl Redis {
     /// Joins the cluster, or goes on trying: a Redis that is not there is an [`Event::StoreDown`].
     ///
-    /// Tells, unasked: `StoreUp`, `StoreDown`, `LeaseFreed` and `NameTaken`. `questions` should have room for as many
+    /// Tells, unasked: `StoreUp`, `StoreDown`, `LeaseFreed`, `MembersChanged` and `NameTaken`. `questions` should have room for as many
     /// questions as the agent is willing to be behind with; beyond that askers are told to come back.
     ///
     /// # Panics
@@ -128,10 +131,10 @@ impl Redis {
         let free = leases.into_iter().map(|watcher| LeaseName { cluster: cluster.clone(), watcher }.free_channel());
         let channels = bus.channels().into_iter().chain([keys::watch(&cluster)]).chain(free).collect();
         let channels = watch::Sender::new(channels);
-        let releases = Releases::new(servers.iter().count(), events.clone());
+        let words = Words::new(servers.iter().count(), events.clone());
         for (index, server) in servers.iter().enumerate() {
-            let heard = listen((index, server), &cluster, channels.subscribe(), bus.clone(), releases.clone(), &events);
-            tasks.spawn(heard);
+            let names = (&cluster, &node);
+            tasks.spawn(listen((index, server), names, channels.subscribe(), bus.clone(), words.clone(), &events));
         }
 
         let publisher = Publisher::start(&cluster, servers.clone());
@@ -149,6 +152,7 @@ impl Redis {
             frames,
             told: None,
             recorder,
+            rolls: Arc::default(),
             channels,
             events,
             tasks,
@@ -160,17 +164,30 @@ impl Redis {
     /// down. After [`LeaseAnswer::Failed`] it may still be carried out, now or later.
     pub fn ask(&self, watcher: &WatcherName, ask: Ask, timeout: Duration) {
         let lease = self.lease(watcher);
-        let channel = lease.free_channel();
-        self.channels.send_if_modified(|channels| !channels.contains(&channel) && channels.insert(channel));
+        self.listen_on(lease.free_channel());
         let answer = self.servers.ask(lease, ask.clone(), timeout);
         let watcher = watcher.clone();
         self.tell(async move { Some(Event::Lease { watcher, ask, answer: answer.await }) });
     }
 
-    /// Tells that this node is a member, or none any more, and asks who is; [`Event::Mustered`] says so.
-    pub fn muster(&self, watcher: &WatcherName, sent: Time, _: Option<Membership>, _: Duration) {
-        let watcher = watcher.clone();
-        self.tell(async move { Some(Event::Mustered { watcher, sent, result: Err("not built".into()) }) });
+    /// Tells that this node is one of those that contend for a lease, or with nothing that it is none any more, and asks
+    /// who is. Exactly one [`Event::Mustered`] answers it, within `timeout` or little more.
+    pub fn muster(&self, watcher: &WatcherName, sent: Time, membership: Option<Membership>, timeout: Duration) {
+        let lease = self.lease(watcher);
+        self.listen_on(lease.changed_channel());
+        let answers = self.servers.clone().muster((lease, self.node.clone()), sent, membership, timeout);
+        let (watcher, rolls) = (watcher.clone(), Arc::clone(&self.rolls));
+        self.tell(async move {
+            let said = answers.await;
+            // Held for a line that cannot panic half-way.
+            let mut rolls = rolls.lock().unwrap_or_else(PoisonError::into_inner);
+            let result = rolls.entry(watcher.clone()).or_default().call(sent, said);
+            Some(Event::Mustered { watcher, sent, result })
+        });
+    }
+
+    fn listen_on(&self, channel: String) {
+        self.channels.send_if_modified(|channels| !channels.contains(&channel) && channels.insert(channel));
     }
 
     /// Declares a lease free that nobody ever held; [`Event::LeaseInitialised`] says how that went.
@@ -310,25 +327,24 @@ impl Redis {
     }
 }
 
-/// Hears releases, questions and answers at one server.
+/// Hears words about leases, questions and answers at one server.
 fn listen(
     (index, server): (usize, &Server),
-    cluster: &ClusterName,
+    (cluster, node): (&ClusterName, &NodeName),
     channels: watch::Receiver<BTreeSet<String>>,
     bus: Bus,
-    releases: Releases,
+    words: Words,
     events: &mpsc::Sender<Event>,
 ) -> impl Future<Output = ()> + use<> {
     let [questions, answers] = bus.channels();
     let onlookers = keys::watch(cluster);
-    let (cluster, wanted) = (cluster.clone(), channels.clone());
-    let watcher = move |channel: &str| Some(LeaseName::of_free_channel(&cluster, channel)?.watcher);
+    let (cluster, node, wanted) = (cluster.clone(), node.clone(), channels.clone());
+    let subject = move |channel: &str| Subject::of(&cluster, channel);
     let take = move |heard: Heard<'_>| match heard {
         // What was announced meanwhile nobody heard.
         Heard::Anew => {
-            let watchers = wanted.borrow();
-            let watchers = watchers.iter().filter_map(|channel| watcher(channel));
-            watchers.map(|watcher| Event::LeaseFreed { watcher }).collect()
+            let channels = wanted.borrow();
+            channels.iter().filter_map(|channel| subject(channel)).map(Subject::event).collect()
         }
         Heard::Message { channel, payload } if channel == questions => {
             bus.asked(payload);
@@ -339,7 +355,10 @@ fn listen(
         }
         Heard::Message { channel, payload } if channel == answers => bus.answered(payload).into_iter().collect(),
         Heard::Message { channel, payload } => {
-            watcher(channel).and_then(|watcher| releases.announced(index, watcher, payload)).into_iter().collect()
+            // A node's own change is no news to it.
+            let subject = subject(channel)
+                .filter(|subject| !matches!(subject, Subject::Members(_) if muster::is_own(&node, payload)));
+            subject.and_then(|subject| words.spread(index, subject, payload)).into_iter().collect()
         }
     };
     subscription::listen(server.spec.clone(), server.whereabouts.clone(), channels, take, events.clone())

@@ -1,4 +1,4 @@
-//! The connection on which a node hears: releases of leases, questions of others, answers to its own.
+//! The connection on which a node hears: words about leases, questions of others, answers to its own.
 //!
 //! Invariants:
 //! - Redis keeps no message for who is not there. Each time the subscription is made anew, [`Heard::Anew`] says so.
@@ -60,7 +60,7 @@ pub(super) async fn listen(
             Ok(((sink, stream), server)) => {
                 tracing::debug!("subscribed");
                 // Those of the connection before say no more than these.
-                outbox.retain(|event| !matches!(event, Event::LeaseFreed { .. }));
+                outbox.retain(|event| !matches!(event, Event::LeaseFreed { .. } | Event::MembersChanged { .. }));
                 outbox.extend(take(Heard::Anew));
                 let reason = tokio::select! {
                     reason = serve(sink, stream, &mut channels, &mut outbox, &mut take, &events) => reason,

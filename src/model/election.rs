@@ -478,3 +478,267 @@ impl Surroundings<'_> {
         always.into_iter().chain(event).map(|(name, value)| (name.to_owned(), value)).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TTL: Duration = Duration::from_secs(15);
+    const HELD_BY_C: &str = "c:00000000000000000000000000000007";
+
+    fn at(seconds: f64) -> Time {
+        Time::from_nanos(1_000_000_000_000) + Duration::from_secs_f64(seconds)
+    }
+
+    fn name(text: &str) -> NodeName {
+        NodeName::parse(text).unwrap()
+    }
+
+    fn spec(valor: u32, quorum: u32) -> ElectionSpec {
+        let preempt_delay = Duration::ZERO;
+        ElectionSpec { valor, quorum, expected: None, preempt: true, preempt_delay, scroll: String::new() }
+    }
+
+    fn behind(node: &str) -> Verdict {
+        Verdict::Behind { node: name(node) }
+    }
+
+    /// Node `b`, which stands; it is told who else is there.
+    struct Play(Election);
+
+    impl Play {
+        fn new(spec: ElectionSpec) -> Play {
+            let timings = LeaseTimings::thirds(TTL);
+            let mut election = Election::new(name("b"), spec, timings, Random::from_number(1));
+            election.say(true);
+            Play(election)
+        }
+
+        /// Puts what is due at `now` and has it answered at once: of each other its valor, and how long it has left; a
+        /// valor below zero is that of one who does not stand.
+        fn hears(&mut self, now: f64, others: &[(&str, i64, f64)], holder: Option<&str>) -> Vec<Change> {
+            let word = self.0.advance(at(now)).expect("a question");
+            self.0.mustered(at(now), word.sent, Ok(Play::muster(others, holder)))
+        }
+
+        fn muster(others: &[(&str, i64, f64)], holder: Option<&str>) -> Muster {
+            let member = |&(node, valor, left): &(&str, i64, f64)| Member {
+                node: name(node),
+                membership: Membership {
+                    valor: u32::try_from(valor.abs()).unwrap(),
+                    stands: valor > 0,
+                    scroll: format!("of {node}"),
+                    ttl: TTL,
+                },
+                left: Duration::from_secs_f64(left),
+            };
+            Muster { holder: holder.map(str::to_owned), members: others.iter().map(member).collect() }
+        }
+
+        fn fails(&mut self, now: f64) {
+            let word = self.0.advance(at(now)).expect("a question");
+            self.0.mustered(at(now), word.sent, Err("no route".into()));
+        }
+    }
+
+    #[test]
+    fn the_highest_valor_leads_and_of_equals_the_first_by_name() {
+        for (others, verdict) in [
+            (&[("a", 9, 15.0), ("c", 10, 15.0)][..], behind("c")),
+            (&[("a", 5, 15.0), ("c", 9, 15.0)], behind("c")),
+            (&[("a", 5, 15.0), ("c", 5, 15.0)], behind("a")),
+            (&[("c", 5, 15.0), ("d", 5, 15.0)], Verdict::Lead),
+            // Who does not stand is nobody to wait for.
+            (&[("a", -9, 15.0)], Verdict::Lead),
+            (&[], Verdict::Lead),
+        ] {
+            let mut play = Play::new(spec(5, 1));
+            play.hears(0.0, others, None);
+            assert_eq!(play.0.verdict(at(0.1), false), verdict, "{others:?}");
+        }
+    }
+
+    #[test]
+    fn an_arbiter_counts_and_never_leads() {
+        let mut play = Play::new(spec(5, 2));
+        play.hears(0.0, &[], None);
+        assert_eq!(play.0.verdict(at(0.1), false), Verdict::NoQuorum { live: 1, needed: 2 });
+        play.0.hurry(at(1.0));
+        play.hears(1.0, &[("a", 0, 15.0)], None);
+        assert_eq!(play.0.verdict(at(1.1), false), Verdict::Lead);
+        let mut arbiter = Play::new(spec(0, 1));
+        let word = arbiter.0.advance(at(0.0)).unwrap();
+        assert!(!word.membership.unwrap().stands, "also where nothing else speaks against it");
+        arbiter.0.mustered(at(0.0), word.sent, Ok(Muster::default()));
+        assert_eq!(arbiter.0.verdict(at(0.1), false), Verdict::Arbiter);
+    }
+
+    #[test]
+    fn before_the_store_has_spoken_nobody_asks() {
+        let mut play = Play::new(spec(5, 1));
+        assert!(matches!(play.0.verdict(at(0.0), false), Verdict::Unknown(_)));
+        play.fails(0.0);
+        let Verdict::Unknown(why) = play.0.verdict(at(0.0), false) else { panic!() };
+        assert_eq!(why, "the store has not said who is there: no route");
+    }
+
+    #[test]
+    fn who_is_silent_by_this_clock_alone_is_asked_about_before_anything_hangs_on_it() {
+        let mut play = Play::new(spec(5, 1));
+        play.hears(0.0, &[("a", 9, 4.0)], None);
+        assert_eq!(play.0.next_wakeup(at(0.0), false), Some(at(4.0)));
+        assert!(matches!(play.0.verdict(at(4.0), false), Verdict::Unknown(_)));
+        play.hears(4.0, &[("a", 9, 0.5)], None);
+        assert_eq!(play.0.verdict(at(4.1), false), behind("a"), "the store's clock counts");
+        assert_eq!(play.hears(4.5, &[], None), [Change::Left(name("a"))]);
+        assert_eq!(play.0.verdict(at(4.5), false), Verdict::Lead);
+    }
+
+    #[test]
+    fn whom_nothing_hangs_on_may_fall_silent() {
+        let mut play = Play::new(spec(5, 2));
+        play.hears(0.0, &[("c", 1, 4.0), ("d", 1, 15.0)], None);
+        assert_eq!(play.0.verdict(at(4.0), false), Verdict::Lead);
+        assert_eq!(play.0.verdict(at(4.0), true), Verdict::Lead);
+        assert_eq!(play.0.live(at(4.0)), 2);
+    }
+
+    #[test]
+    fn a_holder_keeps_its_lease_while_the_store_says_nothing_and_goes_when_it_says_so() {
+        let mut play = Play::new(spec(5, 2));
+        play.hears(0.0, &[("c", 1, 12.0)], None);
+        play.fails(5.2);
+        play.fails(12.0);
+        assert!(matches!(play.0.verdict(at(12.1), true), Verdict::Unknown(_)), "a failure is no answer");
+        play.hears(14.0, &[], None);
+        assert_eq!(play.0.verdict(at(14.0), true), Verdict::NoQuorum { live: 1, needed: 2 });
+    }
+
+    #[test]
+    fn what_is_as_old_as_a_lease_says_nothing_more() {
+        let mut play = Play::new(spec(5, 1));
+        play.hears(0.0, &[], None);
+        assert_eq!(play.0.verdict(at(14.9), false), Verdict::Lead);
+        assert!(matches!(play.0.verdict(at(15.0), false), Verdict::Unknown(_)));
+    }
+
+    #[test]
+    fn a_better_member_takes_over_after_it_has_stood_for_the_delay() {
+        let delay = ElectionSpec { preempt_delay: Duration::from_secs(10), ..spec(5, 1) };
+        let mut play = Play::new(delay);
+        play.hears(0.0, &[("a", -9, 15.0)], None);
+        play.0.hurry(at(2.0));
+        play.hears(2.0, &[("a", 9, 15.0)], None);
+        assert_eq!(play.0.verdict(at(2.0), false), behind("a"), "a free lease is its at once");
+        assert_eq!(play.0.verdict(at(11.9), true), Verdict::Lead);
+        play.0.hurry(at(11.9));
+        play.hears(11.9, &[("a", 9, 15.0)], None);
+        assert_eq!(play.0.next_wakeup(at(11.9), true), Some(at(12.0)));
+        assert_eq!(play.0.verdict(at(12.0), true), behind("a"));
+        // It was away for a moment: that begins anew.
+        play.0.hurry(at(13.0));
+        play.hears(13.0, &[], None);
+        play.0.hurry(at(14.0));
+        play.hears(14.0, &[("a", 9, 15.0)], None);
+        assert_eq!(play.0.verdict(at(14.1), true), Verdict::Lead);
+    }
+
+    #[test]
+    fn without_preemption_the_holder_stays_as_long_as_it_stands() {
+        let keeping = ElectionSpec { preempt: false, ..spec(5, 1) };
+        let mut play = Play::new(keeping);
+        play.hears(0.0, &[("a", 9, 15.0), ("c", 1, 15.0)], Some(HELD_BY_C));
+        assert_eq!(play.0.verdict(at(0.1), true), Verdict::Lead);
+        assert_eq!(play.0.verdict(at(0.1), false), behind("c"));
+        play.0.hurry(at(1.0));
+        play.hears(1.0, &[("a", 9, 15.0), ("c", -1, 15.0)], Some(HELD_BY_C));
+        assert_eq!(play.0.verdict(at(1.1), false), behind("a"), "it is about to go");
+        play.0.hurry(at(2.0));
+        play.hears(2.0, &[], Some(HELD_BY_C));
+        assert_eq!(play.0.verdict(at(2.1), false), Verdict::Lead, "it is silent");
+    }
+
+    #[test]
+    fn what_is_new_is_told_at_once_and_otherwise_on_the_nodes_ticks() {
+        let mut play = Play::new(spec(5, 1));
+        play.hears(0.0, &[], None);
+        assert!(play.0.advance(at(0.1)).is_none());
+        let next = play.0.next_wakeup(at(0.1), false).unwrap();
+        assert_eq!(next, Ticks::new(&name("b"), TTL / 3).after(at(0.0)));
+        play.0.say(false);
+        let word = play.0.advance(at(0.2)).unwrap();
+        assert!(!word.membership.as_ref().unwrap().stands);
+        // What changes meanwhile is told when that is answered, and who changed meanwhile is asked about then.
+        play.0.say(true);
+        assert!(play.0.advance(at(0.3)).is_none());
+        play.0.mustered(at(0.4), word.sent, Ok(Muster::default()));
+        assert!(play.0.advance(at(0.4)).unwrap().membership.unwrap().stands);
+        play.0.hurry(at(0.5));
+        play.0.mustered(at(0.6), at(0.4), Ok(Muster::default()));
+        assert!(play.0.advance(at(0.6)).is_some());
+    }
+
+    #[test]
+    fn a_store_that_fails_is_not_asked_without_a_pause() {
+        let mut play = Play::new(spec(5, 1));
+        play.fails(0.0);
+        assert!(play.0.advance(at(0.5)).is_none());
+        let word = play.0.advance(at(1.3)).unwrap();
+        // This one is never answered.
+        assert!(play.0.advance(at(7.0)).is_none());
+        let lost = play.0.next_wakeup(at(7.0), false).unwrap();
+        assert!(lost > at(7.0) && play.0.advance(lost).is_none());
+        assert!(play.0.mustered(at(9.0), word.sent, Ok(Muster::default())).is_empty());
+        assert!(matches!(play.0.verdict(at(9.0), false), Verdict::Unknown(_)), "nobody waited for it any more");
+        assert!(play.0.advance(at(9.5)).is_some());
+    }
+
+    #[test]
+    fn one_that_leaves_says_so_until_it_is_heard() {
+        let mut play = Play::new(spec(5, 1));
+        assert!(!play.0.has_left() || play.0.advance(at(0.0)).is_none());
+        play.hears(0.0, &[], None);
+        play.0.leave();
+        assert!(!play.0.has_left());
+        play.fails(1.0);
+        assert!(!play.0.has_left());
+        let word = play.0.advance(at(3.0)).unwrap();
+        assert_eq!(word.membership, None);
+        play.0.mustered(at(3.0), word.sent, Ok(Muster::default()));
+        assert!(play.0.has_left());
+        assert_eq!(play.0.advance(at(60.0)), None);
+        assert_eq!(play.0.next_wakeup(at(60.0), false), None);
+    }
+
+    #[test]
+    fn who_came_and_went_is_told_against_what_was_known_before() {
+        let mut play = Play::new(spec(5, 1));
+        let (a, c) = (("a", 9, 15.0), ("c", 1, 15.0));
+        assert_eq!(play.hears(0.0, &[("b", 5, 15.0), a], None), [Change::Joined(name("a"))], "itself is no news");
+        play.0.hurry(at(1.0));
+        assert_eq!(play.hears(1.0, &[c], None), [Change::Left(name("a")), Change::Joined(name("c"))]);
+        assert_eq!(play.0.members(at(1.0)).len(), 2);
+        assert_eq!((play.0.next(at(1.0)), play.0.scroll_of("c")), (Some(&name("c")), "of c"));
+        assert_eq!(play.0.next(at(17.0)), None, "it is silent");
+    }
+
+    #[test]
+    fn a_script_finds_each_variable_with_or_without_a_value() {
+        let (legion, node) = (WatcherName::parse("ip").unwrap(), name("b"));
+        let members = [name("a"), node.clone()];
+        let about = Surroundings {
+            legion: &legion,
+            event: Some(LegionEvent::NodeLeft),
+            node: &members[0],
+            lord: None,
+            token: None,
+            members: &members,
+            scroll: "",
+            reason: "a left",
+        };
+        let told: Vec<String> = about.variables().into_iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let expected = "LEGION=ip LEGION_NODE=a LEGION_LORD= LEGION_TOKEN= LEGION_MEMBERS=a,b LEGION_SCROLL=";
+        assert_eq!(told[..6].join(" "), expected);
+        assert_eq!(told[6..], ["LEGION_REASON=a left", "LEGION_EVENT=node_left"]);
+    }
+}

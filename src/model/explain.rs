@@ -96,6 +96,8 @@ pub enum What {
     Demand,
     /// The lease store can be reached.
     Store,
+    /// Its members elect this node, or it follows a legion that is led here.
+    Legion,
     /// It has its lease.
     Lease,
     /// No hook is waited for.
@@ -115,6 +117,7 @@ impl What {
             What::Sockets => "sockets",
             What::Demand => "demand",
             What::Store => "store",
+            What::Legion => "legion",
             What::Lease => "lease",
             What::Hooks => "hooks",
             What::Process => "process",

@@ -741,39 +741,6 @@ mod tests {
     }
 
     #[test]
-    fn the_next_refresh_is_never_later_than_the_interval_and_its_jitter() {
-        for node in ["a", "b", "web-1.example.net"] {
-            let lease = lease(node, "beat");
-            for step in 0..20_000 {
-                let sent = Time::ZERO + Duration::from_millis(step * 37);
-                let next = lease.tick(sent);
-                assert!(sent < next && sent.until(next) <= Duration::from_millis(5_500), "{sent:?} {next:?}");
-            }
-        }
-    }
-
-    #[test]
-    fn leases_of_a_node_come_to_be_refreshed_together_and_those_of_others_at_other_times() {
-        let ticks = |node: &str| {
-            let after = |start: u64| {
-                let mut sent = at(0.0) + Duration::from_millis(start * 113);
-                while sent < at(60.0) {
-                    sent = lease(node, &format!("w{start}")).tick(sent);
-                }
-                sent
-            };
-            let all: std::collections::BTreeSet<Time> = (0..40).map(after).collect();
-            all.into_iter().collect::<Vec<_>>()
-        };
-        let nodes: Vec<Vec<Time>> = (0..8).map(|n| ticks(&format!("web-{n}"))).collect();
-        assert!(nodes.iter().all(|ticks| ticks.len() == 1), "{nodes:?}");
-        let mut moments: Vec<Time> = nodes.into_iter().flatten().collect();
-        moments.sort_unstable();
-        moments.dedup_by(|a, b| b.until(*a) < Duration::from_millis(20));
-        assert!(moments.len() >= 7, "{moments:?}");
-    }
-
-    #[test]
     fn a_lease_seen_held_is_asked_for_with_how_long_ago_that_was() {
         let mut play = Play::new();
         play.lease.want(at(0.0));

@@ -39,6 +39,7 @@ pub mod checkup;
 pub mod process;
 
 pub mod lease;
+pub mod roll;
 pub mod sockets;
 pub mod store;
 pub mod vote;

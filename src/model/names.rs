@@ -206,9 +206,28 @@ impl LeaseName {
         format!("circus:{{{self}}}:free")
     }
 
+    /// The Redis hash of those that contend for the lease: `circus:{CLUSTER/NAME}:members`.
+    pub fn members_key(&self) -> String {
+        format!("circus:{{{self}}}:members")
+    }
+
+    /// The channel on which it is told that one of them came, left or changed: `circus:{CLUSTER/NAME}:changed`.
+    pub fn changed_channel(&self) -> String {
+        format!("circus:{{{self}}}:changed")
+    }
+
     /// The lease of `cluster` whose [`free_channel`](LeaseName::free_channel) this is.
     pub fn of_free_channel(cluster: &ClusterName, channel: &str) -> Option<LeaseName> {
-        let name = channel.strip_prefix("circus:{")?.strip_suffix("}:free")?;
+        LeaseName::of_channel(cluster, channel, "free")
+    }
+
+    /// The lease of `cluster` whose [`changed_channel`](LeaseName::changed_channel) this is.
+    pub fn of_changed_channel(cluster: &ClusterName, channel: &str) -> Option<LeaseName> {
+        LeaseName::of_channel(cluster, channel, "changed")
+    }
+
+    fn of_channel(cluster: &ClusterName, channel: &str, what: &str) -> Option<LeaseName> {
+        let name = channel.strip_prefix("circus:{")?.strip_suffix(what)?.strip_suffix("}:")?;
         let watcher = name.strip_prefix(cluster.as_str())?.strip_prefix('/')?;
         Some(LeaseName { cluster: cluster.clone(), watcher: WatcherName::parse(watcher).ok()? })
     }
@@ -343,5 +362,6 @@ mod tests {
         assert_eq!(name.lease_key(), "circus:{prod/beat}:lease");
         assert_eq!(name.meta_key(), "circus:{prod/beat}:meta");
         assert_eq!(name.history_key(), "circus:{prod/beat}:history");
+        assert_eq!(name.members_key(), "circus:{prod/beat}:members");
     }
 }

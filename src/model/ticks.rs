@@ -46,3 +46,46 @@ impl Ticks {
 fn fnv_1a(hash: u64, byte: u8) -> u64 {
     (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const INTERVAL: Duration = Duration::from_secs(5);
+
+    fn ticks(node: &str) -> Ticks {
+        Ticks::new(&NodeName::parse(node).unwrap(), INTERVAL)
+    }
+
+    #[test]
+    fn the_next_question_is_never_later_than_the_interval_and_its_jitter() {
+        for node in ["a", "b", "web-1.example.net"] {
+            for step in 0..20_000 {
+                let sent = Time::ZERO + Duration::from_millis(step * 37);
+                let next = ticks(node).after(sent);
+                assert!(sent < next && sent.until(next) <= INTERVAL.mul_f64(1.1), "{sent:?} {next:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn questions_of_a_node_come_to_be_asked_together_and_those_of_others_at_other_times() {
+        let moments = |node: &str| {
+            let after = |start: u64| {
+                let mut sent = Time::ZERO + Duration::from_millis(start * 113);
+                while sent < Time::ZERO + Duration::from_secs(60) {
+                    sent = ticks(node).after(sent);
+                }
+                sent
+            };
+            let all: std::collections::BTreeSet<Time> = (0..40).map(after).collect();
+            all.into_iter().collect::<Vec<_>>()
+        };
+        let nodes: Vec<Vec<Time>> = (0..8).map(|n| moments(&format!("web-{n}"))).collect();
+        assert!(nodes.iter().all(|moments| moments.len() == 1), "{nodes:?}");
+        let mut moments: Vec<Time> = nodes.into_iter().flatten().collect();
+        moments.sort_unstable();
+        moments.dedup_by(|a, b| b.until(*a) < Duration::from_millis(20));
+        assert!(moments.len() >= 7, "{moments:?}");
+    }
+}

@@ -76,6 +76,8 @@ fn why(tenure: &Value) -> String {
         "expired" => format!("{}{}", with("lease expired"), seen()),
         "gave-up" => with(&format!("given up on {from}")),
         "finished" => with(&format!("ended on {from}")),
+        "preempted" => format!("{from} made way for a better member"),
+        "no-quorum" => with(&format!("no quorum on {from}")),
         "drilled" => with(&format!("drill on {from}")),
         "released" => format!("released by {from}"),
         "died" => format!("the agent of {from} died{}", seen()),

@@ -56,14 +56,14 @@ use crate::model::snapshot::{LeaseCounts, LeaseView, ProcessView, Snapshot, Sock
 ///   greatest_latency`, of which `lost` is `{taken, unconfirmed, expired}`
 /// - `metrics`: the fields of `status`, and `version`
 /// - `explain`: `node name state singleton clustered runs right holder outlook`, `conditions` `[{what, met, text,
-///   remedy}]` and `move` `{here, command}` or null; `what` is `configured agent wanted after sockets demand store lease
-///   hooks process`, a remedy and a command are what follows `circusctl`
+///   remedy}]` and `move` `{here, command}` or null; `what` is `configured agent wanted after sockets demand store legion
+///   lease hooks process`, a remedy and a command are what follows `circusctl`
 /// - `history`: `history` `[{name, tenures: [TENURE, …], worst_gap, worst_gap_at_most, moves, overlaps}]`, the latest
 ///   tenure first; `moves` within seven days
 ///   - TENURE: `token from to start end pid gap gap_at_most overlap cause detail by last_seen`; `start`, `end` and
 ///     `last_seen` are seconds of the Unix epoch by the store's clock; a null `gap` or `overlap` could not be measured;
 ///     why it came here is `cause` (`first moved stopped agent-stopping removed changed taken unconfirmed expired gave-up
-///     finished drilled released died unknown`), `detail` and `by`
+///     finished preempted no-quorum drilled released died unknown`), `detail` and `by`
 /// - `lease-check`: `name`, `token`, `holds`; where it does `left`, else `holder` and `latest`, the last token drawn
 /// - `failover`: `from`, `to` (or null), `token`
 /// - `drill`: `node name token pid ttl kind lasting`: it begins in a moment; `lasting` is null where it does not pass

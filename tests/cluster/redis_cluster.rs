@@ -3,6 +3,7 @@
 use super::cluster_servers::ClusterServers;
 use super::lease_cases::{Disturbance, Store};
 use super::*;
+use circus_agent::model::election::{Membership, Muster};
 
 /// Longer than any test, so that nobody takes over by himself.
 const NEVER: Duration = Duration::from_secs(60);
@@ -72,6 +73,7 @@ fn elsewhere(cluster: &ClusterServers) -> Vec<WatcherName> {
 struct ClusterStore {
     runtime: tokio::runtime::Runtime,
     agent: Agent,
+    members: BTreeMap<String, Agent>,
     cluster: ClusterServers,
 }
 
@@ -80,7 +82,7 @@ impl ClusterStore {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let cluster = ClusterServers::start(NEVER);
         let agent = runtime.block_on(Agent::in_cluster(&cluster, "tester", 1));
-        ClusterStore { runtime, agent, cluster }
+        ClusterStore { runtime, agent, members: BTreeMap::new(), cluster }
     }
 
     fn master(&mut self) -> &mut RedisServer {
@@ -93,6 +95,9 @@ impl ClusterStore {
         let nothing = refresh(&owner("nobody", 0), 0);
         let answer = self.runtime.block_on(self.agent.answered(&nothing));
         assert!(matches!(answer, LeaseAnswer::Lost { .. }), "{answer:?}");
+        for member in self.members.values_mut() {
+            self.runtime.block_on(member.answered(&nothing));
+        }
     }
 }
 
@@ -105,6 +110,16 @@ impl Store for ClusterStore {
     fn init(&mut self, lease: &LeaseName) -> Result<(), String> {
         assert_eq!(*lease, super::lease());
         self.runtime.block_on(self.agent.init())
+    }
+
+    fn muster(&mut self, node: &str, membership: Option<Membership>) -> Result<Muster, String> {
+        let ClusterStore { runtime, members, cluster, .. } = self;
+        runtime.block_on(async {
+            if !members.contains_key(node) {
+                members.insert(node.to_owned(), Agent::in_cluster(cluster, node, 1).await);
+            }
+            members.get_mut(node).expect("it is there").muster(membership).await
+        })
     }
 
     fn pass(&mut self, time: Duration) {
@@ -137,6 +152,7 @@ fn lease_cases_of(part: usize) {
     for (name, case) in lease_cases::CASES.iter().skip(part).step_by(3) {
         eprintln!("{name}");
         store.disturb(Disturbance::FlushAll);
+        store.members.clear();
         case(&mut store, TTL);
     }
 }

@@ -3,6 +3,7 @@
 mod drills;
 mod explain;
 mod history;
+mod legions;
 mod onlookers;
 mod sockets;
 #[path = "../support/specs.rs"]

@@ -1,10 +1,14 @@
 //! The cases that a real Redis passes (`tests/cluster.rs`), on the simulated one: it may stand for the other.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use circus_agent::cluster::scripts;
+use circus_agent::cluster::{muster, scripts};
+use circus_agent::model::election::{Membership, Muster};
 use circus_agent::model::event::{Ask, LeaseAnswer};
-use circus_agent::model::names::LeaseName;
+use circus_agent::model::names::{LeaseName, NodeName};
+use circus_agent::model::roll::Roll;
+use circus_agent::model::time::Time;
 
 use crate::lease_cases::{self, Disturbance, Store};
 use crate::simulated_redis::{SimulatedRedis, Snapshot};
@@ -12,6 +16,9 @@ use crate::simulated_redis::{SimulatedRedis, Snapshot};
 struct SimulatedStore {
     redis: SimulatedRedis,
     now: Duration,
+    /// What the nodes' own clocks show: nobody sets them back.
+    passed: Duration,
+    rolls: BTreeMap<String, Roll>,
     saved: Snapshot,
 }
 
@@ -29,6 +36,14 @@ impl Store for SimulatedStore {
         }
     }
 
+    fn muster(&mut self, node: &str, membership: Option<Membership>) -> Result<Muster, String> {
+        let sent = Time::ZERO + self.passed;
+        let name = NodeName::parse(node).unwrap();
+        let call = muster::call(&lease_cases::lease(), &name, sent, membership.as_ref());
+        let said = self.run(&call).and_then(|words| muster::answer(&words));
+        self.rolls.entry(node.to_owned()).or_default().call(sent, vec![said])
+    }
+
     fn init(&mut self, lease: &LeaseName) -> Result<(), String> {
         let words = self.run(&scripts::init_call(lease))?;
         scripts::init_answer(lease, &words)
@@ -36,6 +51,7 @@ impl Store for SimulatedStore {
 
     fn pass(&mut self, time: Duration) {
         self.now += time;
+        self.passed += time;
     }
 
     fn disturb(&mut self, how: Disturbance) {
@@ -57,7 +73,7 @@ fn run_lease_case(case: lease_cases::Case) {
     let redis = SimulatedRedis::new(1, &[]);
     // Its clock has been going for a day, and can be set back.
     let now = Duration::from_secs(86_400);
-    let mut store = SimulatedStore { redis, now, saved: Snapshot::default() };
+    let mut store = SimulatedStore { redis, now, passed: now, rolls: BTreeMap::new(), saved: Snapshot::default() };
     case(&mut store, Duration::from_secs(15));
 }
 

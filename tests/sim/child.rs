@@ -40,7 +40,9 @@ impl World {
             killed: false,
         };
         self.hosts[host].children.insert(id, child);
-        self.witness.born(self.now, host, id, &launch.watcher, token);
+        let lease = self.lease_of(&launch.watcher);
+        self.witness.born(self.now, host, id, (&launch.watcher, &lease), token);
+        self.look_for_a_quorum(launch.watcher == self.watchers[0]);
         self.arm(host, id, deadline);
         self.report(host, Event::Process(id, ProcessEvent::Spawned { pid: id.0 as u32 }));
         if launch.signs.notify && (self.at_peace() || self.random.fraction() < 0.8) {

@@ -187,6 +187,10 @@ impl World {
             Fault::KeyIsDeleted => {
                 let (key, master) = (self.lease(&watcher).lease_key(), self.store.master_of(&watcher));
                 self.store.servers[master].redis.delete(&key);
+                if self.legion.is_some() {
+                    let members = self.lease(&watcher).members_key();
+                    self.store.servers[master].redis.delete(&members);
+                }
                 self.store.changed(master, self.now, self.timings.ttl);
                 let pause = self.pause(0.2);
                 self.after(pause, What::ArriveLate(host));

@@ -10,6 +10,7 @@ use circus_agent::model::event::{
 use circus_agent::model::names::{NodeName, WatcherName};
 use circus_agent::model::node::Node;
 use circus_agent::model::random::Random;
+use circus_agent::model::roll::Roll;
 use circus_agent::model::spec::{
     AgentSpec, Check, HookPoint, HookProgram, HookSpec, Place, ReadySpec, RedisSpec, Secret, SocketSpec, WatcherSpec,
 };
@@ -45,6 +46,8 @@ pub(crate) struct Host {
     /// Which server it takes for each group's master, and where it believes each lease to be.
     pub(crate) masters: Vec<usize>,
     pub(crate) homes: BTreeMap<WatcherName, usize>,
+    /// Who contends for leases, as its agent knows.
+    pub(crate) rolls: BTreeMap<WatcherName, Roll>,
     /// Answers that are stuck where it is cut off, and get through when it is not any more.
     pub(crate) stuck: Vec<(PutId, LeaseAnswer)>,
     /// Questions that got lost on the way to a server, and may get there yet.
@@ -79,6 +82,7 @@ impl Host {
             link: Link::GOOD,
             masters: Vec::new(),
             homes: BTreeMap::new(),
+            rolls: BTreeMap::new(),
             stuck: Vec::new(),
             lost: Vec::new(),
             batches: BTreeMap::new(),
@@ -112,6 +116,8 @@ impl World {
             OnHost::Send { server } => self.send_batch(host, server),
             OnHost::Return { put, answer } => self.returned(put, answer),
             OnHost::GiveUp { put } => self.gave_up(put),
+            OnHost::Heard { word, seat, answer } => self.heard(word, seat, answer),
+            OnHost::Count { word } => self.count(word),
             OnHost::Learn { group } => {
                 self.hosts[host].masters[group] = self.store.groups[group].master;
                 self.store_up(host);
@@ -166,6 +172,7 @@ impl World {
             return;
         }
         self.hosts[host].life += 1;
+        self.hosts[host].rolls.clear();
         let seed = self.random.number();
         let spec = self.spec(host);
         let node = Node::new(spec, Random::from_number(seed), self.local(host));
@@ -207,7 +214,11 @@ impl World {
                 false => specs::watcher(name.as_str()),
             }
         };
-        let watchers = self.watchers.iter().enumerate().map(singleton).collect();
+        let mut watchers: Vec<WatcherSpec> = self.watchers.iter().enumerate().map(singleton).collect();
+        if let Some(legion) = &self.legion {
+            let follower = legion.specs(host, &mut watchers[0]);
+            watchers.push(follower);
+        }
         let redis = Some(RedisSpec::at(Secret::new("redis://simulated".into())));
         let sockets = if self.serves { vec![specs::socket("web", PORT)] } else { Vec::new() };
         AgentSpec { redis, sockets, ..specs::agent(&self.hosts[host].name, watchers) }
@@ -223,7 +234,10 @@ impl World {
                 3 if self.serves => spec.sockets = vec![specs::socket("web", PORT + 1)],
                 1 => spec.watchers[one].program.words.push("--new".into()),
                 2 => spec.watchers[one].graceful_timeout /= 2,
-                4 => drop(spec.watchers.remove(one)),
+                4 => {
+                    let gone = spec.watchers.remove(one).name;
+                    spec.watchers.retain(|watcher| watcher.follows.as_ref() != Some(&gone));
+                }
                 _ => spec.watchers.clear(),
             }
         }
@@ -304,7 +318,9 @@ impl World {
             Action::Kill { process } => self.kill(host, process),
             Action::Guard { process, deadline } => self.arm(host, process, deadline),
             Action::AskLease { watcher, ask, timeout } => self.ask(host, watcher, ask, timeout),
-            Action::Muster { .. } | Action::ShowLordship { .. } => {}
+            Action::Muster { watcher, sent, membership, timeout } => {
+                self.muster(host, watcher, sent, membership, timeout);
+            }
             Action::Leave { .. } => {
                 self.hosts[host].agent = None;
                 self.hosts[host].life += 1;
@@ -330,6 +346,7 @@ impl World {
                 self.report(host, Event::SpecRead { request, spec: Ok(Box::new(spec)) });
             }
             Action::Log { .. }
+            | Action::ShowLordship { .. }
             | Action::Publish(_)
             | Action::SampleAgent { .. }
             | Action::Check { .. }

@@ -18,6 +18,7 @@ mod cases;
 mod child;
 mod faults;
 mod host;
+mod members;
 mod network;
 mod plants;
 mod queue;

@@ -206,27 +206,33 @@ impl World {
         }
     }
 
-    /// A release is announced to all hosts that hear it.
-    pub(crate) fn announce(&mut self, server: usize, channel: &str) {
-        let announced = |watcher: &&WatcherName| LeaseName::free_channel(&self.lease(watcher)) == channel;
-        let Some(watcher) = self.watchers.iter().find(announced).cloned() else { return };
+    /// A word about a lease is spread to all hosts that hear it.
+    pub(crate) fn announce(&mut self, server: usize, channel: &str, message: &str) {
+        let freed = |watcher: &&WatcherName| LeaseName::free_channel(&self.lease(watcher)) == channel;
+        let freed = self.watchers.iter().find(freed).map(|watcher| Event::LeaseFreed { watcher: watcher.clone() });
+        let (event, by) = match (freed, self.changed(channel, message)) {
+            (Some(freed), _) => (freed, None),
+            (None, Some((watcher, node))) => (Event::MembersChanged { watcher }, Some(node)),
+            (None, None) => return,
+        };
         for host in 0..self.hosts.len() {
-            if self.reaches(host, server) {
+            // A node's own change is no news to it.
+            if by.as_ref() != Some(&self.hosts[host].name) && self.reaches(host, server) {
                 let delay = self.wander(self.hosts[host].link.back);
-                let (life, event) = (self.hosts[host].life, Event::LeaseFreed { watcher: watcher.clone() });
+                let (life, event) = (self.hosts[host].life, event.clone());
                 self.after(delay, What::On(host, OnHost::Tell { life, event }));
             }
         }
     }
 
     /// Whether a message between them arrives.
-    fn reaches(&mut self, host: usize, server: usize) -> bool {
+    pub(crate) fn reaches(&mut self, host: usize, server: usize) -> bool {
         let Link { loss, .. } = self.hosts[host].link;
         let cut = self.hosts[host].cut || self.hosts[host].cut_from.contains(&server);
         !cut && self.random.fraction() >= loss
     }
 
-    fn wander(&mut self, delay: Duration) -> Duration {
+    pub(crate) fn wander(&mut self, delay: Duration) -> Duration {
         delay.mul_f64(0.8 + 0.4 * self.random.fraction())
     }
 }

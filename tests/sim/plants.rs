@@ -65,6 +65,10 @@ pub(crate) enum Flaw {
     OneLeaseForAll,
     /// A release frees the other leases of the server, too.
     FreesNeighbour,
+    /// What most servers did not hear of a member is not taken back.
+    WordKept,
+    /// What was known of members before a loss of data is forgotten with it.
+    NoRoll,
 }
 
 use Promise::{NeverTwo, SoonOne, TokensGrow, Undisturbed};

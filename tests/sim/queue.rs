@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use circus_agent::model::event::{Ask, Event, Exit, LeaseAnswer, ProcessId};
+use circus_agent::model::roll::Register;
 
 use crate::network::PutId;
 use crate::store::Data;
@@ -21,6 +22,8 @@ pub(crate) enum What {
     On(usize, OnHost),
     /// Questions of a host reach a server, in one message.
     Arrive { host: usize, server: usize, puts: Vec<(PutId, Ask)> },
+    /// What a node says of itself reaches a server; or that it takes it back.
+    Said { word: usize, seat: usize, server: usize, taken_back: bool },
     /// Questions of a host that got lost arrive after all.
     ArriveLate(usize),
     /// A question is put once more, to whoever is master now.
@@ -64,6 +67,10 @@ pub(crate) enum OnHost {
     Return { put: PutId, answer: LeaseAnswer },
     /// The adapter's patience with a server ends.
     GiveUp { put: PutId },
+    /// A server's answer to a word is back.
+    Heard { word: usize, seat: usize, answer: Result<Register, String> },
+    /// The adapter counts the answers to a word.
+    Count { word: usize },
     /// It hears which server is a group's master now.
     Learn { group: usize },
     /// A guard's timer rings.

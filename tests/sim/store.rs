@@ -297,8 +297,8 @@ impl World {
             self.released(server, question);
         }
         self.store.changed(server, self.now, self.timings.ttl);
-        for channel in self.store.servers[server].redis.take_published() {
-            self.announce(server, &channel);
+        for (channel, message) in self.store.servers[server].redis.take_published() {
+            self.announce(server, &channel, &message);
         }
         let grants =
             |(_, answer): &(PutId, LeaseAnswer)| matches!(answer, LeaseAnswer::Granted { .. } | LeaseAnswer::Released);
@@ -448,7 +448,8 @@ impl World {
         let lease = self.lease(watcher);
         let ahead = self.store.date(new, self.now) as i64 - self.store.date(old, self.now) as i64;
         let [from, into] = self.store.servers.get_disjoint_mut([old, new]).expect("two servers");
-        from.redis.migrate(&[lease.lease_key(), lease.meta_key()], &mut into.redis, ahead);
+        let keys = [lease.lease_key(), lease.meta_key(), lease.members_key()];
+        from.redis.migrate(&keys, &mut into.redis, ahead);
         self.store.homes.insert(watcher.clone(), to);
         for server in [old, new] {
             self.store.changed(server, self.now, self.timings.ttl);

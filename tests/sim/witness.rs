@@ -37,6 +37,10 @@ pub(crate) enum Promise {
     SoonOne,
     /// What lasts less than a third of the ttl moves no child.
     Undisturbed,
+    /// Nobody leads a legion of which too few live.
+    Quorum,
+    /// Where all live and a better one takes over, the best leads.
+    Best,
 }
 
 /// What the witness saw, and holds against the promises.
@@ -55,6 +59,8 @@ pub(crate) struct Witness {
 /// A child that lives.
 struct Sight {
     watcher: WatcherName,
+    /// Under whose lease it runs.
+    lease: WatcherName,
     since: Instant,
     /// Its machine stands still: it lives, but does nothing.
     frozen: bool,
@@ -64,12 +70,22 @@ struct Sight {
 
 impl Witness {
     /// A child is there.
-    pub(crate) fn born(&mut self, now: Instant, host: usize, id: ProcessId, watcher: &WatcherName, token: u64) {
+    pub(crate) fn born(
+        &mut self,
+        now: Instant,
+        host: usize,
+        id: ProcessId,
+        (watcher, lease): (&WatcherName, &WatcherName),
+        token: u64,
+    ) {
         self.started += 1;
-        let runs = |sight: &Sight| sight.watcher == *watcher && !sight.frozen && sight.excused <= now;
-        if let Some(((other, _), sight)) = self.children.iter().find(|(_, sight)| runs(sight)) {
-            let ms = (now - sight.since) / MS;
-            let how = format!("a child of {watcher} starts on host {host} while that of host {other} lives ({ms} ms)");
+        // What follows a leader may run beside it, on its host.
+        let is_another = |other: usize, sight: &Sight| other != host || sight.watcher == *watcher;
+        let runs = |sight: &Sight| sight.lease == *lease && !sight.frozen && sight.excused <= now;
+        let mut others = self.children.iter().filter(|((other, _), sight)| is_another(*other, sight) && runs(sight));
+        if let Some(((other, _), sight)) = others.next() {
+            let (ms, its) = ((now - sight.since) / MS, &sight.watcher);
+            let how = format!("a child of {watcher} starts on host {host} while {its} of host {other} lives ({ms} ms)");
             self.holds_against(now, Promise::NeverTwo, &how);
         }
         let (newest, by) = self.newest.get(watcher).copied().unwrap_or_default();
@@ -78,7 +94,8 @@ impl Witness {
             self.holds_against(now, Promise::TokensGrow, &how);
         }
         self.newest.insert(watcher.clone(), (token, host));
-        let sight = Sight { watcher: watcher.clone(), since: now, frozen: false, excused: 0 };
+        let (watcher, lease) = (watcher.clone(), lease.clone());
+        let sight = Sight { watcher, lease, since: now, frozen: false, excused: 0 };
         self.children.insert((host, id), sight);
     }
 
@@ -108,7 +125,7 @@ impl Witness {
         let mine = |key: &(usize, ProcessId)| key.0 == host;
         for (_, late) in self.children.iter().filter(|(key, sight)| mine(key) && runs(sight)) {
             let other =
-                |key: &(usize, ProcessId), sight: &&Sight| !mine(key) && runs(sight) && sight.watcher == late.watcher;
+                |key: &(usize, ProcessId), sight: &&Sight| !mine(key) && runs(sight) && sight.lease == late.lease;
             if let Some(((other, _), _)) = self.children.iter().find(|(key, sight)| other(key, sight)) {
                 let watcher = &late.watcher;
                 let how =
@@ -137,7 +154,13 @@ impl Witness {
         self.children.iter_mut().filter(move |(key, _)| key.0 == host).map(|(_, sight)| sight)
     }
 
-    fn holds_against(&mut self, now: Instant, promise: Promise, how: &str) {
+    /// A host on which a child of this singleton does something, if there is one.
+    pub(crate) fn runs_on(&self, watcher: &WatcherName) -> Option<usize> {
+        let runs = |(_, sight): &(&(usize, ProcessId), &Sight)| sight.watcher == *watcher && !sight.frozen;
+        self.children.iter().find(runs).map(|((host, _), _)| *host)
+    }
+
+    pub(crate) fn holds_against(&mut self, now: Instant, promise: Promise, how: &str) {
         let how = format!("{}.{:03} s: {how}", now / (1_000 * MS), now / MS % 1_000);
         self.broken.get_or_insert(Broken { promise, how });
     }

@@ -14,6 +14,7 @@ use circus_agent::model::random::Random;
 use circus_agent::model::spec::LeaseTimings;
 
 use crate::host::Host;
+use crate::members::{Legion, Word};
 use crate::network::{Link, Question};
 use crate::plants::{Bug, Flaw, Plant};
 use crate::queue::{Instant, OnHost, Queue, SEC, What};
@@ -34,6 +35,10 @@ pub(crate) struct World {
     pub(crate) store: Store,
     /// All questions that were ever asked.
     pub(crate) questions: Vec<Question>,
+    /// All that nodes ever said of themselves.
+    pub(crate) words: Vec<Word>,
+    /// What the first singleton is, where its holder is elected.
+    pub(crate) legion: Option<Legion>,
     /// The singletons, and what they have in common.
     pub(crate) watchers: Vec<WatcherName>,
     pub(crate) timings: LeaseTimings,
@@ -75,6 +80,7 @@ impl World {
             host.masters = store.groups.iter().map(|group| group.master).collect();
             host.homes = store.homes.clone();
         }
+        let legion = Legion::of(seed, hosts.len(), ttl);
         let graceful = ttl.mul_f64(0.2 + random.fraction());
         let (hooked, says_ready, serves) = (random.fraction() < 0.5, random.fraction() < 0.3, random.fraction() < 0.3);
         let mut world = World {
@@ -85,6 +91,8 @@ impl World {
             hosts,
             store,
             questions: Vec::new(),
+            words: Vec::new(),
+            legion,
             watchers,
             timings,
             graceful,
@@ -117,6 +125,7 @@ impl World {
         self.make_peace();
         self.live_until(self.now + self.soon());
         self.expect_all(Promise::SoonOne, "though all is well");
+        self.expect_the_best();
         // Nothing at first: then it stays so.
         let (before, mut what) = (self.witness.started, "though all is well".to_owned());
         for ripple in 0..RIPPLES {
@@ -145,8 +154,33 @@ impl World {
     }
 
     fn expect_all(&mut self, promise: Promise, what: &str) {
-        for watcher in &self.watchers {
-            self.witness.expects(self.now, watcher, promise, what);
+        for watcher in self.wanted() {
+            self.witness.expects(self.now, &watcher, promise, what);
+        }
+    }
+
+    /// In a legion, where all live by now, the best leads after a move at most.
+    fn expect_the_best(&mut self) {
+        let Some(legion) = &self.legion else { return };
+        let (best, preempt, leader) = (legion.best(), legion.preempt, self.watchers[0].clone());
+        self.live_until(self.now + self.soon());
+        let leads = self.witness.runs_on(&leader);
+        if preempt && leads != Some(best) {
+            let how = format!("host {best} is the best of {leader}, and host {leads:?} leads it");
+            self.witness.holds_against(self.now, Promise::Best, &how);
+        }
+        self.expect_all(Promise::SoonOne, "though all is well, and the best has had its time");
+    }
+
+    /// Too few members live for anybody to lead the legion; or one just `begins` to.
+    pub(crate) fn look_for_a_quorum(&mut self, begins: bool) {
+        let Some(legion) = &self.legion else { return };
+        let live = legion.live(self.now, self.quorum_grace());
+        let (needed, leads) = (legion.quorum, self.witness.runs_on(&self.watchers[0]));
+        if let Some(host) = leads.filter(|_| live < needed) {
+            let does = if begins { "begins to lead" } else { "leads" };
+            let how = format!("host {host} {does}, while {live} of {needed} members have been heard lately");
+            self.witness.holds_against(self.now, Promise::Quorum, &how);
         }
     }
 
@@ -180,6 +214,7 @@ impl World {
         match what {
             What::On(host, what) => self.happen_on(host, what),
             What::Arrive { host, server, puts } => self.arrive(host, server, puts),
+            What::Said { word, seat, server, taken_back } => self.said(word, seat, server, taken_back),
             What::ArriveLate(host) => self.arrive_late(host),
             What::AskAnew(question) => self.ask_anew(question),
             What::Acknowledged { host, server, links, answers } => self.acknowledged(host, server, links, answers),
@@ -205,7 +240,10 @@ impl World {
             What::Promote { .. } if self.at_peace() => {}
             What::Promote { group } => self.promote_one(group),
             What::Demote { server } => self.store.follow(server),
-            What::Fault => self.fault(),
+            What::Fault => {
+                self.look_for_a_quorum(false);
+                self.fault();
+            }
         }
     }
 }

@@ -6,12 +6,14 @@ use std::time::{Duration, Instant};
 
 use circus_agent::cluster::{BusQuestion, Me, Redis, Standing};
 use circus_agent::model::command::{NodeAbout, NodeRow, RequestId};
+use circus_agent::model::election::{Membership, Muster};
 use circus_agent::model::event::{Ask, AskKind, Event, LeaseAnswer, TokenState};
 use circus_agent::model::history::Entry;
 use circus_agent::model::names::{ClusterName, LeaseName, NodeName, Owner, WatcherName};
 use circus_agent::model::spec::{RedisSpec, Secret};
 use circus_agent::model::stats::Machine;
 use circus_agent::model::time::Time;
+use nix::time::{ClockId, clock_gettime};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
@@ -60,6 +62,10 @@ pub fn release(owner: &Owner) -> Ask {
 /// A Redis of which the URL says everything.
 pub fn at(url: &str) -> RedisSpec {
     RedisSpec::at(Secret::new(url.into()))
+}
+
+pub fn boottime() -> Time {
+    Time::ZERO + Duration::from(clock_gettime(ClockId::CLOCK_BOOTTIME).unwrap())
 }
 
 /// An agent's end of the shared world.
@@ -183,6 +189,22 @@ impl Agent {
         self.redis.init_lease(RequestId(1), &beat());
         self.next(|event| match event {
             Event::LeaseInitialised { request: RequestId(1), result } => Some(result),
+            _ => None,
+        })
+        .await
+    }
+
+    /// Tells what this node says of itself, and gives who contends for the lease.
+    pub async fn muster(&mut self, membership: Option<Membership>) -> Result<Muster, String> {
+        let now = boottime();
+        self.redis.muster(&beat(), now, membership, PATIENCE);
+        self.mustered(now).await
+    }
+
+    /// The answer to the question sent at `at`.
+    pub async fn mustered(&mut self, at: Time) -> Result<Muster, String> {
+        self.next(|event| match event {
+            Event::Mustered { watcher, sent, result } if watcher == beat() && sent == at => Some(result),
             _ => None,
         })
         .await

@@ -4,11 +4,17 @@
 
 #![allow(unreachable_pub)] // Included by several test files, each a crate of its own.
 
+#[path = "member_cases.rs"]
+mod member_cases;
+
 use std::time::{Duration, Instant};
 
+use circus_agent::model::election::{Membership, Muster};
 use circus_agent::model::event::{Ask, AskKind, LeaseAnswer};
 use circus_agent::model::names::{ClusterName, LeaseName, NodeName, Owner, WatcherName};
 use circus_agent::model::time::Time;
+
+pub use member_cases::*;
 
 /// Something that keeps leases by the scripts.
 pub trait Store {
@@ -20,6 +26,8 @@ pub trait Store {
     }
     /// Declares a lease free.
     fn init(&mut self, lease: &LeaseName) -> Result<(), String>;
+    /// Tells what a node says of itself among those that contend for the one lease, or that it leaves, and gives who does.
+    fn muster(&mut self, node: &str, membership: Option<Membership>) -> Result<Muster, String>;
     /// Lets time pass.
     fn pass(&mut self, time: Duration);
     /// Does something to the store behind the agents' backs.
@@ -100,12 +108,21 @@ cases! {
     a_lease_kept_for_a_node_is_refused_to_others
     a_reservation_ends_by_itself
     forgotten_scripts_go_unnoticed
+    members_hear_of_each_other_what_they_say_and_who_has_the_lease
+    who_leaves_is_gone_at_once_and_may_come_back
+    who_is_silent_for_a_ttl_of_its_own_lapses
+    who_goes_on_speaking_lives_on
+    what_a_member_says_may_change
+    where_everything_was_lost_who_was_seen_counts_until_it_lapses
+    a_restart_with_data_loses_no_member
+    a_clock_that_was_set_back_makes_no_member_live_longer
+    what_stands_in_place_of_the_members_is_named
 }
 
 /// Time that an answer may take beyond what the store itself waits.
 const SLACK: Duration = Duration::from_millis(100);
 
-fn lease() -> LeaseName {
+pub fn lease() -> LeaseName {
     LeaseName { cluster: ClusterName::parse("prod").unwrap(), watcher: WatcherName::parse("beat").unwrap() }
 }
 

@@ -4,7 +4,10 @@
 
 use std::time::{Duration, Instant};
 
+use std::collections::BTreeMap;
+
 use circus_agent::cluster::scripts;
+use circus_agent::model::election::{Membership, Muster};
 use circus_agent::model::event::{Ask, LeaseAnswer};
 use circus_agent::model::names::LeaseName;
 use circus_agent::model::spec::RedisSpec;
@@ -15,8 +18,11 @@ use super::redis_server::RedisServer;
 
 /// What is done to it is done to all of its servers.
 pub struct RealStore {
+    spec: RedisSpec,
     runtime: tokio::runtime::Runtime,
     agent: Agent,
+    /// Those that contend for the lease, each the first time it says something.
+    members: BTreeMap<String, Agent>,
     servers: Vec<RedisServer>,
 }
 
@@ -25,12 +31,12 @@ impl RealStore {
     pub fn new(spec: RedisSpec, servers: Vec<RedisServer>) -> RealStore {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let agent = runtime.block_on(async {
-            let mut agent = Agent::start_at(spec, "tester", 1);
+            let mut agent = Agent::start_at(spec.clone(), "tester", 1);
             agent.up_and_heard().await;
-            reach_all(&mut agent, &servers).await;
+            reach_all(&mut agent, "tester", &servers).await;
             agent
         });
-        RealStore { runtime, agent, servers }
+        RealStore { spec, runtime, agent, members: BTreeMap::new(), servers }
     }
 }
 
@@ -38,6 +44,19 @@ impl Store for RealStore {
     fn ask(&mut self, lease: &LeaseName, ask: &Ask) -> LeaseAnswer {
         assert_eq!(*lease, self::lease());
         self.runtime.block_on(self.agent.ask_within(ask, PATIENCE))
+    }
+
+    fn muster(&mut self, node: &str, membership: Option<Membership>) -> Result<Muster, String> {
+        let RealStore { spec, runtime, members, servers, .. } = self;
+        runtime.block_on(async {
+            if !members.contains_key(node) {
+                let mut agent = Agent::start_at(spec.clone(), node, 1);
+                agent.up_and_heard().await;
+                reach_all(&mut agent, node, servers).await;
+                members.insert(node.to_owned(), agent);
+            }
+            members.get_mut(node).expect("it is there").muster(membership).await
+        })
     }
 
     fn servers(&self) -> usize {
@@ -79,17 +98,22 @@ impl Store for RealStore {
             for server in &self.servers {
                 scripts::ALL.iter().for_each(|script| drop(server.command(&["SCRIPT", "LOAD", script])));
             }
-            self.runtime.block_on(reach_all(&mut self.agent, &self.servers));
+            self.runtime.block_on(async {
+                reach_all(&mut self.agent, "tester", &self.servers).await;
+                for (name, member) in &mut self.members {
+                    reach_all(member, name, &self.servers).await;
+                }
+            });
         }
     }
 }
 
 /// Waits until the agent has reached all servers. Asks, so that the loss of a connection is noticed at once.
-async fn reach_all(agent: &mut Agent, servers: &[RedisServer]) {
+async fn reach_all(agent: &mut Agent, name: &str, servers: &[RedisServer]) {
     let nothing = refresh(&owner("nobody", 0), 0);
     let connected = |server: &RedisServer| {
         let clients = server.text(&["CLIENT", "LIST"]).unwrap_or_default();
-        clients.contains("name=circus-agent:tester")
+        clients.contains(&format!("name=circus-agent:{name} "))
     };
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -112,5 +136,17 @@ pub fn set_back(server: &RedisServer, lease: &LeaseName, by: Duration) {
         if server.number(&["HEXISTS", &record, field]) == 1 {
             server.command(&["HINCRBY", &record, field, &by.to_string()]);
         }
+    }
+    let members = lease.members_key();
+    let left = server.number(&["PTTL", &members]);
+    server.command(&["PEXPIRE", &members, &(left + by).to_string()]);
+    let kept: BTreeMap<String, String> = redis::from_redis_value(server.command(&["HGETALL", &members])).unwrap();
+    for (field, text) in kept {
+        let later = |(at, word): (usize, &str)| match word.parse::<i64>() {
+            Ok(time) if at == 0 || at == 1 && field == "/kept" => (time + by).to_string(),
+            _ => word.to_owned(),
+        };
+        let words: Vec<String> = text.split(' ').enumerate().map(later).collect();
+        server.command(&["HSET", &members, &field, &words.join(" ")]);
     }
 }

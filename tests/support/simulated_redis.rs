@@ -20,7 +20,7 @@ pub(crate) struct SimulatedRedis {
 }
 
 type Strings = BTreeMap<String, (String, Option<u64>)>;
-type Hashes = BTreeMap<String, BTreeMap<String, String>>;
+type Hashes = BTreeMap<String, (BTreeMap<String, String>, Option<u64>)>;
 
 /// What a server held at one moment.
 #[derive(Clone, Default, Debug)]
@@ -35,7 +35,7 @@ struct Data {
     replica: bool,
     strings: Strings,
     hashes: Hashes,
-    published: Vec<String>,
+    published: Vec<(String, String)>,
 }
 
 impl SimulatedRedis {
@@ -59,8 +59,15 @@ impl SimulatedRedis {
             })
             .unwrap();
         redis.set("call", call).unwrap();
+        let pcall = "return function(...)
+            local whole, said = pcall(redis.call, ...)
+            if whole then return said end
+            -- As the server says it, without where in Rust it was said.
+            return {err = string.match(tostring(said), 'runtime error: ([^%c]*)')}
+        end";
         redis.set("error_reply", error_reply).unwrap();
-        lua.globals().set("redis", redis).unwrap();
+        lua.globals().set("redis", &redis).unwrap();
+        redis.set("pcall", lua.load(pcall).eval::<Function>().unwrap()).unwrap();
         SimulatedRedis { lua, data, scripts: BTreeMap::new(), rewrite }
     }
 
@@ -81,8 +88,8 @@ impl SimulatedRedis {
         }
     }
 
-    /// What was published since the last time, as channels.
-    pub(crate) fn take_published(&mut self) -> Vec<String> {
+    /// What was published since the last time: channels and messages.
+    pub(crate) fn take_published(&mut self) -> Vec<(String, String)> {
         std::mem::take(&mut self.data.borrow_mut().published)
     }
 
@@ -133,17 +140,19 @@ impl SimulatedRedis {
 
     /// DEL of one key.
     pub(crate) fn delete(&mut self, key: &str) {
-        self.data.borrow_mut().strings.remove(key);
+        self.data.borrow_mut().remove(key);
     }
 
     /// SET of one key, without an end.
     pub(crate) fn overwrite(&mut self, key: &str, value: &str) {
-        self.data.borrow_mut().strings.insert(key.to_owned(), (value.to_owned(), None));
+        let mut data = self.data.borrow_mut();
+        data.remove(key);
+        data.strings.insert(key.to_owned(), (value.to_owned(), None));
     }
 
     /// HSET of one field.
     pub(crate) fn set_field(&mut self, key: &str, field: &str, value: &str) {
-        self.data.borrow_mut().hashes.entry(key.to_owned()).or_default().insert(field.to_owned(), value.to_owned());
+        self.data.borrow_mut().hashes.entry(key.to_owned()).or_default().0.insert(field.to_owned(), value.to_owned());
     }
 
     /// MIGRATE: these keys go from here to `other`, whose clock shows `ahead` ms more, with the time they have left.
@@ -154,8 +163,9 @@ impl SimulatedRedis {
                 let end = end.map(|end| end.saturating_add_signed(ahead));
                 to.strings.insert(key.clone(), (value, end));
             }
-            if let Some(hash) = from.hashes.remove(key) {
-                to.hashes.insert(key.clone(), hash);
+            if let Some((hash, end)) = from.hashes.remove(key) {
+                let end = end.map(|end| end.saturating_add_signed(ahead));
+                to.hashes.insert(key.clone(), (hash, end));
             }
         }
     }
@@ -167,11 +177,32 @@ impl Data {
         self.hashes.clear();
     }
 
-    fn live(&mut self, key: &str) -> Option<&mut (String, Option<u64>)> {
+    fn remove(&mut self, key: &str) -> bool {
+        self.strings.remove(key).is_some() | self.hashes.remove(key).is_some()
+    }
+
+    /// A key whose time is over is not there.
+    fn expire(&mut self, key: &str) {
         let now = self.now_ms;
-        if self.strings.get(key).is_some_and(|(_, end)| end.is_some_and(|end| end <= now)) {
-            self.strings.remove(key);
+        let is_over = |end: &Option<u64>| end.is_some_and(|end| end <= now);
+        if self.strings.get(key).is_some_and(|(_, end)| is_over(end))
+            || self.hashes.get(key).is_some_and(|(_, end)| is_over(end))
+        {
+            self.remove(key);
         }
+    }
+
+    /// A hash, made where there is none.
+    fn hash(&mut self, key: &str) -> mlua::Result<&mut BTreeMap<String, String>> {
+        self.expire(key);
+        match self.strings.contains_key(key) {
+            true => Err(mlua::Error::runtime("WRONGTYPE Operation against a key holding the wrong kind of value")),
+            false => Ok(&mut self.hashes.entry(key.to_owned()).or_default().0),
+        }
+    }
+
+    fn live(&mut self, key: &str) -> Option<&mut (String, Option<u64>)> {
+        self.expire(key);
         self.strings.get_mut(key)
     }
 
@@ -215,34 +246,39 @@ impl Data {
             }
             ["PEXPIRE", key, ttl] => {
                 let end = self.now_ms + ttl.parse::<f64>().expect("a ttl") as u64;
-                if let Some((_, expiry)) = self.live(key) {
-                    *expiry = Some(end);
-                }
-                Ok(Value::Integer(1))
+                self.expire(key);
+                let string = self.strings.get_mut(*key).map(|(_, expiry)| expiry);
+                let expiry = string.or_else(|| self.hashes.get_mut(*key).map(|(_, expiry)| expiry));
+                Ok(Value::Integer(i64::from(expiry.map(|expiry| *expiry = Some(end)).is_some())))
             }
-            ["DEL", key] => Ok(Value::Integer(i64::from(self.strings.remove(*key).is_some()))),
+            ["DEL", key] => Ok(Value::Integer(i64::from(self.remove(key)))),
             ["HMGET", key, fields @ ..] => {
-                let hash = self.hashes.get(*key);
+                self.expire(key);
+                let hash = self.hashes.get(*key).map(|(hash, _)| hash);
                 let field = |field: &&str| match hash.and_then(|hash| hash.get(*field)) {
                     Some(value) => text(value),
                     None => Ok(Value::Boolean(false)),
                 };
                 list(fields.iter().map(field).collect::<mlua::Result<_>>()?)
             }
+            ["HGETALL", key] => {
+                let pairs = self.hash(key)?.iter().flat_map(|(field, value)| [field.clone(), value.clone()]);
+                list(pairs.map(|word| text(&word)).collect::<mlua::Result<_>>()?)
+            }
             ["HSET", key, pairs @ ..] => {
-                let hash = self.hashes.entry((*key).to_owned()).or_default();
+                let hash = self.hash(key)?;
                 for pair in pairs.chunks(2) {
                     hash.insert(pair[0].to_owned(), pair[1].to_owned());
                 }
                 Ok(Value::Integer(1))
             }
             ["HDEL", key, fields @ ..] => {
-                let hash = self.hashes.entry((*key).to_owned()).or_default();
+                let hash = self.hash(key)?;
                 fields.iter().for_each(|field| drop(hash.remove(*field)));
                 Ok(Value::Integer(1))
             }
-            ["PUBLISH", channel, _] => {
-                self.published.push((*channel).to_owned());
+            ["PUBLISH", channel, message] => {
+                self.published.push(((*channel).to_owned(), (*message).to_owned()));
                 Ok(Value::Integer(1))
             }
             other => Err(mlua::Error::runtime(format!("the simulated Redis knows no {other:?}"))),

@@ -14,6 +14,7 @@ use crate::model::names::WatcherName;
 use crate::model::time::Time;
 
 pub(super) const LEASE: &str = ".lease";
+pub(super) const MEMBERS: &str = ".members";
 
 /// The files of one lease.
 pub(super) struct Paths {
@@ -22,13 +23,20 @@ pub(super) struct Paths {
     pub(super) new: PathBuf,
     pub(super) mutex: PathBuf,
     pub(super) history: PathBuf,
+    pub(super) members: PathBuf,
 }
 
 impl Paths {
     pub(super) fn new(dir: &Path, watcher: &WatcherName) -> Paths {
         let name = file_name(watcher.as_str());
         let path = |suffix: &str| dir.join(format!("{name}{suffix}"));
-        Paths { lease: path(LEASE), new: path(".new"), mutex: path(".mutex"), history: path(".history") }
+        Paths {
+            lease: path(LEASE),
+            new: path(".new"),
+            mutex: path(".mutex"),
+            history: path(".history"),
+            members: path(MEMBERS),
+        }
     }
 }
 

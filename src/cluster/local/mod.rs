@@ -1,12 +1,13 @@
 //! Leases without Redis: file locks in the state directory, for the agents of one machine.
 //!
 //! The questions and answers are those of the Lua scripts, so that one machine in the model serves both. Below
-//! `STATE_DIR/leases/CLUSTER/` each lease has three files:
+//! `STATE_DIR/leases/CLUSTER/` each lease has these files:
 //!
 //! ```text
 //! NAME.lease   one line of JSON: who has it, under which token, until when. Its holder keeps it open and locked
 //!              (flock) for the whole tenure, and the guard of the holder's child keeps the same open file.
 //! NAME.mutex   locked for the moment of one question; holds the last token given. Never replaced, never removed.
+//! NAME.members one line of JSON: the agents that contend for it, where they say so. Replaced at each word of one of them.
 //! NAME.history a line of JSON for each fact about a tenure, the latest last; cut when there are too many.
 //! ```
 //!
@@ -39,8 +40,8 @@
 //!
 //! # Absent on purpose
 //!
-//! * No polling: inotify tells of releases (a new file was renamed into place) and of deaths (the kernel closed a
-//!   file that was open for writing).
+//! * No polling: inotify tells of releases and of members (a new file was renamed into place) and of deaths (the kernel
+//!   closed a file that was open for writing).
 //! * No fsync: a record matters only as long as this boot.
 //! * No network file systems: their locks end with a connection, and their clients share no clock. They are refused.
 //! * No way around an agent that was stopped *while* it asked (some microseconds): it keeps the mutex until it goes on
@@ -48,6 +49,7 @@
 
 pub(super) mod files;
 mod history;
+mod members;
 mod record;
 mod worker;
 
@@ -67,7 +69,7 @@ use tokio::sync::{mpsc, oneshot};
 use self::files::{clock_name, file_name};
 use self::worker::{Store, Worker};
 use crate::model::command::RequestId;
-use crate::model::election::Membership;
+use crate::model::election::{Membership, Muster};
 use crate::model::event::{Ask, Event, HistoryRead, LeaseAnswer, TokenState};
 use crate::model::history::Fact;
 use crate::model::names::{ClusterName, NodeName, Owner, WatcherName};
@@ -120,6 +122,8 @@ impl Local {
             tokens: HashMap::new(),
             before: HashMap::new(),
             looks: Vec::new(),
+            rolls: HashMap::new(),
+            heard: HashMap::new(),
             watched: false,
             store: Store::Unknown,
         };
@@ -144,12 +148,14 @@ impl Local {
         });
     }
 
-    /// Tells that this node is a member, or none any more, and asks who is; exactly one [`Event::Mustered`] follows.
-    pub fn muster(&mut self, watcher: WatcherName, sent: Time, _: Option<Membership>) {
-        let events = self.events.clone();
-        tokio::spawn(async move {
-            let _ = events.send(Event::Mustered { watcher, sent, result: Err("not built".into()) }).await;
-        });
+    /// Tells that this node is one of those that contend for a lease, or with nothing that it is none any more, and asks
+    /// who is; exactly one [`Event::Mustered`] follows. To be called inside a tokio runtime.
+    pub fn muster(&mut self, watcher: WatcherName, sent: Time, membership: Option<Membership>) {
+        let of = watcher.clone();
+        self.put(
+            |reply| Job::Muster { watcher, sent, membership, reply },
+            move |result| Event::Mustered { watcher: of, sent, result },
+        );
     }
 
     /// Declares a lease free that nobody ever held, or whose trace is gone; exactly one [`Event::LeaseInitialised`]
@@ -228,11 +234,34 @@ async fn within<T>(timeout: Duration, answer: oneshot::Receiver<T>) -> Result<T,
 /// What the thread is asked to do.
 #[derive(Debug)]
 enum Job {
-    Ask { watcher: WatcherName, ask: Ask, reply: oneshot::Sender<LeaseAnswer> },
-    Init { watcher: WatcherName, reply: oneshot::Sender<Result<(), String>> },
-    Check { watcher: WatcherName, token: u64, reply: oneshot::Sender<Result<TokenState, String>> },
-    Record { watcher: WatcherName, fact: Fact },
-    History { watchers: Vec<WatcherName>, reply: oneshot::Sender<Result<HistoryRead, String>> },
+    Ask {
+        watcher: WatcherName,
+        ask: Ask,
+        reply: oneshot::Sender<LeaseAnswer>,
+    },
+    Muster {
+        watcher: WatcherName,
+        sent: Time,
+        membership: Option<Membership>,
+        reply: oneshot::Sender<Result<Muster, String>>,
+    },
+    Init {
+        watcher: WatcherName,
+        reply: oneshot::Sender<Result<(), String>>,
+    },
+    Check {
+        watcher: WatcherName,
+        token: u64,
+        reply: oneshot::Sender<Result<TokenState, String>>,
+    },
+    Record {
+        watcher: WatcherName,
+        fact: Fact,
+    },
+    History {
+        watchers: Vec<WatcherName>,
+        reply: oneshot::Sender<Result<HistoryRead, String>>,
+    },
 }
 
 /// The leases that this agent holds. Shared with the agent's loop, and never locked over file work.

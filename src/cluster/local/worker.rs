@@ -17,15 +17,18 @@ use nix::sys::inotify::{AddWatchFlags, Inotify};
 use tokio::sync::mpsc;
 
 use super::files::{
-    LEASE, LeaseMutex, Lock, Paths, at, boottime, draft, file_name, find, is_at, millis, publish, publish_free,
-    refuse_network, wall_clock_ms, write_record,
+    LEASE, LeaseMutex, Lock, MEMBERS, Paths, at, boottime, draft, file_name, find, is_at, millis, publish,
+    publish_free, refuse_network, wall_clock_ms, write_record,
 };
 use super::history::{self, Was};
+use super::members;
 use super::record::{Found, Record, State, Verdict, verdict};
 use super::{Hold, Holds, Job, lock};
+use crate::model::election::Membership;
 use crate::model::event::{Ask, AskKind, Event, HistoryRead, LeaseAnswer, TokenState};
 use crate::model::lease::RESERVATION;
 use crate::model::names::{NodeName, Owner, WatcherName};
+use crate::model::roll::{Register, Roll};
 use crate::model::time::Time;
 
 /// Does the file work, one job after the other, and listens for changes in between.
@@ -45,6 +48,9 @@ pub(super) struct Worker {
     /// Of each lease that this agent took, the tenure before.
     pub(super) before: HashMap<WatcherName, Was>,
     pub(super) looks: Vec<Look>,
+    /// Of each lease for which this agent contends, who else does; and the record of it that was heard of last.
+    pub(super) rolls: HashMap<WatcherName, Roll>,
+    pub(super) heard: HashMap<WatcherName, members::Record>,
     /// Whether the directory is there and listened to.
     pub(super) watched: bool,
     /// What was last said of it.
@@ -120,9 +126,10 @@ impl Worker {
         let _ = self.events.blocking_send(event);
     }
 
-    /// Anything may have happened to any of the leases.
+    /// Anything may have happened to any of the leases and their members.
     fn tell_all_freed(&self) {
         self.names.values().cloned().for_each(|watcher| self.tell(Event::LeaseFreed { watcher }));
+        self.heard.keys().cloned().for_each(|watcher| self.tell(Event::MembersChanged { watcher }));
     }
 
     // ------------------------------------------------------------------------------------------------ questions
@@ -145,6 +152,13 @@ impl Worker {
                     AskKind::Withdraw => Ok(worker.release(&watcher, paths, &ask, None)),
                 });
                 let _ = reply.send(answer.unwrap_or_else(|reason| LeaseAnswer::Failed { reason }));
+            }
+            // Nobody waits for the answer any more, but who leaves has left.
+            Job::Muster { membership: Some(_), reply, .. } if reply.is_closed() => {}
+            Job::Muster { watcher, sent, membership, reply } => {
+                let register =
+                    self.transact(&watcher, |worker, paths, _| worker.muster(&watcher, paths, membership.as_ref()));
+                let _ = reply.send(self.rolls.entry(watcher).or_default().call(sent, vec![register]));
             }
             Job::Check { watcher, token, reply } => {
                 let result = self.transact(&watcher, |worker, paths, _| worker.token_state(paths, token));
@@ -296,6 +310,29 @@ impl Worker {
         Ok(Ok(()))
     }
 
+    fn muster(
+        &mut self,
+        watcher: &WatcherName,
+        paths: &Paths,
+        membership: Option<&Membership>,
+    ) -> io::Result<Register> {
+        let now = boottime();
+        let mut record = members::Record::read(paths, &self.clock, now)?;
+        // What others have said since it was heard of last will be in what is heard of next.
+        let is_news = self.heard.get(watcher).is_some_and(|heard| record.is_news(heard, &self.node));
+        record.note(&self.node, membership, now);
+        record.publish(paths)?;
+        let holder = match find(paths, 0)? {
+            Found::Held { record, locked: true } => Some(record.owner),
+            _ => None,
+        };
+        let register = record.register(holder, now);
+        if !is_news {
+            self.heard.insert(watcher.clone(), record);
+        }
+        Ok(register)
+    }
+
     /// Whether the tenure under `token` is the one that holds.
     fn token_state(&self, paths: &Paths, token: u64) -> io::Result<TokenState> {
         let now = boottime();
@@ -392,8 +429,14 @@ impl Worker {
                     self.tell_all_freed();
                     continue;
                 }
-                let name = event.name.as_deref().and_then(|name| name.to_str()?.strip_suffix(LEASE));
-                let Some(lease) = name.and_then(|name| self.names.get(name)).cloned() else { continue };
+                let Some(name) = event.name.as_deref().and_then(|name| name.to_str()) else { continue };
+                if let Some(lease) = name.strip_suffix(MEMBERS).and_then(|name| self.names.get(name)).cloned() {
+                    self.hear_members(lease);
+                    continue;
+                }
+                let Some(lease) = name.strip_suffix(LEASE).and_then(|name| self.names.get(name)).cloned() else {
+                    continue;
+                };
                 if event.mask.intersects(AddWatchFlags::IN_CLOSE_WRITE) {
                     self.looks.retain(|look| look.lease != lease);
                     self.looks.push(Look { lease, at: Instant::now(), pause: Look::FIRST });
@@ -401,6 +444,20 @@ impl Worker {
                     self.tell(Event::LeaseFreed { watcher: lease });
                 }
             }
+        }
+    }
+
+    /// A record of members was replaced: what others changed in it is news.
+    fn hear_members(&mut self, watcher: WatcherName) {
+        let Some(heard) = self.heard.get(&watcher) else { return };
+        // One that cannot be read is told of by the next question.
+        let Ok(record) = members::Record::read(&Paths::new(&self.dir, &watcher), &self.clock, boottime()) else {
+            return;
+        };
+        let is_news = record.is_news(heard, &self.node);
+        self.heard.insert(watcher.clone(), record);
+        if is_news {
+            self.tell(Event::MembersChanged { watcher });
         }
     }
 

@@ -43,9 +43,11 @@ impl Node {
             }
         }
         for key in self.watchers.keys() {
+            let lead = self.watchers[key].leader().map(|leader| self.lead_by(leader));
             // Whoever it waited for may not be named any more; who still is, is found again at once.
             let gated = self.watchers.peek(key);
-            if gated.wait_to_start(None) | gated.wait_to_stop(None) | gated.wait_for_follower(None) {
+            if gated.wait_to_start(None) | gated.wait_to_stop(None) | gated.wait_for_follower(None) | gated.follow(lead)
+            {
                 self.watchers.stir(key);
             }
         }

@@ -14,7 +14,7 @@ impl Watcher {
         let lease = self.lease.as_ref().map(|lease| lease.view(now));
         let state = self.state(now);
         let runs = !self.pids().is_empty();
-        let elsewhere = lease.as_ref().is_some_and(|_| self.lease.as_ref().is_some_and(Lease::is_left_to_another));
+        let elsewhere = self.is_rightly_elsewhere(now);
         let right = match state {
             WatcherState::Active | WatcherState::Listening | WatcherState::Stopped => true,
             WatcherState::Standby => elsewhere,
@@ -32,7 +32,8 @@ impl Watcher {
             self.socketed(),
             self.demanded_now(),
             lease.as_ref().map(|lease| store(around, lease)),
-            lease.as_ref().map(|lease| self.leased(now, lease)),
+            self.elected(now),
+            lease.as_ref().filter(|_| !self.is_deferred(now)).map(|lease| self.leased(now, lease)),
             self.hooked(),
             Some(self.processed(now)),
         ];
@@ -74,7 +75,11 @@ impl Watcher {
             }
             Goal::Run => Condition::met(
                 What::Wanted,
-                if self.lease.is_some() { "one in the cluster".into() } else { format!("{} here", self.numprocesses) },
+                match (&self.lease, self.leader()) {
+                    (Some(_), _) => "one in the cluster".into(),
+                    (None, Some(leader)) => format!("{} where {leader} is led", self.numprocesses),
+                    (None, None) => format!("{} here", self.numprocesses),
+                },
             ),
             Goal::Rest(Cause::NotStarted) => unmet("nobody has started it yet".into()),
             Goal::Rest(Cause::Asked(ending)) => unmet(match &ending.by {
@@ -128,6 +133,26 @@ impl Watcher {
         Some(match self.is_asleep() {
             true => Condition::unmet(What::Demand, "starts at the first connection", None),
             false => Condition::met(What::Demand, "somebody has connected"),
+        })
+    }
+
+    /// What its members say, or its leader.
+    fn elected(&self, now: Time) -> Option<Condition> {
+        if let Some(leader) = self.leader() {
+            return Some(match self.hold(now) {
+                Some(Hold::Firm { .. }) => Condition::met(What::Legion, format!("{leader} is led here")),
+                _ => {
+                    let why = self.standby_because().unwrap_or_default();
+                    Condition::unmet(What::Legion, why, Some(format!("explain {leader}")))
+                }
+            });
+        }
+        let legion = self.legion_view(now)?;
+        let there = format!("valor {}, {} live, {} have to", legion.valor, legion.live, legion.quorum);
+        let words = format!("{}; {there}", legion.why);
+        Some(match self.is_first(now) {
+            true => Condition::met(What::Legion, words),
+            false => Condition::unmet(What::Legion, words, None),
         })
     }
 

@@ -28,6 +28,8 @@ pub struct Lead {
     why: String,
     /// Whether another node is known to lead, or nobody wants it to be led here.
     settled: bool,
+    /// Whether that is as it should be.
+    right: bool,
 }
 
 impl Lead {
@@ -40,6 +42,7 @@ impl Lead {
             env: Vec::new(),
             why: format!("there is no legion {legion}"),
             settled: true,
+            right: false,
         }
     }
 
@@ -84,6 +87,7 @@ impl Watcher {
             env: self.legion_env(now, None, None, &standing),
             why,
             settled: self.goal != Goal::Run || lease.waits_because().is_some(),
+            right: self.goal != Goal::Run || self.is_left_to_another(now),
         })
     }
 
@@ -142,6 +146,14 @@ impl Watcher {
             (Some(_), Some(lead)) => Some(lead.why.clone()),
             (Some(leader), None) => Some(format!("{leader} has not been heard of")),
             (None, _) => self.lease.as_ref().and_then(Lease::why),
+        }
+    }
+
+    /// Whether it is as it should be that it runs elsewhere.
+    pub(super) fn is_rightly_elsewhere(&self, now: Time) -> bool {
+        match &self.spec.follows {
+            Some(_) => self.led.as_ref().is_some_and(|lead| lead.right),
+            None => self.is_left_to_another(now),
         }
     }
 

@@ -425,6 +425,23 @@ impl Watcher {
         })
     }
 
+    /// Whether it is this node that is to have the lease.
+    pub(super) fn is_first(&self, now: Time) -> bool {
+        self.legion.as_ref().is_some_and(|legion| legion.verdict(now, self.holds(now)) == Verdict::Lead)
+    }
+
+    /// Whether it leaves the lease alone because of the election.
+    pub(super) fn is_deferred(&self, now: Time) -> bool {
+        let back = self.lease.as_ref().is_none_or(|lease| lease.stands_back(now) || lease.role() != LeaseRole::Aside);
+        self.goal == Goal::Run && self.legion.is_some() && !back && !self.is_first(now)
+    }
+
+    /// Whether it is as it should be that another node has it, or is about to; an arbiter wants nothing else.
+    pub(super) fn is_left_to_another(&self, now: Time) -> bool {
+        let arbiter = |legion: &Legion| legion.verdict(now, false) == Verdict::Arbiter;
+        self.lease.as_ref().is_some_and(Lease::is_left_to_another) || self.legion.as_ref().is_some_and(arbiter)
+    }
+
     // ---- what is seen ----
 
     /// Its next deadline.

@@ -50,8 +50,8 @@ impl Watcher {
         self.look_out(now, actions);
         self.order_calls(now, ids, actions);
         self.attend(now, actions);
-        self.order_affairs(now, ids, actions);
         self.advance_lease(now, actions);
+        self.order_affairs(now, ids, actions);
         self.report_lease(now, actions);
     }
 

@@ -1,0 +1,291 @@
+//! Who is there, from what one server says or several do, and from what was known before. Pure: answers in, members out.
+//!
+//! A server counts those whose latest word it heard less than their ttl ago. That is true of each server for itself, but
+//! it may not have heard what others did, and one that lost its data has heard nobody yet. So:
+//!
+//! - Fewer answers than those of most servers say nothing. A word that most did not hear is taken back where it was
+//!   heard: a node that cannot ask most servers could not take the lease either, and is not to be waited for.
+//! - A server that does not know a node says that it is silent only where its [`Register`] has been kept for that node's
+//!   ttl. Until then it has no say about it.
+//! - A node lives while not fewer servers say that it does than that it does not. One that says otherwise than all the
+//!   others may be the one that missed it, or the one that did not hear it leave; and with a server away, two that
+//!   contradict each other are more likely to have missed its words than to have invented them.
+//! - Where no server has a say about a node that was there before, it is there until it would have lapsed.
+//!
+//! None of this decides who has the lease, but whom it is asked for by.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::election::{Member, Membership, Muster};
+use super::names::NodeName;
+use super::time::Time;
+
+/// What one server says of a lease's members.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Register {
+    /// Who has the lease there.
+    pub holder: Option<String>,
+    /// For how long it has been kept without a break.
+    pub kept: Duration,
+    /// Those who spoke less than their ttl ago.
+    pub entries: Vec<Entry>,
+}
+
+/// A node in a register.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Its latest word.
+    pub member: Member,
+    /// Whether that was that it leaves.
+    pub left: bool,
+}
+
+/// The members of one lease, as a node knows them.
+#[derive(Debug, Clone, Default)]
+pub struct Roll {
+    /// When the latest of the questions was sent that were answered.
+    asked: Option<Time>,
+    /// Those of the latest answer, and when they lapse if nothing more is heard of them.
+    known: BTreeMap<NodeName, (Membership, Time)>,
+}
+
+impl Roll {
+    /// What all servers' answers to a question sent at `sent` come to.
+    ///
+    /// # Errors
+    /// Fewer than most have answered: why.
+    pub fn call(&mut self, sent: Time, said: Vec<Result<Register, String>>) -> Result<Muster, String> {
+        let servers = said.len();
+        let (registers, reasons): (Vec<_>, Vec<_>) = said.into_iter().partition(Result::is_ok);
+        let registers: Vec<Register> = registers.into_iter().flatten().collect();
+        if !is_most(registers.len(), servers) {
+            let reasons: Vec<String> = reasons.into_iter().filter_map(Result::err).collect();
+            return Err(match servers {
+                1 => reasons.concat(),
+                _ => format!("{} of {servers} servers answered: {}", registers.len(), reasons.join("; ")),
+            });
+        }
+        let mut members: BTreeMap<NodeName, Member> = BTreeMap::new();
+        let named = registers.iter().flat_map(|register| &register.entries).map(|entry| &entry.member.node);
+        for node in named.chain(self.known.keys()) {
+            if !members.contains_key(node)
+                && let Some(member) = self.count(node, sent, &registers)
+            {
+                members.insert(node.clone(), member);
+            }
+        }
+        // An answer that was overtaken by a later one's says nothing new.
+        if Some(sent) >= self.asked {
+            self.asked = Some(sent);
+            let until = |member: &Member| (member.membership.clone(), sent + member.left);
+            self.known = members.values().map(|member| (member.node.clone(), until(member))).collect();
+        }
+        Ok(Muster { holder: holder(&registers), members: members.into_values().collect() })
+    }
+
+    /// A node, if it lives.
+    fn count(&self, node: &NodeName, sent: Time, registers: &[Register]) -> Option<Member> {
+        let entry = |register: &Register| register.entries.iter().find(|entry| entry.member.node == *node).cloned();
+        let entries: Vec<Option<Entry>> = registers.iter().map(entry).collect();
+        let words = || entries.iter().flatten();
+        let Some(latest) = words().min_by_key(|entry| (entry.silence(), entry.left)) else {
+            let (membership, until) = self.known.get(node)?;
+            let left = sent.until(*until);
+            let no_say = registers.iter().all(|register| register.kept < membership.ttl);
+            let member = Member { node: node.clone(), membership: membership.clone(), left };
+            return (no_say && !left.is_zero()).then_some(member);
+        };
+        let ttl = latest.member.membership.ttl;
+        let silent = |(register, entry): (&Register, &Option<Entry>)| match entry {
+            Some(entry) => entry.left,
+            None => register.kept >= ttl,
+        };
+        let no = registers.iter().zip(&entries).filter(|pair| silent(*pair)).count();
+        let mut left: Vec<Duration> = words().filter(|entry| !entry.left).map(|entry| entry.member.left).collect();
+        left.sort_unstable_by(|a, b| b.cmp(a));
+        // It lapses when fewer are left than half of those who have a say.
+        let needed = (left.len() + no).div_ceil(2);
+        let left = *left.get(needed - 1)?;
+        // What it said last, where it did not say that it leaves.
+        let said = words().filter(|entry| !entry.left).min_by_key(|entry| entry.silence())?;
+        Some(Member { left, ..said.member.clone() })
+    }
+}
+
+impl Entry {
+    /// How long ago it spoke there.
+    fn silence(&self) -> Duration {
+        self.member.membership.ttl.saturating_sub(self.member.left)
+    }
+}
+
+/// Whether so many of `servers` are most of them.
+pub fn is_most(count: usize, servers: usize) -> bool {
+    count > servers / 2
+}
+
+/// Who has at least half of these votes, and more than anybody else.
+fn holder(registers: &[Register]) -> Option<String> {
+    let mut votes: BTreeMap<&String, usize> = BTreeMap::new();
+    registers.iter().filter_map(|register| register.holder.as_ref()).for_each(|it| *votes.entry(it).or_default() += 1);
+    let (first, most) = votes.iter().max_by_key(|(_, count)| **count)?;
+    let alone = votes.values().filter(|count| *count == most).count() == 1;
+    (alone && 2 * most >= registers.len()).then(|| (*first).clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TTL: Duration = Duration::from_secs(15);
+    const OLD: u64 = 1_000;
+
+    fn node(name: &str) -> NodeName {
+        NodeName::parse(name).unwrap()
+    }
+
+    fn entry(name: &str, left: u64) -> Entry {
+        let membership = Membership { valor: 1, stands: true, scroll: format!("with {left} left"), ttl: TTL };
+        let member = Member { node: node(name), membership, left: Duration::from_secs(left) };
+        Entry { member, left: false }
+    }
+
+    fn gone(name: &str, left: u64) -> Entry {
+        Entry { left: true, ..entry(name, left) }
+    }
+
+    /// A register that has been kept for so many seconds.
+    fn kept(seconds: u64, entries: &[Entry]) -> Result<Register, String> {
+        Ok(Register { holder: None, kept: Duration::from_secs(seconds), entries: entries.to_vec() })
+    }
+
+    fn refused() -> Result<Register, String> {
+        Err("refused".into())
+    }
+
+    fn at(second: u64) -> Time {
+        Time::ZERO + Duration::from_secs(second)
+    }
+
+    /// Names and the seconds they have left.
+    fn live(muster: &Muster) -> Vec<(String, u64)> {
+        muster.members.iter().map(|member| (member.node.to_string(), member.left.as_secs())).collect()
+    }
+
+    #[track_caller]
+    fn called(roll: &mut Roll, second: u64, said: &[Result<Register, String>]) -> Vec<(String, u64)> {
+        live(&roll.call(at(second), said.to_vec()).unwrap())
+    }
+
+    fn fresh(said: &[Result<Register, String>]) -> Vec<(String, u64)> {
+        called(&mut Roll::default(), 0, said)
+    }
+
+    fn is(name: &str, left: u64) -> Vec<(String, u64)> {
+        vec![(name.into(), left)]
+    }
+
+    #[test]
+    fn one_server_is_taken_at_its_word() {
+        assert_eq!(
+            fresh(&[kept(OLD, &[entry("b", 9), entry("a", 3), gone("c", 5)])]),
+            [("a".into(), 3), ("b".into(), 9)]
+        );
+        assert_eq!(Roll::default().call(at(0), vec![refused()]), Err("refused".into()));
+    }
+
+    #[test]
+    fn fewer_answers_than_those_of_most_servers_say_nothing() {
+        let one = kept(OLD, &[entry("a", 9)]);
+        let why = Roll::default().call(at(0), vec![one.clone(), refused(), refused()]).unwrap_err();
+        assert_eq!(why, "1 of 3 servers answered: refused; refused");
+        assert!(Roll::default().call(at(0), vec![one.clone(), one, refused(), refused()]).is_err());
+    }
+
+    #[test]
+    fn a_server_that_came_back_empty_makes_nobody_silent() {
+        let a = || kept(OLD, &[entry("a", 9)]);
+        for said in [[a(), a(), kept(0, &[])], [a(), refused(), kept(0, &[])], [a(), a(), kept(OLD, &[])]] {
+            assert_eq!(fresh(&said), is("a", 9), "{said:?}");
+        }
+    }
+
+    #[test]
+    fn who_is_heard_by_a_minority_only_does_not_live() {
+        let (a, none) = (kept(OLD, &[entry("a", 9)]), kept(OLD, &[]));
+        assert_eq!(fresh(&[a.clone(), none.clone(), none.clone()]), []);
+        assert_eq!(fresh(&[a.clone(), a.clone(), none.clone(), none.clone(), none.clone()]), []);
+        // It says that it leaves, where it is heard by fewer than most.
+        assert_eq!(fresh(&[kept(OLD, &[gone("a", 9)]), none, refused()]), []);
+    }
+
+    #[test]
+    fn two_nodes_cut_off_from_different_servers_see_each_other() {
+        assert_eq!(fresh(&[refused(), kept(OLD, &[entry("a", 9)]), kept(OLD, &[])]), is("a", 9));
+    }
+
+    #[test]
+    fn a_node_lapses_when_it_does_on_half_of_the_servers() {
+        let of = |left| kept(OLD, &[entry("a", left)]);
+        assert_eq!(fresh(&[of(9), of(4), of(2)]), is("a", 4));
+        assert_eq!(fresh(&[of(9), of(4), kept(OLD, &[])]), is("a", 4));
+        assert_eq!(fresh(&[of(9), of(4), kept(0, &[])]), is("a", 9));
+        assert_eq!(fresh(&[of(9), of(4), refused()]), is("a", 9));
+    }
+
+    #[test]
+    fn its_latest_word_counts() {
+        let muster =
+            Roll::default().call(at(0), vec![kept(OLD, &[entry("a", 4)]), kept(OLD, &[entry("a", 9)])]).unwrap();
+        assert_eq!(muster.members[0].membership.scroll, "with 9 left");
+    }
+
+    #[test]
+    fn who_left_has_left_though_one_server_did_not_hear_it() {
+        let gone = kept(OLD, &[gone("a", 9)]);
+        assert_eq!(fresh(&[gone.clone(), kept(OLD, &[entry("a", 8)]), gone]), []);
+    }
+
+    #[test]
+    fn where_everything_was_lost_those_that_were_there_are_until_they_lapse() {
+        let mut roll = Roll::default();
+        called(&mut roll, 100, &[kept(OLD, &[entry("a", 15), entry("b", 10)])]);
+        let both = |a, b| vec![("a".to_owned(), a), ("b".to_owned(), b)];
+        assert_eq!(called(&mut roll, 103, &[kept(0, &[entry("a", 15)])]), both(15, 7));
+        assert_eq!(
+            called(&mut roll, 105, &[kept(2, &[entry("a", 15)])]),
+            both(15, 5),
+            "and not longer with each question"
+        );
+        assert_eq!(called(&mut roll, 110, &[kept(7, &[entry("a", 15)])]), is("a", 15));
+
+        let mut roll = Roll::default();
+        called(&mut roll, 100, &[kept(OLD, &[entry("b", 10)])]);
+        assert_eq!(called(&mut roll, 101, &[kept(1, &[gone("b", 14)])]), [], "it left since");
+        let mut roll = Roll::default();
+        called(&mut roll, 100, &[kept(OLD, &[entry("b", 10)])]);
+        assert_eq!(called(&mut roll, 101, &[kept(OLD, &[])]), [], "it was forgotten, but nothing was lost");
+    }
+
+    #[test]
+    fn an_answer_that_comes_late_makes_nobody_live_longer() {
+        let mut roll = Roll::default();
+        called(&mut roll, 100, &[kept(OLD, &[entry("b", 5)])]);
+        called(&mut roll, 90, &[kept(OLD, &[entry("b", 5), entry("c", 15)])]);
+        assert_eq!(called(&mut roll, 101, &[kept(0, &[])]), is("b", 4));
+    }
+
+    #[test]
+    fn the_holder_is_who_has_half_of_the_votes_that_are_known() {
+        let held = |by: &[&str]| {
+            let register = |by: &&str| Ok(Register { holder: Some((*by).into()), ..Register::default() });
+            let muster = Roll::default().call(at(0), by.iter().map(register).collect()).unwrap();
+            muster.holder
+        };
+        assert_eq!(held(&["a"]), Some("a".into()));
+        assert_eq!(held(&["a", "b", "a"]), Some("a".into()));
+        assert_eq!(held(&["a", "b", "c"]), None);
+        assert_eq!(held(&["a", "b"]), None);
+    }
+}
