@@ -99,6 +99,7 @@ const OUR_COMMANDS: [&str; 21] = [
     "addsocket",
     "setsocket",
     "rmsocket",
+    "publish",
 ];
 
 /// Classes of streams, and their options, that Circus does not have.

@@ -70,7 +70,7 @@ async fn a_lord_that_has_not_come_to_lead_undoes_what_it_began() {
 
 async fn a_lord_whose_guard_is_killed_undoes_what_it_did() {
     let mut world = World::new();
-    let process = world.spawn(lord(world.path("said"), &["cmd:echo lord >>$SAID"], &[SLOWLY], world.far()));
+    let process = world.spawn(lord(&world.path("said"), &["cmd:echo lord >>$SAID"], &[SLOWLY], world.far()));
     let pid = world.spawned(process).await;
     eventually("it leads", || said(&world) == "lord\n").await;
     send(parent_of(pid), Signal::SIGKILL);
@@ -98,7 +98,7 @@ async fn a_lord_whose_guard_is_killed_has_no_longer_than_its_deadline() {
         let file = world.path("said");
         let _ = fs::remove_file(&file);
         let process =
-            world.spawn(lord(file, &["cmd:echo lord >>$SAID"], &[&hung], Deadline { stop: until, kill: until }));
+            world.spawn(lord(&file, &["cmd:echo lord >>$SAID"], &[&hung], Deadline { stop: until, kill: until }));
         let pid = world.spawned(process).await;
         eventually("it leads", || said(&world) == "lord\n").await;
         send(parent_of(pid), Signal::SIGKILL);
@@ -116,7 +116,7 @@ async fn a_lord_is_killed_when_it_is_to_be() {
     let mut world = World::new();
     let mark = mark();
     let hung = format!("cmd:sleep 1000 {mark}");
-    let process = world.spawn(lord(world.path("said"), &["cmd:echo lord >>$SAID"], &[&hung], world.far()));
+    let process = world.spawn(lord(&world.path("said"), &["cmd:echo lord >>$SAID"], &[&hung], world.far()));
     world.spawned(process).await;
     eventually("it leads", || said(&world) == "lord\n").await;
     world.host.signal(process, libc::SIGTERM, Reach::Main);
@@ -138,7 +138,7 @@ async fn who_follows_nobody_does_not_start() {
 const SLOWLY: &str = "cmd:sleep 0.1; echo unlord >>$SAID";
 
 /// A real lord process that does these.
-fn lord(said: PathBuf, on_lord: &[&str], on_unlord: &[&str], until: Deadline) -> Launch {
+fn lord(said: &Path, on_lord: &[&str], on_unlord: &[&str], until: Deadline) -> Launch {
     let words = ["circus-lord", "--legion", "clusterip", "--timeout", "1000", "--lord"];
     let argv = words.iter().chain(on_lord).chain(&["--unlord"]).chain(on_unlord).map(|word| (*word).to_owned());
     let mut launch = guarded(Launch { argv: argv.collect(), ..launch(["circus-lord"]) }, until);
@@ -242,12 +242,12 @@ pub(crate) async fn play_agent(role: &str) {
     );
     match role {
         "agent-legion" => {
-            world.spawn(lord(said, &["cmd:echo lord >>$SAID"], &[&seen], until));
+            world.spawn(lord(&said, &["cmd:echo lord >>$SAID"], &[&seen], until));
             world.spawn(follower(sh(&brood(&mark, "wait")), until))
         }
-        "agent-lord" => world.spawn(lord(said, &["cmd:echo lord >>$SAID"], &[&seen], until)),
-        "agent-hung-lord" => world.spawn(lord(said, &["cmd:echo lord >>$SAID"], &[&hung], until)),
-        "agent-slow-lord" => world.spawn(lord(said, &[&slow], &["cmd:echo unlord >>$SAID"], until)),
+        "agent-lord" => world.spawn(lord(&said, &["cmd:echo lord >>$SAID"], &[&seen], until)),
+        "agent-hung-lord" => world.spawn(lord(&said, &["cmd:echo lord >>$SAID"], &[&hung], until)),
+        "agent-slow-lord" => world.spawn(lord(&said, &[&slow], &["cmd:echo unlord >>$SAID"], until)),
         other => panic!("no role {other}"),
     };
     while world.events.recv().await.is_some() {}
