@@ -631,6 +631,31 @@ mod tests {
     }
 
     #[test]
+    fn a_renamed_node_joins_before_it_leaves_and_counts_itself_once() {
+        let mut play = Play::new(spec(5, 2));
+        play.hears(0.0, &[("c", 1, 15.0)], None);
+        assert_eq!(play.0.verdict(at(0.1), true), Verdict::Lead);
+        play.0.rename(&name("z"));
+        let word = play.0.advance(at(1.0)).expect("it says so at once");
+        assert_eq!((word.node.as_str(), word.membership.is_some()), ("z", true));
+        // By its old name, which comes first, it is in nobody's way here.
+        let both = Play::muster(&[("b", 5, 15.0), ("c", 1, 15.0)], None);
+        assert_eq!(play.0.mustered(at(1.0), word.sent, Ok(both)), []);
+        assert_eq!((play.0.verdict(at(1.1), true), play.0.live(at(1.1))), (Verdict::Lead, 2));
+        let farewell = play.0.advance(at(1.1)).expect("then it leaves by the old one");
+        assert_eq!((farewell.node.as_str(), farewell.membership), ("b", None));
+        play.0.mustered(at(1.2), farewell.sent, Err("no route".into()));
+        assert_eq!(play.0.advance(at(1.2)), None, "not again and again");
+        let again = play.0.advance(at(3.0)).expect("but until the store has heard it");
+        assert_eq!(again.node.as_str(), "b");
+        play.0.mustered(at(3.0), again.sent, Ok(Play::muster(&[("c", 1, 15.0)], None)));
+        // Somebody else may be called so now.
+        play.0.hurry(at(4.0));
+        assert_eq!(play.hears(4.0, &[("b", 9, 15.0), ("c", 1, 15.0)], None), [Change::Joined(name("b"))]);
+        assert_eq!(play.0.verdict(at(4.1), false), behind("b"));
+    }
+
+    #[test]
     fn whom_nothing_hangs_on_may_fall_silent() {
         let mut play = Play::new(spec(5, 2));
         play.hears(0.0, &[("c", 1, 4.0), ("d", 1, 15.0)], None);

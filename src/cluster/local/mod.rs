@@ -240,34 +240,13 @@ async fn within<T>(timeout: Duration, answer: oneshot::Receiver<T>) -> Result<T,
 /// What the thread is asked to do.
 #[derive(Debug)]
 enum Job {
-    Ask {
-        watcher: WatcherName,
-        ask: Ask,
-        reply: oneshot::Sender<LeaseAnswer>,
-    },
-    Muster {
-        watcher: WatcherName,
-        word: Word,
-        reply: oneshot::Sender<Result<Muster, String>>,
-    },
-    Init {
-        watcher: WatcherName,
-        reply: oneshot::Sender<Result<(), String>>,
-    },
-    Check {
-        watcher: WatcherName,
-        token: u64,
-        reply: oneshot::Sender<Result<TokenState, String>>,
-    },
-    Record {
-        watcher: WatcherName,
-        fact: Fact,
-    },
+    Ask { watcher: WatcherName, ask: Ask, reply: oneshot::Sender<LeaseAnswer> },
+    Muster { watcher: WatcherName, word: Word, reply: oneshot::Sender<Result<Muster, String>> },
+    Init { watcher: WatcherName, reply: oneshot::Sender<Result<(), String>> },
+    Check { watcher: WatcherName, token: u64, reply: oneshot::Sender<Result<TokenState, String>> },
+    Record { watcher: WatcherName, fact: Fact },
     Rename(NodeName),
-    History {
-        watchers: Vec<WatcherName>,
-        reply: oneshot::Sender<Result<HistoryRead, String>>,
-    },
+    History { watchers: Vec<WatcherName>, reply: oneshot::Sender<Result<HistoryRead, String>> },
 }
 
 /// The leases that this agent holds. Shared with the agent's loop, and never locked over file work.
