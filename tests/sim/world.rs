@@ -53,6 +53,8 @@ pub(crate) struct World {
     pub(crate) crashes: bool,
     pub(crate) requests: u64,
     pub(crate) faults_end: Instant,
+    /// All has become well since.
+    pub(crate) settled: bool,
     pub(crate) flaw: Option<Flaw>,
     pub(crate) witness: Witness,
     pub(crate) steps: u64,
@@ -103,6 +105,7 @@ impl World {
             crashes: says_ready,
             requests: 0,
             faults_end: 0,
+            settled: false,
             flaw,
             witness: Witness::default(),
             steps: 0,
@@ -128,6 +131,7 @@ impl World {
         self.make_peace();
         self.live_until(self.now + self.soon());
         self.expect_all(Promise::SoonOne, "though all is well");
+        self.settled = true;
         self.expect_the_best();
         // Nothing at first: then it stays so.
         let (before, mut what) = (self.witness.started, "though all is well".to_owned());
