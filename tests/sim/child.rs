@@ -6,6 +6,7 @@ use circus_agent::model::event::{Deadline, Event, Exit, Launch, Notification, Pr
 
 use crate::plants::Flaw;
 use crate::queue::{OnHost, What};
+use crate::witness::Promise;
 use crate::world::World;
 
 /// A child and its guard.
@@ -89,6 +90,15 @@ impl World {
 
     /// The main process gets its stop signal.
     pub(crate) fn signal(&mut self, host: usize, id: ProcessId) {
+        if self.flaw == Some(Flaw::FollowerGoneAtOnce) && self.witness.follows(host, id) {
+            self.report(host, Event::Process(id, ProcessEvent::Exited(Exit::Code(0))));
+            self.report(host, Event::Process(id, ProcessEvent::Gone));
+        }
+        if self.flaw == Some(Flaw::LeaderFirst) && self.witness.follows(host, id) {
+            let mut children = self.hosts[host].children.keys().copied();
+            let leader = children.find(|child| self.witness.is_of(host, *child, &self.watchers[0]));
+            leader.into_iter().for_each(|leader| self.main_ends(host, leader, Exit::Code(0)));
+        }
         let Some(child) = self.hosts[host].children.get(&id) else { return };
         if let Some(after) = child.main_stops_after.filter(|_| child.main_alive) {
             self.after(after, What::On(host, OnHost::MainEnds { id, exit: Exit::Code(0) }));
@@ -103,11 +113,26 @@ impl World {
         }
         child.main_alive = false;
         let last = if child.killed { child.leftovers_last.min(Duration::from_millis(1)) } else { child.leftovers_last };
+        self.look_for_followers(host, id);
         self.report(host, Event::Process(id, ProcessEvent::Exited(exit)));
         if self.flaw == Some(Flaw::GoneWithMain) {
             self.report(host, Event::Process(id, ProcessEvent::Gone));
         }
         self.after(last, What::On(host, OnHost::TreeGone { id }));
+    }
+
+    /// Once all is well a leader ends in good order only, and nothing may follow it then.
+    fn look_for_followers(&mut self, host: usize, id: ProcessId) {
+        let children = || self.hosts[host].children.iter().filter(|(_, child)| child.main_alive);
+        let leads = !self.witness.follows(host, id) && self.witness.is_of(host, id, &self.watchers[0]);
+        if self.legion.is_some()
+            && self.settled
+            && leads
+            && children().any(|(other, _)| self.witness.follows(host, *other))
+        {
+            let how = format!("the leader on host {host} ends while what follows it runs");
+            self.witness.holds_against(self.now, Promise::InOrder, &how);
+        }
     }
 
     /// Nothing of the tree is left.

@@ -325,6 +325,12 @@ impl World {
         }
     }
 
+    /// People move the first singleton away from its host.
+    pub(crate) fn move_away_from(&mut self, host: usize) {
+        let watcher = self.watchers[0].to_string();
+        self.command(host, |patience| Command::Failover { watcher, to: None, patience });
+    }
+
     fn command(&mut self, host: usize, command: impl FnOnce(Patience) -> Command) {
         self.requests += 1;
         let request = RequestId(self.requests);

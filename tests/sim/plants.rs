@@ -69,9 +69,13 @@ pub(crate) enum Flaw {
     NoRoll,
     /// The guards of what follows a leader do not know the deadline.
     FollowerUnguarded,
+    /// What follows a leader is taken for gone when it is told to stop.
+    FollowerGoneAtOnce,
+    /// The leader goes when what follows it is told to.
+    LeaderFirst,
 }
 
-use Promise::{Best, NeverTwo, Quorum, SoonOne, TokensGrow, Undisturbed};
+use Promise::{Best, InOrder, NeverTwo, Quorum, SoonOne, TokensGrow, Undisturbed};
 use Shape::{Cluster, Majority, Standalone};
 
 const ALONE: &[Shape] = &[Standalone, Cluster];
@@ -210,6 +214,8 @@ pub(crate) const PLANTS: &[Plant] = &[
         &[Undisturbed],
     ),
     flaw("members forgotten with the data", Flaw::NoRoll, ALONE, &[Undisturbed]),
+    flaw("a follower taken for gone", Flaw::FollowerGoneAtOnce, EVERYWHERE, &[NeverTwo, InOrder]),
+    flaw("a leader that goes first", Flaw::LeaderFirst, EVERYWHERE, &[InOrder]),
     flaw("a follower that nobody guards", Flaw::FollowerUnguarded, EVERYWHERE, &[NeverTwo]),
     flaw("validity counted from the answer", Flaw::CountFromAnswer, ALONE, &[NeverTwo]),
     flaw("a late grant accepted", Flaw::LateGrant, &[Standalone], &[NeverTwo]),

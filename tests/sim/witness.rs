@@ -37,6 +37,8 @@ pub(crate) enum Promise {
     SoonOne,
     /// What lasts less than a third of the ttl moves no child.
     Undisturbed,
+    /// In good order what follows a leader is gone before it.
+    InOrder,
     /// Nobody leads a legion of which too few live.
     Quorum,
     /// Where all live and a better one takes over, the best leads.
@@ -157,6 +159,11 @@ impl Witness {
     /// Whether this is a child of what runs under another's lease.
     pub(crate) fn follows(&self, host: usize, id: ProcessId) -> bool {
         self.children.get(&(host, id)).is_some_and(|sight| sight.watcher != sight.lease)
+    }
+
+    /// Whether this is a child of that singleton.
+    pub(crate) fn is_of(&self, host: usize, id: ProcessId, watcher: &WatcherName) -> bool {
+        self.children.get(&(host, id)).is_some_and(|sight| sight.watcher == *watcher)
     }
 
     /// A host on which a child of this singleton does something, if there is one.

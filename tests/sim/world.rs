@@ -9,6 +9,7 @@
 
 use std::time::Duration;
 
+use circus_agent::model::lease::RESERVATION;
 use circus_agent::model::names::WatcherName;
 use circus_agent::model::random::Random;
 use circus_agent::model::spec::LeaseTimings;
@@ -53,6 +54,8 @@ pub(crate) struct World {
     pub(crate) crashes: bool,
     pub(crate) requests: u64,
     pub(crate) faults_end: Instant,
+    /// All has become well since.
+    pub(crate) settled: bool,
     pub(crate) flaw: Option<Flaw>,
     pub(crate) witness: Witness,
     pub(crate) steps: u64,
@@ -103,6 +106,7 @@ impl World {
             crashes: says_ready,
             requests: 0,
             faults_end: 0,
+            settled: false,
             flaw,
             witness: Witness::default(),
             steps: 0,
@@ -128,6 +132,7 @@ impl World {
         self.make_peace();
         self.live_until(self.now + self.soon());
         self.expect_all(Promise::SoonOne, "though all is well");
+        self.settled = true;
         self.expect_the_best();
         // Nothing at first: then it stays so.
         let (before, mut what) = (self.witness.started, "though all is well".to_owned());
@@ -162,17 +167,29 @@ impl World {
         }
     }
 
-    /// In a legion, where all live by now, the best leads after a move at most.
+    /// In a legion, where all live by now, the best leads after a move at most; and again after people have moved it.
     fn expect_the_best(&mut self) {
-        let Some(legion) = &self.legion else { return };
-        let (best, preempt, leader) = (legion.best(), legion.preempt, self.watchers[0].clone());
+        if self.legion.is_none() {
+            return;
+        }
         self.live_until(self.now + self.soon());
-        let leads = self.witness.runs_on(&leader);
-        if preempt && leads != Some(best) {
-            let how = format!("host {best} is the best of {leader}, and host {leads:?} leads it");
+        self.expect_that_the_best_leads("though all is well");
+        if let Some(host) = self.witness.runs_on(&self.watchers[0]) {
+            self.move_away_from(host);
+        }
+        // Who was moved from stands back for as long as a lease is kept for its successor.
+        self.live_until(self.now + 2 * (self.soon() + RESERVATION.as_nanos() as u64));
+        self.expect_that_the_best_leads("after a move");
+    }
+
+    fn expect_that_the_best_leads(&mut self, what: &str) {
+        self.expect_all(Promise::SoonOne, what);
+        let Some(legion) = &self.legion else { return };
+        let (best, leads) = (legion.best(), self.witness.runs_on(&self.watchers[0]));
+        if legion.preempt && leads != Some(best) {
+            let how = format!("host {best} is the best, and host {leads:?} leads, {what}");
             self.witness.holds_against(self.now, Promise::Best, &how);
         }
-        self.expect_all(Promise::SoonOne, "though all is well, and the best has had its time");
     }
 
     /// Too few members live for anybody to lead the legion; or one just `begins` to.
