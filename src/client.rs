@@ -139,7 +139,7 @@ pub async fn ask(endpoint: &Endpoint, call: &Call) -> Result<Value, ClientError>
 
 /// A gathered reply without the nodes that do not know the watcher or legion, where others do.
 fn known_only(mut reply: Value) -> Value {
-    let Some(nodes) = reply["nodes"].as_object_mut() else { return reply };
+    let Some(nodes) = reply.get_mut("nodes").and_then(Value::as_object_mut) else { return reply };
     let strange = |part: &Value| part["code"] == "no-such-watcher" || part["code"] == "no-such-legion";
     if nodes.values().all(strange) {
         return reply;

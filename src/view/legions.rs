@@ -117,7 +117,7 @@ fn one(views: &[View], style: Style) -> String {
     let ago = |moment: &Value| moment.as_f64().map_or_else(|| "-".into(), |moment| span(now - moment));
     let state = word(legion, "state");
     let state = Paint::of_state(state).apply(state, style);
-    let mut text = format!("{}   legion, {state} on {node}\n", word(legion, "legion"));
+    let mut text = format!("{}   legion, {state} on {}\n", word(legion, "legion"), word(legion, "node"));
     let mut line = |head: &str, tail: &str| text.push_str(&format!("  {head:<10} {}\n", printable(tail)));
     line("lord", &lord_line(legion, &ago));
     line("why", word(legion, "reason"));

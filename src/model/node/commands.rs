@@ -91,7 +91,7 @@ impl Node {
             }
             Command::Version => Answer::Version(env!("CARGO_PKG_VERSION")),
             Command::Leases => {
-                let leases = self.watchers.iter().filter_map(|watcher| Some(watcher.lease()?.view(now))).collect();
+                let leases = self.watchers.iter().filter_map(|watcher| watcher.lease_view(now)).collect();
                 Answer::Leases { leases, advice: self.advice() }
             }
             Command::Legions { legion: None } => {

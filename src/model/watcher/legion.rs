@@ -313,6 +313,11 @@ impl Watcher {
         matches!(self.lease.as_ref().map(|lease| lease.hold(now)), Some(Hold::Firm { .. }))
     }
 
+    /// Who leads, as far as this node knows.
+    pub(super) fn lord(&self) -> Option<&str> {
+        self.legion.as_ref().and_then(Legion::lord)
+    }
+
     /// To whom the lease is to go: who was better may have gone meanwhile.
     pub(super) fn heir_of(&self, now: Time, to: Option<NodeName>) -> Option<NodeName> {
         match &self.legion {
@@ -434,6 +439,11 @@ impl Watcher {
     pub(super) fn is_deferred(&self, now: Time) -> bool {
         let back = self.lease.as_ref().is_none_or(|lease| lease.stands_back(now) || lease.role() != LeaseRole::Aside);
         self.goal == Goal::Run && self.legion.is_some() && !back && !self.is_first(now)
+    }
+
+    /// Whether it would have the lease, and leaves it to one that comes before it.
+    pub(super) fn is_behind(&self, now: Time) -> bool {
+        self.is_deferred(now) && self.legion_state(now) == LegionState::Standby
     }
 
     /// Whether it is as it should be that another node has it, or is about to; an arbiter wants nothing else.
