@@ -23,7 +23,7 @@ fn config(redis: &RedisServer, valor: u32) -> String {
 struct Legion {
     home: Home,
     agents: [Agent; 3],
-    _redis: RedisServer,
+    redis: RedisServer,
 }
 
 impl Legion {
@@ -31,7 +31,7 @@ impl Legion {
     fn start() -> Legion {
         let (home, redis) = (Home::new(), RedisServer::start());
         let agents = [("a", 30), ("b", 20), ("c", 0)].map(|(name, valor)| home.agent(name, &config(&redis, valor)));
-        let legion = Legion { home, agents, _redis: redis };
+        let legion = Legion { home, agents, redis };
         for of in 0..3 {
             legion.comes_to(of, |view| view["lord_node"] == "a" && view["votes"] == 3);
         }
@@ -135,6 +135,10 @@ fn who_asks_whether_it_leads_can_go_by_the_exit_code() {
     legion.ctl(0, &["lord", "clusterip", "--node", "b,c"]).expect(1);
     legion.ctl(2, &["lord", "clusterip", "--all"]).expect(0);
     legion.ctl(0, &["lord", "clusterip", "--node", "b,nosuch"]).expect(4);
+    // Over Redis all are asked.
+    let over_redis = ["--endpoint", &legion.redis.url(), "lord", "clusterip"];
+    let said = legion.home.ctl(&over_redis).expect(0).out;
+    assert!(said.contains("\nb: a leads clusterip, not b\n"), "{said}");
     for (name, said) in [
         ("clusterp", "legion clusterp not found; did you mean clusterip?"),
         ("beat", "legion beat not found; did you mean clusterip?"),

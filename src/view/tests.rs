@@ -430,6 +430,19 @@ fn leases_are_put_together_from_all_views() {
     );
 }
 
+#[test]
+fn what_follows_a_legion_is_wanted_where_it_is_led() {
+    let part = |node, beat| (node, Part::Own(status(snapshot(node, vec![beat]))));
+    let beat = |state, pids: &[(u32, u64)], note| watcher("beat", state, 2, pids, note);
+    let led = beat(WatcherState::Active, &[(7, 60), (8, 60)], None);
+    let elsewhere = || beat(WatcherState::Standby, &[], Some("web-1 leads ip"));
+    let overview = |parts| shown(&STATUS, &gathered(parts));
+    let text = overview(vec![part("web-1", led), part("web-2", elsewhere())]);
+    assert!(text.contains("\nbeat       2/2    2/2      -         0\n\nall is well\n"), "{text}");
+    let text = overview(vec![part("web-2", elsewhere())]);
+    assert!(text.contains("\nbeat       0/0      -         0  web-2 standby: web-1 leads ip\n"), "{text}");
+}
+
 /// A node's view of a legion of three.
 fn legion(name: &str, node: &str, state: &str, lord: Option<&str>, reason: &str) -> Value {
     let member = |name: &str, valor: u32, live: bool| {
