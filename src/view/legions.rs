@@ -119,7 +119,7 @@ fn one(views: &[View], style: Style) -> String {
     let state = Paint::of_state(state).apply(state, style);
     let mut text = format!("{}   legion, {state} on {}\n", word(legion, "legion"), word(legion, "node"));
     let mut line = |head: &str, tail: &str| text.push_str(&format!("  {head:<10} {}\n", printable(tail)));
-    line("lord", &lord_line(legion, &ago));
+    line("lord", &lord_line(legion, ago));
     line("why", word(legion, "reason"));
     let preempt = if legion["preempt"] == true { "a higher valor takes over" } else { "the lord stays while it lives" };
     line("quorum", &format!("{}; {preempt}", quorum(legion)));
