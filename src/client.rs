@@ -136,7 +136,13 @@ pub async fn ask(endpoint: &Endpoint, call: &Call) -> Result<Value, ClientError>
             let all = ask_once(endpoint, &Call { target: Target::All, ..call.clone() }).await;
             Ok(all.ok().filter(|all| all["missing"].is_null() && all["nodes"].is_object()).map_or(reply, known_only))
         }
-        (Command::Explain { .. }, _, _) => Ok(known_only(reply)),
+        (
+            Command::Explain { .. }
+            | Command::Legions { legion: Some(_) }
+            | Command::Lord { .. }
+            | Command::Scrolls { .. },
+            ..,
+        ) => Ok(known_only(reply)),
         (Command::Failover { .. }, Target::Here, Some("not-holder")) => {
             match reply["holder"].as_str().and_then(|holder| NodeName::parse(holder).ok()) {
                 Some(holder) => ask_once(endpoint, &Call { target: Target::node(holder), ..call.clone() }).await,
@@ -147,10 +153,10 @@ pub async fn ask(endpoint: &Endpoint, call: &Call) -> Result<Value, ClientError>
     }
 }
 
-/// A gathered reply without the nodes that do not know the watcher, where others do.
+/// A gathered reply without the nodes that do not know the watcher or legion, where others do.
 fn known_only(mut reply: Value) -> Value {
-    let Some(nodes) = reply["nodes"].as_object_mut() else { return reply };
-    let strange = |part: &Value| part["code"] == "no-such-watcher";
+    let Some(nodes) = reply.get_mut("nodes").and_then(Value::as_object_mut) else { return reply };
+    let strange = |part: &Value| part["code"] == "no-such-watcher" || part["code"] == "no-such-legion";
     if nodes.values().all(strange) {
         return reply;
     }

@@ -35,6 +35,7 @@ mod event;
 mod follow;
 mod frame;
 mod history;
+mod legions;
 mod lordship;
 mod options;
 mod reply;

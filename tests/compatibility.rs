@@ -77,7 +77,7 @@ const OURS: [(&str, &[&str]); 4] = [
 ];
 
 /// Commands that Circus does not have; three of them had a branch of it.
-const OUR_COMMANDS: [&str; 21] = [
+const OUR_COMMANDS: [&str; 25] = [
     "plan",
     "version",
     "nodes",
@@ -85,6 +85,9 @@ const OUR_COMMANDS: [&str; 21] = [
     "register_node",
     "join_cluster",
     "leases",
+    "legions",
+    "lord",
+    "scrolls",
     "history",
     "explain",
     "metrics",

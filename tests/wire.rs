@@ -10,20 +10,22 @@ use circus_agent::model::command::{
     Answer, Command, Leave, NodeRow, NodeState, Outcome, Patience, Refusal, ReloadWay, Reply, Sample, Usage,
 };
 use circus_agent::model::drill::{Drill, Kind};
-use circus_agent::model::event::{Address, Bound, Changes, Exit, Reach, TokenState};
+use circus_agent::model::event::{Address, Bound, Changes, Deadline, Exit, Reach, TokenState};
 use circus_agent::model::history::{self, Before, Cause, Ending, Entry, Left, What};
 use circus_agent::model::names::{ClusterName, NodeName, SocketName, WatcherName};
 use circus_agent::model::pattern::Pattern;
 use circus_agent::model::plan::{Change, Effect, KeyChange, Plan, SocketChange, SocketEffect};
 use circus_agent::model::snapshot::{
-    LeaseCounts, LeaseRole, LeaseView, Phase, ProcessView, Snapshot, SocketView, StoreView, WatcherState, WatcherView,
+    LeaseCounts, LeaseRole, LeaseView, LegionChange, LegionState, LegionView, LordView, Lordship, MemberView, Phase,
+    ProcessView, Snapshot, SocketView, StoreView, WatcherState, WatcherView,
 };
 use circus_agent::model::spec::{
     HookPoint, HookProgram, HookSpec, OnDemand, Output, ProgramSpec, SocketKind, SocketUse, UserSpec, WatcherSpec,
     Which,
 };
 use circus_agent::model::store::Missed;
-use circus_agent::wire::{parse_request, reply_json};
+use circus_agent::model::time::Time;
+use circus_agent::wire::{lordship_text, parse_request, reply_json};
 use serde_json::{Value, json};
 
 const TIME: f64 = 1_795_298_080.94;
@@ -766,4 +768,142 @@ fn mistakes_are_answered_in_circuss_words() {
         "process 1 not found in 'dummy'",
         &json!([1]),
     );
+}
+
+/// The lord `web-1` as it sees itself and `web-2`, which has fallen silent.
+fn legion_view() -> LegionView {
+    let node = |name| NodeName::parse(name).unwrap();
+    let member = |name, valor, scroll: &str, heard, left| MemberView {
+        node: node(name),
+        valor,
+        stands: true,
+        scroll: scroll.into(),
+        heard: Duration::from_secs(heard),
+        left: Duration::from_secs(left),
+    };
+    let lord = LordView {
+        node: "web-1".into(),
+        token: Some(17),
+        left: Some(Duration::from_millis(1_500)),
+        held_for: Duration::from_secs(60),
+    };
+    LegionView {
+        name: WatcherName::parse("clusterip").unwrap(),
+        node: node("web-1"),
+        valor: 98,
+        preempt: true,
+        quorum: 2,
+        expected: Some(3),
+        scroll: "role=web".into(),
+        joined: true,
+        live: 2,
+        members: vec![
+            member("web-0", 7, "role=db", 1, 14),
+            member("web-1", 98, "role=web", 1, 14),
+            member("web-2", 5, "", 15, 0),
+        ],
+        seen: Some(Duration::from_secs(1)),
+        lord: Some(lord),
+        state: LegionState::Lord,
+        why: "it is the first".into(),
+        changes: vec![LegionChange { ago: Duration::from_secs(60), text: "web-1 leads".into() }],
+    }
+}
+
+#[test]
+fn legions_are_told_in_uwsgis_words_and_in_ours() {
+    let store = "Redis at db:6379/0".to_owned();
+    let member = |name, valor, seen: f64, live, scroll| {
+        json!({
+            "name": name, "uuid": name, "valor": valor, "last_seen": TIME - seen, "stands": true, "live": live,
+            "scroll": scroll,
+        })
+    };
+    let change = json!({"at": TIME - 60.0, "text": "web-1 leads"});
+    let mut told = json!({
+        "legion": "clusterip", "addr": store, "uuid": "web-1", "valor": 98, "quorum": 2, "i_am_the_lord": TIME - 60.0,
+        "lord_valor": 98, "lord_uuid": "web-1", "nodes": ["web-0", "web-2"],
+        "members": [
+            member("web-0", 7, 1.0, true, "role=db"),
+            member("web-1", 98, 1.0, true, "role=web"),
+            member("web-2", 5, 15.0, false, ""),
+        ],
+        "node": "web-1", "state": "lord", "reason": "it is the first", "lord_node": "web-1", "lord_since": TIME - 60.0,
+        "token": 17, "lease_until": TIME + 1.5, "votes": 2, "expected": 3, "preempt": true, "scroll": "role=web",
+        "joined": true, "seen": TIME - 1.0, "last_change": change, "changes": [change],
+    });
+    exchange(
+        r#"{"command": "legions", "properties": {"name": "clusterip"}, "id": 1}"#,
+        &Command::Legions { legion: Some("clusterip".into()) },
+        Answer::Legions { store: store.clone(), legions: vec![legion_view()] },
+        json!({"status": "ok", "legions": [told]}),
+    );
+    // One that is about to lose it leads no more, though the token is still its own.
+    (told["state"], told["i_am_the_lord"]) = ("losing".into(), 0.0.into());
+    (told["token"], told["lease_until"]) = (Value::Null, Value::Null);
+    exchange(
+        r#"{"command": "legions", "id": 2}"#,
+        &Command::Legions { legion: None },
+        Answer::Legions { store, legions: vec![LegionView { state: LegionState::Losing, ..legion_view() }] },
+        json!({"status": "ok", "legions": [told]}),
+    );
+    exchange(
+        r#"{"command": "scrolls", "properties": {"name": "clusterip"}, "id": 3}"#,
+        &Command::Scrolls { legion: "clusterip".into() },
+        Answer::Scrolls(Box::new(legion_view())),
+        json!({
+            "status": "ok", "legion": "clusterip", "node": "web-1", "lord": "web-1", "lord_scroll": "role=web",
+            "scrolls": ["role=web", "role=db"],
+            "members": [{"name": "web-0", "scroll": "role=db"}, {"name": "web-1", "scroll": "role=web"}],
+        }),
+    );
+}
+
+#[test]
+fn who_leads_is_told_with_the_names_of_the_file() {
+    let node = |name| NodeName::parse(name).unwrap();
+    let stop = Time::from_nanos(7_000_000_000);
+    let lordship = Lordship {
+        legion: WatcherName::parse("clusterip").unwrap(),
+        node: node("web-1"),
+        mine: Some((17, Deadline { stop, kill: stop })),
+        lord: Some("web-1".into()),
+        members: vec![node("web-1"), node("web-2")],
+        quorum: 2,
+        scroll: "role=web".into(),
+        reason: "it is the first".into(),
+    };
+    let text = lordship_text(&lordship, stop, 0);
+    let mut told = json!({
+        "status": "ok", "legion": "clusterip", "node": "web-1", "me": true, "token": 17, "left": 1.5,
+        "deadline_boottime_ns": 7_000_000_000_u64, "deadline_unix_ms": ((TIME + 1.5) * 1_000.0) as u64, "lord": "web-1",
+        "members": ["web-1", "web-2"], "quorum": 2, "scroll": "role=web", "reason": "it is the first",
+    });
+    for line in text.lines() {
+        let name = line.split('=').next().unwrap();
+        assert!(told.get(name).is_some(), "the file has {name}");
+    }
+    let request = r#"{"command": "lord", "properties": {"name": "clusterip"}, "id": 1}"#;
+    let asks = Command::Lord { legion: "clusterip".into() };
+    let left = Some(Duration::from_millis(1_500));
+    let answer = |lordship, left| Answer::Lord { lordship: Box::new(lordship), left };
+    exchange(request, &asks, answer(lordship.clone(), left), told.clone());
+    told["me"] = json!(false);
+    for absent in ["token", "left", "deadline_boottime_ns", "deadline_unix_ms", "lord"] {
+        told[absent] = Value::Null;
+    }
+    exchange(request, &asks, answer(Lordship { mine: None, lord: None, ..lordship }, None), told);
+}
+
+#[test]
+fn a_legion_that_is_not_there_has_a_hint() {
+    let hint = Some(WatcherName::parse("clusterip").unwrap());
+    refused(
+        r#"{"command": "lord", "properties": {"name": "clusterp"}, "id": 1}"#,
+        Some(Refusal::NoSuchLegion { name: "clusterp".into(), hint }),
+        3,
+        "legion clusterp not found; did you mean clusterip?",
+        &json!(1),
+    );
+    refused(r#"{"command": "scrolls", "id": 2}"#, None, 3, "message invalid 'name' is missing", &json!(2));
 }

@@ -202,6 +202,24 @@ enum Words {
     /// Show who holds which lease
     #[command(alias = "singletons")]
     Leases,
+    /// Show the legions, or one of them in full: who leads, who lives, why nobody leads
+    Legions {
+        /// A legion
+        #[arg(value_name = "NAME")]
+        legion: Option<String>,
+    },
+    /// Ask whether the node leads a legion: exit code 0 if so, 1 if not, 2 where there is no such legion
+    Lord {
+        /// The legion
+        #[arg(value_name = "NAME")]
+        legion: String,
+    },
+    /// Show what the members of a legion tell the others
+    Scrolls {
+        /// The legion
+        #[arg(value_name = "NAME")]
+        legion: String,
+    },
     /// Show who had which lease, since when, and why
     History {
         /// Its watcher; without it the latest of each
@@ -308,6 +326,9 @@ impl Words {
             Words::RegisterNode { name, at, .. } => Command::Registered { node: name, endpoint: Some(at) },
             Words::JoinCluster { name, .. } => Command::Registered { node: name, endpoint: None },
             Words::Leases => Command::Leases,
+            Words::Legions { legion } => Command::Legions { legion },
+            Words::Lord { legion } => Command::Lord { legion },
+            Words::Scrolls { legion } => Command::Scrolls { legion },
             Words::Explain { name } => Command::Explain { watcher: name },
             Words::Metrics => Command::Metrics,
             Words::History { name, lines } => {
@@ -539,6 +560,9 @@ fn exit_code(command: &Command, reply: &Value) -> u8 {
         Some(nodes) => nodes.values().collect(),
         None => vec![reply],
     };
+    if matches!(command, Command::Lord { .. }) {
+        return lord_code(reply, &parts);
+    }
     let unknown = |part: &Value| failed(part) && part["code"] == "unavailable";
     if matches!(command, Command::LeaseCheck { .. }) && parts.iter().any(|part| unknown(part)) {
         // Whoever asks decides by the code: not to know is another thing than no.
@@ -553,6 +577,21 @@ fn exit_code(command: &Command, reply: &Value) -> u8 {
         ctl_exit::FAILED
     } else {
         ctl_exit::OK
+    }
+}
+
+/// Whether one of those that were asked leads. A script goes by it: a legion that is not there, and a node that did not
+/// answer, are other things than no.
+fn lord_code(reply: &Value, parts: &[&Value]) -> u8 {
+    let failed = |part: &&Value| part["status"] == "error";
+    if parts.iter().any(|part| part["me"] == true) {
+        ctl_exit::OK
+    } else if parts.iter().any(|part| failed(part) && part["silent"] != true) {
+        ctl_exit::USAGE
+    } else if parts.iter().any(failed) || reply["missing"].is_string() {
+        ctl_exit::PARTIAL
+    } else {
+        ctl_exit::FAILED
     }
 }
 
@@ -771,6 +810,10 @@ mod tests {
             ("join_cluster b tcp://127.0.0.1:5558", Command::Registered { node: node("b").unwrap(), endpoint: None }),
             ("leases", Command::Leases),
             ("singletons", Command::Leases),
+            ("legions", Command::Legions { legion: None }),
+            ("legions clusterip", Command::Legions { legion: Some("clusterip".into()) }),
+            ("lord clusterip", Command::Lord { legion: "clusterip".into() }),
+            ("scrolls clusterip", Command::Scrolls { legion: "clusterip".into() }),
             ("failover web", Command::Failover { watcher: "web".into(), to: None, patience: Settled }),
             ("failover web --no-waiting", Command::Failover { watcher: "web".into(), to: None, patience: Admitted }),
             (
@@ -844,6 +887,8 @@ mod tests {
             "status --timeout 0",
             "status --timeout nan",
             "status --endpoint tcp://127.0.0.1:5555",
+            "lord",
+            "scrolls",
             "lease",
             "lease check web",
             "lease check web --token x",
@@ -951,6 +996,15 @@ mod tests {
         assert_eq!(exit_code(&check, &json!({"status": "ok", "holds": false})), 1);
         assert_eq!(exit_code(&check, &json!({"status": "error", "code": "unavailable"})), 5);
         assert_eq!(exit_code(&check, &json!({"status": "error", "code": "no-such-watcher"})), 1);
+        let lord = Command::Lord { legion: "a".into() };
+        let (leads, follows) = (json!({"status": "ok", "me": true}), json!({"status": "ok", "me": false}));
+        let strange = json!({"status": "error", "code": "no-such-legion"});
+        assert_eq!(exit_code(&lord, &leads), 0);
+        assert_eq!(exit_code(&lord, &follows), 1);
+        assert_eq!(exit_code(&lord, &strange), 2);
+        assert_eq!(exit_code(&lord, &nodes(&[&follows, &leads, &silent])), 0);
+        assert_eq!(exit_code(&lord, &nodes(&[&follows, &silent])), 4);
+        assert_eq!(exit_code(&lord, &nodes(&[&follows, &follows])), 1);
         let mut alone = nodes(&[&well]);
         alone["missing"] = json!("Redis: connection refused");
         assert_eq!(exit_code(&status, &alone), 4);

@@ -201,6 +201,7 @@ pub(super) enum Asked {
 pub(super) enum Named {
     Watchers,
     Sockets,
+    Legions,
 }
 
 /// Where the last word of `line` begins, and what it could become.
@@ -231,6 +232,8 @@ pub(super) fn asked(commands: &clap::Command, line: &str) -> (usize, Asked) {
         Asked::Names(Named::Watchers)
     } else if takes(&["socket"]) {
         Asked::Names(Named::Sockets)
+    } else if takes(&["legion"]) {
+        Asked::Names(Named::Legions)
     } else {
         Asked::Words(words)
     };
@@ -243,6 +246,7 @@ impl Completion<'_> {
         let command = match of {
             Named::Watchers => Command::List { watcher: None },
             Named::Sockets => Command::ListSockets,
+            Named::Legions => Command::Legions { legion: None },
         };
         let names = async {
             let endpoint = self.global.place.endpoint().ok()?;
@@ -268,6 +272,7 @@ fn told(of: Named, part: &Value) -> Vec<String> {
     let (list, name): (_, fn(&Value) -> Option<&str>) = match of {
         Named::Watchers => (&part["watchers"], Value::as_str),
         Named::Sockets => (&part["sockets"], |socket| socket["name"].as_str()),
+        Named::Legions => (&part["legions"], |legion| legion["legion"].as_str()),
     };
     list.as_array().into_iter().flatten().filter_map(name).map(quoted).collect()
 }
@@ -302,6 +307,9 @@ mod tests {
         for line in ["setsocket ", "rmsocket we", "--json setsocket w"] {
             assert_eq!(asked(&commands, line).1, Asked::Names(Named::Sockets), "{line}");
         }
+        for line in ["legions ", "lord cl", "--all scrolls "] {
+            assert_eq!(asked(&commands, line).1, Asked::Names(Named::Legions), "{line}");
+        }
         // One that is to be has no name yet.
         assert_eq!(words("addsocket "), [""; 0]);
         assert_eq!(asked(&commands, "stop we").0, 5);
@@ -314,5 +322,7 @@ mod tests {
         let sockets = serde_json::json!({"sockets": [{"fd": 3, "name": "web"}, {"fd": null, "name": "ux"}, 5]});
         assert_eq!(told(Named::Sockets, &sockets), ["web", "ux"]);
         assert_eq!(told(Named::Sockets, &watchers), [""; 0]);
+        let legions = serde_json::json!({"legions": [{"legion": "clusterip"}, {}]});
+        assert_eq!(told(Named::Legions, &legions), ["clusterip"]);
     }
 }

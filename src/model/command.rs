@@ -11,7 +11,7 @@ use super::history::History;
 use super::names::{Label, Labels, NodeName, NodeWord, SocketName, WatcherName};
 use super::pattern::Pattern;
 use super::plan::Plan;
-use super::snapshot::{LeaseView, Snapshot, SocketView};
+use super::snapshot::{LeaseView, LegionView, Lordship, Snapshot, SocketView};
 use super::spec::WatcherSpec;
 use super::stats::Machine;
 
@@ -188,6 +188,12 @@ pub enum Command {
     Registered { node: NodeName, endpoint: Option<String> },
     /// The leases as this node sees them.
     Leases,
+    /// The legions as this node sees them, or one of them.
+    Legions { legion: Option<String> },
+    /// Whether this node leads a legion.
+    Lord { legion: String },
+    /// What the members of a legion tell the others.
+    Scrolls { legion: String },
     /// The latest tenures of a singleton, or of each; `count` of each at most.
     History { watcher: Option<String>, count: usize },
     /// Every condition for a watcher to run here, met or not.
@@ -266,6 +272,9 @@ impl Command {
             | Command::NodeList
             | Command::Registered { .. }
             | Command::Leases
+            | Command::Legions { .. }
+            | Command::Lord { .. }
+            | Command::Scrolls { .. }
             | Command::History { .. }
             | Command::Explain { .. }
             | Command::Metrics
@@ -312,6 +321,9 @@ impl Command {
             | Command::NodeList
             | Command::Registered { .. }
             | Command::Leases
+            | Command::Legions { .. }
+            | Command::Lord { .. }
+            | Command::Scrolls { .. }
             | Command::History { .. }
             | Command::Explain { .. }
             | Command::Metrics
@@ -382,6 +394,12 @@ pub enum Answer {
     Registered { node: NodeName, host: String, endpoint: String },
     /// This node's view of its leases, and what its operators should know of where they are kept.
     Leases { leases: Vec<LeaseView>, advice: Vec<String> },
+    /// This node's view of its legions; `store`: where their members meet.
+    Legions { store: String, legions: Vec<LegionView> },
+    /// Whether this node leads; `left`: for how long, unless that is put off.
+    Lord { lordship: Box<Lordship>, left: Option<Duration> },
+    /// This node's view of one legion, for what its members tell.
+    Scrolls(Box<LegionView>),
     /// How it stands with a watcher on this node.
     Explained { node: NodeName, watcher: WatcherName, explanation: Box<Explanation> },
     /// The node with what it has counted.
@@ -409,6 +427,8 @@ pub enum Refusal {
     BadMessage(String),
     /// No watcher of that name; `hint` is one like it.
     NoSuchWatcher { name: String, hint: Option<WatcherName> },
+    /// No legion of that name; `hint` is one like it, or the one that a watcher of that name follows.
+    NoSuchLegion { name: String, hint: Option<WatcherName> },
     /// No socket of that name; `hint` is one like it.
     NoSuchSocket { name: String, hint: Option<SocketName> },
     /// There is a socket of that name already.
@@ -453,6 +473,7 @@ impl Refusal {
             Refusal::UnknownCommand(_) => 2,
             Refusal::BadMessage(_)
             | Refusal::NoSuchWatcher { .. }
+            | Refusal::NoSuchLegion { .. }
             | Refusal::NoSuchSocket { .. }
             | Refusal::NoSuchProcess { .. }
             | Refusal::NotSingleton(_) => 3,
@@ -480,6 +501,10 @@ impl fmt::Display for Refusal {
             Refusal::NoSuchWatcher { name, hint: None } => write!(f, "program {name} not found"),
             Refusal::NoSuchWatcher { name, hint: Some(hint) } => {
                 write!(f, "program {name} not found; did you mean {hint}?")
+            }
+            Refusal::NoSuchLegion { name, hint: None } => write!(f, "legion {name} not found"),
+            Refusal::NoSuchLegion { name, hint: Some(hint) } => {
+                write!(f, "legion {name} not found; did you mean {hint}?")
             }
             Refusal::NoSuchSocket { name, hint: None } => write!(f, "socket {name} not found"),
             Refusal::NoSuchSocket { name, hint: Some(hint) } => {

@@ -272,11 +272,48 @@ pub struct LegionView {
     /// Who leads, as far as this node knows.
     pub lord: Option<LordView>,
     /// This node's part in it.
-    pub role: LeaseRole,
+    pub state: LegionState,
     /// Why this node leads, or does not.
     pub why: String,
     /// What has changed lately, the latest first.
     pub changes: Vec<LegionChange>,
+}
+
+/// A node's part in a legion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LegionState {
+    /// It leads.
+    Lord,
+    /// It did, and what leads here is being stopped.
+    Losing,
+    /// It comes before all others, and does not have the lease yet.
+    Candidate,
+    /// Another one comes before it.
+    Standby,
+    /// Too few live.
+    NoQuorum,
+    /// It never leads.
+    Arbiter,
+    /// It stands back: stopped, drained, or after failures.
+    Aside,
+    /// Who is there is not known.
+    Unknown,
+}
+
+impl LegionState {
+    /// The word people see.
+    pub fn word(self) -> &'static str {
+        match self {
+            LegionState::Lord => "lord",
+            LegionState::Losing => "losing",
+            LegionState::Candidate => "candidate",
+            LegionState::Standby => "standby",
+            LegionState::NoQuorum => "no-quorum",
+            LegionState::Arbiter => "arbiter",
+            LegionState::Aside => "aside",
+            LegionState::Unknown => "unknown",
+        }
+    }
 }
 
 /// A member of a legion.
@@ -290,6 +327,8 @@ pub struct MemberView {
     pub stands: bool,
     /// Its scroll.
     pub scroll: String,
+    /// How long ago the store heard of it; of one that fell silent, at least.
+    pub heard: Duration,
     /// For how long it counts without another word; zero: it has fallen silent, and the store has not been heard since.
     pub left: Duration,
 }
@@ -301,6 +340,8 @@ pub struct LordView {
     pub node: String,
     /// The token, where that is this node.
     pub token: Option<u64>,
+    /// For how long it leads unless that is put off, where that is this node.
+    pub left: Option<Duration>,
     /// For how long this node has known it to lead.
     pub held_for: Duration,
 }

@@ -10,6 +10,7 @@ mod follow;
 mod frames;
 mod history;
 mod leases;
+mod legions;
 mod metrics;
 mod nodes;
 mod plain;
@@ -66,6 +67,9 @@ pub fn text(command: &Command, reply: &Value, own: Option<&str>, style: Style) -
         Command::Plan | Command::ReloadConfig { .. } => plan::text(&parts, style),
         Command::Nodes => nodes::table(&parts, own, style),
         Command::Leases => leases::table(&parts, style),
+        Command::Legions { legion: None } => legions::table(&parts, style),
+        Command::Legions { legion: Some(_) } => legions::page(&parts, style),
+        Command::Scrolls { .. } => legions::scrolls(&parts, style),
         Command::Explain { .. } => explain::text(&parts, style),
         Command::Metrics => metrics::text(&parts),
         Command::History { watcher, .. } => history::table(watcher.as_deref(), &parts, style),

@@ -61,6 +61,7 @@ fn of_one(command: &Command, part: &Value) -> Vec<String> {
             word(part, "from"),
             word(part, "file")
         )],
+        Command::Lord { legion } => vec![lord_line(legion, part)],
         Command::LeaseCheck { watcher, token } if part["holds"] == true => {
             vec![format!("token {token} holds {watcher}, for {} unless it is refreshed", maybe_span(&part["left"]))]
         }
@@ -76,6 +77,21 @@ fn of_one(command: &Command, part: &Value) -> Vec<String> {
         // Circus has the pids of an added watcher elsewhere than all others.
         Command::Add { .. } => vec![done(part)],
         _ => vec![done(&part["info"])],
+    }
+}
+
+/// Who leads: the node that was asked, until when; or why it does not, and who does.
+fn lord_line(legion: &str, part: &Value) -> String {
+    let node = word(part, "node");
+    if part["me"] == true {
+        let left = maybe_span(&part["left"]);
+        return format!("{node} leads {legion}, under token {}, for {left} unless that is put off", part["token"]);
+    }
+    let reason = printable(word(part, "reason"));
+    match part["lord"].as_str() {
+        Some(lord) if lord == node => format!("{node} leads {legion} no more: {reason}"),
+        Some(lord) => format!("{} leads {legion}, not {node}", printable(lord)),
+        None => format!("nobody is known to lead {legion}: {reason}"),
     }
 }
 

@@ -163,6 +163,9 @@ fn running(watcher: &Value) -> Vec<&Value> {
 }
 
 fn ready(watcher: &Value) -> String {
+    if watcher["state"] == "standby" {
+        return "-".into();
+    }
     format!("{}/{}", running(watcher).len(), watcher["numprocesses"].as_u64().unwrap_or(0))
 }
 
@@ -297,18 +300,21 @@ fn shared(parts: &Parts) -> Table {
     for views in by_name(parts, |watcher| !watcher["lease"].is_object()) {
         let sum = |count: &dyn Fn(&Value) -> u64| views.iter().map(|(_, watcher)| count(watcher)).sum::<u64>();
         let ready_of_all = sum(&|watcher| running(watcher).len() as u64);
-        let wanted = sum(&|watcher| watcher["numprocesses"].as_u64().unwrap_or(0));
+        // Where its legion is not led nothing of it is wanted.
+        let led = |watcher: &Value| watcher["state"] != "standby";
+        let wanted = sum(&|watcher| watcher["numprocesses"].as_u64().filter(|_| led(watcher)).unwrap_or(0));
+        let led_somewhere = views.iter().any(|(_, watcher)| led(watcher));
         let mut cells = vec![word(views[0].1, "name").to_owned(), format!("{ready_of_all}/{wanted}")];
         for column in &columns {
             cells.push(views.iter().find(|(node, _)| node == column).map_or_else(|| "-".into(), |(_, w)| ready(w)));
         }
         cells.push(sum(&|watcher| watcher["restarts"].as_u64().unwrap_or(0)).to_string());
-        let notes =
-            views.iter().filter(|(_, watcher)| watcher["state"] != "active").map(|(node, watcher)| {
-                match note(watcher) {
-                    note if note.is_empty() => format!("{node} {}", word(watcher, "state")),
-                    note => format!("{node} {}: {note}", word(watcher, "state")),
-                }
+        let notes = views
+            .iter()
+            .filter(|(_, watcher)| watcher["state"] != "active" && (led(watcher) || !led_somewhere))
+            .map(|(node, watcher)| match note(watcher) {
+                note if note.is_empty() => format!("{node} {}", word(watcher, "state")),
+                note => format!("{node} {}: {note}", word(watcher, "state")),
             });
         cells.push(notes.collect::<Vec<_>>().join("; "));
         table.row(cells);
@@ -332,7 +338,9 @@ fn page(node: &str, watcher: &Value, style: Style) -> String {
     if let Some(note) = watcher["note"].as_str() {
         line("why", note);
     }
-    line("ready", &ready(watcher));
+    if watcher["state"] != "standby" {
+        line("ready", &ready(watcher));
+    }
     for process in list(watcher, "processes") {
         let pid = process["pid"].as_u64().map_or_else(|| "no pid yet".into(), |pid| format!("pid {pid}"));
         let wid = process["wid"].as_u64().unwrap_or(0);

@@ -431,6 +431,98 @@ fn leases_are_put_together_from_all_views() {
 }
 
 #[test]
+fn what_follows_a_legion_is_wanted_where_it_is_led() {
+    let part = |node, beat| (node, Part::Own(status(snapshot(node, vec![beat]))));
+    let beat = |state, pids: &[(u32, u64)], note| watcher("beat", state, 2, pids, note);
+    let led = beat(WatcherState::Active, &[(7, 60), (8, 60)], None);
+    let elsewhere = || beat(WatcherState::Standby, &[], Some("web-1 leads ip"));
+    let overview = |parts| shown(&STATUS, &gathered(parts));
+    let text = overview(vec![part("web-1", led), part("web-2", elsewhere())]);
+    assert!(text.contains("\nbeat       2/2    2/2      -         0\n\nall is well\n"), "{text}");
+    let text = overview(vec![part("web-2", elsewhere())]);
+    assert!(text.contains("\nbeat       0/0      -         0  web-2 standby: web-1 leads ip\n"), "{text}");
+}
+
+/// A node's view of a legion of three.
+fn legion(name: &str, node: &str, state: &str, lord: Option<&str>, reason: &str) -> Value {
+    let member = |name: &str, valor: u32, live: bool| {
+        let (stands, seen) = (name != "web-2", NOW - 0.5);
+        json!({"name": name, "valor": valor, "live": live, "stands": stands, "last_seen": seen, "scroll": "role=web"})
+    };
+    let held = lord == Some(node);
+    json!({
+        "legion": name, "node": node, "state": state, "reason": reason, "lord_node": lord, "quorum": 2, "votes": 2,
+        "lord_since": lord.map(|_| NOW - 250.0), "token": held.then_some(17), "preempt": true, "seen": NOW,
+        "members": [member("web-1", 98, true), member("web-2", 5, true), member("web-3", 0, false)],
+        "changes": [{"at": NOW - 12.0, "text": "web-3 left"}, {"at": NOW - 250.0, "text": "web-1 leads"}],
+    })
+}
+
+fn legions(nodes: &[(&str, Vec<Value>)]) -> Value {
+    let part = |legions: &[Value]| json!({"status": "ok", "time": NOW, "legions": legions});
+    let nodes: serde_json::Map<String, Value> =
+        nodes.iter().map(|(node, legions)| ((*node).to_owned(), part(legions))).collect();
+    json!({"status": "ok", "nodes": nodes})
+}
+
+#[test]
+fn legions_are_put_together_from_all_views() {
+    let few = "no quorum: 1 of 2 members that have to live";
+    golden(
+        &Command::Legions { legion: None },
+        &legions(&[
+            (
+                "web-1",
+                vec![
+                    legion("ip", "web-1", "lord", Some("web-1"), "it comes first"),
+                    legion("db", "web-1", "no-quorum", None, few),
+                ],
+            ),
+            (
+                "web-2",
+                vec![
+                    legion("ip", "web-2", "aside", Some("web-1"), "stopped by amy"),
+                    legion("db", "web-2", "no-quorum", None, few),
+                ],
+            ),
+            ("web-3", vec![legion("ip", "web-3", "arbiter", Some("web-1"), "an arbiter")]),
+        ]),
+        "
+|LEGION  LORD    TOKEN  QUORUM                SINCE              NOTE
+|db      vacant      -  2 of 3 live, needs 2  -                  web-1 web-2: no quorum: 1 of 2
+|                                                                members that have to live
+|ip      web-1      17  2 of 3 live, needs 2  2026-11-21 22:04Z  web-2: stopped by amy
+|nobody is known to lead db.   circusctl legions db --all",
+    );
+}
+
+#[test]
+fn a_legion_in_full() {
+    golden(
+        &Command::Legions { legion: Some("ip".into()) },
+        &legions(&[
+            ("web-1", vec![legion("ip", "web-1", "lord", Some("web-1"), "it comes first")]),
+            ("web-2", vec![legion("ip", "web-2", "aside", Some("web-1"), "stopped by amy")]),
+        ]),
+        "
+|ip   legion, lord on web-1
+|  lord       web-1, for 4m 10s, token 17
+|  why        it comes first
+|  quorum     2 of 3 live, needs 2; a higher valor takes over
+|  web-2      aside: stopped by amy
+|
+|MEMBER  VALOR  PART         HEARD OF   SCROLL
+|web-1      98  lord         0.5 s ago  role=web
+|web-2       5  stands back  0.5 s ago  role=web
+|web-3       0  arbiter      silent     role=web
+|
+|   CHANGED
+|  12 s ago  web-3 left
+|4m 10s ago  web-1 leads",
+    );
+}
+
+#[test]
 fn two_who_claim_a_lease_are_both_named() {
     let views = |role, token| {
         let mut lease = lease("beat", role, None);
@@ -798,6 +890,10 @@ fn a_reply_of_unknown_shape_is_shown_and_never_panics() {
         Command::Leases,
         Command::History { watcher: None, count: 1 },
         Command::LeaseCheck { watcher: "x".into(), token: 1 },
+        Command::Legions { legion: None },
+        Command::Legions { legion: Some("x".into()) },
+        Command::Lord { legion: "x".into() },
+        Command::Scrolls { legion: "x".into() },
         Command::Nodes,
         Command::Stats { watcher: None, pid: None, extended: false },
         Command::Version,
@@ -810,7 +906,7 @@ fn a_reply_of_unknown_shape_is_shown_and_never_panics() {
     let odd = [json!(null), json!({}), json!([]), json!(5), json!("x"), json!([{}]), json!({"x": {}}), json!(-1.5)];
     let keys = [
         "status", "nodes", "watchers", "leases", "roster", "infos", "info", "process", "options", "reason", "store",
-        "plan", "sockets",
+        "plan", "sockets", "legions", "members", "lord",
     ];
     for command in &commands {
         for value in &odd {

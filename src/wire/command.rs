@@ -49,6 +49,9 @@ pub fn command_name(command: &Command) -> &'static str {
         Command::Registered { endpoint: Some(_), .. } => "register_node",
         Command::Registered { endpoint: None, .. } => "join_cluster",
         Command::Leases => "leases",
+        Command::Legions { .. } => "legions",
+        Command::Lord { .. } => "lord",
+        Command::Scrolls { .. } => "scrolls",
         Command::Explain { .. } => "explain",
         Command::Metrics => "metrics",
         Command::History { .. } => "history",
@@ -99,6 +102,8 @@ pub fn command_json(command: &Command) -> Value {
         Command::List { watcher } | Command::Status { watcher } | Command::NumProcesses { watcher } => {
             json!({"name": watcher})
         }
+        Command::Legions { legion } => json!({"name": legion}),
+        Command::Lord { legion } | Command::Scrolls { legion } => json!({"name": legion}),
         Command::Stats { watcher, pid, extended } => {
             json!({"name": watcher, "process": pid, "extended": extended.then_some(true)})
         }
@@ -228,6 +233,10 @@ mod tests {
                 endpoint: Some("tcp://127.0.0.1:5555".into()),
             },
             Command::Leases,
+            Command::Legions { legion: None },
+            Command::Legions { legion: Some("clusterip".into()) },
+            Command::Lord { legion: "clusterip".into() },
+            Command::Scrolls { legion: "clusterip".into() },
             Command::Explain { watcher: "beat".into() },
             Command::Metrics,
             Command::History { watcher: None, count: 1 },

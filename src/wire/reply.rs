@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use super::{history, options, stats};
+use super::{history, legions, options, stats};
 use crate::model::command::{Answer, NodeRow, NodeState, Outcome, Part, Refusal, Reply};
 use crate::model::event::Address;
 use crate::model::explain::{Condition, Explanation};
@@ -55,6 +55,16 @@ use crate::model::snapshot::{LeaseCounts, LeaseView, ProcessView, Snapshot, Sock
 /// - `leases`: `leases` `[LEASE, …]`, and `advice` `[TEXT, …]` where something is amiss with the store; LEASE: `name key role token ttl left holder latency held_for why`
 ///   counts`; `counts` are this agent's since it began: `taken released lost refreshes refreshes_failed late_grants
 ///   greatest_latency`, of which `lost` is `{taken, unconfirmed, expired}`
+/// - `legions`: `legions` `[LEGION, …]`. Of uWSGI's stats server are `legion addr uuid valor quorum i_am_the_lord lord_valor
+///   lord_uuid nodes members`: `addr` is where the members meet, a `uuid` the node's name, `i_am_the_lord` since when this
+///   node leads, or 0, `nodes` the names of the others, and of a member `name uuid valor last_seen`. Of ours are `state`
+///   (`lord losing candidate standby no-quorum arbiter aside unknown`), `reason`, `token` and `lease_until` where this
+///   node leads, `lord_node`, `lord_since`, `votes` (how many live), `expected`, `preempt`, `scroll`, `joined`, `seen` (when
+///   the store last said who is there), `changes` `[{at, text}]`, the latest first, and that one as `last_change`; of a
+///   member, of which this node is one, `stands live scroll`. Times are seconds of the Unix epoch
+/// - `lord`: the names of [`lordship_text`](super::lordship_text): `legion node me token deadline_boottime_ns
+///   deadline_unix_ms lord members quorum scroll reason`, with null for what is not, and `left`
+/// - `scrolls`: `legion node lord lord_scroll`, `scrolls` `[TEXT, …]`, this node's first, and `members` `[{name, scroll}]`
 /// - `metrics`: the fields of `status`, and `version`
 /// - `explain`: `node name state singleton clustered runs right holder outlook`, `conditions` `[{what, met, text,
 ///   remedy}]` and `move` `{here, command}` or null; `what` is `configured agent wanted after sockets demand store legion
@@ -80,7 +90,7 @@ use crate::model::snapshot::{LeaseCounts, LeaseView, ProcessView, Snapshot, Sock
 /// Ages, times and the like are seconds, with a fraction.
 pub fn reply_json(outcome: &Outcome, id: &Value, time: f64) -> Value {
     let mut reply = match outcome {
-        Outcome::Own(reply) => own(reply),
+        Outcome::Own(reply) => own(reply, time),
         Outcome::Relayed(text) => relayed(text),
         Outcome::Gathered { parts, missing } => gathered(parts, missing.as_deref(), time),
     };
@@ -102,9 +112,9 @@ pub(super) fn object(value: Value) -> Object {
     }
 }
 
-fn own(reply: &Reply) -> Object {
+fn own(reply: &Reply, time: f64) -> Object {
     match reply {
-        Reply::Done(answer) => done(answer),
+        Reply::Done(answer) => done(answer, time),
         Reply::Refused(refusal) => refused(refusal),
     }
 }
@@ -121,7 +131,7 @@ fn relayed(text: &str) -> Object {
 /// One node's part, without an id.
 pub(super) fn part_json(part: &Part, time: f64) -> Object {
     let mut reply = match part {
-        Part::Own(reply) => own(reply),
+        Part::Own(reply) => own(reply, time),
         Part::Relayed(text) => relayed(text),
         Part::Silent(reason) | Part::Absent(reason) => {
             let mut silent = refused(&Refusal::Unavailable(reason.clone()));
@@ -177,6 +187,7 @@ pub fn error_code(refusal: &Refusal) -> &'static str {
         Refusal::UnknownCommand(_) => "unknown-command",
         Refusal::BadMessage(_) => "bad-message",
         Refusal::NoSuchWatcher { .. } => "no-such-watcher",
+        Refusal::NoSuchLegion { .. } => "no-such-legion",
         Refusal::NoSuchSocket { .. } => "no-such-socket",
         Refusal::SocketExists(_) => "socket-exists",
         Refusal::NotSingleton(_) => "not-singleton",
@@ -206,7 +217,7 @@ fn refused(refusal: &Refusal) -> Object {
         "tb": null,
     }));
     match refusal {
-        Refusal::NoSuchWatcher { hint: Some(hint), .. } => {
+        Refusal::NoSuchWatcher { hint: Some(hint), .. } | Refusal::NoSuchLegion { hint: Some(hint), .. } => {
             reply.insert("hint".into(), json!(hint.as_str()));
         }
         Refusal::NoSuchSocket { hint: Some(hint), .. } => {
@@ -223,7 +234,7 @@ fn refused(refusal: &Refusal) -> Object {
     reply
 }
 
-fn done(answer: &Answer) -> Object {
+fn done(answer: &Answer, time: f64) -> Object {
     let ok = |fields: Value| {
         let mut reply = object(fields);
         reply.insert("status".into(), json!("ok"));
@@ -296,6 +307,9 @@ fn done(answer: &Answer) -> Object {
             }
             ok(reply)
         }
+        Answer::Legions { store, legions } => ok(legions::legions(store, legions, time)),
+        Answer::Lord { lordship, left } => ok(legions::lord(lordship, *left, time)),
+        Answer::Scrolls(legion) => ok(legions::scrolls(legion)),
         Answer::Explained { node, watcher, explanation } => ok(explained(node, watcher, explanation)),
         Answer::Metrics(node) => {
             let mut reply = ok(snapshot(node));

@@ -50,7 +50,7 @@ pub struct BadRequest {
 ///
 /// | command | properties (bold: needed) |
 /// |---|---|
-/// | `list` `status` `numprocesses` | `name` |
+/// | `list` `status` `numprocesses` `legions` | `name` |
 /// | `numwatchers` `dstats` `listsockets` `plan` `version` `nodes` `nodelist` `leases` `metrics` | – |
 /// | `stats` | `name`, `process` (a pid; needs `name`), `extended` |
 /// | `options` | **`name`** |
@@ -69,7 +69,7 @@ pub struct BadRequest {
 /// | `reloadconfig` `drain` `undrain` `quit` | `waiting` |
 /// | `history` | `name`, `count` |
 /// | `failover` | **`name`**, `to` (a node), `waiting` |
-/// | `lease-init` `explain` | **`name`** |
+/// | `lease-init` `explain` `lord` `scrolls` | **`name`** |
 /// | `lease-check` | **`name`**, **`token`** |
 /// | `register_node` | **`node_name`**, **`node_endpoint`**, `node_stats_endpoint` |
 /// | `join_cluster` | **`node_name`**, `master_endpoint` |
@@ -215,6 +215,9 @@ impl<'a> Properties<'a> {
             }
             "join_cluster" => Command::Registered { node: self.node_name()?, endpoint: None },
             "leases" => Command::Leases,
+            "legions" => Command::Legions { legion: watcher()? },
+            "lord" => Command::Lord { legion: needed()? },
+            "scrolls" => Command::Scrolls { legion: needed()? },
             "explain" => Command::Explain { watcher: needed()? },
             "metrics" => Command::Metrics,
             "history" => Command::History { watcher: watcher()?, count: self.count("count")?.unwrap_or(usize::MAX) },

@@ -36,8 +36,8 @@ pub(super) fn completion(line: &str, names: &Names) -> (usize, Vec<String>) {
     let words = match asked {
         _ if matches!(before, Some("--node" | "--to")) => names_of(&mut names.nodes.iter()),
         Asked::Names(Named::Watchers) => names_of(&mut names.watchers.iter()),
-        // The screen knows none by name.
-        Asked::Names(Named::Sockets) => Vec::new(),
+        // The screen knows none of these by name.
+        Asked::Names(Named::Sockets | Named::Legions) => Vec::new(),
         Asked::Words(words) if is_first => words.into_iter().chain(names.own.iter().cloned()).collect(),
         Asked::Words(words) => words,
     };

@@ -91,9 +91,23 @@ impl Node {
             }
             Command::Version => Answer::Version(env!("CARGO_PKG_VERSION")),
             Command::Leases => {
-                let leases = self.watchers.iter().filter_map(|watcher| Some(watcher.lease()?.view(now))).collect();
+                let leases = self.watchers.iter().filter_map(|watcher| watcher.lease_view(now)).collect();
                 Answer::Leases { leases, advice: self.advice() }
             }
+            Command::Legions { legion: None } => {
+                let legions = self.watchers.iter().filter_map(|watcher| watcher.legion_view(now));
+                Answer::Legions { store: self.store_place(), legions: legions.map(|legion| *legion).collect() }
+            }
+            Command::Legions { legion: Some(name) } => Answer::Legions {
+                store: self.store_place(),
+                legions: vec![*self.of_legion(&name, |legion| legion.legion_view(now))?],
+            },
+            Command::Lord { legion } => {
+                let lordship = self.of_legion(&legion, |legion| legion.lordship(now))?;
+                let left = lordship.mine.map(|(_, deadline)| now.until(deadline.stop));
+                Answer::Lord { lordship: Box::new(lordship), left }
+            }
+            Command::Scrolls { legion } => Answer::Scrolls(self.of_legion(&legion, |legion| legion.legion_view(now))?),
             Command::Explain { watcher } => {
                 let key = self.find(&watcher)?;
                 let store_name = self.store_place();
@@ -384,6 +398,18 @@ impl Node {
     pub(super) fn find(&self, text: &str) -> Result<Key, Refusal> {
         let found = self.watchers.position(|watcher| watcher.spec().name.matches(text));
         found.filter(|key| !self.leaving.contains(key)).ok_or_else(|| self.no_such(text))
+    }
+
+    /// What there is to see of the legion a user means.
+    fn of_legion<T>(&self, text: &str, see: impl Fn(&Watcher) -> Option<T>) -> Result<T, Refusal> {
+        let meant = self.find(text).ok().map(|key| &self.watchers[key]);
+        if let Some(seen) = meant.and_then(&see) {
+            return Ok(seen);
+        }
+        let legions = self.watchers.iter().filter(|watcher| see(watcher).is_some());
+        let like = || nearest(text, legions.map(|watcher| &watcher.spec().name)).cloned();
+        let hint = meant.and_then(Watcher::leader).cloned().or_else(like);
+        Err(Refusal::NoSuchLegion { name: text.to_owned(), hint })
     }
 
     /// The name of the singleton a user means.

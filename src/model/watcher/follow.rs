@@ -71,7 +71,8 @@ impl Watcher {
         let lease = self.lease.as_ref()?;
         let name = &self.spec.name;
         let hold = lease.hold(now);
-        let why = match (&self.goal, lease.holder().filter(|holder| *holder != self.me.1.as_str())) {
+        let lord = lease.holder().or_else(|| self.lord().map(str::to_owned));
+        let why = match (&self.goal, lord.filter(|lord| *lord != self.me.1.as_str())) {
             (Goal::Rest(_), _) => format!("{name} is stopped here"),
             (Goal::Run, Some(holder)) => format!("{holder} leads {name}"),
             (Goal::Run, None) => match lease.why() {

@@ -14,11 +14,11 @@ use std::time::Duration;
 
 use super::{Cause, Goal, Parting, Watcher};
 use crate::model::election::{Change, Election, Member, Muster, Surroundings, Verdict};
-use crate::model::event::{Action, HookEnd, HookId, Level};
+use crate::model::event::{Action, Deadline, HookEnd, HookId, Level};
 use crate::model::history::{self, Ending};
 use crate::model::lease::{After, Hold, Lease};
 use crate::model::names::NodeName;
-use crate::model::snapshot::{LeaseRole, LegionChange, LegionView, LordView, Lordship, MemberView};
+use crate::model::snapshot::{LeaseRole, LegionChange, LegionState, LegionView, LordView, Lordship, MemberView};
 use crate::model::spec::{ElectionSpec, HookPoint, HookProgram, LeaseTimings, LegionEvent, WatcherSpec};
 use crate::model::time::Time;
 
@@ -324,6 +324,11 @@ impl Watcher {
         matches!(self.lease.as_ref().map(|lease| lease.hold(now)), Some(Hold::Firm { .. }))
     }
 
+    /// Who leads, as far as this node knows.
+    pub(super) fn lord(&self) -> Option<&str> {
+        self.legion.as_ref().and_then(Legion::lord)
+    }
+
     /// To whom the lease is to go: who was better may have gone meanwhile.
     pub(super) fn heir_of(&self, now: Time, to: Option<NodeName>) -> Option<NodeName> {
         match &self.legion {
@@ -447,6 +452,11 @@ impl Watcher {
         self.goal == Goal::Run && self.legion.is_some() && !back && !self.is_first(now)
     }
 
+    /// Whether it would have the lease, and leaves it to one that comes before it.
+    pub(super) fn is_behind(&self, now: Time) -> bool {
+        self.is_deferred(now) && self.legion_state(now) == LegionState::Standby
+    }
+
     /// Whether it is as it should be that another node has it, or is about to; an arbiter wants nothing else.
     pub(super) fn is_left_to_another(&self, now: Time) -> bool {
         let arbiter = |legion: &Legion| legion.verdict(now, false) == Verdict::Arbiter;
@@ -468,17 +478,21 @@ impl Watcher {
         [patience.filter(|time| *time > now), election].into_iter().flatten().min()
     }
 
+    /// Under which token this node leads, and until when unless that is put off.
+    fn leads(&self, now: Time) -> Option<(u64, Deadline)> {
+        match self.lease.as_ref().map(|lease| lease.hold(now)) {
+            Some(Hold::Firm { token, deadline }) if !self.must_go() => Some((token, deadline)),
+            _ => None,
+        }
+    }
+
     /// Whether this node leads, for programs.
     pub fn lordship(&self, now: Time) -> Option<Lordship> {
         let legion = self.legion.as_ref()?;
-        let mine = match self.lease.as_ref().map(|lease| lease.hold(now)) {
-            Some(Hold::Firm { token, deadline }) if !self.must_go() => Some((token, deadline)),
-            _ => None,
-        };
         Some(Lordship {
             legion: self.spec.name.clone(),
             node: self.me.1.clone(),
-            mine,
+            mine: self.leads(now),
             lord: legion.lord().map(str::to_owned),
             members: legion.living(now),
             quorum: legion.election.spec().quorum,
@@ -495,8 +509,22 @@ impl Watcher {
         }
     }
 
+    fn legion_state(&self, now: Time) -> LegionState {
+        let verdict = self.legion.as_ref().map(|legion| legion.verdict(now, self.holds(now)));
+        match (self.lease.as_ref().map_or(LeaseRole::Aside, Lease::role), verdict) {
+            (LeaseRole::Holder, _) if self.leads(now).is_some() => LegionState::Lord,
+            (LeaseRole::Holder | LeaseRole::Losing, _) => LegionState::Losing,
+            (_, Some(Verdict::Lead)) => LegionState::Candidate,
+            (_, Some(Verdict::Behind { .. })) => LegionState::Standby,
+            (_, Some(Verdict::NoQuorum { .. })) => LegionState::NoQuorum,
+            (_, Some(Verdict::Arbiter)) => LegionState::Arbiter,
+            (_, Some(Verdict::Aside)) => LegionState::Aside,
+            (_, Some(Verdict::Unknown(_)) | None) => LegionState::Unknown,
+        }
+    }
+
     /// The legion, for people.
-    pub(super) fn legion_view(&self, now: Time) -> Option<Box<LegionView>> {
+    pub fn legion_view(&self, now: Time) -> Option<Box<LegionView>> {
         let legion = self.legion.as_ref()?;
         let spec = legion.election.spec();
         let member = |Member { node, membership, left }: Member| MemberView {
@@ -504,14 +532,26 @@ impl Watcher {
             valor: membership.valor,
             stands: membership.stands,
             scroll: membership.scroll,
+            heard: membership.ttl.saturating_sub(left),
             left,
         };
         let token = self.lease.as_ref().and_then(Lease::token);
-        let lord = legion.lord.as_ref().map(|(node, since)| LordView {
-            node: node.clone(),
-            token: token.filter(|_| node == self.me.1.as_str()),
-            held_for: now.since(*since),
+        let lord = legion.lord.as_ref().map(|(node, since)| {
+            let is_me = node == self.me.1.as_str();
+            let left = self.leads(now).map(|(_, deadline)| now.until(deadline.stop));
+            LordView {
+                node: node.clone(),
+                token: token.filter(|_| is_me),
+                left: left.filter(|_| is_me),
+                held_for: now.since(*since),
+            }
         });
+        let state = self.legion_state(now);
+        let mut why = self.standing(now).unwrap_or_default();
+        // Being the first is not all there is to it.
+        if let (LegionState::Candidate, Some(more)) = (state, self.lease.as_ref().and_then(Lease::why)) {
+            why = format!("{why}; {more}");
+        }
         let change = |(at, text): &(Time, String)| LegionChange { ago: now.since(*at), text: text.clone() };
         Some(Box::new(LegionView {
             name: self.spec.name.clone(),
@@ -526,8 +566,8 @@ impl Watcher {
             members: legion.election.members(now).into_iter().map(member).collect(),
             seen: legion.election.seen(now),
             lord,
-            role: self.lease.as_ref().map_or(LeaseRole::Aside, Lease::role),
-            why: self.standing(now).unwrap_or_default(),
+            state,
+            why,
             changes: legion.changes.iter().map(change).collect(),
         }))
     }

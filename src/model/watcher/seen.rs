@@ -6,7 +6,7 @@ use super::{Cause, End, Goal, Stage, Watcher, secs};
 use crate::model::event::ProcessId;
 use crate::model::lease::{Hold, Lease};
 use crate::model::process::Process;
-use crate::model::snapshot::{ProcessView, WatcherState, WatcherView};
+use crate::model::snapshot::{LeaseRole, LeaseView, ProcessView, WatcherState, WatcherView};
 use crate::model::time::Time;
 
 impl Watcher {
@@ -188,6 +188,13 @@ impl Watcher {
         processes
     }
 
+    /// What others may see of its lease. Who waits for the lease behind a better member does so without asking for it.
+    pub fn lease_view(&self, now: Time) -> Option<LeaseView> {
+        let view = self.lease.as_ref()?.view(now);
+        let role = if self.is_behind(now) { LeaseRole::Standby } else { view.role };
+        Some(LeaseView { role, ..view })
+    }
+
     /// What others may see of it.
     pub fn view(&self, now: Time) -> WatcherView {
         let last_exit = self.last_end.as_ref().and_then(|(end, at)| match end {
@@ -203,7 +210,7 @@ impl Watcher {
             restarts: self.restarts,
             last_exit,
             next_try: self.pausing(now),
-            lease: self.lease.as_ref().map(|lease| lease.view(now)),
+            lease: self.lease_view(now),
             legion: self.legion_view(now),
         }
     }
