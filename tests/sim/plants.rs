@@ -154,7 +154,7 @@ pub(crate) const PLANTS: &[Plant] = &[
         "a taking does not compare the owner",
         &[("if holder and holder ~= owner then\n  local left", "if false then\n  local left")],
         EVERYWHERE,
-        &[NeverTwo],
+        &[NeverTwo, TokensGrow],
     ),
     script(
         "a token that does not grow",
@@ -242,7 +242,7 @@ pub(crate) const PLANTS: &[Plant] = &[
         "leases of one round trip mixed up",
         Flaw::LeasesMixedUp,
         &[Standalone, Majority],
-        &[NeverTwo, SoonOne, Undisturbed],
+        &[InOrder, NeverTwo, SoonOne, Undisturbed],
     ),
 ];
 
