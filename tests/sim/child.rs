@@ -121,7 +121,7 @@ impl World {
         self.after(last, What::On(host, OnHost::TreeGone { id }));
     }
 
-    /// Once all is well a leader ends in good order only, and nothing may follow it then.
+    /// While a leader ends in good order only nothing may follow it then.
     fn look_for_followers(&mut self, host: usize, id: ProcessId) {
         let children = || self.hosts[host].children.iter().filter(|(_, child)| child.main_alive);
         let leads = !self.witness.follows(host, id) && self.witness.is_of(host, id, &self.watchers[0]);

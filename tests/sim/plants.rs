@@ -239,7 +239,7 @@ pub(crate) const PLANTS: &[Plant] = &[
         "leases of one round trip mixed up",
         Flaw::LeasesMixedUp,
         &[Standalone, Majority],
-        &[NeverTwo, SoonOne, Undisturbed],
+        &[InOrder, NeverTwo, SoonOne, Undisturbed],
     ),
 ];
 

@@ -54,7 +54,7 @@ pub(crate) struct World {
     pub(crate) crashes: bool,
     pub(crate) requests: u64,
     pub(crate) faults_end: Instant,
-    /// All has become well since.
+    /// All has become well, and a leader ends in good order only.
     pub(crate) settled: bool,
     pub(crate) flaw: Option<Flaw>,
     pub(crate) witness: Witness,
@@ -134,6 +134,7 @@ impl World {
         self.expect_all(Promise::SoonOne, "though all is well");
         self.settled = true;
         self.expect_the_best();
+        self.settled = false;
         // Nothing at first: then it stays so.
         let (before, mut what) = (self.witness.started, "though all is well".to_owned());
         for ripple in 0..RIPPLES {
