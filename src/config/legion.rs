@@ -54,19 +54,15 @@ impl Lord {
         watcher.respawn = true;
         // A failed `on_lord` ends the process, and the node stands back at once: that is what the key asks for.
         watcher.max_retry = Some(self.legion.death_on_lord_error.map_or(MAX_RETRY, |_| 1));
-        watcher.ready = Some(ReadySpec { check: Check::Notify, timeout: self.longest(LegionEvent::Lord) });
-        watcher.graceful_timeout = self.longest(LegionEvent::Unlord);
+        watcher.ready =
+            Some(ReadySpec { check: Check::Notify, timeout: self.legion.time_for(LegionEvent::Lord) + SLACK });
+        watcher.graceful_timeout = self.legion.time_for(LegionEvent::Unlord) + SLACK;
         watcher.singleton = Some(self.timings);
         watcher.legion = Some(self.legion);
     }
 
     fn actions(&self, event: LegionEvent) -> &[LegionAction] {
         self.legion.actions.get(&event).map_or(&[], Vec::as_slice)
-    }
-
-    /// How long the process may take for all actions of an event.
-    fn longest(&self, event: LegionEvent) -> Duration {
-        self.legion.action_timeout * u32::try_from(self.actions(event).len()).unwrap_or(u32::MAX) + SLACK
     }
 }
 
@@ -157,7 +153,7 @@ impl Build<'_> {
     fn check_unlord(&mut self, lord: &Lord, settings: &Settings<'_>) {
         let Some(set) = ["action_timeout", "hook_timeout"].iter().find_map(|key| settings.get(key)) else { return };
         let number = lord.actions(LegionEvent::Unlord).len();
-        let (all, spare) = (lord.longest(LegionEvent::Unlord) - SLACK, lord.timings.to_stop());
+        let (all, spare) = (lord.legion.time_for(LegionEvent::Unlord), lord.timings.to_stop());
         if number > 0 && all > spare {
             let actions = if number == 1 { "1 action".to_owned() } else { format!("{number} actions") };
             let message = format!("`on_unlord` may take {} s for {actions}", all.as_secs_f64());

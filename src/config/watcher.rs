@@ -286,22 +286,20 @@ impl Build<'_> {
 
     // ---- order ----
 
-    /// The watchers it starts after, under their own names; the legion that it runs under is one of them.
+    /// The watchers it starts after, under their own names. It waits for the legion that it follows, too.
     fn after(
         &mut self,
         name: &WatcherName,
         settings: &Settings<'_>,
         follows: Option<&WatcherName>,
     ) -> Vec<WatcherName> {
-        let Some(first) = settings.get("after").or(settings.get("legion")) else { return Vec::new() };
-        let mut after = match settings.get("after") {
-            Some(set) => self.watchers_in(set, code::ORDER, &format!("`{name}` would wait for ever")),
-            None => Vec::new(),
-        };
-        if let Some(legion) = follows.filter(|legion| !after.contains(legion)) {
-            after.push(legion.clone());
+        let set = settings.get("after");
+        let after = set.map(|set| self.watchers_in(set, code::ORDER, &format!("`{name}` would wait for ever")));
+        let after = after.unwrap_or_default();
+        if let Some(place) = set.or(settings.get("legion")) {
+            let firsts = after.iter().chain(follows).cloned().collect();
+            self.order.push((name.clone(), firsts, place.entry.spot()));
         }
-        self.order.push((name.clone(), after.clone(), first.entry.spot()));
         after
     }
 

@@ -236,7 +236,7 @@ impl Node {
 
     /// What a changed or new watcher takes from what is around it.
     pub(super) fn defaults(&self) -> Defaults {
-        let order = |watcher: &Watcher| (watcher.spec().name.clone(), watcher.spec().after.clone());
+        let order = |watcher: &Watcher| (watcher.spec().name.clone(), watcher.spec().firsts().cloned().collect());
         let access = |socket: &Socket| (socket.spec.name.clone(), socket.spec.watchers.clone());
         let legions = self.watchers.iter().map(Watcher::spec).filter(|spec| spec.legion.is_some());
         Defaults {

@@ -74,7 +74,7 @@ pub struct Defaults {
     pub python: Option<PathBuf>,
     /// The lease timings of `[redis]`, as texts.
     pub lease: BTreeMap<String, String>,
-    /// The watchers there are, each with those it starts after.
+    /// The watchers there are, each with those that are up before it.
     pub watchers: BTreeMap<WatcherName, Vec<WatcherName>>,
     /// Those of them that are legions.
     pub legions: BTreeSet<WatcherName>,
@@ -88,7 +88,11 @@ impl AgentSpec {
         Defaults {
             python: self.python.clone(),
             lease: self.lease_settings.clone(),
-            watchers: self.watchers.iter().map(|watcher| (watcher.name.clone(), watcher.after.clone())).collect(),
+            watchers: self
+                .watchers
+                .iter()
+                .map(|watcher| (watcher.name.clone(), watcher.firsts().cloned().collect()))
+                .collect(),
             legions: self
                 .watchers
                 .iter()
