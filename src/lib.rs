@@ -55,7 +55,7 @@
 //! 2. [`model::restart`], [`model::checkup`], [`model::process`]: one process. [`model::lease`]: one promise to the
 //!    cluster; [`model::vote`]: what several servers say of it; [`model::history`]: how it was kept; [`model::drill`]: how
 //!    that is judged when it was put to the test.
-//! 3. [`model::watcher`], with its `settle`, `roll`, `sockets`, `demand`, `hooks`, `tenure`, `seen` and `explain`: a
+//! 3. [`model::watcher`], with its `settle`, `roll`, `sockets`, `demand`, `cron`, `hooks`, `tenure`, `seen` and `explain`: a
 //!    number of processes, kept true. [`model::explain`]: what is said to who asks why.
 //! 4. [`model::roster`]: who is meant by a name, a pattern, a label; [`model::placement`]: who gets the next
 //!    process. [`model::node`], with its `order`, `changes` and `sockets`: who comes after whom, and what a changed file changes.

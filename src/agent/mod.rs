@@ -30,6 +30,7 @@ use crate::cluster::local::{self, Local};
 use crate::cluster::{self, BusQuestion, Redis, Standing};
 use crate::config::{self, Config, Severity, Surroundings};
 use crate::control::{self, ControlSocket, Question};
+use crate::host::calendar;
 use crate::host::clock::{self, Alarm};
 use crate::host::{FOR_EVER, Host, machine};
 use crate::model::command::{NodeAbout, Outcome, PROTOCOL, Refusal, Reply, RequestId};
@@ -441,6 +442,10 @@ impl Agent {
             Action::AwaitDemand { watcher, sockets } => self.host.await_demand(watcher, &sockets),
             Action::IgnoreDemand { watcher } => self.host.ignore_demand(&watcher),
             Action::CountDemand { watcher, sockets } => self.host.count_demand(watcher, &sockets),
+            Action::ReadCalendar { watcher, cron } => self.elsewhere(move || {
+                let calendar = calendar::read(&cron, SystemTime::now());
+                Event::CalendarRead { watcher, calendar }
+            }),
             Action::Publish(notice) => self.publish(notice),
             Action::Leave { code } => self.leaving = Some(code),
         }

@@ -14,7 +14,9 @@ use super::history::{Entry, Fact};
 use super::names::{ClusterName, NodeName, Owner, WatcherName};
 use super::pattern::Pattern;
 use super::snapshot::{Lordship, ProcessView};
-use super::spec::{AgentSpec, Check, Defaults, HookPoint, HookProgram, ProgramSpec, Purpose, SocketSpec, WatcherSpec};
+use super::spec::{
+    AgentSpec, Check, CronSpec, Defaults, HookPoint, HookProgram, ProgramSpec, Purpose, Slot, SocketSpec, WatcherSpec,
+};
 use super::stats::{History, Measures, NodeStats};
 use super::store::{Missed, StoreFacts};
 use super::time::Time;
@@ -106,10 +108,23 @@ pub enum Event {
     Demanded { watcher: WatcherName },
     /// A watcher's sockets were looked at: whether anybody has wanted something since the last time, or still does.
     Counted { watcher: WatcherName, busy: bool },
+    /// The calendar was looked at for a watcher that runs at times; nothing: it could not be read.
+    CalendarRead { watcher: WatcherName, calendar: Option<Calendar> },
     /// The agent was told to apply its configuration file's changes (SIGHUP), by whom.
     ReloadAsked { by: String },
     /// The agent was told to end: in good order, and in haste when it is told again.
     StopAsked { by: String },
+}
+
+/// What a schedule has around this moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Calendar {
+    /// This moment by the clock on the wall, which may be set at any time.
+    pub now: Slot,
+    /// The latest slot that has come, and how long ago.
+    pub past: Option<(Slot, Duration)>,
+    /// The first that has not, and how long it is until then.
+    pub next: Option<(Slot, Duration)>,
 }
 
 /// From where somebody watches.
@@ -427,6 +442,8 @@ pub enum Action {
     IgnoreDemand { watcher: WatcherName },
     /// See whether somebody wants something of a watcher's sockets; ends in `Counted`.
     CountDemand { watcher: WatcherName, sockets: Vec<Handed> },
+    /// See what a watcher's schedule has around this moment; ends in `CalendarRead`.
+    ReadCalendar { watcher: WatcherName, cron: CronSpec },
     /// Tell whoever listens.
     Publish(Notice),
     /// Answer a request, once and for all.

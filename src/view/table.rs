@@ -16,7 +16,7 @@ impl Paint {
     /// What suits the word for a state.
     pub(super) fn of_state(word: &str) -> Paint {
         match word {
-            "active" | "listening" | "up" => Paint::Good,
+            "active" | "listening" | "scheduled" | "up" => Paint::Good,
             "starting" | "stopping" | "draining" | "stale" => Paint::Warn,
             "unhealthy" | "backoff" | "failed" | "gone" | "vacant" => Paint::Bad,
             _ => Paint::None,

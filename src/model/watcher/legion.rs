@@ -460,8 +460,10 @@ impl Watcher {
     /// Whether this node leads, for programs.
     pub fn lordship(&self, now: Time) -> Option<Lordship> {
         let legion = self.legion.as_ref()?;
+        // Between two slots it leads as well.
+        let goes = if self.spec.cron.is_some() { self.has_to_part() } else { self.must_go() };
         let mine = match self.lease.as_ref().map(|lease| lease.hold(now)) {
-            Some(Hold::Firm { token, deadline }) if !self.must_go() => Some((token, deadline)),
+            Some(Hold::Firm { token, deadline }) if !goes => Some((token, deadline)),
             _ => None,
         };
         Some(Lordship {

@@ -1,0 +1,281 @@
+//! Watchers that run at times.
+
+use std::time::Duration;
+
+use circus_agent::model::command::{Command, Patience, ReloadWay};
+use circus_agent::model::event::{Action, Calendar, Event, Exit, ProcessEvent, ProcessId, SpawnFailure};
+use circus_agent::model::names::WatcherName;
+use circus_agent::model::pattern::Pattern;
+use circus_agent::model::snapshot::WatcherState;
+use circus_agent::model::spec::{CronSpec, Slot, WatcherSpec, Zone};
+
+use crate::specs::watcher;
+use crate::stage::{GRACE, Stage, TERM};
+
+/// A slot comes with each of these.
+const MINUTE: u64 = 60;
+/// What the clock on the wall shows when a play begins: a slot is 20 s away.
+const NOON: u64 = 1_795_348_800;
+const BEGIN: u64 = NOON + 40;
+
+fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn cron() -> CronSpec {
+    CronSpec { schedule: "* * * * *".into(), zone: Zone::Local, misfire_grace: secs(10) }
+}
+
+fn job() -> WatcherSpec {
+    WatcherSpec { cron: Some(cron()), ..watcher("job") }
+}
+
+fn slot(number: u64) -> Slot {
+    Slot(NOON + number * MINUTE)
+}
+
+/// A stage with a clock on the wall, which may be set.
+struct Town {
+    stage: Stage,
+    set: i64,
+    latest: Option<ProcessId>,
+}
+
+impl Town {
+    fn new(job: WatcherSpec) -> Town {
+        let mut town = Town { stage: Stage::new(vec![job]), set: 0, latest: None };
+        town.look();
+        town
+    }
+
+    fn calendar(&self) -> Calendar {
+        let nanos = self.stage.now.as_nanos() - 1_000_000_000 + BEGIN * 1_000_000_000;
+        let wall = Duration::from_nanos(nanos.strict_add_signed(self.set * 1_000_000_000));
+        let past = Slot(wall.as_secs() / MINUTE * MINUTE);
+        let next = Slot(past.0 + MINUTE);
+        Calendar {
+            now: Slot(wall.as_secs()),
+            past: Some((past, wall - secs(past.0))),
+            next: Some((next, secs(next.0) - wall)),
+        }
+    }
+
+    /// Answers whatever was asked of the calendar; what else was ordered stays.
+    fn look(&mut self) {
+        while let Some(at) = self.stage.orders.iter().position(|it| matches!(it, Action::ReadCalendar { .. })) {
+            let Action::ReadCalendar { watcher, .. } = self.stage.orders.remove(at) else { unreachable!() };
+            let calendar = Some(self.calendar());
+            self.stage.tell(Event::CalendarRead { watcher, calendar });
+        }
+    }
+
+    fn wait(&mut self, time: Duration) {
+        let end = self.stage.now + time;
+        while let Some(due) = self.stage.node.next_wakeup().filter(|due| *due <= end) {
+            self.stage.now = due;
+            self.stage.tell(Event::Woke);
+            self.look();
+        }
+        self.stage.now = end;
+        self.stage.tell(Event::Woke);
+        self.look();
+    }
+
+    fn story(&mut self) -> Vec<String> {
+        self.stage.story()
+    }
+
+    /// The process of the latest run is done.
+    fn is_done(&mut self) {
+        let id = self.latest.take().expect("a run");
+        self.stage.process(id, ProcessEvent::Spawned { pid: 7 });
+        self.stage.end(id, Exit::Code(0));
+    }
+
+    /// The slots for which processes were told to run since the last look.
+    fn slots(&mut self) -> Vec<u64> {
+        let latest = &mut self.latest;
+        let told = |action| match action {
+            Action::Spawn { process, launch } => {
+                *latest = Some(process);
+                let found = launch.env.into_iter().find(|(name, _)| name == "CIRCUS_SLOT").map(|(_, slot)| slot);
+                Some((found.expect("a slot").parse::<u64>().unwrap() - NOON) / MINUTE)
+            }
+            _ => None,
+        };
+        std::mem::take(&mut self.stage.orders).into_iter().filter_map(told).collect()
+    }
+
+    fn note(&self) -> String {
+        self.stage.note("job")
+    }
+
+    fn state(&self) -> WatcherState {
+        self.stage.state("job")
+    }
+}
+
+fn any() -> Option<Pattern> {
+    Some(Pattern::Glob("job".into()))
+}
+
+#[test]
+fn a_run_begins_with_its_slot_and_the_next_waits_for_its_own() {
+    let mut town = Town::new(job());
+    assert_eq!((town.state(), town.note().as_str()), (WatcherState::Scheduled, "next in 20 s"));
+    town.wait(secs(19));
+    assert_eq!(town.story(), [] as [&str; 0]);
+    town.wait(secs(1));
+    assert_eq!(town.story(), ["spawn job#1"]);
+    town.stage.spawned("job#1");
+    assert_eq!((town.state(), town.note()), (WatcherState::Active, format!("runs for {}", slot(1))));
+    town.stage.ends("job#1", Exit::Code(0));
+    assert_eq!((town.state(), town.note().as_str()), (WatcherState::Scheduled, "next in 1m 00s"));
+    town.story();
+    town.wait(secs(59));
+    assert_eq!(town.story(), [] as [&str; 0]);
+    town.wait(secs(1));
+    assert_eq!(town.slots(), [2]);
+}
+
+#[test]
+fn what_came_before_it_was_started_is_not_made_up_for() {
+    let mut late = Town::new(WatcherSpec { autostart: false, ..job() });
+    late.wait(secs(25));
+    late.stage.asks_for(Command::Start { pattern: any(), patience: Patience::Admitted });
+    late.look();
+    assert_eq!(late.slots(), [] as [u64; 0], "five seconds after a slot, well in its grace");
+    late.wait(secs(55));
+    assert_eq!(late.slots(), [2]);
+}
+
+#[test]
+fn a_slot_that_comes_while_a_run_goes_on_has_none() {
+    let mut town = Town::new(job());
+    town.wait(secs(20));
+    town.story();
+    town.stage.spawned("job#1");
+    town.wait(secs(90));
+    assert!(!town.story().contains(&"spawn job#1".into()));
+    assert_eq!(town.note(), format!("runs for {}; {}: no run, the run before goes on", slot(1), slot(2)));
+    // Its tree counts: what it left behind is of the same run.
+    let id = ProcessId(town.stage.id("job#1"));
+    town.stage.process(id, ProcessEvent::Exited(Exit::Code(0)));
+    town.wait(secs(30));
+    assert_eq!(town.slots(), [] as [u64; 0]);
+    town.stage.process(id, ProcessEvent::Gone);
+    town.wait(secs(60));
+    assert_eq!(town.slots(), [4]);
+}
+
+#[test]
+fn a_failed_run_is_not_repeated_and_is_told_of_until_one_is_well() {
+    let mut town = Town::new(job());
+    town.wait(secs(20));
+    town.story();
+    town.stage.spawned("job#1");
+    town.stage.ends("job#1", Exit::Code(3));
+    assert_eq!(town.note(), format!("next in 1m 00s; {}: exit 3", slot(1)));
+    town.story();
+    town.wait(secs(60));
+    assert_eq!(town.story(), ["spawn job#1"]);
+    let failure = SpawnFailure { stage: "exec(\"job\")".into(), error: "ENOENT".into() };
+    town.stage.process(ProcessId(town.stage.id("job#1")), ProcessEvent::SpawnFailed(failure));
+    assert!(town.note().contains("ENOENT"), "{}", town.note());
+    assert_eq!(town.state(), WatcherState::Scheduled, "it is not given up");
+    town.story();
+    town.wait(secs(60));
+    assert_eq!(town.story(), ["spawn job#1"]);
+    town.stage.spawned("job#1");
+    town.stage.ends("job#1", Exit::Code(0));
+    assert_eq!(town.note(), "next in 1m 00s");
+}
+
+#[test]
+fn a_slot_that_is_noticed_too_late_has_no_run_and_one_within_its_grace_has() {
+    let mut town = Town::new(job());
+    // The machine sleeps from here to 15 s after the third slot, and the fourth is noticed in time.
+    town.stage.now = town.stage.now + secs(155);
+    town.stage.tell(Event::Woke);
+    town.look();
+    assert_eq!(town.slots(), [] as [u64; 0]);
+    assert!(town.note().contains(&format!("{}: no run, it was noticed 15 s late", slot(3))), "{}", town.note());
+    town.stage.now = town.stage.now + secs(54);
+    town.stage.tell(Event::Woke);
+    town.look();
+    assert_eq!(town.slots(), [4], "nine seconds late");
+}
+
+#[test]
+fn a_clock_that_is_set_brings_no_slot_again() {
+    let mut town = Town::new(job());
+    town.wait(secs(25));
+    assert_eq!(town.slots(), [1]);
+    town.is_done();
+    // Back by 30 s: the first slot comes once more, and the second 30 s later than it would have.
+    town.set = -30;
+    town.wait(secs(84));
+    assert_eq!(town.slots(), [] as [u64; 0]);
+    town.wait(secs(1));
+    assert_eq!(town.slots(), [2]);
+    town.is_done();
+    // Ahead by a minute and a half: what is skipped has no run, and what comes then has its own.
+    town.set = 75;
+    town.wait(secs(30));
+    assert_eq!(town.slots(), [] as [u64; 0], "noticed more than ten seconds late");
+    town.wait(secs(45));
+    assert_eq!(town.slots(), [5]);
+}
+
+#[test]
+fn a_clock_that_was_years_ahead_keeps_nothing_from_running() {
+    const YEARS: i64 = 100_000_000 / 60 * 60;
+    let mut town = Town::new(job());
+    town.set = YEARS;
+    town.wait(secs(25));
+    town.slots();
+    town.is_done();
+    town.set = 0;
+    town.wait(secs(120));
+    assert!(!town.slots().is_empty());
+}
+
+#[test]
+fn a_stopped_watcher_has_no_runs_and_its_run_ends() {
+    let mut town = Town::new(job());
+    town.wait(secs(20));
+    town.story();
+    town.stage.spawned("job#1");
+    town.stage.asks_for(Command::Stop { pattern: any(), patience: Patience::Admitted });
+    assert!(town.story().contains(&format!("signal job#1 {TERM}")));
+    town.stage.ends("job#1", Exit::Signal(TERM));
+    assert_eq!(town.state(), WatcherState::Stopped);
+    town.story();
+    town.wait(GRACE * 10);
+    assert_eq!(town.story(), [] as [&str; 0]);
+}
+
+#[test]
+fn a_reload_leaves_a_run_alone() {
+    let mut town = Town::new(job());
+    town.wait(secs(20));
+    town.story();
+    town.stage.spawned("job#1");
+    town.story();
+    for way in [ReloadWay::Rolling, ReloadWay::Sequential] {
+        town.stage.asks_for(Command::Reload { watcher: Some("job".into()), way, patience: Patience::Admitted });
+    }
+    assert_eq!(town.story(), [] as [&str; 0]);
+}
+
+#[test]
+fn who_is_not_there_is_told_nothing() {
+    let mut town = Town::new(watcher("job"));
+    let calendar = town.calendar();
+    for name in ["job", "none"] {
+        let watcher = WatcherName::parse(name).unwrap();
+        town.stage.tell(Event::CalendarRead { watcher, calendar: Some(calendar) });
+    }
+    town.stage.tell(Event::CalendarRead { watcher: WatcherName::parse("job").unwrap(), calendar: None });
+    assert_eq!(town.state(), WatcherState::Starting);
+}
