@@ -35,7 +35,7 @@ use crate::host::clock::{self, Alarm};
 use crate::host::{FOR_EVER, Host, machine};
 use crate::model::command::{NodeAbout, Outcome, PROTOCOL, Refusal, Reply, RequestId};
 use crate::model::election::Membership;
-use crate::model::event::{Action, Ask, Event, Level, News, Notice, Onlooker};
+use crate::model::event::{Action, Ask, Claim, Event, Level, News, Notice, Onlooker};
 use crate::model::history::Fact;
 use crate::model::names::{ClusterName, NodeName, WatcherName};
 use crate::model::node::Node;
@@ -446,6 +446,7 @@ impl Agent {
                 let calendar = calendar::read(&cron, SystemTime::now());
                 Event::CalendarRead { watcher, calendar }
             }),
+            Action::ClaimSlot { watcher, lease, claim, timeout } => self.store.claim(watcher, lease, claim, timeout),
             Action::Publish(notice) => self.publish(notice),
             Action::Leave { code } => self.leaving = Some(code),
         }
@@ -674,6 +675,13 @@ impl Store {
         match self {
             Store::Redis(redis) => redis.muster(&watcher, sent, membership, timeout),
             Store::Local(local) => local.muster(watcher, sent, membership),
+        }
+    }
+
+    fn claim(&mut self, watcher: WatcherName, lease: WatcherName, claim: Claim, timeout: Duration) {
+        match self {
+            Store::Redis(redis) => redis.claim(watcher, &lease, claim, timeout),
+            Store::Local(local) => local.claim(watcher, lease, claim),
         }
     }
 

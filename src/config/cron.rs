@@ -96,14 +96,6 @@ impl Build<'_> {
             &["respawn", "max_retry"],
             "a run at a time is not repeated: the next one has its own time",
         );
-        for key in ["singleton", "legion"] {
-            let Some(other) = settings.get(key).filter(|other| !other.is_default()) else { continue };
-            self.problems.error(
-                code::NOT_YET,
-                other.entry.key_spot(),
-                format!("`{key}` together with `cron` is not supported yet"),
-            );
-        }
         let zone = match settings.value("cron_timezone") {
             Some(Value::Zone(zone)) => zone,
             _ => Zone::Local,

@@ -380,8 +380,7 @@ mod tests {
             None if name == "legion" => &["singleton = off"],
             None if name == "expected" => &["quorum = majority", "expected = 9"],
             None if name == "socket_env" => &["sockets = s"],
-            None if name == "cron" => &["singleton = off"],
-            None if ["cron_timezone", "misfire_grace"].contains(&name) => &["singleton = off", "cron = @daily"],
+            None if ["cron_timezone", "misfire_grace"].contains(&name) => &["cron = @daily"],
             // Whoever sleeps has no lease.
             None if name == "on_demand" => &["sockets = s", "singleton = off"],
             None if name == "idle_timeout" => &["sockets = s", "singleton = off", "on_demand = on"],

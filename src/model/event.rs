@@ -110,6 +110,8 @@ pub enum Event {
     Counted { watcher: WatcherName, busy: bool },
     /// The calendar was looked at for a watcher that runs at times; nothing: it could not be read.
     CalendarRead { watcher: WatcherName, calendar: Option<Calendar> },
+    /// The lease store answered a claim, or failed to.
+    SlotClaimed { watcher: WatcherName, claim: Claim, answer: Claimed },
     /// The agent was told to apply its configuration file's changes (SIGHUP), by whom.
     ReloadAsked { by: String },
     /// The agent was told to end: in good order, and in haste when it is told again.
@@ -125,6 +127,29 @@ pub struct Calendar {
     pub past: Option<(Slot, Duration)>,
     /// The first that has not, and how long it is until then.
     pub next: Option<(Slot, Duration)>,
+}
+
+/// A wish to be the one who runs a slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Claim {
+    /// Which.
+    pub slot: Slot,
+    /// The token of the tenure that is to run it.
+    pub token: u64,
+}
+
+/// What the lease store says to a claim.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Claimed {
+    /// The slot is this tenure's, and nobody else's ever.
+    Ours,
+    /// It, or a later one, is another tenure's.
+    Taken {
+        /// The node that had it.
+        by: String,
+    },
+    /// No answer, or none that says anything: why. The claim may still be carried out, now or later.
+    Unknown(String),
 }
 
 /// From where somebody watches.
@@ -444,6 +469,9 @@ pub enum Action {
     CountDemand { watcher: WatcherName, sockets: Vec<Handed> },
     /// See what a watcher's schedule has around this moment; ends in `CalendarRead`.
     ReadCalendar { watcher: WatcherName, cron: CronSpec },
+    /// Claim a slot of a watcher under a lease; ends in `SlotClaimed`, within `timeout` or little more. Asked again for the
+    /// same, the store says the same.
+    ClaimSlot { watcher: WatcherName, lease: WatcherName, claim: Claim, timeout: Duration },
     /// Tell whoever listens.
     Publish(Notice),
     /// Answer a request, once and for all.

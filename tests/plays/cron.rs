@@ -3,14 +3,16 @@
 use std::time::Duration;
 
 use circus_agent::model::command::{Command, Patience, ReloadWay};
-use circus_agent::model::event::{Action, Calendar, Event, Exit, ProcessEvent, ProcessId, SpawnFailure};
+use circus_agent::model::event::{
+    Action, AskKind, Calendar, Claim, Claimed, Event, Exit, LeaseAnswer, ProcessEvent, ProcessId, SpawnFailure,
+};
 use circus_agent::model::names::WatcherName;
 use circus_agent::model::pattern::Pattern;
 use circus_agent::model::snapshot::WatcherState;
 use circus_agent::model::spec::{CronSpec, Slot, WatcherSpec, Zone};
 
 use crate::specs::watcher;
-use crate::stage::{GRACE, Stage, TERM};
+use crate::stage::{GRACE, Stage, TERM, releases, singleton};
 
 /// A slot comes with each of these.
 const MINUTE: u64 = 60;
@@ -34,16 +36,20 @@ fn slot(number: u64) -> Slot {
     Slot(NOON + number * MINUTE)
 }
 
-/// A stage with a clock on the wall, which may be set.
+/// A stage with a clock on the wall, which may be set, and a store that confirms what is held.
 struct Town {
     stage: Stage,
     set: i64,
     latest: Option<ProcessId>,
+    /// Under which token it takes the lease, where it may.
+    token: Option<u64>,
+    /// What it wants to run, and how often it has asked.
+    claims: Vec<Claim>,
 }
 
 impl Town {
     fn new(job: WatcherSpec) -> Town {
-        let mut town = Town { stage: Stage::new(vec![job]), set: 0, latest: None };
+        let mut town = Town { stage: Stage::new(vec![job]), set: 0, latest: None, token: None, claims: Vec::new() };
         town.look();
         town
     }
@@ -60,13 +66,44 @@ impl Town {
         }
     }
 
-    /// Answers whatever was asked of the calendar; what else was ordered stays.
+    /// Answers whatever was asked of the calendar and about the lease; what else was ordered stays.
     fn look(&mut self) {
-        while let Some(at) = self.stage.orders.iter().position(|it| matches!(it, Action::ReadCalendar { .. })) {
-            let Action::ReadCalendar { watcher, .. } = self.stage.orders.remove(at) else { unreachable!() };
-            let calendar = Some(self.calendar());
-            self.stage.tell(Event::CalendarRead { watcher, calendar });
+        let is_asked = |it: &Action| {
+            matches!(it, Action::ReadCalendar { .. } | Action::AskLease { .. } | Action::ClaimSlot { .. })
+        };
+        while let Some(at) = self.stage.orders.iter().position(is_asked) {
+            match self.stage.orders.remove(at) {
+                Action::ReadCalendar { watcher, .. } => {
+                    let calendar = Some(self.calendar());
+                    self.stage.tell(Event::CalendarRead { watcher, calendar });
+                }
+                Action::AskLease { watcher, ask, .. } => {
+                    let by = LeaseAnswer::Held { by: "b".into(), left: secs(1), ttl: secs(15) };
+                    let answer = match ask.kind {
+                        AskKind::Release { .. } | AskKind::Withdraw => LeaseAnswer::Released,
+                        AskKind::Take { .. } | AskKind::Refresh { .. } => {
+                            self.token.map_or(by, |token| LeaseAnswer::Granted { token })
+                        }
+                    };
+                    self.stage.tell(Event::Lease { watcher, ask, answer });
+                }
+                Action::ClaimSlot { claim, .. } => self.claims.push(claim),
+                _ => unreachable!(),
+            }
         }
+    }
+
+    /// The store answers the latest claim.
+    fn says(&mut self, answer: Claimed) {
+        let claim = *self.claims.last().expect("a claim");
+        let watcher = WatcherName::parse("job").unwrap();
+        self.stage.tell(Event::SlotClaimed { watcher, claim, answer });
+        self.look();
+    }
+
+    /// The slots that it has claimed since the last look, each as often as it asked.
+    fn claimed(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.claims).iter().map(|claim| (claim.slot.0 - NOON) / MINUTE).collect()
     }
 
     fn wait(&mut self, time: Duration) {
@@ -278,4 +315,119 @@ fn who_is_not_there_is_told_nothing() {
     }
     town.stage.tell(Event::CalendarRead { watcher: WatcherName::parse("job").unwrap(), calendar: None });
     assert_eq!(town.state(), WatcherState::Starting);
+}
+
+// ---- under a lease ----
+
+fn alone() -> WatcherSpec {
+    WatcherSpec { cron: Some(cron()), ..singleton("job") }
+}
+
+/// A town whose node holds the lease of its job from the beginning.
+fn holding() -> Town {
+    let mut town = Town::new(alone());
+    town.token = Some(7);
+    town.wait(secs(2));
+    assert_eq!((town.state(), town.claimed()), (WatcherState::Scheduled, vec![]));
+    town
+}
+
+fn taken() -> Claimed {
+    Claimed::Taken { by: "b".into() }
+}
+
+fn unknown() -> Claimed {
+    Claimed::Unknown("no answer".into())
+}
+
+#[test]
+fn a_singleton_runs_when_the_slot_is_its_own_and_keeps_its_lease_in_between() {
+    let mut town = holding();
+    town.wait(secs(18));
+    assert_eq!((town.slots(), town.claims.as_slice()), (vec![], [Claim { slot: slot(1), token: 7 }].as_slice()));
+    town.says(Claimed::Ours);
+    assert_eq!(town.slots(), [1]);
+    town.is_done();
+    town.wait(secs(40));
+    let orders = std::mem::take(&mut town.stage.orders);
+    assert_eq!((releases(&orders), town.state()), (0, WatcherState::Scheduled));
+    town.claimed();
+    town.wait(secs(20));
+    assert_eq!(town.claimed(), [2]);
+}
+
+#[test]
+fn a_standby_looks_at_no_calendar() {
+    let mut town = Town::new(alone());
+    town.wait(secs(300));
+    assert_eq!((town.state(), town.claimed(), town.slots()), (WatcherState::Standby, vec![], vec![]));
+}
+
+#[test]
+fn who_takes_over_makes_up_for_a_slot_that_nobody_has_begun_and_repeats_none() {
+    for (answer, runs) in [(Claimed::Ours, vec![1]), (taken(), vec![])] {
+        let mut town = Town::new(alone());
+        town.wait(secs(25));
+        town.token = Some(8);
+        town.wait(secs(3));
+        assert_eq!(town.claimed(), [1], "at most eight seconds after the slot");
+        town.claims.push(Claim { slot: slot(1), token: 8 });
+        town.says(answer);
+        assert_eq!(town.slots(), runs);
+        town.wait(secs(20));
+        assert_eq!(town.slots(), [] as [u64; 0]);
+    }
+}
+
+#[test]
+fn who_takes_over_later_than_its_grace_leaves_the_slot_alone() {
+    let mut town = Town::new(alone());
+    town.wait(secs(31));
+    town.token = Some(8);
+    town.wait(secs(20));
+    assert_eq!((town.state(), town.claimed()), (WatcherState::Scheduled, vec![]));
+}
+
+#[test]
+fn without_an_answer_it_asks_again_for_its_grace_and_then_runs_not_at_all() {
+    let mut town = holding();
+    town.wait(secs(18));
+    for _ in 0..19 {
+        assert_eq!(town.slots(), [] as [u64; 0]);
+        town.says(unknown());
+        town.wait(Duration::from_millis(500));
+    }
+    assert_eq!(town.claimed(), [1; 20]);
+    town.claims.push(Claim { slot: slot(1), token: 7 });
+    town.says(unknown());
+    assert!(town.note().contains("not known whether another node has it (no answer)"), "{}", town.note());
+    town.says(Claimed::Ours);
+    town.wait(secs(20));
+    assert_eq!((town.slots(), town.claimed()), (vec![], vec![1]), "too late to begin");
+}
+
+#[test]
+fn a_claim_that_is_answered_after_the_lease_is_gone_begins_nothing() {
+    let mut town = holding();
+    town.wait(secs(18));
+    town.token = None;
+    town.stage.asks_for(Command::Stop { pattern: any(), patience: Patience::Admitted });
+    town.look();
+    town.says(Claimed::Ours);
+    assert_eq!((town.slots(), town.state()), (vec![], WatcherState::Stopped));
+}
+
+#[test]
+fn a_restart_under_the_same_lease_repeats_no_slot() {
+    let mut town = holding();
+    town.wait(secs(18));
+    town.says(Claimed::Ours);
+    town.says(Claimed::Ours);
+    assert_eq!(town.slots(), [1], "an answer may be doubled");
+    town.is_done();
+    town.claimed();
+    town.stage.asks_for(Command::Restart { pattern: any(), patience: Patience::Admitted });
+    town.look();
+    town.wait(secs(20));
+    assert_eq!((town.claimed(), town.slots()), (vec![], vec![]));
 }

@@ -51,6 +51,7 @@ pub(super) mod files;
 mod history;
 mod members;
 mod record;
+mod slots;
 mod worker;
 
 use std::collections::HashMap;
@@ -70,7 +71,7 @@ use self::files::{clock_name, file_name};
 use self::worker::{Store, Worker};
 use crate::model::command::RequestId;
 use crate::model::election::{Membership, Muster};
-use crate::model::event::{Ask, Event, HistoryRead, LeaseAnswer, TokenState};
+use crate::model::event::{Ask, Claim, Claimed, Event, HistoryRead, LeaseAnswer, TokenState};
 use crate::model::history::Fact;
 use crate::model::names::{ClusterName, NodeName, Owner, WatcherName};
 use crate::model::time::Time;
@@ -155,6 +156,19 @@ impl Local {
         self.put(
             |reply| Job::Muster { watcher, sent, membership, reply },
             move |result| Event::Mustered { watcher: of, sent, result },
+        );
+    }
+
+    /// Claims a slot of a watcher under a lease; exactly one [`Event::SlotClaimed`] follows. To be called inside a tokio
+    /// runtime.
+    pub fn claim(&mut self, watcher: WatcherName, lease: WatcherName, claim: Claim) {
+        let of = watcher.clone();
+        self.put(
+            |reply| Job::Claim { watcher, lease, claim, reply },
+            move |result| {
+                let answer = result.unwrap_or_else(Claimed::Unknown);
+                Event::SlotClaimed { watcher: of, claim, answer }
+            },
         );
     }
 
@@ -244,6 +258,12 @@ enum Job {
         sent: Time,
         membership: Option<Membership>,
         reply: oneshot::Sender<Result<Muster, String>>,
+    },
+    Claim {
+        watcher: WatcherName,
+        lease: WatcherName,
+        claim: Claim,
+        reply: oneshot::Sender<Result<Claimed, String>>,
     },
     Init {
         watcher: WatcherName,

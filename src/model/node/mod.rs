@@ -420,6 +420,11 @@ impl Node {
                     watcher.calendar_read(now, calendar, actions);
                 }
             }
+            Event::SlotClaimed { watcher, claim, answer } => {
+                if let Some(watcher) = self.watchers.stir_named(&watcher) {
+                    watcher.slot_claimed(now, claim, answer, actions);
+                }
+            }
             Event::ReloadAsked { by } => {
                 log(actions, Level::Info, format!("{by}: reading the configuration again"));
                 actions.push(Action::ReadSpec { request: None });

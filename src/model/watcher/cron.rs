@@ -1,11 +1,16 @@
 //! Watchers that run at times (`cron`): one process at each slot of a schedule, never two at once.
 //!
 //! ```text
-//!              a slot has come            nothing of the run before is left
-//!   Waiting ───────────────────▶ Due ─────────────────────────────────────▶ Running
-//!      ▲                          │ misfire_grace is over                      │ its process ended
-//!      └──────────────────────────┴────────────────────────────────────────────┘
+//!              a slot has come        it may begin (under a lease)         the slot is ours
+//!   Waiting ───────────────────▶ Due ────────────────────────────▶ Claiming ───────────────▶ Running
+//!      ▲                          │ misfire_grace is over             │ it is another's         │ its process ended
+//!      └──────────────────────────┴───────────────────────────────────┴─────────────────────────┘
 //! ```
+//!
+//! What has a lease, or follows one, runs once at each slot in the whole cluster: before a run begins the store has to say
+//! that the slot is this tenure's, and it says so to one tenure only. So a node that takes over looks back as far as
+//! `misfire_grace` reaches, and makes up for what the one before has not begun. A node that dies between its claim and its
+//! run leaves a slot without one: at most once, not at least. All others run wherever they are, and need no store.
 //!
 //! The model has no calendar: where its own clock says that a slot may have come, and every half minute besides, it has the
 //! calendar looked at. So a clock that is set, and a machine that slept, shift a slot by half a minute at most. Of several
@@ -15,7 +20,7 @@
 use std::time::Duration;
 
 use super::{End, Goal, Stage, Watcher};
-use crate::model::event::{Action, Calendar, Exit, Level};
+use crate::model::event::{Action, Calendar, Claim, Claimed, Exit, Level};
 use crate::model::explain::span;
 use crate::model::lease::Hold;
 use crate::model::spec::{CronSpec, Slot};
@@ -28,13 +33,19 @@ const SHORTEST: Duration = Duration::from_millis(1);
 /// A clock that was set back further was wrong before: what it brought is forgotten.
 const WRONG: u64 = 3_600;
 
+/// How long the store may take to answer a claim.
+const CLAIM: Duration = Duration::from_secs(1);
+/// How long after one that had no answer the next follows.
+const AGAIN: Duration = Duration::from_millis(500);
+
 /// Where a watcher is between two slots.
 #[derive(Debug)]
 pub(super) struct Cron {
     spec: CronSpec,
     phase: Phase,
-    /// The latest slot that is past; nothing: whatever has come is.
+    /// The latest slot that this node has seen come while it could run it.
     past: Option<Slot>,
+    since: Since,
     /// The next, as the last look has it.
     next: Option<(Slot, Time)>,
     /// When the calendar is looked at next; nothing: it is no use to.
@@ -51,12 +62,29 @@ enum Phase {
         slot: Slot,
         until: Time,
     },
+    /// The store is asked whose it is, and after an answer that said nothing asked again then.
+    Claiming {
+        claim: Claim,
+        until: Time,
+        again: Option<Time>,
+    },
     Running(Slot),
+}
+
+/// Since when it has looked at the calendar without a break.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Since {
+    /// It could not run, and another node may have.
+    Away,
+    /// Its schedule was another one.
+    Changed,
+    /// No slot can have come unseen.
+    Before,
 }
 
 impl Cron {
     fn new(spec: CronSpec) -> Cron {
-        Cron { spec, phase: Phase::Waiting, past: None, next: None, look: None, failed: None }
+        Cron { spec, phase: Phase::Waiting, past: None, since: Since::Away, next: None, look: None, failed: None }
     }
 }
 
@@ -65,10 +93,11 @@ impl Watcher {
     pub(super) fn fit_schedule(&mut self) {
         self.cron = self.spec.cron.clone().map(|spec| match self.cron.take() {
             Some(cron) if cron.spec == spec => cron,
-            Some(Cron { phase: Phase::Running(slot), failed, .. }) => {
-                Cron { phase: Phase::Running(slot), failed, ..Cron::new(spec) }
+            Some(Cron { phase, failed, .. }) => {
+                let phase = if let Phase::Running(_) = phase { phase } else { Phase::Waiting };
+                Cron { phase, failed, since: Since::Changed, ..Cron::new(spec) }
             }
-            Some(_) | None => Cron::new(spec),
+            None => Cron::new(spec),
         });
     }
 
@@ -81,7 +110,7 @@ impl Watcher {
 
     /// The calendar was looked at.
     pub fn calendar_read(&mut self, now: Time, calendar: Option<Calendar>, actions: &mut Vec<Action>) {
-        let busy = !self.is_over();
+        let (busy, claims) = (!self.is_over(), self.is_guarded());
         let Some(cron) = self.cron.as_mut().filter(|cron| cron.look.is_some()) else { return };
         let Some(Calendar { now: wall, past, next }) = calendar else {
             self.say(actions, Level::Warn, None, "cannot tell when it runs next: the time zone cannot be read");
@@ -89,23 +118,61 @@ impl Watcher {
         };
         cron.next = next.map(|(slot, left)| (slot, now + left));
         cron.look = Some(now + next.map_or(LOOK, |(_, left)| left.clamp(SHORTEST, LOOK)));
+        let since = std::mem::replace(&mut cron.since, Since::Before);
         cron.past = cron.past.filter(|known| known.0 <= wall.0.saturating_add(WRONG));
         let Some((slot, late)) = past.filter(|(slot, _)| cron.past.is_none_or(|known| known < *slot)) else { return };
-        // What came before this one looked is not its to do.
-        if cron.past.replace(slot).is_none() {
-            return;
-        }
+        cron.past = Some(slot);
         let left = cron.spec.misfire_grace.checked_sub(late);
+        match since {
+            Since::Before => {}
+            // Another node may not have begun it: the claim tells.
+            Since::Away if claims && left.is_some() && !busy => {}
+            Since::Away | Since::Changed => return,
+        }
         match (cron.phase, left) {
             (Phase::Running(_), _) => self.pass_over(slot, "the run before goes on".into(), actions),
-            (Phase::Waiting | Phase::Due { .. }, _) if busy => {
+            (Phase::Waiting | Phase::Due { .. } | Phase::Claiming { .. }, _) if busy => {
                 self.pass_over(slot, "the run before is not over".into(), actions);
             }
-            (Phase::Waiting | Phase::Due { .. }, None) => {
+            (Phase::Waiting | Phase::Due { .. } | Phase::Claiming { .. }, None) => {
                 self.pass_over(slot, format!("it was noticed {} late", span(late)), actions);
             }
-            (Phase::Waiting | Phase::Due { .. }, Some(left)) => cron.phase = Phase::Due { slot, until: now + left },
+            (Phase::Waiting | Phase::Due { .. } | Phase::Claiming { .. }, Some(left)) => {
+                cron.phase = Phase::Due { slot, until: now + left };
+            }
         }
+    }
+
+    /// The store said whose a slot is, or failed to.
+    pub fn slot_claimed(&mut self, now: Time, claim: Claim, answer: Claimed, actions: &mut Vec<Action>) {
+        let Some(cron) = &mut self.cron else { return };
+        let Phase::Claiming { claim: asked, until, again: None } = cron.phase else { return };
+        if asked != claim {
+            return;
+        }
+        match answer {
+            Claimed::Ours => self.begin_run(claim.slot, actions),
+            Claimed::Taken { by } => {
+                cron.phase = Phase::Waiting;
+                self.say(actions, Level::Info, None, &format!("no run at {}: {by} had it", claim.slot));
+            }
+            Claimed::Unknown(_) if now + AGAIN < until => {
+                cron.phase = Phase::Claiming { claim, until, again: Some(now + AGAIN) };
+            }
+            Claimed::Unknown(why) => {
+                cron.phase = Phase::Waiting;
+                self.pass_over(claim.slot, format!("it is not known whether another node has it ({why})"), actions);
+            }
+        }
+    }
+
+    fn begin_run(&mut self, slot: Slot, actions: &mut Vec<Action>) {
+        if let Some(cron) = &mut self.cron {
+            cron.phase = Phase::Running(slot);
+        }
+        // What failed in another run says nothing of this one.
+        self.slots.clear();
+        self.say(actions, Level::Info, None, &format!("running for {slot}"));
     }
 
     /// The process of a run ended, because it was told to or not, or it never began.
@@ -141,13 +208,17 @@ impl Watcher {
         if self.cron.is_none() {
             return;
         }
-        let may_run = matches!(self.hold(now), None | Some(Hold::Firm { .. })) && !self.has_to_part();
+        let hold = self.hold(now);
+        let may_run = matches!(hold, None | Some(Hold::Firm { .. })) && !self.has_to_part();
         let may_start = may_run && self.is_over() && self.start_gate.is_none() && self.has_its_sockets();
         let is_empty = self.is_empty();
         let Some(cron) = &mut self.cron else { return };
         if !may_run {
             // Somebody else may see to what comes meanwhile, or nobody is to.
-            (cron.look, cron.past, cron.next) = (None, None, None);
+            (cron.look, cron.next) = (None, None);
+            if cron.since == Since::Before {
+                cron.since = Since::Away;
+            }
             if is_empty || !matches!(cron.phase, Phase::Running(_)) {
                 cron.phase = Phase::Waiting;
             }
@@ -158,25 +229,36 @@ impl Watcher {
             actions.push(Action::ReadCalendar { watcher: self.spec.name.clone(), cron: cron.spec.clone() });
         }
         match cron.phase {
-            Phase::Due { slot, .. } if may_start => {
-                cron.phase = Phase::Running(slot);
-                // What failed in another run says nothing of this one.
-                self.slots.clear();
-                self.say(actions, Level::Info, None, &format!("running for {slot}"));
+            Phase::Due { slot, until } if may_start => match hold {
+                Some(Hold::Firm { token, .. }) => self.ask_for(Claim { slot, token }, until, actions),
+                Some(Hold::Losing { .. } | Hold::No) | None => self.begin_run(slot, actions),
+            },
+            Phase::Claiming { claim, until, again: Some(again) } if again <= now => {
+                self.ask_for(claim, until, actions);
             }
             Phase::Due { slot, until } if until <= now => {
                 cron.phase = Phase::Waiting;
                 self.pass_over(slot, "it could not begin in time".into(), actions);
             }
-            Phase::Due { .. } | Phase::Waiting | Phase::Running(_) => {}
+            Phase::Due { .. } | Phase::Claiming { .. } | Phase::Waiting | Phase::Running(_) => {}
         }
+    }
+
+    /// Claims a slot under its lease, or under its leader's.
+    fn ask_for(&mut self, claim: Claim, until: Time, actions: &mut Vec<Action>) {
+        let watcher = self.spec.name.clone();
+        let lease = self.leader().cloned().unwrap_or_else(|| watcher.clone());
+        if let Some(cron) = &mut self.cron {
+            cron.phase = Phase::Claiming { claim, until, again: None };
+        }
+        actions.push(Action::ClaimSlot { watcher, lease, claim, timeout: CLAIM });
     }
 
     /// What its process is told of the run.
     pub(super) fn run_env(&self) -> Option<(String, String)> {
         match self.cron.as_ref()?.phase {
             Phase::Running(slot) => Some(("CIRCUS_SLOT".to_owned(), slot.0.to_string())),
-            Phase::Waiting | Phase::Due { .. } => None,
+            Phase::Waiting | Phase::Due { .. } | Phase::Claiming { .. } => None,
         }
     }
 
@@ -187,6 +269,7 @@ impl Watcher {
         let cron = self.cron.as_ref()?;
         let late = match cron.phase {
             Phase::Due { until, .. } => Some(until),
+            Phase::Claiming { again, .. } => again,
             Phase::Waiting | Phase::Running(_) => None,
         };
         cron.look.into_iter().chain(late).min()
@@ -204,6 +287,7 @@ impl Watcher {
         let next = match (cron.phase, cron.next) {
             (Phase::Running(slot), _) => Some(format!("runs for {slot}")),
             (Phase::Due { slot, .. }, _) => Some(format!("{slot} has come")),
+            (Phase::Claiming { claim, .. }, _) => Some(format!("asks whose {} is", claim.slot)),
             (Phase::Waiting, Some((_, at))) => Some(format!("next in {}", span(now.until(at)))),
             (Phase::Waiting, None) if cron.look.is_some() => Some("never again".to_owned()),
             (Phase::Waiting, None) => None,
