@@ -29,7 +29,7 @@ pub fn answer(words: &[String]) -> Claimed {
 }
 
 /// What several servers come to: a slot is ours where most say so, and another's where most cannot any more.
-pub(super) fn agreed(answers: Vec<Claimed>) -> Claimed {
+pub(super) fn agreed(answers: &[Claimed]) -> Claimed {
     let servers = answers.len();
     let ours = answers.iter().filter(|said| **said == Claimed::Ours).count();
     let taken: Vec<&Claimed> = answers.iter().filter(|said| matches!(said, Claimed::Taken { .. })).collect();
@@ -65,7 +65,7 @@ mod tests {
             (&[&taken, &ours, &taken], &taken),
         ];
         for (answers, expected) in table {
-            assert_eq!(agreed(answers.iter().copied().cloned().collect()), *expected, "{answers:?}");
+            assert_eq!(agreed(&answers.iter().copied().cloned().collect::<Vec<_>>()), *expected, "{answers:?}");
         }
     }
 

@@ -186,7 +186,7 @@ impl Servers {
                 }
             }
         };
-        claim::agreed(join_all(self.iter().map(put)).await)
+        claim::agreed(&join_all(self.iter().map(put)).await)
     }
 
     /// Puts `call` to all servers at once, and gives what each answered.

@@ -130,12 +130,12 @@ impl Watcher {
             Since::Away | Since::Changed => return,
         }
         match (cron.phase, left) {
-            (Phase::Running(_), _) => self.pass_over(slot, "the run before goes on".into(), actions),
+            (Phase::Running(_), _) => self.pass_over(slot, "the run before goes on", actions),
             (Phase::Waiting | Phase::Due { .. } | Phase::Claiming { .. }, _) if busy => {
-                self.pass_over(slot, "the run before is not over".into(), actions);
+                self.pass_over(slot, "the run before is not over", actions);
             }
             (Phase::Waiting | Phase::Due { .. } | Phase::Claiming { .. }, None) => {
-                self.pass_over(slot, format!("it was noticed {} late", span(late)), actions);
+                self.pass_over(slot, &format!("it was noticed {} late", span(late)), actions);
             }
             (Phase::Waiting | Phase::Due { .. } | Phase::Claiming { .. }, Some(left)) => {
                 cron.phase = Phase::Due { slot, until: now + left };
@@ -161,7 +161,7 @@ impl Watcher {
             }
             Claimed::Unknown(why) => {
                 cron.phase = Phase::Waiting;
-                self.pass_over(claim.slot, format!("it is not known whether another node has it ({why})"), actions);
+                self.pass_over(claim.slot, &format!("it is not known whether another node has it ({why})"), actions);
             }
         }
     }
@@ -194,7 +194,7 @@ impl Watcher {
     }
 
     /// A slot has no run.
-    fn pass_over(&mut self, slot: Slot, why: String, actions: &mut Vec<Action>) {
+    fn pass_over(&mut self, slot: Slot, why: &str, actions: &mut Vec<Action>) {
         self.say(actions, Level::Warn, None, &format!("no run at {slot}: {why}"));
         if let Some(cron) = &mut self.cron {
             cron.failed = Some((slot, format!("no run, {why}")));
@@ -238,7 +238,7 @@ impl Watcher {
             }
             Phase::Due { slot, until } if until <= now => {
                 cron.phase = Phase::Waiting;
-                self.pass_over(slot, "it could not begin in time".into(), actions);
+                self.pass_over(slot, "it could not begin in time", actions);
             }
             Phase::Due { .. } | Phase::Claiming { .. } | Phase::Waiting | Phase::Running(_) => {}
         }
