@@ -91,6 +91,7 @@
 //! - A lease is released only after nothing of the child's tree is left; the next holder may start at that moment.
 //! - An absent lease is never permission to start ([`cluster::scripts`]).
 //! - Of several independent servers most decide, and one alone decides nothing ([`model::vote`]).
+//! - A time of a schedule is claimed before its run begins, and of all tenures one gets it: at most once in the cluster.
 //! - What is no singleton depends on neither Redis, nor another node, nor a neighbour's fault.
 //! - Nothing waits inside the loop. Every queue has a bound, every wait an end.
 //! - Each request has one reply, each spawn one end, each hook one end within its time. Only its own watcher waits for a
@@ -117,7 +118,7 @@
 //! | many nodes, faults | `tests/sim`: seeded simulation around the shipped Lua scripts, with planted bugs that it must see |
 //! | scripts and link | `tests/cluster.rs`, `tests/cluster`: a real redis-server, Valkey, sentinels and a Redis Cluster, and the lease cases on the simulated one too; `tests/replication.rs`: real agents where Redis has replicas; `tests/majority.rs`: several servers of which most decide; `tests/sealed.rs`: a stranger on every channel |
 //! | this machine | `tests/host.rs` with `tests/host`, `tests/sockets.rs`, `tests/output.rs`, `tests/hooks.rs`, `tests/local.rs`: real children, guards, output, hooks, locks |
-//! | all of it | `tests/agent.rs`, `tests/nodes.rs`, `tests/history.rs`, `tests/drill.rs`, `tests/supervision`: real agents, also where pids, memory or a device give out; `tests/soak.rs`: one in random commands and kills; `tests/daemon.rs`: in the background; `tests/circus_cluster.rs`: in circusd-cluster's words; `tests/pid1.rs`: as PID 1; `tests/celery.rs`: a real Celery beat; `tests/servers`: real web servers on sockets, under load; `tests/follow.rs` with `tests/follow`: streams, of one node and of all |
+//! | all of it | `tests/agent.rs`, `tests/nodes.rs`, `tests/history.rs`, `tests/drill.rs`, `tests/supervision`: real agents, also where pids, memory or a device give out; `tests/soak.rs`: one in random commands and kills; `tests/daemon.rs`: in the background; `tests/circus_cluster.rs`: in circusd-cluster's words; `tests/pid1.rs`: as PID 1; `tests/celery.rs`: a real Celery beat; `tests/cron.rs`: each time of a schedule once, also where the node that has it dies; `tests/servers`: real web servers on sockets, under load; `tests/follow.rs` with `tests/follow`: streams, of one node and of all |
 //! | Circus's users lose nothing | `tests/compatibility.rs`; `tests/defects.rs`: what was broken there; the table in `docs/circus-compatibility.md` |
 //! | every fault that the promise names | `tests/chaos`: agents and Redis on hosts of their own, a checker outside; `make chaos` plays all of it and prints the table |
 //! | plugins | plays beside the code, and `tests/plugins.rs`: real agents |
