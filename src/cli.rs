@@ -42,7 +42,7 @@ pub mod ctl_exit {
     pub const FAILED: u8 = 1;
     /// It cannot be asked like this.
     pub const USAGE: u8 = 2;
-    /// `status`: something wanted is neither active nor listening nor standby.
+    /// `status`: something wanted is neither active nor listening nor scheduled nor standby.
     pub const NOT_WELL: u8 = 3;
     /// Some nodes did not answer.
     pub const PARTIAL: u8 = 4;

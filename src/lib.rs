@@ -56,8 +56,8 @@
 //!    cluster; [`model::election`] and [`model::roll`]: who of several asks for it, and who is known to be there;
 //!    [`model::vote`]: what several servers say of it; [`model::history`]: how it was kept; [`model::drill`]: how that is
 //!    judged when it was put to the test.
-//! 3. [`model::watcher`], with its `settle`, `roll`, `sockets`, `demand`, `hooks`, `tenure`, `legion`, `follow`, `seen` and
-//!    `explain`: a number of processes, kept true. [`model::explain`]: what is said to who asks why.
+//! 3. [`model::watcher`], with its `settle`, `roll`, `sockets`, `demand`, `cron`, `hooks`, `tenure`, `legion`, `follow`,
+//!    `seen` and `explain`: a number of processes, kept true. [`model::explain`]: what is said to who asks why.
 //! 4. [`model::roster`]: who is meant by a name, a pattern, a label; [`model::placement`]: who gets the next
 //!    process; [`model::rollout`]: whose turn it is. [`model::node`], with its `order`, `changes`, `sockets` and `rename`:
 //!    who comes after whom, what a changed file changes, and what a new name.
@@ -99,6 +99,7 @@
 //! - An absent lease is never permission to start ([`cluster::scripts`]).
 //! - Who is thought to be there decides who asks for a lease, never who has it ([`model::election`], [`model::roll`]).
 //! - Of several independent servers most decide, and one alone decides nothing ([`model::vote`]).
+//! - A time of a schedule is claimed before its run begins, and of all tenures one gets it: at most once in the cluster.
 //! - What is no singleton depends on neither Redis, nor another node, nor a neighbour's fault.
 //! - Nothing waits inside the loop. Every queue has a bound, every wait an end.
 //! - Each request has one reply, each spawn one end, each hook one end within its time. Only its own watcher waits for a
@@ -126,7 +127,7 @@
 //! | scripts and link | `tests/cluster.rs`, `tests/cluster`: a real redis-server, Valkey, sentinels and a Redis Cluster, and the lease cases on the simulated one too; `tests/replication.rs`: real agents where Redis has replicas; `tests/majority.rs`: several servers of which most decide; `tests/sealed.rs`: a stranger on every channel |
 //! | this machine | `tests/host.rs` with `tests/host`, `tests/sockets.rs`, `tests/output.rs`, `tests/hooks.rs`, `tests/local.rs`: real children, guards, output, hooks, locks |
 //! | what a lord does | `tests/lord.rs`: the real process, and the manual's recipes for who asks whether its node leads; `tests/host/lords.rs`: under its guard; `tests/chaos/address.rs`: an address that moves between hosts |
-//! | all of it | `tests/agent.rs`, `tests/nodes.rs`, `tests/roll.rs`, `tests/rename.rs`, `tests/history.rs`, `tests/legion_ctl.rs`, `tests/drill.rs`, `tests/supervision`: real agents, also where pids, memory or a device give out; `tests/soak.rs`: one in random commands and kills; `tests/daemon.rs`: in the background; `tests/circus_cluster.rs`: in circusd-cluster's words; `tests/bad_input.rs`: among strangers, the dead and the endless; `tests/pid1.rs`: as PID 1; `tests/celery.rs`: a real Celery beat; `tests/servers`: real web servers on sockets, under load; `tests/follow.rs` with `tests/follow`: streams, of one node and of all |
+//! | all of it | `tests/agent.rs`, `tests/nodes.rs`, `tests/roll.rs`, `tests/rename.rs`, `tests/history.rs`, `tests/legion_ctl.rs`, `tests/drill.rs`, `tests/supervision`: real agents, also where pids, memory or a device give out; `tests/soak.rs`: one in random commands and kills; `tests/daemon.rs`: in the background; `tests/circus_cluster.rs`: in circusd-cluster's words; `tests/bad_input.rs`: among strangers, the dead and the endless; `tests/pid1.rs`: as PID 1; `tests/celery.rs`: a real Celery beat; `tests/cron.rs`: each time of a schedule once, also where the node that has it dies; `tests/servers`: real web servers on sockets, under load; `tests/follow.rs` with `tests/follow`: streams, of one node and of all |
 //! | Circus's users lose nothing | `tests/compatibility.rs`; `tests/defects.rs`: what was broken there; the table in `docs/circus-compatibility.md` |
 //! | every fault that the promise names | `tests/chaos`: agents and Redis on hosts of their own, a checker outside; `make chaos` plays all of it and prints the table |
 //! | plugins | plays beside the code, and `tests/plugins.rs`: real agents |

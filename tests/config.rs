@@ -189,6 +189,7 @@ fn describe_watcher(watcher: &WatcherSpec, fact: &mut impl FnMut(String)) {
         fact(format!("  sockets {which:?}, told by {}", words.join(", ")));
         stdin.iter().for_each(|stdin| fact(format!("  stdin is socket {stdin}")));
     }
+    watcher.cron.iter().for_each(|cron| fact(format!("  {cron:?}")));
     watcher.on_demand.iter().for_each(|on_demand| fact(format!("  {on_demand:?}")));
     watcher.election.iter().for_each(|election| fact(format!("  {election:?}")));
     watcher.follows.iter().for_each(|legion| fact(format!("  on the lord of {legion}")));
@@ -475,7 +476,7 @@ fn a_new_watcher_takes_what_its_configuration_has_for_all() {
     let all = add("w", &[("numproceses", Some("2")), ("max_age", Some("old")), ("cron", Some("1"))]);
     let all = all.expect_err("nonsense");
     assert_eq!(all.matches("; ").count(), 4, "{all}");
-    for part in ["did you mean `numprocesses`?", "`max_age` must be a time", "`cron` is not supported yet"] {
+    for part in ["did you mean `numprocesses`?", "`max_age` must be a time", "`cron` must have five fields"] {
         assert!(all.contains(part), "{part}: {all}");
     }
 }

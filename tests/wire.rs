@@ -240,6 +240,7 @@ fn plain_watcher() -> WatcherSpec {
         hooks: BTreeMap::new(),
         hook_timeout: Duration::from_secs(30),
         on_demand: None,
+        cron: None,
         singleton: None,
         election: None,
         legion: None,

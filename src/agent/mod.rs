@@ -31,11 +31,12 @@ use crate::cluster::local::{self, Local};
 use crate::cluster::{self, BusQuestion, Redis, Standing};
 use crate::config::{self, Config, Severity, Surroundings};
 use crate::control::{self, ControlSocket, Question};
+use crate::host::calendar;
 use crate::host::clock::{self, Alarm};
 use crate::host::{FOR_EVER, Host, machine};
 use crate::model::command::{NodeAbout, Outcome, PROTOCOL, Refusal, Reply, RequestId};
 use crate::model::election::Word;
-use crate::model::event::{Action, Ask, Event, Level, News, Notice, Onlooker};
+use crate::model::event::{Action, Ask, Claim, Event, Level, News, Notice, Onlooker};
 use crate::model::history::Fact;
 use crate::model::names::{ClusterName, NodeName, WatcherName};
 use crate::model::node::Node;
@@ -448,6 +449,11 @@ impl Agent {
             Action::AwaitDemand { watcher, sockets } => self.host.await_demand(watcher, &sockets),
             Action::IgnoreDemand { watcher } => self.host.ignore_demand(&watcher),
             Action::CountDemand { watcher, sockets } => self.host.count_demand(watcher, &sockets),
+            Action::ReadCalendar { watcher, cron } => self.elsewhere(move || {
+                let calendar = calendar::read(&cron, SystemTime::now());
+                Event::CalendarRead { watcher, calendar }
+            }),
+            Action::ClaimSlot { watcher, lease, claim, timeout } => self.store.claim(watcher, lease, claim, timeout),
             Action::Publish(notice) => self.publish(notice),
             Action::Leave { code } => self.leaving = Some(code),
         }
@@ -712,6 +718,13 @@ impl Store {
         match self {
             Store::Redis(redis) => redis.muster(&watcher, word),
             Store::Local(local) => local.muster(watcher, word),
+        }
+    }
+
+    fn claim(&mut self, watcher: WatcherName, lease: WatcherName, claim: Claim, timeout: Duration) {
+        match self {
+            Store::Redis(redis) => redis.claim(watcher, &lease, claim, timeout),
+            Store::Local(local) => local.claim(watcher, lease, claim),
         }
     }
 

@@ -10,6 +10,7 @@
 //!   sentinel    where the master is, where sentinels know    cut    when nobody is to be reached, on purpose
 //!   servers     one server or cluster, or several servers of which most decide
 //!   muster      who contends for a lease
+//!   claim       who runs a slot of a schedule
 //!   desk        one server's questions about leases, put to it together
 //!   survey      who is in a Redis Cluster          slots   and has which keys
 //!   link        all commands: to one server, or to that of a cluster which has the key
@@ -35,6 +36,7 @@ pub mod scripts;
 
 pub mod keys;
 
+pub mod claim;
 pub mod muster;
 
 pub mod shared;

@@ -26,6 +26,8 @@ pub const INIT: &str = script!("init.lua");
 
 /// Says who contends for a lease.
 pub const MUSTER: &str = script!("muster.lua");
+/// Claims a slot of a schedule.
+pub const CLAIM: &str = script!("claim.lua");
 /// Says how a token stands.
 pub const CHECK: &str = script!("check.lua");
 /// Keeps a fact about a tenure.
@@ -40,7 +42,7 @@ pub const LEAVE: &str = include_str!("../../lua/leave.lua");
 /// Lists the nodes.
 pub const ROSTER: &str = include_str!("../../lua/roster.lua");
 /// All of them.
-pub const ALL: [&str; 11] = [TAKE, REFRESH, RELEASE, INIT, MUSTER, CHECK, RECORD, HISTORY, BEAT, LEAVE, ROSTER];
+pub const ALL: [&str; 12] = [TAKE, REFRESH, RELEASE, INIT, MUSTER, CLAIM, CHECK, RECORD, HISTORY, BEAT, LEAVE, ROSTER];
 
 /// One call of a script: its text, `KEYS` and `ARGV`.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -17,13 +17,15 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
+use super::acks::Acks;
+use super::claim;
 use super::desk::Desk;
 use super::link::{Link, Needs};
 use super::muster;
 use super::scripts::Call;
 use super::sentinel::{self, Whereabouts};
 use crate::model::election::Membership;
-use crate::model::event::{Ask, AskKind, Event, LeaseAnswer};
+use crate::model::event::{Ask, AskKind, Claimed, Event, LeaseAnswer};
 use crate::model::names::{LeaseName, NodeName};
 use crate::model::roll::{Register, is_most};
 use crate::model::spec::{RedisSpec, Sentinels};
@@ -168,6 +170,23 @@ impl Servers {
             }
         }
         said
+    }
+
+    /// Claims a slot at all servers, and gives what they come to.
+    pub(super) async fn claim(self, call: Call, patience: Duration) -> Claimed {
+        let put = |server: &Server| {
+            let (link, call) = (server.link.clone(), call.clone());
+            async move {
+                match link.call_for_leases(&call, Needs::Acks, patience).await {
+                    Ok((words, acks)) => match (claim::answer(&words), acks) {
+                        (Claimed::Ours, Acks::Missing(why)) => Claimed::Unknown(why),
+                        (said, _) => said,
+                    },
+                    Err(why) => Claimed::Unknown(why),
+                }
+            }
+        };
+        claim::agreed(&join_all(self.iter().map(put)).await)
     }
 
     /// Puts `call` to all servers at once, and gives what each answered.

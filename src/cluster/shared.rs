@@ -18,10 +18,10 @@ use super::servers::{Server, Servers};
 use super::subscription::{self, Heard};
 use super::tell::{self, Mouths};
 use super::word::{Subject, Words};
-use super::{keys, muster, watch as onlookers};
+use super::{claim, keys, muster, watch as onlookers};
 use crate::model::command::{NodeAbout, RequestId};
 use crate::model::election::Word;
-use crate::model::event::{Ask, Event};
+use crate::model::event::{Ask, Claim, Event};
 use crate::model::history::Fact;
 use crate::model::names::{ClusterName, LeaseName, NodeName, WatcherName};
 use crate::model::pattern::Pattern;
@@ -194,6 +194,14 @@ impl Redis {
             let result = rolls.entry(watcher.clone()).or_default().call(sent, said);
             Some(Event::Mustered { watcher, sent, result })
         });
+    }
+
+    /// Claims a slot of a watcher under a lease. Exactly one [`Event::SlotClaimed`] answers it, within `timeout` or little
+    /// more.
+    pub fn claim(&self, watcher: WatcherName, lease: &WatcherName, claim: Claim, timeout: Duration) {
+        let call = claim::call(&self.lease(lease), &watcher, &self.name.borrow(), claim);
+        let answer = self.servers.clone().claim(call, timeout);
+        self.tell(async move { Some(Event::SlotClaimed { watcher, claim, answer: answer.await }) });
     }
 
     fn listen_on(&self, channel: String) {

@@ -335,17 +335,6 @@ impl<'a> Build<'a> {
     fn allowed(&mut self, set: &Set<'_>) -> bool {
         let Set { key, entry, value, .. } = set;
         match key.status {
-            Status::NotYet if !set.is_default() => {
-                let problem = self
-                    .problems
-                    .error(code::NOT_YET, entry.key_spot(), format!("`{}` is not supported yet", entry.key))
-                    .label("comes with a later version");
-                match key.default {
-                    "" => problem.help("take this line out"),
-                    default => problem.help(format_args!("until then, only `{} = {default}` is", entry.key)),
-                };
-                return false;
-            }
             Status::Dead(why) if !set.is_default() => self.warn_of_dead(entry, why),
             Status::Answered(why) if *value != Value::Unset => self.warn_of_dead(entry, why),
             _ => {}

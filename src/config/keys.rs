@@ -68,8 +68,6 @@ pub(super) enum Status {
     Dead(&'static str),
     /// `globaloptions` answers it, and nothing else comes of it, for this reason; a warning wherever it is set.
     Answered(&'static str),
-    /// It is checked, and refused unless it has its default.
-    NotYet,
 }
 
 /// One key.
@@ -110,14 +108,14 @@ const fn eg(example: &'static str) -> (&'static str, &'static str) {
 }
 
 use Kind::{
-    Action, Actions, Amount, Bool, Class, Cluster, Colour, Command, Count, Endpoint, Family, From, Group, Health, Hook,
-    Host, HttpUrl, Interface, Labels, Level, Limit, LogOutput, Memory, Names, Node, Number, Octal, Owner, Path, Port,
-    Positive, Protocol, Quorum, Ready, Regex, Retries, Rollover, Seconds, Sibling, Signal, Size, SocketEnv, SocketPath,
-    SocketType, Sockets, StopPreset, Syslog, Text, Times, Url, Use, User, Valor,
+    Action, Actions, Amount, Bool, Class, Cluster, Colour, Command, Count, Cron, Endpoint, Family, From, Group, Health,
+    Hook, Host, HttpUrl, Interface, Labels, Level, Limit, LogOutput, Memory, Names, Node, Number, Octal, Owner, Path,
+    Port, Positive, Protocol, Quorum, Ready, Regex, Retries, Rollover, Seconds, Sibling, Signal, Size, SocketEnv,
+    SocketPath, SocketType, Sockets, StopPreset, Syslog, Text, TimeZone, Times, Url, Use, User, Valor,
 };
 use Native::{CommandReloader, Flapping, FullStats, HttpObserver, RedisObserver, ResourceWatcher, WatchDog};
 use Section::{Circus, CircusCluster, Legion, Plugin, Redis, Socket, Watcher};
-use Status::{Answered, Dead, Idle, NotYet, Works};
+use Status::{Answered, Dead, Idle, Works};
 
 const INTERNAL: Status = Dead("there are no internal watchers here; see loglevel");
 const NO_MASTER: Status = Dead("not needed: nodes register by themselves, in the Redis of `[redis] url`");
@@ -385,7 +383,9 @@ pub(super) const KEYS: &[Key] = &[
     key(Watcher, "preempt_delay", Seconds, is("0"), Works, "once it has been there for so long"),
     key(Watcher, "scroll", Text, eg("role=web"), Works, "what this node tells the others of itself"),
     key(Watcher, "legion", Sibling, eg("clusterip"), Works, "runs on this legion's lord only"),
-    key(Watcher, "cron", Text, eg("*/5 * * * *"), NotYet, "runs at these times"),
+    key(Watcher, "cron", Cron, eg("*/5 * * * *"), Works, "runs once at each of these times: minute hour day month weekday, or @daily, …"),
+    key(Watcher, "cron_timezone", TimeZone, is("local"), Works, "the time zone of cron: local, UTC, Europe/Paris"),
+    key(Watcher, "misfire_grace", Seconds, is("1m"), Works, "how late a run of cron may begin"),
 
     key(Socket, "host", Host, is("localhost"), Works, "the address or host it listens at; empty or *: all addresses"),
     key(Socket, "port", Port, is("8080"), Works, "and the port; 0: one that is free"),
@@ -555,13 +555,8 @@ fn groups() -> Vec<(String, Vec<&'static Key>)> {
 pub fn reference() -> String {
     let mut text = String::new();
     for (head, keys) in groups() {
-        for (title, later) in [("", false), (", not supported yet: an error unless it has its default", true)] {
-            let rows = keys.iter().filter(|key| (key.status == NotYet) == later);
-            let rows: Vec<String> = rows.map(|key| key.line()).collect();
-            if !rows.is_empty() {
-                text.push_str(&format!("\n;;; {head}{title}\n;;;\n{}", rows.concat()));
-            }
-        }
+        let rows: Vec<String> = keys.iter().map(|key| key.line()).collect();
+        text.push_str(&format!("\n;;; {head}\n;;;\n{}", rows.concat()));
     }
     text
 }
@@ -570,9 +565,8 @@ pub fn reference() -> String {
 pub fn reference_tables() -> String {
     let mut text = String::new();
     type Wanted = fn(Status) -> bool;
-    let titles: [(&str, Wanted); 3] = [
+    let titles: [(&str, Wanted); 2] = [
         ("", |status| matches!(status, Works | Idle)),
-        (": not supported yet", |status| status == NotYet),
         (": accepted, without effect", |status| matches!(status, Dead(_) | Answered(_))),
     ];
     for (head, keys) in groups() {

@@ -30,6 +30,7 @@ mod value;
 mod build;
 mod cluster_words;
 mod command;
+mod cron;
 mod legion;
 mod plugin;
 mod preset;
@@ -347,6 +348,8 @@ mod tests {
             (_, Kind::Cluster) => "other",
             ("url", Kind::Url) => "rediss+sentinel://other/m",
             (_, Kind::Url) => "redis://other",
+            (_, Kind::Cron) => "*/5 * * * *",
+            (_, Kind::TimeZone) => "UTC",
             (_, Kind::Class) => "WatchedFileStream",
             (_, Kind::Rollover) => "W6",
             (_, Kind::Colour) => "white",
@@ -377,6 +380,7 @@ mod tests {
             None if name == "legion" => &["singleton = off"],
             None if name == "expected" => &["quorum = majority", "expected = 9"],
             None if name == "socket_env" => &["sockets = s"],
+            None if ["cron_timezone", "misfire_grace"].contains(&name) => &["cron = @daily"],
             // Whoever sleeps has no lease.
             None if name == "on_demand" => &["sockets = s", "singleton = off"],
             None if name == "idle_timeout" => &["sockets = s", "singleton = off", "on_demand = on"],

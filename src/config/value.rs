@@ -7,6 +7,7 @@ use nix::unistd::{Gid, Group, Uid, User};
 use redis::IntoConnectionInfo;
 
 use super::check;
+use super::cron;
 use super::hook;
 use super::keys::nearest;
 use super::plugin::Native;
@@ -20,7 +21,7 @@ use crate::model::event::SIGNALS;
 use crate::model::names::{ClusterName, Label, Labels, NodeName};
 use crate::model::spec::{
     Check, Convention, HealthAction, HookSpec, LogLevel, LogOutput, Majority, Rollover, Seeds, Sentinels, SocketKind,
-    SyslogAddress, UserSpec,
+    SyslogAddress, UserSpec, Zone,
 };
 
 /// The types that values have.
@@ -134,6 +135,10 @@ pub(super) enum Kind {
     Quorum,
     /// What a legion does, an action on each line.
     Actions,
+    /// The times of a schedule.
+    Cron,
+    /// A time zone.
+    TimeZone,
 }
 
 /// More than half of the members that there should be.
@@ -156,6 +161,7 @@ pub(super) enum Value {
     Rollover(Rollover),
     Syslog(SyslogAddress, u8),
     Check(Check),
+    Zone(Zone),
     Action(HealthAction),
     Hook(HookSpec),
     Use(Native),
@@ -232,6 +238,8 @@ impl Kind {
             Kind::Rollover => "unit of time",
             Kind::Colour => "colour",
             Kind::Syslog => "syslog://…",
+            Kind::Cron => "five fields of crontab(5)",
+            Kind::TimeZone => "`local` or a name",
             Kind::Ready => "check",
             Kind::Health => "check but timer",
             Kind::Action => "action",
@@ -322,6 +330,8 @@ impl Kind {
             Kind::Rollover => stream::rollover(text).map(Value::Rollover),
             Kind::Colour => stream::colour(text).map(|colour| Value::Number(colour.into())),
             Kind::Syslog => stream::syslog(text).map(|(address, facility)| Value::Syslog(address, facility)),
+            Kind::Cron => cron::schedule(text).map(Value::Text),
+            Kind::TimeZone => cron::zone(text).map(Value::Zone),
             Kind::Ready => check::ready(text).map(Value::Check),
             Kind::Health => check::health(text).map(Value::Check),
             Kind::Action => check::action(text).map(Value::Action),

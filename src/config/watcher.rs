@@ -75,6 +75,7 @@ impl Build<'_> {
         self.show_output(settings, &mut stdout, &mut stderr);
         let hooks = self.hooks(settings);
         let after = self.after(name, settings, follows.as_ref());
+        let cron = self.cron(name, settings, numprocesses);
         let on_demand = self.on_demand(settings, &handed, singleton.is_some());
         let stop_signal = self.stop_signal(settings);
         let (words, executable) = command?;
@@ -116,6 +117,7 @@ impl Build<'_> {
             hooks,
             hook_timeout: settings.seconds("hook_timeout"),
             on_demand,
+            cron,
             singleton,
             election,
             legion: None,

@@ -8,7 +8,7 @@
 //! `spawner` (the threads that do it), [`output`] (what processes write), `job` (processes on the side), `hook` and
 //! `python` (what runs at points of a watcher's life), `contact` with `notify` and `ack` (what a process says of itself),
 //! `check` (what is seen of it), `socket` (what processes share, and who wants something of it), `sample`, [`machine`],
-//! [`clock`], `frame`, `sys`.
+//! [`clock`], [`calendar`] (when a schedule has its slots), `frame`, `sys`.
 //!
 //! # Invariants
 //!
@@ -24,6 +24,7 @@
 //!
 //! Needs Linux 5.11 (`close_range`, `pidfd`, `waitid` on it), and 5.14 for cgroups.
 
+pub mod calendar;
 pub mod clock;
 pub mod guard;
 pub mod machine;

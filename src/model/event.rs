@@ -14,7 +14,9 @@ use super::history::{Entry, Fact};
 use super::names::{ClusterName, NodeName, Owner, WatcherName};
 use super::pattern::Pattern;
 use super::snapshot::{Lordship, ProcessView};
-use super::spec::{AgentSpec, Check, Defaults, HookPoint, HookProgram, ProgramSpec, Purpose, SocketSpec, WatcherSpec};
+use super::spec::{
+    AgentSpec, Check, CronSpec, Defaults, HookPoint, HookProgram, ProgramSpec, Purpose, Slot, SocketSpec, WatcherSpec,
+};
 use super::stats::{History, Measures, NodeStats};
 use super::store::{Missed, StoreFacts};
 use super::time::Time;
@@ -108,10 +110,48 @@ pub enum Event {
     Demanded { watcher: WatcherName },
     /// A watcher's sockets were looked at: whether anybody has wanted something since the last time, or still does.
     Counted { watcher: WatcherName, busy: bool },
+    /// The calendar was looked at for a watcher that runs at times; nothing: it could not be read.
+    CalendarRead { watcher: WatcherName, calendar: Option<Calendar> },
+    /// The lease store answered a claim, or failed to.
+    SlotClaimed { watcher: WatcherName, claim: Claim, answer: Claimed },
     /// The agent was told to apply its configuration file's changes (SIGHUP), by whom.
     ReloadAsked { by: String },
     /// The agent was told to end: in good order, and in haste when it is told again.
     StopAsked { by: String },
+}
+
+/// What a schedule has around this moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Calendar {
+    /// This moment by the clock on the wall, which may be set at any time.
+    pub now: Slot,
+    /// The latest slot that has come, and how long ago.
+    pub past: Option<(Slot, Duration)>,
+    /// The first that has not, and how long it is until then.
+    pub next: Option<(Slot, Duration)>,
+}
+
+/// A wish to be the one who runs a slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Claim {
+    /// Which.
+    pub slot: Slot,
+    /// The token of the tenure that is to run it.
+    pub token: u64,
+}
+
+/// What the lease store says to a claim.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Claimed {
+    /// The slot is this tenure's, and nobody else's ever.
+    Ours,
+    /// It, or a later one, is another tenure's.
+    Taken {
+        /// The node that had it.
+        by: String,
+    },
+    /// No answer, or none that says anything: why. The claim may still be carried out, now or later.
+    Unknown(String),
 }
 
 /// From where somebody watches.
@@ -431,6 +471,11 @@ pub enum Action {
     IgnoreDemand { watcher: WatcherName },
     /// See whether somebody wants something of a watcher's sockets; ends in `Counted`.
     CountDemand { watcher: WatcherName, sockets: Vec<Handed> },
+    /// See what a watcher's schedule has around this moment; ends in `CalendarRead`.
+    ReadCalendar { watcher: WatcherName, cron: CronSpec },
+    /// Claim a slot of a watcher under a lease; ends in `SlotClaimed`, within `timeout` or little more. Asked again for the
+    /// same, the store says the same.
+    ClaimSlot { watcher: WatcherName, lease: WatcherName, claim: Claim, timeout: Duration },
     /// Tell whoever listens.
     Publish(Notice),
     /// Answer a request, once and for all.

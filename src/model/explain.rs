@@ -94,6 +94,8 @@ pub enum What {
     Sockets,
     /// Somebody has connected, where it waits for that.
     Demand,
+    /// The time has come, where it runs at times.
+    Time,
     /// The lease store can be reached.
     Store,
     /// Its members elect this node, or it follows a legion that is led here.
@@ -116,6 +118,7 @@ impl What {
             What::After => "after",
             What::Sockets => "sockets",
             What::Demand => "demand",
+            What::Time => "time",
             What::Store => "store",
             What::Legion => "legion",
             What::Lease => "lease",

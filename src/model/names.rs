@@ -211,6 +211,11 @@ impl LeaseName {
         format!("circus:{{{self}}}:members")
     }
 
+    /// The Redis hash of the slots that were claimed under the lease: `circus:{CLUSTER/NAME}:slots`.
+    pub fn slots_key(&self) -> String {
+        format!("circus:{{{self}}}:slots")
+    }
+
     /// The channel on which it is told that one of them came, left or changed: `circus:{CLUSTER/NAME}:changed`.
     pub fn changed_channel(&self) -> String {
         format!("circus:{{{self}}}:changed")
@@ -380,5 +385,6 @@ mod tests {
         assert_eq!(name.meta_key(), "circus:{prod/beat}:meta");
         assert_eq!(name.history_key(), "circus:{prod/beat}:history");
         assert_eq!(name.members_key(), "circus:{prod/beat}:members");
+        assert_eq!(name.slots_key(), "circus:{prod/beat}:slots");
     }
 }

@@ -129,6 +129,8 @@ pub enum WatcherState {
     Backoff,
     /// It sleeps until the first connection.
     Listening,
+    /// It waits for the next time at which it runs.
+    Scheduled,
     /// A singleton that another node runs, or that nobody may run yet.
     Standby,
     /// Processes are being ended.
@@ -147,6 +149,7 @@ impl WatcherState {
             WatcherState::Unhealthy => "unhealthy",
             WatcherState::Backoff => "backoff",
             WatcherState::Listening => "listening",
+            WatcherState::Scheduled => "scheduled",
             WatcherState::Standby => "standby",
             WatcherState::Stopping => "stopping",
             WatcherState::Failed => "failed",

@@ -9,7 +9,7 @@ use super::{Parts, Style, list, word};
 /// More nodes than this do not get a column each.
 const MAX_COLUMNS: usize = 6;
 
-/// Watchers that are wanted and are neither active, listening nor standby, or stand by for a lease that they cannot even ask for,
+/// Watchers that are wanted and are neither active, listening, scheduled nor standby, or stand by for a lease that they cannot even ask for,
 /// as `NODE/WATCHER`; and singletons that several nodes stand by for and none has. Sorted as the reply has them. For a
 /// status reply of one node or several.
 pub fn problems(reply: &Value) -> Vec<String> {
@@ -45,7 +45,7 @@ enum Store {
 /// Whether a watcher is as it should be. Who cannot reach the store cannot know that another node has the lease.
 fn is_well(watcher: &Value, store: Store) -> bool {
     match watcher["state"].as_str() {
-        Some("active" | "listening" | "stopped") => true,
+        Some("active" | "listening" | "scheduled" | "stopped") => true,
         Some("standby") => store == Store::Up,
         _ => false,
     }

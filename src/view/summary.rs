@@ -2,7 +2,7 @@
 
 use crate::model::snapshot::{LeaseRole, Snapshot, StoreView, WatcherState};
 
-/// `running: 2 of 4 watchers active, 1 listening; beat: holder, token 18; Redis: connection refused`.
+/// `running: 2 of 4 watchers active, 1 listening, 1 scheduled; beat: holder, token 18; Redis: connection refused`.
 pub fn status_line(snapshot: &Snapshot) -> String {
     let phase = snapshot.phase.word();
     let plain = || snapshot.watchers.iter().filter(|watcher| watcher.lease.is_none());
@@ -10,9 +10,11 @@ pub fn status_line(snapshot: &Snapshot) -> String {
     let mut parts = Vec::new();
     if plain().next().is_some() {
         let mut watchers = format!("{} of {} watchers active", in_state(WatcherState::Active), plain().count());
-        match in_state(WatcherState::Listening) {
-            0 => {}
-            asleep => watchers.push_str(&format!(", {asleep} listening")),
+        for state in [WatcherState::Listening, WatcherState::Scheduled] {
+            match in_state(state) {
+                0 => {}
+                asleep => watchers.push_str(&format!(", {asleep} {}", state.word())),
+            }
         }
         parts.push(watchers);
     }

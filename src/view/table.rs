@@ -16,7 +16,7 @@ impl Paint {
     /// What suits the word for a state.
     pub(super) fn of_state(word: &str) -> Paint {
         match word {
-            "active" | "listening" | "up" | "lord" => Paint::Good,
+            "active" | "listening" | "scheduled" | "up" | "lord" => Paint::Good,
             "starting" | "stopping" | "draining" | "stale" | "losing" => Paint::Warn,
             "unhealthy" | "backoff" | "failed" | "gone" | "vacant" | "no-quorum" => Paint::Bad,
             _ => Paint::None,

@@ -279,13 +279,14 @@ fn process(text: ProcessText) -> ProcessStats {
 }
 
 fn state(word: &str) -> Option<WatcherState> {
-    const STATES: [WatcherState; 9] = [
+    const STATES: [WatcherState; 10] = [
         WatcherState::Stopped,
         WatcherState::Starting,
         WatcherState::Active,
         WatcherState::Unhealthy,
         WatcherState::Backoff,
         WatcherState::Listening,
+        WatcherState::Scheduled,
         WatcherState::Standby,
         WatcherState::Stopping,
         WatcherState::Failed,
@@ -411,9 +412,8 @@ mod tests {
 
     #[test]
     fn every_state_reads_back() {
-        for word in
-            ["stopped", "starting", "active", "unhealthy", "backoff", "listening", "standby", "stopping", "failed"]
-        {
+        let words = "stopped starting active unhealthy backoff listening scheduled standby stopping failed";
+        for word in words.split(' ') {
             assert_eq!(state(word).map(WatcherState::word), Some(word));
         }
     }

@@ -26,7 +26,7 @@ use crate::model::snapshot::{LeaseCounts, LeaseView, ProcessView, Snapshot, Sock
 ///   - WATCHER: `name state note numprocesses processes restarts last_exit next_try lease`; `processes` `[{wid, pid,
 ///     state, age, status}]`, of which `status` is what it last said of itself, or null; `last_exit` `{text, ago}` or
 ///     null; `next_try` in so many seconds, or null; `lease` LEASE or null
-///   - the words: `stopped starting active unhealthy backoff listening standby stopping failed`
+///   - the words: `stopped starting active unhealthy backoff listening scheduled standby stopping failed`
 /// - `numwatchers`: `numwatchers`; `numprocesses`: `numprocesses`, with a name also `watcher_name`
 /// - `stats`: `infos` `{NAME: {"PID": INFO}}`; with a name `name` and `info` `{"PID": INFO}`; with a pid also
 ///   `process`, and `info` INFO. INFO is Circus's object, with its children in it and what a hook adds, or the text

@@ -1,5 +1,6 @@
 //! Plays on the whole model: a script of events, and what the node orders.
 
+mod cron;
 mod drills;
 mod explain;
 mod history;

@@ -85,7 +85,7 @@ impl Stage {
     }
 
     /// What was ordered since the last look, one line each: `spawn web#1`, `signal web#1 15`, `kill web#1`,
-    /// `hook web before_start`, `bind web`, `await web`, `count web`, and events as `web stop`, `web spawn 1001`.
+    /// `hook web before_start`, `bind web`, `await web`, `count web`, `look job`, and events as `web stop`, `web spawn 1001`.
     pub(crate) fn story(&mut self) -> Vec<String> {
         let mut lines = Vec::new();
         for action in std::mem::take(&mut self.orders) {
@@ -119,6 +119,7 @@ impl Stage {
                 Action::AwaitDemand { watcher, .. } => format!("await {watcher}"),
                 Action::IgnoreDemand { watcher } => format!("ignore {watcher}"),
                 Action::CountDemand { watcher, .. } => format!("count {watcher}"),
+                Action::ReadCalendar { watcher, .. } => format!("look {watcher}"),
                 Action::Check { process, .. } => format!("check {}", self.names[&process.0]),
                 _ => continue,
             });

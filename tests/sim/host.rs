@@ -366,6 +366,8 @@ impl World {
             | Action::AmendSocket { .. }
             | Action::Unbind { .. }
             | Action::CloseLanes { .. }
+            | Action::ReadCalendar { .. }
+            | Action::ClaimSlot { .. }
             | Action::AwaitDemand { .. }
             | Action::IgnoreDemand { .. }
             | Action::CountDemand { .. }

@@ -62,6 +62,7 @@ pub(crate) fn watcher(name: &str) -> WatcherSpec {
         hooks: BTreeMap::new(),
         hook_timeout: Duration::from_secs(30),
         on_demand: None,
+        cron: None,
         singleton: None,
         election: None,
         legion: None,

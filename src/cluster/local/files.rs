@@ -24,6 +24,7 @@ pub(super) struct Paths {
     pub(super) mutex: PathBuf,
     pub(super) history: PathBuf,
     pub(super) members: PathBuf,
+    pub(super) slots: PathBuf,
 }
 
 impl Paths {
@@ -36,6 +37,7 @@ impl Paths {
             mutex: path(".mutex"),
             history: path(".history"),
             members: path(MEMBERS),
+            slots: path(".slots"),
         }
     }
 }

@@ -51,6 +51,7 @@ pub(super) mod files;
 mod history;
 mod members;
 mod record;
+mod slots;
 mod worker;
 
 use std::collections::HashMap;
@@ -70,7 +71,7 @@ use self::files::{clock_name, file_name};
 use self::worker::{Store, Worker};
 use crate::model::command::RequestId;
 use crate::model::election::{Muster, Word};
-use crate::model::event::{Ask, Event, HistoryRead, LeaseAnswer, TokenState};
+use crate::model::event::{Ask, Claim, Claimed, Event, HistoryRead, LeaseAnswer, TokenState};
 use crate::model::history::Fact;
 use crate::model::names::{ClusterName, NodeName, Owner, WatcherName};
 /// Whose leases, and where they are kept.
@@ -154,6 +155,19 @@ impl Local {
         self.put(
             |reply| Job::Muster { watcher, word, reply },
             move |result| Event::Mustered { watcher: of, sent, result },
+        );
+    }
+
+    /// Claims a slot of a watcher under a lease; exactly one [`Event::SlotClaimed`] follows. To be called inside a tokio
+    /// runtime.
+    pub fn claim(&mut self, watcher: WatcherName, lease: WatcherName, claim: Claim) {
+        let of = watcher.clone();
+        self.put(
+            |reply| Job::Claim { watcher, lease, claim, reply },
+            move |result| {
+                let answer = result.unwrap_or_else(Claimed::Unknown);
+                Event::SlotClaimed { watcher: of, claim, answer }
+            },
         );
     }
 
@@ -242,6 +256,7 @@ async fn within<T>(timeout: Duration, answer: oneshot::Receiver<T>) -> Result<T,
 enum Job {
     Ask { watcher: WatcherName, ask: Ask, reply: oneshot::Sender<LeaseAnswer> },
     Muster { watcher: WatcherName, word: Word, reply: oneshot::Sender<Result<Muster, String>> },
+    Claim { watcher: WatcherName, lease: WatcherName, claim: Claim, reply: oneshot::Sender<Result<Claimed, String>> },
     Init { watcher: WatcherName, reply: oneshot::Sender<Result<(), String>> },
     Check { watcher: WatcherName, token: u64, reply: oneshot::Sender<Result<TokenState, String>> },
     Record { watcher: WatcherName, fact: Fact },

@@ -23,9 +23,10 @@ use super::files::{
 use super::history::{self, Was};
 use super::members;
 use super::record::{Found, Record, State, Verdict, verdict};
+use super::slots;
 use super::{Hold, Holds, Job, lock};
 use crate::model::election::Word;
-use crate::model::event::{Ask, AskKind, Event, HistoryRead, LeaseAnswer, TokenState};
+use crate::model::event::{Ask, AskKind, Claimed, Event, HistoryRead, LeaseAnswer, TokenState};
 use crate::model::lease::RESERVATION;
 use crate::model::names::{NodeName, Owner, WatcherName};
 use crate::model::roll::{Register, Roll};
@@ -158,6 +159,16 @@ impl Worker {
             Job::Muster { watcher, word, reply } => {
                 let register = self.transact(&watcher, |worker, paths, _| worker.muster(&watcher, paths, &word));
                 let _ = reply.send(self.rolls.entry(watcher).or_default().call(word.sent, vec![register]));
+            }
+            // Nobody waits for the answer any more.
+            Job::Claim { reply, .. } if reply.is_closed() => {}
+            Job::Claim { watcher, lease, claim, reply } => {
+                let answer =
+                    self.transact(&lease, |worker, paths, _| match worker.token_state(paths, claim.token)? {
+                        TokenState::Holds { .. } => slots::claim(paths, &watcher, &worker.node, claim),
+                        TokenState::Over { .. } => Ok(Claimed::Unknown("the lease is another tenure's".into())),
+                    });
+                let _ = reply.send(answer);
             }
             Job::Check { watcher, token, reply } => {
                 let result = self.transact(&watcher, |worker, paths, _| worker.token_state(paths, token));

@@ -295,8 +295,8 @@ impl Node {
     }
 
     fn is_well(&self, watcher: &Watcher) -> bool {
-        use WatcherState::{Active, Listening, Standby};
-        matches!(watcher.state(self.now), Active | Listening | Standby)
+        use WatcherState::{Active, Listening, Scheduled, Standby};
+        matches!(watcher.state(self.now), Active | Listening | Scheduled | Standby)
     }
 
     /// Whether nothing runs here, and no lease is kept from others.
@@ -432,6 +432,16 @@ impl Node {
             Event::Counted { watcher, busy } => {
                 if let Some(watcher) = self.watchers.stir_named(&watcher) {
                     watcher.counted(now, busy, actions);
+                }
+            }
+            Event::CalendarRead { watcher, calendar } => {
+                if let Some(watcher) = self.watchers.stir_named(&watcher) {
+                    watcher.calendar_read(now, calendar, actions);
+                }
+            }
+            Event::SlotClaimed { watcher, claim, answer } => {
+                if let Some(watcher) = self.watchers.stir_named(&watcher) {
+                    watcher.slot_claimed(now, claim, answer, actions);
                 }
             }
             Event::ReloadAsked { by } => {

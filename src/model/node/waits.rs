@@ -307,7 +307,7 @@ impl Node {
 /// Whether it runs as it should, here or elsewhere. A singleton whose lease was not answered for yet may be about to.
 fn is_up(watcher: &Watcher, now: Time) -> bool {
     match watcher.state(now) {
-        WatcherState::Active | WatcherState::Unhealthy | WatcherState::Listening => true,
+        WatcherState::Active | WatcherState::Unhealthy | WatcherState::Listening | WatcherState::Scheduled => true,
         WatcherState::Standby => watcher.is_known_standby(),
         WatcherState::Stopped
         | WatcherState::Starting

@@ -1,6 +1,7 @@
 //! What should be: the configuration as the model reads it, checked and complete.
 
 mod check;
+mod cron;
 mod hook;
 mod legion;
 mod majority;
@@ -15,6 +16,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use check::{Check, HealthAction, HealthSpec, Purpose, ReadySpec, Url};
+pub use cron::{CronSpec, Slot, Zone};
 pub use hook::{HookPoint, HookProgram, HookSpec};
 pub use legion::{ElectionSpec, LegionAction, LegionEvent, LegionSpec, is_topic, legion_file};
 pub use majority::Majority;
@@ -289,6 +291,8 @@ pub struct WatcherSpec {
     pub hook_timeout: Duration,
     /// It starts at the first connection to one of its sockets; nothing: it starts like any other.
     pub on_demand: Option<OnDemand>,
+    /// It runs at times; nothing: all the time.
+    pub cron: Option<CronSpec>,
     /// The lease's timings where at most one process may run in the whole cluster.
     pub singleton: Option<LeaseTimings>,
     /// How it is chosen who runs it; nothing: whoever asks first. Only for what has a lease of its own.

@@ -16,7 +16,7 @@ impl Watcher {
         let runs = !self.pids().is_empty();
         let elsewhere = self.is_rightly_elsewhere(now);
         let right = match state {
-            WatcherState::Active | WatcherState::Listening | WatcherState::Stopped => true,
+            WatcherState::Active | WatcherState::Listening | WatcherState::Scheduled | WatcherState::Stopped => true,
             WatcherState::Standby => elsewhere,
             WatcherState::Starting
             | WatcherState::Unhealthy
@@ -31,6 +31,7 @@ impl Watcher {
             self.after(),
             self.socketed(),
             self.demanded_now(),
+            self.timed(now),
             lease.as_ref().map(|lease| store(around, lease)),
             self.elected(now),
             lease.as_ref().filter(|_| !self.is_deferred(now)).map(|lease| self.leased(now, lease)),
@@ -125,6 +126,14 @@ impl Watcher {
                     }
                 },
             ),
+        })
+    }
+
+    fn timed(&self, now: Time) -> Option<Condition> {
+        let text = self.timetable(now)?;
+        Some(match self.is_between_slots() {
+            true => Condition::unmet(What::Time, text, None),
+            false => Condition::met(What::Time, text),
         })
     }
 

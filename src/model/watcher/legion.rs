@@ -480,8 +480,10 @@ impl Watcher {
 
     /// Under which token this node leads, and until when unless that is put off.
     fn leads(&self, now: Time) -> Option<(u64, Deadline)> {
+        // Between two slots it leads as well.
+        let goes = if self.spec.cron.is_some() { self.has_to_part() } else { self.must_go() };
         match self.lease.as_ref().map(|lease| lease.hold(now)) {
-            Some(Hold::Firm { token, deadline }) if !self.must_go() => Some((token, deadline)),
+            Some(Hold::Firm { token, deadline }) if !goes => Some((token, deadline)),
             _ => None,
         }
     }

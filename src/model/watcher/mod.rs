@@ -17,13 +17,14 @@
 //! The stages in brackets last as long as their hook, and are skipped without one.
 //!
 //! Reading order: this file (what is wanted, what happened), `settle` (up, down, and between), `roll` (one process at a
-//! time), `sockets`, `demand` (asleep until somebody connects), `hooks`, `tenure` (what is kept of it), `legion` (where
+//! time), `sockets`, `demand` (asleep until somebody connects), `cron` (between two times), `hooks`, `tenure` (what is kept of it), `legion` (where
 //! its holder is elected), `follow` (under another's lease), `seen`, `explain`.
 //!
 //! A singleton adds one condition, its [`Lease`]: children start only under a firm hold, all of them end when it is
 //! being lost, and the lease goes only when nothing of them is left. What follows a legion has the same condition, of its
 //! leader's lease.
 
+mod cron;
 mod demand;
 mod explain;
 mod follow;
@@ -39,6 +40,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::cron::Cron;
 use self::demand::Demand;
 pub use self::follow::Lead;
 use self::hooks::{Calls, Facts, Next};
@@ -102,6 +104,8 @@ pub struct Watcher {
     lanes: Vec<LaneId>,
     /// Whether anybody wants something, where that counts.
     demand: Option<Demand>,
+    /// Where it runs at times.
+    cron: Option<Cron>,
     /// Those that were stopped until it is decided about them.
     frozen: Vec<ProcessId>,
     lease: Option<Lease>,
@@ -223,6 +227,7 @@ impl Watcher {
             sockets: Arc::default(),
             lanes: Vec::new(),
             demand: None,
+            cron: None,
             frozen: Vec::new(),
             lease: None,
             legion: None,
@@ -238,6 +243,7 @@ impl Watcher {
             spec,
         };
         watcher.lease = watcher.new_lease();
+        watcher.fit_schedule();
         watcher.fit_legion();
         watcher
     }
@@ -315,6 +321,10 @@ impl Watcher {
             self.publish(News::Reload, actions);
             return Reloading::Kept;
         }
+        // The next run is another process anyway.
+        if self.spec.cron.is_some() {
+            return Reloading::Kept;
+        }
         // What follows a leader goes before it.
         if self.spec.legion.is_some() {
             self.restart(now);
@@ -327,9 +337,9 @@ impl Watcher {
         Reloading::Replaced
     }
 
-    /// Wants `by` more or fewer processes, never below none. A singleton's number stays.
+    /// Wants `by` more or fewer processes, never below none. A singleton's number stays, and so does that of one that runs at times.
     pub fn resize(&mut self, by: i64) -> u32 {
-        if self.lease.is_none() {
+        if self.lease.is_none() && self.spec.cron.is_none() {
             let wanted = i64::from(self.numprocesses).saturating_add(by).max(0);
             self.numprocesses = u32::try_from(wanted).unwrap_or(u32::MAX);
         }
@@ -357,11 +367,13 @@ impl Watcher {
         }
         // The latest word counts, also against one that waits.
         self.heir = None;
-        if spec.singleton != self.spec.singleton || spec.follows != self.spec.follows {
+        let other_kind = spec.singleton != self.spec.singleton || spec.follows != self.spec.follows;
+        if other_kind || spec.cron.is_some() != self.spec.cron.is_some() {
             self.heir = Some(Box::new(spec));
             return;
         }
-        let replaced = spec.program != self.spec.program && !self.processes.is_empty();
+        // A run at a time goes on as it began.
+        let replaced = spec.program != self.spec.program && !self.processes.is_empty() && spec.cron.is_none();
         let leads = self.spec.legion.is_some();
         self.become_spec(spec);
         match replaced {
@@ -389,6 +401,7 @@ impl Watcher {
         }
         self.settings = Arc::new(spec.settings.clone());
         self.spec = spec;
+        self.fit_schedule();
         self.fit_legion();
     }
 
@@ -507,6 +520,9 @@ impl Watcher {
     /// A process ended or never began: decides what comes next for its slot.
     fn ended(&mut self, now: Time, wid: u32, end: &End, ran: Duration, expected: bool, actions: &mut Vec<Action>) {
         self.last_end = Some((end.clone(), now));
+        if self.spec.cron.is_some() {
+            return self.run_ended(end, expected, actions);
+        }
         if expected || self.must_go() {
             self.say(actions, Level::Info, Some(wid), &format!("ended: {end}"));
             return;
@@ -549,6 +565,10 @@ impl Watcher {
     fn give_up(&mut self, why: String, actions: &mut Vec<Action>) {
         if self.goal != Goal::Run {
             return;
+        }
+        // The next slot is another try.
+        if self.spec.cron.is_some() {
+            return self.run_ended(&End::NoStart(why), false, actions);
         }
         match self.lease {
             Some(_) => {

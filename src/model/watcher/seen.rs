@@ -20,7 +20,7 @@ impl Watcher {
         let start = growing.then(|| self.open_slots().into_iter().map(|wid| self.start_due(wid)).min()).flatten();
         let roll = self.roll.as_ref().and_then(|roll| roll.next_wakeup(&self.processes, now));
         let legion = self.next_muster(now).into_iter().chain(self.next_doubt(now)).min();
-        [processes, lease, legion, start, roll, self.next_look()].into_iter().flatten().min()
+        [processes, lease, legion, start, roll, self.next_look(), self.next_slot()].into_iter().flatten().min()
     }
 
     /// Whether nothing of it runs and no lease is held: what a stop comes to.
@@ -57,7 +57,11 @@ impl Watcher {
     pub fn is_up(&self, now: Time) -> bool {
         matches!(
             self.state(now),
-            WatcherState::Active | WatcherState::Unhealthy | WatcherState::Listening | WatcherState::Standby
+            WatcherState::Active
+                | WatcherState::Unhealthy
+                | WatcherState::Listening
+                | WatcherState::Scheduled
+                | WatcherState::Standby
         )
     }
 
@@ -105,6 +109,7 @@ impl Watcher {
                 Some(Hold::No) => WatcherState::Stopping,
                 Some(Hold::Losing { .. }) => WatcherState::Stopping,
                 None if self.is_asleep() && self.is_empty() => WatcherState::Listening,
+                Some(Hold::Firm { .. }) | None if self.is_scheduled() => WatcherState::Scheduled,
                 Some(Hold::Firm { .. }) | None if self.must_go() => WatcherState::Stopping,
                 Some(Hold::Firm { .. }) | None if self.pausing(now).is_some() => WatcherState::Backoff,
                 Some(Hold::Firm { .. }) | None => {
@@ -174,6 +179,7 @@ impl Watcher {
                     .or_else(missing)
                     .or_else(unbound)
                     .or_else(asleep)
+                    .or_else(|| self.timetable(now))
                     .or_else(pause)
                     .or_else(hook)
                     .or_else(complaint)

@@ -33,6 +33,7 @@ impl Watcher {
         self.look_after(now, actions);
         self.fit_lanes(ids, actions);
         self.fit_demand(actions);
+        self.keep_time(now, actions);
         match hold {
             Some(Hold::Losing { kill }) => self.wind_down(now, Some(kill), actions),
             _ if self.must_go() => self.wind_down(now, None, actions),
@@ -57,13 +58,15 @@ impl Watcher {
 
     /// Whether it is on its way down, or has to be.
     pub(super) fn must_go(&self) -> bool {
-        self.goal != Goal::Run
-            || self.parting.is_some()
-            || self.recycle
-            || self.heir.is_some()
+        self.has_to_part()
             || self.is_asleep()
-            || self.is_led_away()
+            || self.is_between_slots()
             || matches!(self.stage, Stage::Parting | Stage::Draining | Stage::Leaving)
+    }
+
+    /// Whether it is to go down though there is something for it to do.
+    pub(super) fn has_to_part(&self) -> bool {
+        self.goal != Goal::Run || self.parting.is_some() || self.recycle || self.heir.is_some() || self.is_led_away()
     }
 
     fn advance_lease(&mut self, now: Time, actions: &mut Vec<Action>) {
@@ -369,6 +372,7 @@ impl Watcher {
             ("CIRCUS_WATCHER".to_owned(), self.spec.name.to_string()),
             ("CIRCUS_WID".to_owned(), wid.to_string()),
         ];
+        env.extend(self.run_env());
         if let Some((token, _)) = hold {
             let (key, legion) = self.lease_env(now);
             env.push(("CIRCUS_FENCING_TOKEN".to_owned(), token.to_string()));

@@ -281,7 +281,9 @@ fn state(parts: &[Part]) -> &'static str {
     let worst = live().map(|part| part.stats.state).max_by_key(|state| weight(*state));
     match worst {
         None => "stale",
-        Some(WatcherState::Active | WatcherState::Listening) if missed(parts).is_some() => "degraded",
+        Some(WatcherState::Active | WatcherState::Listening | WatcherState::Scheduled) if missed(parts).is_some() => {
+            "degraded"
+        }
         Some(state) => state.word(),
     }
 }
@@ -296,12 +298,13 @@ fn missed<'b, 'a>(parts: &'b [Part<'a>]) -> Option<&'b Part<'a>> {
 /// Which of several states speaks for all: the worst, and of those that are well the one that does something.
 fn weight(state: WatcherState) -> u8 {
     match state {
-        WatcherState::Failed => 8,
-        WatcherState::Backoff => 7,
-        WatcherState::Unhealthy => 6,
-        WatcherState::Stopping => 5,
-        WatcherState::Starting => 4,
-        WatcherState::Active => 3,
+        WatcherState::Failed => 9,
+        WatcherState::Backoff => 8,
+        WatcherState::Unhealthy => 7,
+        WatcherState::Stopping => 6,
+        WatcherState::Starting => 5,
+        WatcherState::Active => 4,
+        WatcherState::Scheduled => 3,
         WatcherState::Listening => 2,
         WatcherState::Standby => 1,
         WatcherState::Stopped => 0,

@@ -1,0 +1,298 @@
+//! Watchers that run at times (`cron`): one process at each slot of a schedule, never two at once.
+//!
+//! ```text
+//!              a slot has come        it may begin (under a lease)         the slot is ours
+//!   Waiting ───────────────────▶ Due ────────────────────────────▶ Claiming ───────────────▶ Running
+//!      ▲                          │ misfire_grace is over             │ it is another's         │ its process ended
+//!      └──────────────────────────┴───────────────────────────────────┴─────────────────────────┘
+//! ```
+//!
+//! What has a lease, or follows one, runs once at each slot in the whole cluster: before a run begins the store has to say
+//! that the slot is this tenure's, and it says so to one tenure only. So a node that takes over looks back as far as
+//! `misfire_grace` reaches, and makes up for what the one before has not begun. A node that dies between its claim and its
+//! run leaves a slot without one: at most once, not at least. All others run wherever they are, and need no store.
+//!
+//! The model has no calendar: where its own clock says that a slot may have come, and every half minute besides, it has the
+//! calendar looked at. So a clock that is set, and a machine that slept, shift a slot by half a minute at most. Of several
+//! slots that were missed only the latest counts, and one that has come is past for good: a clock that is set back by a
+//! little does not bring it again.
+
+use std::time::Duration;
+
+use super::{End, Goal, Stage, Watcher};
+use crate::model::event::{Action, Calendar, Claim, Claimed, Exit, Level};
+use crate::model::explain::span;
+use crate::model::lease::Hold;
+use crate::model::spec::{CronSpec, Slot};
+use crate::model::time::Time;
+
+/// It is not looked at the calendar more rarely than this.
+const LOOK: Duration = Duration::from_secs(30);
+/// Nor more often.
+const SHORTEST: Duration = Duration::from_millis(1);
+/// A clock that was set back further was wrong before: what it brought is forgotten.
+const WRONG: u64 = 3_600;
+
+/// How long the store may take to answer a claim.
+const CLAIM: Duration = Duration::from_secs(1);
+/// How long after one that had no answer the next follows.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// Where a watcher is between two slots.
+#[derive(Debug)]
+pub(super) struct Cron {
+    spec: CronSpec,
+    phase: Phase,
+    /// The latest slot that this node has seen come while it could run it.
+    past: Option<Slot>,
+    since: Since,
+    /// The next, as the last look has it.
+    next: Option<(Slot, Time)>,
+    /// When the calendar is looked at next; nothing: it is no use to.
+    look: Option<Time>,
+    /// What became of the last slot that had no good end.
+    failed: Option<(Slot, String)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Waiting,
+    /// It is to begin before then.
+    Due {
+        slot: Slot,
+        until: Time,
+    },
+    /// The store is asked whose it is, and after an answer that said nothing asked again then.
+    Claiming {
+        claim: Claim,
+        until: Time,
+        again: Option<Time>,
+    },
+    Running(Slot),
+}
+
+/// Since when it has looked at the calendar without a break.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Since {
+    /// It could not run, and another node may have.
+    Away,
+    /// Its schedule was another one.
+    Changed,
+    /// No slot can have come unseen.
+    Before,
+}
+
+impl Cron {
+    fn new(spec: CronSpec) -> Cron {
+        Cron { spec, phase: Phase::Waiting, past: None, since: Since::Away, next: None, look: None, failed: None }
+    }
+}
+
+impl Watcher {
+    /// Makes its schedule what its settings say. A run goes on, and of another schedule nothing has come yet.
+    pub(super) fn fit_schedule(&mut self) {
+        self.cron = self.spec.cron.clone().map(|spec| match self.cron.take() {
+            Some(cron) if cron.spec == spec => cron,
+            Some(Cron { phase, failed, .. }) => {
+                let phase = if let Phase::Running(_) = phase { phase } else { Phase::Waiting };
+                Cron { phase, failed, since: Since::Changed, ..Cron::new(spec) }
+            }
+            None => Cron::new(spec),
+        });
+    }
+
+    /// Whether it waits for a slot, or for its turn at one.
+    pub fn is_between_slots(&self) -> bool {
+        self.cron.as_ref().is_some_and(|cron| !matches!(cron.phase, Phase::Running(_)))
+    }
+
+    // ---- what happened ----
+
+    /// The calendar was looked at.
+    pub fn calendar_read(&mut self, now: Time, calendar: Option<Calendar>, actions: &mut Vec<Action>) {
+        let (busy, claims) = (!self.is_over(), self.is_guarded());
+        let Some(cron) = self.cron.as_mut().filter(|cron| cron.look.is_some()) else { return };
+        let Some(Calendar { now: wall, past, next }) = calendar else {
+            self.say(actions, Level::Warn, None, "cannot tell when it runs next: the time zone cannot be read");
+            return;
+        };
+        cron.next = next.map(|(slot, left)| (slot, now + left));
+        cron.look = Some(now + next.map_or(LOOK, |(_, left)| left.clamp(SHORTEST, LOOK)));
+        let since = std::mem::replace(&mut cron.since, Since::Before);
+        cron.past = cron.past.filter(|known| known.0 <= wall.0.saturating_add(WRONG));
+        let Some((slot, late)) = past.filter(|(slot, _)| cron.past.is_none_or(|known| known < *slot)) else { return };
+        cron.past = Some(slot);
+        let left = cron.spec.misfire_grace.checked_sub(late);
+        match since {
+            Since::Before => {}
+            // Another node may not have begun it: the claim tells.
+            Since::Away if claims && left.is_some() && !busy => {}
+            Since::Away | Since::Changed => return,
+        }
+        match (cron.phase, left) {
+            (Phase::Running(_), _) => self.pass_over(slot, "the run before goes on", actions),
+            (Phase::Waiting | Phase::Due { .. } | Phase::Claiming { .. }, _) if busy => {
+                self.pass_over(slot, "the run before is not over", actions);
+            }
+            (Phase::Waiting | Phase::Due { .. } | Phase::Claiming { .. }, None) => {
+                self.pass_over(slot, &format!("it was noticed {} late", span(late)), actions);
+            }
+            (Phase::Waiting | Phase::Due { .. } | Phase::Claiming { .. }, Some(left)) => {
+                cron.phase = Phase::Due { slot, until: now + left };
+            }
+        }
+    }
+
+    /// The store said whose a slot is, or failed to.
+    pub fn slot_claimed(&mut self, now: Time, claim: Claim, answer: Claimed, actions: &mut Vec<Action>) {
+        let Some(cron) = &mut self.cron else { return };
+        let Phase::Claiming { claim: asked, until, again: None } = cron.phase else { return };
+        if asked != claim {
+            return;
+        }
+        match answer {
+            Claimed::Ours => self.begin_run(claim.slot, actions),
+            Claimed::Taken { by } => {
+                cron.phase = Phase::Waiting;
+                self.say(actions, Level::Info, None, &format!("no run at {}: {by} had it", claim.slot));
+            }
+            Claimed::Unknown(_) if now + AGAIN < until => {
+                cron.phase = Phase::Claiming { claim, until, again: Some(now + AGAIN) };
+            }
+            Claimed::Unknown(why) => {
+                cron.phase = Phase::Waiting;
+                self.pass_over(claim.slot, &format!("it is not known whether another node has it ({why})"), actions);
+            }
+        }
+    }
+
+    fn begin_run(&mut self, slot: Slot, actions: &mut Vec<Action>) {
+        if let Some(cron) = &mut self.cron {
+            cron.phase = Phase::Running(slot);
+        }
+        // What failed in another run says nothing of this one.
+        self.slots.clear();
+        self.say(actions, Level::Info, None, &format!("running for {slot}"));
+    }
+
+    /// The process of a run ended, because it was told to or not, or it never began.
+    pub(super) fn run_ended(&mut self, end: &End, expected: bool, actions: &mut Vec<Action>) {
+        let Some(cron) = &mut self.cron else { return };
+        let Phase::Running(slot) = cron.phase else { return };
+        cron.phase = Phase::Waiting;
+        let (level, what) = match end {
+            End::Exit(Exit::Code(0)) => {
+                cron.failed = None;
+                (Level::Info, "is done")
+            }
+            End::Exit(_) | End::NoStart(_) | End::Fault(_) => {
+                cron.failed = Some((slot, end.to_string()));
+                (Level::Warn, if expected { "was cut short" } else { "failed" })
+            }
+        };
+        self.say(actions, level, None, &format!("the run of {slot} {what}: {end}"));
+    }
+
+    /// A slot has no run.
+    fn pass_over(&mut self, slot: Slot, why: &str, actions: &mut Vec<Action>) {
+        self.say(actions, Level::Warn, None, &format!("no run at {slot}: {why}"));
+        if let Some(cron) = &mut self.cron {
+            cron.failed = Some((slot, format!("no run, {why}")));
+        }
+    }
+
+    // ---- what follows ----
+
+    /// Has the calendar looked at where that is due, and lets a run begin whose slot has come.
+    pub(super) fn keep_time(&mut self, now: Time, actions: &mut Vec<Action>) {
+        if self.cron.is_none() {
+            return;
+        }
+        let hold = self.hold(now);
+        let may_run = matches!(hold, None | Some(Hold::Firm { .. })) && !self.has_to_part();
+        let may_start = may_run && self.is_over() && self.start_gate.is_none() && self.has_its_sockets();
+        let is_empty = self.is_empty();
+        let Some(cron) = &mut self.cron else { return };
+        if !may_run {
+            // Somebody else may see to what comes meanwhile, or nobody is to.
+            (cron.look, cron.next) = (None, None);
+            if cron.since == Since::Before {
+                cron.since = Since::Away;
+            }
+            if is_empty || !matches!(cron.phase, Phase::Running(_)) {
+                cron.phase = Phase::Waiting;
+            }
+            return;
+        }
+        if cron.look.is_none_or(|look| look <= now) {
+            cron.look = Some(now + LOOK);
+            actions.push(Action::ReadCalendar { watcher: self.spec.name.clone(), cron: cron.spec.clone() });
+        }
+        match cron.phase {
+            Phase::Due { slot, until } if may_start => match hold {
+                Some(Hold::Firm { token, .. }) => self.ask_for(Claim { slot, token }, until, actions),
+                Some(Hold::Losing { .. } | Hold::No) | None => self.begin_run(slot, actions),
+            },
+            Phase::Claiming { claim, until, again: Some(again) } if again <= now => {
+                self.ask_for(claim, until, actions);
+            }
+            Phase::Due { slot, until } if until <= now => {
+                cron.phase = Phase::Waiting;
+                self.pass_over(slot, "it could not begin in time", actions);
+            }
+            Phase::Due { .. } | Phase::Claiming { .. } | Phase::Waiting | Phase::Running(_) => {}
+        }
+    }
+
+    /// Claims a slot under its lease, or under its leader's.
+    fn ask_for(&mut self, claim: Claim, until: Time, actions: &mut Vec<Action>) {
+        let watcher = self.spec.name.clone();
+        let lease = self.leader().cloned().unwrap_or_else(|| watcher.clone());
+        if let Some(cron) = &mut self.cron {
+            cron.phase = Phase::Claiming { claim, until, again: None };
+        }
+        actions.push(Action::ClaimSlot { watcher, lease, claim, timeout: CLAIM });
+    }
+
+    /// What its process is told of the run.
+    pub(super) fn run_env(&self) -> Option<(String, String)> {
+        match self.cron.as_ref()?.phase {
+            Phase::Running(slot) => Some(("CIRCUS_SLOT".to_owned(), slot.0.to_string())),
+            Phase::Waiting | Phase::Due { .. } | Phase::Claiming { .. } => None,
+        }
+    }
+
+    // ---- what is seen ----
+
+    /// When something of its schedule is due.
+    pub(super) fn next_slot(&self) -> Option<Time> {
+        let cron = self.cron.as_ref()?;
+        let late = match cron.phase {
+            Phase::Due { until, .. } => Some(until),
+            Phase::Claiming { again, .. } => again,
+            Phase::Waiting | Phase::Running(_) => None,
+        };
+        cron.look.into_iter().chain(late).min()
+    }
+
+    /// Whether it is as it should be that nothing of it runs.
+    pub(super) fn is_scheduled(&self) -> bool {
+        self.is_between_slots() && self.is_empty() && self.goal == Goal::Run && self.stage == Stage::Closed
+    }
+
+    /// What comes next, and what became of the last slot where that was not a good end.
+    pub(super) fn timetable(&self, now: Time) -> Option<String> {
+        let cron = self.cron.as_ref()?;
+        let failed = cron.failed.as_ref().map(|(slot, why)| format!("{slot}: {why}"));
+        let next = match (cron.phase, cron.next) {
+            (Phase::Running(slot), _) => Some(format!("runs for {slot}")),
+            (Phase::Due { slot, .. }, _) => Some(format!("{slot} has come")),
+            (Phase::Claiming { claim, .. }, _) => Some(format!("asks whose {} is", claim.slot)),
+            (Phase::Waiting, Some((_, at))) => Some(format!("next in {}", span(now.until(at)))),
+            (Phase::Waiting, None) if cron.look.is_some() => Some("never again".to_owned()),
+            (Phase::Waiting, None) => None,
+        };
+        let parts: Vec<String> = next.into_iter().chain(failed).collect();
+        (!parts.is_empty()).then(|| parts.join("; "))
+    }
+}

@@ -1,0 +1,433 @@
+//! Watchers that run at times.
+
+use std::time::Duration;
+
+use circus_agent::model::command::{Command, Patience, ReloadWay};
+use circus_agent::model::event::{
+    Action, AskKind, Calendar, Claim, Claimed, Event, Exit, LeaseAnswer, ProcessEvent, ProcessId, SpawnFailure,
+};
+use circus_agent::model::names::WatcherName;
+use circus_agent::model::pattern::Pattern;
+use circus_agent::model::snapshot::WatcherState;
+use circus_agent::model::spec::{CronSpec, Slot, WatcherSpec, Zone};
+
+use crate::specs::watcher;
+use crate::stage::{GRACE, Stage, TERM, releases, singleton};
+
+/// A slot comes with each of these.
+const MINUTE: u64 = 60;
+/// What the clock on the wall shows when a play begins: a slot is 20 s away.
+const NOON: u64 = 1_795_348_800;
+const BEGIN: u64 = NOON + 40;
+
+fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn cron() -> CronSpec {
+    CronSpec { schedule: "* * * * *".into(), zone: Zone::Local, misfire_grace: secs(10) }
+}
+
+fn job() -> WatcherSpec {
+    WatcherSpec { cron: Some(cron()), ..watcher("job") }
+}
+
+fn slot(number: u64) -> Slot {
+    Slot(NOON + number * MINUTE)
+}
+
+/// A stage with a clock on the wall, which may be set, and a store that confirms what is held.
+struct Town {
+    stage: Stage,
+    set: i64,
+    latest: Option<ProcessId>,
+    /// Under which token it takes the lease, where it may.
+    token: Option<u64>,
+    /// What it wants to run, and how often it has asked.
+    claims: Vec<Claim>,
+}
+
+impl Town {
+    fn new(job: WatcherSpec) -> Town {
+        let mut town = Town { stage: Stage::new(vec![job]), set: 0, latest: None, token: None, claims: Vec::new() };
+        town.look();
+        town
+    }
+
+    fn calendar(&self) -> Calendar {
+        let nanos = self.stage.now.as_nanos() - 1_000_000_000 + BEGIN * 1_000_000_000;
+        let wall = Duration::from_nanos(nanos.strict_add_signed(self.set * 1_000_000_000));
+        let past = Slot(wall.as_secs() / MINUTE * MINUTE);
+        let next = Slot(past.0 + MINUTE);
+        Calendar {
+            now: Slot(wall.as_secs()),
+            past: Some((past, wall - secs(past.0))),
+            next: Some((next, secs(next.0) - wall)),
+        }
+    }
+
+    /// Answers whatever was asked of the calendar and about the lease; what else was ordered stays.
+    fn look(&mut self) {
+        let is_asked = |it: &Action| {
+            matches!(it, Action::ReadCalendar { .. } | Action::AskLease { .. } | Action::ClaimSlot { .. })
+        };
+        while let Some(at) = self.stage.orders.iter().position(is_asked) {
+            match self.stage.orders.remove(at) {
+                Action::ReadCalendar { watcher, .. } => {
+                    let calendar = Some(self.calendar());
+                    self.stage.tell(Event::CalendarRead { watcher, calendar });
+                }
+                Action::AskLease { watcher, ask, .. } => {
+                    let by = LeaseAnswer::Held { by: "b".into(), left: secs(1), ttl: secs(15) };
+                    let answer = match ask.kind {
+                        AskKind::Release { .. } | AskKind::Withdraw => LeaseAnswer::Released,
+                        AskKind::Take { .. } | AskKind::Refresh { .. } => {
+                            self.token.map_or(by, |token| LeaseAnswer::Granted { token })
+                        }
+                    };
+                    self.stage.tell(Event::Lease { watcher, ask, answer });
+                }
+                Action::ClaimSlot { claim, .. } => self.claims.push(claim),
+                _ => unreachable!(),
+            }
+        }
+    }
+
+    /// The store answers the latest claim.
+    fn says(&mut self, answer: Claimed) {
+        let claim = *self.claims.last().expect("a claim");
+        let watcher = WatcherName::parse("job").unwrap();
+        self.stage.tell(Event::SlotClaimed { watcher, claim, answer });
+        self.look();
+    }
+
+    /// The slots that it has claimed since the last look, each as often as it asked.
+    fn claimed(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.claims).iter().map(|claim| (claim.slot.0 - NOON) / MINUTE).collect()
+    }
+
+    fn wait(&mut self, time: Duration) {
+        let end = self.stage.now + time;
+        while let Some(due) = self.stage.node.next_wakeup().filter(|due| *due <= end) {
+            self.stage.now = due;
+            self.stage.tell(Event::Woke);
+            self.look();
+        }
+        self.stage.now = end;
+        self.stage.tell(Event::Woke);
+        self.look();
+    }
+
+    fn story(&mut self) -> Vec<String> {
+        self.stage.story()
+    }
+
+    /// The process of the latest run is done.
+    fn is_done(&mut self) {
+        let id = self.latest.take().expect("a run");
+        self.stage.process(id, ProcessEvent::Spawned { pid: 7 });
+        self.stage.end(id, Exit::Code(0));
+    }
+
+    /// The slots for which processes were told to run since the last look.
+    fn slots(&mut self) -> Vec<u64> {
+        let latest = &mut self.latest;
+        let told = |action| match action {
+            Action::Spawn { process, launch } => {
+                *latest = Some(process);
+                let found = launch.env.into_iter().find(|(name, _)| name == "CIRCUS_SLOT").map(|(_, slot)| slot);
+                Some((found.expect("a slot").parse::<u64>().unwrap() - NOON) / MINUTE)
+            }
+            _ => None,
+        };
+        std::mem::take(&mut self.stage.orders).into_iter().filter_map(told).collect()
+    }
+
+    fn note(&self) -> String {
+        self.stage.note("job")
+    }
+
+    fn state(&self) -> WatcherState {
+        self.stage.state("job")
+    }
+}
+
+fn any() -> Option<Pattern> {
+    Some(Pattern::Glob("job".into()))
+}
+
+#[test]
+fn a_run_begins_with_its_slot_and_the_next_waits_for_its_own() {
+    let mut town = Town::new(job());
+    assert_eq!((town.state(), town.note().as_str()), (WatcherState::Scheduled, "next in 20 s"));
+    town.wait(secs(19));
+    assert_eq!(town.story(), [] as [&str; 0]);
+    town.wait(secs(1));
+    assert_eq!(town.story(), ["spawn job#1"]);
+    town.stage.spawned("job#1");
+    assert_eq!((town.state(), town.note()), (WatcherState::Active, format!("runs for {}", slot(1))));
+    town.stage.ends("job#1", Exit::Code(0));
+    assert_eq!((town.state(), town.note().as_str()), (WatcherState::Scheduled, "next in 1m 00s"));
+    town.story();
+    town.wait(secs(59));
+    assert_eq!(town.story(), [] as [&str; 0]);
+    town.wait(secs(1));
+    assert_eq!(town.slots(), [2]);
+}
+
+#[test]
+fn what_came_before_it_was_started_is_not_made_up_for() {
+    let mut late = Town::new(WatcherSpec { autostart: false, ..job() });
+    late.wait(secs(25));
+    late.stage.asks_for(Command::Start { pattern: any(), patience: Patience::Admitted });
+    late.look();
+    assert_eq!(late.slots(), [] as [u64; 0], "five seconds after a slot, well in its grace");
+    late.wait(secs(55));
+    assert_eq!(late.slots(), [2]);
+}
+
+#[test]
+fn a_slot_that_comes_while_a_run_goes_on_has_none() {
+    let mut town = Town::new(job());
+    town.wait(secs(20));
+    town.story();
+    town.stage.spawned("job#1");
+    town.wait(secs(90));
+    assert!(!town.story().contains(&"spawn job#1".into()));
+    assert_eq!(town.note(), format!("runs for {}; {}: no run, the run before goes on", slot(1), slot(2)));
+    // Its tree counts: what it left behind is of the same run.
+    let id = ProcessId(town.stage.id("job#1"));
+    town.stage.process(id, ProcessEvent::Exited(Exit::Code(0)));
+    town.wait(secs(30));
+    assert_eq!(town.slots(), [] as [u64; 0]);
+    town.stage.process(id, ProcessEvent::Gone);
+    town.wait(secs(60));
+    assert_eq!(town.slots(), [4]);
+}
+
+#[test]
+fn a_failed_run_is_not_repeated_and_is_told_of_until_one_is_well() {
+    let mut town = Town::new(job());
+    town.wait(secs(20));
+    town.story();
+    town.stage.spawned("job#1");
+    town.stage.ends("job#1", Exit::Code(3));
+    assert_eq!(town.note(), format!("next in 1m 00s; {}: exit 3", slot(1)));
+    town.story();
+    town.wait(secs(60));
+    assert_eq!(town.story(), ["spawn job#1"]);
+    let failure = SpawnFailure { stage: "exec(\"job\")".into(), error: "ENOENT".into() };
+    town.stage.process(ProcessId(town.stage.id("job#1")), ProcessEvent::SpawnFailed(failure));
+    assert!(town.note().contains("ENOENT"), "{}", town.note());
+    assert_eq!(town.state(), WatcherState::Scheduled, "it is not given up");
+    town.story();
+    town.wait(secs(60));
+    assert_eq!(town.story(), ["spawn job#1"]);
+    town.stage.spawned("job#1");
+    town.stage.ends("job#1", Exit::Code(0));
+    assert_eq!(town.note(), "next in 1m 00s");
+}
+
+#[test]
+fn a_slot_that_is_noticed_too_late_has_no_run_and_one_within_its_grace_has() {
+    let mut town = Town::new(job());
+    // The machine sleeps from here to 15 s after the third slot, and the fourth is noticed in time.
+    town.stage.now = town.stage.now + secs(155);
+    town.stage.tell(Event::Woke);
+    town.look();
+    assert_eq!(town.slots(), [] as [u64; 0]);
+    assert!(town.note().contains(&format!("{}: no run, it was noticed 15 s late", slot(3))), "{}", town.note());
+    town.stage.now = town.stage.now + secs(54);
+    town.stage.tell(Event::Woke);
+    town.look();
+    assert_eq!(town.slots(), [4], "nine seconds late");
+}
+
+#[test]
+fn a_clock_that_is_set_brings_no_slot_again() {
+    let mut town = Town::new(job());
+    town.wait(secs(25));
+    assert_eq!(town.slots(), [1]);
+    town.is_done();
+    // Back by 30 s: the first slot comes once more, and the second 30 s later than it would have.
+    town.set = -30;
+    town.wait(secs(84));
+    assert_eq!(town.slots(), [] as [u64; 0]);
+    town.wait(secs(1));
+    assert_eq!(town.slots(), [2]);
+    town.is_done();
+    // Ahead by a minute and a half: what is skipped has no run, and what comes then has its own.
+    town.set = 75;
+    town.wait(secs(30));
+    assert_eq!(town.slots(), [] as [u64; 0], "noticed more than ten seconds late");
+    town.wait(secs(45));
+    assert_eq!(town.slots(), [5]);
+}
+
+#[test]
+fn a_clock_that_was_years_ahead_keeps_nothing_from_running() {
+    const YEARS: i64 = 100_000_000 / 60 * 60;
+    let mut town = Town::new(job());
+    town.set = YEARS;
+    town.wait(secs(25));
+    town.slots();
+    town.is_done();
+    town.set = 0;
+    town.wait(secs(120));
+    assert!(!town.slots().is_empty());
+}
+
+#[test]
+fn a_stopped_watcher_has_no_runs_and_its_run_ends() {
+    let mut town = Town::new(job());
+    town.wait(secs(20));
+    town.story();
+    town.stage.spawned("job#1");
+    town.stage.asks_for(Command::Stop { pattern: any(), patience: Patience::Admitted });
+    assert!(town.story().contains(&format!("signal job#1 {TERM}")));
+    town.stage.ends("job#1", Exit::Signal(TERM));
+    assert_eq!(town.state(), WatcherState::Stopped);
+    town.story();
+    town.wait(GRACE * 10);
+    assert_eq!(town.story(), [] as [&str; 0]);
+}
+
+#[test]
+fn a_reload_leaves_a_run_alone() {
+    let mut town = Town::new(job());
+    town.wait(secs(20));
+    town.story();
+    town.stage.spawned("job#1");
+    town.story();
+    for way in [ReloadWay::Rolling, ReloadWay::Sequential] {
+        town.stage.asks_for(Command::Reload { watcher: Some("job".into()), way, patience: Patience::Admitted });
+    }
+    assert_eq!(town.story(), [] as [&str; 0]);
+}
+
+#[test]
+fn who_is_not_there_is_told_nothing() {
+    let mut town = Town::new(watcher("job"));
+    let calendar = town.calendar();
+    for name in ["job", "none"] {
+        let watcher = WatcherName::parse(name).unwrap();
+        town.stage.tell(Event::CalendarRead { watcher, calendar: Some(calendar) });
+    }
+    town.stage.tell(Event::CalendarRead { watcher: WatcherName::parse("job").unwrap(), calendar: None });
+    assert_eq!(town.state(), WatcherState::Starting);
+}
+
+// ---- under a lease ----
+
+fn alone() -> WatcherSpec {
+    WatcherSpec { cron: Some(cron()), ..singleton("job") }
+}
+
+/// A town whose node holds the lease of its job from the beginning.
+fn holding() -> Town {
+    let mut town = Town::new(alone());
+    town.token = Some(7);
+    town.wait(secs(2));
+    assert_eq!((town.state(), town.claimed()), (WatcherState::Scheduled, vec![]));
+    town
+}
+
+fn taken() -> Claimed {
+    Claimed::Taken { by: "b".into() }
+}
+
+fn unknown() -> Claimed {
+    Claimed::Unknown("no answer".into())
+}
+
+#[test]
+fn a_singleton_runs_when_the_slot_is_its_own_and_keeps_its_lease_in_between() {
+    let mut town = holding();
+    town.wait(secs(18));
+    assert_eq!((town.slots(), town.claims.as_slice()), (vec![], [Claim { slot: slot(1), token: 7 }].as_slice()));
+    town.says(Claimed::Ours);
+    assert_eq!(town.slots(), [1]);
+    town.is_done();
+    town.wait(secs(40));
+    let orders = std::mem::take(&mut town.stage.orders);
+    assert_eq!((releases(&orders), town.state()), (0, WatcherState::Scheduled));
+    town.claimed();
+    town.wait(secs(20));
+    assert_eq!(town.claimed(), [2]);
+}
+
+#[test]
+fn a_standby_looks_at_no_calendar() {
+    let mut town = Town::new(alone());
+    town.wait(secs(300));
+    assert_eq!((town.state(), town.claimed(), town.slots()), (WatcherState::Standby, vec![], vec![]));
+}
+
+#[test]
+fn who_takes_over_makes_up_for_a_slot_that_nobody_has_begun_and_repeats_none() {
+    for (answer, runs) in [(Claimed::Ours, vec![1]), (taken(), vec![])] {
+        let mut town = Town::new(alone());
+        town.wait(secs(25));
+        town.token = Some(8);
+        town.wait(secs(3));
+        assert_eq!(town.claimed(), [1], "at most eight seconds after the slot");
+        town.claims.push(Claim { slot: slot(1), token: 8 });
+        town.says(answer);
+        assert_eq!(town.slots(), runs);
+        town.wait(secs(20));
+        assert_eq!(town.slots(), [] as [u64; 0]);
+    }
+}
+
+#[test]
+fn who_takes_over_later_than_its_grace_leaves_the_slot_alone() {
+    let mut town = Town::new(alone());
+    town.wait(secs(31));
+    town.token = Some(8);
+    town.wait(secs(20));
+    assert_eq!((town.state(), town.claimed()), (WatcherState::Scheduled, vec![]));
+}
+
+#[test]
+fn without_an_answer_it_asks_again_for_its_grace_and_then_runs_not_at_all() {
+    let mut town = holding();
+    town.wait(secs(18));
+    for _ in 0..19 {
+        assert_eq!(town.slots(), [] as [u64; 0]);
+        town.says(unknown());
+        town.wait(Duration::from_millis(500));
+    }
+    assert_eq!(town.claimed(), [1; 20]);
+    town.claims.push(Claim { slot: slot(1), token: 7 });
+    town.says(unknown());
+    assert!(town.note().contains("not known whether another node has it (no answer)"), "{}", town.note());
+    town.says(Claimed::Ours);
+    town.wait(secs(20));
+    assert_eq!((town.slots(), town.claimed()), (vec![], vec![1]), "too late to begin");
+}
+
+#[test]
+fn a_claim_that_is_answered_after_the_lease_is_gone_begins_nothing() {
+    let mut town = holding();
+    town.wait(secs(18));
+    town.token = None;
+    town.stage.asks_for(Command::Stop { pattern: any(), patience: Patience::Admitted });
+    town.look();
+    town.says(Claimed::Ours);
+    assert_eq!((town.slots(), town.state()), (vec![], WatcherState::Stopped));
+}
+
+#[test]
+fn a_restart_under_the_same_lease_repeats_no_slot() {
+    let mut town = holding();
+    town.wait(secs(18));
+    town.says(Claimed::Ours);
+    town.says(Claimed::Ours);
+    assert_eq!(town.slots(), [1], "an answer may be doubled");
+    town.is_done();
+    town.claimed();
+    town.stage.asks_for(Command::Restart { pattern: any(), patience: Patience::Admitted });
+    town.look();
+    town.wait(secs(20));
+    assert_eq!((town.claimed(), town.slots()), (vec![], vec![]));
+}
