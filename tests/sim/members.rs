@@ -15,7 +15,7 @@ use circus_agent::model::roll::{Register, Roll, is_most};
 use circus_agent::model::spec::{ElectionSpec, LegionSpec, WatcherSpec};
 use circus_agent::model::time::Time;
 
-use crate::plants::Flaw;
+use crate::plants::{Flaw, Plant};
 use crate::queue::{Instant, OnHost, SEC, What};
 use crate::specs;
 use crate::store::{Shape, State};
@@ -48,10 +48,11 @@ pub(crate) struct Word {
 }
 
 impl Legion {
-    /// One in half of the seeds. Drawn by itself, so that the others are worlds without.
-    pub(crate) fn of(seed: u64, hosts: usize, ttl: Duration) -> Option<Legion> {
+    /// One in half of the seeds that have hosts enough. Drawn by itself, so that the others are what they are without.
+    pub(crate) fn of(seed: u64, plant: Option<&Plant>, hosts: usize, ttl: Duration) -> Option<Legion> {
         let mut random = Random::from_number(seed ^ 0x1e91_0000_0000);
-        if hosts < 3 || random.fraction() < 0.2 {
+        let wanted = random.fraction() < 0.5;
+        if hosts < 3 || !plant.map_or(wanted, |plant| plant.of_legions) {
             return None;
         }
         let mut valors: Vec<u32> = (0..hosts).map(|_| (random.number() % 4) as u32).collect();
