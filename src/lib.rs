@@ -53,11 +53,10 @@
 //!
 //! 1. [`model::spec`], [`model::event`], [`model::command`], [`model::plan`]: the vocabulary.
 //! 2. [`model::restart`], [`model::checkup`], [`model::process`]: one process. [`model::lease`]: one promise to the
-//!    cluster; [`model::vote`]: what several servers say of it;
-//!    [`model::election`], [`model::roll`]: who asks for it, and who is known to be there; [`model::history`]: how it was kept; [`model::drill`]: how
-//!    that is judged when it was put to the test.
-//! 3. [`model::watcher`], with its `settle`, `roll`, `sockets`, `demand`, `hooks`, `tenure`, `seen` and `explain`: a
-//!    number of processes, kept true. [`model::explain`]: what is said to who asks why.
+//!    cluster; [`model::election`]: who of several asks for it; [`model::attendance`]: who is known to be
+//!    there; [`model::vote`]: what several servers say of it; [`model::history`]: how it was kept; [`model::drill`]: how that is judged when it was put to the test.
+//! 3. [`model::watcher`], with its `settle`, `roll`, `sockets`, `demand`, `hooks`, `tenure`, `legion`, `follow`, `seen` and
+//!    `explain`: a number of processes, kept true. [`model::explain`]: what is said to who asks why.
 //! 4. [`model::roster`]: who is meant by a name, a pattern, a label; [`model::placement`]: who gets the next
 //!    process. [`model::node`], with its `order`, `changes` and `sockets`: who comes after whom, and what a changed file changes.
 //! 5. `lua/take.lua`, `lua/refresh.lua`, `lua/release.lua`: who may have a lease.
@@ -90,8 +89,9 @@
 //! - A singleton's child runs only under a lease that is valid now. Validity counts from when the lease was asked for,
 //!   on `CLOCK_BOOTTIME`, less a margin; at its end the guard kills the child's whole tree, whatever the agent does.
 //! - A lease is released only after nothing of the child's tree is left; the next holder may start at that moment.
+//! - What follows a legion runs under its leader's lease, which is released only when nothing of it is left either. Who is
+//!   a member decides who asks for a lease, never who has it.
 //! - An absent lease is never permission to start ([`cluster::scripts`]).
-//! - Who is thought to be there decides who asks for a lease, never who has it ([`model::election`], [`model::roll`]).
 //! - Of several independent servers most decide, and one alone decides nothing ([`model::vote`]).
 //! - What is no singleton depends on neither Redis, nor another node, nor a neighbour's fault.
 //! - Nothing waits inside the loop. Every queue has a bound, every wait an end.

@@ -10,7 +10,7 @@ use circus_agent::model::event::{
 };
 use circus_agent::model::explain::{Explanation, What as Condition};
 use circus_agent::model::history::{Cause, Fact, What};
-use circus_agent::model::names::WatcherName;
+use circus_agent::model::names::{NodeName, WatcherName};
 use circus_agent::model::pattern::Pattern;
 use circus_agent::model::random::Random;
 use circus_agent::model::snapshot::{LegionView, Lordship, WatcherState};
@@ -75,6 +75,8 @@ struct Scene {
     facts: Vec<Fact>,
     shown: Option<Box<Lordship>>,
     replies: BTreeMap<RequestId, Outcome>,
+    /// To whom commands were passed on.
+    relayed: Vec<NodeName>,
     lines: Vec<String>,
 }
 
@@ -96,6 +98,7 @@ impl Scene {
             facts: Vec::new(),
             shown: None,
             replies: BTreeMap::new(),
+            relayed: Vec::new(),
             lines: Vec::new(),
         };
         scene.play();
@@ -137,6 +140,7 @@ impl Scene {
             Action::Record { fact, .. } => return self.facts.push(fact),
             Action::ShowLordship { lordship, .. } => return self.shown = lordship,
             Action::Reply { request, outcome } => return drop(self.replies.insert(request, outcome)),
+            Action::Relay { to, .. } => return self.relayed.push(to),
             Action::Leave { .. } => "leave".to_owned(),
             _ => return,
         };
@@ -887,4 +891,44 @@ fn any_order_of_events_keeps_the_promise() {
             scene.play();
         }
     }
+}
+
+#[test]
+fn a_follower_of_another_legion_than_before_waits_for_that_one() {
+    let other = || {
+        let mut other = legion(1, 1, &[]);
+        other.name = watcher("web").name;
+        other
+    };
+    let moved = WatcherSpec { follows: Some(watcher("web").name), ..follower("beat") };
+    let mut scene = Scene::new(vec![legion(5, 1, &[]), other(), follower("beat")], &[("b", (4, true))]);
+    scene.is_up("ip");
+    scene.is_up("beat");
+    scene.story();
+    scene.amends(vec![legion(5, 1, &[]), other(), moved]);
+    scene.sees(&["signal beat 15"]);
+    scene.ends("beat", Exit::Signal(TERM));
+    scene.sees(&[]);
+    assert_eq!((scene.state("beat"), scene.stage.note("beat").as_str()), (WatcherState::Standby, "b leads web"));
+}
+
+#[test]
+fn a_rolling_reload_of_a_follower_has_never_one_more() {
+    let mut scene = led(&[]);
+    let way = circus_agent::model::command::ReloadWay::Rolling;
+    scene.asks(Command::Reload { watcher: Some("beat".into()), way, patience: Patience::Settled });
+    scene.sees(&["signal beat 15"]);
+    scene.ends("beat", Exit::Signal(TERM));
+    scene.sees(&["spawn beat"]);
+}
+
+#[test]
+fn who_comes_next_is_not_yet_who_leads() {
+    let mut scene = Scene::new(vec![legion(5, 1, &[])], &[("b", (9, true)), ("c", (1, true))]);
+    scene.holder = Some("c");
+    scene.changes("b", Some((9, true)));
+    assert_eq!(scene.stage.note("ip"), "b comes before it");
+    // Whoever asks for a move is sent to the one that has the lease.
+    scene.asks(Command::Failover { watcher: "ip".into(), to: None, patience: Patience::Settled });
+    assert_eq!(scene.relayed, [name("c")]);
 }

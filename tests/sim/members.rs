@@ -1,17 +1,17 @@
 //! A legion in this world: who contends for the first lease, and how that is told to the servers and heard from them.
 //!
-//! The adapter is as that of the product: it puts `muster.lua`'s questions to all servers, has the product's own [`Roll`]
+//! The adapter is as that of the product: it puts `muster.lua`'s questions to all servers, has the product's own [`Attendance`]
 //! count the answers, and takes back what fewer than most of them have heard.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use circus_agent::cluster::muster;
+use circus_agent::model::attendance::{Attendance, Register, is_most};
 use circus_agent::model::election::Membership;
 use circus_agent::model::event::Event;
 use circus_agent::model::names::{LeaseName, NodeName, WatcherName};
 use circus_agent::model::random::Random;
-use circus_agent::model::roll::{Register, Roll, is_most};
 use circus_agent::model::spec::{ElectionSpec, LegionSpec, WatcherSpec};
 use circus_agent::model::time::Time;
 
@@ -236,11 +236,11 @@ impl World {
                 self.send_word(word, seat, server, true);
             }
         }
-        if self.flaw == Some(Flaw::NoRoll) {
-            self.hosts[host].rolls.clear();
+        if self.flaw == Some(Flaw::NoAttendance) {
+            self.hosts[host].attendance.clear();
         }
-        let roll: &mut Roll = self.hosts[host].rolls.entry(watcher.clone()).or_default();
-        let result = roll.call(sent, said);
+        let attendance: &mut Attendance = self.hosts[host].attendance.entry(watcher.clone()).or_default();
+        let result = attendance.call(sent, said);
         self.tell(host, Event::Mustered { watcher, sent, result });
     }
 

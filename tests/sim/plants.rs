@@ -68,7 +68,7 @@ pub(crate) enum Flaw {
     /// A release frees the other leases of the server, too.
     FreesNeighbour,
     /// What was known of members before a loss of data is forgotten with it.
-    NoRoll,
+    NoAttendance,
     /// The guards of what follows a leader do not know the deadline.
     FollowerUnguarded,
     /// What follows a leader is taken for gone when it is told to stop.
@@ -218,7 +218,7 @@ pub(crate) const PLANTS: &[Plant] = &[
         ALONE,
         &[Undisturbed],
     )),
-    of_legions(flaw("members forgotten with the data", Flaw::NoRoll, ALONE, &[Undisturbed])),
+    of_legions(flaw("members forgotten with the data", Flaw::NoAttendance, ALONE, &[Undisturbed])),
     of_legions(flaw("a follower taken for gone", Flaw::FollowerGoneAtOnce, EVERYWHERE, &[NeverTwo, InOrder])),
     of_legions(flaw("a leader that goes first", Flaw::LeaderFirst, EVERYWHERE, &[InOrder])),
     of_legions(flaw("a follower that nobody guards", Flaw::FollowerUnguarded, EVERYWHERE, &[NeverTwo])),

@@ -24,11 +24,11 @@ use super::history::{self, Was};
 use super::members;
 use super::record::{Found, Record, State, Verdict, verdict};
 use super::{Hold, Holds, Job, lock};
+use crate::model::attendance::{Attendance, Register};
 use crate::model::election::Membership;
 use crate::model::event::{Ask, AskKind, Event, HistoryRead, LeaseAnswer, TokenState};
 use crate::model::lease::RESERVATION;
 use crate::model::names::{NodeName, Owner, WatcherName};
-use crate::model::roll::{Register, Roll};
 use crate::model::time::Time;
 
 /// Does the file work, one job after the other, and listens for changes in between.
@@ -49,7 +49,7 @@ pub(super) struct Worker {
     pub(super) before: HashMap<WatcherName, Was>,
     pub(super) looks: Vec<Look>,
     /// Of each lease for which this agent contends, who else does; and the record of it that was heard of last.
-    pub(super) rolls: HashMap<WatcherName, Roll>,
+    pub(super) attendance: HashMap<WatcherName, Attendance>,
     pub(super) heard: HashMap<WatcherName, members::Record>,
     /// Whether the directory is there and listened to.
     pub(super) watched: bool,
@@ -158,7 +158,7 @@ impl Worker {
             Job::Muster { watcher, sent, membership, reply } => {
                 let register =
                     self.transact(&watcher, |worker, paths, _| worker.muster(&watcher, paths, membership.as_ref()));
-                let _ = reply.send(self.rolls.entry(watcher).or_default().call(sent, vec![register]));
+                let _ = reply.send(self.attendance.entry(watcher).or_default().call(sent, vec![register]));
             }
             Job::Check { watcher, token, reply } => {
                 let result = self.transact(&watcher, |worker, paths, _| worker.token_state(paths, token));

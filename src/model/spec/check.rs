@@ -56,7 +56,7 @@ impl Url {
         let port = port.ok_or("must have a port from 1 to 65535")?;
         let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
         match address {
-            Some(address) if address.parse::<std::net::Ipv6Addr>().is_ok() => {
+            Some(address) if address.parse::<core::net::Ipv6Addr>().is_ok() => {
                 Ok(Url { host: address.into(), port, path })
             }
             None if !host.is_empty() && !host.contains([':', '[', ']', '@']) => {

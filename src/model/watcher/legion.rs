@@ -270,6 +270,9 @@ impl Watcher {
     /// Asks for the lease, or leaves it to others, as the verdict is.
     fn contend(&mut self, now: Time, verdict: &Verdict) {
         let forgotten = self.legion.as_ref().is_none_or(|legion| legion.forgotten);
+        // Who comes next may have to wait for who has it.
+        let holder = self.legion.as_ref().and_then(|legion| NodeName::parse(legion.election.holder()?).ok());
+        let holder = holder.filter(|holder| *holder != self.me.1);
         let Some(lease) = &mut self.lease else { return };
         if self.goal != Goal::Run || self.heir.is_some() || lease.stands_back(now) {
             return;
@@ -277,7 +280,9 @@ impl Watcher {
         match verdict {
             Verdict::Lead => lease.want(now),
             _ if forgotten => lease.want(now),
-            Verdict::Behind { node } => lease.defer(now, verdict.to_string(), Some(node.clone())),
+            Verdict::Behind { node } => {
+                lease.defer(now, verdict.to_string(), Some(holder.unwrap_or_else(|| node.clone())));
+            }
             Verdict::NoQuorum { .. } | Verdict::Arbiter | Verdict::Aside | Verdict::Unknown(_) => {
                 lease.defer(now, verdict.to_string(), None);
             }
