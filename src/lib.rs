@@ -53,7 +53,7 @@
 //!
 //! 1. [`model::spec`], [`model::event`], [`model::command`], [`model::plan`]: the vocabulary.
 //! 2. [`model::restart`], [`model::checkup`], [`model::process`]: one process. [`model::lease`]: one promise to the
-//!    cluster; [`model::election`] and [`model::roll`]: who of several asks for it, and who is known to be there;
+//!    cluster; [`model::election`] and [`model::attendance`]: who of several asks for it, and who is known to be there;
 //!    [`model::vote`]: what several servers say of it; [`model::history`]: how it was kept; [`model::drill`]: how that is
 //!    judged when it was put to the test.
 //! 3. [`model::watcher`], with its `settle`, `roll`, `sockets`, `demand`, `cron`, `hooks`, `tenure`, `legion`, `follow`,
@@ -97,7 +97,6 @@
 //! - What follows a legion runs under its leader's lease, which is released only when nothing of it is left either. Who is
 //!   a member decides who asks for a lease, never who has it.
 //! - An absent lease is never permission to start ([`cluster::scripts`]).
-//! - Who is thought to be there decides who asks for a lease, never who has it ([`model::election`], [`model::roll`]).
 //! - Of several independent servers most decide, and one alone decides nothing ([`model::vote`]).
 //! - A time of a schedule is claimed before its run begins, and of all tenures one gets it: at most once in the cluster.
 //! - What is no singleton depends on neither Redis, nor another node, nor a neighbour's fault.

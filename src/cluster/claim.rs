@@ -2,9 +2,9 @@
 
 use super::reason;
 use super::scripts::{CLAIM, Call};
+use crate::model::attendance::is_most;
 use crate::model::event::{Claim, Claimed};
 use crate::model::names::{LeaseName, NodeName, WatcherName};
-use crate::model::roll::is_most;
 
 /// The call that claims a slot of `watcher` for `node`, under `lease`.
 pub fn call(lease: &LeaseName, watcher: &WatcherName, node: &NodeName, claim: Claim) -> Call {

@@ -1,14 +1,14 @@
 //! Who contends for a lease: `muster.lua`'s questions, and what its answers mean. Pure: texts in, values out.
 //!
-//! What the answers of several servers come to is [`Roll`](crate::model::roll::Roll)'s.
+//! What the answers of several servers come to is [`Attendance`](crate::model::attendance::Attendance)'s.
 
 use std::time::Duration;
 
 use super::reason;
 use super::scripts::{Call, MUSTER, millis};
+use crate::model::attendance::{Entry, Register};
 use crate::model::election::{Member, Membership};
 use crate::model::names::{LeaseName, NodeName};
-use crate::model::roll::{Entry, Register};
 use crate::model::time::Time;
 
 /// How many texts an answer has before its members, and for each of them.

@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - A lease is what most servers say it is ([`Vote`]).
-//! - Who contends for it is told to all, and asked of most of them ([`Roll`](crate::model::roll::Roll)).
+//! - Who contends for it is told to all, and asked of most of them ([`Attendance`](crate::model::attendance::Attendance)).
 //! - Everything else needs one server only: each node beats, listens and answers at all of them, so that whoever reaches
 //!   one of them reaches the nodes that do.
 
@@ -24,10 +24,10 @@ use super::link::{Link, Needs};
 use super::muster;
 use super::scripts::Call;
 use super::sentinel::{self, Whereabouts};
+use crate::model::attendance::{Register, is_most};
 use crate::model::election::Membership;
 use crate::model::event::{Ask, AskKind, Claimed, Event, LeaseAnswer};
 use crate::model::names::{LeaseName, NodeName};
-use crate::model::roll::{Register, is_most};
 use crate::model::spec::{RedisSpec, Sentinels};
 use crate::model::store::Missed;
 use crate::model::time::Time;

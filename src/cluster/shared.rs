@@ -19,13 +19,13 @@ use super::subscription::{self, Heard};
 use super::tell::{self, Mouths};
 use super::word::{Subject, Words};
 use super::{claim, keys, muster, watch as onlookers};
+use crate::model::attendance::Attendance;
 use crate::model::command::{NodeAbout, RequestId};
 use crate::model::election::Word;
 use crate::model::event::{Ask, Claim, Event};
 use crate::model::history::Fact;
 use crate::model::names::{ClusterName, LeaseName, NodeName, WatcherName};
 use crate::model::pattern::Pattern;
-use crate::model::roll::Roll;
 use crate::model::snapshot::LogLine;
 use crate::model::spec::RedisSpec;
 use crate::model::stats::Machine;
@@ -91,7 +91,7 @@ pub struct Redis {
     told: Option<watch::Sender<Vec<Pattern>>>,
     recorder: Recorder,
     /// Of each lease for which this node contends, who else does.
-    rolls: Arc<Mutex<BTreeMap<WatcherName, Roll>>>,
+    attendance: Arc<Mutex<BTreeMap<WatcherName, Attendance>>>,
     /// The channels that are listened on.
     channels: watch::Sender<BTreeSet<String>>,
     events: mpsc::Sender<Event>,
@@ -162,7 +162,7 @@ impl Redis {
             frames,
             told: None,
             recorder,
-            rolls: Arc::default(),
+            attendance: Arc::default(),
             channels,
             events,
             tasks,
@@ -186,12 +186,12 @@ impl Redis {
         let lease = self.lease(watcher);
         self.listen_on(lease.changed_channel());
         let answers = self.servers.clone().muster((lease, node), sent, membership, timeout);
-        let (watcher, rolls) = (watcher.clone(), Arc::clone(&self.rolls));
+        let (watcher, attendance) = (watcher.clone(), Arc::clone(&self.attendance));
         self.tell(async move {
             let said = answers.await;
             // Held for a line that cannot panic half-way.
-            let mut rolls = rolls.lock().unwrap_or_else(PoisonError::into_inner);
-            let result = rolls.entry(watcher.clone()).or_default().call(sent, said);
+            let mut attendance = attendance.lock().unwrap_or_else(PoisonError::into_inner);
+            let result = attendance.entry(watcher.clone()).or_default().call(sent, said);
             Some(Event::Mustered { watcher, sent, result })
         });
     }

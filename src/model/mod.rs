@@ -33,13 +33,13 @@ pub mod drill;
 
 mod ticks;
 
+pub mod attendance;
 pub mod election;
 
 pub mod checkup;
 pub mod process;
 
 pub mod lease;
-pub mod roll;
 pub mod sockets;
 pub mod store;
 pub mod vote;

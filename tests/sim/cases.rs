@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use circus_agent::cluster::{muster, scripts};
+use circus_agent::model::attendance::Attendance;
 use circus_agent::model::election::{Membership, Muster};
 use circus_agent::model::event::{Ask, LeaseAnswer};
 use circus_agent::model::names::{LeaseName, NodeName};
-use circus_agent::model::roll::Roll;
 use circus_agent::model::time::Time;
 
 use crate::lease_cases::{self, Disturbance, Store};
@@ -18,7 +18,7 @@ struct SimulatedStore {
     now: Duration,
     /// What the nodes' own clocks show: nobody sets them back.
     passed: Duration,
-    rolls: BTreeMap<String, Roll>,
+    attendance: BTreeMap<String, Attendance>,
     saved: Snapshot,
 }
 
@@ -41,7 +41,7 @@ impl Store for SimulatedStore {
         let name = NodeName::parse(node).unwrap();
         let call = muster::call(&lease_cases::lease(), &name, sent, membership.as_ref());
         let said = self.run(&call).and_then(|words| muster::answer(&words));
-        self.rolls.entry(node.to_owned()).or_default().call(sent, vec![said])
+        self.attendance.entry(node.to_owned()).or_default().call(sent, vec![said])
     }
 
     fn init(&mut self, lease: &LeaseName) -> Result<(), String> {
@@ -73,7 +73,7 @@ fn run_lease_case(case: lease_cases::Case) {
     let redis = SimulatedRedis::new(1, &[]);
     // Its clock has been going for a day, and can be set back.
     let now = Duration::from_secs(86_400);
-    let mut store = SimulatedStore { redis, now, passed: now, rolls: BTreeMap::new(), saved: Snapshot::default() };
+    let mut store = SimulatedStore { redis, now, passed: now, attendance: BTreeMap::new(), saved: Snapshot::default() };
     case(&mut store, Duration::from_secs(15));
 }
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use circus_agent::model::attendance::Attendance;
 use circus_agent::model::command::{NodeAbout, NodeRow, NodeState};
 use circus_agent::model::event::{
     Action, Address, Ask, BindId, Bound, Event, HookEnd, HookId, LeaseAnswer, ProcessId, SocketId,
@@ -10,7 +11,6 @@ use circus_agent::model::event::{
 use circus_agent::model::names::{NodeName, WatcherName};
 use circus_agent::model::node::Node;
 use circus_agent::model::random::Random;
-use circus_agent::model::roll::Roll;
 use circus_agent::model::spec::{
     AgentSpec, Check, HookPoint, HookProgram, HookSpec, Place, ReadySpec, RedisSpec, Secret, SocketSpec, WatcherSpec,
 };
@@ -49,7 +49,7 @@ pub(crate) struct Host {
     pub(crate) masters: Vec<usize>,
     pub(crate) homes: BTreeMap<WatcherName, usize>,
     /// Who contends for leases, as its agent knows.
-    pub(crate) rolls: BTreeMap<WatcherName, Roll>,
+    pub(crate) attendance: BTreeMap<WatcherName, Attendance>,
     /// Answers that are stuck where it is cut off, and get through when it is not any more.
     pub(crate) stuck: Vec<(PutId, LeaseAnswer)>,
     /// Questions that got lost on the way to a server, and may get there yet.
@@ -85,7 +85,7 @@ impl Host {
             link: Link::GOOD,
             masters: Vec::new(),
             homes: BTreeMap::new(),
-            rolls: BTreeMap::new(),
+            attendance: BTreeMap::new(),
             stuck: Vec::new(),
             lost: Vec::new(),
             batches: BTreeMap::new(),
@@ -175,7 +175,7 @@ impl World {
             return;
         }
         self.hosts[host].life += 1;
-        self.hosts[host].rolls.clear();
+        self.hosts[host].attendance.clear();
         let seed = self.random.number();
         let spec = self.spec(host);
         let node = Node::new(spec, Random::from_number(seed), self.local(host));

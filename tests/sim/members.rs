@@ -1,21 +1,21 @@
 //! A legion in this world: who contends for the first lease, and how that is told to the servers and heard from them.
 //!
-//! The adapter is as that of the product: it puts `muster.lua`'s questions to all servers, has the product's own [`Roll`]
+//! The adapter is as that of the product: it puts `muster.lua`'s questions to all servers, has the product's own [`Attendance`]
 //! count the answers, and takes back what fewer than most of them have heard.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use circus_agent::cluster::muster;
+use circus_agent::model::attendance::{Attendance, Register, is_most};
 use circus_agent::model::election::{self, Membership};
 use circus_agent::model::event::Event;
 use circus_agent::model::names::{LeaseName, NodeName, WatcherName};
 use circus_agent::model::random::Random;
-use circus_agent::model::roll::{Register, Roll, is_most};
 use circus_agent::model::spec::{ElectionSpec, LegionSpec, WatcherSpec};
 use circus_agent::model::time::Time;
 
-use crate::plants::Flaw;
+use crate::plants::{Flaw, Plant};
 use crate::queue::{Instant, OnHost, SEC, What};
 use crate::specs;
 use crate::store::{Shape, State};
@@ -49,10 +49,11 @@ pub(crate) struct Word {
 }
 
 impl Legion {
-    /// One in half of the seeds. Drawn by itself, so that the others are worlds without.
-    pub(crate) fn of(seed: u64, hosts: usize, ttl: Duration) -> Option<Legion> {
+    /// One in half of the seeds that have hosts enough. Drawn by itself, so that the others are what they are without.
+    pub(crate) fn of(seed: u64, plant: Option<&Plant>, hosts: usize, ttl: Duration) -> Option<Legion> {
         let mut random = Random::from_number(seed ^ 0x1e91_0000_0000);
-        if hosts < 3 || random.fraction() < 0.2 {
+        let wanted = random.fraction() < 0.5;
+        if hosts < 3 || !plant.map_or(wanted, |plant| plant.of_legions) {
             return None;
         }
         let mut valors: Vec<u32> = (0..hosts).map(|_| (random.number() % 4) as u32).collect();
@@ -229,11 +230,11 @@ impl World {
                 self.send_word(word, seat, server, true);
             }
         }
-        if self.flaw == Some(Flaw::NoRoll) {
-            self.hosts[host].rolls.clear();
+        if self.flaw == Some(Flaw::NoAttendance) {
+            self.hosts[host].attendance.clear();
         }
-        let roll: &mut Roll = self.hosts[host].rolls.entry(watcher.clone()).or_default();
-        let result = roll.call(sent, said);
+        let attendance: &mut Attendance = self.hosts[host].attendance.entry(watcher.clone()).or_default();
+        let result = attendance.call(sent, said);
         self.tell(host, Event::Mustered { watcher, sent, result });
     }
 

@@ -13,6 +13,8 @@ pub(crate) struct Plant {
     pub(crate) bug: Bug,
     pub(crate) shapes: &'static [Shape],
     pub(crate) breaks: &'static [Promise],
+    /// Whether it is one of legions: it is hunted where there are some, and each other one where there are none.
+    pub(crate) of_legions: bool,
 }
 
 /// Where a bug sits.
@@ -66,7 +68,7 @@ pub(crate) enum Flaw {
     /// A release frees the other leases of the server, too.
     FreesNeighbour,
     /// What was known of members before a loss of data is forgotten with it.
-    NoRoll,
+    NoAttendance,
     /// The guards of what follows a leader do not know the deadline.
     FollowerUnguarded,
     /// What follows a leader is taken for gone when it is told to stop.
@@ -145,7 +147,7 @@ pub(crate) const PLANTS: &[Plant] = &[
         "a taking does not compare the owner",
         &[("if holder and not same(holder, owner) then\n  local left", "if false then\n  local left")],
         EVERYWHERE,
-        &[NeverTwo, TokensGrow],
+        &[NeverTwo],
     ),
     script(
         "a renamed owner is another one",
@@ -189,7 +191,7 @@ pub(crate) const PLANTS: &[Plant] = &[
         &[Standalone],
         &[Undisturbed],
     ),
-    script(
+    of_legions(script(
         "a member that hardly ever lapses",
         &[
             ("{ends = now + ttl, ttl = ttl,", "{ends = now + 1000 * ttl, ttl = ttl,"),
@@ -197,14 +199,14 @@ pub(crate) const PLANTS: &[Plant] = &[
         ],
         EVERYWHERE,
         &[Quorum],
-    ),
-    script(
+    )),
+    of_legions(script(
         "all members of one valor",
         &[("for _, said in ipairs({name, member.valor,", "for _, said in ipairs({name, '1',")],
         EVERYWHERE,
         &[Best],
-    ),
-    script(
+    )),
+    of_legions(script(
         "a record of members that says nothing of its age",
         &[(
             "local words = {'mustered', holder or '', text(now - since)}",
@@ -212,11 +214,11 @@ pub(crate) const PLANTS: &[Plant] = &[
         )],
         ALONE,
         &[Undisturbed],
-    ),
-    flaw("members forgotten with the data", Flaw::NoRoll, ALONE, &[Undisturbed]),
-    flaw("a follower taken for gone", Flaw::FollowerGoneAtOnce, EVERYWHERE, &[NeverTwo, InOrder]),
-    flaw("a leader that goes first", Flaw::LeaderFirst, EVERYWHERE, &[InOrder]),
-    flaw("a follower that nobody guards", Flaw::FollowerUnguarded, EVERYWHERE, &[NeverTwo]),
+    )),
+    of_legions(flaw("members forgotten with the data", Flaw::NoAttendance, ALONE, &[Undisturbed])),
+    of_legions(flaw("a follower taken for gone", Flaw::FollowerGoneAtOnce, EVERYWHERE, &[NeverTwo, InOrder])),
+    of_legions(flaw("a leader that goes first", Flaw::LeaderFirst, EVERYWHERE, &[InOrder])),
+    of_legions(flaw("a follower that nobody guards", Flaw::FollowerUnguarded, EVERYWHERE, &[NeverTwo])),
     flaw("validity counted from the answer", Flaw::CountFromAnswer, ALONE, &[NeverTwo]),
     flaw("a late grant accepted", Flaw::LateGrant, &[Standalone], &[NeverTwo]),
     flaw("no answer taken for a grant", Flaw::FailureIsGrant, EVERYWHERE, &[NeverTwo]),
@@ -239,16 +241,20 @@ pub(crate) const PLANTS: &[Plant] = &[
         "leases of one round trip mixed up",
         Flaw::LeasesMixedUp,
         &[Standalone, Majority],
-        &[InOrder, NeverTwo, SoonOne, Undisturbed],
+        &[NeverTwo, SoonOne, Undisturbed],
     ),
 ];
 
 const fn script(name: &'static str, rewrite: Rewrite, shapes: &'static [Shape], breaks: &'static [Promise]) -> Plant {
-    Plant { name, bug: Bug::Script(rewrite), shapes, breaks }
+    Plant { name, bug: Bug::Script(rewrite), shapes, breaks, of_legions: false }
 }
 
 const fn flaw(name: &'static str, flaw: Flaw, shapes: &'static [Shape], breaks: &'static [Promise]) -> Plant {
-    Plant { name, bug: Bug::Flaw(flaw), shapes, breaks }
+    Plant { name, bug: Bug::Flaw(flaw), shapes, breaks, of_legions: false }
+}
+
+const fn of_legions(plant: Plant) -> Plant {
+    Plant { of_legions: true, ..plant }
 }
 
 /// What an agent hears where a flaw bends it.

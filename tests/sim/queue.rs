@@ -3,8 +3,8 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
+use circus_agent::model::attendance::Register;
 use circus_agent::model::event::{Ask, Event, Exit, LeaseAnswer, ProcessId};
-use circus_agent::model::roll::Register;
 
 use crate::network::PutId;
 use crate::store::Data;

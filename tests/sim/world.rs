@@ -83,7 +83,7 @@ impl World {
             host.masters = store.groups.iter().map(|group| group.master).collect();
             host.homes = store.homes.clone();
         }
-        let legion = Legion::of(seed, hosts.len(), ttl);
+        let legion = Legion::of(seed, plant, hosts.len(), ttl);
         let graceful = ttl.mul_f64(0.2 + random.fraction());
         let (hooked, says_ready, serves) = (random.fraction() < 0.5, random.fraction() < 0.3, random.fraction() < 0.3);
         let mut world = World {

@@ -7,9 +7,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::files::{Paths, at, millis, private};
+use crate::model::attendance::{Entry, Register};
 use crate::model::election::{Member, Membership};
 use crate::model::names::NodeName;
-use crate::model::roll::{Entry, Register};
 use crate::model::time::Time;
 
 /// The file is smaller: a machine has few agents.

@@ -122,7 +122,7 @@ impl Local {
             tokens: HashMap::new(),
             before: HashMap::new(),
             looks: Vec::new(),
-            rolls: HashMap::new(),
+            attendance: HashMap::new(),
             heard: HashMap::new(),
             watched: false,
             store: Store::Unknown,

@@ -25,11 +25,11 @@ use super::members;
 use super::record::{Found, Record, State, Verdict, verdict};
 use super::slots;
 use super::{Hold, Holds, Job, lock};
+use crate::model::attendance::{Attendance, Register};
 use crate::model::election::Word;
 use crate::model::event::{Ask, AskKind, Claimed, Event, HistoryRead, LeaseAnswer, TokenState};
 use crate::model::lease::RESERVATION;
 use crate::model::names::{NodeName, Owner, WatcherName};
-use crate::model::roll::{Register, Roll};
 use crate::model::time::Time;
 
 /// Does the file work, one job after the other, and listens for changes in between.
@@ -50,7 +50,7 @@ pub(super) struct Worker {
     pub(super) before: HashMap<WatcherName, Was>,
     pub(super) looks: Vec<Look>,
     /// Of each lease for which this agent contends, who else does; and the record of it that was heard of last.
-    pub(super) rolls: HashMap<WatcherName, Roll>,
+    pub(super) attendance: HashMap<WatcherName, Attendance>,
     pub(super) heard: HashMap<WatcherName, members::Record>,
     /// Whether the directory is there and listened to.
     pub(super) watched: bool,
@@ -158,7 +158,7 @@ impl Worker {
             Job::Muster { word: Word { membership: Some(_), .. }, reply, .. } if reply.is_closed() => {}
             Job::Muster { watcher, word, reply } => {
                 let register = self.transact(&watcher, |worker, paths, _| worker.muster(&watcher, paths, &word));
-                let _ = reply.send(self.rolls.entry(watcher).or_default().call(word.sent, vec![register]));
+                let _ = reply.send(self.attendance.entry(watcher).or_default().call(word.sent, vec![register]));
             }
             // Nobody waits for the answer any more.
             Job::Claim { reply, .. } if reply.is_closed() => {}

@@ -43,14 +43,14 @@ pub struct Entry {
 
 /// The members of one lease, as a node knows them.
 #[derive(Debug, Clone, Default)]
-pub struct Roll {
+pub struct Attendance {
     /// When the latest of the questions was sent that were answered.
     asked: Option<Time>,
     /// Those of the latest answer, and when they lapse if nothing more is heard of them.
     known: BTreeMap<NodeName, (Membership, Time)>,
 }
 
-impl Roll {
+impl Attendance {
     /// What all servers' answers to a question sent at `sent` come to.
     ///
     /// # Errors
@@ -174,12 +174,12 @@ mod tests {
     }
 
     #[track_caller]
-    fn called(roll: &mut Roll, second: u64, said: &[Result<Register, String>]) -> Vec<(String, u64)> {
-        live(&roll.call(at(second), said.to_vec()).unwrap())
+    fn called(attendance: &mut Attendance, second: u64, said: &[Result<Register, String>]) -> Vec<(String, u64)> {
+        live(&attendance.call(at(second), said.to_vec()).unwrap())
     }
 
     fn fresh(said: &[Result<Register, String>]) -> Vec<(String, u64)> {
-        called(&mut Roll::default(), 0, said)
+        called(&mut Attendance::default(), 0, said)
     }
 
     fn is(name: &str, left: u64) -> Vec<(String, u64)> {
@@ -192,15 +192,15 @@ mod tests {
             fresh(&[kept(OLD, &[entry("b", 9), entry("a", 3), gone("c", 5)])]),
             [("a".into(), 3), ("b".into(), 9)]
         );
-        assert_eq!(Roll::default().call(at(0), vec![refused()]), Err("refused".into()));
+        assert_eq!(Attendance::default().call(at(0), vec![refused()]), Err("refused".into()));
     }
 
     #[test]
     fn fewer_answers_than_those_of_most_servers_say_nothing() {
         let one = kept(OLD, &[entry("a", 9)]);
-        let why = Roll::default().call(at(0), vec![one.clone(), refused(), refused()]).unwrap_err();
+        let why = Attendance::default().call(at(0), vec![one.clone(), refused(), refused()]).unwrap_err();
         assert_eq!(why, "1 of 3 servers answered: refused; refused");
-        assert!(Roll::default().call(at(0), vec![one.clone(), one, refused(), refused()]).is_err());
+        assert!(Attendance::default().call(at(0), vec![one.clone(), one, refused(), refused()]).is_err());
     }
 
     #[test]
@@ -237,7 +237,7 @@ mod tests {
     #[test]
     fn its_latest_word_counts() {
         let muster =
-            Roll::default().call(at(0), vec![kept(OLD, &[entry("a", 4)]), kept(OLD, &[entry("a", 9)])]).unwrap();
+            Attendance::default().call(at(0), vec![kept(OLD, &[entry("a", 4)]), kept(OLD, &[entry("a", 9)])]).unwrap();
         assert_eq!(muster.members[0].membership.scroll, "with 9 left");
     }
 
@@ -249,38 +249,38 @@ mod tests {
 
     #[test]
     fn where_everything_was_lost_those_that_were_there_are_until_they_lapse() {
-        let mut roll = Roll::default();
-        called(&mut roll, 100, &[kept(OLD, &[entry("a", 15), entry("b", 10)])]);
+        let mut attendance = Attendance::default();
+        called(&mut attendance, 100, &[kept(OLD, &[entry("a", 15), entry("b", 10)])]);
         let both = |a, b| vec![("a".to_owned(), a), ("b".to_owned(), b)];
-        assert_eq!(called(&mut roll, 103, &[kept(0, &[entry("a", 15)])]), both(15, 7));
+        assert_eq!(called(&mut attendance, 103, &[kept(0, &[entry("a", 15)])]), both(15, 7));
         assert_eq!(
-            called(&mut roll, 105, &[kept(2, &[entry("a", 15)])]),
+            called(&mut attendance, 105, &[kept(2, &[entry("a", 15)])]),
             both(15, 5),
             "and not longer with each question"
         );
-        assert_eq!(called(&mut roll, 110, &[kept(7, &[entry("a", 15)])]), is("a", 15));
+        assert_eq!(called(&mut attendance, 110, &[kept(7, &[entry("a", 15)])]), is("a", 15));
 
-        let mut roll = Roll::default();
-        called(&mut roll, 100, &[kept(OLD, &[entry("b", 10)])]);
-        assert_eq!(called(&mut roll, 101, &[kept(1, &[gone("b", 14)])]), [], "it left since");
-        let mut roll = Roll::default();
-        called(&mut roll, 100, &[kept(OLD, &[entry("b", 10)])]);
-        assert_eq!(called(&mut roll, 101, &[kept(OLD, &[])]), [], "it was forgotten, but nothing was lost");
+        let mut attendance = Attendance::default();
+        called(&mut attendance, 100, &[kept(OLD, &[entry("b", 10)])]);
+        assert_eq!(called(&mut attendance, 101, &[kept(1, &[gone("b", 14)])]), [], "it left since");
+        let mut attendance = Attendance::default();
+        called(&mut attendance, 100, &[kept(OLD, &[entry("b", 10)])]);
+        assert_eq!(called(&mut attendance, 101, &[kept(OLD, &[])]), [], "it was forgotten, but nothing was lost");
     }
 
     #[test]
     fn an_answer_that_comes_late_makes_nobody_live_longer() {
-        let mut roll = Roll::default();
-        called(&mut roll, 100, &[kept(OLD, &[entry("b", 5)])]);
-        called(&mut roll, 90, &[kept(OLD, &[entry("b", 5), entry("c", 15)])]);
-        assert_eq!(called(&mut roll, 101, &[kept(0, &[])]), is("b", 4));
+        let mut attendance = Attendance::default();
+        called(&mut attendance, 100, &[kept(OLD, &[entry("b", 5)])]);
+        called(&mut attendance, 90, &[kept(OLD, &[entry("b", 5), entry("c", 15)])]);
+        assert_eq!(called(&mut attendance, 101, &[kept(0, &[])]), is("b", 4));
     }
 
     #[test]
     fn the_holder_is_who_has_half_of_the_votes_that_are_known() {
         let held = |by: &[&str]| {
             let register = |by: &&str| Ok(Register { holder: Some((*by).into()), ..Register::default() });
-            let muster = Roll::default().call(at(0), by.iter().map(register).collect()).unwrap();
+            let muster = Attendance::default().call(at(0), by.iter().map(register).collect()).unwrap();
             muster.holder
         };
         assert_eq!(held(&["a"]), Some("a".into()));
