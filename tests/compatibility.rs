@@ -46,6 +46,8 @@ const OURS: [(&str, &[&str]); 4] = [
         &[
             "umask",
             "max_per_node",
+            "cron_timezone",
+            "misfire_grace",
             "after",
             "ready",
             "ready_timeout",
