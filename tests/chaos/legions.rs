@@ -57,9 +57,8 @@ fn a_lord_is_killed_comes_back_and_ends() {
     let fifth = legion.after(&fourth);
     let fourth = legion.again_lord(&fourth);
     let (undoes, undone) = fourth.undoes.zip(fourth.end).expect("it undid it");
-    let [before, took] = [undoes - asked, undone - undoes].map(Duration::from_nanos);
-    println!("G3: the next lord {:?} after: {before:?} until on_unlord, which took {took:?}", fifth.later_than(asked));
-    println!("O: on_lord begins {:?} after on_unlord's end", fifth.later_than(undone));
+    let took = Duration::from_nanos(undone - undoes);
+    println!("G3: the next lord {:?} after, of which on_unlord took {took:?}", fifth.later_than(asked));
     assert_eq!(fifth.node, "web-2");
     legion.close();
 }
@@ -376,6 +375,10 @@ impl Legion {
         self.home.is_clean();
         self.witness.check_over();
         let (reigns, daemons) = (self.reigns(), self.witness.children());
+        for pair in reigns.windows(2) {
+            let gap = pair[0].end.map(|end| pair[1].later_than(end));
+            println!("O: on_lord of {} begins {gap:?} after on_unlord of {}", pair[1].node, pair[0].node);
+        }
         assert_eq!(broken(&reigns, &daemons, &self.lost), [""; 0], "{reigns:#?}\n{daemons:#?}");
     }
 }
