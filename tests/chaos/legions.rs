@@ -63,36 +63,19 @@ fn a_lord_is_killed_comes_back_and_ends() {
     legion.close();
 }
 
-/// S1 to S4: the lord's agent is stopped for longer than the tolerance, and goes on.
+/// S1, S2 and S4: the lord's agent is stopped for longer than the tolerance, and goes on.
 #[test]
 fn a_lords_agent_is_stopped_and_goes_on() {
     let mut legion = Setup::default().start();
-    let first = legion.led_by("web-1");
-    let daemon = legion.daemon(&first);
+    legion.lord_is_stopped("S1, S2, S4");
+    legion.close();
+}
 
-    let stopped = now();
-    legion.agents["web-1"].signal(libc::SIGSTOP);
-    legion.lost.push(first.token);
-    let second = legion.after(&first);
-    in_time("S1: the next lord", stopped, &second);
-    let alone = second.later_than(legion.again(&daemon).last);
-    println!("S2: the daemon of the one that is stopped ended {alone:?} before");
-    assert!(!is_alive(daemon.pid));
-    let daemon = legion.daemon(&second);
-    legion.witness.lives_on(&daemon, TOLERANCE);
-
-    let going = now();
-    legion.agents["web-1"].signal(libc::SIGCONT);
-    let third = legion.after(&second);
-    let second = legion.again_lord(&second);
-    assert_eq!((&*second.node, &*third.node), ("web-2", "web-1"));
-    let undone = second.end.expect("it undid it");
-    println!(
-        "S3, S4: unlord {:?} after it goes on, lord {:?} after that; two lords: 0 s",
-        Duration::from_nanos(undone - going),
-        third.later_than(undone)
-    );
-    legion.daemon(&third);
+/// S3: the same where a node may lead alone.
+#[test]
+fn a_lords_agent_is_stopped_where_one_is_enough() {
+    let mut legion = Setup { quorum: 1, ..Setup::default() }.start();
+    legion.lord_is_stopped("S3");
     legion.close();
 }
 
@@ -288,6 +271,31 @@ impl Legion {
         let mut agent = self.agents.remove(node).expect("it runs");
         agent.signal(libc::SIGTERM);
         agent.exits(0);
+    }
+
+    /// The lord's agent is stopped until another one has led for a while; then it goes on.
+    fn lord_is_stopped(&mut self, row: &str) {
+        let first = self.led_by("web-1");
+        let daemon = self.daemon(&first);
+        let stopped = now();
+        self.agents["web-1"].signal(libc::SIGSTOP);
+        self.lost.push(first.token);
+        let second = self.after(&first);
+        in_time(&format!("{row}: the next lord"), stopped, &second);
+        let alone = second.later_than(self.again(&daemon).last);
+        println!("{row}: the daemon of the one that is stopped ended {alone:?} before");
+        assert!(!is_alive(daemon.pid), "two daemons");
+        let daemon = self.daemon(&second);
+        self.witness.lives_on(&daemon, TOLERANCE);
+
+        let going = now();
+        self.agents["web-1"].signal(libc::SIGCONT);
+        let third = self.after(&second);
+        assert_eq!((&*second.node, &*third.node), ("web-2", "web-1"));
+        let undone = self.again_lord(&second).end.expect("it undid it");
+        let (took, gap) = (Duration::from_nanos(undone.saturating_sub(going)), third.later_than(undone));
+        println!("{row}: the other's unlord {took:?} after it goes on, lord {gap:?} after that");
+        self.daemon(&third);
     }
 
     /// The lord is cut off from all others, until another one has led for a while; then it is back.
