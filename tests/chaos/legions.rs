@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::thread;
 use std::time::Duration;
 
 use super::agent::{Agent, Home, is_alive, wait_for};
@@ -97,8 +98,12 @@ fn a_lord_is_cut_off_that_was_alone_before() {
     legion.says("web-1", "reason=no quorum");
     let ended = wait_for("its on_unlord", || legion.again_lord(&last).end);
     println!("P2: alone with Redis, unlord {:?} after the cut", Duration::from_nanos(ended.saturating_sub(cut)));
+    // How long the fault lasts.
+    thread::sleep(TOLERANCE);
+    let mended = now();
     legion.net.mend();
-    let next = legion.after(&last);
+    assert!(legion.after(&last).begin > mended, "a lord without a quorum");
+    let next = legion.led_by("web-1");
     legion.daemon(&next);
     legion.close();
 }
