@@ -20,6 +20,7 @@ mod witness;
 
 mod address;
 mod clock;
+mod legions;
 mod net;
 mod scenarios;
 mod stage;

@@ -110,11 +110,15 @@ impl Net {
     /// From now on no packet passes between one of these and one of those.
     pub fn cut(&self, these: &[Host], those: &[Host]) {
         for (this, that) in these.iter().flat_map(|this| those.iter().map(move |that| (this, that))) {
-            for (from, to) in [(this, that), (that, this)] {
-                let (from, to) = (from.address.to_string(), to.address.to_string());
-                iptables(&["-A", "FORWARD", "-s", &from, "-d", &to, "-j", "DROP"]);
-            }
+            self.cut_one_way(this, that);
+            self.cut_one_way(that, this);
         }
+    }
+
+    /// From now on no packet passes from this one to that one; the other way they do.
+    pub fn cut_one_way(&self, this: &Host, that: &Host) {
+        let (from, to) = (this.address.to_string(), that.address.to_string());
+        iptables(&["-A", "FORWARD", "-s", &from, "-d", &to, "-j", "DROP"]);
     }
 
     /// Cuts this host off from all others.
