@@ -1215,8 +1215,9 @@ async fn malformed_messages_are_harmless_and_doubled_ones_are_asked_once() {
         assert_eq!(server.number(&["PUBLISH", bus, message]), 1);
     }
     a.redis.relay(RequestId(1), &node("b"), "last".into());
-    assert_eq!(b.reply("x").await.line, "once");
-    assert_eq!(b.reply("y").await.line, "last");
+    let mut asked = [b.reply("y").await.line, b.reply("y").await.line];
+    asked.sort();
+    assert_eq!(asked, ["last", "once"]);
     let replied = Event::Replied { request: RequestId(1), node: node("b"), text: "y".into() };
     a.next(|event| (event == replied).then_some(())).await;
     assert!(b.questions.try_recv().is_err());

@@ -195,17 +195,27 @@ fn hold_on(store: &mut dyn Store, owner: &Owner, ttl: Duration, token: u64, time
     }
 }
 
+/// Others hear that this owner has it. Of several servers one may not have heard its new name yet.
+fn is_held_by(store: &mut dyn Store, holder: &Owner, ttl: Duration) {
+    let other = take(store, &owner("b", 2), ttl);
+    let LeaseAnswer::Held { by, .. } = &other else { panic!("not held but {other:?}") };
+    let told = Owner::parse(by).unwrap();
+    assert_eq!(told.nonce, holder.nonce);
+    assert!(told.node == holder.node || store.servers() > 1, "{by}");
+}
+
 pub fn an_owner_whose_node_is_renamed_keeps_its_lease_token_and_all(store: &mut dyn Store, ttl: Duration) {
     let (before, after) = (owner("a", 1), owner("z", 1));
     let token = held(store, &before, ttl);
     assert_eq!(refresh(store, &after, ttl, token), LeaseAnswer::Granted { token });
-    held_by(&take(store, &owner("b", 2), ttl), &after.to_string());
+    is_held_by(store, &after, ttl);
     // A question of before that comes late is its own, too; and so is one that is asked again.
     assert_eq!(refresh(store, &before, ttl, token), LeaseAnswer::Granted { token });
-    assert_eq!(granted(&take(store, &after, ttl)), token);
+    let again = granted(&take(store, &after, ttl));
+    assert!(again == token || again > token && store.servers() > 1, "an answer was lost, not the lease");
     // Another tenure of the same node is another owner's.
-    assert!(matches!(refresh(store, &owner("z", 2), ttl, token), LeaseAnswer::Lost { .. }));
-    held_by(&take(store, &owner("b", 2), ttl), &after.to_string());
+    assert!(matches!(refresh(store, &owner("z", 2), ttl, again), LeaseAnswer::Lost { .. }));
+    is_held_by(store, &after, ttl);
 }
 
 pub fn a_renamed_owner_restores_what_was_lost_and_frees_what_it_held(store: &mut dyn Store, ttl: Duration) {
