@@ -97,6 +97,8 @@ pub(super) enum Trouble {
     Said(RedisError),
     /// Nobody said anything, for this reason.
     Lost(String),
+    /// The line was given up meanwhile: its server is none of those to be asked any more.
+    Forgotten,
 }
 
 impl Trouble {
@@ -105,6 +107,7 @@ impl Trouble {
         match self {
             Trouble::Said(error) => reason::of(error, "the server"),
             Trouble::Lost(reason) => reason.clone(),
+            Trouble::Forgotten => "its server is asked no more".into(),
         }
     }
 }
@@ -149,6 +152,7 @@ impl Line {
         let wire = match self.settled(end).await {
             State::Up(wire) => wire,
             State::Down(reason) => return Err(Trouble::Lost(reason.to_string())),
+            State::Begun if self.is_forgotten() => return Err(Trouble::Forgotten),
             State::Begun => return Err(Trouble::Lost(format!("still connecting after {} s", time.as_secs_f64()))),
         };
         let mut answer = pin!(run(wire.connection.clone()));
@@ -166,7 +170,7 @@ impl Line {
                     Ok(Err(error)) => return Err(wire.failed(error)),
                     Err(_) => wire.silent(since, until, time),
                 },
-                reason = self.gives_up(&wire) => return Err(Trouble::Lost(reason)),
+                trouble = self.gives_up(&wire) => return Err(trouble),
             }
             since = until;
         }
@@ -174,13 +178,19 @@ impl Line {
     }
 
     /// Waits until `wire` is not used any more, and says why.
-    async fn gives_up(&self, wire: &Wire) -> String {
+    async fn gives_up(&self, wire: &Wire) -> Trouble {
         let mut state = self.state.clone();
         let is_another = |state: &State| !matches!(state, State::Up(now) if now.generation == wire.generation);
         match state.wait_for(is_another).await.as_deref() {
-            Ok(State::Down(reason)) => reason.to_string(),
-            Ok(State::Begun | State::Up(_)) | Err(_) => "the connection was made anew".into(),
+            Ok(State::Down(reason)) => Trouble::Lost(reason.to_string()),
+            Ok(State::Begun | State::Up(_)) => Trouble::Lost("the connection was made anew".into()),
+            Err(_) => Trouble::Forgotten,
         }
+    }
+
+    /// Whether nobody keeps it up any more.
+    fn is_forgotten(&self) -> bool {
+        self.state.has_changed().is_err()
     }
 
     /// How the line is, once the first attempt to connect has ended or `end` has come: what is asked in an agent's

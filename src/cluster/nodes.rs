@@ -113,6 +113,13 @@ impl Nodes {
             let error = match self.lines(&at).call(call, needs, way, patience).await {
                 Ok(answer) => return Ok(answer),
                 Err(Trouble::Said(error)) => error,
+                // A survey, perhaps of a server that had not heard of the change, found another master than the one that
+                // was asked. What a lease or a node asks may come twice.
+                Err(Trouble::Forgotten) => {
+                    (at, way) = (self.master(slot, end).await?, Way::Direct);
+                    redirects += 1;
+                    continue;
+                }
                 Err(lost) => return Err(self.doubt(&lost)),
             };
             match Redirect::of(&error, &at) {
