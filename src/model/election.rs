@@ -19,7 +19,8 @@
 //! - No failure of the store is an answer: the view before it counts until it is as old as a lease.
 //! - Of those that would have the lease the highest valor is the first, then the name. Without preemption whoever has the
 //!   lease and would keep it goes before all of them.
-//! - A better member takes over from a holder only when it has stood there for the delay, as the holder has seen it.
+//! - Only a higher valor takes over from a holder, and only when it has stood there for the delay, as the holder has seen
+//!   it. Among equals names decide who begins, and move nobody: a node that is renamed, or comes back, disturbs no lord.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -346,8 +347,8 @@ impl Election {
             Some(asked) => Some(asked.sent + self.lost()),
             None => self.due(),
         };
-        let preempted = self.standing.iter().filter(|(node, (valor, _))| holds && self.is_before_me(node, *valor));
-        let preempted = preempted.map(|(_, (_, since))| *since + self.spec.preempt_delay);
+        let preempted = self.standing.values().filter(|(valor, _)| holds && *valor > self.spec.valor);
+        let preempted = preempted.map(|(_, since)| *since + self.spec.preempt_delay);
         let verdict = self.silences().chain(self.stale()).chain(preempted).filter(|time| *time > now);
         question.into_iter().chain(verdict.min()).min()
     }
@@ -394,15 +395,18 @@ impl Election {
         }
         let stand = others.iter().filter(|(_, membership)| membership.stands);
         let holder = self.view.as_ref().and_then(|view| view.holder.as_deref());
-        let sits = |node: &NodeName| !self.spec.preempt && holder == Some(node.as_str());
+        let sits = |node: &NodeName, valor: u32| {
+            holder == Some(node.as_str()) && (!self.spec.preempt || valor >= self.spec.valor)
+        };
         // Who has it and would keep it is to be moved by its betters only, and by them after the delay.
         let in_the_way = |node: &NodeName, valor: u32| match (holds, self.spec.preempt) {
             (true, false) => false,
-            (true, true) => self.is_before_me(node, valor) && self.has_stood(node, now),
-            (false, _) => self.is_before_me(node, valor) || sits(node),
+            (true, true) => valor > self.spec.valor && self.has_stood(node, now),
+            (false, _) => self.is_before_me(node, valor) || sits(node, valor),
         };
         let before = stand.filter(|(node, membership)| in_the_way(node, membership.valor));
-        let first = before.max_by_key(|(node, membership)| (sits(node), membership.valor, Reverse(*node)));
+        let first =
+            before.max_by_key(|(node, membership)| (sits(node, membership.valor), membership.valor, Reverse(*node)));
         first.map_or(Verdict::Lead, |(node, _)| Verdict::Behind { node: (*node).clone() })
     }
 

@@ -66,10 +66,9 @@ impl Legion {
         Some(Legion { follower, valors, quorum, preempt, preempt_delay, spoke: BTreeMap::new() })
     }
 
-    /// The host whose valor, or else name, comes first.
-    pub(crate) fn best(&self) -> usize {
-        let by_valor = |host: &usize| (std::cmp::Reverse(self.valors[*host]), *host);
-        (0..self.valors.len()).min_by_key(by_valor).expect("there are hosts")
+    /// Whether no host has a higher valor.
+    pub(crate) fn is_best(&self, host: usize) -> bool {
+        self.valors.iter().all(|valor| *valor <= self.valors[host])
     }
 
     /// How many hosts have been heard within `time`.
