@@ -208,7 +208,7 @@ enum Words {
         #[arg(value_name = "NAME")]
         legion: Option<String>,
     },
-    /// Ask whether the node leads a legion: exit code 0 if so, 1 if not, 2 where there is none
+    /// Ask whether the node leads a legion: exit code 0 if so, 1 if not
     Lord {
         /// The legion
         #[arg(value_name = "NAME")]
