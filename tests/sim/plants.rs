@@ -147,7 +147,7 @@ pub(crate) const PLANTS: &[Plant] = &[
         "a taking does not compare the owner",
         &[("if holder and not same(holder, owner) then\n  local left", "if false then\n  local left")],
         EVERYWHERE,
-        &[NeverTwo],
+        &[NeverTwo, TokensGrow],
     ),
     script(
         "a renamed owner is another one",
