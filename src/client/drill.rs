@@ -159,14 +159,10 @@ async fn read(endpoint: &Endpoint, call: &Call, target: &Target, watcher: &str) 
 /// The reply of the one node that is asked.
 async fn asked(endpoint: &Endpoint, call: &Call, command: Command, target: &Target) -> Result<Value, ClientError> {
     let call = Call { command, target: target.clone(), ..call.clone() };
-    let reply = ask(endpoint, &call).await?;
-    let part = match reply["nodes"].as_object() {
-        Some(nodes) => nodes.values().next().cloned().unwrap_or(Value::Null),
-        None => reply,
-    };
+    let part = wire::only_part(ask(endpoint, &call).await?);
     match part["status"].as_str() {
         Some("error") | None => {
-            let reason = part["reason"].as_str().unwrap_or("it failed, and did not say why").to_owned();
+            let reason = wire::why(&part).to_owned();
             Err(if part["silent"] == true { ClientError::Silent(reason) } else { ClientError::Refused(reason) })
         }
         Some(_) => Ok(part),

@@ -169,10 +169,10 @@ impl Site<'_> {
         }
         for name in names {
             let call = Call { command: self.plan.on(name), target: self.target.clone(), ..self.call.clone() };
-            match ask(self.endpoint, &call).await.map(|reply| part(&reply)) {
+            match ask(self.endpoint, &call).await.map(wire::only_part) {
                 Err(error) => return Heard::Silent(error.to_string()),
                 Ok(part) if part["status"] == "error" => {
-                    let why = part["reason"].as_str().unwrap_or("it failed, and did not say why").to_owned();
+                    let why = wire::why(&part).to_owned();
                     return if part["silent"] == true { Heard::Silent(why) } else { Heard::Refused(why) };
                 }
                 Ok(_) => {}
@@ -189,7 +189,7 @@ impl Site<'_> {
             Err(error) => (Sight::Silent(error.to_string()), Vec::new()),
             Ok(reply) => {
                 let gone = || (Sight::Idle("it has no such watcher any more".into()), Vec::new());
-                wire::sight(&part(&reply), |name| self.plan.means(name)).unwrap_or_else(gone)
+                wire::sight(&wire::only_part(reply), |name| self.plan.means(name)).unwrap_or_else(gone)
             }
         }
     }
@@ -214,14 +214,6 @@ fn target(alone: bool, node: &NodeName) -> Target {
     if alone { Target::Here } else { Target::node(node.clone()) }
 }
 
-/// The one part of a reply of one node.
-fn part(reply: &Value) -> Value {
-    match reply["nodes"].as_object() {
-        Some(nodes) => nodes.values().next().cloned().unwrap_or(Value::Null),
-        None => reply.clone(),
-    }
-}
-
 fn question(call: &Call, command: Command, target: Target) -> Call {
     Call { command, target, patience: call.patience.min(LOOK_PATIENCE), ..call.clone() }
 }
@@ -230,19 +222,15 @@ async fn status(endpoint: &Endpoint, call: &Call, target: Target) -> Result<Valu
     let reply = ask(endpoint, &question(call, Command::Status { watcher: None }, target)).await?;
     match (reply["missing"].as_str(), reply["nodes"].is_null() && reply["status"] == "error") {
         (Some(why), _) => Err(ClientError::Silent(format!("it is not known which nodes there are: {why}"))),
-        (None, true) => {
-            Err(ClientError::Refused(reply["reason"].as_str().unwrap_or("it failed, and did not say why").to_owned()))
-        }
+        (None, true) => Err(ClientError::Refused(wire::why(&reply).to_owned())),
         (None, false) => Ok(reply),
     }
 }
 
 /// How the nodes are that have what is meant, in order, and which watchers that is.
 fn seen(reply: &Value, plan: &Plan) -> Result<Vec<(NodeName, Sight, Vec<String>)>, ClientError> {
-    let own = reply["node"].as_str().map(|node| (node, reply));
-    let parts = reply["nodes"].as_object().into_iter().flatten().map(|(node, part)| (node.as_str(), part));
     let mut seen = Vec::new();
-    for (node, part) in parts.chain(own) {
+    for (node, part) in wire::parts(reply) {
         let node = NodeName::parse(node).map_err(|bad| ClientError::Silent(format!("'{node}' answered: {bad}")))?;
         if let Some((sight, names)) = wire::sight(part, |name| plan.means(name)) {
             seen.push((node, sight, names));

@@ -390,6 +390,18 @@ pub(super) fn jittered(time: Duration, part: f64) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::spec::Secret;
+
+    #[tokio::test]
+    async fn a_line_that_is_given_up_says_so_at_once_and_not_that_it_is_still_connecting() {
+        let spec = RedisSpec::at(Secret::new("redis://127.0.0.1:1/0".into()));
+        let (line, keep_up) = Line::new(spec, "a".into(), Whereabouts::unknown());
+        let question = || line.ask(Patience::until(Instant::now() + Duration::from_millis(20)), async |_| Ok(()));
+        let Err(Trouble::Lost(why)) = question().await else { panic!("nobody keeps it up yet") };
+        assert!(why.starts_with("still connecting"), "{why}");
+        drop(keep_up);
+        assert!(matches!(question().await, Err(Trouble::Forgotten)));
+    }
 
     #[test]
     fn attempts_to_connect_come_further_apart_but_never_far() {

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::words::printable;
 use super::{list, word};
+use crate::wire;
 
 /// Watchers on their way down.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,9 +95,7 @@ fn runs(watcher: &Value) -> bool {
 }
 
 fn watchers(reply: &Value) -> impl Iterator<Item = (&str, &Value)> {
-    let own = reply["node"].as_str().map(|node| (node, reply));
-    let parts = reply["nodes"].as_object().into_iter().flatten().map(|(node, part)| (node.as_str(), part));
-    parts.chain(own).flat_map(|(node, part)| list(part, "watchers").iter().map(move |watcher| (node, watcher)))
+    wire::parts(reply).flat_map(|(node, part)| list(part, "watchers").iter().map(move |watcher| (node, watcher)))
 }
 
 #[cfg(test)]

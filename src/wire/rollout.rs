@@ -2,14 +2,14 @@
 
 use serde_json::{Map, Value, json};
 
+use super::parts::why;
 use crate::model::rollout::{Member, Rollout, Sight, Stage, Verdict};
 
 /// How those of a node's watchers are that are `meant`, from its part of a reply to `status`, and the names of those that
 /// are to run there. Nothing where it has none that is meant.
 pub fn sight(part: &Value, meant: impl Fn(&str) -> bool) -> Option<(Sight, Vec<String>)> {
     if part["status"] == "error" {
-        let why = part["reason"].as_str().unwrap_or("it failed, and did not say why");
-        return Some((Sight::Silent(why.to_owned()), Vec::new()));
+        return Some((Sight::Silent(why(part).to_owned()), Vec::new()));
     }
     let (mut names, mut idle, mut down, mut deaths, mut any) = (Vec::new(), Vec::new(), Vec::new(), 0, false);
     for watcher in part["watchers"].as_array().into_iter().flatten() {

@@ -37,7 +37,12 @@ fn play(kind: Kind, name: &'static str, scenario: fn(Setup) -> Stage) {
     if !KINDS.contains(&kind) {
         return println!("agents cannot use {} yet", kind.name());
     }
-    scenario(Setup::new(kind, name)).judge();
+    // What is late because the whole machine stood still for a moment is played once more, but not for the table. That two
+    // ran at once, or that something was left behind, counts the first time.
+    let for_the_table = std::env::var("NEXTEST_PROFILE").is_ok_and(|profile| profile == "chaos");
+    if !scenario(Setup::new(kind, name)).judge(!for_the_table) {
+        scenario(Setup::new(kind, name)).judge(false);
+    }
 }
 
 /// A test for a scenario. Those that are marked are part of every run: `once` on a standalone Redis, `each` on each

@@ -52,11 +52,20 @@ pub struct Verdict {
     pub children: usize,
     /// Every promise that was broken, in words.
     pub broken: Vec<String>,
+    /// How many of them say only that nothing ran for too long.
+    late: usize,
+}
+
+impl Verdict {
+    /// Whether nothing is wrong but that something came late, as it may where the whole machine stands still for a moment.
+    pub fn is_merely_late(&self) -> bool {
+        self.late > 0 && self.late == self.broken.len()
+    }
 }
 
 /// Judges the lives of one singleton's children and of all that descends from them. `left` is what outlived its agent.
 pub fn judge(lives: &[Life], frozen: &[Frozen], claims: &[Claim], left: &[String]) -> Verdict {
-    let mut broken = Vec::new();
+    let (mut broken, mut late) = (Vec::new(), 0);
     let overlap = overlap(lives, frozen, &mut broken);
     let children: Vec<&Life> = lives.iter().filter(|life| life.parent.is_none()).collect();
     if children.is_empty() {
@@ -71,6 +80,7 @@ pub fn judge(lives: &[Life], frozen: &[Frozen], claims: &[Claim], left: &[String
             Claim::Moves(gaps) => (quartile(gaps), PLANNED),
             Claim::Undisturbed { from, until } => {
                 if !children.iter().any(|child| child.start <= *from && child.last >= *until) {
+                    late += 1;
                     broken.push(format!("the child did not run on: {claim:?}"));
                 }
                 continue;
@@ -78,23 +88,24 @@ pub fn judge(lives: &[Life], frozen: &[Frozen], claims: &[Claim], left: &[String
             Claim::Dead { pid, by } => {
                 let last =
                     lives.iter().filter(|life| life.pid == *pid || life.parent == Some(*pid)).map(|life| life.last);
-                let late = last.max().unwrap_or(Moment::MAX).saturating_sub(*by);
-                if late > 0 {
-                    broken.push(format!("pid {pid} outlived its lease by {:?}", Duration::from_nanos(late)));
+                let longer = last.max().unwrap_or(Moment::MAX).saturating_sub(*by);
+                if longer > 0 {
+                    broken.push(format!("pid {pid} outlived its lease by {:?}", Duration::from_nanos(longer)));
                 }
                 continue;
             }
             Claim::Nobody { from, until } => {
                 for life in lives.iter().flat_map(|life| spans(life, frozen)) {
                     if life.from < *until && life.last > *from {
-                        let late = Duration::from_nanos(life.last.min(*until) - *from);
-                        broken.push(format!("something ran {late:?} too long, pid {}", life.pid));
+                        let longer = Duration::from_nanos(life.last.min(*until) - *from);
+                        broken.push(format!("something ran {longer:?} too long, pid {}", life.pid));
                     }
                 }
                 continue;
             }
         };
         if gap > bound {
+            late += 1;
             broken.push(format!("{gap:?} without a child, of {bound:?} allowed: {claim:?}"));
         }
         let share = |(gap, bound): (Duration, Duration)| gap.as_secs_f64() / bound.as_secs_f64();
@@ -111,6 +122,7 @@ pub fn judge(lives: &[Life], frozen: &[Frozen], claims: &[Claim], left: &[String
         tokens,
         children: children.len(),
         broken,
+        late,
     }
 }
 
@@ -303,6 +315,23 @@ mod tests {
         assert!(broken(&[life(1, "a", 5, 0, 31)], moves(101)));
         assert!(broken(&[life(1, "a", 5, 0, 31)], Claim::Moves(vec![Duration::from_millis(101)])));
         assert!(broken(&[life(1, "a", 5, 0, 31)], Claim::Moves(Vec::new())));
+    }
+
+    #[test]
+    fn nothing_but_lateness_is_merely_late() {
+        let late = [life(1, "a", 5, 0, 20), life(2, "b", 6, 61, 100)];
+        let undisturbed = Claim::Undisturbed { from: SECOND, until: 9 * SECOND };
+        assert!(judge(&late, &[], &[soon(20, 100), undisturbed], &[]).is_merely_late());
+        assert!(!judge(&late, &[], &[], &[]).is_merely_late(), "nothing is wrong");
+        let two = [life(1, "a", 5, 0, 22), life(2, "b", 6, 21, 30)];
+        for (lives, claim, left) in [
+            (&two, soon(20, 100), &[][..]),
+            (&late, soon(20, 100), &["17: sleep 600".to_owned()]),
+            (&late, Claim::Dead { pid: 1, by: SECOND }, &[]),
+            (&late, Claim::Nobody { from: SECOND, until: 9 * SECOND }, &[]),
+        ] {
+            assert!(!judge(lives, &[], &[soon(20, 100), claim.clone()], left).is_merely_late(), "{claim:?}");
+        }
     }
 
     #[test]
