@@ -253,8 +253,9 @@ const fn flaw(name: &'static str, flaw: Flaw, shapes: &'static [Shape], breaks: 
     Plant { name, bug: Bug::Flaw(flaw), shapes, breaks, of_legions: false }
 }
 
-const fn of_legions(plant: Plant) -> Plant {
-    Plant { of_legions: true, ..plant }
+const fn of_legions(mut plant: Plant) -> Plant {
+    plant.of_legions = true;
+    plant
 }
 
 /// What an agent hears where a flaw bends it.
