@@ -20,13 +20,14 @@ tests: setup
 	then set -x; cargo nextest run --locked; \
 	else set -x; cargo test --locked; fi
 
-setup: .venv/ready .servers/python/ready .servers/debian/ready .servers/valkey/ready
+setup: .venv/ready .servers/python/ready .servers/circus/ready .servers/debian/ready .servers/valkey/ready
 	@scripts/setup
 
 # Made anew when the versions change; the stamp comes last, so that a broken one is made again.
 .venv/ready: tests/celery/requirements.txt
 .servers/python/ready: tests/servers/requirements.txt
-.venv/ready .servers/python/ready:
+.servers/circus/ready: tests/circus/requirements.txt
+.venv/ready .servers/python/ready .servers/circus/ready:
 	@scripts/setup
 	rm -rf $(@D)
 	python3 -m venv $(@D)
