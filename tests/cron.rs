@@ -47,8 +47,8 @@ fn unix_time() -> u64 {
 
 /// Two nodes of a legion whose lord has the job.
 struct Pair {
-    home: Home,
     agents: [Agent; 2],
+    home: Home,
     _redis: Option<RedisServer>,
 }
 
