@@ -89,6 +89,7 @@ fn sleeper() -> WatcherView {
         next_try: Some(Duration::from_secs(4)),
         lease: None,
         legion: None,
+        cron: None,
     }
 }
 

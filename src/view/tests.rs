@@ -50,6 +50,7 @@ fn watcher(name: &str, state: WatcherState, wanted: u32, pids: &[(u32, u64)], no
         next_try: None,
         lease: None,
         legion: None,
+        cron: None,
     }
 }
 

@@ -218,7 +218,7 @@ impl Agent {
 
     /// The server's clock, and what it keeps of the lease.
     pub async fn history(&mut self) -> Result<(u64, Vec<Entry>), String> {
-        self.redis.read_history(RequestId(4), &[beat()]);
+        self.redis.read_history(RequestId(4), &[beat()], vec![]);
         self.next(|event| match event {
             Event::HistoryRead { request: RequestId(4), read } => {
                 Some(read.map(|mut read| (read.now, read.leases.remove(0).1)))
