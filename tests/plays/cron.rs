@@ -377,6 +377,8 @@ fn holding() -> Town {
     town.token = Some(7);
     town.wait(secs(2));
     assert_eq!((town.state(), town.claimed()), (WatcherState::Scheduled, vec![]));
+    // Of the slot before it began it knows nothing better.
+    assert!(matches!(&town.told()[..], [told] if told.starts_with("job/7 slot 0 missed")));
     town
 }
 
