@@ -382,7 +382,7 @@ fn entries(words: &[String]) -> Option<(u64, Vec<Entry>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::names::{ClusterName, WatcherName};
+    use crate::model::names::ClusterName;
 
     fn lease() -> LeaseName {
         LeaseName { cluster: ClusterName::parse("prod").unwrap(), watcher: WatcherName::parse("beat").unwrap() }
@@ -409,6 +409,31 @@ mod tests {
             let before = Before { token: 4, node: "web-3".into(), seen: None, left: Left::Released };
             let before = matches!(what, What::Started { .. }).then_some(before);
             let read = Entry { token: 5, node: "web-1".into(), at: 8_500, slack: 2, what, before };
+            assert_eq!(entries(&answer), Some((11_000, vec![read])));
+        }
+    }
+
+    #[test]
+    fn a_fact_about_a_slot_goes_to_its_schedule_and_reads_back() {
+        let (node, watcher) = (NodeName::parse("web-1").unwrap(), WatcherName::parse("job").unwrap());
+        let at = Measured { now: 10_000, slack: 2, ago: 1_500 };
+        let ended = |how, told| Turn::Ended { how, told };
+        for turn in [
+            Turn::Claimed,
+            Turn::Began { pid: 7 },
+            ended(How::Exit(Exit::Code(0)), false),
+            ended(How::Exit(Exit::Signal(9)), true),
+            ended(How::Exit(Exit::Lost), false),
+            ended(How::Failed("no such file".into()), false),
+            Turn::PassedOver { why: "the run before goes on".into() },
+            Turn::Missed { why: "late".into() },
+        ] {
+            let what = What::Run { watcher: watcher.clone(), slot: Slot(9), turn };
+            let call = record_call(&node, &lease(), &Fact { token: 5, at: Time::ZERO, what: what.clone() }, at);
+            assert_eq!(call.keys, ["circus:{prod/beat}:runs:job", "circus:{prod/beat}:meta"]);
+            let own = words(&["tok", "5"]).into_iter().chain(call.args[2..].iter().cloned()).collect::<Vec<_>>();
+            let answer: Vec<String> = ["11000".to_owned(), own.len().to_string()].into_iter().chain(own).collect();
+            let read = Entry { token: 5, node: "web-1".into(), at: 8_500, slack: 2, what, before: None };
             assert_eq!(entries(&answer), Some((11_000, vec![read])));
         }
     }

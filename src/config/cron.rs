@@ -164,7 +164,7 @@ mod tests {
     #[test]
     fn what_follows_a_failure_is_nothing_more_or_a_time_apart() {
         assert_eq!(on_failure("report"), Ok(OnFailure::Report));
-        for text in ["stand_back 90", "stand_back  1m 30s", "stand_back 90s"] {
+        for text in ["stand_back 90", "stand_back  1.5m", "stand_back 90s"] {
             let minutes = OnFailure::StandBack(std::time::Duration::from_secs(90));
             assert_eq!(on_failure(text), Ok(minutes), "{text}");
         }

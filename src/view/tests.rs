@@ -8,12 +8,14 @@ use super::*;
 use crate::model::command::{Answer, NodeAbout, NodeRow, NodeState, Outcome, Part, Patience, Refusal, Reply};
 use crate::model::event::{Changes, Exit, TokenState};
 use crate::model::explain::{self, Condition, Explanation, Move};
-use crate::model::history::{self, Before, Cause, Ending, Entry, Left, What};
+use crate::model::history::{self, Before, Cause, Ending, Entry, History, Left, What};
 use crate::model::names::{ClusterName, NodeName, SocketName, WatcherName};
 use crate::model::plan::{Change, Effect, KeyChange, Plan, SocketChange, SocketEffect};
+use crate::model::runs::{self, How, Turn};
 use crate::model::snapshot::{
     LeaseCounts, LeaseRole, LeaseView, Phase, ProcessView, Snapshot, StoreView, WatcherState, WatcherView,
 };
+use crate::model::spec::Slot;
 use crate::model::stats::Machine;
 use crate::model::store::Missed;
 use crate::wire::reply_json;
@@ -226,6 +228,69 @@ fn history_tells_who_had_a_lease_and_why_and_marks_what_must_never_be() {
         &own(Reply::Done(Answer::Histories(vec![]))),
         "
 |no leases: no watcher here has singleton = true",
+    );
+}
+
+#[test]
+fn history_tells_what_became_of_each_time_of_a_schedule() {
+    let (day, pid) = (1_795_071_600, 7);
+    let exit = |code| Turn::Ended { how: How::Exit(Exit::Code(code)), told: false };
+    let at = |slot: u64, token, node: &str, late: u64, turn| {
+        let what = What::Run { watcher: WatcherName::parse("report").unwrap(), slot: Slot(slot), turn };
+        Entry { token, node: node.into(), at: slot * 1_000 + late, slack: 0, what, before: None }
+    };
+    let entries = [
+        at(day, 15, "web-3", 13, Turn::Began { pid }),
+        at(day + 86_400, 16, "web-1", 14, Turn::Began { pid }),
+        at(day + 86_400, 16, "web-1", 2_000, exit(0)),
+        at(day + 2 * 86_400, 16, "web-1", 0, Turn::PassedOver { why: "the run before goes on".into() }),
+        at(day + 3 * 86_400, 16, "web-1", 11, Turn::Began { pid }),
+        at(day + 3 * 86_400, 16, "web-1", 14_211, exit(3)),
+        at(day + 4 * 86_400, 16, "web-1", 2, Turn::Claimed),
+        at(day + 5 * 86_400, 17, "web-2", 12, Turn::Began { pid }),
+    ];
+    let runs = |holder| Some(runs::fold(&entries, holder));
+    let name = |name| WatcherName::parse(name).unwrap();
+    let report = History { runs: runs(Some(17)), ..History::default() };
+    let named = Command::History { watcher: Some("report".into()), count: 20 };
+    let reply = Reply::Done(Answer::Histories(vec![(name("report"), report.clone())]));
+    golden(
+        &named,
+        &own(reply.clone()),
+        "
+|",
+    );
+    // All nodes read the same of a schedule with a lease; of others each has its own.
+    let many = gathered(vec![("web-1", Part::Own(reply.clone())), ("web-2", Part::Own(reply.clone()))]);
+    assert_eq!(shown(&named, &many), shown(&named, &own(reply)));
+    let here = |node: &str| {
+        let entries = [at(day, 0, node, 9, Turn::Began { pid }), at(day, 0, node, 20, exit(0))];
+        let clean = History { runs: Some(runs::fold(&entries, Some(0))), ..History::default() };
+        Part::Own(Reply::Done(Answer::Histories(vec![(name("clean"), clean)])))
+    };
+    golden(
+        &Command::History { watcher: Some("clean".into()), count: 20 },
+        &gathered(vec![("web-1", here("web-1")), ("web-2", here("web-2"))]),
+        "
+|",
+    );
+    // With the tenures of a lease.
+    let Reply::Done(Answer::Histories(mut told)) = histories() else { panic!() };
+    told.truncate(1);
+    told[0].1.tenures.truncate(1);
+    told.push((name("report"), History { runs: runs(None).map(|runs| runs[..1].to_vec()), ..History::default() }));
+    told.push((name("idle"), History { runs: Some(vec![]), ..History::default() }));
+    golden(
+        &Command::History { watcher: None, count: 1 },
+        &own(Reply::Done(Answer::Histories(told))),
+        "
+|",
+    );
+    golden(
+        &named,
+        &own(Reply::Done(Answer::Histories(vec![(name("report"), History { runs: Some(vec![]), ..report })]))),
+        "
+|no run is known to have been yet",
     );
 }
 
