@@ -186,7 +186,8 @@ fn run(slot: Slot, facts: &[(&Entry, &Turn)], holder: Option<u64>) -> Option<Run
             _ => None,
         }),
         began: began.map(|(entry, _)| entry.at),
-        ended: ended.map(|(entry, _)| entry.at),
+        // Each was measured by itself, give or take its slack.
+        ended: ended.map(|(entry, _)| began.map_or(entry.at, |(began, _)| entry.at.max(began.at))),
         outcome,
     })
 }
@@ -259,6 +260,12 @@ mod tests {
         let mut entries = story();
         entries.push(fact(120, 1, "a", 121_000, ended(0)));
         assert_eq!(fold(&entries, Some(2))[3].outcome, Outcome::Done);
+    }
+
+    #[test]
+    fn no_slack_ends_a_run_before_it_began() {
+        let short = [fact(60, 1, "a", 60_020, Turn::Began { pid: 7 }), fact(60, 1, "a", 60_019, ended(0))];
+        assert_eq!(fold(&short, None)[0].ended, Some(60_020));
     }
 
     #[test]

@@ -258,7 +258,13 @@ fn history_tells_what_became_of_each_time_of_a_schedule() {
         &named,
         &own(reply.clone()),
         "
-|",
+|SLOT                  NODE   TOKEN   LATE     TOOK  RUN
+|2026-11-24 07:00:00Z  web-2     17  12 ms        -  running
+|2026-11-23 07:00:00Z  web-1     16      -        -  unfinished: claimed, and nothing was heard of it
+|2026-11-22 07:00:00Z  web-1     16  11 ms  14.20 s  failed: exit 3
+|2026-11-21 07:00:00Z  web-1     16      -        -  none: the run before goes on
+|2026-11-20 07:00:00Z  web-1     16  14 ms   1.99 s  done
+|2026-11-19 07:00:00Z  web-3     15  13 ms        -  unfinished: nothing was heard of its end",
     );
     // All nodes read the same of a schedule with a lease; of others each has its own.
     let many = gathered(vec![("web-1", Part::Own(reply.clone())), ("web-2", Part::Own(reply.clone()))]);
@@ -272,7 +278,9 @@ fn history_tells_what_became_of_each_time_of_a_schedule() {
         &Command::History { watcher: Some("clean".into()), count: 20 },
         &gathered(vec![("web-1", here("web-1")), ("web-2", here("web-2"))]),
         "
-|",
+|SLOT                  NODE   TOKEN  LATE   TOOK  RUN
+|2026-11-19 07:00:00Z  web-1      -  9 ms  11 ms  done
+|2026-11-19 07:00:00Z  web-2      -  9 ms  11 ms  done",
     );
     // With the tenures of a lease.
     let Reply::Done(Answer::Histories(mut told)) = histories() else { panic!() };
@@ -284,7 +292,13 @@ fn history_tells_what_became_of_each_time_of_a_schedule() {
         &Command::History { watcher: None, count: 1 },
         &own(Reply::Done(Answer::Histories(told))),
         "
-|",
+|NAME    SLOT                  NODE   TOKEN   LATE  TOOK  RUN
+|report  2026-11-24 07:00:00Z  web-2     17  12 ms     -  unfinished: nothing was heard of its end
+|
+|NAME  TOKEN  FROM   TO     WHEN                    GAP  OVERLAP  WHY
+|beat     18  web-2  web-1  2026-11-18 22:09:03Z  12 ms     none  given up on web-2: exit 1, 5 times
+|                                                                 in a row
+|beat: worst gap ≤ 5.30 s, 2 moves in 7 days, no overlap",
     );
     golden(
         &named,
