@@ -84,6 +84,7 @@ impl Town {
                     let by = LeaseAnswer::Held { by: "b".into(), left: secs(1), ttl: secs(15) };
                     let answer = match ask.kind {
                         AskKind::Release { .. } | AskKind::Withdraw => LeaseAnswer::Released,
+                        AskKind::Refresh { .. } if self.token.is_none() => LeaseAnswer::Lost { by: Some("b".into()) },
                         AskKind::Take { .. } | AskKind::Refresh { .. } => {
                             self.token.map_or(by, |token| LeaseAnswer::Granted { token })
                         }
@@ -662,6 +663,25 @@ fn a_run_that_is_stopped_is_no_reason_to_stand_back() {
     town.look();
     town.wait(secs(2));
     assert_eq!(town.state(), WatcherState::Scheduled);
+}
+
+#[test]
+fn a_run_that_loses_its_lease_ends_as_told_under_the_token_it_had() {
+    let mut town = Town::new(standing_back(alone()));
+    town.token = Some(7);
+    town.wait(secs(20));
+    town.says(Claimed::Ours);
+    assert_eq!(town.slots(), [1]);
+    let id = town.latest.take().expect("a run");
+    town.stage.process(id, ProcessEvent::Spawned { pid: 7 });
+    town.token = None;
+    town.wait(secs(6));
+    town.told();
+    town.stage.end(id, Exit::Signal(9));
+    town.look();
+    assert_eq!(town.told(), ["job/7 slot 1 ended as told: killed by SIGKILL"]);
+    town.wait(secs(2));
+    assert_eq!((town.state(), town.note().as_str()), (WatcherState::Standby, "held by b"), "it stands by");
 }
 
 // ---- under a leader's lease ----
