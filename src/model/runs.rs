@@ -23,7 +23,7 @@ pub enum Turn {
     Claimed,
     /// Its process ran.
     Began { pid: u32 },
-    /// Its process ended, or never began; `told`: because it was told to.
+    /// Its process ended, or never began; `told`: because it was told to, or its lease was over.
     Ended { how: How, told: bool },
     /// It has no run, for this reason, as the node says that could have run it.
     PassedOver { why: String },
@@ -68,7 +68,7 @@ pub enum Outcome {
     Done,
     /// It ended otherwise, or could not be started.
     Failed(How),
-    /// It was told to end, and did so otherwise than with exit 0.
+    /// It was told to end, or its lease was over, and it ended otherwise than with exit 0.
     Stopped(How),
     /// It began, or was about to; of its end nothing was heard.
     Unfinished,

@@ -684,6 +684,25 @@ fn a_run_that_loses_its_lease_ends_as_told_under_the_token_it_had() {
     assert_eq!((town.state(), town.note().as_str()), (WatcherState::Standby, "held by b"), "it stands by");
 }
 
+#[test]
+fn a_run_that_its_guard_ended_with_the_lease_has_not_failed() {
+    let mut town = Town::new(standing_back(alone()));
+    town.token = Some(7);
+    town.wait(secs(20));
+    town.says(Claimed::Ours);
+    assert_eq!(town.slots(), [1]);
+    let id = town.latest.take().expect("a run");
+    town.stage.process(id, ProcessEvent::Spawned { pid: 7 });
+    town.told();
+    // The agent stands still, and hears of the end before anything else.
+    town.stage.now = town.stage.now + secs(40);
+    town.stage.end(id, Exit::Signal(9));
+    assert_eq!(town.told(), ["job/7 slot 1 ended as told: killed by SIGKILL"]);
+    town.look();
+    town.wait(secs(5));
+    assert_eq!(town.state(), WatcherState::Scheduled, "it does not stand back");
+}
+
 // ---- under a leader's lease ----
 
 /// A town whose node leads `ip`, which the job follows; the leader's process is up.

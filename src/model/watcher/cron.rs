@@ -26,7 +26,7 @@ use super::{End, Goal, Stage, Watcher};
 use crate::model::event::{Action, Calendar, Claim, Claimed, Exit, Level, News, Schedule};
 use crate::model::explain::span;
 use crate::model::history::{Fact, What};
-use crate::model::lease::{Hold, Lease};
+use crate::model::lease::Hold;
 use crate::model::names::WatcherName;
 use crate::model::runs::{How, Journal, Run, Turn};
 use crate::model::snapshot::{CronCounts, CronView};
@@ -71,8 +71,6 @@ pub(super) struct Cron {
 pub struct Yield {
     /// Whose lease it is.
     pub lease: WatcherName,
-    /// The tenure that is to end.
-    token: u64,
     /// For how long this node stands back.
     pause: Duration,
     why: String,
@@ -253,8 +251,11 @@ impl Watcher {
 
     /// The process of a run ended, because it was told to or not, or it never began.
     pub(super) fn run_ended(&mut self, now: Time, end: &End, expected: bool, actions: &mut Vec<Action>) {
+        // Where the agent stood still the guard ended it with its lease.
+        let firm = self.firm_token(now);
         let Some(cron) = &mut self.cron else { return };
         let Phase::Running { slot, token } = cron.phase else { return };
+        let expected = expected || token != firm;
         cron.phase = Phase::Waiting;
         let (level, what) = match end {
             End::Exit(Exit::Code(0)) => {
@@ -278,19 +279,19 @@ impl Watcher {
         self.record_run(now, token, slot, Turn::Ended { how, told: expected }, actions);
         if is_failure {
             self.publish(News::CronFailure { slot, error: end.to_string() }, actions);
-            self.answer_failure(token, &format!("the run of {slot} failed: {end}"));
+            self.answer_failure(&format!("the run of {slot} failed: {end}"));
         }
     }
 
     /// Does what is to follow a run that failed.
-    fn answer_failure(&mut self, token: Option<u64>, why: &str) {
+    fn answer_failure(&mut self, why: &str) {
         let lease = self.lease_behind();
         let name = &self.spec.name;
         if let Some(cron) = &mut self.cron
-            && let (OnFailure::StandBack(pause), Some(token)) = (cron.spec.on_failure, token)
+            && let OnFailure::StandBack(pause) = cron.spec.on_failure
         {
             let why = if lease == *name { why.to_owned() } else { format!("{name}: {why}") };
-            cron.yields = Some(Yield { lease, token, pause, why });
+            cron.yields = Some(Yield { lease, pause, why });
         }
     }
 
@@ -299,10 +300,9 @@ impl Watcher {
         self.cron.as_mut()?.yields.take()
     }
 
-    /// Stands back from its lease after a run under it failed. Of another tenure that says nothing.
-    pub fn yield_lease(&mut self, Yield { token, pause, why, .. }: Yield, actions: &mut Vec<Action>) {
-        let is_of_now = self.lease.as_ref().and_then(Lease::token) == Some(token);
-        if is_of_now && self.goal == Goal::Run && self.parting.is_none() {
+    /// Stands back from its lease after a run under it failed.
+    pub fn yield_lease(&mut self, Yield { pause, why, .. }: Yield, actions: &mut Vec<Action>) {
+        if self.lease.is_some() && self.goal == Goal::Run && self.parting.is_none() {
             self.stand_aside(pause, why, actions);
         }
     }
