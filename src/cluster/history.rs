@@ -293,14 +293,14 @@ pub(super) fn fields(node: &NodeName, fact: &Fact, at: Measured) -> Vec<(&'stati
             let Ending { cause, detail, by } = ending;
             let what = if matches!(fact.what, What::Idle(_)) { "idle" } else { "ended" };
             fields.extend([("what", what.to_owned()), ("cause", cause.word().to_owned())]);
-            fields.extend(detail.as_ref().map(|detail| ("detail", short(detail))));
-            fields.extend(by.as_ref().map(|by| ("by", short(by))));
+            fields.extend(detail.as_deref().map(|detail| ("detail", short(detail))));
+            fields.extend(by.as_deref().map(|by| ("by", short(by))));
         }
     }
     fields
 }
 
-fn short(text: &String) -> String {
+fn short(text: &str) -> String {
     text.chars().take(MAX_TEXT).collect()
 }
 

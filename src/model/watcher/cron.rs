@@ -251,11 +251,8 @@ impl Watcher {
 
     /// The process of a run ended, because it was told to or not, or it never began.
     pub(super) fn run_ended(&mut self, now: Time, end: &End, expected: bool, actions: &mut Vec<Action>) {
-        // Where the agent stood still the guard ended it with its lease.
-        let firm = self.firm_token(now);
         let Some(cron) = &mut self.cron else { return };
         let Phase::Running { slot, token } = cron.phase else { return };
-        let expected = expected || token != firm;
         cron.phase = Phase::Waiting;
         let (level, what) = match end {
             End::Exit(Exit::Code(0)) => {
