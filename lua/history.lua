@@ -1,6 +1,6 @@
--- Reads what is kept of a lease's tenures, and the clock by which it is measured.
+-- Reads what is kept of a lease's tenures, or of a schedule's slots, and the clock by which it is measured.
 --
--- KEYS[1] the history of the lease, a stream
+-- KEYS[1] the history of the lease, or what became of the slots, a stream
 -- ARGV[1] how many facts at most, the latest first; 0: none, for who only asks what time it is
 -- Returns {now in ms, then of each entry: how many texts follow, its fields and values}
 --

@@ -1,6 +1,6 @@
--- Keeps a fact about a tenure.
+-- Keeps a fact about a tenure, or about a slot of a schedule that went by it.
 --
--- KEYS[1] the history of the lease, a stream   KEYS[2] its meta record
+-- KEYS[1] the history of the lease, or what became of the schedule's slots, a stream   KEYS[2] the lease's meta record
 -- ARGV[1] the token of the tenure   ARGV[2] how many facts are kept, about   ARGV[3] on: the fact's fields and values
 -- Returns {'recorded', the entry's id}
 --

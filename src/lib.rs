@@ -55,7 +55,7 @@
 //! 2. [`model::restart`], [`model::checkup`], [`model::process`]: one process. [`model::lease`]: one promise to the
 //!    cluster; [`model::election`] and [`model::attendance`]: who of several asks for it, and who is known to be there;
 //!    [`model::vote`]: what several servers say of it; [`model::history`]: how it was kept; [`model::drill`]: how that is
-//!    judged when it was put to the test.
+//!    judged when it was put to the test; [`model::runs`]: what became of the times of a schedule.
 //! 3. [`model::watcher`], with its `settle`, `roll`, `sockets`, `demand`, `cron`, `hooks`, `tenure`, `legion`, `follow`,
 //!    `seen` and `explain`: a number of processes, kept true. [`model::explain`]: what is said to who asks why.
 //! 4. [`model::roster`]: who is meant by a name, a pattern, a label; [`model::placement`]: who gets the next
@@ -83,7 +83,8 @@
 //! | the Redis connections and their time-outs | [`cluster::Redis`] and its tasks | events |
 //! | a singleton's child and its deadline | its guard, a process of its own | events |
 //! | what a drill's witness has seen | the witness, a process of its own that outlives the agent | the history of the lease |
-//! | leases, what has been with them, the registry | Redis, only through `lua/`; or the state directory | everybody |
+//! | leases, what has been with them and with schedules under them, the registry | Redis, only through `lua/`; or the state directory | everybody |
+//! | what became of a schedule without a lease | its watcher, on the agent's loop | `history` |
 //! | whether a legion's `on_lord` has been done, and so its `on_unlord` is to be | its lord process |
 //! | what a plugin has seen | its own process | – |
 //!
@@ -98,7 +99,8 @@
 //!   a member decides who asks for a lease, never who has it.
 //! - An absent lease is never permission to start ([`cluster::scripts`]).
 //! - Of several independent servers most decide, and one alone decides nothing ([`model::vote`]).
-//! - A time of a schedule is claimed before its run begins, and of all tenures one gets it: at most once in the cluster.
+//! - A time of a schedule is claimed before its run begins, and of all tenures one gets it: at most once in the cluster. The
+//!   claim leaves its trace in the same step; an end that nobody told is never made up.
 //! - What is no singleton depends on neither Redis, nor another node, nor a neighbour's fault.
 //! - Nothing waits inside the loop. Every queue has a bound, every wait an end.
 //! - Each request has one reply, each spawn one end, each hook one end within its time. Only its own watcher waits for a
@@ -126,7 +128,7 @@
 //! | scripts and link | `tests/cluster.rs`, `tests/cluster`: a real redis-server, Valkey, sentinels and a Redis Cluster, and the lease cases on the simulated one too; `tests/replication.rs`: real agents where Redis has replicas; `tests/majority.rs`: several servers of which most decide; `tests/sealed.rs`: a stranger on every channel |
 //! | this machine | `tests/host.rs` with `tests/host`, `tests/sockets.rs`, `tests/output.rs`, `tests/hooks.rs`, `tests/local.rs`: real children, guards, output, hooks, locks |
 //! | what a lord does | `tests/lord.rs`: the real process, and the manual's recipes for who asks whether its node leads; `tests/host/lords.rs`: under its guard; `tests/chaos/address.rs`: an address that moves between hosts; `tests/chaos/legions.rs`: what uWSGI's Legion was measured at |
-//! | all of it | `tests/agent.rs`, `tests/nodes.rs`, `tests/roll.rs`, `tests/rename.rs`, `tests/history.rs`, `tests/legion_ctl.rs`, `tests/drill.rs`, `tests/supervision`: real agents, also where pids, memory or a device give out; `tests/soak.rs`: one in random commands and kills; `tests/daemon.rs`: in the background; `tests/circus_cluster.rs`: in circusd-cluster's words; `tests/bad_input.rs`: among strangers, the dead and the endless; `tests/pid1.rs`: as PID 1; `tests/celery.rs`: a real Celery beat; `tests/cron.rs`: each time of a schedule once, also where the node that has it dies; `tests/servers`: real web servers on sockets, under load; `tests/follow.rs` with `tests/follow`: streams, of one node and of all |
+//! | all of it | `tests/agent.rs`, `tests/nodes.rs`, `tests/roll.rs`, `tests/rename.rs`, `tests/history.rs`, `tests/legion_ctl.rs`, `tests/drill.rs`, `tests/supervision`: real agents, also where pids, memory or a device give out; `tests/soak.rs`: one in random commands and kills; `tests/daemon.rs`: in the background; `tests/circus_cluster.rs`: in circusd-cluster's words; `tests/bad_input.rs`: among strangers, the dead and the endless; `tests/pid1.rs`: as PID 1; `tests/celery.rs`: a real Celery beat; `tests/cron.rs`: each time of a schedule once, also where the node that has it dies, and what is told of it; `tests/servers`: real web servers on sockets, under load; `tests/follow.rs` with `tests/follow`: streams, of one node and of all |
 //! | Circus's users lose nothing | `tests/compatibility.rs`; `tests/defects.rs`: what was broken there; the table in `docs/circus-compatibility.md` |
 //! | every fault that the promise names | `tests/chaos`: agents and Redis on hosts of their own, a checker outside; `make chaos` plays all of it and prints the table |
 //! | plugins | plays beside the code, and `tests/plugins.rs`: real agents |

@@ -31,11 +31,12 @@ use circus_agent::cluster::muster;
 use circus_agent::cluster::watch::ClusterStream;
 use circus_agent::model::command::{NodeRow, NodeState, RequestId};
 use circus_agent::model::election::Membership;
-use circus_agent::model::event::{Ask, AskKind, Event, LeaseAnswer, TokenState};
+use circus_agent::model::event::{Ask, AskKind, Claim, Claimed, Event, Exit, LeaseAnswer, ScheduleRead, TokenState};
 use circus_agent::model::history::{Before, Cause, Ending, Entry, Fact, KEPT, Left, What};
 use circus_agent::model::names::{LeaseName, NodeName, Owner, WatcherName};
+use circus_agent::model::runs::{How, Turn};
 use circus_agent::model::snapshot::LogLine;
-use circus_agent::model::spec::{RedisSpec, Secret, TlsFiles};
+use circus_agent::model::spec::{RedisSpec, Secret, Slot, TlsFiles};
 use circus_agent::model::time::Time;
 use circus_agent::wire::{Follow, Subject};
 use serde_json::json;
@@ -45,7 +46,7 @@ use tokio::sync::{broadcast, mpsc};
 use tokio::time::timeout;
 
 use end::{
-    ASK, Agent, BusQuestionSeen, PATIENCE, TTL, ask, at, beat, cluster, lease, node, owner, refresh, release, take,
+    ASK, Agent, BusQuestionSeen, PATIENCE, TTL, ask, at, beat, cluster, job, lease, node, owner, refresh, release, take,
 };
 use real_store::RealStore;
 use redis_server::RedisServer;
@@ -564,6 +565,49 @@ fn boottime() -> Time {
 /// A number in the record of the lease.
 fn meta(server: &RedisServer, field: &str) -> u64 {
     server.text(&["HGET", &lease().meta_key(), field]).and_then(|text| text.parse().ok()).expect("a number")
+}
+
+#[tokio::test]
+async fn a_slot_is_claimed_once_and_in_the_same_step_leaves_its_trace() {
+    let server = RedisServer::start();
+    let (mut a, mut b) = (Agent::ready(&server.url(), "a", 1).await, Agent::ready(&server.url(), "b", 2).await);
+    a.init().await.unwrap();
+    let first = a.granted(&take(&owner("a", 1))).await;
+    let claim = |slot, token| Claim { slot: Slot(slot), token };
+    let taken = || Claimed::Taken { by: "a".into() };
+    assert_eq!(a.runs().await, ScheduleRead { watcher: job(), entries: vec![], holder: None });
+    // Asked again, and for what comes before it.
+    assert_eq!(a.claim(claim(60, first)).await, Claimed::Ours);
+    assert_eq!(a.claim(claim(60, first)).await, Claimed::Ours);
+    assert_eq!(a.claim(claim(59, first)).await, taken());
+    assert!(matches!(b.claim(claim(120, first + 1)).await, Claimed::Unknown(_)), "who has no lease");
+    assert_eq!(a.claim(claim(120, first)).await, Claimed::Ours);
+    let trace = |read: &ScheduleRead| {
+        let slot = |entry: &Entry| match &entry.what {
+            What::Run { watcher, slot, turn: Turn::Claimed } if *watcher == job() => (slot.0, entry.token),
+            other => panic!("{other:?}"),
+        };
+        assert!(read.entries.iter().all(|entry| entry.node == "a" && entry.slack == 0), "{read:?}");
+        read.entries.iter().map(slot).collect::<Vec<_>>()
+    };
+    let read = b.runs().await;
+    assert_eq!((trace(&read), read.holder), (vec![(120, first), (60, first)], Some(first)));
+    // Another one has the lease now, and not yet claimed anything: what goes on is known not to.
+    assert_eq!(a.ask(&release(&owner("a", 1))).await, LeaseAnswer::Released);
+    let second = b.granted(&take(&owner("b", 2))).await;
+    assert_eq!(b.claim(claim(120, second)).await, taken());
+    assert!(matches!(a.claim(claim(180, first)).await, Claimed::Unknown(_)), "it is another tenure's");
+    let read = a.runs().await;
+    assert_eq!((trace(&read).len(), read.holder), (2, None));
+    // An end that is told late is told to the same schedule.
+    let ended = Turn::Ended { how: How::Exit(Exit::Code(0)), told: false };
+    let what = What::Run { watcher: job(), slot: Slot(120), turn: ended };
+    a.redis.record(&beat(), &Fact { token: first, at: boottime(), what: what.clone() });
+    let deadline = Instant::now() + PATIENCE;
+    while b.runs().await.entries.first().is_none_or(|entry| entry.what != what) {
+        assert!(Instant::now() < deadline, "{:?}", b.runs().await);
+    }
+    assert_eq!(b.history().await.unwrap().1, [], "and pushes nothing out of the lease's history");
 }
 
 #[tokio::test]

@@ -48,6 +48,7 @@ const OURS: [(&str, &[&str]); 4] = [
             "max_per_node",
             "cron_timezone",
             "misfire_grace",
+            "cron_on_failure",
             "after",
             "ready",
             "ready_timeout",
@@ -288,7 +289,7 @@ fn every_event_of_circus_has_its_row() {
         News::Start | News::Stop | News::Reload | News::Updated | News::Add | News::Remove => news.word(),
         News::HookSuccess { .. } | News::HookFailure { .. } => news.word(),
         // Ours alone.
-        News::Published { .. } => news.word(),
+        News::CronFailure { .. } | News::CronSkipped { .. } | News::Published { .. } => news.word(),
     });
     assert_eq!(named("## Events"), words.map(str::to_owned).into());
 }

@@ -59,7 +59,7 @@ impl Agent {
     }
 
     async fn history(&mut self) -> Vec<Entry> {
-        self.local.read_history(RequestId(3), vec![beat()]);
+        self.local.read_history(RequestId(3), vec![beat()], vec![]);
         match self.next().await {
             Event::HistoryRead { request: RequestId(3), read } => read.unwrap().leases.remove(0).1,
             other => panic!("{other:?}"),

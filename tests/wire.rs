@@ -11,17 +11,18 @@ use circus_agent::model::command::{
 };
 use circus_agent::model::drill::{Drill, Kind};
 use circus_agent::model::event::{Address, Bound, Changes, Deadline, Exit, Reach, TokenState};
-use circus_agent::model::history::{self, Before, Cause, Ending, Entry, Left, What};
+use circus_agent::model::history::{self, Before, Cause, Ending, Entry, History, Left, What};
 use circus_agent::model::names::{ClusterName, NodeName, SocketName, WatcherName};
 use circus_agent::model::pattern::Pattern;
 use circus_agent::model::plan::{Change, Effect, KeyChange, Plan, SocketChange, SocketEffect};
+use circus_agent::model::runs::{self, How, Turn};
 use circus_agent::model::snapshot::{
-    LeaseCounts, LeaseRole, LeaseView, LegionChange, LegionState, LegionView, LordView, Lordship, MemberView, Phase,
-    ProcessView, Snapshot, SocketView, StoreView, WatcherState, WatcherView,
+    CronCounts, CronView, LeaseCounts, LeaseRole, LeaseView, LegionChange, LegionState, LegionView, LordView, Lordship,
+    MemberView, Phase, ProcessView, Snapshot, SocketView, StoreView, WatcherState, WatcherView,
 };
 use circus_agent::model::spec::{
-    HookPoint, HookProgram, HookSpec, OnDemand, Output, ProgramSpec, SocketKind, SocketUse, UserSpec, WatcherSpec,
-    Which,
+    HookPoint, HookProgram, HookSpec, OnDemand, Output, ProgramSpec, Slot, SocketKind, SocketUse, UserSpec,
+    WatcherSpec, Which,
 };
 use circus_agent::model::store::Missed;
 use circus_agent::model::time::Time;
@@ -72,6 +73,7 @@ fn snapshot(watchers: Vec<WatcherView>) -> Box<Snapshot> {
 }
 
 fn sleeper() -> WatcherView {
+    let counts = CronCounts { done: 2, failed: 1, skipped: 0, last_done: Some(Slot(60)) };
     WatcherView {
         name: name("Sleep Two"),
         state: WatcherState::Backoff,
@@ -89,6 +91,7 @@ fn sleeper() -> WatcherView {
         next_try: Some(Duration::from_secs(4)),
         lease: None,
         legion: None,
+        cron: Some(CronView { next: Some(Slot(120)), running: None, counts }),
     }
 }
 
@@ -110,6 +113,7 @@ fn circuss_circusctl_lists_and_asks_for_status() {
         "name": "Sleep Two", "state": "backoff", "note": "exit 1, again in 4 s", "numprocesses": 2,
         "processes": [{"wid": 1, "pid": 20755, "state": "running", "age": 1.5, "status": "serving"}],
         "restarts": 3, "last_exit": {"text": "exit 1", "ago": 2.0}, "next_try": 4.0, "lease": null,
+        "cron": {"next": 120, "running": null, "done": 2, "failed": 1, "skipped": 0, "last_done": 60},
     }]);
     let missed = json!({"r-2:6379": "refused"});
     let store = json!({"state": "down", "reason": "connection refused", "servers": 3, "missed": missed});
@@ -533,7 +537,7 @@ fn our_own_commands() {
         &Command::History { watcher: Some("beat".into()), count: 3 },
         Answer::Histories(vec![(name("beat"), history::fold(&entries, 12_000))]),
         json!({"status": "ok", "history": [{
-            "name": "beat", "worst_gap": 2.5, "worst_gap_at_most": true, "moves": 2, "overlaps": 0, "tenures": [
+            "name": "beat", "worst_gap": 2.5, "worst_gap_at_most": true, "moves": 2, "overlaps": 0, "runs": null, "tenures": [
                 {"token": 18, "from": "web-2", "to": "web-1", "start": 12.0, "end": null, "pid": 9, "gap": 2.5,
                  "gap_at_most": true, "overlap": null, "cause": "expired", "detail": null, "by": null, "last_seen": 9.5},
                 {"token": 17, "from": "web-1", "to": "web-2", "start": 5.021, "end": null, "pid": 8, "gap": 0.021,
@@ -542,6 +546,31 @@ fn our_own_commands() {
                 {"token": 16, "from": null, "to": "web-1", "start": 1.0, "end": 5.0, "pid": 7, "gap": null,
                  "gap_at_most": false, "overlap": null, "cause": "first", "detail": null, "by": null,
                  "last_seen": null},
+            ],
+        }]}),
+    );
+    let told = |slot, token: u64, at, turn| {
+        let what = What::Run { watcher: name("job"), slot: Slot(slot), turn };
+        Entry { token, node: "web-1".into(), at, slack: 0, what, before: None }
+    };
+    let killed = Turn::Ended { how: How::Exit(Exit::Signal(9)), told: false };
+    let entries = [
+        told(60, 18, 60_012, Turn::Began { pid: 7 }),
+        told(60, 18, 61_000, killed),
+        told(120, 18, 120_000, Turn::PassedOver { why: "no time".into() }),
+    ];
+    let history = History { runs: Some(runs::fold(&entries, None)), ..History::default() };
+    exchange(
+        r#"{"command": "history", "properties": {"name": "job", "count": 3}, "id": 13}"#,
+        &Command::History { watcher: Some("job".into()), count: 3 },
+        Answer::Histories(vec![(name("job"), history)]),
+        json!({"status": "ok", "history": [{
+            "name": "job", "worst_gap": null, "worst_gap_at_most": false, "moves": 0, "overlaps": 0, "tenures": [],
+            "runs": [
+                {"slot": 120, "node": "web-1", "token": 18, "pid": null, "began": null, "ended": null,
+                 "outcome": "no-run", "exit_code": null, "why": "no time"},
+                {"slot": 60, "node": "web-1", "token": 18, "pid": 7, "began": 60.012, "ended": 61.0,
+                 "outcome": "failed", "exit_code": -9, "why": "killed by SIGKILL"},
             ],
         }]}),
     );

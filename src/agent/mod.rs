@@ -36,7 +36,7 @@ use crate::host::clock::{self, Alarm};
 use crate::host::{FOR_EVER, Host, machine};
 use crate::model::command::{NodeAbout, Outcome, PROTOCOL, Refusal, Reply, RequestId};
 use crate::model::election::Word;
-use crate::model::event::{Action, Ask, Claim, Event, Level, News, Notice, Onlooker};
+use crate::model::event::{Action, Ask, Claim, Event, Level, News, Notice, Onlooker, Schedule};
 use crate::model::history::Fact;
 use crate::model::names::{ClusterName, NodeName, WatcherName};
 use crate::model::node::Node;
@@ -404,7 +404,9 @@ impl Agent {
                     self.tell(Event::DrillWatched { request, result: Err("there is no Redis".into()) });
                 }
             },
-            Action::ReadHistory { request, watchers } => self.store.read_history(request, watchers),
+            Action::ReadHistory { request, watchers, schedules } => {
+                self.store.read_history(request, watchers, schedules);
+            }
             Action::Sample { request, processes } => self.host.sample(request, processes),
             Action::Measure { pids } => self.host.measure(pids),
             Action::Show { stats, history, elsewhere } => self.show_stats(&stats, history.as_deref(), elsewhere),
@@ -749,10 +751,10 @@ impl Store {
         }
     }
 
-    fn read_history(&mut self, request: RequestId, watchers: Vec<WatcherName>) {
+    fn read_history(&mut self, request: RequestId, watchers: Vec<WatcherName>, schedules: Vec<Schedule>) {
         match self {
-            Store::Redis(redis) => redis.read_history(request, &watchers),
-            Store::Local(local) => local.read_history(request, watchers),
+            Store::Redis(redis) => redis.read_history(request, &watchers, schedules),
+            Store::Local(local) => local.read_history(request, watchers, schedules),
         }
     }
 

@@ -220,11 +220,11 @@ enum Words {
         #[arg(value_name = "NAME")]
         legion: String,
     },
-    /// Show who had which lease, since when, and why
+    /// Show who had which lease, since when, and why, and what became of scheduled runs
     History {
         /// Its watcher; without it the latest of each
         name: Option<String>,
-        /// How many tenures, the latest first [default: 20, without a name 1]
+        /// How many tenures and runs, the latest first [default: 20, without a name 1]
         #[arg(short = 'n', long, value_name = "N")]
         lines: Option<usize>,
     },

@@ -5,14 +5,15 @@ use super::scripts::{CLAIM, Call};
 use crate::model::attendance::is_most;
 use crate::model::event::{Claim, Claimed};
 use crate::model::names::{LeaseName, NodeName, WatcherName};
+use crate::model::runs::KEPT;
 
 /// The call that claims a slot of `watcher` for `node`, under `lease`.
 pub fn call(lease: &LeaseName, watcher: &WatcherName, node: &NodeName, claim: Claim) -> Call {
     let Claim { slot, token } = claim;
     Call {
         script: CLAIM,
-        keys: vec![lease.lease_key(), lease.meta_key(), lease.slots_key()],
-        args: vec![token.to_string(), watcher.to_string(), slot.0.to_string(), node.to_string()],
+        keys: vec![lease.lease_key(), lease.meta_key(), lease.slots_key(), lease.runs_key(watcher)],
+        args: vec![token.to_string(), watcher.to_string(), slot.0.to_string(), node.to_string(), KEPT.to_string()],
     }
 }
 

@@ -1,4 +1,4 @@
-//! What is kept of leases' tenures, and whether a token still counts.
+//! What is kept of leases' tenures and of schedules' slots, and whether a token still counts.
 //!
 //! A fact is measured on this machine's clock and kept with Redis's time, so that the facts of all nodes can be compared:
 //! before one is written Redis is asked what time it is. The half of how long that took is how far the time may be off.
@@ -21,9 +21,11 @@ use tokio::time::{sleep, timeout};
 use super::link::Link;
 use super::scripts::{self, Call};
 use super::servers::{Server, Servers};
-use crate::model::event::{HistoryRead, TokenState};
+use crate::model::event::{Exit, HistoryRead, ScheduleRead, TokenState};
 use crate::model::history::{Before, Cause, Ending, Entry, Fact, KEPT, Left, What};
-use crate::model::names::{LeaseName, NodeName, Owner};
+use crate::model::names::{LeaseName, NodeName, Owner, WatcherName};
+use crate::model::runs::{self, How, Turn};
+use crate::model::spec::Slot;
 use crate::model::time::Time;
 
 /// How many facts may wait to be written: those of many singletons that are all lost in one outage.
@@ -113,7 +115,7 @@ async fn keep(node: watch::Receiver<NodeName>, link: Link, mut queued: mpsc::Rec
 
 async fn write(node: &NodeName, link: &Link, lease: &LeaseName, fact: &Fact) -> Result<(), String> {
     let sent = boottime();
-    let clock = link.call(&read_call(lease, 0), PATIENCE).await?;
+    let clock = link.call(&read_call(lease.history_key(), 0), PATIENCE).await?;
     let took = boottime().since(sent);
     let now = clock.first().and_then(|now| now.parse().ok()).ok_or("Redis does not say what time it is")?;
     let at = Measured { now, slack: millis(took).div_ceil(2), ago: millis((sent + took / 2).since(fact.at)) };
@@ -142,28 +144,38 @@ fn millis(time: Duration) -> u64 {
 
 /// The call that keeps a fact.
 fn record_call(node: &NodeName, lease: &LeaseName, fact: &Fact, at: Measured) -> Call {
-    let mut args = vec![fact.token.to_string(), KEPT.to_string()];
+    let (stream, kept) = match &fact.what {
+        What::Run { watcher, .. } => (lease.runs_key(watcher), runs::KEPT),
+        What::Started { .. } | What::Ended(_) | What::Idle(_) | What::Renamed { .. } => (lease.history_key(), KEPT),
+    };
+    let mut args = vec![fact.token.to_string(), kept.to_string()];
     args.extend(fields(node, fact, at).into_iter().flat_map(|(name, text)| [name.to_owned(), text]));
-    Call { script: scripts::RECORD, keys: vec![lease.history_key(), lease.meta_key()], args }
+    Call { script: scripts::RECORD, keys: vec![stream, lease.meta_key()], args }
 }
 
-/// The call that reads the latest `count` facts.
-fn read_call(lease: &LeaseName, count: usize) -> Call {
-    Call { script: scripts::HISTORY, keys: vec![lease.history_key()], args: vec![count.to_string()] }
+/// The call that reads the latest `count` facts of a stream.
+fn read_call(stream: String, count: usize) -> Call {
+    Call { script: scripts::HISTORY, keys: vec![stream], args: vec![count.to_string()] }
 }
 
-/// Reads all that is kept of these leases: from the server that knows most of the latest tenures, because times of several
-/// servers cannot be compared.
+/// Reads all that is kept of these leases, and of the schedules that go by them: from the server that knows most of the
+/// latest tenures, because times of several servers cannot be compared.
 ///
 /// # Errors
 /// The reason in words.
-pub(super) async fn read(servers: Servers, leases: Vec<LeaseName>, patience: Duration) -> Result<HistoryRead, String> {
+pub(super) async fn read(
+    servers: Servers,
+    leases: Vec<LeaseName>,
+    schedules: Vec<(LeaseName, WatcherName)>,
+    patience: Duration,
+) -> Result<HistoryRead, String> {
     let mut reading = Vec::new();
     for server in servers.iter() {
-        reading.push(read_one(&server.link, &leases, patience));
+        reading.push(read_one(&server.link, &leases, &schedules, patience));
     }
     let known = |read: &HistoryRead| {
-        let entries = || read.leases.iter().flat_map(|(_, entries)| entries);
+        let of_schedules = || read.schedules.iter().flat_map(|read| &read.entries);
+        let entries = || read.leases.iter().flat_map(|(_, entries)| entries).chain(of_schedules());
         (entries().map(|entry| entry.token).max(), entries().count())
     };
     let by_knowledge = |a: &Result<HistoryRead, String>, b: &Result<HistoryRead, String>| {
@@ -172,14 +184,35 @@ pub(super) async fn read(servers: Servers, leases: Vec<LeaseName>, patience: Dur
     join_all(reading).await.into_iter().max_by(by_knowledge).unwrap_or_else(|| Err("there is no server".into()))
 }
 
-async fn read_one(link: &Link, leases: &[LeaseName], patience: Duration) -> Result<HistoryRead, String> {
+async fn read_one(
+    link: &Link,
+    leases: &[LeaseName],
+    schedules: &[(LeaseName, WatcherName)],
+    patience: Duration,
+) -> Result<HistoryRead, String> {
     let mut read = HistoryRead::default();
-    for lease in leases {
+    let facts = async |stream: String, kept: usize| {
         // The bound is about right: a stream is cut where its nodes in memory end.
-        let words = link.call(&read_call(lease, 2 * KEPT), patience).await?;
-        let (now, entries) = entries(&words).ok_or_else(|| format!("Redis answered nonsense: {words:?}"))?;
+        let words = link.call(&read_call(stream, 2 * kept), patience).await?;
+        entries(&words).ok_or_else(|| format!("Redis answered nonsense: {words:?}"))
+    };
+    for lease in leases {
+        let (now, entries) = facts(lease.history_key(), KEPT).await?;
         read.now = now;
         read.leases.push((lease.watcher.clone(), entries));
+    }
+    for (lease, watcher) in schedules {
+        let (now, entries) = facts(lease.runs_key(watcher), runs::KEPT).await?;
+        read.now = now;
+        // Only the latest of those that ran something can still hold the lease.
+        let latest = entries.iter().map(|entry| entry.token).max();
+        let mut holder = None;
+        if let Some(token) = latest
+            && let Ok(TokenState::Holds { .. }) = token_state(&link.call(&check_call(lease, token), patience).await?)
+        {
+            holder = Some(token);
+        }
+        read.schedules.push(ScheduleRead { watcher: watcher.clone(), entries, holder });
     }
     Ok(read)
 }
@@ -252,25 +285,67 @@ pub(super) fn fields(node: &NodeName, fact: &Fact, at: Measured) -> Vec<(&'stati
     match &fact.what {
         What::Started { pid } => fields.extend([("what", "started".to_owned()), ("pid", pid.to_string())]),
         What::Renamed { from } => fields.extend([("what", "renamed".to_owned()), ("from", from.clone())]),
+        What::Run { watcher, slot, turn } => {
+            fields.extend([("of", watcher.to_string()), ("slot", slot.0.to_string())]);
+            fields.extend(turn_fields(turn));
+        }
         What::Ended(ending) | What::Idle(ending) => {
             let Ending { cause, detail, by } = ending;
             let what = if matches!(fact.what, What::Idle(_)) { "idle" } else { "ended" };
             fields.extend([("what", what.to_owned()), ("cause", cause.word().to_owned())]);
-            let short = |text: &String| text.chars().take(MAX_TEXT).collect();
-            fields.extend(detail.as_ref().map(|detail| ("detail", short(detail))));
-            fields.extend(by.as_ref().map(|by| ("by", short(by))));
+            fields.extend(detail.as_deref().map(|detail| ("detail", short(detail))));
+            fields.extend(by.as_deref().map(|by| ("by", short(by))));
         }
     }
     fields
+}
+
+fn short(text: &str) -> String {
+    text.chars().take(MAX_TEXT).collect()
+}
+
+/// What was told of a slot, as names and texts.
+fn turn_fields(turn: &Turn) -> Vec<(&'static str, String)> {
+    let what = |word: &str| ("what", word.to_owned());
+    match turn {
+        Turn::Claimed => vec![what("claimed")],
+        Turn::Began { pid } => vec![what("began"), ("pid", pid.to_string())],
+        Turn::Ended { how, told } => {
+            let how = match how {
+                How::Exit(Exit::Code(code)) => ("code", code.to_string()),
+                How::Exit(Exit::Signal(signal)) => ("signal", signal.to_string()),
+                How::Exit(Exit::Lost) => ("lost", "1".to_owned()),
+                How::Failed(why) => ("why", short(why)),
+            };
+            let told = told.then(|| ("told", "1".to_owned()));
+            [what("run-ended"), how].into_iter().chain(told).collect()
+        }
+        Turn::PassedOver { why } => vec![what("passed"), ("why", short(why))],
+        Turn::Missed { why } => vec![what("missed"), ("why", short(why))],
+    }
 }
 
 /// The fact that these names and texts are; nothing where they are none that this version knows.
 pub(super) fn entry(fields: &BTreeMap<&str, &str>) -> Option<Entry> {
     let text = |name: &str| fields.get(name).map(ToString::to_string);
     let number = |name: &str| fields.get(name)?.parse::<u64>().ok();
+    let run = |turn: Turn| {
+        Some(What::Run { watcher: WatcherName::parse(fields.get("of")?).ok()?, slot: Slot(number("slot")?), turn })
+    };
     let what = match *fields.get("what")? {
         "started" => What::Started { pid: number("pid")?.try_into().ok()? },
         "renamed" => What::Renamed { from: text("from")? },
+        "claimed" => run(Turn::Claimed)?,
+        "began" => run(Turn::Began { pid: number("pid")?.try_into().ok()? })?,
+        "run-ended" => {
+            let signed = |name: &str| fields.get(name)?.parse::<i32>().ok();
+            let exit = signed("code").map(Exit::Code).or_else(|| signed("signal").map(Exit::Signal));
+            let exit = exit.or_else(|| text("lost").map(|_| Exit::Lost)).map(How::Exit);
+            let how = exit.or_else(|| text("why").map(How::Failed))?;
+            run(Turn::Ended { how, told: text("told").is_some() })?
+        }
+        "passed" => run(Turn::PassedOver { why: text("why")? })?,
+        "missed" => run(Turn::Missed { why: text("why")? })?,
         what @ ("ended" | "idle") => {
             let cause = Cause::parse(fields.get("cause")?)?;
             let ending = Ending { cause, detail: text("detail"), by: text("by") };
@@ -307,7 +382,7 @@ fn entries(words: &[String]) -> Option<(u64, Vec<Entry>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::names::{ClusterName, WatcherName};
+    use crate::model::names::ClusterName;
 
     fn lease() -> LeaseName {
         LeaseName { cluster: ClusterName::parse("prod").unwrap(), watcher: WatcherName::parse("beat").unwrap() }
@@ -334,6 +409,31 @@ mod tests {
             let before = Before { token: 4, node: "web-3".into(), seen: None, left: Left::Released };
             let before = matches!(what, What::Started { .. }).then_some(before);
             let read = Entry { token: 5, node: "web-1".into(), at: 8_500, slack: 2, what, before };
+            assert_eq!(entries(&answer), Some((11_000, vec![read])));
+        }
+    }
+
+    #[test]
+    fn a_fact_about_a_slot_goes_to_its_schedule_and_reads_back() {
+        let (node, watcher) = (NodeName::parse("web-1").unwrap(), WatcherName::parse("job").unwrap());
+        let at = Measured { now: 10_000, slack: 2, ago: 1_500 };
+        let ended = |how, told| Turn::Ended { how, told };
+        for turn in [
+            Turn::Claimed,
+            Turn::Began { pid: 7 },
+            ended(How::Exit(Exit::Code(0)), false),
+            ended(How::Exit(Exit::Signal(9)), true),
+            ended(How::Exit(Exit::Lost), false),
+            ended(How::Failed("no such file".into()), false),
+            Turn::PassedOver { why: "the run before goes on".into() },
+            Turn::Missed { why: "late".into() },
+        ] {
+            let what = What::Run { watcher: watcher.clone(), slot: Slot(9), turn };
+            let call = record_call(&node, &lease(), &Fact { token: 5, at: Time::ZERO, what: what.clone() }, at);
+            assert_eq!(call.keys, ["circus:{prod/beat}:runs:job", "circus:{prod/beat}:meta"]);
+            let own = words(&["tok", "5"]).into_iter().chain(call.args[2..].iter().cloned()).collect::<Vec<_>>();
+            let answer: Vec<String> = ["11000".to_owned(), own.len().to_string()].into_iter().chain(own).collect();
+            let read = Entry { token: 5, node: "web-1".into(), at: 8_500, slack: 2, what, before: None };
             assert_eq!(entries(&answer), Some((11_000, vec![read])));
         }
     }

@@ -7,6 +7,7 @@
 //! | `circus:{CLUSTER/NAME}:history` | stream: what was told of its tenures | record | never, but it is cut |
 //! | `circus:{CLUSTER/NAME}:members` | hash: who contends for it | muster | with the last of them |
 //! | `circus:{CLUSTER/NAME}:slots` | hash: which times of schedules were claimed under it | claim | never |
+//! | `circus:{CLUSTER/NAME}:runs:WATCHER` | stream: what became of the slots of that watcher | claim, record | never, but it is cut |
 //! | `circus:{CLUSTER/NAME}:free` | channel: the lease was released, or its holder renamed | release, init, refresh | |
 //! | `circus:{CLUSTER/NAME}:changed` | channel: one of its members came, left or changed | muster | |
 //! | `circus:{CLUSTER}:nodes` | sorted set: names of nodes by when they were listed | beat, roster | 2 h after the last listing |

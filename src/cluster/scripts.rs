@@ -30,9 +30,9 @@ pub const MUSTER: &str = script!("muster.lua");
 pub const CLAIM: &str = script!("claim.lua");
 /// Says how a token stands.
 pub const CHECK: &str = script!("check.lua");
-/// Keeps a fact about a tenure.
+/// Keeps a fact about a tenure, or about a slot of a schedule.
 pub const RECORD: &str = script!("record.lua");
-/// Reads what is kept of a lease's tenures.
+/// Reads what is kept of a lease's tenures, or of a schedule's slots.
 pub const HISTORY: &str = script!("history.lua");
 
 /// Says that a node is there.

@@ -22,7 +22,7 @@ use super::{claim, keys, muster, watch as onlookers};
 use crate::model::attendance::Attendance;
 use crate::model::command::{NodeAbout, RequestId};
 use crate::model::election::Word;
-use crate::model::event::{Ask, Claim, Event};
+use crate::model::event::{Ask, Claim, Event, Schedule};
 use crate::model::history::Fact;
 use crate::model::names::{ClusterName, LeaseName, NodeName, WatcherName};
 use crate::model::pattern::Pattern;
@@ -236,10 +236,11 @@ impl Redis {
         self.recorder.record(&self.lease(watcher), fact);
     }
 
-    /// Reads what is kept of these leases; [`Event::HistoryRead`] brings it.
-    pub fn read_history(&self, request: RequestId, watchers: &[WatcherName]) {
+    /// Reads what is kept of these leases and schedules; [`Event::HistoryRead`] brings it.
+    pub fn read_history(&self, request: RequestId, watchers: &[WatcherName], schedules: Vec<Schedule>) {
         let leases: Vec<LeaseName> = watchers.iter().map(|watcher| self.lease(watcher)).collect();
-        let read = history::read(self.servers.clone(), leases, READ_TIMEOUT);
+        let schedules = schedules.into_iter().map(|one| (self.lease(&one.lease), one.watcher)).collect();
+        let read = history::read(self.servers.clone(), leases, schedules, READ_TIMEOUT);
         self.tell(async move { Some(Event::HistoryRead { request, read: read.await }) });
     }
 

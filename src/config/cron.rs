@@ -7,9 +7,9 @@ use jiff::{Timestamp, Zoned};
 use super::build::Build;
 use super::problem::code;
 use super::settings::Settings;
-use super::value::{Value, Wrong, wrong};
+use super::value::{Kind, Value, Wrong, wrong};
 use crate::model::names::WatcherName;
-use crate::model::spec::{CronSpec, Zone};
+use crate::model::spec::{CronSpec, OnFailure, Zone};
 
 /// Words for schedules, and what they stand for.
 const NICKNAMES: [(&str, &str); 7] = [
@@ -55,6 +55,18 @@ fn told(error: &croner::errors::CronError) -> String {
     text.to_owned()
 }
 
+/// What follows a run that fails.
+pub(super) fn on_failure(text: &str) -> Result<OnFailure, Wrong> {
+    match text.split_once(char::is_whitespace) {
+        None if text == "report" => Ok(OnFailure::Report),
+        Some(("stand_back", time)) => match Kind::Positive.parse(time.trim())? {
+            Value::Seconds(time) => Ok(OnFailure::StandBack(time)),
+            _ => Err(wrong("must say for how long")),
+        },
+        _ => Err(wrong("must be report or stand_back TIME").label("this is neither").help("as in `stand_back 10m`")),
+    }
+}
+
 /// A time zone that this machine knows.
 pub(super) fn zone(text: &str) -> Result<Zone, Wrong> {
     if text.eq_ignore_ascii_case("local") {
@@ -70,10 +82,16 @@ pub(super) fn zone(text: &str) -> Result<Zone, Wrong> {
 
 impl Build<'_> {
     /// When it runs, where it runs at times.
-    pub(super) fn cron(&mut self, name: &WatcherName, settings: &Settings<'_>, numprocesses: u32) -> Option<CronSpec> {
+    pub(super) fn cron(
+        &mut self,
+        name: &WatcherName,
+        settings: &Settings<'_>,
+        numprocesses: u32,
+        has_lease: bool,
+    ) -> Option<CronSpec> {
         let Some(Value::Text(schedule)) = settings.value("cron") else {
             if self.is_absent(settings, "cron") {
-                self.no_effect(settings, &["cron_timezone", "misfire_grace"], "there is no `cron`");
+                self.no_effect(settings, &["cron_timezone", "misfire_grace", "cron_on_failure"], "there is no `cron`");
             }
             return None;
         };
@@ -100,7 +118,17 @@ impl Build<'_> {
             Some(Value::Zone(zone)) => zone,
             _ => Zone::Local,
         };
-        Some(CronSpec { schedule, zone, misfire_grace: settings.seconds("misfire_grace") })
+        let on_failure = match settings.value("cron_on_failure") {
+            Some(Value::OnFailure(what)) => what,
+            _ => OnFailure::Report,
+        };
+        if let (OnFailure::StandBack(_), false, Some(set)) = (on_failure, has_lease, settings.get("cron_on_failure")) {
+            let message = format!("`{name}` has no lease to stand back from");
+            self.problems
+                .error(code::CONFLICT, set.entry.spot(), message)
+                .help("each node runs it by itself: add `singleton` or `legion`, or take this out");
+        }
+        Some(CronSpec { schedule, zone, misfire_grace: settings.seconds("misfire_grace"), on_failure })
     }
 }
 
@@ -130,6 +158,18 @@ mod tests {
             ("0 0 30 2 *", "names a day that never comes"),
         ] {
             assert_eq!(schedule(text).unwrap_err().message, why, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_follows_a_failure_is_nothing_more_or_a_time_apart() {
+        assert_eq!(on_failure("report"), Ok(OnFailure::Report));
+        for text in ["stand_back 90", "stand_back  1.5m", "stand_back 90s"] {
+            let minutes = OnFailure::StandBack(std::time::Duration::from_secs(90));
+            assert_eq!(on_failure(text), Ok(minutes), "{text}");
+        }
+        for text in ["retry", "stand_back", "stand_back 0", "stand_back soon", "Report 1m", "stand_back -1"] {
+            assert!(on_failure(text).is_err(), "{text}");
         }
     }
 

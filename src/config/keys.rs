@@ -109,9 +109,9 @@ const fn eg(example: &'static str) -> (&'static str, &'static str) {
 
 use Kind::{
     Action, Actions, Amount, Bool, Class, Cluster, Colour, Command, Count, Cron, Endpoint, Family, From, Group, Health,
-    Hook, Host, HttpUrl, Interface, Labels, Level, Limit, LogOutput, Memory, Names, Node, Number, Octal, Owner, Path,
-    Port, Positive, Protocol, Quorum, Ready, Regex, Retries, Rollover, Seconds, Sibling, Signal, Size, SocketEnv,
-    SocketPath, SocketType, Sockets, StopPreset, Syslog, Text, TimeZone, Times, Url, Use, User, Valor,
+    Hook, Host, HttpUrl, Interface, Labels, Level, Limit, LogOutput, Memory, Names, Node, Number, Octal, OnFailure,
+    Owner, Path, Port, Positive, Protocol, Quorum, Ready, Regex, Retries, Rollover, Seconds, Sibling, Signal, Size,
+    SocketEnv, SocketPath, SocketType, Sockets, StopPreset, Syslog, Text, TimeZone, Times, Url, Use, User, Valor,
 };
 use Native::{CommandReloader, Flapping, FullStats, HttpObserver, RedisObserver, ResourceWatcher, WatchDog};
 use Section::{Circus, CircusCluster, Legion, Plugin, Redis, Socket, Watcher};
@@ -386,6 +386,8 @@ pub(super) const KEYS: &[Key] = &[
     key(Watcher, "cron", Cron, eg("*/5 * * * *"), Works, "runs once at each of these times: minute hour day month weekday, or @daily, …"),
     key(Watcher, "cron_timezone", TimeZone, is("local"), Works, "the time zone of cron: local, UTC, Europe/Paris"),
     key(Watcher, "misfire_grace", Seconds, is("1m"), Works, "how late a run of cron may begin"),
+    key(Watcher, "cron_on_failure", OnFailure, is("report"), Works,
+        "report, or stand_back TIME: a failed run gives the lease up, for another node to have it"),
 
     key(Socket, "host", Host, is("localhost"), Works, "the address or host it listens at; empty or *: all addresses"),
     key(Socket, "port", Port, is("8080"), Works, "and the port; 0: one that is free"),

@@ -350,6 +350,7 @@ mod tests {
             (_, Kind::Url) => "redis://other",
             (_, Kind::Cron) => "*/5 * * * *",
             (_, Kind::TimeZone) => "UTC",
+            (_, Kind::OnFailure) => "stand_back 4",
             (_, Kind::Class) => "WatchedFileStream",
             (_, Kind::Rollover) => "W6",
             (_, Kind::Colour) => "white",
@@ -380,7 +381,7 @@ mod tests {
             None if name == "legion" => &["singleton = off"],
             None if name == "expected" => &["quorum = majority", "expected = 9"],
             None if name == "socket_env" => &["sockets = s"],
-            None if ["cron_timezone", "misfire_grace"].contains(&name) => &["cron = @daily"],
+            None if ["cron_timezone", "misfire_grace", "cron_on_failure"].contains(&name) => &["cron = @daily"],
             // Whoever sleeps has no lease.
             None if name == "on_demand" => &["sockets = s", "singleton = off"],
             None if name == "idle_timeout" => &["sockets = s", "singleton = off", "on_demand = on"],

@@ -20,8 +20,8 @@ use super::words;
 use crate::model::event::SIGNALS;
 use crate::model::names::{ClusterName, Label, Labels, NodeName};
 use crate::model::spec::{
-    Check, Convention, HealthAction, HookSpec, LogLevel, LogOutput, Majority, Rollover, Seeds, Sentinels, SocketKind,
-    SyslogAddress, UserSpec, Zone,
+    Check, Convention, HealthAction, HookSpec, LogLevel, LogOutput, Majority, OnFailure, Rollover, Seeds, Sentinels,
+    SocketKind, SyslogAddress, UserSpec, Zone,
 };
 
 /// The types that values have.
@@ -139,6 +139,8 @@ pub(super) enum Kind {
     Cron,
     /// A time zone.
     TimeZone,
+    /// What follows a run that fails.
+    OnFailure,
 }
 
 /// More than half of the members that there should be.
@@ -161,6 +163,7 @@ pub(super) enum Value {
     Rollover(Rollover),
     Syslog(SyslogAddress, u8),
     Check(Check),
+    OnFailure(OnFailure),
     Zone(Zone),
     Action(HealthAction),
     Hook(HookSpec),
@@ -240,6 +243,7 @@ impl Kind {
             Kind::Syslog => "syslog://…",
             Kind::Cron => "five fields of crontab(5)",
             Kind::TimeZone => "`local` or a name",
+            Kind::OnFailure => "`report` or `stand_back TIME`",
             Kind::Ready => "check",
             Kind::Health => "check but timer",
             Kind::Action => "action",
@@ -332,6 +336,7 @@ impl Kind {
             Kind::Syslog => stream::syslog(text).map(|(address, facility)| Value::Syslog(address, facility)),
             Kind::Cron => cron::schedule(text).map(Value::Text),
             Kind::TimeZone => cron::zone(text).map(Value::Zone),
+            Kind::OnFailure => cron::on_failure(text).map(Value::OnFailure),
             Kind::Ready => check::ready(text).map(Value::Check),
             Kind::Health => check::health(text).map(Value::Check),
             Kind::Action => check::action(text).map(Value::Action),

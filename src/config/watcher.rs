@@ -75,7 +75,7 @@ impl Build<'_> {
         self.show_output(settings, &mut stdout, &mut stderr);
         let hooks = self.hooks(settings);
         let after = self.after(name, settings, follows.as_ref());
-        let cron = self.cron(name, settings, numprocesses);
+        let cron = self.cron(name, settings, numprocesses, singleton.is_some() || follows.is_some());
         let on_demand = self.on_demand(settings, &handed, singleton.is_some());
         let stop_signal = self.stop_signal(settings);
         let (words, executable) = command?;

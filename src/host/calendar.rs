@@ -35,11 +35,13 @@ pub fn read(cron: &CronSpec, now: SystemTime) -> Option<Calendar> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::spec::OnFailure;
 
     /// The slots of a schedule in Berlin between two moments in UTC, as a machine meets them that looks every 7 minutes.
     fn slots(schedule: &str, from: &str, to: &str) -> Vec<String> {
         let zone = Zone::Named("Europe/Berlin".into());
-        let cron = CronSpec { schedule: schedule.into(), zone, misfire_grace: Duration::ZERO };
+        let cron =
+            CronSpec { schedule: schedule.into(), zone, misfire_grace: Duration::ZERO, on_failure: OnFailure::Report };
         let (mut now, end): (Timestamp, Timestamp) = (from.parse().unwrap(), to.parse().unwrap());
         let mut found: Vec<String> = Vec::new();
         while now < end {
@@ -78,8 +80,12 @@ mod tests {
 
     #[test]
     fn a_slot_has_come_with_its_first_second() {
-        let cron =
-            CronSpec { schedule: "0 12 * * *".into(), zone: Zone::Named("UTC".into()), misfire_grace: Duration::ZERO };
+        let cron = CronSpec {
+            schedule: "0 12 * * *".into(),
+            zone: Zone::Named("UTC".into()),
+            misfire_grace: Duration::ZERO,
+            on_failure: OnFailure::Report,
+        };
         let noon: Timestamp = "2026-11-22T12:00:00Z".parse().unwrap();
         let at = |nanos| read(&cron, (noon + jiff::SignedDuration::from_nanos(nanos)).into()).unwrap();
         let noon = Slot(u64::try_from(noon.as_second()).unwrap());

@@ -172,13 +172,35 @@ pub enum TokenState {
     Over { holder: Option<String>, token: Option<u64> },
 }
 
-/// What the store keeps of some leases' tenures.
+/// A watcher that runs at times, and the lease under which it does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Schedule {
+    /// The watcher.
+    pub watcher: WatcherName,
+    /// Whose lease it is: its own, or its leader's.
+    pub lease: WatcherName,
+}
+
+/// What the store keeps of a schedule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScheduleRead {
+    /// Of which watcher.
+    pub watcher: WatcherName,
+    /// What was told of its slots.
+    pub entries: Vec<Entry>,
+    /// The token that holds the lease now, where one of those that began holds it.
+    pub holder: Option<u64>,
+}
+
+/// What the store keeps of some leases' tenures, and of schedules.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct HistoryRead {
     /// The store's clock, ms of the Unix epoch.
     pub now: u64,
     /// Of each lease what was asked for.
     pub leases: Vec<(WatcherName, Vec<Entry>)>,
+    /// Of each schedule.
+    pub schedules: Vec<ScheduleRead>,
 }
 
 /// What became of a process.
@@ -422,12 +444,12 @@ pub enum Action {
     InitLease { request: RequestId, watcher: WatcherName },
     /// Ask the lease store whether the tenure under this token holds; ends in `LeaseChecked`.
     CheckLease { request: RequestId, watcher: WatcherName, token: u64 },
-    /// Keep a fact about a tenure where the lease is kept, as soon as the store can be reached. Nothing answers.
+    /// Keep a fact about a tenure, or about a slot that went by it, where the lease is kept, as soon as the store can be reached. Nothing answers.
     Record { watcher: WatcherName, fact: Fact },
     /// Have a drill begin, once a witness outside of this agent watches it; ends in `DrillWatched`.
     Drill { request: RequestId, drill: Box<Drill> },
-    /// Read what the store keeps of these leases; ends in `HistoryRead`.
-    ReadHistory { request: RequestId, watchers: Vec<WatcherName> },
+    /// Read what the store keeps of these leases and schedules; ends in `HistoryRead`.
+    ReadHistory { request: RequestId, watchers: Vec<WatcherName>, schedules: Vec<Schedule> },
     /// Read the registry.
     ReadRoster { request: RequestId },
     /// Ask another node, on behalf of whoever asked this one. Each reply comes as `Replied`; silence is the model's to
@@ -722,6 +744,10 @@ pub enum News {
     HookSuccess { hook: HookPoint },
     /// A hook failed.
     HookFailure { hook: HookPoint, error: String },
+    /// A run at a time of its schedule failed.
+    CronFailure { slot: Slot, error: String },
+    /// A time of its schedule had no run.
+    CronSkipped { slot: Slot, reason: String },
     /// Somebody had this told in its name.
     Published { topic: String },
 }
@@ -741,6 +767,8 @@ impl News {
             News::Remove => "remove",
             News::HookSuccess { .. } => "hook_success",
             News::HookFailure { .. } => "hook_failure",
+            News::CronFailure { .. } => "cron_failure",
+            News::CronSkipped { .. } => "cron_skipped",
             News::Published { .. } => "published",
         }
     }

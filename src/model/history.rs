@@ -8,6 +8,9 @@
 
 use std::collections::BTreeMap;
 
+use super::names::WatcherName;
+use super::runs::{Run, Turn};
+use super::spec::Slot;
 use super::time::Time;
 
 /// Of how many facts the store keeps about one lease, at least: those of a hundred tenures and more.
@@ -38,6 +41,8 @@ pub enum What {
     Idle(Ending),
     /// Its node was called `from` until then. Of no tenure: of all that it had.
     Renamed { from: String },
+    /// Of a slot of a schedule that goes by the lease: [`super::runs`] puts these together.
+    Run { watcher: WatcherName, slot: Slot, turn: Turn },
 }
 
 /// Why a tenure ended.
@@ -188,9 +193,11 @@ impl Left {
     }
 }
 
-/// What is known of one lease.
+/// What is known of one lease, or of a watcher that runs at times.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct History {
+    /// What became of its slots, the latest first; nothing: it does not run at times.
+    pub runs: Option<Vec<Run>>,
     /// Its tenures, the latest first.
     pub tenures: Vec<Tenure>,
     /// The longest time without a child between two of them.
@@ -260,7 +267,7 @@ impl<'a> Facts<'a> {
         let place = match entry.what {
             What::Started { .. } => &mut self.started,
             What::Ended(_) | What::Idle(_) => &mut self.ended,
-            What::Renamed { .. } => return,
+            What::Renamed { .. } | What::Run { .. } => return,
         };
         let witnessed = |entry: &Entry| matches!(&entry.what, What::Ended(ending) if ending.cause == Cause::Drilled);
         let rank = |entry: &Entry| (!witnessed(entry), entry.slack, entry.at);
@@ -276,7 +283,7 @@ impl<'a> Facts<'a> {
     fn ending(&self) -> Option<&'a Ending> {
         match &self.ended?.what {
             What::Ended(ending) | What::Idle(ending) => Some(ending),
-            What::Started { .. } | What::Renamed { .. } => None,
+            What::Started { .. } | What::Renamed { .. } | What::Run { .. } => None,
         }
     }
 
@@ -290,7 +297,7 @@ impl<'a> Facts<'a> {
 pub fn fold(entries: &[Entry], now: u64) -> History {
     let entries = under_latest_names(entries);
     let mut known: BTreeMap<u64, Facts> = BTreeMap::new();
-    for entry in entries.iter().filter(|entry| !matches!(entry.what, What::Renamed { .. })) {
+    for entry in entries.iter().filter(|entry| !matches!(entry.what, What::Renamed { .. } | What::Run { .. })) {
         known.entry(entry.token).or_default().add(entry);
     }
     let mut history = History::default();
@@ -336,7 +343,7 @@ pub fn fold(entries: &[Entry], now: u64) -> History {
             start: facts.started.map(|started| started.at),
             pid: facts.started.and_then(|started| match started.what {
                 What::Started { pid } => Some(pid),
-                What::Ended(_) | What::Idle(_) | What::Renamed { .. } => None,
+                What::Ended(_) | What::Idle(_) | What::Renamed { .. } | What::Run { .. } => None,
             }),
             end: facts.ended.map(|ended| ended.at),
             gap,
@@ -353,7 +360,7 @@ pub fn fold(entries: &[Entry], now: u64) -> History {
 fn under_latest_names(entries: &[Entry]) -> Vec<Entry> {
     let renaming = |entry: &Entry| match &entry.what {
         What::Renamed { from } => Some((entry.at + entry.slack, from.clone(), entry.node.clone())),
-        What::Started { .. } | What::Ended(_) | What::Idle(_) => None,
+        What::Started { .. } | What::Ended(_) | What::Idle(_) | What::Run { .. } => None,
     };
     let mut renamings: Vec<_> = entries.iter().filter_map(renaming).collect();
     renamings.sort();

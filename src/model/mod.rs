@@ -28,6 +28,7 @@ pub mod random;
 pub mod restart;
 
 pub mod history;
+pub mod runs;
 
 pub mod drill;
 

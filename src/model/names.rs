@@ -216,6 +216,11 @@ impl LeaseName {
         format!("circus:{{{self}}}:slots")
     }
 
+    /// The Redis stream of what became of the slots of a watcher under the lease: `circus:{CLUSTER/NAME}:runs:WATCHER`.
+    pub fn runs_key(&self, watcher: &WatcherName) -> String {
+        format!("circus:{{{self}}}:runs:{watcher}")
+    }
+
     /// The channel on which it is told that one of them came, left or changed: `circus:{CLUSTER/NAME}:changed`.
     pub fn changed_channel(&self) -> String {
         format!("circus:{{{self}}}:changed")

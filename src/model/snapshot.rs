@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::event::{Bound, Deadline, Exit};
 use super::names::{ClusterName, NodeName, SocketName, WatcherName};
-use super::spec::SocketKind;
+use super::spec::{Slot, SocketKind};
 use super::store::Missed;
 
 /// A node at one moment.
@@ -95,6 +95,32 @@ pub struct WatcherView {
     pub lease: Option<LeaseView>,
     /// Its members, where they elect who has the lease.
     pub legion: Option<Box<LegionView>>,
+    /// Its schedule, where it runs at times.
+    pub cron: Option<CronView>,
+}
+
+/// A schedule, as one node knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CronView {
+    /// The next time, where this node would run it.
+    pub next: Option<Slot>,
+    /// The time for which it runs.
+    pub running: Option<Slot>,
+    /// What this node has counted.
+    pub counts: CronCounts,
+}
+
+/// What became of the times of a schedule on one node, since its agent started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct CronCounts {
+    /// Runs that ended with exit 0.
+    pub done: u64,
+    /// Runs that failed. One that was told to end is none of them.
+    pub failed: u64,
+    /// Times that had no run.
+    pub skipped: u64,
+    /// The latest time whose run ended with exit 0.
+    pub last_done: Option<Slot>,
 }
 
 /// A socket that is shared.

@@ -59,6 +59,24 @@ const FAMILIES: &[Family] = &[
         "Processes that were replaced after they ended unasked.",
         |node, part| watchers(node, part, |watcher| watcher["restarts"].as_f64()),
     ),
+    Family(
+        "circus_cron_runs_total",
+        "counter",
+        "Times of a schedule by what became of them on this node.",
+        |node, part| ["done", "failed", "skipped"].into_iter().flat_map(|result| slots(node, part, result)).collect(),
+    ),
+    Family(
+        "circus_cron_last_done_timestamp_seconds",
+        "gauge",
+        "The latest time of a schedule whose run on this node ended with exit 0.",
+        |node, part| watchers(node, part, |watcher| watcher["cron"]["last_done"].as_f64()),
+    ),
+    Family(
+        "circus_cron_next_timestamp_seconds",
+        "gauge",
+        "The next time of a schedule, where this node would run it.",
+        |node, part| watchers(node, part, |watcher| watcher["cron"]["next"].as_f64()),
+    ),
     Family("circus_lease_held", "gauge", "Whether this node may run the singleton.", |node, part| {
         leases(node, part, |lease| Some(f64::from(u8::from(lease["role"] == "holder"))))
     }),
@@ -123,6 +141,12 @@ fn watchers(node: &str, part: &Value, value: impl Fn(&Value) -> Option<f64>) -> 
 
 fn leases(node: &str, part: &Value, value: impl Fn(&Value) -> Option<f64>) -> Vec<Series> {
     watchers(node, part, |watcher| watcher["lease"].is_object().then(|| value(&watcher["lease"])).flatten())
+}
+
+fn slots(node: &str, part: &Value, result: &'static str) -> Vec<Series> {
+    let mut series = watchers(node, part, |watcher| watcher["cron"][result].as_f64());
+    series.iter_mut().for_each(|(labels, _)| labels.push(("result", result.to_owned())));
+    series
 }
 
 fn lost(node: &str, part: &Value, cause: &'static str) -> Vec<Series> {

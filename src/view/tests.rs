@@ -8,12 +8,14 @@ use super::*;
 use crate::model::command::{Answer, NodeAbout, NodeRow, NodeState, Outcome, Part, Patience, Refusal, Reply};
 use crate::model::event::{Changes, Exit, TokenState};
 use crate::model::explain::{self, Condition, Explanation, Move};
-use crate::model::history::{self, Before, Cause, Ending, Entry, Left, What};
+use crate::model::history::{self, Before, Cause, Ending, Entry, History, Left, What};
 use crate::model::names::{ClusterName, NodeName, SocketName, WatcherName};
 use crate::model::plan::{Change, Effect, KeyChange, Plan, SocketChange, SocketEffect};
+use crate::model::runs::{self, How, Turn};
 use crate::model::snapshot::{
     LeaseCounts, LeaseRole, LeaseView, Phase, ProcessView, Snapshot, StoreView, WatcherState, WatcherView,
 };
+use crate::model::spec::Slot;
 use crate::model::stats::Machine;
 use crate::model::store::Missed;
 use crate::wire::reply_json;
@@ -50,6 +52,7 @@ fn watcher(name: &str, state: WatcherState, wanted: u32, pids: &[(u32, u64)], no
         next_try: None,
         lease: None,
         legion: None,
+        cron: None,
     }
 }
 
@@ -225,6 +228,83 @@ fn history_tells_who_had_a_lease_and_why_and_marks_what_must_never_be() {
         &own(Reply::Done(Answer::Histories(vec![]))),
         "
 |no leases: no watcher here has singleton = true",
+    );
+}
+
+#[test]
+fn history_tells_what_became_of_each_time_of_a_schedule() {
+    let (day, pid) = (1_795_071_600, 7);
+    let exit = |code| Turn::Ended { how: How::Exit(Exit::Code(code)), told: false };
+    let at = |slot: u64, token, node: &str, late: u64, turn| {
+        let what = What::Run { watcher: WatcherName::parse("report").unwrap(), slot: Slot(slot), turn };
+        Entry { token, node: node.into(), at: slot * 1_000 + late, slack: 0, what, before: None }
+    };
+    let entries = [
+        at(day, 15, "web-3", 13, Turn::Began { pid }),
+        at(day + 86_400, 16, "web-1", 14, Turn::Began { pid }),
+        at(day + 86_400, 16, "web-1", 2_000, exit(0)),
+        at(day + 2 * 86_400, 16, "web-1", 0, Turn::PassedOver { why: "the run before goes on".into() }),
+        at(day + 3 * 86_400, 16, "web-1", 11, Turn::Began { pid }),
+        at(day + 3 * 86_400, 16, "web-1", 14_211, exit(3)),
+        at(day + 4 * 86_400, 16, "web-1", 2, Turn::Claimed),
+        at(day + 5 * 86_400, 17, "web-2", 12, Turn::Began { pid }),
+    ];
+    let runs = |holder| Some(runs::fold(&entries, holder));
+    let name = |name| WatcherName::parse(name).unwrap();
+    let report = History { runs: runs(Some(17)), ..History::default() };
+    let named = Command::History { watcher: Some("report".into()), count: 20 };
+    let reply = Reply::Done(Answer::Histories(vec![(name("report"), report.clone())]));
+    golden(
+        &named,
+        &own(reply.clone()),
+        "
+|SLOT                  NODE   TOKEN   LATE     TOOK  RUN
+|2026-11-24 07:00:00Z  web-2     17  12 ms        -  running
+|2026-11-23 07:00:00Z  web-1     16      -        -  unfinished: claimed, and nothing was heard of it
+|2026-11-22 07:00:00Z  web-1     16  11 ms  14.20 s  failed: exit 3
+|2026-11-21 07:00:00Z  web-1     16      -        -  none: the run before goes on
+|2026-11-20 07:00:00Z  web-1     16  14 ms   1.99 s  done
+|2026-11-19 07:00:00Z  web-3     15  13 ms        -  unfinished: nothing was heard of its end",
+    );
+    // All nodes read the same of a schedule with a lease; of others each has its own.
+    let many = gathered(vec![("web-1", Part::Own(reply.clone())), ("web-2", Part::Own(reply.clone()))]);
+    assert_eq!(shown(&named, &many), shown(&named, &own(reply)));
+    let here = |node: &str| {
+        let entries = [at(day, 0, node, 9, Turn::Began { pid }), at(day, 0, node, 20, exit(0))];
+        let clean = History { runs: Some(runs::fold(&entries, Some(0))), ..History::default() };
+        Part::Own(Reply::Done(Answer::Histories(vec![(name("clean"), clean)])))
+    };
+    golden(
+        &Command::History { watcher: Some("clean".into()), count: 20 },
+        &gathered(vec![("web-1", here("web-1")), ("web-2", here("web-2"))]),
+        "
+|SLOT                  NODE   TOKEN  LATE   TOOK  RUN
+|2026-11-19 07:00:00Z  web-1      -  9 ms  11 ms  done
+|2026-11-19 07:00:00Z  web-2      -  9 ms  11 ms  done",
+    );
+    // With the tenures of a lease.
+    let Reply::Done(Answer::Histories(mut told)) = histories() else { panic!() };
+    told.truncate(1);
+    told[0].1.tenures.truncate(1);
+    told.push((name("report"), History { runs: runs(None).map(|runs| runs[..1].to_vec()), ..History::default() }));
+    told.push((name("idle"), History { runs: Some(vec![]), ..History::default() }));
+    golden(
+        &Command::History { watcher: None, count: 1 },
+        &own(Reply::Done(Answer::Histories(told))),
+        "
+|NAME    SLOT                  NODE   TOKEN   LATE  TOOK  RUN
+|report  2026-11-24 07:00:00Z  web-2     17  12 ms     -  unfinished: nothing was heard of its end
+|
+|NAME  TOKEN  FROM   TO     WHEN                    GAP  OVERLAP  WHY
+|beat     18  web-2  web-1  2026-11-18 22:09:03Z  12 ms     none  given up on web-2: exit 1, 5 times
+|                                                                 in a row
+|beat: worst gap ≤ 5.30 s, 2 moves in 7 days, no overlap",
+    );
+    golden(
+        &named,
+        &own(Reply::Done(Answer::Histories(vec![(name("report"), History { runs: Some(vec![]), ..report })]))),
+        "
+|no run is known to have been yet",
     );
 }
 

@@ -15,6 +15,8 @@ use crate::model::snapshot::LogLine;
 /// - `spawn` `kill`: `process_pid`, and of ours `wid`
 /// - `reap`: the same and `exit_code`: the exit status, or the signal as a negative number, or null where it is unknown
 /// - `hook_success`: `name`, the hook's; `hook_failure`: the same and `error`
+/// - `cron_failure`: `slot`, the time of the schedule in seconds of the Unix epoch, and `error`; `cron_skipped`: `slot` and
+///   `reason`
 /// - `published`: `topic`, whoever asked for it has chosen it
 /// - `start` `stop` `reload` `updated` `add` `remove`: nothing
 pub fn notice_json(notice: &Notice, node: &NodeName, time: f64) -> Value {
@@ -22,15 +24,12 @@ pub fn notice_json(notice: &Notice, node: &NodeName, time: f64) -> Value {
     let body = match &notice.news {
         News::Spawn { wid, pid } | News::Kill { wid, pid } => json!({"process_pid": pid, "time": time, "wid": wid}),
         News::Reap { wid, pid, exit } => {
-            let code = match exit {
-                Exit::Code(code) => Some(*code),
-                Exit::Signal(signal) => Some(-signal),
-                Exit::Lost => None,
-            };
-            json!({"process_pid": pid, "time": time, "exit_code": code, "wid": wid})
+            json!({"process_pid": pid, "time": time, "exit_code": exit_code(*exit), "wid": wid})
         }
         News::Start | News::Stop | News::Reload | News::Updated | News::Add | News::Remove => json!({"time": time}),
         News::HookSuccess { hook } => json!({"name": hook.name(), "time": time}),
+        News::CronFailure { slot, error } => json!({"slot": slot.0, "time": time, "error": error}),
+        News::CronSkipped { slot, reason } => json!({"slot": slot.0, "time": time, "reason": reason}),
         News::Published { topic } => json!({"topic": topic, "time": time}),
         News::HookFailure { hook, error } => json!({"name": hook.name(), "time": time, "error": error}),
     };
@@ -42,6 +41,15 @@ pub fn notice_json(notice: &Notice, node: &NodeName, time: f64) -> Value {
         "time": time,
         "body": body,
     })
+}
+
+/// How a process ended, as a number: its exit status, or the signal as a negative one; nothing where it is unknown.
+pub(super) fn exit_code(exit: Exit) -> Option<i32> {
+    match exit {
+        Exit::Code(code) => Some(code),
+        Exit::Signal(signal) => Some(-signal),
+        Exit::Lost => None,
+    }
 }
 
 /// A line of output: `{"watcher", "wid", "pid", "stream": "stdout"|"stderr", "time", "line"}`. What is no UTF-8 in it

@@ -2,12 +2,14 @@
 
 use serde_json::{Value, json};
 
+use super::event::exit_code;
 use super::reply::seconds;
-use crate::model::event::TokenState;
+use crate::model::event::{Exit, TokenState};
 use crate::model::history::{Gap, History, Tenure, Why};
 use crate::model::names::WatcherName;
+use crate::model::runs::{How, Outcome, Run};
 
-/// The fields of a reply to `history`: of each lease its tenures, the latest first.
+/// The fields of a reply to `history`: of each lease its tenures, and of each schedule its runs, the latest first.
 pub(super) fn histories(told: &[(WatcherName, History)]) -> Value {
     let one = |(watcher, history): &(WatcherName, History)| {
         json!({
@@ -17,6 +19,7 @@ pub(super) fn histories(told: &[(WatcherName, History)]) -> Value {
             "worst_gap_at_most": history.worst_gap.is_some_and(|gap| gap.at_most),
             "moves": history.moves,
             "overlaps": history.overlaps,
+            "runs": history.runs.as_ref().map(|runs| runs.iter().map(run).collect::<Vec<_>>()),
         })
     };
     json!({"history": told.iter().map(one).collect::<Vec<_>>()})
@@ -43,6 +46,30 @@ fn tenure(tenure: &Tenure) -> Value {
         "detail": detail,
         "by": by,
         "last_seen": seen.map(epoch),
+    })
+}
+
+fn run(run: &Run) -> Value {
+    let how = match &run.outcome {
+        Outcome::Failed(how) | Outcome::Stopped(how) => Some(how.to_string()),
+        Outcome::NoRun(why) => Some(why.clone()),
+        Outcome::Running | Outcome::Done | Outcome::Unfinished => None,
+    };
+    let exit = match &run.outcome {
+        Outcome::Done => Some(Exit::Code(0)),
+        Outcome::Failed(How::Exit(exit)) | Outcome::Stopped(How::Exit(exit)) => Some(*exit),
+        _ => None,
+    };
+    json!({
+        "slot": run.slot.0,
+        "node": run.node,
+        "token": run.token,
+        "pid": run.pid,
+        "began": run.began.map(epoch),
+        "ended": run.ended.map(epoch),
+        "outcome": run.outcome.word(),
+        "exit_code": exit.and_then(exit_code),
+        "why": how,
     })
 }
 

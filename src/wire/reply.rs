@@ -11,7 +11,10 @@ use crate::model::event::Address;
 use crate::model::explain::{Condition, Explanation};
 use crate::model::names::{NodeName, WatcherName};
 use crate::model::plan::{Change, Effect, KeyChange, Plan, SocketChange, SocketEffect};
-use crate::model::snapshot::{LeaseCounts, LeaseView, ProcessView, Snapshot, SocketView, StoreView, WatcherView};
+use crate::model::snapshot::{
+    CronCounts, CronView, LeaseCounts, LeaseView, ProcessView, Snapshot, SocketView, StoreView, WatcherView,
+};
+use crate::model::spec::Slot;
 
 /// The reply to a request; `time` in seconds of the Unix epoch.
 ///
@@ -23,9 +26,11 @@ use crate::model::snapshot::{LeaseCounts, LeaseView, ProcessView, Snapshot, Sock
 ///   `store` `{state: "up"|"down"|"unknown", reason?, servers?, missed?}` (of several servers how many there are, and
 ///   which of them cannot be used and why, `{SERVER: TEXT}`) and `watchers` `[WATCHER, …]` in start order. With a name the
 ///   watcher's word stands in `status` itself, as Circus has it, and `watchers` holds that one.
-///   - WATCHER: `name state note numprocesses processes restarts last_exit next_try lease`; `processes` `[{wid, pid,
+///   - WATCHER: `name state note numprocesses processes restarts last_exit next_try lease cron`; `processes` `[{wid, pid,
 ///     state, age, status}]`, of which `status` is what it last said of itself, or null; `last_exit` `{text, ago}` or
-///     null; `next_try` in so many seconds, or null; `lease` LEASE or null
+///     null; `next_try` in so many seconds, or null; `lease` LEASE or null; `cron` null, or `{next, running,
+///     done, failed, skipped, last_done}`: times of the schedule in seconds of the Unix epoch, or null, and how many runs on
+///     this node ended how
 ///   - the words: `stopped starting active unhealthy backoff listening scheduled standby stopping failed`
 /// - `numwatchers`: `numwatchers`; `numprocesses`: `numprocesses`, with a name also `watcher_name`
 /// - `stats`: `infos` `{NAME: {"PID": INFO}}`; with a name `name` and `info` `{"PID": INFO}`; with a pid also
@@ -69,12 +74,14 @@ use crate::model::snapshot::{LeaseCounts, LeaseView, ProcessView, Snapshot, Sock
 /// - `explain`: `node name state singleton clustered runs right holder outlook`, `conditions` `[{what, met, text,
 ///   remedy}]` and `move` `{here, command}` or null; `what` is `configured agent wanted after sockets demand store legion
 ///   lease hooks process`, a remedy and a command are what follows `circusctl`
-/// - `history`: `history` `[{name, tenures: [TENURE, …], worst_gap, worst_gap_at_most, moves, overlaps}]`, the latest
-///   tenure first; `moves` within seven days
+/// - `history`: `history` `[{name, tenures: [TENURE, …], worst_gap, worst_gap_at_most, moves, overlaps, runs: [RUN, …]}]`,
+///   the latest tenure and the latest run first; `moves` within seven days; `runs` is null where there is no schedule
 ///   - TENURE: `token from to start end pid gap gap_at_most overlap cause detail by last_seen`; `start`, `end` and
 ///     `last_seen` are seconds of the Unix epoch by the store's clock; a null `gap` or `overlap` could not be measured;
 ///     why it came here is `cause` (`first moved stopped agent-stopping removed changed taken unconfirmed expired gave-up
 ///     finished preempted no-quorum drilled released died unknown`), `detail` and `by`
+///   - RUN: `slot node token pid began ended outcome exit_code why`; `slot`, `began` and `ended` are seconds of the Unix epoch;
+///     `outcome` is `running done failed stopped unfinished no-run`; `exit_code` as in the event `reap`
 /// - `lease-check`: `name`, `token`, `holds`; where it does `left`, else `holder` and `latest`, the last token drawn
 /// - `failover`: `from`, `to` (or null), `token`
 /// - `rename`: `from`, `to`, and `file`, the configuration that has the old name; nothing where it has that name already
@@ -374,6 +381,20 @@ fn watcher(view: &WatcherView) -> Value {
         "last_exit": view.last_exit.map(|(exit, ago)| json!({"text": exit.to_string(), "ago": seconds(ago)})),
         "next_try": view.next_try.map(seconds),
         "lease": view.lease.as_ref().map(lease),
+        "cron": view.cron.as_ref().map(cron),
+    })
+}
+
+fn cron(view: &CronView) -> Value {
+    let slot = |slot: Option<Slot>| slot.map(|slot| slot.0);
+    let CronCounts { done, failed, skipped, last_done } = view.counts;
+    json!({
+        "next": slot(view.next),
+        "running": slot(view.running),
+        "done": done,
+        "failed": failed,
+        "skipped": skipped,
+        "last_done": slot(last_done),
     })
 }
 

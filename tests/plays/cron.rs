@@ -2,14 +2,17 @@
 
 use std::time::Duration;
 
-use circus_agent::model::command::{Command, Patience, ReloadWay};
+use circus_agent::model::command::{Answer, Command, Outcome as Told, Patience, ReloadWay, Reply};
 use circus_agent::model::event::{
-    Action, AskKind, Calendar, Claim, Claimed, Event, Exit, LeaseAnswer, ProcessEvent, ProcessId, SpawnFailure,
+    Action, AskKind, Calendar, Claim, Claimed, Event, Exit, HistoryRead, LeaseAnswer, News, ProcessEvent, ProcessId,
+    Schedule, ScheduleRead, SpawnFailure,
 };
+use circus_agent::model::history::{Entry, Fact, What};
 use circus_agent::model::names::WatcherName;
 use circus_agent::model::pattern::Pattern;
+use circus_agent::model::runs::{How, Outcome, Turn};
 use circus_agent::model::snapshot::WatcherState;
-use circus_agent::model::spec::{CronSpec, Slot, WatcherSpec, Zone};
+use circus_agent::model::spec::{CronSpec, HookPoint, HookProgram, HookSpec, OnFailure, Slot, WatcherSpec, Zone};
 
 use crate::specs::watcher;
 use crate::stage::{GRACE, Stage, TERM, releases, singleton};
@@ -25,7 +28,7 @@ fn secs(seconds: u64) -> Duration {
 }
 
 fn cron() -> CronSpec {
-    CronSpec { schedule: "* * * * *".into(), zone: Zone::Local, misfire_grace: secs(10) }
+    CronSpec { schedule: "* * * * *".into(), zone: Zone::Local, misfire_grace: secs(10), on_failure: OnFailure::Report }
 }
 
 fn job() -> WatcherSpec {
@@ -81,6 +84,7 @@ impl Town {
                     let by = LeaseAnswer::Held { by: "b".into(), left: secs(1), ttl: secs(15) };
                     let answer = match ask.kind {
                         AskKind::Release { .. } | AskKind::Withdraw => LeaseAnswer::Released,
+                        AskKind::Refresh { .. } if self.token.is_none() => LeaseAnswer::Lost { by: Some("b".into()) },
                         AskKind::Take { .. } | AskKind::Refresh { .. } => {
                             self.token.map_or(by, |token| LeaseAnswer::Granted { token })
                         }
@@ -141,6 +145,51 @@ impl Town {
             _ => None,
         };
         std::mem::take(&mut self.stage.orders).into_iter().filter_map(told).collect()
+    }
+
+    /// What was to be kept of slots since the last look, and with whose lease, and what was told of them.
+    fn told(&mut self) -> Vec<String> {
+        let minute = |slot: Slot| (slot.0 - NOON) / MINUTE;
+        let mut lines = Vec::new();
+        self.stage.orders.retain(|action| {
+            let line = match action {
+                Action::Record { watcher, fact: Fact { token, what: What::Run { slot, turn, .. }, .. } } => {
+                    let turn = match turn {
+                        Turn::Claimed => panic!("the store tells of claims"),
+                        Turn::Began { pid } => format!("began {pid}"),
+                        Turn::Ended { how, told } => format!("ended{}: {how}", if *told { " as told" } else { "" }),
+                        Turn::PassedOver { why } => format!("passed over: {why}"),
+                        Turn::Missed { why } => format!("missed: {why}"),
+                    };
+                    format!("{watcher}/{token} slot {} {turn}", minute(*slot))
+                }
+                Action::Publish(notice) => match &notice.news {
+                    News::CronFailure { slot, error } => format!("cron_failure {} {error}", minute(*slot)),
+                    News::CronSkipped { slot, reason } => format!("cron_skipped {} {reason}", minute(*slot)),
+                    _ => return true,
+                },
+                _ => return true,
+            };
+            lines.push(line);
+            false
+        });
+        lines
+    }
+
+    /// The job's process runs for this slot, and ends so.
+    fn runs(&mut self, slot: u64, exit: Exit) {
+        assert_eq!(self.slots(), [slot]);
+        let id = self.latest.take().expect("a run");
+        self.stage.process(id, ProcessEvent::Spawned { pid: 7 });
+        self.stage.end(id, exit);
+        self.look();
+    }
+
+    fn counts(&self) -> (u64, u64, u64, Option<Slot>) {
+        let snapshot = self.stage.node.snapshot();
+        let job = snapshot.watchers.iter().find(|watcher| watcher.name.as_str() == "job").expect("the job");
+        let counts = job.cron.expect("a schedule").counts;
+        (counts.done, counts.failed, counts.skipped, counts.last_done)
     }
 
     fn note(&self) -> String {
@@ -329,6 +378,8 @@ fn holding() -> Town {
     town.token = Some(7);
     town.wait(secs(2));
     assert_eq!((town.state(), town.claimed()), (WatcherState::Scheduled, vec![]));
+    // Of the slot before it began it knows nothing better.
+    assert!(matches!(&town.told()[..], [told] if told.starts_with("job/7 slot 0 missed")));
     town
 }
 
@@ -430,4 +481,303 @@ fn a_restart_under_the_same_lease_repeats_no_slot() {
     town.look();
     town.wait(secs(20));
     assert_eq!((town.claimed(), town.slots()), (vec![], vec![]));
+}
+
+// ---- what became of slots ----
+
+#[test]
+fn what_became_of_a_run_is_kept_with_the_lease_that_it_was_under() {
+    let mut town = holding();
+    town.wait(secs(18));
+    town.says(Claimed::Ours);
+    assert_eq!(town.told(), [] as [&str; 0], "the claim tells of itself");
+    town.runs(1, Exit::Code(0));
+    assert_eq!(town.told(), ["job/7 slot 1 began 7", "job/7 slot 1 ended: exit 0"]);
+    town.wait(secs(60));
+    town.says(Claimed::Ours);
+    town.runs(2, Exit::Signal(9));
+    let told = ["job/7 slot 2 began 7", "job/7 slot 2 ended: killed by SIGKILL", "cron_failure 2 killed by SIGKILL"];
+    assert_eq!((town.told(), town.state()), (told.map(str::to_owned).into(), WatcherState::Scheduled));
+    assert_eq!(town.counts(), (1, 1, 0, Some(slot(1))));
+}
+
+#[test]
+fn a_slot_without_a_run_says_why() {
+    let mut town = holding();
+    town.wait(secs(18));
+    town.says(Claimed::Ours);
+    assert_eq!(town.slots(), [1]);
+    let id = town.latest.take().expect("a run");
+    town.stage.process(id, ProcessEvent::Spawned { pid: 7 });
+    town.wait(secs(60));
+    let why = "2 the run before goes on";
+    let told = ["job/7 slot 1 began 7".to_owned(), "job/7 slot 2 passed over: the run before goes on".into()];
+    assert_eq!(town.told(), [&told[..], &[format!("cron_skipped {why}")]].concat());
+    town.stage.end(id, Exit::Code(0));
+    town.look();
+    town.told();
+    // Nobody can say whose the third one is.
+    town.wait(secs(60));
+    while town.claims.last().is_some_and(|claim| claim.slot == slot(3)) {
+        town.says(unknown());
+        town.claims.clear();
+        town.wait(Duration::from_millis(500));
+    }
+    let why = "it is not known whether another node has it (no answer)";
+    assert_eq!(town.told(), [format!("job/7 slot 3 passed over: {why}"), format!("cron_skipped 3 {why}")]);
+    assert_eq!(town.counts(), (1, 0, 2, Some(slot(1))));
+}
+
+#[test]
+fn who_takes_over_too_late_says_so_and_counts_nothing() {
+    let mut town = Town::new(alone());
+    town.wait(secs(31));
+    town.token = Some(8);
+    town.wait(secs(20));
+    let told = town.told();
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].starts_with("job/8 slot 1 missed: no node was there for it, it was noticed 1"), "{told:?}");
+    assert_eq!(town.counts(), (0, 0, 0, None), "it may have been another's");
+}
+
+#[test]
+fn a_run_that_is_called_off_before_it_began_says_so() {
+    let hook = HookSpec { program: HookProgram::Command(vec!["true".into()]), ignore_failure: false };
+    let mut town = Town::new(WatcherSpec { hooks: [(HookPoint::BeforeStart, hook)].into(), ..alone() });
+    town.token = Some(7);
+    town.wait(secs(20));
+    town.says(Claimed::Ours);
+    assert_eq!(town.story(), ["hook job before_start"]);
+    town.stage.asks_for(Command::Stop { pattern: any(), patience: Patience::Admitted });
+    town.stage.returns("job before_start", true);
+    town.look();
+    assert_eq!(town.told(), ["job/7 slot 1 passed over: it was called off before it began"]);
+    assert_eq!(town.state(), WatcherState::Stopped);
+}
+
+#[test]
+fn a_hook_that_keeps_a_run_from_beginning_is_a_failure() {
+    let hook = HookSpec { program: HookProgram::Command(vec!["false".into()]), ignore_failure: false };
+    let mut town = Town::new(WatcherSpec { hooks: [(HookPoint::BeforeStart, hook)].into(), ..alone() });
+    town.token = Some(7);
+    town.wait(secs(20));
+    town.says(Claimed::Ours);
+    assert_eq!(town.story(), ["hook job before_start"]);
+    town.stage.returns("job before_start", false);
+    town.look();
+    let why = "hook before_start said no";
+    assert_eq!(town.told(), [format!("job/7 slot 1 ended: {why}"), format!("cron_failure 1 {why}")]);
+}
+
+#[test]
+fn an_agent_keeps_by_itself_what_became_of_slots_without_a_lease() {
+    let mut town = Town::new(job());
+    town.wait(secs(20));
+    town.runs(1, Exit::Code(0));
+    town.wait(secs(62));
+    assert_eq!(town.slots(), [2]);
+    let id = town.latest.take().expect("a run");
+    town.stage.process(id, ProcessEvent::Spawned { pid: 8 });
+    town.wait(secs(60));
+    assert_eq!(town.told(), ["cron_skipped 3 the run before goes on"], "and asks no store");
+    let read = |town: &mut Town| {
+        let request = town.stage.asks_for(Command::History { watcher: Some("job".into()), count: 9 });
+        let Some(Told::Own(Reply::Done(Answer::Histories(mut told)))) = town.stage.outcome(request) else { panic!() };
+        assert_eq!((told.len(), told[0].1.tenures.len()), (1, 0));
+        told.remove(0).1.runs.expect("runs")
+    };
+    let runs = read(&mut town);
+    let outcomes: Vec<_> = runs.iter().map(|run| (run.slot, run.outcome.clone())).collect();
+    let skipped = Outcome::NoRun("the run before goes on".into());
+    assert_eq!(outcomes, [(slot(3), skipped), (slot(2), Outcome::Running), (slot(1), Outcome::Done)]);
+    let second = &runs[1];
+    assert_eq!((second.began, second.token, second.pid), (Some((slot(2).0 + 2) * 1_000), None, Some(8)));
+    town.stage.asks_for(Command::Stop { pattern: any(), patience: Patience::Admitted });
+    town.stage.end(id, Exit::Signal(TERM));
+    assert_eq!(read(&mut town)[1].outcome, Outcome::Stopped(How::Exit(Exit::Signal(TERM))));
+    assert_eq!(town.told(), [] as [&str; 0], "to stop it is no failure");
+}
+
+#[test]
+fn history_has_tenures_and_runs_of_a_singleton() {
+    let mut town = holding();
+    let request = town.stage.asks_for(Command::History { watcher: Some("job".into()), count: 1 });
+    let name = WatcherName::parse("job").unwrap();
+    let schedules = vec![Schedule { watcher: name.clone(), lease: name.clone() }];
+    let asked = Action::ReadHistory { request, watchers: vec![name.clone()], schedules };
+    assert!(town.stage.orders().contains(&asked));
+    let fact = |number, turn| {
+        let what = What::Run { watcher: name.clone(), slot: slot(number), turn };
+        Entry { token: 7, node: "a".into(), at: 5, slack: 0, what, before: None }
+    };
+    let entries = vec![fact(1, Turn::Claimed), fact(2, Turn::Claimed)];
+    let schedules = vec![ScheduleRead { watcher: name.clone(), entries, holder: Some(7) }];
+    let read = Ok(HistoryRead { now: 30, leases: vec![(name.clone(), vec![])], schedules });
+    town.stage.tell(Event::HistoryRead { request, read });
+    let Some(Told::Own(Reply::Done(Answer::Histories(told)))) = town.stage.outcome(request) else { panic!() };
+    let [(of, history)] = &told[..] else { panic!("{told:?}") };
+    let runs: Vec<_> = history.runs.iter().flatten().map(|run| (run.slot, run.outcome.clone())).collect();
+    assert_eq!((of, runs), (&name, vec![(slot(2), Outcome::Running)]), "as many as were asked for");
+}
+
+// ---- what follows a failure ----
+
+const APART: Duration = Duration::from_secs(600);
+
+fn standing_back(job: WatcherSpec) -> WatcherSpec {
+    WatcherSpec { cron: Some(CronSpec { on_failure: OnFailure::StandBack(APART), ..cron() }), ..job }
+}
+
+#[test]
+fn a_failed_run_gives_the_lease_up_for_a_while_where_it_is_to() {
+    let mut town = Town::new(standing_back(alone()));
+    town.token = Some(7);
+    town.wait(secs(20));
+    town.says(Claimed::Ours);
+    town.runs(1, Exit::Code(0));
+    assert_eq!(town.state(), WatcherState::Scheduled, "all is well");
+    town.wait(secs(60));
+    town.says(Claimed::Ours);
+    town.runs(2, Exit::Code(3));
+    let why = format!("the run of {} failed: exit 3: stood back for another node", slot(2));
+    assert_eq!((town.state(), town.note()), (WatcherState::Standby, why));
+    town.told();
+    town.claims.clear();
+    town.wait(APART - secs(70));
+    assert_eq!((town.claimed(), town.state()), (vec![], WatcherState::Standby));
+    town.wait(secs(120));
+    assert_eq!(town.state(), WatcherState::Scheduled, "it wants it again, and nobody else has it");
+}
+
+#[test]
+fn a_run_that_is_stopped_is_no_reason_to_stand_back() {
+    let mut town = Town::new(standing_back(alone()));
+    town.token = Some(7);
+    town.wait(secs(20));
+    town.says(Claimed::Ours);
+    assert_eq!(town.slots(), [1]);
+    let id = town.latest.take().expect("a run");
+    town.stage.process(id, ProcessEvent::Spawned { pid: 7 });
+    town.stage.asks_for(Command::Restart { pattern: any(), patience: Patience::Admitted });
+    town.stage.end(id, Exit::Signal(TERM));
+    town.look();
+    town.wait(secs(2));
+    assert_eq!(town.state(), WatcherState::Scheduled);
+}
+
+#[test]
+fn a_run_that_loses_its_lease_ends_as_told_under_the_token_it_had() {
+    let mut town = Town::new(standing_back(alone()));
+    town.token = Some(7);
+    town.wait(secs(20));
+    town.says(Claimed::Ours);
+    assert_eq!(town.slots(), [1]);
+    let id = town.latest.take().expect("a run");
+    town.stage.process(id, ProcessEvent::Spawned { pid: 7 });
+    town.token = None;
+    town.wait(secs(6));
+    town.told();
+    town.stage.end(id, Exit::Signal(9));
+    town.look();
+    assert_eq!(town.told(), ["job/7 slot 1 ended as told: killed by SIGKILL"]);
+    town.wait(secs(2));
+    assert_eq!((town.state(), town.note().as_str()), (WatcherState::Standby, "held by b"), "it stands by");
+}
+
+#[test]
+fn a_run_that_its_guard_ended_with_the_lease_has_not_failed() {
+    let mut town = Town::new(standing_back(alone()));
+    town.token = Some(7);
+    town.wait(secs(20));
+    town.says(Claimed::Ours);
+    assert_eq!(town.slots(), [1]);
+    let id = town.latest.take().expect("a run");
+    town.stage.process(id, ProcessEvent::Spawned { pid: 7 });
+    town.told();
+    // The agent stands still, and hears of the end before anything else.
+    town.stage.now = town.stage.now + secs(40);
+    town.stage.end(id, Exit::Signal(9));
+    assert_eq!(town.told(), ["job/7 slot 1 ended as told: killed by SIGKILL"]);
+    town.look();
+    town.wait(secs(5));
+    assert_eq!(town.state(), WatcherState::Scheduled, "it does not stand back");
+}
+
+// ---- under a leader's lease ----
+
+/// A town whose node leads `ip`, which the job follows; the leader's process is up.
+fn led(job: WatcherSpec) -> Town {
+    let follows = Some(WatcherName::parse("ip").unwrap());
+    let stage = Stage::new(vec![singleton("ip"), WatcherSpec { follows, singleton: None, ..job }]);
+    let mut town = Town { stage, set: 0, latest: None, token: Some(7), claims: Vec::new() };
+    town.look();
+    town.wait(secs(2));
+    assert!(town.story().contains(&"spawn ip#1".into()));
+    town.stage.spawned("ip#1");
+    town.look();
+    assert_eq!((town.state(), town.claimed()), (WatcherState::Scheduled, vec![]));
+    town
+}
+
+#[test]
+fn what_follows_a_leader_runs_and_is_told_of_under_the_leaders_lease() {
+    let mut town = led(job());
+    town.wait(secs(18));
+    let ip = WatcherName::parse("ip").unwrap();
+    assert_eq!(town.claims, [Claim { slot: slot(1), token: 7 }]);
+    town.says(Claimed::Ours);
+    town.runs(1, Exit::Code(0));
+    assert_eq!(town.told(), ["ip/7 slot 1 began 7", "ip/7 slot 1 ended: exit 0"]);
+    let request = town.stage.asks_for(Command::History { watcher: Some("job".into()), count: 9 });
+    let schedules = vec![Schedule { watcher: WatcherName::parse("job").unwrap(), lease: ip }];
+    assert!(town.stage.orders().contains(&Action::ReadHistory { request, watchers: vec![], schedules }));
+}
+
+#[test]
+fn what_follows_a_leader_that_is_elsewhere_looks_at_no_calendar() {
+    let mut town = led(job());
+    town.stage.asks_for(Command::Stop { pattern: Some(Pattern::Glob("ip".into())), patience: Patience::Admitted });
+    town.stage.ends("ip#1", Exit::Signal(TERM));
+    town.look();
+    town.wait(secs(200));
+    assert_eq!((town.state(), town.claimed()), (WatcherState::Standby, vec![]));
+    assert_eq!(town.told(), [] as [&str; 0]);
+}
+
+#[test]
+fn a_run_ends_before_its_leader_does_and_is_no_failure() {
+    let mut town = led(standing_back(job()));
+    town.wait(secs(18));
+    town.says(Claimed::Ours);
+    assert_eq!(town.slots(), [1]);
+    let id = town.latest.take().expect("a run");
+    town.stage.process(id, ProcessEvent::Spawned { pid: 7 });
+    town.stage.asks_for(Command::Stop { pattern: Some(Pattern::Glob("ip".into())), patience: Patience::Admitted });
+    let orders = std::mem::take(&mut town.stage.orders);
+    let signals: Vec<_> = orders.iter().filter(|it| matches!(it, Action::Signal { .. })).collect();
+    assert!(matches!(signals[..], [Action::Signal { process, signal: TERM, .. }] if *process == id), "{signals:?}");
+    town.stage.end(id, Exit::Signal(TERM));
+    town.look();
+    assert_eq!(town.told(), ["ip/7 slot 1 ended as told: killed by SIGTERM"]);
+    assert!(town.story().contains(&format!("signal ip#1 {TERM}")), "the leader goes last");
+}
+
+#[test]
+fn a_failed_run_has_the_leader_stand_back_where_it_is_to() {
+    let mut town = led(standing_back(job()));
+    town.wait(secs(18));
+    town.says(Claimed::Ours);
+    town.runs(1, Exit::Code(3));
+    assert!(town.story().contains(&format!("signal ip#1 {TERM}")));
+    let orders = town.stage.orders.len();
+    town.stage.ends("ip#1", Exit::Signal(TERM));
+    assert_eq!(releases(&town.stage.orders[orders..]), 1, "nothing of it is left");
+    town.look();
+    assert_eq!((town.stage.state("ip"), town.state()), (WatcherState::Standby, WatcherState::Standby));
+    let why = format!("job: the run of {} failed: exit 3: stood back for another node", slot(1));
+    assert_eq!(town.stage.note("ip"), why);
+    assert_eq!(town.note(), format!("ip: {why}"));
+    town.token = None;
+    town.wait(APART + secs(30));
+    assert_eq!(town.stage.note("ip"), "held by b", "it asks again");
 }

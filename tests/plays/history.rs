@@ -232,7 +232,7 @@ fn history_is_read_from_the_store_and_cut_to_what_was_asked_for() {
     let mut stage = Stage::new(vec![singleton("beat"), watcher("web"), singleton("reaper")]);
     let request = stage.asks_for(Command::History { watcher: None, count: 1 });
     let asked = stage.orders().into_iter().find_map(|action| match action {
-        Action::ReadHistory { request: own, watchers } if own == request => Some(watchers),
+        Action::ReadHistory { request: own, watchers, .. } if own == request => Some(watchers),
         _ => None,
     });
     let names = asked.expect("a question");
@@ -240,7 +240,7 @@ fn history_is_read_from_the_store_and_cut_to_what_was_asked_for() {
     let started =
         |token, at| Entry { token, node: "a".into(), at, slack: 0, what: What::Started { pid: 1 }, before: None };
     let leases = vec![(names[0].clone(), vec![started(1, 10), started(2, 20)]), (names[1].clone(), vec![])];
-    stage.tell(Event::HistoryRead { request, read: Ok(HistoryRead { now: 30, leases }) });
+    stage.tell(Event::HistoryRead { request, read: Ok(HistoryRead { now: 30, leases, schedules: vec![] }) });
     let Some(Outcome::Own(Reply::Done(Answer::Histories(told)))) = stage.outcome(request) else { panic!() };
     assert_eq!(told[0].1.tenures.iter().map(|tenure| tenure.token).collect::<Vec<_>>(), [2]);
     assert_eq!(told[1].1.tenures, []);

@@ -304,7 +304,7 @@ impl Scene {
     fn ending(&self) -> Cause {
         let ending = self.facts.iter().rev().find_map(|fact| match &fact.what {
             What::Ended(ending) | What::Idle(ending) => Some(ending.cause),
-            What::Started { .. } | What::Renamed { .. } => None,
+            What::Started { .. } | What::Renamed { .. } | What::Run { .. } => None,
         });
         ending.expect("an ending")
     }

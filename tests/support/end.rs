@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use circus_agent::cluster::{BusQuestion, Me, Redis, Standing};
 use circus_agent::model::command::{NodeAbout, NodeRow, RequestId};
 use circus_agent::model::election::{Membership, Muster, Word};
-use circus_agent::model::event::{Ask, AskKind, Event, LeaseAnswer, TokenState};
+use circus_agent::model::event::{
+    Ask, AskKind, Claim, Claimed, Event, LeaseAnswer, Schedule, ScheduleRead, TokenState,
+};
 use circus_agent::model::history::Entry;
 use circus_agent::model::names::{ClusterName, LeaseName, NodeName, Owner, WatcherName};
 use circus_agent::model::spec::{RedisSpec, Secret};
@@ -29,6 +31,11 @@ pub fn cluster() -> ClusterName {
 
 pub fn beat() -> WatcherName {
     WatcherName::parse("beat").unwrap()
+}
+
+/// What runs at times under the lease.
+pub fn job() -> WatcherName {
+    WatcherName::parse("job").unwrap()
 }
 
 pub fn lease() -> LeaseName {
@@ -218,7 +225,7 @@ impl Agent {
 
     /// The server's clock, and what it keeps of the lease.
     pub async fn history(&mut self) -> Result<(u64, Vec<Entry>), String> {
-        self.redis.read_history(RequestId(4), &[beat()]);
+        self.redis.read_history(RequestId(4), &[beat()], vec![]);
         self.next(|event| match event {
             Event::HistoryRead { request: RequestId(4), read } => {
                 Some(read.map(|mut read| (read.now, read.leases.remove(0).1)))
@@ -239,6 +246,27 @@ impl Agent {
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+    }
+
+    /// Claims a slot of `job` under the lease.
+    pub async fn claim(&mut self, wanted: Claim) -> Claimed {
+        self.redis.claim(job(), &beat(), wanted, ASK);
+        self.next(|event| match event {
+            Event::SlotClaimed { watcher, claim, answer } if watcher == job() && claim == wanted => Some(answer),
+            _ => None,
+        })
+        .await
+    }
+
+    /// What the store keeps of its schedule.
+    pub async fn runs(&mut self) -> ScheduleRead {
+        let schedules = vec![Schedule { watcher: job(), lease: beat() }];
+        self.redis.read_history(RequestId(6), &[], schedules);
+        self.next(|event| match event {
+            Event::HistoryRead { request: RequestId(6), read } => Some(read.unwrap().schedules.remove(0)),
+            _ => None,
+        })
+        .await
     }
 
     /// How a token stands.

@@ -25,6 +25,8 @@ pub(super) struct Paths {
     pub(super) history: PathBuf,
     pub(super) members: PathBuf,
     pub(super) slots: PathBuf,
+    /// What stands before the name of a watcher's runs.
+    runs: PathBuf,
 }
 
 impl Paths {
@@ -38,7 +40,17 @@ impl Paths {
             history: path(".history"),
             members: path(MEMBERS),
             slots: path(".slots"),
+            // No name of a lease's file has this sign.
+            runs: path("@"),
         }
+    }
+
+    /// What became of the slots of a watcher under this lease.
+    pub(super) fn runs(&self, watcher: &WatcherName) -> PathBuf {
+        let mut path = self.runs.clone().into_os_string();
+        path.push(file_name(watcher.as_str()));
+        path.push(".runs");
+        path.into()
     }
 }
 

@@ -1,14 +1,16 @@
-//! What is kept of the tenures of a lease on one machine: a line of JSON for each fact, with the fields of the entries
+//! What is kept of the tenures of a lease on one machine, and of the slots of schedules: a line of JSON for each fact, with the fields of the entries
 //! that Redis keeps. Only whoever has the lease's mutex reads or writes it.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
 
 use super::files::{Paths, at, boottime, millis, private, wall_clock_ms};
 use super::record::{Found, Record};
 use crate::cluster::history::{Measured, entry, fields};
-use crate::model::history::{Entry, Fact, KEPT, Left};
+use crate::model::history::{Entry, Fact, KEPT, Left, What};
 use crate::model::names::NodeName;
+use crate::model::runs;
 use crate::model::time::Time;
 
 /// The file is smaller: it has at most twice the facts that are kept, and texts in them are cut.
@@ -56,32 +58,38 @@ impl Was {
 
 /// Keeps a fact.
 pub(super) fn append(paths: &Paths, node: &NodeName, fact: &Fact, was: Option<&Was>) -> io::Result<()> {
-    let named = at(&paths.history);
+    let (path, most) = match &fact.what {
+        What::Run { watcher, .. } => (paths.runs(watcher), runs::KEPT),
+        What::Started { .. } | What::Ended(_) | What::Idle(_) | What::Renamed { .. } => (paths.history.clone(), KEPT),
+    };
+    let named = at(&path);
     let measured = Measured { now: wall_clock_ms(), slack: 0, ago: millis(boottime().since(fact.at)) };
     let mut own: BTreeMap<&str, String> = fields(node, fact, measured).into_iter().collect();
     own.insert("tok", fact.token.to_string());
     own.extend(was.into_iter().flat_map(Was::fields));
     let mut line = serde_json::to_vec(&own)?;
     line.push(b'\n');
-    let mut lines = read(paths)?;
+    let mut lines = read(&path)?;
     let kept = lines.iter().filter(|&&byte| byte == b'\n').count();
-    if kept < 2 * KEPT {
-        let mut file = private().append(true).create(true).open(&paths.history).map_err(&named)?;
+    if kept < 2 * most {
+        let mut file = private().append(true).create(true).open(&path).map_err(&named)?;
         return file.write_all(&line).map_err(&named);
     }
     // Whoever is killed in between leaves the old file.
-    let old = lines.iter().enumerate().filter(|(_, byte)| **byte == b'\n').nth(kept - KEPT);
+    let old = lines.iter().enumerate().filter(|(_, byte)| **byte == b'\n').nth(kept - most);
     lines.drain(..=old.map_or(0, |(end, _)| end));
     lines.extend(line);
-    let new = paths.history.with_extension("history-new");
+    let mut new = path.clone().into_os_string();
+    new.push("-new");
+    let new = PathBuf::from(new);
     let mut file = private().write(true).create(true).truncate(true).open(&new).map_err(at(&new))?;
     file.write_all(&lines).map_err(at(&new))?;
-    std::fs::rename(&new, &paths.history).map_err(named)
+    std::fs::rename(&new, &path).map_err(named)
 }
 
 /// All facts that are kept. Lines that are none are passed over: one may be cut short by a full disk.
-pub(super) fn entries(paths: &Paths) -> io::Result<Vec<Entry>> {
-    let text = read(paths)?;
+pub(super) fn entries(path: &Path) -> io::Result<Vec<Entry>> {
+    let text = read(path)?;
     let line = |line: &[u8]| {
         let fields: BTreeMap<String, String> = serde_json::from_slice(line).ok()?;
         entry(&fields.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect())
@@ -89,12 +97,12 @@ pub(super) fn entries(paths: &Paths) -> io::Result<Vec<Entry>> {
     Ok(text.split(|&byte| byte == b'\n').filter_map(line).collect())
 }
 
-fn read(paths: &Paths) -> io::Result<Vec<u8>> {
+fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut text = Vec::new();
-    match private().read(true).open(&paths.history) {
-        Ok(file) => file.take(MAX_SIZE).read_to_end(&mut text).map_err(at(&paths.history))?,
+    match private().read(true).open(path) {
+        Ok(file) => file.take(MAX_SIZE).read_to_end(&mut text).map_err(at(path))?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
-        Err(error) => return Err(at(&paths.history)(error)),
+        Err(error) => return Err(at(path)(error)),
     };
     Ok(text)
 }

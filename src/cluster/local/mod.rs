@@ -9,6 +9,8 @@
 //! NAME.mutex   locked for the moment of one question; holds the last token given. Never replaced, never removed.
 //! NAME.members one line of JSON: the agents that contend for it, where they say so. Replaced at each word of one of them.
 //! NAME.history a line of JSON for each fact about a tenure, the latest last; cut when there are too many.
+//! NAME.slots   one line of JSON: of each watcher that runs at times under it the latest slot that was claimed.
+//! NAME@WATCHER.runs  a line of JSON for each fact about a slot of that watcher, as in NAME.history.
 //! ```
 //!
 //! # Who may have it
@@ -71,7 +73,7 @@ use self::files::{clock_name, file_name};
 use self::worker::{Store, Worker};
 use crate::model::command::RequestId;
 use crate::model::election::{Muster, Word};
-use crate::model::event::{Ask, Claim, Claimed, Event, HistoryRead, LeaseAnswer, TokenState};
+use crate::model::event::{Ask, Claim, Claimed, Event, HistoryRead, LeaseAnswer, Schedule, TokenState};
 use crate::model::history::Fact;
 use crate::model::names::{ClusterName, NodeName, Owner, WatcherName};
 /// Whose leases, and where they are kept.
@@ -183,10 +185,10 @@ impl Local {
         self.put(|reply| Job::Check { watcher, token, reply }, move |result| Event::LeaseChecked { request, result });
     }
 
-    /// Reads what is kept of these leases; exactly one [`Event::HistoryRead`] follows. To be called inside a tokio
-    /// runtime.
-    pub fn read_history(&mut self, request: RequestId, watchers: Vec<WatcherName>) {
-        self.put(|reply| Job::History { watchers, reply }, move |read| Event::HistoryRead { request, read });
+    /// Reads what is kept of these leases and schedules; exactly one [`Event::HistoryRead`] follows. To be called inside a
+    /// tokio runtime.
+    pub fn read_history(&mut self, request: RequestId, watchers: Vec<WatcherName>, schedules: Vec<Schedule>) {
+        self.put(|reply| Job::History { watchers, schedules, reply }, move |read| Event::HistoryRead { request, read });
     }
 
     /// Keeps a fact about a tenure.
@@ -254,14 +256,41 @@ async fn within<T>(timeout: Duration, answer: oneshot::Receiver<T>) -> Result<T,
 /// What the thread is asked to do.
 #[derive(Debug)]
 enum Job {
-    Ask { watcher: WatcherName, ask: Ask, reply: oneshot::Sender<LeaseAnswer> },
-    Muster { watcher: WatcherName, word: Word, reply: oneshot::Sender<Result<Muster, String>> },
-    Claim { watcher: WatcherName, lease: WatcherName, claim: Claim, reply: oneshot::Sender<Result<Claimed, String>> },
-    Init { watcher: WatcherName, reply: oneshot::Sender<Result<(), String>> },
-    Check { watcher: WatcherName, token: u64, reply: oneshot::Sender<Result<TokenState, String>> },
-    Record { watcher: WatcherName, fact: Fact },
+    Ask {
+        watcher: WatcherName,
+        ask: Ask,
+        reply: oneshot::Sender<LeaseAnswer>,
+    },
+    Muster {
+        watcher: WatcherName,
+        word: Word,
+        reply: oneshot::Sender<Result<Muster, String>>,
+    },
+    Claim {
+        watcher: WatcherName,
+        lease: WatcherName,
+        claim: Claim,
+        reply: oneshot::Sender<Result<Claimed, String>>,
+    },
+    Init {
+        watcher: WatcherName,
+        reply: oneshot::Sender<Result<(), String>>,
+    },
+    Check {
+        watcher: WatcherName,
+        token: u64,
+        reply: oneshot::Sender<Result<TokenState, String>>,
+    },
+    Record {
+        watcher: WatcherName,
+        fact: Fact,
+    },
     Rename(NodeName),
-    History { watchers: Vec<WatcherName>, reply: oneshot::Sender<Result<HistoryRead, String>> },
+    History {
+        watchers: Vec<WatcherName>,
+        schedules: Vec<Schedule>,
+        reply: oneshot::Sender<Result<HistoryRead, String>>,
+    },
 }
 
 /// The leases that this agent holds. Shared with the agent's loop, and never locked over file work.

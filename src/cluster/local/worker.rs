@@ -27,9 +27,13 @@ use super::slots;
 use super::{Hold, Holds, Job, lock};
 use crate::model::attendance::{Attendance, Register};
 use crate::model::election::Word;
-use crate::model::event::{Ask, AskKind, Claimed, Event, HistoryRead, LeaseAnswer, TokenState};
+use crate::model::event::{
+    Ask, AskKind, Claim, Claimed, Event, HistoryRead, LeaseAnswer, Schedule, ScheduleRead, TokenState,
+};
+use crate::model::history::{Fact, What};
 use crate::model::lease::RESERVATION;
 use crate::model::names::{NodeName, Owner, WatcherName};
+use crate::model::runs::Turn;
 use crate::model::time::Time;
 
 /// Does the file work, one job after the other, and listens for changes in between.
@@ -141,6 +145,40 @@ impl Worker {
         }
     }
 
+    /// Claims a slot, which is a fact about it too.
+    fn claim(&self, paths: &Paths, watcher: &WatcherName, claim: Claim) -> io::Result<Claimed> {
+        let claimed = slots::claim(paths, watcher, &self.node, claim)?;
+        if claimed == Claimed::Ours {
+            let what = What::Run { watcher: watcher.clone(), slot: claim.slot, turn: Turn::Claimed };
+            history::append(paths, &self.node, &Fact { token: claim.token, at: boottime(), what }, None)?;
+        }
+        Ok(claimed)
+    }
+
+    fn read_history(&mut self, watchers: Vec<WatcherName>, schedules: Vec<Schedule>) -> Result<HistoryRead, String> {
+        let mut read = HistoryRead { now: wall_clock_ms(), ..HistoryRead::default() };
+        for watcher in watchers {
+            let entries = self.transact(&watcher, |_, paths, _| history::entries(&paths.history))?;
+            read.leases.push((watcher, entries));
+        }
+        for Schedule { watcher, lease } in schedules {
+            let of_one = self.transact(&lease, |worker, paths, _| {
+                let entries = history::entries(&paths.runs(&watcher))?;
+                // Only the latest of those that ran something can still hold the lease.
+                let holder = match entries.iter().map(|entry| entry.token).max() {
+                    Some(token) => match worker.token_state(paths, token)? {
+                        TokenState::Holds { .. } => Some(token),
+                        TokenState::Over { .. } => None,
+                    },
+                    None => None,
+                };
+                Ok(ScheduleRead { watcher, entries, holder })
+            });
+            read.schedules.push(of_one?);
+        }
+        Ok(read)
+    }
+
     fn work(&mut self, job: Job) {
         match job {
             // Nobody waits for the answer any more, and it was counted as failed; but a release is always right.
@@ -165,7 +203,7 @@ impl Worker {
             Job::Claim { watcher, lease, claim, reply } => {
                 let answer =
                     self.transact(&lease, |worker, paths, _| match worker.token_state(paths, claim.token)? {
-                        TokenState::Holds { .. } => slots::claim(paths, &watcher, &worker.node, claim),
+                        TokenState::Holds { .. } => worker.claim(paths, &watcher, claim),
                         TokenState::Over { .. } => Ok(Claimed::Unknown("the lease is another tenure's".into())),
                     });
                 let _ = reply.send(answer);
@@ -184,13 +222,8 @@ impl Worker {
                 }
             }
             Job::Rename(node) => self.node = node,
-            Job::History { watchers, reply } => {
-                let read = |watcher: WatcherName| {
-                    let entries = self.transact(&watcher, |_, paths, _| history::entries(paths));
-                    entries.map(|entries| (watcher, entries))
-                };
-                let leases = watchers.into_iter().map(read).collect::<Result<_, _>>();
-                let _ = reply.send(leases.map(|leases| HistoryRead { now: wall_clock_ms(), leases }));
+            Job::History { watchers, schedules, reply } => {
+                let _ = reply.send(self.read_history(watchers, schedules));
             }
             Job::Init { watcher, reply } => {
                 let result = self.transact(&watcher, |worker, paths, mutex| worker.init(&watcher, paths, mutex));

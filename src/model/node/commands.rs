@@ -2,18 +2,18 @@
 
 use super::changes::Reading;
 use super::relay::Errand;
-use super::waits::Goal;
+use super::waits::{Goal, histories};
 use super::watchers::Key;
 use super::{Haste, Node, State, exit, log};
 use crate::model::command::{Answer, Command, NodeRow, NodeState, Patience, Refusal, Reply, RequestId};
-use crate::model::event::{Action, Level, News};
+use crate::model::event::{Action, HistoryRead, Level, News};
 use crate::model::explain::Around;
 use crate::model::history::{Cause, Ending};
 use crate::model::lease::Hold;
 use crate::model::names::{NodeName, WatcherName, is_called, nearest};
 use crate::model::pattern::Pattern;
 use crate::model::snapshot::Snapshot;
-use crate::model::watcher::{Reloading, Watcher};
+use crate::model::watcher::{Reloading, Runs, Watcher};
 
 impl Node {
     /// Carries a command out here.
@@ -119,12 +119,7 @@ impl Node {
             }
             Command::Metrics => Answer::Metrics(Box::new(self.snapshot())),
             Command::History { watcher, count } => {
-                let singletons = match watcher {
-                    Some(text) => vec![self.singleton(&text)?],
-                    None => self.watchers.iter().filter(|watcher| watcher.lease().is_some()).map(name_of).collect(),
-                };
-                actions.push(Action::ReadHistory { request, watchers: singletons });
-                return Ok(self.wait_or(Patience::Settled, request, Goal::HistoryRead { count }));
+                return self.ask_history(request, watcher.as_deref(), count, actions);
             }
             command @ (Command::Nodes | Command::NodeList | Command::Registered { .. }) => {
                 if !self.clustered {
@@ -417,6 +412,36 @@ impl Node {
         let watcher = &self.watchers[self.find(text)?];
         let name = name_of(watcher);
         if watcher.lease().is_some() { Ok(name) } else { Err(without_lease(watcher)) }
+    }
+
+    /// Has read what is known of leases and schedules: of one watcher, or of all that have either.
+    fn ask_history(
+        &mut self,
+        request: RequestId,
+        watcher: Option<&str>,
+        count: usize,
+        actions: &mut Vec<Action>,
+    ) -> Result<Option<Reply>, Refusal> {
+        let meant: Vec<&Watcher> = match watcher {
+            Some(text) => vec![&self.watchers[self.find(text)?]],
+            None => self.watchers.iter().collect(),
+        };
+        let (mut leases, mut schedules, mut here) = (Vec::new(), Vec::new(), Vec::new());
+        for one in meant {
+            leases.extend(one.lease().map(|_| name_of(one)));
+            match one.runs() {
+                Runs::Kept(schedule) => schedules.push(schedule),
+                Runs::Here(runs) => here.push((name_of(one), runs)),
+                Runs::None if watcher.is_some() && one.lease().is_none() => return Err(without_lease(one)),
+                Runs::None => {}
+            }
+        }
+        // What the agent keeps by itself it tells also where there is no store.
+        if leases.is_empty() && schedules.is_empty() && !here.is_empty() {
+            return Ok(Some(Reply::Done(histories(count, HistoryRead::default(), here))));
+        }
+        actions.push(Action::ReadHistory { request, watchers: leases, schedules });
+        Ok(self.wait_or(Patience::Settled, request, Goal::HistoryRead { count, here }))
     }
 
     /// The watchers a pattern means; without one all, of which `starting` leaves out those that do not start by

@@ -416,7 +416,7 @@ impl Node {
             Event::OutputWatched { by, names } => self.output_watched(by, names, actions),
             Event::Measured(measures) => self.measured(&measures, actions),
             Event::HookEnded { hook, end } => {
-                if !self.watchers.hook_ended(hook, &end, actions) {
+                if !self.watchers.hook_ended(self.now, hook, &end, actions) {
                     self.stats_hook_ended(hook, &end, actions);
                 }
             }
@@ -547,6 +547,7 @@ impl Node {
     /// Lets the watchers settle, and those whose turn it is then.
     fn settle(&mut self, actions: &mut Vec<Action>) {
         self.stop_next(actions);
+        self.pass_yields_on(actions);
         loop {
             self.watchers.consult(self.now, actions);
             self.open_gates();

@@ -78,6 +78,17 @@ impl Node {
         news
     }
 
+    /// Has leases given up after runs that failed under them.
+    pub(super) fn pass_yields_on(&mut self, actions: &mut Vec<Action>) {
+        for key in self.watchers.touched().clone() {
+            if let Some(wish) = self.watchers.peek(key).take_yield()
+                && let Some(holder) = self.watchers.stir_named(&wish.lease)
+            {
+                holder.yield_lease(wish, actions);
+            }
+        }
+    }
+
     /// Whether what comes after this one has to wait: it is wanted and not up, or it was wanted and gave up. One that
     /// nobody wants keeps nobody waiting.
     fn keeps_waiting(&self, first: Key) -> bool {

@@ -7,10 +7,11 @@ use super::watchers::Key;
 use crate::model::command::{Answer, Patience, Refusal, Reply, RequestId, Sample};
 use crate::model::drill::Drill;
 use crate::model::event::{Action, HistoryRead, ProcessId, TokenState};
-use crate::model::history;
+use crate::model::history::{self, Entry, History};
 use crate::model::lease::Hold;
 use crate::model::names::{NodeName, WatcherName};
 use crate::model::plan::Plan;
+use crate::model::runs::{self, Run};
 use crate::model::snapshot::WatcherState;
 use crate::model::time::Time;
 use crate::model::watcher::Watcher;
@@ -50,7 +51,7 @@ pub(super) enum Goal {
     /// The store says how a token stands.
     Checked { watcher: WatcherName, token: u64 },
     /// What the store keeps comes back.
-    HistoryRead { count: usize },
+    HistoryRead { count: usize, here: Vec<(WatcherName, Vec<Run>)> },
     /// The registry says whether the name can be had.
     Renamed,
     /// The witness of a drill watches.
@@ -59,6 +60,25 @@ pub(super) enum Goal {
     Drained,
     /// The agent has ended.
     Left,
+}
+
+/// What was read of leases and schedules, with what the agent keeps by itself of others: `count` of each.
+pub(super) fn histories(count: usize, read: HistoryRead, here: Vec<(WatcherName, Vec<Run>)>) -> Answer {
+    let HistoryRead { now, leases, schedules } = read;
+    let of_lease = |(watcher, entries): (WatcherName, Vec<Entry>)| (watcher, history::fold(&entries, now));
+    let mut told: Vec<(WatcherName, History)> = leases.into_iter().map(of_lease).collect();
+    let kept = schedules.into_iter().map(|read| (read.watcher, runs::fold(&read.entries, read.holder)));
+    for (watcher, runs) in kept.chain(here) {
+        match told.iter_mut().find(|(known, _)| *known == watcher) {
+            Some((_, history)) => history.runs = Some(runs),
+            None => told.push((watcher, History { runs: Some(runs), ..History::default() })),
+        }
+    }
+    for (_, history) in &mut told {
+        history.tenures.truncate(count);
+        history.runs.iter_mut().for_each(|runs| runs.truncate(count));
+    }
+    Answer::Histories(told)
 }
 
 impl Node {
@@ -105,16 +125,9 @@ impl Node {
         actions: &mut Vec<Action>,
     ) {
         let goal = self.take_wait(request, |goal| matches!(goal, Goal::HistoryRead { .. }));
-        let Some(Goal::HistoryRead { count }) = goal else { return };
+        let Some(Goal::HistoryRead { count, here }) = goal else { return };
         let reply = match read {
-            Ok(HistoryRead { now, leases }) => {
-                let told = leases.into_iter().map(|(watcher, entries)| {
-                    let mut history = history::fold(&entries, now);
-                    history.tenures.truncate(count);
-                    (watcher, history)
-                });
-                Reply::Done(Answer::Histories(told.collect()))
-            }
+            Ok(read) => Reply::Done(histories(count, read, here)),
             Err(why) => Reply::Refused(Refusal::Unavailable(format!("{}: {why}", self.store_name()))),
         };
         self.reply(request, reply, actions);

@@ -143,10 +143,10 @@ impl Watchers {
     }
 
     /// Tells a hook's watcher how it ended; whether there was one.
-    pub(super) fn hook_ended(&mut self, hook: HookId, end: &HookEnd, actions: &mut Vec<Action>) -> bool {
+    pub(super) fn hook_ended(&mut self, now: Time, hook: HookId, end: &HookEnd, actions: &mut Vec<Action>) -> bool {
         let caller = self.callers.remove(&hook);
         if let Some(key) = caller {
-            self.stir(key).hook_ended(hook, end, actions);
+            self.stir(key).hook_ended(now, hook, end, actions);
         }
         caller.is_some()
     }

@@ -12,6 +12,17 @@ pub struct CronSpec {
     pub zone: Zone,
     /// How late a run may begin.
     pub misfire_grace: Duration,
+    /// What follows a run that fails.
+    pub on_failure: OnFailure,
+}
+
+/// What follows a run that fails, besides that it is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnFailure {
+    /// Nothing.
+    Report,
+    /// The node gives the lease up that the run was under, its own or its legion's, and stands back for so long.
+    StandBack(Duration),
 }
 
 /// A time zone.

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use check::{Check, HealthAction, HealthSpec, Purpose, ReadySpec, Url};
-pub use cron::{CronSpec, Slot, Zone};
+pub use cron::{CronSpec, OnFailure, Slot, Zone};
 pub use hook::{HookPoint, HookProgram, HookSpec};
 pub use legion::{ElectionSpec, LegionAction, LegionEvent, LegionSpec, is_topic, legion_file};
 pub use majority::Majority;

@@ -16,14 +16,21 @@
 //! calendar looked at. So a clock that is set, and a machine that slept, shift a slot by half a minute at most. Of several
 //! slots that were missed only the latest counts, and one that has come is past for good: a clock that is set back by a
 //! little does not bring it again.
+//!
+//! What became of a slot is kept where its claim is, so that each node can tell of all of them; of what needs no claim the
+//! agent keeps it by itself.
 
 use std::time::Duration;
 
 use super::{End, Goal, Stage, Watcher};
-use crate::model::event::{Action, Calendar, Claim, Claimed, Exit, Level};
+use crate::model::event::{Action, Calendar, Claim, Claimed, Exit, Level, News, Schedule};
 use crate::model::explain::span;
+use crate::model::history::{Fact, What};
 use crate::model::lease::Hold;
-use crate::model::spec::{CronSpec, Slot};
+use crate::model::names::WatcherName;
+use crate::model::runs::{How, Journal, Run, Turn};
+use crate::model::snapshot::{CronCounts, CronView};
+use crate::model::spec::{CronSpec, OnFailure, Slot};
 use crate::model::time::Time;
 
 /// It is not looked at the calendar more rarely than this.
@@ -52,6 +59,32 @@ pub(super) struct Cron {
     look: Option<Time>,
     /// What became of the last slot that had no good end.
     failed: Option<(Slot, String)>,
+    /// What became of the others, where no store keeps it.
+    journal: Journal,
+    counts: CronCounts,
+    /// The lease is to be given up after a failure.
+    yields: Option<Yield>,
+}
+
+/// A wish to stand back from a lease.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Yield {
+    /// Whose lease it is.
+    pub lease: WatcherName,
+    /// For how long this node stands back.
+    pause: Duration,
+    why: String,
+}
+
+/// Where the facts about its slots are.
+#[derive(Debug)]
+pub enum Runs {
+    /// It has no schedule.
+    None,
+    /// The agent has them.
+    Here(Vec<Run>),
+    /// With a lease.
+    Kept(Schedule),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,7 +101,11 @@ enum Phase {
         until: Time,
         again: Option<Time>,
     },
-    Running(Slot),
+    /// Under this token, where it has a lease.
+    Running {
+        slot: Slot,
+        token: Option<u64>,
+    },
 }
 
 /// Since when it has looked at the calendar without a break.
@@ -84,8 +121,26 @@ enum Since {
 
 impl Cron {
     fn new(spec: CronSpec) -> Cron {
-        Cron { spec, phase: Phase::Waiting, past: None, since: Since::Away, next: None, look: None, failed: None }
+        Cron {
+            spec,
+            phase: Phase::Waiting,
+            past: None,
+            since: Since::Away,
+            next: None,
+            look: None,
+            failed: None,
+            journal: Journal::default(),
+            counts: CronCounts::default(),
+            yields: None,
+        }
     }
+}
+
+/// What the clock on the wall shows, as told by a slot that has come, or by the next one.
+fn wall_ms(past: Option<(Slot, Duration)>, next: Option<(Slot, Duration)>) -> Option<u64> {
+    let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let since = past.map(|(slot, late)| slot.0.saturating_mul(1_000).saturating_add(millis(late)));
+    since.or_else(|| next.map(|(slot, left)| slot.0.saturating_mul(1_000).saturating_sub(millis(left))))
 }
 
 impl Watcher {
@@ -93,9 +148,9 @@ impl Watcher {
     pub(super) fn fit_schedule(&mut self) {
         self.cron = self.spec.cron.clone().map(|spec| match self.cron.take() {
             Some(cron) if cron.spec == spec => cron,
-            Some(Cron { phase, failed, .. }) => {
-                let phase = if let Phase::Running(_) = phase { phase } else { Phase::Waiting };
-                Cron { phase, failed, since: Since::Changed, ..Cron::new(spec) }
+            Some(Cron { phase, failed, journal, counts, .. }) => {
+                let phase = if let Phase::Running { .. } = phase { phase } else { Phase::Waiting };
+                Cron { phase, failed, journal, counts, since: Since::Changed, ..Cron::new(spec) }
             }
             None => Cron::new(spec),
         });
@@ -103,7 +158,7 @@ impl Watcher {
 
     /// Whether it waits for a slot, or for its turn at one.
     pub fn is_between_slots(&self) -> bool {
-        self.cron.as_ref().is_some_and(|cron| !matches!(cron.phase, Phase::Running(_)))
+        self.cron.as_ref().is_some_and(|cron| !matches!(cron.phase, Phase::Running { .. }))
     }
 
     // ---- what happened ----
@@ -118,6 +173,9 @@ impl Watcher {
         };
         cron.next = next.map(|(slot, left)| (slot, now + left));
         cron.look = Some(now + next.map_or(LOOK, |(_, left)| left.clamp(SHORTEST, LOOK)));
+        if let Some(wall) = wall_ms(past, next) {
+            cron.journal.set_clock(now, wall);
+        }
         let since = std::mem::replace(&mut cron.since, Since::Before);
         cron.past = cron.past.filter(|known| known.0 <= wall.0.saturating_add(WRONG));
         let Some((slot, late)) = past.filter(|(slot, _)| cron.past.is_none_or(|known| known < *slot)) else { return };
@@ -127,15 +185,19 @@ impl Watcher {
             Since::Before => {}
             // Another node may not have begun it: the claim tells.
             Since::Away if claims && left.is_some() && !busy => {}
+            Since::Away if claims && left.is_none() => {
+                let why = format!("no node was there for it, it was noticed {} late", span(late));
+                return self.record_run(now, self.firm_token(now), slot, Turn::Missed { why }, actions);
+            }
             Since::Away | Since::Changed => return,
         }
         match (cron.phase, left) {
-            (Phase::Running(_), _) => self.pass_over(slot, "the run before goes on", actions),
+            (Phase::Running { .. }, _) => self.pass_over(now, slot, "the run before goes on", actions),
             (Phase::Waiting | Phase::Due { .. } | Phase::Claiming { .. }, _) if busy => {
-                self.pass_over(slot, "the run before is not over", actions);
+                self.pass_over(now, slot, "the run before is not over", actions);
             }
             (Phase::Waiting | Phase::Due { .. } | Phase::Claiming { .. }, None) => {
-                self.pass_over(slot, &format!("it was noticed {} late", span(late)), actions);
+                self.pass_over(now, slot, &format!("it was noticed {} late", span(late)), actions);
             }
             (Phase::Waiting | Phase::Due { .. } | Phase::Claiming { .. }, Some(left)) => {
                 cron.phase = Phase::Due { slot, until: now + left };
@@ -151,7 +213,7 @@ impl Watcher {
             return;
         }
         match answer {
-            Claimed::Ours => self.begin_run(claim.slot, actions),
+            Claimed::Ours => self.begin_run(claim.slot, Some(claim.token), actions),
             Claimed::Taken { by } => {
                 cron.phase = Phase::Waiting;
                 self.say(actions, Level::Info, None, &format!("no run at {}: {by} had it", claim.slot));
@@ -161,43 +223,122 @@ impl Watcher {
             }
             Claimed::Unknown(why) => {
                 cron.phase = Phase::Waiting;
-                self.pass_over(claim.slot, &format!("it is not known whether another node has it ({why})"), actions);
+                self.pass_over(
+                    now,
+                    claim.slot,
+                    &format!("it is not known whether another node has it ({why})"),
+                    actions,
+                );
             }
         }
     }
 
-    fn begin_run(&mut self, slot: Slot, actions: &mut Vec<Action>) {
+    fn begin_run(&mut self, slot: Slot, token: Option<u64>, actions: &mut Vec<Action>) {
         if let Some(cron) = &mut self.cron {
-            cron.phase = Phase::Running(slot);
+            cron.phase = Phase::Running { slot, token };
         }
         // What failed in another run says nothing of this one.
         self.slots.clear();
         self.say(actions, Level::Info, None, &format!("running for {slot}"));
     }
 
+    /// The process of a run runs.
+    pub(super) fn run_began(&mut self, now: Time, pid: u32, actions: &mut Vec<Action>) {
+        if let Some(Phase::Running { slot, token }) = self.cron.as_ref().map(|cron| cron.phase) {
+            self.record_run(now, token, slot, Turn::Began { pid }, actions);
+        }
+    }
+
     /// The process of a run ended, because it was told to or not, or it never began.
-    pub(super) fn run_ended(&mut self, end: &End, expected: bool, actions: &mut Vec<Action>) {
+    pub(super) fn run_ended(&mut self, now: Time, end: &End, expected: bool, actions: &mut Vec<Action>) {
         let Some(cron) = &mut self.cron else { return };
-        let Phase::Running(slot) = cron.phase else { return };
+        let Phase::Running { slot, token } = cron.phase else { return };
         cron.phase = Phase::Waiting;
         let (level, what) = match end {
             End::Exit(Exit::Code(0)) => {
                 cron.failed = None;
+                cron.counts.done += 1;
+                cron.counts.last_done = cron.counts.last_done.max(Some(slot));
                 (Level::Info, "is done")
             }
             End::Exit(_) | End::NoStart(_) | End::Fault(_) => {
                 cron.failed = Some((slot, end.to_string()));
+                cron.counts.failed += u64::from(!expected);
                 (Level::Warn, if expected { "was cut short" } else { "failed" })
             }
         };
+        let is_failure = level == Level::Warn && !expected;
         self.say(actions, level, None, &format!("the run of {slot} {what}: {end}"));
+        let how = match end {
+            End::Exit(exit) => How::Exit(*exit),
+            End::NoStart(why) | End::Fault(why) => How::Failed(why.clone()),
+        };
+        self.record_run(now, token, slot, Turn::Ended { how, told: expected }, actions);
+        if is_failure {
+            self.publish(News::CronFailure { slot, error: end.to_string() }, actions);
+            self.answer_failure(&format!("the run of {slot} failed: {end}"));
+        }
+    }
+
+    /// Does what is to follow a run that failed.
+    fn answer_failure(&mut self, why: &str) {
+        let lease = self.lease_behind();
+        let name = &self.spec.name;
+        if let Some(cron) = &mut self.cron
+            && let OnFailure::StandBack(pause) = cron.spec.on_failure
+        {
+            let why = if lease == *name { why.to_owned() } else { format!("{name}: {why}") };
+            cron.yields = Some(Yield { lease, pause, why });
+        }
+    }
+
+    /// The lease that is to be given up after a failure, its own or its leader's; it is told once.
+    pub fn take_yield(&mut self) -> Option<Yield> {
+        self.cron.as_mut()?.yields.take()
+    }
+
+    /// Stands back from its lease after a run under it failed.
+    pub fn yield_lease(&mut self, Yield { pause, why, .. }: Yield, actions: &mut Vec<Action>) {
+        if self.lease.is_some() && self.goal == Goal::Run && self.parting.is_none() {
+            self.stand_aside(pause, why, actions);
+        }
     }
 
     /// A slot has no run.
-    fn pass_over(&mut self, slot: Slot, why: &str, actions: &mut Vec<Action>) {
+    fn pass_over(&mut self, now: Time, slot: Slot, why: &str, actions: &mut Vec<Action>) {
         self.say(actions, Level::Warn, None, &format!("no run at {slot}: {why}"));
         if let Some(cron) = &mut self.cron {
             cron.failed = Some((slot, format!("no run, {why}")));
+            cron.counts.skipped += 1;
+        }
+        self.record_run(now, self.firm_token(now), slot, Turn::PassedOver { why: why.to_owned() }, actions);
+        self.publish(News::CronSkipped { slot, reason: why.to_owned() }, actions);
+    }
+
+    /// Has a fact about a slot kept: with the lease where that has one, and else by the agent.
+    fn record_run(&mut self, now: Time, token: Option<u64>, slot: Slot, turn: Turn, actions: &mut Vec<Action>) {
+        let what = What::Run { watcher: self.spec.name.clone(), slot, turn };
+        match (self.is_guarded(), token, &mut self.cron) {
+            (true, Some(token), _) => {
+                let fact = Fact { token, at: now, what };
+                actions.push(Action::Record { watcher: self.lease_behind(), fact });
+            }
+            (false, _, Some(cron)) => cron.journal.note(now, self.me.1.as_str(), what),
+            // Nobody's any more.
+            (true, None, _) | (false, _, None) => {}
+        }
+    }
+
+    /// Under whose lease it runs.
+    fn lease_behind(&self) -> WatcherName {
+        self.leader().unwrap_or(&self.spec.name).clone()
+    }
+
+    /// The token under which something of it may run now.
+    fn firm_token(&self, now: Time) -> Option<u64> {
+        match self.hold(now) {
+            Some(Hold::Firm { token, .. }) => Some(token),
+            Some(Hold::Losing { .. } | Hold::No) | None => None,
         }
     }
 
@@ -219,8 +360,14 @@ impl Watcher {
             if cron.since == Since::Before {
                 cron.since = Since::Away;
             }
-            if is_empty || !matches!(cron.phase, Phase::Running(_)) {
-                cron.phase = Phase::Waiting;
+            match cron.phase {
+                Phase::Running { .. } if !is_empty => {}
+                Phase::Running { slot, token } => {
+                    cron.phase = Phase::Waiting;
+                    let why = "it was called off before it began".to_owned();
+                    self.record_run(now, token, slot, Turn::PassedOver { why }, actions);
+                }
+                Phase::Waiting | Phase::Due { .. } | Phase::Claiming { .. } => cron.phase = Phase::Waiting,
             }
             return;
         }
@@ -231,23 +378,22 @@ impl Watcher {
         match cron.phase {
             Phase::Due { slot, until } if may_start => match hold {
                 Some(Hold::Firm { token, .. }) => self.ask_for(Claim { slot, token }, until, actions),
-                Some(Hold::Losing { .. } | Hold::No) | None => self.begin_run(slot, actions),
+                Some(Hold::Losing { .. } | Hold::No) | None => self.begin_run(slot, None, actions),
             },
             Phase::Claiming { claim, until, again: Some(again) } if again <= now => {
                 self.ask_for(claim, until, actions);
             }
             Phase::Due { slot, until } if until <= now => {
                 cron.phase = Phase::Waiting;
-                self.pass_over(slot, "it could not begin in time", actions);
+                self.pass_over(now, slot, "it could not begin in time", actions);
             }
-            Phase::Due { .. } | Phase::Claiming { .. } | Phase::Waiting | Phase::Running(_) => {}
+            Phase::Due { .. } | Phase::Claiming { .. } | Phase::Waiting | Phase::Running { .. } => {}
         }
     }
 
     /// Claims a slot under its lease, or under its leader's.
     fn ask_for(&mut self, claim: Claim, until: Time, actions: &mut Vec<Action>) {
-        let watcher = self.spec.name.clone();
-        let lease = self.leader().cloned().unwrap_or_else(|| watcher.clone());
+        let (watcher, lease) = (self.spec.name.clone(), self.lease_behind());
         if let Some(cron) = &mut self.cron {
             cron.phase = Phase::Claiming { claim, until, again: None };
         }
@@ -257,12 +403,33 @@ impl Watcher {
     /// What its process is told of the run.
     pub(super) fn run_env(&self) -> Option<(String, String)> {
         match self.cron.as_ref()?.phase {
-            Phase::Running(slot) => Some(("CIRCUS_SLOT".to_owned(), slot.0.to_string())),
+            Phase::Running { slot, .. } => Some(("CIRCUS_SLOT".to_owned(), slot.0.to_string())),
             Phase::Waiting | Phase::Due { .. } | Phase::Claiming { .. } => None,
         }
     }
 
     // ---- what is seen ----
+
+    /// Where what became of its slots can be read.
+    pub fn runs(&self) -> Runs {
+        match &self.cron {
+            None => Runs::None,
+            Some(_) if self.is_guarded() => {
+                Runs::Kept(Schedule { watcher: self.spec.name.clone(), lease: self.lease_behind() })
+            }
+            Some(cron) => Runs::Here(cron.journal.runs()),
+        }
+    }
+
+    /// What others may see of its schedule.
+    pub(super) fn cron_view(&self) -> Option<CronView> {
+        let cron = self.cron.as_ref()?;
+        let running = match cron.phase {
+            Phase::Running { slot, .. } => Some(slot),
+            Phase::Waiting | Phase::Due { .. } | Phase::Claiming { .. } => None,
+        };
+        Some(CronView { next: cron.next.map(|(slot, _)| slot), running, counts: cron.counts })
+    }
 
     /// When something of its schedule is due.
     pub(super) fn next_slot(&self) -> Option<Time> {
@@ -270,7 +437,7 @@ impl Watcher {
         let late = match cron.phase {
             Phase::Due { until, .. } => Some(until),
             Phase::Claiming { again, .. } => again,
-            Phase::Waiting | Phase::Running(_) => None,
+            Phase::Waiting | Phase::Running { .. } => None,
         };
         cron.look.into_iter().chain(late).min()
     }
@@ -285,7 +452,7 @@ impl Watcher {
         let cron = self.cron.as_ref()?;
         let failed = cron.failed.as_ref().map(|(slot, why)| format!("{slot}: {why}"));
         let next = match (cron.phase, cron.next) {
-            (Phase::Running(slot), _) => Some(format!("runs for {slot}")),
+            (Phase::Running { slot, .. }, _) => Some(format!("runs for {slot}")),
             (Phase::Due { slot, .. }, _) => Some(format!("{slot} has come")),
             (Phase::Claiming { claim, .. }, _) => Some(format!("asks whose {} is", claim.slot)),
             (Phase::Waiting, Some((_, at))) => Some(format!("next in {}", span(now.until(at)))),

@@ -178,7 +178,7 @@ impl Watcher {
     }
 
     /// A hook came back. One that is not waited for any more is told of by nobody.
-    pub fn hook_ended(&mut self, hook: HookId, end: &HookEnd, actions: &mut Vec<Action>) {
+    pub fn hook_ended(&mut self, now: Time, hook: HookId, end: &HookEnd, actions: &mut Vec<Action>) {
         if self.affair_ended(hook, end, actions) {
             return;
         }
@@ -193,17 +193,17 @@ impl Watcher {
             (Next::Open, true) if self.stage == Stage::Opening => self.stage = Stage::Open,
             (Next::Open, false) if self.stage == Stage::Opening => {
                 self.stage = Stage::Closed;
-                self.give_up(why(), actions);
+                self.give_up(now, why(), actions);
             }
             (Next::Settle, true) if self.stage == Stage::Confirming => self.settle_in(actions),
-            (Next::Settle, false) if self.stage == Stage::Confirming => self.give_up(why(), actions),
+            (Next::Settle, false) if self.stage == Stage::Confirming => self.give_up(now, why(), actions),
             (Next::Spawn(id), true) => self.with_process(id, |process| process.allow()),
             (Next::Spawn(id), false) => {
                 self.processes.retain(|process| process.id != id);
-                self.give_up(why(), actions);
+                self.give_up(now, why(), actions);
             }
             (Next::Announce(id), true) => self.announce(id, actions),
-            (Next::Announce(_), false) => self.give_up(why(), actions),
+            (Next::Announce(_), false) => self.give_up(now, why(), actions),
             (Next::Drain, _) if self.stage == Stage::Parting => self.stage = Stage::Draining,
             (Next::Close, _) if self.stage == Stage::Leaving => self.stage = Stage::Closed,
             (Next::Send { process, signal, reach }, true) => self.send(process, signal, reach, actions),

@@ -41,6 +41,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use self::cron::Cron;
+pub use self::cron::{Runs, Yield};
 use self::demand::Demand;
 pub use self::follow::Lead;
 use self::hooks::{Calls, Facts, Next};
@@ -464,6 +465,7 @@ impl Watcher {
                 let expires = self.spec.max_age.map(|age| now + age + variance);
                 process.spawned(now, pid, &self.spec, expires);
                 self.has_started(now, pid, actions);
+                self.run_began(now, pid, actions);
                 self.say(actions, Level::Info, Some(wid), &format!("started, pid {pid}"));
                 let facts = Facts { pid: Some(pid), wid: Some(wid), ..Facts::default() };
                 if !self.call(HookPoint::AfterSpawn, facts, Next::Announce(id)) {
@@ -521,7 +523,7 @@ impl Watcher {
     fn ended(&mut self, now: Time, wid: u32, end: &End, ran: Duration, expected: bool, actions: &mut Vec<Action>) {
         self.last_end = Some((end.clone(), now));
         if self.spec.cron.is_some() {
-            return self.run_ended(end, expected, actions);
+            return self.run_ended(now, end, expected, actions);
         }
         if expected || self.must_go() {
             self.say(actions, Level::Info, Some(wid), &format!("ended: {end}"));
@@ -551,7 +553,7 @@ impl Watcher {
                 self.goal = Goal::Rest(Cause::Ended(format!("{end}, and respawn is off")));
             }
         } else if spent {
-            self.give_up(format!("{end}, {failures} times in a row"), actions);
+            self.give_up(now, format!("{end}, {failures} times in a row"), actions);
         } else {
             let next =
                 if pause.is_zero() { "starting again".into() } else { format!("trying again in {}", secs(pause)) };
@@ -562,28 +564,32 @@ impl Watcher {
 
     /// It does not run here: a singleton is left to another node for a while, anything else rests until somebody starts
     /// it again.
-    fn give_up(&mut self, why: String, actions: &mut Vec<Action>) {
+    fn give_up(&mut self, now: Time, why: String, actions: &mut Vec<Action>) {
         if self.goal != Goal::Run {
             return;
         }
         // The next slot is another try.
         if self.spec.cron.is_some() {
-            return self.run_ended(&End::NoStart(why), false, actions);
+            return self.run_ended(now, &End::NoStart(why), false, actions);
         }
         match self.lease {
             Some(_) => {
-                let text = format!("{why}: stood back for another node");
-                self.say(actions, Level::Error, None, &text);
                 self.slots.clear();
-                let ending = Ending { detail: Some(why), ..Ending::of(history::Cause::GaveUp) };
-                let after = After::StandBack { pause: self.stand_back(), why: text };
-                self.parting = Some(Parting { to: None, after, ending });
+                self.stand_aside(self.stand_back(), why, actions);
             }
             None => {
                 self.say(actions, Level::Error, None, &format!("given up: {why}"));
                 self.goal = Goal::Rest(Cause::Failed(why));
             }
         }
+    }
+
+    /// Gives the lease away in good order, and does not want it for so long.
+    fn stand_aside(&mut self, pause: Duration, why: String, actions: &mut Vec<Action>) {
+        let text = format!("{why}: stood back for another node");
+        self.say(actions, Level::Error, None, &text);
+        let ending = Ending { detail: Some(why), ..Ending::of(history::Cause::GaveUp) };
+        self.parting = Some(Parting { to: None, after: After::StandBack { pause, why: text }, ending });
     }
 
     /// Who it comes after, and whom it follows: also in what it is to become.

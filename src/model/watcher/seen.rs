@@ -218,6 +218,7 @@ impl Watcher {
             next_try: self.pausing(now),
             lease: self.lease_view(now),
             legion: self.legion_view(now),
+            cron: self.cron_view(),
         }
     }
 }
