@@ -199,3 +199,37 @@ fn why_nobody_leads_is_told() {
         assert!(page.contains(&format!(" ago  {change}\n")), "{change} is missing in:\n{page}");
     }
 }
+
+#[test]
+fn it_goes_where_people_move_it_and_stays_there_until_that_node_ceases_to_lead() {
+    let legion = Legion::start();
+    for (to, why) in [
+        ("c", "it is an arbiter (valor 0); candidates: b"),
+        ("B", "no such node is registered, did you mean b?; candidates: b"),
+        ("mars", "no such node is registered; candidates: b"),
+    ] {
+        let refused = legion.ctl(1, &["failover", "clusterip", "--to", to]).expect(1);
+        assert_eq!(refused.err, format!("error: {to} cannot take clusterip: {why}\n"));
+    }
+    let token = legion.view(0)["token"].clone();
+    let moved = legion.ctl(1, &["failover", "clusterip", "--to", "b"]).expect(0).out;
+    let ok = format!("ok, clusterip moved from a to b (it was token {token}); it stays until b ceases to lead\n");
+    assert_eq!(moved, ok);
+    legion.comes_to(1, |view| view["state"] == "lord");
+    // `a` would lead again, and does not.
+    let view = legion.comes_to(0, |view| view["state"] == "standby" && view["members"][0]["stands"] == true);
+    assert_eq!(view["reason"], "it was moved to b, and stays until that one ceases to lead");
+    let page = legion.ctl(1, &["legions", "clusterip"]).expect(0).out;
+    assert!(page.contains("\n  why        it was moved here, and stays until this node ceases to lead\n"), "{page}");
+    let token = legion.view(1)["token"].clone();
+    legion.ctl(0, &["set", "clusterip", "valor", "40"]).expect(0);
+    legion.comes_to(1, |view| view["members"][0]["valor"] == 40);
+    assert_eq!(legion.view(1)["token"], token, "it leads as before");
+    legion.ctl(1, &["restart", "clusterip"]).expect(0);
+    assert_eq!(legion.view(1)["token"], token, "a restart of the lord process ends no lordship");
+    legion.ctl(1, &["stop", "clusterip"]).expect(0);
+    legion.comes_to(0, |view| view["state"] == "lord");
+    legion.ctl(1, &["start", "clusterip"]).expect(0);
+    let view = legion.comes_to(1, |view| view["state"] == "standby");
+    assert_eq!(view["reason"], "a comes before it");
+}

@@ -607,8 +607,8 @@ fn our_own_commands() {
             to: Some(NodeName::parse("web-2").unwrap()),
             patience: Patience::Settled,
         },
-        Answer::Moved { from: NodeName::parse("web-1").unwrap(), to: None, token: 17 },
-        json!({"status": "ok", "from": "web-1", "to": null, "token": 17}),
+        Answer::Moved { from: NodeName::parse("web-1").unwrap(), to: None, token: 17, stays: true },
+        json!({"status": "ok", "from": "web-1", "to": null, "token": 17, "stays": true}),
     );
     let drill = Drill {
         watcher: name("beat"),

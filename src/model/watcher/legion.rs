@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::{Cause, Goal, Parting, Watcher};
-use crate::model::election::{Change, Election, Member, Muster, Surroundings, Verdict};
+use crate::model::election::{Change, Election, Member, Membership, Muster, Surroundings, Verdict};
 use crate::model::event::{Action, Deadline, HookEnd, HookId, Level};
 use crate::model::history::{self, Ending};
 use crate::model::lease::{After, Hold, Lease};
@@ -44,6 +44,8 @@ pub(super) struct Legion {
     quorate: bool,
     /// Who leads, and since when that is known.
     lord: Option<(String, Time)>,
+    /// Whom people would have lead, as this node has or had the lease.
+    appoints: Option<NodeName>,
     /// The latest first.
     changes: VecDeque<(Time, String)>,
     shown: Option<Box<Lordship>>,
@@ -122,6 +124,7 @@ impl Watcher {
                     joined: false,
                     quorate: false,
                     lord: None,
+                    appoints: None,
                     changes: VecDeque::new(),
                     shown: None,
                 });
@@ -132,8 +135,10 @@ impl Watcher {
 
     /// Its node is called `node` from now on.
     pub(super) fn rename_member(&mut self, node: &NodeName) {
+        let me = &self.me.1;
         if let Some(legion) = &mut self.legion {
             legion.election.rename(node);
+            legion.appoints = legion.appoints.take().map(|named| if named == *me { node.clone() } else { named });
         }
     }
 
@@ -220,12 +225,13 @@ impl Watcher {
 
     /// Says how this node stands, asks who is there, and asks for the lease or leaves it to others.
     pub(super) fn attend(&mut self, now: Time, actions: &mut Vec<Action>) {
-        let (holds, stands) = (self.holds(now), self.would_lead(now));
+        let (holds, stands, appoints) = (self.holds(now), self.would_lead(now), self.appoints(now));
         let ends = self.retired_for_good && self.goal != Goal::Run && self.is_over();
         let given = self.lease.as_ref().is_none_or(|lease| {
             lease.is_clear() || lease.releasing_since().is_some_and(|since| since + PATIENCE <= now)
         });
         let Some(legion) = &mut self.legion else { return };
+        legion.appoints.clone_from(&appoints);
         if legion.life == Life::New && legion.affairs.is_empty() && legion.out.is_none() {
             legion.life = Life::Member;
         }
@@ -239,12 +245,12 @@ impl Watcher {
         let idle = legion.affairs.is_empty() && legion.out.is_none();
         match legion.life {
             Life::New => {}
-            Life::Member => legion.election.say(stands),
+            Life::Member => legion.election.say(stands, appoints),
             Life::Dying if idle && (given || legion.forgotten) => {
                 legion.life = Life::Leaving { since: now };
                 legion.election.leave();
             }
-            Life::Dying => legion.election.say(false),
+            Life::Dying => legion.election.say(false, None),
             Life::Leaving { .. } | Life::Gone => {}
         }
         if let Life::Leaving { since } = legion.life
@@ -284,9 +290,9 @@ impl Watcher {
             return;
         }
         match verdict {
-            Verdict::Lead => lease.want(now),
+            Verdict::Lead(_) => lease.want(now),
             _ if forgotten => lease.want(now),
-            Verdict::Behind { node } => {
+            Verdict::Behind { node, .. } => {
                 lease.defer(now, verdict.to_string(), Some(holder.unwrap_or_else(|| node.clone())));
             }
             Verdict::NoQuorum { .. } | Verdict::Arbiter | Verdict::Aside | Verdict::Unknown(_) => {
@@ -303,14 +309,30 @@ impl Watcher {
         }
         let verdict = legion.verdict(now, true);
         let (cause, to, detail) = match &verdict {
-            Verdict::Behind { node } => (history::Cause::Preempted, Some(node.clone()), node.to_string()),
+            Verdict::Behind { node, .. } => (history::Cause::Preempted, Some(node.clone()), node.to_string()),
             Verdict::NoQuorum { live, needed } => (history::Cause::NoQuorum, None, format!("{live} of {needed}")),
             Verdict::Arbiter => (history::Cause::Changed, None, verdict.to_string()),
-            Verdict::Lead | Verdict::Aside | Verdict::Unknown(_) => return,
+            Verdict::Lead(_) | Verdict::Aside | Verdict::Unknown(_) => return,
         };
         self.say(actions, Level::Info, None, &format!("{verdict}: giving the lease up"));
         let ending = Ending { detail: Some(detail), ..Ending::of(cause) };
         self.parting = Some(Parting { to, after: After::Aside { why: verdict.to_string() }, ending });
+    }
+
+    /// Whom people would have lead: as long as this node stands back from a lease that they moved, who is to have it; and
+    /// as long as it has one that was moved here, itself.
+    fn appoints(&self, now: Time) -> Option<NodeName> {
+        let (legion, lease) = (self.legion.as_ref()?, self.lease.as_ref()?);
+        let me = &self.me.1;
+        match &self.parting {
+            Some(Parting { to, ending, .. }) if ending.cause == history::Cause::Moved => to.clone(),
+            Some(_) => None,
+            None if self.holds(now) => {
+                let stays = legion.appoints.as_ref() == Some(me) || legion.election.is_appointed();
+                stays.then(|| me.clone())
+            }
+            None => legion.appoints.clone().filter(|_| lease.stands_back(now)),
+        }
     }
 
     /// Whether it would have the lease.
@@ -329,25 +351,51 @@ impl Watcher {
         self.legion.as_ref().and_then(Legion::lord)
     }
 
-    /// To whom the lease is to go: who was better may have gone meanwhile.
-    pub(super) fn heir_of(&self, now: Time, to: Option<NodeName>) -> Option<NodeName> {
-        match &self.legion {
-            Some(legion) => to.filter(|to| legion.election.next(now) == Some(to)),
-            None => to,
-        }
+    /// Whether members choose its holder.
+    pub fn is_elected(&self) -> bool {
+        self.legion.is_some()
     }
 
-    /// Where it goes when it is moved away from here: the one who comes next, or why not to `to`.
-    pub fn elected_successor(&self, now: Time, to: Option<&NodeName>) -> Option<Result<NodeName, String>> {
-        let legion = self.legion.as_ref()?;
+    /// To whom the lease is to go: who was meant may have gone meanwhile, or another have come that is better.
+    pub(super) fn heir_of(&self, now: Time, parting: &Parting) -> Option<NodeName> {
+        let to = parting.to.clone();
+        let Some(legion) = &self.legion else { return to };
+        let candidates = legion.election.candidates(now);
+        let anyone = parting.ending.cause == history::Cause::Moved;
+        to.filter(|to| if anyone { candidates.contains(&to) } else { candidates.first() == Some(&to) })
+    }
+
+    /// Where it goes when it is moved away from here, to `to` or to whoever comes next, or why not; nothing where nobody
+    /// is elected. `absent`: why `to` cannot do anything at all.
+    pub fn elected_successor(
+        &self,
+        now: Time,
+        to: Option<&NodeName>,
+        absent: Option<String>,
+    ) -> Option<Result<NodeName, String>> {
+        let election = &self.legion.as_ref()?.election;
         let name = &self.spec.name;
-        Some(match (legion.election.next(now), to) {
-            (None, _) => Err(format!("{name} stays: no other member would lead")),
-            (Some(next), Some(to)) if to != next => {
-                Err(format!("{to} cannot take {name}: {next} comes before it, by valor and name"))
-            }
-            (Some(next), _) => Ok(next.clone()),
-        })
+        let candidates = election.candidates(now);
+        let Some(to) = to else {
+            let next = candidates.first().map(|next| (*next).clone());
+            return Some(next.ok_or_else(|| format!("{name} stays: no other member would lead")));
+        };
+        if absent.is_none() && candidates.contains(&to) {
+            return Some(Ok(to.clone()));
+        }
+        let why = absent.unwrap_or_else(|| match election.word_of(now, to) {
+            None => format!("it is no member of {name}"),
+            Some(Membership { valor: 0, .. }) => "it is an arbiter (valor 0)".into(),
+            Some(_) => "it stands back".into(),
+        });
+        let others: Vec<&str> =
+            candidates.iter().map(|node| node.as_str()).filter(|node| *node != to.as_str()).collect();
+        let hint = if others.is_empty() {
+            "nobody else would lead".into()
+        } else {
+            format!("candidates: {}", others.join(", "))
+        };
+        Some(Err(format!("{to} cannot take {name}: {why}; {hint}")))
     }
 
     /// Whether it would take the lease over, though it need not be the next.
@@ -443,7 +491,7 @@ impl Watcher {
 
     /// Whether it is this node that is to have the lease.
     pub(super) fn is_first(&self, now: Time) -> bool {
-        self.legion.as_ref().is_some_and(|legion| legion.verdict(now, self.holds(now)) == Verdict::Lead)
+        self.legion.as_ref().is_some_and(|legion| matches!(legion.verdict(now, self.holds(now)), Verdict::Lead(_)))
     }
 
     /// Whether it leaves the lease alone because of the election.
@@ -516,7 +564,7 @@ impl Watcher {
         match (self.lease.as_ref().map_or(LeaseRole::Aside, Lease::role), verdict) {
             (LeaseRole::Holder, _) if self.leads(now).is_some() => LegionState::Lord,
             (LeaseRole::Holder | LeaseRole::Losing, _) => LegionState::Losing,
-            (_, Some(Verdict::Lead)) => LegionState::Candidate,
+            (_, Some(Verdict::Lead(_))) => LegionState::Candidate,
             (_, Some(Verdict::Behind { .. })) => LegionState::Standby,
             (_, Some(Verdict::NoQuorum { .. })) => LegionState::NoQuorum,
             (_, Some(Verdict::Arbiter)) => LegionState::Arbiter,

@@ -608,11 +608,11 @@ impl Watcher {
 
     /// Its node is called `node` from now on. Processes that run keep what they were told.
     pub fn rename(&mut self, now: Time, node: &NodeName) {
+        self.rename_member(node);
         self.me.1 = node.clone();
         if let Some(lease) = &mut self.lease {
             lease.rename(now, node);
         }
-        self.rename_member(node);
     }
 
     fn put(&self, questions: Vec<(Ask, Duration)>, actions: &mut Vec<Action>) {

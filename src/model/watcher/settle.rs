@@ -159,8 +159,7 @@ impl Watcher {
     fn part_from_lease(&mut self, now: Time, losing: bool, actions: &mut Vec<Action>) {
         self.tell_ending(now, losing, actions);
         let elected = self.legion.is_some();
-        let to = self.parting.as_ref().and_then(|parting| parting.to.clone());
-        let to = self.heir_of(now, to);
+        let to = self.parting.as_ref().and_then(|parting| self.heir_of(now, parting));
         if let Some(lease) = &mut self.lease {
             match (&self.goal, self.parting.take()) {
                 (Goal::Rest(_), _) => lease.leave(now),
