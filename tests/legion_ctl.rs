@@ -233,3 +233,63 @@ fn it_goes_where_people_move_it_and_stays_there_until_that_node_ceases_to_lead()
     let view = legion.comes_to(1, |view| view["state"] == "standby");
     assert_eq!(view["reason"], "a comes before it");
 }
+
+/// How a lord process ends by hand, and whether it could do `on_unlord`.
+const ENDS: [(libc::c_int, bool); 2] = [(libc::SIGKILL, false), (libc::SIGTERM, true)];
+
+#[test]
+fn a_lord_process_that_is_ended_by_hand_leads_again_in_order() {
+    let (home, redis) = (Home::new(), RedisServer::start());
+    let book = home.file("book");
+    let wrote = || std::fs::read_to_string(&book).unwrap_or_default();
+    let write = |what: &str| format!("cmd:echo {what} $LEGION_NODE >> {}", book.display());
+    let config = |valor: u32| {
+        format!(
+            "\n[redis]\nurl = {}\n\n[legion:ip]\nvalor = {valor}\ntolerance = 6\ndeath_on_lord_error = 60\n\
+             on_lord = {}\non_unlord = {}\n\n[watcher:beat]\nlegion = ip\n\
+             cmd = sh -c 'trap \"{}; exit\" TERM; {}; while :; do sleep 0.05; done'\n",
+            redis.url(),
+            write("lord"),
+            write("unlord"),
+            write("gone").trim_start_matches("cmd:").replace("$LEGION_NODE", "$CIRCUS_NODE"),
+            write("runs").trim_start_matches("cmd:").replace("$LEGION_NODE", "$CIRCUS_NODE"),
+        )
+    };
+    let a = home.agent("a", &config(30));
+    let b = home.agent("b", &config(20));
+    wait_for("the follower", || wrote().ends_with("runs a\n").then_some(()));
+    wait_for("the other", || {
+        (b.ctl(&home, &["legions", "ip", "--json"]).json()["legions"][0]["votes"] == 2).then_some(())
+    });
+    for (signal, undoes) in ENDS {
+        std::fs::write(&book, "").unwrap();
+        let pid = a.ctl(&home, &["list", "ip"]).expect(0).out.trim().parse().expect("a pid");
+        agent::send(pid, signal);
+        wait_for("the next follower", || wrote().ends_with("runs a\n").then_some(()));
+        // Told to stop, it is at it at once.
+        let first = if undoes { wrote().lines().take(2).map(str::to_owned).collect() } else { Vec::new() };
+        let rest: Vec<String> = wrote().lines().skip(first.len()).map(str::to_owned).collect();
+        let mut sorted = first.clone();
+        sorted.sort();
+        match undoes {
+            true => assert_eq!(
+                (sorted, rest),
+                (vec!["gone a".into(), "unlord a".into()], vec!["lord a".into(), "runs a".into()])
+            ),
+            false => assert_eq!(rest, ["gone a", "unlord a", "lord a", "runs a"]),
+        }
+    }
+    // It is killed, and another one is to lead.
+    std::fs::write(&book, "").unwrap();
+    let pid = a.ctl(&home, &["list", "ip"]).expect(0).out.trim().parse().expect("a pid");
+    agent::send(pid, libc::SIGKILL);
+    a.ctl(&home, &["stop", "ip"]).expect(0);
+    wait_for("the follower elsewhere", || wrote().ends_with("runs b\n").then_some(()));
+    let wrote = wrote();
+    let lines: Vec<&str> = wrote.lines().collect();
+    // The next one may have begun here before it was told to stop.
+    assert!(
+        lines.starts_with(&["gone a", "unlord a"]) && lines.ends_with(&["unlord a", "lord b", "runs b"]),
+        "{wrote}"
+    );
+}

@@ -25,7 +25,7 @@ const ELECTION: [&str; 6] = ["valor", "quorum", "expected", "preempt", "preempt_
 /// So long a lord's process may take for all but its actions.
 const SLACK: Duration = Duration::from_secs(5);
 
-/// How often in a row a lord's process may fail to start where a failed action is no reason to stand back.
+/// How often in a row a lord's process may end by itself before the node stands back.
 const MAX_RETRY: u32 = 5;
 
 /// What makes a watcher the leader of a legion.
@@ -52,8 +52,7 @@ impl Lord {
     /// Gives a watcher what follows from its being one.
     pub(super) fn leads(self, watcher: &mut WatcherSpec) {
         watcher.respawn = true;
-        // A failed `on_lord` ends the process, and the node stands back at once: that is what the key asks for.
-        watcher.max_retry = Some(self.legion.death_on_lord_error.map_or(MAX_RETRY, |_| 1));
+        watcher.max_retry = Some(MAX_RETRY);
         watcher.ready =
             Some(ReadySpec { check: Check::Notify, timeout: self.legion.time_for(LegionEvent::Lord) + SLACK });
         watcher.graceful_timeout = self.legion.time_for(LegionEvent::Unlord) + SLACK;

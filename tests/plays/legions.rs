@@ -23,6 +23,8 @@ use circus_agent::model::spec::{
 use crate::specs::{self, watcher};
 use crate::stage::{Stage, TERM, name};
 
+const KILL: i32 = 9;
+
 const TTL: Duration = Duration::from_secs(15);
 
 fn election(valor: u32, quorum: u32) -> ElectionSpec {
@@ -42,7 +44,7 @@ fn legion(valor: u32, quorum: u32, events: &[LegionEvent]) -> WatcherSpec {
             death_on_lord_error: Some(Duration::from_secs(60)),
         }),
         ready: Some(ReadySpec { check: Check::Notify, timeout: Duration::from_secs(10) }),
-        max_retry: Some(1),
+        max_retry: Some(5),
         ..watcher("ip")
     }
 }
@@ -771,6 +773,84 @@ fn a_lease_without_a_legion_is_contended_for_as_before_when_its_election_goes() 
     scene.is_up("ip");
     scene.amends(vec![elected]);
     scene.sees(&["stands", "signal ip 15"]);
+}
+
+#[test]
+fn what_a_killed_lord_process_has_left_is_undone_after_its_followers_and_before_the_next() {
+    let mut scene = Scene::new(vec![legion(5, 1, &[LegionEvent::Unlord]), follower("beat")], &[]);
+    scene.is_up("ip");
+    scene.is_up("beat");
+    scene.story();
+    scene.ends("ip", Exit::Signal(KILL));
+    scene.sees(&["signal beat 15"]);
+    scene.ends("beat", Exit::Signal(TERM));
+    scene.sees(&["hook unlord"]);
+    assert_eq!(scene.envs["unlord"]["LEGION_REASON"], "the lord process was killed");
+    scene.wait(1.0);
+    scene.sees(&[]);
+    scene.is_done("unlord");
+    scene.wait(1.0);
+    scene.sees(&["spawn ip"]);
+    scene.is_up("ip");
+    scene.sees(&["spawn beat"]);
+}
+
+#[test]
+fn one_that_undid_what_it_did_is_followed_by_another_when_its_followers_are_gone() {
+    for exit in [Exit::Code(0), Exit::Lost] {
+        let mut scene = Scene::new(vec![legion(5, 1, &[LegionEvent::Unlord]), follower("beat")], &[]);
+        scene.is_up("ip");
+        scene.is_up("beat");
+        scene.story();
+        scene.ends("ip", exit);
+        scene.sees(&["signal beat 15"]);
+        scene.ends("beat", Exit::Signal(TERM));
+        scene.wait(1.0);
+        scene.sees(&["spawn ip"]);
+    }
+}
+
+#[test]
+fn a_lease_goes_only_when_what_a_killed_lord_process_has_left_is_undone() {
+    let mut scene = Scene::new(vec![legion(5, 1, &[LegionEvent::Unlord])], &[("b", (4, true))]);
+    scene.is_up("ip");
+    scene.stops("ip");
+    assert_eq!(scene.story().last().unwrap(), "signal ip 15");
+    // Stopped by somebody, say, and killed when it has had its time.
+    scene.ends("ip", Exit::Signal(KILL));
+    scene.sees(&["hook unlord"]);
+    scene.is_done("unlord");
+    scene.sees(&["release"]);
+}
+
+#[test]
+fn when_the_lease_ends_nothing_is_undone_any_more() {
+    let mut scene = Scene::new(vec![legion(5, 1, &[LegionEvent::Unlord])], &[("b", (4, true))]);
+    scene.is_up("ip");
+    scene.confirms = false;
+    scene.wait(9.0);
+    scene.story();
+    scene.wait(1.5);
+    assert_eq!(scene.story(), ["signal ip 15"]);
+    scene.ends("ip", Exit::Signal(KILL));
+    scene.sees(&["hook unlord"]);
+    scene.wait(10.0);
+    assert_eq!(scene.story()[..2], ["call off", "release"]);
+}
+
+#[test]
+fn a_lord_process_that_others_end_is_no_failed_on_lord() {
+    let mut scene = Scene::new(vec![legion(5, 1, &[])], &[("b", (4, true))]);
+    for _ in 0..4 {
+        scene.is_up("ip");
+        scene.ends("ip", Exit::Signal(KILL));
+        scene.wait(10.0);
+        assert_eq!(scene.story().last().unwrap(), "spawn ip");
+    }
+    // One that failed is, at once.
+    scene.is_up("ip");
+    scene.ends("ip", Exit::Code(1));
+    assert_eq!(scene.story(), ["does not stand", "release"]);
 }
 
 /// Asks for a move of `ip` at a registry that knows these.

@@ -8,18 +8,21 @@
 //!
 //! What an event asks for is done by a process on the side, one after the other, and holds up nothing but the two steps
 //! above: before `on_setup` is done this node is no member, and an agent that ends waits for `on_death`.
+//!
+//! A lord process that somebody kills leaves what `on_lord` set up. That is undone by such a process, too, when nothing of
+//! those that follow it is left; before it is, no other lord process starts here, and the lease is not given away.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::{Cause, Goal, Parting, Watcher};
+use super::{Cause, End, Goal, Parting, Watcher};
 use crate::model::election::{Change, Election, Member, Membership, Muster, Surroundings, Verdict};
-use crate::model::event::{Action, Deadline, HookEnd, HookId, Level};
+use crate::model::event::{Action, Deadline, Exit, HookEnd, HookId, Level};
 use crate::model::history::{self, Ending};
 use crate::model::lease::{After, Hold, Lease};
 use crate::model::names::NodeName;
 use crate::model::snapshot::{LeaseRole, LegionChange, LegionState, LegionView, LordView, Lordship, MemberView};
-use crate::model::spec::{ElectionSpec, HookPoint, HookProgram, LeaseTimings, LegionEvent, WatcherSpec};
+use crate::model::spec::{ElectionSpec, HookPoint, HookProgram, LeaseTimings, LegionEvent, LegionSpec, WatcherSpec};
 use crate::model::time::Time;
 
 /// How long it is waited for the store to hear of a release, and of a leave.
@@ -40,6 +43,8 @@ pub(super) struct Legion {
     forgotten: bool,
     affairs: VecDeque<Affair>,
     out: Option<HookId>,
+    /// What a killed lord process has left.
+    debt: Debt,
     joined: bool,
     quorate: bool,
     /// Who leads, and since when that is known.
@@ -58,6 +63,20 @@ enum Life {
     Dying,
     Leaving { since: Time },
     Gone,
+}
+
+/// Whether `on_unlord` is to be done by another than the lord process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Debt {
+    None,
+    /// It is, when nothing is left that runs under the lease.
+    Owed,
+    /// Nothing is left.
+    Due,
+    /// It is being done.
+    Out(HookId),
+    /// Somebody is in a hurry, and it is not to be done.
+    Waived,
 }
 
 /// An event whose actions are to be done.
@@ -121,6 +140,7 @@ impl Watcher {
                     forgotten: false,
                     affairs: VecDeque::new(),
                     out: None,
+                    debt: Debt::None,
                     joined: false,
                     quorate: false,
                     lord: None,
@@ -163,6 +183,51 @@ impl Watcher {
         let Some(legion) = &mut self.legion else { return };
         legion.affairs.clear();
         if let Some(hook) = legion.out.take() {
+            actions.push(Action::CallOff { hook });
+        }
+        self.waive_debt(actions);
+    }
+
+    // ---- a lord process that was killed ----
+
+    /// Whether this is the end of a lord process whose `on_lord` failed, where that is a reason to stand back.
+    pub(super) fn has_failed_to_lead(&self, end: &End) -> bool {
+        let matters = |legion: &LegionSpec| legion.death_on_lord_error.is_some();
+        self.spec.legion.as_ref().is_some_and(matters) && matches!(end, End::Exit(Exit::Code(1..)))
+    }
+
+    /// Its lord process has ended, `killed` before it could do `on_unlord`.
+    pub(super) fn lord_ended(&mut self, killed: bool) {
+        let owes = self.spec.legion.as_ref().is_some_and(|legion| killed && legion.has_actions(LegionEvent::Unlord));
+        if let Some(legion) = self.legion.as_mut().filter(|legion| owes && legion.debt == Debt::None) {
+            legion.debt = Debt::Owed;
+        }
+    }
+
+    /// Whether nothing is left to be undone, now that nothing runs; `kill` is when there is no more time for it.
+    pub(super) fn has_undone(&mut self, now: Time, kill: Option<Time>, actions: &mut Vec<Action>) -> bool {
+        if kill.is_some_and(|kill| kill <= now) {
+            self.waive_debt(actions);
+        }
+        let Some(legion) = &mut self.legion else { return true };
+        match legion.debt {
+            Debt::None => true,
+            Debt::Owed => {
+                legion.debt = Debt::Due;
+                false
+            }
+            Debt::Due | Debt::Out(_) => false,
+            Debt::Waived => {
+                legion.debt = Debt::None;
+                true
+            }
+        }
+    }
+
+    /// Nothing is undone any more before it is down.
+    pub(super) fn waive_debt(&mut self, actions: &mut Vec<Action>) {
+        let Some(legion) = &mut self.legion else { return };
+        if let Debt::Out(hook) = std::mem::replace(&mut legion.debt, Debt::Waived) {
             actions.push(Action::CallOff { hook });
         }
     }
@@ -209,8 +274,12 @@ impl Watcher {
 
     /// What an event asked for is done, or was not; whether it was one of these.
     pub(super) fn affair_ended(&mut self, hook: HookId, end: &HookEnd, actions: &mut Vec<Action>) -> bool {
-        let Some(legion) = self.legion.as_mut().filter(|legion| legion.out == Some(hook)) else { return false };
-        legion.out = None;
+        let Some(legion) = &mut self.legion else { return false };
+        match hook {
+            hook if legion.out == Some(hook) => legion.out = None,
+            hook if legion.debt == Debt::Out(hook) => legion.debt = Debt::None,
+            _ => return false,
+        }
         match end {
             HookEnd::Returned { truth: true, .. } => {}
             HookEnd::Returned { truth: false, .. } => {
@@ -443,17 +512,28 @@ impl Watcher {
 
     /// Orders what the next event asks for, once what the one before asked for is done.
     pub(super) fn order_affairs(&mut self, now: Time, ids: &mut u64, actions: &mut Vec<Action>) {
+        let me = self.me.1.clone();
+        let Some(legion) = &mut self.legion else { return };
+        if legion.debt == Debt::Due {
+            legion.debt = Debt::Out(HookId(*ids + 1));
+            let reason = "the lord process was killed".to_owned();
+            self.order(now, Affair { event: LegionEvent::Unlord, node: me, reason }, ids, actions);
+        }
         let Some(legion) = self.legion.as_mut().filter(|legion| legion.out.is_none()) else { return };
-        let Some(Affair { event, node, reason }) = legion.affairs.pop_front() else { return };
-        let Some(spec) = &self.spec.legion else { return };
+        let Some(affair) = legion.affairs.pop_front() else { return };
+        legion.out = Some(HookId(*ids + 1));
+        self.order(now, affair, ids, actions);
+    }
+
+    /// Has an event's actions done by a process on the side, which is the next hook.
+    fn order(&self, now: Time, Affair { event, node, reason }: Affair, ids: &mut u64, actions: &mut Vec<Action>) {
+        *ids += 1;
+        let spec = self.spec.legion.clone().unwrap_or_default();
         let words = spec.event_words(&self.spec.name, event);
         let timeout = spec.time_for(event) + SLACK;
-        *ids += 1;
-        let hook = HookId(*ids);
-        legion.out = Some(hook);
         let env = self.legion_env(now, Some(event), Some(&node), &reason);
         let call = self.hook_call(now, HookPoint::Legion(event), HookProgram::Command(words), env);
-        actions.push(Action::Hook { hook, call: Box::new(call), timeout });
+        actions.push(Action::Hook { hook: HookId(*ids), call: Box::new(call), timeout });
     }
 
     /// What its processes, its actions and those that follow it are told of it: nothing where it is no legion.
@@ -523,7 +603,11 @@ impl Watcher {
             Life::Leaving { since } => Some(since + PATIENCE),
         };
         let election = legion.election.next_wakeup(now, self.holds(now));
-        [patience.filter(|time| *time > now), election].into_iter().flatten().min()
+        let too_late = match self.lease.as_ref().map(|lease| lease.hold(now)) {
+            Some(Hold::Losing { kill }) if matches!(legion.debt, Debt::Due | Debt::Out(_)) => Some(kill),
+            _ => None,
+        };
+        [patience, too_late].into_iter().flatten().filter(|time| *time > now).chain(election).min()
     }
 
     /// Under which token this node leads, and until when unless that is put off.

@@ -141,7 +141,7 @@ impl Watcher {
         if self.stage == Stage::Draining {
             self.processes.retain(|process| !process.has_not_begun());
             self.stop_all(kill.unwrap_or(now + self.spec.graceful_timeout).min(now + self.spec.graceful_timeout));
-            if self.processes.is_empty() {
+            if self.processes.is_empty() && self.has_undone(now, kill, actions) {
                 self.say(actions, Level::Info, None, "stopped");
                 self.publish(News::Stop, actions);
                 let asked = self.call(HookPoint::AfterStop, Facts::default(), Next::Close);
