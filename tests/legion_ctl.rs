@@ -293,3 +293,41 @@ fn a_lord_process_that_is_ended_by_hand_leads_again_in_order() {
         "{wrote}"
     );
 }
+
+#[test]
+fn what_chooses_a_lord_can_be_asked_for_and_set_while_it_runs() {
+    let legion = Legion::start();
+    let options = legion.ctl(1, &["options", "clusterip", "--json"]).expect(0).json()["options"].clone();
+    let of = |keys: [&str; 10]| keys.map(|key| options[key].clone());
+    let keys = [
+        "valor",
+        "quorum",
+        "expected",
+        "preempt",
+        "preempt_delay",
+        "scroll",
+        "tolerance",
+        "freq",
+        "action_timeout",
+        "death_on_lord_error",
+    ];
+    let third = json!(0.666);
+    let has =
+        [json!(20), json!(2), json!(3), json!(true), json!(0), json!("valor=20"), json!(2), third, json!(30), json!(0)];
+    assert_eq!(of(keys), has);
+    assert_eq!(legion.ctl(1, &["get", "web", "valor"]).expect(0).out, "valor: \n", "it has none");
+    assert_eq!(legion.ctl(1, &["get", "beat", "legion"]).expect(0).out, "legion: clusterip\n");
+
+    legion.ctl(1, &["set", "clusterip", "valor", "50"]).expect(0);
+    assert_eq!(legion.ctl(1, &["get", "clusterip", "valor"]).expect(0).out, "valor: 50\n");
+    legion.comes_to(1, |view| view["state"] == "lord" && view["valor"] == 50);
+    for (words, said) in [
+        (["valor", "high"], "whole number"),
+        (["valor", "70000"], "65535"),
+        (["quorum", "4"], "a quorum of 4 is never reached by 3 nodes"),
+        (["quorum", "0"], "1"),
+    ] {
+        let refused = legion.ctl(1, &["set", "clusterip", words[0], words[1]]).expect(1);
+        assert!(refused.err.contains(said), "{words:?}: {}", refused.err);
+    }
+}

@@ -294,6 +294,8 @@ fn options_have_circuss_keys_and_types_and_no_secrets() {
         "after": null, "health": null, "hook_timeout": 30, "hooks": {"before_start": "mod.hook,true"},
         "idle_timeout": null, "ready": null, "socket_env": null, "sockets": null, "stdin_socket": null,
         "stop_preset": null, "umask": null, "virtualenv": "/srv/venv", "stats_base_port": "9000",
+        "cron": null, "expected": null, "legion": null, "preempt": null, "preempt_delay": null, "quorum": null,
+        "scroll": null, "valor": null,
     });
     options.as_object_mut().unwrap().extend(ours_and_the_files.as_object().unwrap().clone());
     let spec = Box::new(spec);
