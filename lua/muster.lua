@@ -1,12 +1,14 @@
 -- Says that a node lives, or leaves, and who lives of those that contend for a lease.
 --
--- KEYS[1] the lease   KEYS[2] its members, a hash: of each node 'until ttl valor stand word scroll', where stand is 1 where
---   it would hold the lease, 0 where not and x where it has left, and word the number of its latest word; and in /kept
+-- KEYS[1] the lease   KEYS[2] its members, a hash: of each node 'until ttl valor stand word appoints scroll', where stand is
+--   1 where it would hold the lease, 0 where not and x where it has left, word the number of its latest word, and appoints a
+--   node or ''; and in /kept
 --   'since last inc': since when the record goes on without a break, when it was last asked, by which incarnation
 -- ARGV[1] the channel to tell   ARGV[2] the node   ARGV[3] the number of its word: a later word has a greater one
--- ARGV[4] its ttl, ms, or '' where it leaves   ARGV[5] its valor   ARGV[6] 1 where it stands, else 0   ARGV[7] its scroll
--- Returns {'mustered', the lease's holder or '', ms that the record goes on, then six texts of each member: node, valor,
---   stand, ttl, ms left, scroll} | {'failed', the key and what is wrong with it}
+-- ARGV[4] its ttl, ms, or '' where it leaves   ARGV[5] its valor   ARGV[6] 1 where it stands, else 0   ARGV[7] the node
+-- that people have moved the lease to, where it has or had it, or ''   ARGV[8] its scroll
+-- Returns {'mustered', the lease's holder or '', ms that the record goes on, then seven texts of each member: node, valor,
+--   stand, appoints, ttl, ms left, scroll} | {'failed', the key and what is wrong with it}
 --
 -- Invariant: nobody counts longer than its own ttl after its last word here, though the clock be set back, and what comes
 -- after a later word of its node says nothing. Others are told only of a change. Who is not in the record is known to be
@@ -26,12 +28,14 @@ for i = 1, #record, 2 do
   if name == '/kept' then
     since, last, writer = string.match(text_of, '^(%d+) (%d+) (%S+)$')
   else
-    local ends, its, valor, stand, number, scroll = string.match(text_of, '^(%d+) (%d+) (%d+) ([01x]) (%d+) (.*)$')
+    local ends, its, valor, stand, number, appoints, scroll = string.match(text_of,
+      '^(%d+) (%d+) (%d+) ([01x]) (%d+) (%S*) (.*)$')
     -- What no agent wrote goes, too.
     if not ends or num(ends) <= now then
       over[#over + 1] = name
     else
-      members[name] = {ends = num(ends), ttl = num(its), valor = valor, stand = stand, word = num(number), scroll = scroll}
+      members[name] = {ends = num(ends), ttl = num(its), valor = valor, stand = stand, word = num(number),
+        appoints = appoints, scroll = scroll}
       if num(ends) > now + num(its) then
         members[name].ends, changes[name] = now + num(its), true
       end
@@ -42,8 +46,10 @@ end
 local mine, news = members[me], false
 if not mine or mine.word <= word then
   if ARGV[4] ~= '' then
-    news = not mine or mine.ttl ~= ttl or mine.valor ~= ARGV[5] or mine.stand ~= ARGV[6] or mine.scroll ~= ARGV[7]
-    members[me] = {ends = now + ttl, ttl = ttl, valor = ARGV[5], stand = ARGV[6], word = word, scroll = ARGV[7]}
+    news = not mine or mine.ttl ~= ttl or mine.valor ~= ARGV[5] or mine.stand ~= ARGV[6] or mine.appoints ~= ARGV[7]
+      or mine.scroll ~= ARGV[8]
+    members[me] = {ends = now + ttl, ttl = ttl, valor = ARGV[5], stand = ARGV[6], word = word, appoints = ARGV[7],
+      scroll = ARGV[8]}
     changes[me] = true
   elseif mine and mine.stand ~= 'x' then
     news = true
@@ -67,7 +73,7 @@ if longest > 0 then
   for name in pairs(changes) do
     local member = members[name]
     redis.call('HSET', KEYS[2], name, table.concat({text(member.ends), text(member.ttl), member.valor, member.stand,
-      text(member.word), member.scroll}, ' '))
+      text(member.word), member.appoints, member.scroll}, ' '))
   end
   for _, name in ipairs(over) do
     if not members[name] then
@@ -84,7 +90,8 @@ end
 
 local words = {'mustered', holder or '', text(now - since)}
 for name, member in pairs(members) do
-  for _, said in ipairs({name, member.valor, member.stand, text(member.ttl), text(member.ends - now), member.scroll}) do
+  for _, said in ipairs({name, member.valor, member.stand, member.appoints, text(member.ttl), text(member.ends - now),
+    member.scroll}) do
     words[#words + 1] = said
   end
 end

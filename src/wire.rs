@@ -53,7 +53,7 @@ pub use event::{log_line_json, notice_json};
 pub use follow::{Follow, Nodes, Subject, follow_json, parse_follow};
 pub use frame::{MAX_FRAME, node_stats, node_stats_json, parse_history, parse_node_stats, stats_history, untold_json};
 pub use lordship::lordship_text;
-pub use parts::{only_part, parts, why};
+pub use parts::{only_part, parts, said, why};
 pub use reply::{error_code, reply_json};
 pub use request::{BadRequest, Request, parse_request};
 pub use rollout::{rollout_json, sight};

@@ -455,7 +455,7 @@ async fn all_that_is_done(words: &[&str]) -> Vec<String> {
         LeaseAnswer::Granted { token } => token,
         other => return vec![format!("take: {other:?}")],
     };
-    let membership = Membership { valor: 1, stands: true, scroll: String::new(), ttl: LONG };
+    let membership = Membership { valor: 1, stands: true, appoints: None, scroll: String::new(), ttl: LONG };
     let mustered = agent.muster(Some(membership)).await;
     check("mustered", mustered.is_ok_and(|muster| muster.members.len() == 1));
     check("held", matches!(agent.ask(&take(&b)).await, LeaseAnswer::Held { .. }));
@@ -1342,7 +1342,7 @@ async fn circusctl_is_told_why_redis_cannot_be_asked() {
 
 /// A member of this valor, for so long that it does not lapse.
 fn member(valor: u32) -> Membership {
-    Membership { valor, stands: true, scroll: "role=web".into(), ttl: LONG }
+    Membership { valor, stands: true, appoints: None, scroll: "role=web".into(), ttl: LONG }
 }
 
 impl Agent {

@@ -199,3 +199,135 @@ fn why_nobody_leads_is_told() {
         assert!(page.contains(&format!(" ago  {change}\n")), "{change} is missing in:\n{page}");
     }
 }
+
+#[test]
+fn it_goes_where_people_move_it_and_stays_there_until_that_node_ceases_to_lead() {
+    let legion = Legion::start();
+    for (to, why) in [
+        ("c", "it is an arbiter (valor 0); candidates: b"),
+        ("B", "no such node is registered, did you mean b?; candidates: b"),
+        ("mars", "no such node is registered; candidates: b"),
+    ] {
+        let refused = legion.ctl(1, &["failover", "clusterip", "--to", to]).expect(1);
+        assert_eq!(refused.err, format!("error: {to} cannot take clusterip: {why}\n"));
+    }
+    let token = legion.view(0)["token"].clone();
+    let moved = legion.ctl(1, &["failover", "clusterip", "--to", "b"]).expect(0).out;
+    let ok = format!("ok, clusterip moved from a to b (it was token {token}); it stays until b ceases to lead\n");
+    assert_eq!(moved, ok);
+    legion.comes_to(1, |view| view["state"] == "lord");
+    // `a` would lead again, and does not.
+    let view = legion.comes_to(0, |view| view["state"] == "standby" && view["members"][0]["stands"] == true);
+    assert_eq!(view["reason"], "it was moved to b, and stays until that one ceases to lead");
+    let page = legion.ctl(1, &["legions", "clusterip"]).expect(0).out;
+    assert!(page.contains("\n  why        it was moved here, and stays until this node ceases to lead\n"), "{page}");
+    let token = legion.view(1)["token"].clone();
+    legion.ctl(0, &["set", "clusterip", "valor", "40"]).expect(0);
+    legion.comes_to(1, |view| view["members"][0]["valor"] == 40);
+    assert_eq!(legion.view(1)["token"], token, "it leads as before");
+    legion.ctl(1, &["restart", "clusterip"]).expect(0);
+    assert_eq!(legion.view(1)["token"], token, "a restart of the lord process ends no lordship");
+    legion.ctl(1, &["stop", "clusterip"]).expect(0);
+    legion.comes_to(0, |view| view["state"] == "lord");
+    legion.ctl(1, &["start", "clusterip"]).expect(0);
+    let view = legion.comes_to(1, |view| view["state"] == "standby");
+    assert_eq!(view["reason"], "a comes before it");
+}
+
+/// How a lord process ends by hand, and whether it could do `on_unlord`.
+const ENDS: [(libc::c_int, bool); 2] = [(libc::SIGKILL, false), (libc::SIGTERM, true)];
+
+#[test]
+fn a_lord_process_that_is_ended_by_hand_leads_again_in_order() {
+    let (home, redis) = (Home::new(), RedisServer::start());
+    let book = home.file("book");
+    let wrote = || std::fs::read_to_string(&book).unwrap_or_default();
+    let write = |what: &str| format!("cmd:echo {what} $LEGION_NODE >> {}", book.display());
+    let config = |valor: u32| {
+        format!(
+            "\n[redis]\nurl = {}\n\n[legion:ip]\nvalor = {valor}\ntolerance = 6\ndeath_on_lord_error = 60\n\
+             on_lord = {}\non_unlord = {}\n\n[watcher:beat]\nlegion = ip\n\
+             cmd = sh -c 'trap \"{}; exit\" TERM; {}; while :; do sleep 0.05; done'\n",
+            redis.url(),
+            write("lord"),
+            write("unlord"),
+            write("gone").trim_start_matches("cmd:").replace("$LEGION_NODE", "$CIRCUS_NODE"),
+            write("runs").trim_start_matches("cmd:").replace("$LEGION_NODE", "$CIRCUS_NODE"),
+        )
+    };
+    let a = home.agent("a", &config(30));
+    let b = home.agent("b", &config(20));
+    wait_for("the follower", || wrote().ends_with("runs a\n").then_some(()));
+    wait_for("the other", || {
+        (b.ctl(&home, &["legions", "ip", "--json"]).json()["legions"][0]["votes"] == 2).then_some(())
+    });
+    for (signal, undoes) in ENDS {
+        std::fs::write(&book, "").unwrap();
+        let pid = a.ctl(&home, &["list", "ip"]).expect(0).out.trim().parse().expect("a pid");
+        agent::send(pid, signal);
+        wait_for("the next follower", || wrote().ends_with("runs a\n").then_some(()));
+        // Told to stop, it is at it at once.
+        let first = if undoes { wrote().lines().take(2).map(str::to_owned).collect() } else { Vec::new() };
+        let rest: Vec<String> = wrote().lines().skip(first.len()).map(str::to_owned).collect();
+        let mut sorted = first.clone();
+        sorted.sort();
+        match undoes {
+            true => assert_eq!(
+                (sorted, rest),
+                (vec!["gone a".into(), "unlord a".into()], vec!["lord a".into(), "runs a".into()])
+            ),
+            false => assert_eq!(rest, ["gone a", "unlord a", "lord a", "runs a"]),
+        }
+    }
+    // It is killed, and another one is to lead.
+    std::fs::write(&book, "").unwrap();
+    let pid = a.ctl(&home, &["list", "ip"]).expect(0).out.trim().parse().expect("a pid");
+    agent::send(pid, libc::SIGKILL);
+    a.ctl(&home, &["stop", "ip"]).expect(0);
+    wait_for("the follower elsewhere", || wrote().ends_with("runs b\n").then_some(()));
+    let wrote = wrote();
+    let lines: Vec<&str> = wrote.lines().collect();
+    // The next one may have begun here before it was told to stop.
+    assert!(
+        lines.starts_with(&["gone a", "unlord a"]) && lines.ends_with(&["unlord a", "lord b", "runs b"]),
+        "{wrote}"
+    );
+}
+
+#[test]
+fn what_chooses_a_lord_can_be_asked_for_and_set_while_it_runs() {
+    let legion = Legion::start();
+    let options = legion.ctl(1, &["options", "clusterip", "--json"]).expect(0).json()["options"].clone();
+    let of = |keys: [&str; 10]| keys.map(|key| options[key].clone());
+    let keys = [
+        "valor",
+        "quorum",
+        "expected",
+        "preempt",
+        "preempt_delay",
+        "scroll",
+        "tolerance",
+        "freq",
+        "action_timeout",
+        "death_on_lord_error",
+    ];
+    let third = json!(0.666);
+    let has =
+        [json!(20), json!(2), json!(3), json!(true), json!(0), json!("valor=20"), json!(2), third, json!(30), json!(0)];
+    assert_eq!(of(keys), has);
+    assert_eq!(legion.ctl(1, &["get", "web", "valor"]).expect(0).out, "valor: \n", "it has none");
+    assert_eq!(legion.ctl(1, &["get", "beat", "legion"]).expect(0).out, "legion: clusterip\n");
+
+    legion.ctl(1, &["set", "clusterip", "valor", "50"]).expect(0);
+    assert_eq!(legion.ctl(1, &["get", "clusterip", "valor"]).expect(0).out, "valor: 50\n");
+    legion.comes_to(1, |view| view["state"] == "lord" && view["valor"] == 50);
+    for (words, said) in [
+        (["valor", "high"], "whole number"),
+        (["valor", "70000"], "65535"),
+        (["quorum", "4"], "a quorum of 4 is never reached by 3 nodes"),
+        (["quorum", "0"], "1"),
+    ] {
+        let refused = legion.ctl(1, &["set", "clusterip", words[0], words[1]]).expect(1);
+        assert!(refused.err.contains(said), "{words:?}: {}", refused.err);
+    }
+}

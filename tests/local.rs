@@ -152,7 +152,7 @@ fn token(answer: LeaseAnswer) -> u64 {
 
 /// A member of this valor.
 fn member(valor: u32, ttl: Duration) -> Membership {
-    Membership { valor, stands: valor > 0, scroll: "role=web".into(), ttl }
+    Membership { valor, stands: valor > 0, appoints: None, scroll: "role=web".into(), ttl }
 }
 
 /// Who lives, and by which valor.

@@ -357,7 +357,7 @@ async fn nodes_see_and_ask_each_other_whichever_server_is_missing() {
 // ---- Those that contend for a lease ----
 
 fn member(ttl: Duration) -> Membership {
-    Membership { valor: 1, stands: true, scroll: String::new(), ttl }
+    Membership { valor: 1, stands: true, appoints: None, scroll: String::new(), ttl }
 }
 
 impl Agent {

@@ -298,6 +298,8 @@ fn options_have_circuss_keys_and_types_and_no_secrets() {
         "after": null, "health": null, "hook_timeout": 30, "hooks": {"before_start": "mod.hook,true"},
         "idle_timeout": null, "ready": null, "socket_env": null, "sockets": null, "stdin_socket": null,
         "stop_preset": null, "umask": null, "virtualenv": "/srv/venv", "stats_base_port": "9000",
+        "cron": null, "expected": null, "legion": null, "preempt": null, "preempt_delay": null, "quorum": null,
+        "scroll": null, "valor": null,
     });
     options.as_object_mut().unwrap().extend(ours_and_the_files.as_object().unwrap().clone());
     let spec = Box::new(spec);
@@ -636,8 +638,8 @@ fn our_own_commands() {
             to: Some(NodeName::parse("web-2").unwrap()),
             patience: Patience::Settled,
         },
-        Answer::Moved { from: NodeName::parse("web-1").unwrap(), to: None, token: 17 },
-        json!({"status": "ok", "from": "web-1", "to": null, "token": 17}),
+        Answer::Moved { from: NodeName::parse("web-1").unwrap(), to: None, token: 17, stays: true },
+        json!({"status": "ok", "from": "web-1", "to": null, "token": 17, "stays": true}),
     );
     let drill = Drill {
         watcher: name("beat"),

@@ -17,6 +17,7 @@ use crate::client::{self, Call, ClientError};
 use crate::model::command::{Command, Patience, Target};
 use crate::model::names::NodeName;
 use crate::view::{self, Style, Text};
+use crate::wire;
 
 /// circusctl's command line.
 #[derive(Debug, Parser)]
@@ -556,10 +557,7 @@ pub(super) fn columns(terminal: RawFd) -> Option<usize> {
 fn exit_code(command: &Command, reply: &Value) -> u8 {
     let failed = |part: &Value| part["status"] == "error" && part["silent"] != true;
     let silent = |part: &Value| part["status"] == "error" && part["silent"] == true;
-    let parts: Vec<&Value> = match reply["nodes"].as_object() {
-        Some(nodes) => nodes.values().collect(),
-        None => vec![reply],
-    };
+    let parts: Vec<&Value> = wire::said(reply).collect();
     if matches!(command, Command::Lord { .. }) {
         return lord_code(reply, &parts);
     }

@@ -13,7 +13,7 @@ use crate::model::time::Time;
 
 /// How many texts an answer has before its members, and for each of them.
 const HEAD: usize = 3;
-const EACH: usize = 6;
+const EACH: usize = 7;
 
 /// The call that tells what `node` says of itself, or with nothing that it leaves, at `sent` by its own clock: which of
 /// its words is the latest is told by that.
@@ -21,10 +21,11 @@ pub fn call(lease: &LeaseName, node: &NodeName, sent: Time, membership: Option<&
     let word = Duration::from_nanos(sent.as_nanos());
     let mut args = vec![lease.changed_channel(), node.to_string(), millis(word)];
     args.extend(match membership {
-        Some(Membership { valor, stands, scroll, ttl }) => {
-            [millis(*ttl), valor.to_string(), u8::from(*stands).to_string(), scroll.clone()]
+        Some(Membership { valor, stands, appoints, scroll, ttl }) => {
+            let appoints = appoints.as_ref().map(ToString::to_string).unwrap_or_default();
+            [millis(*ttl), valor.to_string(), u8::from(*stands).to_string(), appoints, scroll.clone()]
         }
-        None => [const { String::new() }; 4],
+        None => [const { String::new() }; 5],
     });
     Call { script: MUSTER, keys: vec![lease.lease_key(), lease.members_key()], args }
 }
@@ -54,14 +55,15 @@ pub(super) fn is_own(node: &NodeName, text: &[u8]) -> bool {
 
 /// A member, or nothing where somebody wrote there who is no node; nothing at all where it is not what the script gives.
 fn entry(words: &[String]) -> Option<Option<Entry>> {
-    let [node, valor, stand, ttl, left, scroll] = words else { return None };
+    let [node, valor, stand, appoints, ttl, left, scroll] = words else { return None };
     let ((stands, gone), valor) = match (stand.as_str(), valor.parse()) {
         ("1", Ok(valor)) => ((true, false), valor),
         ("0", Ok(valor)) => ((false, false), valor),
         ("x", Ok(valor)) => ((false, true), valor),
         _ => return Some(None),
     };
-    let membership = Membership { valor, stands, scroll: scroll.clone(), ttl: time(ttl)? };
+    let appoints = NodeName::parse(appoints).ok();
+    let membership = Membership { valor, stands, appoints, scroll: scroll.clone(), ttl: time(ttl)? };
     let member = |node| Member { node, membership, left: time(left).unwrap_or_default() };
     Some(NodeName::parse(node).ok().map(|node| Entry { member: member(node), left: gone }))
 }
@@ -80,16 +82,39 @@ mod tests {
 
     #[test]
     fn an_answer_reads_back() {
-        let said =
-            words(&["mustered", "", "70", "a", "9", "1", "600", "599", "role=web 1", "b", "0", "x", "300", "1", ""]);
+        let said = words(&[
+            "mustered",
+            "",
+            "70",
+            "a",
+            "9",
+            "1",
+            "b",
+            "600",
+            "599",
+            "role=web 1",
+            "b",
+            "0",
+            "x",
+            "",
+            "300",
+            "1",
+            "",
+        ]);
         let member = |node: &str, membership, left| Member {
             node: NodeName::parse(node).unwrap(),
             membership,
             left: Duration::from_millis(left),
         };
         let millis = Duration::from_millis;
-        let a = Membership { valor: 9, stands: true, scroll: "role=web 1".into(), ttl: millis(600) };
-        let b = Membership { valor: 0, stands: false, scroll: String::new(), ttl: millis(300) };
+        let a = Membership {
+            valor: 9,
+            stands: true,
+            appoints: NodeName::parse("b").ok(),
+            scroll: "role=web 1".into(),
+            ttl: millis(600),
+        };
+        let b = Membership { valor: 0, stands: false, appoints: None, scroll: String::new(), ttl: millis(300) };
         let entries =
             vec![Entry { member: member("a", a, 599), left: false }, Entry { member: member("b", b, 1), left: true }];
         assert_eq!(answer(&said), Ok(Register { holder: None, kept: millis(70), entries }));
@@ -104,12 +129,14 @@ mod tests {
             "no name",
             "9",
             "1",
+            "",
             "600",
             "599",
             "",
             "b",
             "99999999999",
             "1",
+            "",
             "1",
             "1",
             "",

@@ -91,23 +91,19 @@ pub(super) fn host_and_port(text: &str, usual: Option<u16>) -> Result<(String, u
 
 /// `http://db:8080/health`, `8080/health`, `8080`.
 fn url(text: &str) -> Result<Url, Wrong> {
-    let (rest, usual_port) = match text.split_once("://") {
-        Some(("http", rest)) => (rest, Some(80)),
-        Some(("https", _)) => {
-            return Err(wrong("cannot be asked over https")
-                .label("only http:// is")
-                .help("let a program do it: `cmd curl -fsS https://…`"));
-        }
-        Some(_) => return Err(wrong("must be an http:// URL, or PORT/PATH").label("this has another scheme")),
-        None => (text, None),
+    let place = text.split(['/', '?']).next().unwrap_or_default();
+    let whole = match text.contains("://") {
+        true => text.to_owned(),
+        false if place.chars().all(|c| c.is_ascii_digit()) => format!("http://127.0.0.1:{text}"),
+        false if place.contains(':') => format!("http://{text}"),
+        false => return Err(wrong("must be an http:// URL, or PORT/PATH")),
     };
-    let (place, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
-    let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
-    if blank(&path) || path.contains('#') {
-        return Err(wrong("must have a path without blanks and `#`"));
-    }
-    let (host, port) = host_and_port(place, usual_port)?;
-    Ok(Url { host, port, path })
+    Url::parse(&whole).map_err(|why| match whole.starts_with("https://") {
+        true => wrong("cannot be asked over https")
+            .label("only http:// is")
+            .help("let a program do it: `cmd curl -fsS https://…`"),
+        false => wrong(&why),
+    })
 }
 
 fn blank(text: &str) -> bool {

@@ -25,7 +25,7 @@ const ELECTION: [&str; 6] = ["valor", "quorum", "expected", "preempt", "preempt_
 /// So long a lord's process may take for all but its actions.
 const SLACK: Duration = Duration::from_secs(5);
 
-/// How often in a row a lord's process may fail to start where a failed action is no reason to stand back.
+/// How often in a row a lord's process may end by itself before the node stands back.
 const MAX_RETRY: u32 = 5;
 
 /// What makes a watcher the leader of a legion.
@@ -37,32 +37,18 @@ pub(super) struct Lord {
 impl Lord {
     /// The words of its process.
     pub(super) fn words(&self, name: &WatcherName) -> Vec<String> {
-        let LegionSpec { action_timeout, death_on_lord_error, .. } = &self.legion;
-        let timeout = action_timeout.as_secs_f64().to_string();
-        let mut words: Vec<String> =
-            ["circus-lord", "--legion", name.as_str(), "--timeout", &timeout].map(str::to_owned).into();
-        words.extend(death_on_lord_error.map(|_| "--or-fail".to_owned()));
-        for (option, event) in [("--lord", LegionEvent::Lord), ("--unlord", LegionEvent::Unlord)] {
-            words.push(option.to_owned());
-            words.extend(self.actions(event).iter().map(ToString::to_string));
-        }
-        words
+        self.legion.lord_words(name)
     }
 
     /// Gives a watcher what follows from its being one.
     pub(super) fn leads(self, watcher: &mut WatcherSpec) {
         watcher.respawn = true;
-        // A failed `on_lord` ends the process, and the node stands back at once: that is what the key asks for.
-        watcher.max_retry = Some(self.legion.death_on_lord_error.map_or(MAX_RETRY, |_| 1));
+        watcher.max_retry = Some(MAX_RETRY);
         watcher.ready =
             Some(ReadySpec { check: Check::Notify, timeout: self.legion.time_for(LegionEvent::Lord) + SLACK });
         watcher.graceful_timeout = self.legion.time_for(LegionEvent::Unlord) + SLACK;
         watcher.singleton = Some(self.timings);
         watcher.legion = Some(self.legion);
-    }
-
-    fn actions(&self, event: LegionEvent) -> &[LegionAction] {
-        self.legion.actions.get(&event).map_or(&[], Vec::as_slice)
     }
 }
 
@@ -152,7 +138,7 @@ impl Build<'_> {
     /// Warns where actions are given more time than there is when it counts.
     fn check_unlord(&mut self, lord: &Lord, settings: &Settings<'_>) {
         let Some(set) = ["action_timeout", "hook_timeout"].iter().find_map(|key| settings.get(key)) else { return };
-        let number = lord.actions(LegionEvent::Unlord).len();
+        let number = lord.legion.actions.get(&LegionEvent::Unlord).map_or(0, Vec::len);
         let (all, spare) = (lord.legion.time_for(LegionEvent::Unlord), lord.timings.to_stop());
         if number > 0 && all > spare {
             let actions = if number == 1 { "1 action".to_owned() } else { format!("{number} actions") };

@@ -146,7 +146,8 @@ mod tests {
     }
 
     fn entry(name: &str, left: u64) -> Entry {
-        let membership = Membership { valor: 1, stands: true, scroll: format!("with {left} left"), ttl: TTL };
+        let membership =
+            Membership { valor: 1, stands: true, appoints: None, scroll: format!("with {left} left"), ttl: TTL };
         let member = Member { node: node(name), membership, left: Duration::from_secs(left) };
         Entry { member, left: false }
     }

@@ -412,8 +412,8 @@ pub enum Answer {
     Drilling { node: NodeName, drill: Box<Drill> },
     /// The node is called something else now; `file` has its old name.
     Renamed { from: NodeName, to: NodeName, file: String },
-    /// A singleton left this node.
-    Moved { from: NodeName, to: Option<NodeName>, token: u64 },
+    /// A singleton left this node; `stays`: where others would come before who has it now, and leave it there.
+    Moved { from: NodeName, to: Option<NodeName>, token: u64, stays: bool },
 }
 
 /// Why a command was not carried out. The list is closed: each reason has its code.

@@ -21,6 +21,8 @@
 //!   lease and would keep it goes before all of them.
 //! - Only a higher valor takes over from a holder, and only when it has stood there for the delay, as the holder has seen
 //!   it. Among equals names decide who begins, and move nobody: a node that is renamed, or comes back, disturbs no lord.
+//! - Whom people have moved the lease to comes before all others, if it lives and would have it, and keeps it as if without
+//!   preemption until it does not have it any more. Whoever has the lease says who that is; where nobody has it, whoever had.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -40,6 +42,8 @@ pub struct Membership {
     pub valor: u32,
     /// Whether it would hold the lease: not an arbiter, not standing back, not drained.
     pub stands: bool,
+    /// Whom people would have lead, where it has the lease, or has just had it: itself, or who is to come after it.
+    pub appoints: Option<NodeName>,
     /// Its scroll.
     pub scroll: String,
     /// It counts as dead when it has said nothing for so long.
@@ -139,9 +143,9 @@ pub struct Word {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     /// This node: it asks for it, or keeps it.
-    Lead,
+    Lead(Claim),
     /// Another one, which comes before it.
-    Behind { node: NodeName },
+    Behind { node: NodeName, claim: Claim },
     /// Nobody: too few live.
     NoQuorum { live: u32, needed: u32 },
     /// Not this node, which is an arbiter.
@@ -152,11 +156,26 @@ pub enum Verdict {
     Unknown(String),
 }
 
+/// By what one comes before others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Claim {
+    /// Its valor and its name, or that it sits there already.
+    Rank,
+    /// The word of people, who moved the lease there.
+    Appointed,
+}
+
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Verdict::Lead => f.write_str("it comes before all others that would lead"),
-            Verdict::Behind { node } => write!(f, "{node} comes before it"),
+            Verdict::Lead(Claim::Rank) => f.write_str("it comes before all others that would lead"),
+            Verdict::Lead(Claim::Appointed) => {
+                f.write_str("it was moved here, and stays until this node ceases to lead")
+            }
+            Verdict::Behind { node, claim: Claim::Rank } => write!(f, "{node} comes before it"),
+            Verdict::Behind { node, claim: Claim::Appointed } => {
+                write!(f, "it was moved to {node}, and stays until that one ceases to lead")
+            }
             Verdict::NoQuorum { live, needed } => write!(f, "no quorum: {live} of {needed} members that have to live"),
             Verdict::Arbiter => f.write_str("an arbiter (valor 0), which never leads"),
             Verdict::Aside => f.write_str("it stands back"),
@@ -214,11 +233,11 @@ impl Election {
         self.ticks = Ticks::new(&self.node, timings.refresh_interval);
     }
 
-    /// Is a member; `stands`: one that would have the lease.
-    pub fn say(&mut self, stands: bool) {
+    /// Is a member; `stands`: one that would have the lease; `appoints`: see [`Membership`].
+    pub fn say(&mut self, stands: bool, appoints: Option<NodeName>) {
         let ElectionSpec { valor, scroll, .. } = &self.spec;
-        let stands = stands && *valor > 0;
-        self.word = Some(Membership { valor: *valor, stands, scroll: scroll.clone(), ttl: self.timings.ttl });
+        let (stands, scroll) = (stands && *valor > 0, scroll.clone());
+        self.word = Some(Membership { valor: *valor, stands, appoints, scroll, ttl: self.timings.ttl });
     }
 
     /// Is none any more.
@@ -394,6 +413,13 @@ impl Election {
             Membership { .. } => {}
         }
         let stand = others.iter().filter(|(_, membership)| membership.stands);
+        match self.appointed(holds) {
+            Some(node) if *node == self.node => return Verdict::Lead(Claim::Appointed),
+            Some(node) if stand.clone().any(|(name, _)| *name == node) => {
+                return Verdict::Behind { node: node.clone(), claim: Claim::Appointed };
+            }
+            Some(_) | None => {}
+        }
         let holder = self.view.as_ref().and_then(|view| view.holder.as_deref());
         let sits = |node: &NodeName, valor: u32| {
             holder == Some(node.as_str()) && (!self.spec.preempt || valor >= self.spec.valor)
@@ -407,7 +433,29 @@ impl Election {
         let before = stand.filter(|(node, membership)| in_the_way(node, membership.valor));
         let first =
             before.max_by_key(|(node, membership)| (sits(node, membership.valor), membership.valor, Reverse(*node)));
-        first.map_or(Verdict::Lead, |(node, _)| Verdict::Behind { node: (*node).clone() })
+        match first {
+            Some((node, _)) => Verdict::Behind { node: (*node).clone(), claim: Claim::Rank },
+            None => Verdict::Lead(Claim::Rank),
+        }
+    }
+
+    /// Whom people have moved the lease to.
+    fn appointed(&self, holds: bool) -> Option<&NodeName> {
+        if holds {
+            return self.word.as_ref()?.appoints.as_ref();
+        }
+        let view = self.view.as_ref()?;
+        let others = || view.others.iter().map(|(node, (membership, _))| (node.as_str(), membership));
+        let sits = others().find(|(node, _)| view.holder.as_deref() == Some(*node));
+        match sits {
+            Some((_, holder)) => holder.appoints.as_ref(),
+            None => others().find_map(|(_, membership)| membership.appoints.as_ref()),
+        }
+    }
+
+    /// Whether others say that people have moved the lease to this node.
+    pub fn is_appointed(&self) -> bool {
+        self.others().any(|(_, membership, _)| membership.appoints.as_ref() == Some(&self.node))
     }
 
     fn is_before_me(&self, node: &NodeName, valor: u32) -> bool {
@@ -418,10 +466,18 @@ impl Election {
         self.standing.get(node).is_some_and(|(_, since)| *since + self.spec.preempt_delay <= now)
     }
 
-    /// Of the others that would have the lease, and have not fallen silent, the first.
-    pub fn next(&self, now: Time) -> Option<&NodeName> {
+    /// The others that would have the lease, and have not fallen silent: who comes first is the first.
+    pub fn candidates(&self, now: Time) -> Vec<&NodeName> {
         let stand = self.others().filter(|(_, membership, until)| membership.stands && *until > now);
-        stand.max_by_key(|(node, membership, _)| (membership.valor, Reverse(*node))).map(|(node, ..)| node)
+        let mut stand: Vec<_> = stand.map(|(node, membership, _)| (Reverse(membership.valor), node)).collect();
+        stand.sort();
+        stand.into_iter().map(|(_, node)| node).collect()
+    }
+
+    /// What another node says of itself, unless it has fallen silent.
+    pub fn word_of(&self, now: Time, node: &NodeName) -> Option<&Membership> {
+        let mut others = self.others().filter(|(_, _, until)| *until > now);
+        others.find(|(name, ..)| *name == node).map(|(_, membership, _)| membership)
     }
 
     /// Whether this node would have the lease, as it says itself.
@@ -524,6 +580,7 @@ mod tests {
     use super::*;
 
     const TTL: Duration = Duration::from_secs(15);
+    const LEAD: Verdict = Verdict::Lead(Claim::Rank);
     const HELD_BY_C: &str = "c:00000000000000000000000000000007";
 
     fn at(seconds: f64) -> Time {
@@ -540,7 +597,7 @@ mod tests {
     }
 
     fn behind(node: &str) -> Verdict {
-        Verdict::Behind { node: name(node) }
+        Verdict::Behind { node: name(node), claim: Claim::Rank }
     }
 
     /// Node `b`, which stands; it is told who else is there.
@@ -550,7 +607,7 @@ mod tests {
         fn new(spec: ElectionSpec) -> Play {
             let timings = LeaseTimings::thirds(TTL);
             let mut election = Election::new(name("b"), spec, timings, Random::from_number(1));
-            election.say(true);
+            election.say(true, None);
             Play(election)
         }
 
@@ -567,6 +624,7 @@ mod tests {
                 membership: Membership {
                     valor: u32::try_from(valor.abs()).unwrap(),
                     stands: valor > 0,
+                    appoints: None,
                     scroll: format!("of {node}"),
                     ttl: TTL,
                 },
@@ -587,10 +645,10 @@ mod tests {
             (&[("a", 9, 15.0), ("c", 10, 15.0)][..], behind("c")),
             (&[("a", 5, 15.0), ("c", 9, 15.0)], behind("c")),
             (&[("a", 5, 15.0), ("c", 5, 15.0)], behind("a")),
-            (&[("c", 5, 15.0), ("d", 5, 15.0)], Verdict::Lead),
+            (&[("c", 5, 15.0), ("d", 5, 15.0)], LEAD),
             // Who does not stand is nobody to wait for.
-            (&[("a", -9, 15.0)], Verdict::Lead),
-            (&[], Verdict::Lead),
+            (&[("a", -9, 15.0)], LEAD),
+            (&[], LEAD),
         ] {
             let mut play = Play::new(spec(5, 1));
             play.hears(0.0, others, None);
@@ -605,7 +663,7 @@ mod tests {
         assert_eq!(play.0.verdict(at(0.1), false), Verdict::NoQuorum { live: 1, needed: 2 });
         play.0.hurry(at(1.0));
         play.hears(1.0, &[("a", 0, 15.0)], None);
-        assert_eq!(play.0.verdict(at(1.1), false), Verdict::Lead);
+        assert_eq!(play.0.verdict(at(1.1), false), LEAD);
         let mut arbiter = Play::new(spec(0, 1));
         let word = arbiter.0.advance(at(0.0)).unwrap();
         assert!(!word.membership.unwrap().stands, "also where nothing else speaks against it");
@@ -631,21 +689,21 @@ mod tests {
         play.hears(4.0, &[("a", 9, 0.5)], None);
         assert_eq!(play.0.verdict(at(4.1), false), behind("a"), "the store's clock counts");
         assert_eq!(play.hears(4.5, &[], None), [Change::Left(name("a"))]);
-        assert_eq!(play.0.verdict(at(4.5), false), Verdict::Lead);
+        assert_eq!(play.0.verdict(at(4.5), false), LEAD);
     }
 
     #[test]
     fn a_renamed_node_joins_before_it_leaves_and_counts_itself_once() {
         let mut play = Play::new(spec(5, 2));
         play.hears(0.0, &[("c", 1, 15.0)], None);
-        assert_eq!(play.0.verdict(at(0.1), true), Verdict::Lead);
+        assert_eq!(play.0.verdict(at(0.1), true), LEAD);
         play.0.rename(&name("z"));
         let word = play.0.advance(at(1.0)).expect("it says so at once");
         assert_eq!((word.node.as_str(), word.membership.is_some()), ("z", true));
         // By its old name, which comes first, it is in nobody's way here.
         let both = Play::muster(&[("b", 5, 15.0), ("c", 1, 15.0)], None);
         assert_eq!(play.0.mustered(at(1.0), word.sent, Ok(both)), []);
-        assert_eq!((play.0.verdict(at(1.1), true), play.0.live(at(1.1))), (Verdict::Lead, 2));
+        assert_eq!((play.0.verdict(at(1.1), true), play.0.live(at(1.1))), (LEAD, 2));
         let farewell = play.0.advance(at(1.1)).expect("then it leaves by the old one");
         assert_eq!((farewell.node.as_str(), farewell.membership), ("b", None));
         play.0.mustered(at(1.2), farewell.sent, Err("no route".into()));
@@ -663,8 +721,8 @@ mod tests {
     fn whom_nothing_hangs_on_may_fall_silent() {
         let mut play = Play::new(spec(5, 2));
         play.hears(0.0, &[("c", 1, 4.0), ("d", 1, 15.0)], None);
-        assert_eq!(play.0.verdict(at(4.0), false), Verdict::Lead);
-        assert_eq!(play.0.verdict(at(4.0), true), Verdict::Lead);
+        assert_eq!(play.0.verdict(at(4.0), false), LEAD);
+        assert_eq!(play.0.verdict(at(4.0), true), LEAD);
         assert_eq!(play.0.live(at(4.0)), 2);
     }
 
@@ -683,7 +741,7 @@ mod tests {
     fn what_is_as_old_as_a_lease_says_nothing_more() {
         let mut play = Play::new(spec(5, 1));
         play.hears(0.0, &[], None);
-        assert_eq!(play.0.verdict(at(14.9), false), Verdict::Lead);
+        assert_eq!(play.0.verdict(at(14.9), false), LEAD);
         assert!(matches!(play.0.verdict(at(15.0), false), Verdict::Unknown(_)));
     }
 
@@ -695,7 +753,7 @@ mod tests {
         play.0.hurry(at(2.0));
         play.hears(2.0, &[("a", 9, 15.0)], None);
         assert_eq!(play.0.verdict(at(2.0), false), behind("a"), "a free lease is its at once");
-        assert_eq!(play.0.verdict(at(11.9), true), Verdict::Lead);
+        assert_eq!(play.0.verdict(at(11.9), true), LEAD);
         play.0.hurry(at(11.9));
         play.hears(11.9, &[("a", 9, 15.0)], None);
         assert_eq!(play.0.next_wakeup(at(11.9), true), Some(at(12.0)));
@@ -705,7 +763,7 @@ mod tests {
         play.hears(13.0, &[], None);
         play.0.hurry(at(14.0));
         play.hears(14.0, &[("a", 9, 15.0)], None);
-        assert_eq!(play.0.verdict(at(14.1), true), Verdict::Lead);
+        assert_eq!(play.0.verdict(at(14.1), true), LEAD);
     }
 
     #[test]
@@ -713,14 +771,75 @@ mod tests {
         let keeping = ElectionSpec { preempt: false, ..spec(5, 1) };
         let mut play = Play::new(keeping);
         play.hears(0.0, &[("a", 9, 15.0), ("c", 1, 15.0)], Some(HELD_BY_C));
-        assert_eq!(play.0.verdict(at(0.1), true), Verdict::Lead);
+        assert_eq!(play.0.verdict(at(0.1), true), LEAD);
         assert_eq!(play.0.verdict(at(0.1), false), behind("c"));
         play.0.hurry(at(1.0));
         play.hears(1.0, &[("a", 9, 15.0), ("c", -1, 15.0)], Some(HELD_BY_C));
         assert_eq!(play.0.verdict(at(1.1), false), behind("a"), "it is about to go");
         play.0.hurry(at(2.0));
         play.hears(2.0, &[], Some(HELD_BY_C));
-        assert_eq!(play.0.verdict(at(2.1), false), Verdict::Lead, "it is silent");
+        assert_eq!(play.0.verdict(at(2.1), false), LEAD, "it is silent");
+    }
+
+    /// As [`Play::hears`], of others of whom this one appoints somebody.
+    fn appointed(others: &[(&str, i64, f64)], holder: Option<&str>, by: &str, whom: &str) -> Muster {
+        let mut muster = Play::muster(others, holder);
+        let lord = muster.members.iter_mut().find(|member| member.node == name(by));
+        lord.expect("it is one of them").membership.appoints = Some(name(whom));
+        muster
+    }
+
+    #[test]
+    fn whom_people_have_moved_it_to_comes_before_all_and_keeps_it() {
+        let to = |node: &str| Verdict::Behind { node: name(node), claim: Claim::Appointed };
+        let others = [("a", 9, 15.0), ("c", -7, 15.0), ("d", 1, 15.0), ("e", -8, 15.0)];
+        for (holder, by, whom, verdict) in [
+            // Whoever has it parts from it, for this node or another.
+            (Some(HELD_BY_C), "c", "b", Verdict::Lead(Claim::Appointed)),
+            (Some(HELD_BY_C), "c", "d", to("d")),
+            // It has been released.
+            (None, "c", "b", Verdict::Lead(Claim::Appointed)),
+            (None, "c", "d", to("d")),
+            // Whoever is meant does not stand, or is nobody.
+            (Some(HELD_BY_C), "c", "e", behind("a")),
+            (Some(HELD_BY_C), "c", "z", behind("a")),
+            // Another one has it by now, whose word counts.
+            (Some(HELD_BY_C), "d", "d", behind("a")),
+            (Some(HELD_BY_C), "d", "b", behind("a")),
+        ] {
+            let mut play = Play::new(spec(5, 1));
+            let word = play.0.advance(at(0.0)).unwrap();
+            play.0.mustered(at(0.0), word.sent, Ok(appointed(&others, holder, by, whom)));
+            assert_eq!(play.0.verdict(at(0.1), false), verdict, "{by} appoints {whom}, of {holder:?}");
+            assert_eq!(play.0.is_appointed(), whom == "b");
+        }
+        // The one that has it, says of itself who it is.
+        let mut play = Play::new(spec(5, 1));
+        play.hears(0.0, &[("a", 9, 15.0)], None);
+        play.0.say(true, Some(name("b")));
+        assert_eq!(play.0.verdict(at(0.1), true), Verdict::Lead(Claim::Appointed), "also against a higher valor");
+        assert_eq!(play.0.verdict(at(0.1), false), behind("a"), "only as long as it has it");
+        play.0.say(true, None);
+        assert_eq!(play.0.verdict(at(0.1), true), behind("a"));
+        // Neither an arbiter nor one that stands back, nor one where too few live.
+        let others = [("a", 0, 15.0)];
+        for (spec, stands) in [(spec(0, 1), true), (spec(5, 1), false), (spec(5, 3), true)] {
+            let mut play = Play::new(spec);
+            play.0.say(stands, None);
+            let word = play.0.advance(at(0.0)).unwrap();
+            play.0.mustered(at(0.0), word.sent, Ok(appointed(&others, None, "a", "b")));
+            let verdict = play.0.verdict(at(0.1), false);
+            assert!(!matches!(verdict, Verdict::Lead(_)), "{verdict:?}");
+        }
+    }
+
+    #[test]
+    fn who_is_silent_and_appointed_is_asked_about_before_another_asks() {
+        let mut play = Play::new(spec(5, 1));
+        let word = play.0.advance(at(0.0)).unwrap();
+        let muster = appointed(&[("c", -1, 15.0), ("d", 1, 4.0)], None, "c", "d");
+        play.0.mustered(at(0.0), word.sent, Ok(muster));
+        assert!(matches!(play.0.verdict(at(4.0), false), Verdict::Unknown(_)));
     }
 
     #[test]
@@ -730,11 +849,11 @@ mod tests {
         assert!(play.0.advance(at(0.1)).is_none());
         let next = play.0.next_wakeup(at(0.1), false).unwrap();
         assert_eq!(next, Ticks::new(&name("b"), TTL / 3).after(at(0.0)));
-        play.0.say(false);
+        play.0.say(false, None);
         let word = play.0.advance(at(0.2)).unwrap();
         assert!(!word.membership.as_ref().unwrap().stands);
         // What changes meanwhile is told when that is answered, and who changed meanwhile is asked about then.
-        play.0.say(true);
+        play.0.say(true, None);
         assert!(play.0.advance(at(0.3)).is_none());
         play.0.mustered(at(0.4), word.sent, Ok(Muster::default()));
         assert!(play.0.advance(at(0.4)).unwrap().membership.unwrap().stands);
@@ -783,8 +902,8 @@ mod tests {
         play.0.hurry(at(1.0));
         assert_eq!(play.hears(1.0, &[c], None), [Change::Left(name("a")), Change::Joined(name("c"))]);
         assert_eq!(play.0.members(at(1.0)).len(), 2);
-        assert_eq!((play.0.next(at(1.0)), play.0.scroll_of("c")), (Some(&name("c")), "of c"));
-        assert_eq!(play.0.next(at(17.0)), None, "it is silent");
+        assert_eq!((play.0.candidates(at(1.0)), play.0.scroll_of("c")), (vec![&name("c")], "of c"));
+        assert!(play.0.candidates(at(17.0)).is_empty(), "it is silent");
     }
 
     #[test]

@@ -54,7 +54,12 @@ fn of_one(command: &Command, part: &Value) -> Vec<String> {
         Command::Version => vec![word(part, "version").to_owned()],
         Command::Failover { watcher, .. } if part["from"].is_string() => {
             let to = part["to"].as_str().map_or_else(|| "whoever takes it".to_owned(), str::to_owned);
-            vec![format!("ok, {watcher} moved from {} to {to} (it was token {})", word(part, "from"), part["token"])]
+            let mut line =
+                format!("ok, {watcher} moved from {} to {to} (it was token {})", word(part, "from"), part["token"]);
+            if part["stays"] == true {
+                line.push_str(&format!("; it stays until {to} ceases to lead"));
+            }
+            vec![line]
         }
         Command::Rename { to } if part["from"].is_string() => vec![format!(
             "ok, {} is {to} now; to keep that over a restart write node = {to} in [circus] of {}",

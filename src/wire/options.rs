@@ -7,10 +7,27 @@ use serde_json::{Map, Value, json};
 
 use crate::model::command::Refusal;
 use crate::model::names::SocketName;
-use crate::model::spec::{HookProgram, HookSpec, Output, WID, WatcherSpec, Which};
+use crate::model::spec::{ElectionSpec, HookProgram, HookSpec, Output, WID, WatcherSpec, Which};
 
 /// Keys of ours that are there even where they are not set, so that they can be asked for.
-const OURS: &[&str] = &["after", "health", "ready", "socket_env", "sockets", "stop_preset", "umask", "virtualenv"];
+const OURS: &[&str] = &[
+    "after",
+    "cron",
+    "expected",
+    "health",
+    "legion",
+    "preempt",
+    "preempt_delay",
+    "quorum",
+    "ready",
+    "scroll",
+    "socket_env",
+    "sockets",
+    "stop_preset",
+    "umask",
+    "valor",
+    "virtualenv",
+];
 
 /// The options in `keys`, or all of them; refused where one is not there.
 pub(super) fn chosen(spec: &WatcherSpec, numprocesses: u32, keys: Option<&[String]>) -> Result<Value, Refusal> {
@@ -79,6 +96,29 @@ fn all(spec: &WatcherSpec, numprocesses: u32) -> Map<String, Value> {
     let mut options: Map<String, Value> = OURS.iter().map(|key| ((*key).to_owned(), Value::Null)).collect();
     options.extend(given.map(|(key, text)| (key.clone(), json!(text))));
     options.extend(super::reply::object(made));
+    options.extend(super::reply::object(of_legion(spec)));
+    options
+}
+
+/// What chooses its holder, and what makes it a legion, also where that is not set.
+fn of_legion(spec: &WatcherSpec) -> Value {
+    let mut options = json!({});
+    if let Some(ElectionSpec { valor, quorum, expected, preempt, preempt_delay, scroll }) = &spec.election {
+        options = json!({
+            "valor": valor,
+            "quorum": quorum,
+            "expected": expected,
+            "preempt": preempt,
+            "preempt_delay": seconds(*preempt_delay),
+            "scroll": scroll,
+        });
+    }
+    if let (Some(legion), Some(timings)) = (&spec.legion, &spec.singleton) {
+        options["tolerance"] = seconds(timings.ttl);
+        options["freq"] = seconds(timings.refresh_interval);
+        options["action_timeout"] = seconds(legion.action_timeout);
+        options["death_on_lord_error"] = seconds(legion.death_on_lord_error.unwrap_or_default());
+    }
     options
 }
 

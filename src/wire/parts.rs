@@ -10,6 +10,13 @@ pub fn parts(reply: &Value) -> impl Iterator<Item = (&str, &Value)> {
     nodes.map(|(node, part)| (node.as_str(), part)).chain(own)
 }
 
+/// What each node said that a reply is from, whether it names itself or not.
+pub fn said(reply: &Value) -> impl Iterator<Item = &Value> {
+    let nodes = reply["nodes"].as_object();
+    let own = nodes.is_none().then_some(reply);
+    nodes.into_iter().flat_map(|nodes| nodes.values()).chain(own)
+}
+
 /// What the one node said that was asked, by itself or through another; null where none did.
 pub fn only_part(mut reply: Value) -> Value {
     match reply.get_mut("nodes").and_then(Value::as_object_mut) {

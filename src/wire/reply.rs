@@ -336,9 +336,12 @@ fn done(answer: &Answer, time: f64) -> Object {
             "lasting": drill.lasting.map(seconds),
         })),
         Answer::Renamed { from, to, file } => ok(json!({"from": from.as_str(), "to": to.as_str(), "file": file})),
-        Answer::Moved { from, to, token } => {
-            ok(json!({"from": from.as_str(), "to": to.as_ref().map(|to| to.as_str()), "token": token}))
-        }
+        Answer::Moved { from, to, token, stays } => ok(json!({
+            "from": from.as_str(),
+            "to": to.as_ref().map(|to| to.as_str()),
+            "token": token,
+            "stays": stays,
+        })),
     }
 }
 

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use circus_agent::model::command::{Answer, Command, Outcome, Patience, Refusal, Reply, RequestId};
+use circus_agent::model::command::{
+    Answer, Command, NodeAbout, NodeRow, NodeState, Outcome, Patience, Refusal, Reply, RequestId,
+};
 use circus_agent::model::election::{Member, Membership, Muster};
 use circus_agent::model::event::{
     Action, Ask, AskKind, Event, Exit, HookEnd, HookId, LeaseAnswer, Notification, ProcessEvent, ProcessId,
@@ -13,13 +15,15 @@ use circus_agent::model::history::{Cause, Fact, What};
 use circus_agent::model::names::{NodeName, WatcherName};
 use circus_agent::model::pattern::Pattern;
 use circus_agent::model::random::Random;
-use circus_agent::model::snapshot::{LegionView, Lordship, WatcherState};
+use circus_agent::model::snapshot::{LegionState, LegionView, Lordship, WatcherState};
 use circus_agent::model::spec::{
     AgentSpec, Check, ElectionSpec, LeaseTimings, LegionAction, LegionEvent, LegionSpec, ReadySpec, WatcherSpec,
 };
 
 use crate::specs::{self, watcher};
 use crate::stage::{Stage, TERM, name};
+
+const KILL: i32 = 9;
 
 const TTL: Duration = Duration::from_secs(15);
 
@@ -40,7 +44,7 @@ fn legion(valor: u32, quorum: u32, events: &[LegionEvent]) -> WatcherSpec {
             death_on_lord_error: Some(Duration::from_secs(60)),
         }),
         ready: Some(ReadySpec { check: Check::Notify, timeout: Duration::from_secs(10) }),
-        max_retry: Some(1),
+        max_retry: Some(5),
         ..watcher("ip")
     }
 }
@@ -60,6 +64,8 @@ struct Scene {
     others: Option<BTreeMap<&'static str, Other>>,
     /// Who else has the lease.
     holder: Option<&'static str>,
+    /// Which of the others says whom people have moved it to.
+    appoints: Option<(&'static str, &'static str)>,
     /// Whether refreshes are confirmed, and the latest token.
     confirms: bool,
     token: u64,
@@ -87,6 +93,7 @@ impl Scene {
             stage: Stage::of(spec),
             others: Some(others.iter().copied().collect()),
             holder: None,
+            appoints: None,
             confirms: true,
             token: 0,
             said: None,
@@ -157,7 +164,13 @@ impl Scene {
         self.said = word;
         let member = |(node, (valor, stands)): (&&str, &Other)| Member {
             node: name(node),
-            membership: Membership { valor: *valor, stands: *stands, scroll: format!("of {node}"), ttl: TTL },
+            membership: Membership {
+                valor: *valor,
+                stands: *stands,
+                appoints: self.appoints.filter(|(by, _)| by == node).map(|(_, whom)| name(whom)),
+                scroll: format!("of {node}"),
+                ttl: TTL,
+            },
             left: TTL,
         };
         let holder = self.holder.map(|node| format!("{node}:{:032x}", 7));
@@ -763,31 +776,202 @@ fn a_lease_without_a_legion_is_contended_for_as_before_when_its_election_goes() 
 }
 
 #[test]
-fn a_failover_goes_to_the_next_by_valor_and_stands_back_for_it() {
-    let mut scene = Scene::new(vec![legion(9, 1, &[])], &[("b", (4, true)), ("c", (5, true))]);
+fn what_a_killed_lord_process_has_left_is_undone_after_its_followers_and_before_the_next() {
+    let mut scene = Scene::new(vec![legion(5, 1, &[LegionEvent::Unlord]), follower("beat")], &[]);
+    scene.is_up("ip");
+    scene.is_up("beat");
+    scene.story();
+    scene.ends("ip", Exit::Signal(KILL));
+    scene.sees(&["signal beat 15"]);
+    scene.ends("beat", Exit::Signal(TERM));
+    scene.sees(&["hook unlord"]);
+    assert_eq!(scene.envs["unlord"]["LEGION_REASON"], "the lord process was killed");
+    scene.wait(1.0);
+    scene.sees(&[]);
+    scene.is_done("unlord");
+    scene.wait(1.0);
+    scene.sees(&["spawn ip"]);
+    scene.is_up("ip");
+    scene.sees(&["spawn beat"]);
+}
+
+#[test]
+fn one_that_undid_what_it_did_is_followed_by_another_when_its_followers_are_gone() {
+    for exit in [Exit::Code(0), Exit::Lost] {
+        let mut scene = Scene::new(vec![legion(5, 1, &[LegionEvent::Unlord]), follower("beat")], &[]);
+        scene.is_up("ip");
+        scene.is_up("beat");
+        scene.story();
+        scene.ends("ip", exit);
+        scene.sees(&["signal beat 15"]);
+        scene.ends("beat", Exit::Signal(TERM));
+        scene.wait(1.0);
+        scene.sees(&["spawn ip"]);
+    }
+}
+
+#[test]
+fn a_lease_goes_only_when_what_a_killed_lord_process_has_left_is_undone() {
+    let mut scene = Scene::new(vec![legion(5, 1, &[LegionEvent::Unlord])], &[("b", (4, true))]);
+    scene.is_up("ip");
+    scene.stops("ip");
+    assert_eq!(scene.story().last().unwrap(), "signal ip 15");
+    // Stopped by somebody, say, and killed when it has had its time.
+    scene.ends("ip", Exit::Signal(KILL));
+    scene.sees(&["hook unlord"]);
+    scene.is_done("unlord");
+    scene.sees(&["release"]);
+}
+
+#[test]
+fn when_the_lease_ends_nothing_is_undone_any_more() {
+    let mut scene = Scene::new(vec![legion(5, 1, &[LegionEvent::Unlord])], &[("b", (4, true))]);
+    scene.is_up("ip");
+    scene.confirms = false;
+    scene.wait(9.0);
+    scene.story();
+    scene.wait(1.5);
+    assert_eq!(scene.story(), ["signal ip 15"]);
+    scene.ends("ip", Exit::Signal(KILL));
+    scene.sees(&["hook unlord"]);
+    scene.wait(10.0);
+    assert_eq!(scene.story()[..2], ["call off", "release"]);
+}
+
+#[test]
+fn a_lord_process_that_others_end_is_no_failed_on_lord() {
+    let mut scene = Scene::new(vec![legion(5, 1, &[])], &[("b", (4, true))]);
+    for _ in 0..4 {
+        scene.is_up("ip");
+        scene.ends("ip", Exit::Signal(KILL));
+        scene.wait(10.0);
+        assert_eq!(scene.story().last().unwrap(), "spawn ip");
+    }
+    // One that failed is, at once.
+    scene.is_up("ip");
+    scene.ends("ip", Exit::Code(1));
+    assert_eq!(scene.story(), ["does not stand", "release"]);
+}
+
+/// Asks for a move of `ip` at a registry that knows these.
+fn moves(scene: &mut Scene, to: Option<&str>, known: &[(&str, NodeState)]) -> RequestId {
+    let failover = Command::Failover { watcher: "ip".into(), to: to.map(name), patience: Patience::Settled };
+    let request = scene.asks(failover);
+    let row = |(node, state): &(&str, NodeState)| NodeRow {
+        name: name(node),
+        state: *state,
+        seen: Duration::ZERO,
+        about: NodeAbout::default(),
+    };
+    scene.stage.tell(Event::RosterRead { request, rows: Ok(known.iter().map(row).collect()) });
+    scene.play();
+    request
+}
+
+#[test]
+fn a_failover_goes_to_whom_it_names_and_otherwise_to_the_next_by_valor() {
+    for (to, heir) in [(None, "c"), (Some("b"), "b")] {
+        let mut scene = Scene::new(vec![legion(9, 1, &[])], &[("b", (4, true)), ("c", (5, true))]);
+        scene.is_up("ip");
+        scene.story();
+        let request = moves(&mut scene, to, &[("b", NodeState::Up), ("c", NodeState::Up)]);
+        scene.sees(&["does not stand", "signal ip 15"]);
+        assert_eq!(scene.said.clone().unwrap().appoints, Some(name(heir)), "all are told to whom");
+        scene.ends("ip", Exit::Code(0));
+        scene.sees(&[&format!("release to {heir}")]);
+        assert_eq!(scene.ending(), Cause::Moved);
+        let moved = Answer::Moved { from: name("a"), to: Some(name(heir)), token: 1, stays: true };
+        assert_eq!(scene.replies.remove(&request), Some(Outcome::Own(Reply::Done(moved))));
+        // Of all that would lead it has the highest valor, and leaves it there until that one ceases to lead.
+        (scene.holder, scene.appoints) = (Some(heir), Some((heir, heir)));
+        let valor = if heir == "b" { 4 } else { 5 };
+        scene.changes(heir, Some((valor, true)));
+        scene.wait(3.0);
+        scene.sees(&["stands"]);
+        assert_eq!(scene.said.clone().unwrap().appoints, None);
+        let text = format!("it was moved to {heir}, and stays until that one ceases to lead");
+        assert_eq!((scene.view().why, scene.view().state), (text, LegionState::Standby));
+        (scene.holder, scene.appoints) = (None, None);
+        scene.changes(heir, None);
+        scene.sees(&["take", "spawn ip"]);
+    }
+}
+
+#[test]
+fn who_was_appointed_takes_the_lease_and_keeps_it_as_long_as_it_can() {
+    let mut scene = Scene::new(vec![legion(5, 1, &[])], &[("b", (9, true)), ("c", (7, true))]);
+    scene.holder = Some("b");
+    scene.appoints = Some(("b", "a"));
+    scene.changes("b", Some((9, false)));
+    scene.story();
+    scene.holder = None;
+    scene.stage.tell(Event::LeaseFreed { watcher: watcher("ip").name });
+    scene.sees(&["take", "spawn ip"]);
+    scene.is_up("ip");
+    assert_eq!(scene.said.clone().unwrap().appoints, Some(name("a")));
+    assert_eq!(scene.view().why, "it was moved here, and stays until this node ceases to lead");
+    // The one that it came from stands again, and says nothing more of it.
+    scene.appoints = None;
+    scene.changes("b", Some((9, true)));
+    scene.wait(60.0);
+    scene.sees(&[]);
+    // Its end is the end of that.
+    scene.stops("ip");
+    scene.ends("ip", Exit::Code(0));
+    assert_eq!(scene.said.clone().unwrap().appoints, None);
+    scene.starts("ip");
+    assert_eq!(scene.story(), ["does not stand", "signal ip 15", "release", "stands"]);
+    assert_eq!(scene.view().why, "b comes before it");
+}
+
+#[test]
+fn an_appointed_lord_is_called_otherwise_and_stays() {
+    let mut scene = Scene::new(vec![legion(5, 1, &[])], &[("b", (9, false))]);
+    scene.is_up("ip");
+    scene.appoints = Some(("b", "a"));
+    scene.changes("b", Some((9, false)));
+    let request = scene.asks(Command::Rename { to: name("z") });
+    scene.stage.tell(Event::Renamed { request, to: name("z"), file: Ok("node".into()) });
+    scene.play();
+    scene.appoints = None;
+    scene.changes("b", Some((9, true)));
+    assert_eq!(scene.said.clone().unwrap().appoints, Some(name("z")));
+    assert!(!scene.story().contains(&"signal ip 15".to_owned()));
+}
+
+#[test]
+fn a_failover_to_a_node_that_cannot_lead_touches_nothing_and_says_why() {
+    let others = [("arbiter", (0, false)), ("aside", (4, false)), ("web-2", (5, true)), ("web-3", (4, true))];
+    let known: Vec<(&str, NodeState)> =
+        ["arbiter", "aside", "web-2", "web-3", "stranger"].map(|node| (node, NodeState::Up)).into();
+    let mut scene = Scene::new(vec![legion(9, 1, &[])], &others);
     scene.is_up("ip");
     scene.story();
-    let row = |node: &str| circus_agent::model::command::NodeRow {
-        name: name(node),
-        state: circus_agent::model::command::NodeState::Up,
-        seen: Duration::ZERO,
-        about: circus_agent::model::command::NodeAbout { waits: vec!["ip".into()], ..Default::default() },
-    };
-    let failover =
-        |to: Option<&str>| Command::Failover { watcher: "ip".into(), to: to.map(name), patience: Patience::Settled };
-    let request = scene.asks(failover(Some("b")));
-    scene.stage.tell(Event::RosterRead { request, rows: Ok(vec![row("b"), row("c")]) });
-    scene.play();
-    assert_eq!(scene.refused(request).to_string(), "b cannot take ip: c comes before it, by valor and name");
-    let request = scene.asks(failover(None));
-    scene.stage.tell(Event::RosterRead { request, rows: Ok(vec![row("b"), row("c")]) });
-    scene.sees(&["does not stand", "signal ip 15"]);
-    scene.ends("ip", Exit::Code(0));
-    scene.sees(&["release to c"]);
-    assert_eq!(scene.ending(), Cause::Moved);
-    scene.holder = Some("c");
-    scene.wait(3.0);
-    scene.sees(&["stands"]);
+    for (to, state, why) in [
+        ("web-33", None, "no such node is registered, did you mean web-3?; candidates: web-2, web-3"),
+        ("mars", None, "no such node is registered; candidates: web-2, web-3"),
+        ("stranger", None, "it is no member of ip; candidates: web-2, web-3"),
+        ("arbiter", None, "it is an arbiter (valor 0); candidates: web-2, web-3"),
+        ("aside", None, "it stands back; candidates: web-2, web-3"),
+        // As its agent says before the members hear of it.
+        ("web-3", Some(NodeState::Draining), "it is draining (last seen 0 s ago); candidates: web-2"),
+    ] {
+        let mut known = known.clone();
+        if let (Some(state), Some(row)) = (state, known.iter_mut().find(|(node, _)| *node == to)) {
+            row.1 = state;
+        }
+        let request = moves(&mut scene, Some(to), &known);
+        assert_eq!(scene.refused(request).to_string(), format!("{to} cannot take ip: {why}"));
+        scene.sees(&[]);
+    }
+    for node in ["web-2", "web-3"] {
+        scene.changes(node, Some((5, false)));
+    }
+    let request = moves(&mut scene, Some("web-2"), &known);
+    assert_eq!(scene.refused(request).to_string(), "web-2 cannot take ip: it stands back; nobody else would lead");
+    let request = moves(&mut scene, None, &known);
+    assert_eq!(scene.refused(request).to_string(), "ip stays: no other member would lead");
+    scene.sees(&[]);
 }
 
 #[test]

@@ -337,7 +337,7 @@ fn a_failover_without_a_target_goes_to_the_node_heard_of_last_and_is_known_to_be
     let rows = vec![seen(0, "a"), seen(3, "b"), seen(1, "c"), seen(2, "d")];
     stage.tell(Event::RosterRead { request, rows: Ok(rows) });
     stage.end(id, Exit::Code(0));
-    let moved = Answer::Moved { from: name("a"), to: Some(name("c")), token: 1 };
+    let moved = Answer::Moved { from: name("a"), to: Some(name("c")), token: 1, stays: false };
     let release = stage.orders.iter().find_map(|action| match action {
         Action::AskLease { watcher, ask, .. } if ask.kind == AskKind::Release { to: Some(name("c")) } => {
             Some((watcher.clone(), ask.clone()))

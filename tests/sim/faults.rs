@@ -224,8 +224,12 @@ impl World {
                 let children: Vec<_> = self.hosts[host].children.keys().copied().collect();
                 children.into_iter().for_each(|id| self.main_ends(host, id, Exit::Signal(11)));
             }
-            Fault::Move => self.command(host, |patience| Command::Failover { watcher: named, to: None, patience }),
+            Fault::Move => {
+                self.moved = true;
+                self.command(host, |patience| Command::Failover { watcher: named, to: None, patience });
+            }
             Fault::MoveTo => {
+                self.moved = true;
                 let to = (self.random.number() % self.hosts.len() as u64) as usize;
                 let to = Some(self.hosts[to].name.clone());
                 self.command(host, |patience| Command::Failover { watcher: named, to, patience });
@@ -331,7 +335,7 @@ impl World {
         self.command(host, |patience| Command::Failover { watcher, to: None, patience });
     }
 
-    fn command(&mut self, host: usize, command: impl FnOnce(Patience) -> Command) {
+    pub(crate) fn command(&mut self, host: usize, command: impl FnOnce(Patience) -> Command) {
         self.requests += 1;
         let request = RequestId(self.requests);
         let patience = if self.random.number().is_multiple_of(2) { Patience::Settled } else { Patience::Admitted };

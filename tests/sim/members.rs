@@ -66,9 +66,10 @@ impl Legion {
         Some(Legion { follower, valors, quorum, preempt, preempt_delay, spoke: BTreeMap::new() })
     }
 
-    /// Whether no host has a higher valor.
-    pub(crate) fn is_best(&self, host: usize) -> bool {
-        self.valors.iter().all(|valor| *valor <= self.valors[host])
+    /// Whether no host has a higher valor, this one left out.
+    pub(crate) fn is_best(&self, host: usize, but: Option<usize>) -> bool {
+        let others = self.valors.iter().enumerate().filter(|(other, _)| Some(*other) != but);
+        Some(host) != but && others.map(|(_, valor)| valor).all(|valor| *valor <= self.valors[host])
     }
 
     /// How many hosts have been heard within `time`.

@@ -198,7 +198,8 @@ pub(crate) const PLANTS: &[Plant] = &[
             ("if num(ends) > now + num(its) then", "if false then"),
         ],
         EVERYWHERE,
-        &[Quorum],
+        // Nobody takes the place of one that comes first and is gone.
+        &[Quorum, SoonOne],
     )),
     of_legions(script(
         "all members of one valor",

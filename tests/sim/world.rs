@@ -9,6 +9,7 @@
 
 use std::time::Duration;
 
+use circus_agent::model::command::Command;
 use circus_agent::model::lease::RESERVATION;
 use circus_agent::model::names::WatcherName;
 use circus_agent::model::random::Random;
@@ -52,6 +53,8 @@ pub(crate) struct World {
     pub(crate) serves: bool,
     /// Whether a child has crashed: then its node may stand back for a while.
     pub(crate) crashes: bool,
+    /// Whether people have moved a singleton.
+    pub(crate) moved: bool,
     pub(crate) requests: u64,
     pub(crate) faults_end: Instant,
     /// All has become well, and a leader ends in good order only.
@@ -107,6 +110,7 @@ impl World {
             requests: 0,
             faults_end: 0,
             settled: false,
+            moved: false,
             flaw,
             witness: Witness::default(),
             steps: 0,
@@ -168,26 +172,36 @@ impl World {
         }
     }
 
-    /// In a legion, where all live by now, the best leads after a move at most; and again after people have moved it.
+    /// In a legion, where all live by now, the best leads after a move at most; and when people have moved it away from
+    /// there, the best of the others.
     fn expect_the_best(&mut self) {
         if self.legion.is_none() {
             return;
         }
-        self.live_until(self.now + self.soon());
-        self.expect_that_the_best_leads("though all is well");
-        if let Some(host) = self.witness.runs_on(&self.watchers[0]) {
+        // Where people have moved it, it stays until it ends there.
+        let leads = self.witness.runs_on(&self.watchers[0]);
+        if let Some(host) = leads.filter(|_| self.moved) {
+            self.command(host, |patience| Command::Stop { pattern: None, patience });
+            self.live_until(self.now + self.soon());
+            self.command(host, |patience| Command::Start { pattern: None, patience });
+        }
+        self.live_until(self.now + 2 * self.soon());
+        self.expect_that_the_best_leads(None, "though all is well");
+        let leads = self.witness.runs_on(&self.watchers[0]);
+        if let Some(host) = leads {
             self.move_away_from(host);
         }
         // Who was moved from stands back for as long as a lease is kept for its successor.
         self.live_until(self.now + 2 * (self.soon() + RESERVATION.as_nanos() as u64));
-        self.expect_that_the_best_leads("after a move");
+        self.expect_that_the_best_leads(leads, "after a move");
     }
 
-    fn expect_that_the_best_leads(&mut self, what: &str) {
+    /// Of all but one, which people have moved it away from.
+    fn expect_that_the_best_leads(&mut self, but: Option<usize>, what: &str) {
         self.expect_all(Promise::SoonOne, what);
         let Some(legion) = &self.legion else { return };
         let leads = self.witness.runs_on(&self.watchers[0]);
-        if legion.preempt && !leads.is_some_and(|host| legion.is_best(host)) {
+        if legion.preempt && !leads.is_some_and(|host| legion.is_best(host, but)) {
             let how = format!("host {leads:?} leads, and is not the best, {what}");
             self.witness.holds_against(self.now, Promise::Best, &how);
         }

@@ -6,10 +6,11 @@ use circus_agent::model::election::{Membership, Muster};
 
 use super::{Disturbance, Store, ask, granted, lease, owner, take};
 use circus_agent::model::event::AskKind;
+use circus_agent::model::names::NodeName;
 
 /// A member of this valor, which would hold the lease.
 fn member(valor: u32, ttl: Duration) -> Membership {
-    Membership { valor, stands: true, scroll: format!("role=web {valor}"), ttl }
+    Membership { valor, stands: true, appoints: None, scroll: format!("role=web {valor}"), ttl }
 }
 
 /// So long that nobody lapses who is not meant to, however slow a machine is.
@@ -88,6 +89,7 @@ pub fn what_a_member_says_may_change(store: &mut dyn Store, ttl: Duration) {
     for changed in [
         Membership { valor: u32::MAX, ..old.clone() },
         Membership { stands: false, ..old.clone() },
+        Membership { appoints: NodeName::parse("b-2").ok(), ..old.clone() },
         Membership { scroll: String::new(), ..old.clone() },
         Membership { scroll: "two lines\nof \u{e4} text, 1 2 3 ".into(), ..old.clone() },
         Membership { ttl: 2 * old.ttl, ..old.clone() },

@@ -39,6 +39,9 @@ struct Line {
 struct Said {
     valor: u32,
     stands: bool,
+    /// Whom people have moved the lease to, as whoever has it says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    appoints: Option<String>,
     scroll: String,
     /// Its ttl, ms.
     ttl: u64,
@@ -78,9 +81,15 @@ impl Record {
     pub(super) fn note(&mut self, node: &NodeName, membership: Option<&Membership>, now: Time) {
         let known = self.members.get(node.as_str());
         let line = match (membership, known) {
-            (Some(Membership { valor, stands, scroll, ttl }), _) => {
-                let scroll = scroll.clone();
-                let said = Said { valor: *valor, stands: *stands, scroll, ttl: millis(*ttl), left: false };
+            (Some(Membership { valor, stands, appoints, scroll, ttl }), _) => {
+                let said = Said {
+                    valor: *valor,
+                    stands: *stands,
+                    appoints: appoints.as_ref().map(ToString::to_string),
+                    scroll: scroll.clone(),
+                    ttl: millis(*ttl),
+                    left: false,
+                };
                 Line { said, until: (now + *ttl).as_nanos() }
             }
             (None, Some(known)) if !known.said.left => {
@@ -102,8 +111,9 @@ impl Record {
     /// What it says to who asks.
     pub(super) fn register(&self, holder: Option<String>, now: Time) -> Register {
         let entry = |(name, line): (&String, &Line)| {
-            let Said { valor, stands, scroll, ttl, left } = line.said.clone();
-            let membership = Membership { valor, stands, scroll, ttl: Duration::from_millis(ttl) };
+            let Said { valor, stands, appoints, scroll, ttl, left } = line.said.clone();
+            let appoints = appoints.and_then(|node| NodeName::parse(&node).ok());
+            let membership = Membership { valor, stands, appoints, scroll, ttl: Duration::from_millis(ttl) };
             let node = NodeName::parse(name).ok()?;
             Some(Entry { member: Member { node, membership, left: now.until(Time::from_nanos(line.until)) }, left })
         };

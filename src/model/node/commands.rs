@@ -355,7 +355,10 @@ impl Node {
                 log(actions, Level::Info, format!("{watcher}: moving to {whom}, as asked"));
                 let from = self.name.clone();
                 match patience {
-                    Patience::Admitted => Some(Reply::Done(Answer::Moved { from, to, token })),
+                    Patience::Admitted => {
+                        let stays = self.watchers[key].is_elected();
+                        Some(Reply::Done(Answer::Moved { from, to, token, stays }))
+                    }
                     Patience::Settled => self.wait_or(patience, request, Goal::Moved { key, to, token }),
                 }
             }
@@ -374,15 +377,14 @@ impl Node {
         let Some(Hold::Firm { token, .. }) = hold else {
             return Err(Refusal::NotHolder { watcher, holder: None });
         };
-        // Of several that would lead the next is known.
-        let to = match self.watchers[key].elected_successor(now, to.as_ref()) {
-            Some(elected) => Some(elected.map_err(Refusal::NoCandidate)?),
-            None => to,
-        };
-        // Without a registry there is nobody to choose from: whoever waits for the lease will have it.
-        let to = match rows {
-            Some(rows) => Some(successor(&watcher, &self.name, to, rows).map_err(Refusal::NoCandidate)?),
-            None => to,
+        // Where its holder is elected the members are known, with a registry or without.
+        let absent = rows.zip(to.as_ref()).and_then(|(rows, to)| absence(to, rows));
+        let elected = self.watchers[key].elected_successor(now, to.as_ref(), absent);
+        let to = match (elected, rows) {
+            (Some(elected), _) => Some(elected.map_err(Refusal::NoCandidate)?),
+            (None, Some(rows)) => Some(successor(&watcher, &self.name, to, rows).map_err(Refusal::NoCandidate)?),
+            // Whoever waits for the lease will have it.
+            (None, None) => to,
         };
         Ok(Move { key, to, token })
     }
@@ -504,10 +506,19 @@ pub(super) fn successor(
     if able.iter().any(|row| row.name == to) {
         return Ok(to);
     }
-    let why = match rows.iter().find(|row| row.name == to) {
-        None => "no such node is registered".to_owned(),
-        Some(row) if row.state == NodeState::Up => "it does not wait for it".to_owned(),
-        Some(row) => format!("it is {} (last seen {} s ago)", row.state.word(), row.seen.as_secs()),
-    };
+    let why = absence(&to, rows).unwrap_or_else(|| "it does not wait for it".to_owned());
     Err(format!("{to} cannot take {watcher}: {why}; {hint}"))
+}
+
+/// Why a node can take nothing at all, as far as the registry knows.
+fn absence(node: &NodeName, rows: &[NodeRow]) -> Option<String> {
+    let Some(row) = rows.iter().find(|row| row.name == *node) else {
+        let near = nearest(node.as_str(), rows.iter().map(|row| &row.name));
+        return Some(match near {
+            Some(near) => format!("no such node is registered, did you mean {near}?"),
+            None => "no such node is registered".to_owned(),
+        });
+    };
+    let seen = row.seen.as_secs();
+    (row.state != NodeState::Up).then(|| format!("it is {} (last seen {seen} s ago)", row.state.word()))
 }

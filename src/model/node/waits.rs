@@ -258,7 +258,8 @@ impl Node {
                     return Some(called_back(watcher));
                 }
                 let clear = watcher.is_down() || watcher.lease().is_some_and(|lease| lease.releasing_since().is_some());
-                let answer = Answer::Moved { from: self.name.clone(), to: to.clone(), token: *token };
+                let (from, stays) = (self.name.clone(), watcher.is_elected());
+                let answer = Answer::Moved { from, to: to.clone(), token: *token, stays };
                 (clear && watcher.is_empty()).then_some(Reply::Done(answer))
             }
             Goal::Added { key } => {

@@ -59,12 +59,32 @@ impl LegionSpec {
         self.action_timeout.saturating_mul(u32::try_from(many).unwrap_or(u32::MAX))
     }
 
-    /// The command that does what is to be done at this event in the legion `name`: this program, as `circus-lord`.
+    /// The command of the lord process of the legion `name`: this program, as `circus-lord`.
+    pub fn lord_words(&self, name: &WatcherName) -> Vec<String> {
+        let mut words = self.words(name);
+        words.extend(self.death_on_lord_error.map(|_| "--or-fail".to_owned()));
+        for (option, event) in [("--lord", LegionEvent::Lord), ("--unlord", LegionEvent::Unlord)] {
+            words.push(option.to_owned());
+            words.extend(self.action_words(event));
+        }
+        words
+    }
+
+    /// The command that does what is to be done at this event, and ends.
     pub fn event_words(&self, name: &WatcherName, event: LegionEvent) -> Vec<String> {
+        let mut words = self.words(name);
+        words.extend(["--event", event.name(), "--"].map(str::to_owned));
+        words.extend(self.action_words(event));
+        words
+    }
+
+    fn words(&self, name: &WatcherName) -> Vec<String> {
         let timeout = self.action_timeout.as_secs_f64().to_string();
-        let words = ["circus-lord", "--legion", name.as_str(), "--timeout", &timeout, "--event", event.name(), "--"];
-        let actions = self.actions.get(&event).into_iter().flatten().map(ToString::to_string);
-        words.into_iter().map(str::to_owned).chain(actions).collect()
+        ["circus-lord", "--legion", name.as_str(), "--timeout", &timeout].map(str::to_owned).into()
+    }
+
+    fn action_words(&self, event: LegionEvent) -> impl Iterator<Item = String> {
+        self.actions.get(&event).into_iter().flatten().map(ToString::to_string)
     }
 }
 

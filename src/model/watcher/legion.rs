@@ -8,18 +8,21 @@
 //!
 //! What an event asks for is done by a process on the side, one after the other, and holds up nothing but the two steps
 //! above: before `on_setup` is done this node is no member, and an agent that ends waits for `on_death`.
+//!
+//! A lord process that somebody kills leaves what `on_lord` set up. That is undone by such a process, too, when nothing of
+//! those that follow it is left; before it is, no other lord process starts here, and the lease is not given away.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::{Cause, Goal, Parting, Watcher};
-use crate::model::election::{Change, Election, Member, Muster, Surroundings, Verdict};
-use crate::model::event::{Action, Deadline, HookEnd, HookId, Level};
+use super::{Cause, End, Goal, Parting, Watcher};
+use crate::model::election::{Change, Election, Member, Membership, Muster, Surroundings, Verdict};
+use crate::model::event::{Action, Deadline, Exit, HookEnd, HookId, Level};
 use crate::model::history::{self, Ending};
 use crate::model::lease::{After, Hold, Lease};
 use crate::model::names::NodeName;
 use crate::model::snapshot::{LeaseRole, LegionChange, LegionState, LegionView, LordView, Lordship, MemberView};
-use crate::model::spec::{ElectionSpec, HookPoint, HookProgram, LeaseTimings, LegionEvent, WatcherSpec};
+use crate::model::spec::{ElectionSpec, HookPoint, HookProgram, LeaseTimings, LegionEvent, LegionSpec, WatcherSpec};
 use crate::model::time::Time;
 
 /// How long it is waited for the store to hear of a release, and of a leave.
@@ -40,10 +43,14 @@ pub(super) struct Legion {
     forgotten: bool,
     affairs: VecDeque<Affair>,
     out: Option<HookId>,
+    /// What a killed lord process has left.
+    debt: Debt,
     joined: bool,
     quorate: bool,
     /// Who leads, and since when that is known.
     lord: Option<(String, Time)>,
+    /// Whom people would have lead, as this node has or had the lease.
+    appoints: Option<NodeName>,
     /// The latest first.
     changes: VecDeque<(Time, String)>,
     shown: Option<Box<Lordship>>,
@@ -56,6 +63,20 @@ enum Life {
     Dying,
     Leaving { since: Time },
     Gone,
+}
+
+/// Whether `on_unlord` is to be done by another than the lord process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Debt {
+    None,
+    /// It is, when nothing is left that runs under the lease.
+    Owed,
+    /// Nothing is left.
+    Due,
+    /// It is being done.
+    Out(HookId),
+    /// Somebody is in a hurry, and it is not to be done.
+    Waived,
 }
 
 /// An event whose actions are to be done.
@@ -119,9 +140,11 @@ impl Watcher {
                     forgotten: false,
                     affairs: VecDeque::new(),
                     out: None,
+                    debt: Debt::None,
                     joined: false,
                     quorate: false,
                     lord: None,
+                    appoints: None,
                     changes: VecDeque::new(),
                     shown: None,
                 });
@@ -132,8 +155,10 @@ impl Watcher {
 
     /// Its node is called `node` from now on.
     pub(super) fn rename_member(&mut self, node: &NodeName) {
+        let me = &self.me.1;
         if let Some(legion) = &mut self.legion {
             legion.election.rename(node);
+            legion.appoints = legion.appoints.take().map(|named| if named == *me { node.clone() } else { named });
         }
     }
 
@@ -158,6 +183,51 @@ impl Watcher {
         let Some(legion) = &mut self.legion else { return };
         legion.affairs.clear();
         if let Some(hook) = legion.out.take() {
+            actions.push(Action::CallOff { hook });
+        }
+        self.waive_debt(actions);
+    }
+
+    // ---- a lord process that was killed ----
+
+    /// Whether this is the end of a lord process whose `on_lord` failed, where that is a reason to stand back.
+    pub(super) fn has_failed_to_lead(&self, end: &End) -> bool {
+        let matters = |legion: &LegionSpec| legion.death_on_lord_error.is_some();
+        self.spec.legion.as_ref().is_some_and(matters) && matches!(end, End::Exit(Exit::Code(1..)))
+    }
+
+    /// Its lord process has ended, `killed` before it could do `on_unlord`.
+    pub(super) fn lord_ended(&mut self, killed: bool) {
+        let owes = self.spec.legion.as_ref().is_some_and(|legion| killed && legion.has_actions(LegionEvent::Unlord));
+        if let Some(legion) = self.legion.as_mut().filter(|legion| owes && legion.debt == Debt::None) {
+            legion.debt = Debt::Owed;
+        }
+    }
+
+    /// Whether nothing is left to be undone, now that nothing runs; `kill` is when there is no more time for it.
+    pub(super) fn has_undone(&mut self, now: Time, kill: Option<Time>, actions: &mut Vec<Action>) -> bool {
+        if kill.is_some_and(|kill| kill <= now) {
+            self.waive_debt(actions);
+        }
+        let Some(legion) = &mut self.legion else { return true };
+        match legion.debt {
+            Debt::None => true,
+            Debt::Owed => {
+                legion.debt = Debt::Due;
+                false
+            }
+            Debt::Due | Debt::Out(_) => false,
+            Debt::Waived => {
+                legion.debt = Debt::None;
+                true
+            }
+        }
+    }
+
+    /// Nothing is undone any more before it is down.
+    pub(super) fn waive_debt(&mut self, actions: &mut Vec<Action>) {
+        let Some(legion) = &mut self.legion else { return };
+        if let Debt::Out(hook) = std::mem::replace(&mut legion.debt, Debt::Waived) {
             actions.push(Action::CallOff { hook });
         }
     }
@@ -204,8 +274,12 @@ impl Watcher {
 
     /// What an event asked for is done, or was not; whether it was one of these.
     pub(super) fn affair_ended(&mut self, hook: HookId, end: &HookEnd, actions: &mut Vec<Action>) -> bool {
-        let Some(legion) = self.legion.as_mut().filter(|legion| legion.out == Some(hook)) else { return false };
-        legion.out = None;
+        let Some(legion) = &mut self.legion else { return false };
+        match hook {
+            hook if legion.out == Some(hook) => legion.out = None,
+            hook if legion.debt == Debt::Out(hook) => legion.debt = Debt::None,
+            _ => return false,
+        }
         match end {
             HookEnd::Returned { truth: true, .. } => {}
             HookEnd::Returned { truth: false, .. } => {
@@ -220,12 +294,13 @@ impl Watcher {
 
     /// Says how this node stands, asks who is there, and asks for the lease or leaves it to others.
     pub(super) fn attend(&mut self, now: Time, actions: &mut Vec<Action>) {
-        let (holds, stands) = (self.holds(now), self.would_lead(now));
+        let (holds, stands, appoints) = (self.holds(now), self.would_lead(now), self.appoints(now));
         let ends = self.retired_for_good && self.goal != Goal::Run && self.is_over();
         let given = self.lease.as_ref().is_none_or(|lease| {
             lease.is_clear() || lease.releasing_since().is_some_and(|since| since + PATIENCE <= now)
         });
         let Some(legion) = &mut self.legion else { return };
+        legion.appoints.clone_from(&appoints);
         if legion.life == Life::New && legion.affairs.is_empty() && legion.out.is_none() {
             legion.life = Life::Member;
         }
@@ -239,12 +314,12 @@ impl Watcher {
         let idle = legion.affairs.is_empty() && legion.out.is_none();
         match legion.life {
             Life::New => {}
-            Life::Member => legion.election.say(stands),
+            Life::Member => legion.election.say(stands, appoints),
             Life::Dying if idle && (given || legion.forgotten) => {
                 legion.life = Life::Leaving { since: now };
                 legion.election.leave();
             }
-            Life::Dying => legion.election.say(false),
+            Life::Dying => legion.election.say(false, None),
             Life::Leaving { .. } | Life::Gone => {}
         }
         if let Life::Leaving { since } = legion.life
@@ -284,9 +359,9 @@ impl Watcher {
             return;
         }
         match verdict {
-            Verdict::Lead => lease.want(now),
+            Verdict::Lead(_) => lease.want(now),
             _ if forgotten => lease.want(now),
-            Verdict::Behind { node } => {
+            Verdict::Behind { node, .. } => {
                 lease.defer(now, verdict.to_string(), Some(holder.unwrap_or_else(|| node.clone())));
             }
             Verdict::NoQuorum { .. } | Verdict::Arbiter | Verdict::Aside | Verdict::Unknown(_) => {
@@ -303,14 +378,30 @@ impl Watcher {
         }
         let verdict = legion.verdict(now, true);
         let (cause, to, detail) = match &verdict {
-            Verdict::Behind { node } => (history::Cause::Preempted, Some(node.clone()), node.to_string()),
+            Verdict::Behind { node, .. } => (history::Cause::Preempted, Some(node.clone()), node.to_string()),
             Verdict::NoQuorum { live, needed } => (history::Cause::NoQuorum, None, format!("{live} of {needed}")),
             Verdict::Arbiter => (history::Cause::Changed, None, verdict.to_string()),
-            Verdict::Lead | Verdict::Aside | Verdict::Unknown(_) => return,
+            Verdict::Lead(_) | Verdict::Aside | Verdict::Unknown(_) => return,
         };
         self.say(actions, Level::Info, None, &format!("{verdict}: giving the lease up"));
         let ending = Ending { detail: Some(detail), ..Ending::of(cause) };
         self.parting = Some(Parting { to, after: After::Aside { why: verdict.to_string() }, ending });
+    }
+
+    /// Whom people would have lead: as long as this node stands back from a lease that they moved, who is to have it; and
+    /// as long as it has one that was moved here, itself.
+    fn appoints(&self, now: Time) -> Option<NodeName> {
+        let (legion, lease) = (self.legion.as_ref()?, self.lease.as_ref()?);
+        let me = &self.me.1;
+        match &self.parting {
+            Some(Parting { to, ending, .. }) if ending.cause == history::Cause::Moved => to.clone(),
+            Some(_) => None,
+            None if self.holds(now) => {
+                let stays = legion.appoints.as_ref() == Some(me) || legion.election.is_appointed();
+                stays.then(|| me.clone())
+            }
+            None => legion.appoints.clone().filter(|_| lease.stands_back(now)),
+        }
     }
 
     /// Whether it would have the lease.
@@ -329,25 +420,51 @@ impl Watcher {
         self.legion.as_ref().and_then(Legion::lord)
     }
 
-    /// To whom the lease is to go: who was better may have gone meanwhile.
-    pub(super) fn heir_of(&self, now: Time, to: Option<NodeName>) -> Option<NodeName> {
-        match &self.legion {
-            Some(legion) => to.filter(|to| legion.election.next(now) == Some(to)),
-            None => to,
-        }
+    /// Whether members choose its holder.
+    pub fn is_elected(&self) -> bool {
+        self.legion.is_some()
     }
 
-    /// Where it goes when it is moved away from here: the one who comes next, or why not to `to`.
-    pub fn elected_successor(&self, now: Time, to: Option<&NodeName>) -> Option<Result<NodeName, String>> {
-        let legion = self.legion.as_ref()?;
+    /// To whom the lease is to go: who was meant may have gone meanwhile, or another have come that is better.
+    pub(super) fn heir_of(&self, now: Time, parting: &Parting) -> Option<NodeName> {
+        let to = parting.to.clone();
+        let Some(legion) = &self.legion else { return to };
+        let candidates = legion.election.candidates(now);
+        let anyone = parting.ending.cause == history::Cause::Moved;
+        to.filter(|to| if anyone { candidates.contains(&to) } else { candidates.first() == Some(&to) })
+    }
+
+    /// Where it goes when it is moved away from here, to `to` or to whoever comes next, or why not; nothing where nobody
+    /// is elected. `absent`: why `to` cannot do anything at all.
+    pub fn elected_successor(
+        &self,
+        now: Time,
+        to: Option<&NodeName>,
+        absent: Option<String>,
+    ) -> Option<Result<NodeName, String>> {
+        let election = &self.legion.as_ref()?.election;
         let name = &self.spec.name;
-        Some(match (legion.election.next(now), to) {
-            (None, _) => Err(format!("{name} stays: no other member would lead")),
-            (Some(next), Some(to)) if to != next => {
-                Err(format!("{to} cannot take {name}: {next} comes before it, by valor and name"))
-            }
-            (Some(next), _) => Ok(next.clone()),
-        })
+        let candidates = election.candidates(now);
+        let Some(to) = to else {
+            let next = candidates.first().map(|next| (*next).clone());
+            return Some(next.ok_or_else(|| format!("{name} stays: no other member would lead")));
+        };
+        if absent.is_none() && candidates.contains(&to) {
+            return Some(Ok(to.clone()));
+        }
+        let why = absent.unwrap_or_else(|| match election.word_of(now, to) {
+            None => format!("it is no member of {name}"),
+            Some(Membership { valor: 0, .. }) => "it is an arbiter (valor 0)".into(),
+            Some(_) => "it stands back".into(),
+        });
+        let others: Vec<&str> =
+            candidates.iter().map(|node| node.as_str()).filter(|node| *node != to.as_str()).collect();
+        let hint = if others.is_empty() {
+            "nobody else would lead".into()
+        } else {
+            format!("candidates: {}", others.join(", "))
+        };
+        Some(Err(format!("{to} cannot take {name}: {why}; {hint}")))
     }
 
     /// Whether it would take the lease over, though it need not be the next.
@@ -395,17 +512,28 @@ impl Watcher {
 
     /// Orders what the next event asks for, once what the one before asked for is done.
     pub(super) fn order_affairs(&mut self, now: Time, ids: &mut u64, actions: &mut Vec<Action>) {
+        let me = self.me.1.clone();
+        let Some(legion) = &mut self.legion else { return };
+        if legion.debt == Debt::Due {
+            legion.debt = Debt::Out(HookId(*ids + 1));
+            let reason = "the lord process was killed".to_owned();
+            self.order(now, Affair { event: LegionEvent::Unlord, node: me, reason }, ids, actions);
+        }
         let Some(legion) = self.legion.as_mut().filter(|legion| legion.out.is_none()) else { return };
-        let Some(Affair { event, node, reason }) = legion.affairs.pop_front() else { return };
-        let Some(spec) = &self.spec.legion else { return };
+        let Some(affair) = legion.affairs.pop_front() else { return };
+        legion.out = Some(HookId(*ids + 1));
+        self.order(now, affair, ids, actions);
+    }
+
+    /// Has an event's actions done by a process on the side, which is the next hook.
+    fn order(&self, now: Time, Affair { event, node, reason }: Affair, ids: &mut u64, actions: &mut Vec<Action>) {
+        *ids += 1;
+        let spec = self.spec.legion.clone().unwrap_or_default();
         let words = spec.event_words(&self.spec.name, event);
         let timeout = spec.time_for(event) + SLACK;
-        *ids += 1;
-        let hook = HookId(*ids);
-        legion.out = Some(hook);
         let env = self.legion_env(now, Some(event), Some(&node), &reason);
         let call = self.hook_call(now, HookPoint::Legion(event), HookProgram::Command(words), env);
-        actions.push(Action::Hook { hook, call: Box::new(call), timeout });
+        actions.push(Action::Hook { hook: HookId(*ids), call: Box::new(call), timeout });
     }
 
     /// What its processes, its actions and those that follow it are told of it: nothing where it is no legion.
@@ -443,7 +571,7 @@ impl Watcher {
 
     /// Whether it is this node that is to have the lease.
     pub(super) fn is_first(&self, now: Time) -> bool {
-        self.legion.as_ref().is_some_and(|legion| legion.verdict(now, self.holds(now)) == Verdict::Lead)
+        self.legion.as_ref().is_some_and(|legion| matches!(legion.verdict(now, self.holds(now)), Verdict::Lead(_)))
     }
 
     /// Whether it leaves the lease alone because of the election.
@@ -475,7 +603,11 @@ impl Watcher {
             Life::Leaving { since } => Some(since + PATIENCE),
         };
         let election = legion.election.next_wakeup(now, self.holds(now));
-        [patience.filter(|time| *time > now), election].into_iter().flatten().min()
+        let too_late = match self.lease.as_ref().map(|lease| lease.hold(now)) {
+            Some(Hold::Losing { kill }) if matches!(legion.debt, Debt::Due | Debt::Out(_)) => Some(kill),
+            _ => None,
+        };
+        [patience, too_late].into_iter().flatten().filter(|time| *time > now).chain(election).min()
     }
 
     /// Under which token this node leads, and until when unless that is put off.
@@ -516,7 +648,7 @@ impl Watcher {
         match (self.lease.as_ref().map_or(LeaseRole::Aside, Lease::role), verdict) {
             (LeaseRole::Holder, _) if self.leads(now).is_some() => LegionState::Lord,
             (LeaseRole::Holder | LeaseRole::Losing, _) => LegionState::Losing,
-            (_, Some(Verdict::Lead)) => LegionState::Candidate,
+            (_, Some(Verdict::Lead(_))) => LegionState::Candidate,
             (_, Some(Verdict::Behind { .. })) => LegionState::Standby,
             (_, Some(Verdict::NoQuorum { .. })) => LegionState::NoQuorum,
             (_, Some(Verdict::Arbiter)) => LegionState::Arbiter,

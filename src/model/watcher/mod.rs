@@ -299,6 +299,7 @@ impl Watcher {
     /// Kills what runs, without grace and without asking a hook.
     pub fn kill(&mut self, now: Time, actions: &mut Vec<Action>) {
         self.call_off_hooks(actions);
+        self.waive_debt(actions);
         self.stop_gate = None;
         self.stage = if self.processes.is_empty() { Stage::Closed } else { Stage::Draining };
         self.stop_all(now);
@@ -492,6 +493,8 @@ impl Watcher {
                         self.tell_end(wid, pid, exit, actions);
                     }
                 }
+                // Where its guard was killed it does what is to be done by itself.
+                self.lord_ended(matches!(exit, Exit::Signal(_)));
                 self.ended(now, wid, &end, ran, expected, actions);
             }
             ProcessEvent::Empty { since } => process.is_empty_since(since),
@@ -536,6 +539,9 @@ impl Watcher {
         // A plain watcher's crashing program is tried for ever, ever more slowly. One that cannot even be started
         // is given up, and a singleton that cannot run here, for whichever reason, is left to another node.
         let spent = self.spec.max_retry.is_some_and(|most| failures >= most) && (never_began || self.lease.is_some());
+        let spent = spent || self.has_failed_to_lead(end);
+        // What follows a lord process starts after `on_lord`, and ends before `on_unlord` where that can be.
+        self.recycle |= self.spec.legion.is_some();
         if self.spec.on_demand.is_some() && *end == End::Exit(Exit::Code(0)) {
             self.say(actions, Level::Info, Some(wid), "ended: exit 0; it waits for the next connection");
             self.retired.insert(wid);
@@ -614,11 +620,11 @@ impl Watcher {
 
     /// Its node is called `node` from now on. Processes that run keep what they were told.
     pub fn rename(&mut self, now: Time, node: &NodeName) {
+        self.rename_member(node);
         self.me.1 = node.clone();
         if let Some(lease) = &mut self.lease {
             lease.rename(now, node);
         }
-        self.rename_member(node);
     }
 
     fn put(&self, questions: Vec<(Ask, Duration)>, actions: &mut Vec<Action>) {

@@ -141,7 +141,7 @@ impl Watcher {
         if self.stage == Stage::Draining {
             self.processes.retain(|process| !process.has_not_begun());
             self.stop_all(kill.unwrap_or(now + self.spec.graceful_timeout).min(now + self.spec.graceful_timeout));
-            if self.processes.is_empty() {
+            if self.processes.is_empty() && self.has_undone(now, kill, actions) {
                 self.say(actions, Level::Info, None, "stopped");
                 self.publish(News::Stop, actions);
                 let asked = self.call(HookPoint::AfterStop, Facts::default(), Next::Close);
@@ -159,8 +159,7 @@ impl Watcher {
     fn part_from_lease(&mut self, now: Time, losing: bool, actions: &mut Vec<Action>) {
         self.tell_ending(now, losing, actions);
         let elected = self.legion.is_some();
-        let to = self.parting.as_ref().and_then(|parting| parting.to.clone());
-        let to = self.heir_of(now, to);
+        let to = self.parting.as_ref().and_then(|parting| self.heir_of(now, parting));
         if let Some(lease) = &mut self.lease {
             match (&self.goal, self.parting.take()) {
                 (Goal::Rest(_), _) => lease.leave(now),

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use crate::view::{list, word};
+use crate::wire;
 
 /// How many hours a band has.
 pub(super) const HOURS: usize = 24;
@@ -23,11 +24,7 @@ pub(super) struct Tenure {
 
 /// The tenures of each singleton that a reply to `history` tells of.
 pub(super) fn tenures(reply: &Value) -> Vec<(String, Vec<Tenure>)> {
-    let parts: Vec<&Value> = match reply["nodes"].as_object() {
-        Some(nodes) => nodes.values().collect(),
-        None => vec![reply],
-    };
-    let leases = parts.into_iter().flat_map(|part| list(part, "history"));
+    let leases = wire::said(reply).flat_map(|part| list(part, "history"));
     leases
         .map(|lease| (word(lease, "name").to_owned(), list(lease, "tenures").iter().filter_map(tenure).collect()))
         .collect()
