@@ -11,7 +11,7 @@ use super::command::{Command, NodeRow, Outcome, RequestId, Sample, Target};
 use super::drill::Drill;
 use super::election::{Muster, Word};
 use super::history::{Entry, Fact};
-use super::names::{ClusterName, NodeName, Owner, WatcherName};
+use super::names::{ClusterName, LeaseName, NodeName, Owner, WatcherName};
 use super::pattern::Pattern;
 use super::snapshot::{Lordship, ProcessView};
 use super::spec::{
@@ -410,24 +410,24 @@ pub enum Action {
     /// Move the deadline of a guarded process.
     Guard { process: ProcessId, deadline: Deadline },
     /// Ask the lease store; an answer, or `Failed`, comes within `timeout`.
-    AskLease { watcher: WatcherName, ask: Ask, timeout: Duration },
+    AskLease { lease: LeaseName, ask: Ask, timeout: Duration },
     /// Get another name for this node; ends in `Renamed`.
     Rename { request: RequestId, to: NodeName },
     /// Tell the store that a node is a member of those that contend for a lease, or with nothing that it is none any
     /// more, and ask who else is; ends in `Mustered` within the word's `timeout`.
-    Muster { watcher: WatcherName, word: Word },
+    Muster { lease: LeaseName, word: Word },
     /// Keep for programs to read whether this node leads a legion; nothing: there is no such legion here any more.
     ShowLordship { legion: WatcherName, lordship: Option<Box<Lordship>> },
     /// Say that a lease nobody ever held is free.
-    InitLease { request: RequestId, watcher: WatcherName },
+    InitLease { request: RequestId, lease: LeaseName },
     /// Ask the lease store whether the tenure under this token holds; ends in `LeaseChecked`.
-    CheckLease { request: RequestId, watcher: WatcherName, token: u64 },
+    CheckLease { request: RequestId, lease: LeaseName, token: u64 },
     /// Keep a fact about a tenure where the lease is kept, as soon as the store can be reached. Nothing answers.
-    Record { watcher: WatcherName, fact: Fact },
+    Record { lease: LeaseName, fact: Fact },
     /// Have a drill begin, once a witness outside of this agent watches it; ends in `DrillWatched`.
     Drill { request: RequestId, drill: Box<Drill> },
     /// Read what the store keeps of these leases; ends in `HistoryRead`.
-    ReadHistory { request: RequestId, watchers: Vec<WatcherName> },
+    ReadHistory { request: RequestId, leases: Vec<LeaseName> },
     /// Read the registry.
     ReadRoster { request: RequestId },
     /// Ask another node, on behalf of whoever asked this one. Each reply comes as `Replied`; silence is the model's to
@@ -475,7 +475,7 @@ pub enum Action {
     ReadCalendar { watcher: WatcherName, cron: CronSpec },
     /// Claim a slot of a watcher under a lease; ends in `SlotClaimed`, within `timeout` or little more. Asked again for the
     /// same, the store says the same.
-    ClaimSlot { watcher: WatcherName, lease: WatcherName, claim: Claim, timeout: Duration },
+    ClaimSlot { watcher: WatcherName, lease: LeaseName, claim: Claim, timeout: Duration },
     /// Tell whoever listens.
     Publish(Notice),
     /// Answer a request, once and for all.

@@ -38,7 +38,7 @@ fn says(explanation: &Explanation, what: What, text: &str) {
 
 fn answer(stage: &mut Stage, answer: LeaseAnswer) {
     let asked = stage.orders().into_iter().find_map(|action| match action {
-        Action::AskLease { watcher, ask, .. } if !matches!(ask.kind, AskKind::Release { .. }) => Some((watcher, ask)),
+        Action::AskLease { lease, ask, .. } if !matches!(ask.kind, AskKind::Release { .. }) => Some((lease.watcher, ask)),
         _ => None,
     });
     let (watcher, ask) = asked.expect("a question");
@@ -137,7 +137,7 @@ fn cross_lease_stood_back_from_after_failures() {
     let child = stage.start()[0];
     stage.end(child, Exit::Code(1));
     let release = stage.orders().into_iter().find_map(|action| match action {
-        Action::AskLease { watcher, ask, .. } if matches!(ask.kind, AskKind::Release { .. }) => Some((watcher, ask)),
+        Action::AskLease { lease, ask, .. } if matches!(ask.kind, AskKind::Release { .. }) => Some((lease.watcher, ask)),
         _ => None,
     });
     let (watcher, ask) = release.expect("a release");

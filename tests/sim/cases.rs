@@ -61,6 +61,10 @@ impl Store for SimulatedStore {
             Disturbance::FlushScripts => {}
             Disturbance::Delete(key) => self.redis.delete(&key),
             Disturbance::Overwrite(key, value) => self.redis.overwrite(&key, &value),
+            Disturbance::OthersTurn(key, value, ttl) => {
+                let now = 1_700_000_000_000 + self.now.as_millis() as u64;
+                self.redis.others_turn(now, (&key, &value), ttl);
+            }
             Disturbance::RestartEmpty => self.redis.restart(false),
             Disturbance::Save => self.saved = self.redis.snapshot(),
             Disturbance::RestartWithSaved => self.redis.restore(&self.saved),

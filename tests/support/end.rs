@@ -32,7 +32,13 @@ pub fn beat() -> WatcherName {
 }
 
 pub fn lease() -> LeaseName {
-    LeaseName { cluster: cluster(), watcher: beat() }
+    lease_of(&beat())
+}
+
+/// The lease of a watcher.
+#[allow(dead_code, reason = "not every test has another")]
+pub fn lease_of(watcher: &WatcherName) -> LeaseName {
+    LeaseName { cluster: cluster(), watcher: watcher.clone(), key: None }
 }
 
 pub fn node(name: &str) -> NodeName {
@@ -87,7 +93,7 @@ impl Agent {
         let (asked, questions) = mpsc::channel(16);
         let about = NodeAbout { version: "0.1.0".into(), host: format!("host-{name}"), pid: 7, ..NodeAbout::default() };
         let (standing, stands) = watch::channel(Standing { about, draining: false });
-        let (leases, machine) = (vec![beat()], Machine::default);
+        let (leases, machine) = (vec![lease()], Machine::default);
         let me = Me { redis, cluster: cluster(), node: node(name), instance, leases, standing: stands, machine };
         Agent { redis: Redis::start(me, told, asked), events, questions, standing, node: node(name) }
     }
@@ -144,7 +150,7 @@ impl Agent {
     }
 
     pub async fn ask_within(&mut self, ask: &Ask, patience: Duration) -> LeaseAnswer {
-        self.redis.ask(&beat(), ask.clone(), patience);
+        self.redis.ask(&lease(), ask.clone(), patience);
         self.answer(ask).await
     }
 
@@ -161,7 +167,7 @@ impl Agent {
     pub async fn release(&mut self, ask: &Ask, patience: Duration) -> Vec<Event> {
         let answered = Event::Lease { watcher: beat(), ask: ask.clone(), answer: LeaseAnswer::Released };
         let mut missing = vec![answered, Event::LeaseFreed { watcher: beat() }];
-        self.redis.ask(&beat(), ask.clone(), ASK);
+        self.redis.ask(&lease(), ask.clone(), ASK);
         let both = async {
             while !missing.is_empty() {
                 let event = self.event().await;
@@ -187,7 +193,7 @@ impl Agent {
     }
 
     pub async fn init(&mut self) -> Result<(), String> {
-        self.redis.init_lease(RequestId(1), &beat());
+        self.redis.init_lease(RequestId(1), &lease());
         self.next(|event| match event {
             Event::LeaseInitialised { request: RequestId(1), result } => Some(result),
             _ => None,
@@ -204,7 +210,7 @@ impl Agent {
 
     /// The same at a time of its own; [`Agent::mustered`] waits for the answer.
     pub fn says(&self, sent: Time, membership: Option<Membership>) {
-        self.redis.muster(&beat(), Word { sent, node: self.node.clone(), membership, timeout: PATIENCE });
+        self.redis.muster(&lease(), Word { sent, node: self.node.clone(), membership, timeout: PATIENCE });
     }
 
     /// The answer to the question sent at `at`.
@@ -218,7 +224,7 @@ impl Agent {
 
     /// The server's clock, and what it keeps of the lease.
     pub async fn history(&mut self) -> Result<(u64, Vec<Entry>), String> {
-        self.redis.read_history(RequestId(4), &[beat()]);
+        self.redis.read_history(RequestId(4), &[lease()]);
         self.next(|event| match event {
             Event::HistoryRead { request: RequestId(4), read } => {
                 Some(read.map(|mut read| (read.now, read.leases.remove(0).1)))
@@ -243,7 +249,7 @@ impl Agent {
 
     /// How a token stands.
     pub async fn check(&mut self, token: u64) -> Result<TokenState, String> {
-        self.redis.check_lease(RequestId(5), &beat(), token);
+        self.redis.check_lease(RequestId(5), &lease(), token);
         self.next(|event| match event {
             Event::LeaseChecked { request: RequestId(5), result } => Some(result),
             _ => None,

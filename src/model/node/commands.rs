@@ -10,7 +10,7 @@ use crate::model::event::{Action, Level, News};
 use crate::model::explain::Around;
 use crate::model::history::{Cause, Ending};
 use crate::model::lease::Hold;
-use crate::model::names::{NodeName, WatcherName, is_called, nearest};
+use crate::model::names::{LeaseName, NodeName, WatcherName, is_called, nearest};
 use crate::model::pattern::Pattern;
 use crate::model::snapshot::Snapshot;
 use crate::model::watcher::{Reloading, Watcher};
@@ -119,11 +119,11 @@ impl Node {
             }
             Command::Metrics => Answer::Metrics(Box::new(self.snapshot())),
             Command::History { watcher, count } => {
-                let singletons = match watcher {
-                    Some(text) => vec![self.singleton(&text)?],
-                    None => self.watchers.iter().filter(|watcher| watcher.lease().is_some()).map(name_of).collect(),
+                let leases = match watcher {
+                    Some(text) => vec![self.lease_of(&text)?],
+                    None => self.watchers.iter().filter_map(|watcher| Some(watcher.lease()?.name().clone())).collect(),
                 };
-                actions.push(Action::ReadHistory { request, watchers: singletons });
+                actions.push(Action::ReadHistory { request, leases });
                 return Ok(self.wait_or(Patience::Settled, request, Goal::HistoryRead { count }));
             }
             command @ (Command::Nodes | Command::NodeList | Command::Registered { .. }) => {
@@ -271,13 +271,13 @@ impl Node {
                 return self.admit_drill(request, watcher, kind, lasting, actions).map(|()| None);
             }
             Command::LeaseCheck { watcher, token } => {
-                let name = self.singleton(&watcher)?;
-                actions.push(Action::CheckLease { request, watcher: name.clone(), token });
-                return Ok(self.wait_or(Patience::Settled, request, Goal::Checked { watcher: name, token }));
+                let lease = self.lease_of(&watcher)?;
+                let goal = Goal::Checked { watcher: lease.watcher.clone(), token };
+                actions.push(Action::CheckLease { request, lease, token });
+                return Ok(self.wait_or(Patience::Settled, request, goal));
             }
             Command::LeaseInit { watcher } => {
-                let name = self.singleton(&watcher)?;
-                actions.push(Action::InitLease { request, watcher: name });
+                actions.push(Action::InitLease { request, lease: self.lease_of(&watcher)? });
                 return Ok(None);
             }
         };
@@ -412,11 +412,10 @@ impl Node {
         Err(Refusal::NoSuchLegion { name: text.to_owned(), hint })
     }
 
-    /// The name of the singleton a user means.
-    fn singleton(&self, text: &str) -> Result<WatcherName, Refusal> {
+    /// The lease of the singleton a user means.
+    fn lease_of(&self, text: &str) -> Result<LeaseName, Refusal> {
         let watcher = &self.watchers[self.find(text)?];
-        let name = name_of(watcher);
-        if watcher.lease().is_some() { Ok(name) } else { Err(without_lease(watcher)) }
+        watcher.lease().map(|lease| lease.name().clone()).ok_or_else(|| without_lease(watcher))
     }
 
     /// The watchers a pattern means; without one all, of which `starting` leaves out those that do not start by

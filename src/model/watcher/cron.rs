@@ -23,6 +23,7 @@ use super::{End, Goal, Stage, Watcher};
 use crate::model::event::{Action, Calendar, Claim, Claimed, Exit, Level};
 use crate::model::explain::span;
 use crate::model::lease::Hold;
+use crate::model::names::LeaseName;
 use crate::model::spec::{CronSpec, Slot};
 use crate::model::time::Time;
 
@@ -247,7 +248,12 @@ impl Watcher {
     /// Claims a slot under its lease, or under its leader's.
     fn ask_for(&mut self, claim: Claim, until: Time, actions: &mut Vec<Action>) {
         let watcher = self.spec.name.clone();
-        let lease = self.leader().cloned().unwrap_or_else(|| watcher.clone());
+        // A legion has its own key.
+        let own = self.spec.lease_name(&self.me.0);
+        let lease = match self.leader() {
+            Some(leader) => LeaseName { watcher: leader.clone(), key: None, ..own },
+            None => own,
+        };
         if let Some(cron) = &mut self.cron {
             cron.phase = Phase::Claiming { claim, until, again: None };
         }
