@@ -78,7 +78,6 @@ impl Section<'_> {
 
     /// A value with its `%(key)s` filled in.
     fn expand(&self, value: &str, depth: usize) -> Result<String, (String, &'static str)> {
-        const ALONE: &str = "write `%%` for a `%`";
         let mut text = String::new();
         let mut rest = value;
         while let Some((before, from)) = rest.split_once('%') {
@@ -89,9 +88,11 @@ impl Section<'_> {
                 continue;
             }
             let named = from.strip_prefix('(').and_then(|from| from.split_once(")s"));
-            let (name, after) = named.ok_or(("a `%` stands alone here".to_owned(), ALONE))?;
+            let (name, after) = named.ok_or(("a `%` stands alone here".to_owned(), "write `%%` for a `%`"))?;
             let known = self.find(&name.to_lowercase()).filter(|_| depth > 0);
-            let known = known.ok_or_else(|| (format!("`%({name})s` stands for nothing"), ALONE))?;
+            let known = known.ok_or_else(|| {
+                (format!("`%({name})s` stands for nothing"), "`%(KEY)s` is the value of another key of the section")
+            })?;
             text.push_str(&self.expand(&known.value, depth - 1)?);
             rest = after;
         }
@@ -138,8 +139,9 @@ fn server(redis: &Section<'_>, doc: &mut Document, problems: &mut Problems) {
         }
         (Some((place, _)), None) | (None, Some((place, _))) => place,
         (None, None) => {
+            let tried = ["host", "startup_nodes"].iter().filter_map(|key| redis.find(key));
             // With a URL of ours, or of the agent's environment, it needs none.
-            if doc.get("redis", "url").is_none() {
+            if doc.get("redis", "url").is_none() && tried.filter(|taken| !taken.value.is_empty()).count() == 0 {
                 redis.lacks(
                     "BeatCop's file does not say where Redis is",
                     "write `host = localhost` below [redis], or `startup_nodes` of a Redis Cluster",
@@ -172,7 +174,7 @@ fn server(redis: &Section<'_>, doc: &mut Document, problems: &mut Problems) {
     let url = match (&host, &nodes) {
         (Some((_, path)), _) if path.contains('/') => {
             let password = password.map_or_else(String::new, |password| format!("&pass={password}"));
-            format!("unix://{}?db={db}{password}", encoded(path))
+            format!("unix://{}?db={db}{password}", path.split('/').map(encoded).collect::<Vec<_>>().join("/"))
         }
         (Some((_, host)), _) => {
             let host = if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host.clone() };
@@ -190,9 +192,9 @@ fn server(redis: &Section<'_>, doc: &mut Document, problems: &mut Problems) {
     doc.derive(("redis", "url"), &url, place);
 }
 
-/// As a part of a URL: a path keeps its slashes.
+/// As a part of a URL.
 fn encoded(text: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte);
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
     let one = |byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
     text.bytes().map(one).collect()
 }
@@ -269,7 +271,7 @@ mod tests {
 
     #[test]
     fn a_url_holds_what_would_end_its_parts() {
-        assert_eq!(encoded("a/b c@é:%"), "a/b%20c%40%C3%A9%3A%25");
+        assert_eq!(encoded("a/b c@é:%"), "a%2Fb%20c%40%C3%A9%3A%25");
     }
 
     #[test]

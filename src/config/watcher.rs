@@ -209,7 +209,7 @@ impl Build<'_> {
                     .error(code::CONFLICT, spot.clone(), format!("`{name}` and `{other}` have one lease"))
                     .label("one of them would wait for ever");
             }
-            if redis.is_none() {
+            if redis.is_none() && self.doc.head("redis").is_none() {
                 self.problems
                     .warn(code::NO_EFFECT, spot.clone(), "`lease_key` has no effect")
                     .label("there is no [redis], where another program could have it");

@@ -920,7 +920,7 @@ mod tests {
         let mut play = Play::new();
         play.lease.want(at(0.0));
         let ask = play.advance(0.0);
-        let held = LeaseAnswer::Held { by: "b:x".into(), left: Duration::from_secs(9), ttl: TTL };
+        let held = LeaseAnswer::Held { by: format!("b:{:032x}", 7), left: Duration::from_secs(9), ttl: TTL };
         play.answer(0.1, &ask, held);
         assert!(play.lease.next_wakeup().unwrap() >= at(9.1));
         play.idle(9.0);
@@ -995,7 +995,7 @@ mod tests {
         let longer = Duration::from_secs(40);
         play.answer(0.1, &ask, LeaseAnswer::Held { by: "b:x".into(), left: Duration::from_secs(1), ttl: longer });
         let ask = play.advance(2.0);
-        assert_eq!(ask.kind, AskKind::Take { ttl: TTL, longest: longer, seen: None });
+        assert_eq!(ask.kind, AskKind::Take { ttl: TTL, longest: longer, seen: Some(Duration::from_secs(2)) });
     }
 
     #[test]
