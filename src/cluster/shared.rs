@@ -371,9 +371,7 @@ fn listen(
     let wanted = channels.clone();
     let take = move |heard: Heard<'_>| match heard {
         // What was announced meanwhile nobody heard.
-        Heard::Anew => {
-            wanted.borrow().values().flatten().cloned().map(Subject::event).collect()
-        }
+        Heard::Anew => wanted.borrow().values().flatten().cloned().map(Subject::event).collect(),
         Heard::Message { channel, payload } if channel.starts_with(&questions) => {
             bus.asked(channel, payload);
             Vec::new()

@@ -202,7 +202,8 @@ fn encoded(text: &str) -> String {
 // ---- the singleton ----
 
 fn singleton(beatcop: &Section<'_>, doc: &mut Document, problems: &mut Problems) {
-    for (key, help) in [("timeout", "write `timeout = 5000`: milliseconds"), ("command", "write `command = PROGRAM …`")] {
+    for (key, help) in [("timeout", "write `timeout = 5000`: milliseconds"), ("command", "write `command = PROGRAM …`")]
+    {
         if beatcop.find(key).is_none_or(|taken| taken.value.is_empty()) {
             beatcop.lacks(&format!("[{BEATCOP}] has no `{key}`"), help, problems);
         }

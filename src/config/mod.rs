@@ -18,8 +18,8 @@
 mod keys;
 mod problem;
 
-mod scan;
 mod beatcop;
+mod scan;
 mod uwsgi;
 mod vars;
 mod words;

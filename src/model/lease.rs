@@ -601,6 +601,14 @@ impl Lease {
         }
     }
 
+    /// What holds it where that is no agent, by its value: another program, or somebody's hand.
+    pub fn other_holder(&self) -> Option<&str> {
+        match &self.state {
+            State::Waiting { why: Why::HeldBy(by), .. } => Some(by.as_str()).filter(|by| Owner::parse(by).is_none()),
+            _ => None,
+        }
+    }
+
     /// Whether another node has it, or is about to, as far as the store has said; nothing speaks against it while it is
     /// being asked.
     pub fn is_left_to_another(&self) -> bool {
@@ -781,7 +789,11 @@ mod tests {
         play.lease.want(at(0.0));
         for (secs, left, next) in [(0.0, 10, 5.0), (5.1, 10, 10.1), (10.2, 4, 12.2), (12.3, 1, 13.3)] {
             let ask = play.advance(secs);
-            play.answer(secs, &ask, LeaseAnswer::Held { by: "web-1-77".into(), left: Duration::from_secs(left), ttl: TTL });
+            play.answer(
+                secs,
+                &ask,
+                LeaseAnswer::Held { by: "web-1-77".into(), left: Duration::from_secs(left), ttl: TTL },
+            );
             let wakeup = play.lease.next_wakeup().unwrap();
             assert!(at(next) <= wakeup && wakeup <= at(next) + HERD, "{wakeup:?} for {next}");
         }

@@ -95,7 +95,9 @@ fn a_removed_watcher_and_one_that_becomes_another_kind_say_so() {
 /// Answers the refresh that is due.
 fn refresh(stage: &mut Stage, answer: LeaseAnswer) {
     let asked = stage.orders().into_iter().find_map(|action| match action {
-        Action::AskLease { lease, ask, .. } if matches!(ask.kind, AskKind::Refresh { .. }) => Some((lease.watcher, ask)),
+        Action::AskLease { lease, ask, .. } if matches!(ask.kind, AskKind::Refresh { .. }) => {
+            Some((lease.watcher, ask))
+        }
         _ => None,
     });
     let (watcher, ask) = asked.expect("a refresh");

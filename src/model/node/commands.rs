@@ -307,6 +307,11 @@ impl Node {
         let key = self.find(&watcher)?;
         let name = self.watchers[key].spec().name.clone();
         let Some(lease) = self.watchers[key].lease() else { return Err(without_lease(&self.watchers[key])) };
+        if let Some(other) = lease.other_holder() {
+            let why =
+                format!("{name} is held by {other}, which is no agent: end it there, and an agent has it after that");
+            return Err(Refusal::NoCandidate(why));
+        }
         let here = matches!(lease.hold(self.now), Hold::Firm { .. });
         if !here {
             let holder = lease.holder().filter(|holder| *holder != self.name.as_str());
