@@ -58,7 +58,7 @@ fn elsewhere(cluster: &ClusterServers) -> Vec<WatcherName> {
     let mut names = Vec::new();
     for i in 0..50 {
         let watcher = WatcherName::parse(&format!("w{i}")).unwrap();
-        let at = cluster.master_of(&lease_of(watcher).lease_key());
+        let at = cluster.master_of(&lease_of(&watcher).lease_key());
         if !seen.contains(&at) {
             seen.push(at);
             names.push(watcher);
