@@ -45,7 +45,8 @@ use tokio::sync::{broadcast, mpsc};
 use tokio::time::timeout;
 
 use end::{
-    ASK, Agent, BusQuestionSeen, PATIENCE, TTL, ask, at, beat, cluster, lease, lease_of, node, owner, refresh, release, take,
+    ASK, Agent, BusQuestionSeen, PATIENCE, TTL, ask, at, beat, cluster, lease, lease_of, node, owner, refresh, release,
+    take,
 };
 use real_store::RealStore;
 use redis_server::RedisServer;
