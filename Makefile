@@ -1,7 +1,7 @@
 # make test     installs what the tests need where it is missing, and runs all checks
 # make demo     two agents of this machine contend for one singleton; one is killed, the other takes over
 # make release  all three programs, optimised and linked statically, in target/static
-# make chaos    plays every fault on every kind of Redis, and prints what came of it; takes some minutes
+# make chaos    plays every fault on every kind of Redis, and prints what came of it, and fifty beside BeatCop; takes some minutes
 # make bench    figures of the release build, each beside a baseline; takes some minutes
 # make rivals   the same faults for BeatCop and single-beat, beside this agent; installs them, and takes some minutes
 
@@ -20,7 +20,7 @@ tests: setup
 	then set -x; cargo nextest run --locked; \
 	else set -x; cargo test --locked; fi
 
-setup: .venv/ready .servers/python/ready .servers/circus/ready .servers/debian/ready .servers/valkey/ready
+setup: .venv/ready .servers/python/ready .servers/circus/ready .servers/debian/ready .servers/valkey/ready .servers/beatcop/ready
 	@scripts/setup
 
 # Made anew when the versions change; the stamp comes last, so that a broken one is made again.
@@ -44,6 +44,11 @@ setup: .venv/ready .servers/python/ready .servers/circus/ready .servers/debian/r
 	@scripts/valkey $(@D)
 	@touch $@
 
+.servers/beatcop/ready: scripts/beatcop benches/rivals/beatcop.txt
+	@scripts/setup
+	@scripts/beatcop $(@D)
+	@touch $@
+
 demo:
 	@scripts/demo
 
@@ -52,6 +57,7 @@ chaos: setup
 	rm -rf $${CARGO_TARGET_DIR:-target}/tmp/chaos
 	-cargo nextest run --locked --profile chaos --test chaos --run-ignored all
 	@scripts/chaos-table
+	cargo nextest run --locked --profile chaos --test beatcop --run-ignored only
 
 # With a target of its own, so that what is compiled for the build itself stays as it is.
 release: host = $(shell rustc -vV | sed -n 's/^host: //p')
@@ -65,7 +71,7 @@ bench: setup
 rivals: setup .rivals/ready
 	cargo bench --locked --bench rivals
 
-.rivals/ready: scripts/rivals benches/rivals/beatcop.txt benches/rivals/single-beat.txt
+.rivals/ready: scripts/rivals benches/rivals/single-beat.txt
 	@scripts/rivals $(@D)
 	@touch $@
 

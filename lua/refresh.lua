@@ -23,7 +23,7 @@ local function refresh(lease, record, owner, ttl, token)
     redis.call('PEXPIRE', lease, ttl)
     if holder ~= owner then
       redis.call('SET', lease, owner, 'PX', ttl)
-      redis.call('PUBLISH', (string.gsub(lease, ':lease$', ':free')), '')
+      redis.call('PUBLISH', (string.gsub(record, ':meta$', ':free')), '')
     end
   end
   local meta = redis.call('HMGET', record, 'state', 'id', 'tok')

@@ -11,7 +11,8 @@
 --
 -- Invariant: absence of the lease is never permission. It is granted only on an explicit 'free', or on a
 -- recorded end that has passed, either written by this very incarnation of the server. Otherwise one ttl
--- is waited out, in which a living holder's next refresh re-asserts the lease. Nothing is waited for longer than the
+-- is waited out, in which a living holder's next refresh re-asserts the lease. Another program's value is a holder like
+-- any other, and so is its end. Nothing is waited for longer than the
 -- longest ttl, though the clock be set back: no end lies further ahead than that. No owner has two tenures: a question
 -- that comes after its owner's release is too late.
 local owner, ttl = ARGV[1], num(ARGV[2])
@@ -32,6 +33,13 @@ if holder and not same(holder, owner) then
   end
   -- What no agent wrote may stand there for longer, and is looked at again all the same.
   if left < 0 or left > longest then left = longest end
+  -- Another program has it, or an agent that the record does not know: it ends then, and not where the key is gone before.
+  if not same(holder, meta[8]) then
+    local till = now + (seen == inc and left or longest)
+    if state ~= 'held' or seen ~= inc or ends < till then ends = till end
+    redis.call('HSET', KEYS[2], 'state', 'quarantine', 'until', text(ends), 'inc', inc, 'ttl', text(longest),
+      'seen', text(heard), 'pushed', text(ends))
+  end
   return {'held', holder, text(left), text(num(meta[5]))}
 end
 

@@ -46,7 +46,8 @@ use tokio::sync::{broadcast, mpsc};
 use tokio::time::timeout;
 
 use end::{
-    ASK, Agent, BusQuestionSeen, PATIENCE, TTL, ask, at, beat, cluster, job, lease, node, owner, refresh, release, take,
+    ASK, Agent, BusQuestionSeen, PATIENCE, TTL, ask, at, beat, cluster, job, lease, lease_of, node, owner, refresh,
+    release, take,
 };
 use real_store::RealStore;
 use redis_server::RedisServer;
@@ -284,7 +285,7 @@ async fn a_rotated_password_is_read_anew_at_the_next_connection() {
     let second = RedisSpec { password_file: Some(file.clone()), ..at(&server.url().replace("first", "second")) };
     agent.init().await.unwrap();
     kill_clients(&second).await;
-    agent.redis.ask(&beat(), take(&owner("a", 1)), ASK);
+    agent.redis.ask(&lease(), take(&owner("a", 1)), ASK);
     while agent.down().await != format!("wrong password in {shown} (WRONGPASS)") {}
     let why = BusClient::connect(&spec, &cluster(), PATIENCE).await.err().unwrap();
     assert_eq!(why, format!("wrong password in {shown} (WRONGPASS)"));
@@ -419,7 +420,7 @@ async fn renewed_certificates_are_read_at_the_next_connection() {
     agent.up_and_heard().await;
     server.show(&pair(&new, "renewed"));
     kill_clients(&at(&server.server.url())).await;
-    agent.redis.ask(&beat(), take(&owner("a", 1)), ASK);
+    agent.redis.ask(&lease(), take(&owner("a", 1)), ASK);
     while !agent.down().await.contains("is not signed by") {}
     std::fs::copy(new.certificate(), &ca).unwrap();
     agent.up_and_heard().await;
@@ -461,7 +462,7 @@ async fn all_that_is_done(words: &[&str]) -> Vec<String> {
     check("held", matches!(agent.ask(&take(&b)).await, LeaseAnswer::Held { .. }));
     check("refresh", agent.ask(&refresh(&a, token)).await == LeaseAnswer::Granted { token });
     check("token checked", matches!(agent.check(token).await, Ok(TokenState::Holds { .. })));
-    agent.redis.record(&beat(), &started(token));
+    agent.redis.record(&lease(), &started(token));
     check("history", timeout(STEP, agent.facts(1)).await.is_ok());
     let moved = ask(&a, AskKind::Release { to: Some(node("b")) });
     check("release, and its news", agent.release(&moved, STEP).await.is_empty());
@@ -602,7 +603,7 @@ async fn a_slot_is_claimed_once_and_in_the_same_step_leaves_its_trace() {
     // An end that is told late is told to the same schedule.
     let ended = Turn::Ended { how: How::Exit(Exit::Code(0)), told: false };
     let what = What::Run { watcher: job(), slot: Slot(120), turn: ended };
-    a.redis.record(&beat(), &Fact { token: first, at: boottime(), what: what.clone() });
+    a.redis.record(&lease(), &Fact { token: first, at: boottime(), what: what.clone() });
     let deadline = Instant::now() + PATIENCE;
     while b.runs().await.entries.first().is_none_or(|entry| entry.what != what) {
         assert!(Instant::now() < deadline, "{:?}", b.runs().await);
@@ -617,7 +618,7 @@ async fn facts_are_kept_with_the_servers_time_and_a_start_brings_the_tenure_befo
     a.init().await.unwrap();
     let first = a.granted(&take(&owner("a", 1))).await;
     let (earliest, _) = a.history().await.unwrap();
-    a.redis.record(&beat(), &started(first));
+    a.redis.record(&lease(), &started(first));
     let entries = a.facts(1).await;
     let (latest, _) = a.history().await.unwrap();
     let [Entry { token, node, at, slack, what: What::Started { pid: 7 }, before: None }] = &entries[..] else {
@@ -634,12 +635,12 @@ async fn facts_are_kept_with_the_servers_time_and_a_start_brings_the_tenure_befo
     assert_eq!(a.ask(&release(&owner("a", 1))).await, LeaseAnswer::Released);
     let released = meta(&server, "until");
     let second = b.granted(&take(&owner("b", 2))).await;
-    b.redis.record(&beat(), &started(second));
+    b.redis.record(&lease(), &started(second));
     let entries = b.facts(2).await;
     let before = |token, node: &str, seen, left| Some(Before { token, node: node.into(), seen: Some(seen), left });
     assert_eq!(entries[0].before, before(first, "a", released, Left::Released));
     tokio::time::sleep(TTL / 2).await;
-    a.redis.record(&beat(), &Fact { token: first, at: gone, what: What::Ended(ending.clone()) });
+    a.redis.record(&lease(), &Fact { token: first, at: gone, what: What::Ended(ending.clone()) });
     let entries = b.facts(3).await;
     assert_eq!((entries[0].token, &entries[0].what), (first, &What::Ended(ending)));
     // Read a moment later than measured, and back by half of what the reading took.
@@ -654,11 +655,11 @@ async fn facts_are_kept_with_the_servers_time_and_a_start_brings_the_tenure_befo
             _ => tokio::time::sleep(Duration::from_millis(20)).await,
         }
     };
-    a.redis.record(&beat(), &started(third));
+    a.redis.record(&lease(), &started(third));
     assert_eq!(a.facts(4).await[0].before, before(second, "b", heard, Left::Expired));
 
     // What is told of another tenure than the latest knows nothing of the one before that.
-    a.redis.record(&beat(), &started(second));
+    a.redis.record(&lease(), &started(second));
     assert_eq!(a.facts(5).await[0].before, None);
 }
 
@@ -685,7 +686,7 @@ async fn when_a_holder_was_last_heard_of_outlasts_a_restart_of_the_server() {
             _ => tokio::time::sleep(Duration::from_millis(20)).await,
         }
     };
-    a.redis.record(&beat(), &started(second));
+    a.redis.record(&lease(), &started(second));
     let before = Before { token: first, node: "a".into(), seen: Some(heard), left: Left::Expired };
     assert_eq!(a.facts(1).await[0].before, Some(before));
 }
@@ -697,8 +698,8 @@ async fn what_happens_while_redis_is_away_is_kept_when_it_is_back_with_the_time_
     let (before, _) = a.history().await.unwrap();
     server.kill();
     a.down().await;
-    a.redis.record(&beat(), &started(5));
-    a.redis.record(&beat(), &Fact { token: 5, at: boottime(), what: What::Ended(Ending::of(Cause::Expired)) });
+    a.redis.record(&lease(), &started(5));
+    a.redis.record(&lease(), &Fact { token: 5, at: boottime(), what: What::Ended(Ending::of(Cause::Expired)) });
     tokio::time::sleep(Duration::from_millis(300)).await;
     server.restart();
     a.up().await;
@@ -711,7 +712,7 @@ async fn what_happens_while_redis_is_away_is_kept_when_it_is_back_with_the_time_
         assert!(before <= entry.at + entry.slack && entry.at + 250 < back, "{before} {entry:?} {back}");
     }
     // Whoever leaves waits until the last of it is told.
-    a.redis.record(&beat(), &started(6));
+    a.redis.record(&lease(), &started(6));
     a.redis.leave().await;
     assert_eq!(server.number(&["XLEN", &lease().history_key()]), 3);
 }
@@ -721,10 +722,10 @@ async fn a_history_that_somebody_spoilt_holds_up_no_other() {
     let server = RedisServer::start();
     let mut a = Agent::ready(&server.url(), "a", 1).await;
     let spoilt = WatcherName::parse("spoilt").unwrap();
-    let key = LeaseName { cluster: cluster(), watcher: spoilt.clone() }.history_key();
+    let key = lease_of(&spoilt).history_key();
     server.command(&["SET", &key, "mine"]);
-    a.redis.record(&spoilt, &started(1));
-    a.redis.record(&beat(), &started(2));
+    a.redis.record(&lease_of(&spoilt), &started(1));
+    a.redis.record(&lease(), &started(2));
     assert_eq!(a.facts(1).await[0].token, 2);
     server.command(&["DEL", &key]);
     let deadline = Instant::now() + PATIENCE;
@@ -739,7 +740,7 @@ async fn the_history_of_a_lease_is_bounded() {
     let server = RedisServer::start();
     let mut a = Agent::ready(&server.url(), "a", 1).await;
     for token in 0..3 * KEPT as u64 {
-        a.redis.record(&beat(), &started(token));
+        a.redis.record(&lease(), &started(token));
     }
     let last = 3 * KEPT as u64 - 1;
     while a.facts(1).await[0].token < last {}
@@ -790,11 +791,11 @@ async fn the_release_of_a_lease_that_is_asked_for_later_is_heard_too() {
     let server = RedisServer::start();
     let mut agent = Agent::ready(&server.url(), "b", 2).await;
     let late = WatcherName::parse("late").unwrap();
-    agent.redis.ask(&late, take(&owner("b", 2)), ASK);
+    agent.redis.ask(&lease_of(&late), take(&owner("b", 2)), ASK);
     let freed = Event::LeaseFreed { watcher: late.clone() };
     // Once when its channel is new, as something may have been missed.
     agent.next(|event| (event == freed).then_some(())).await;
-    let lease = LeaseName { cluster: cluster(), watcher: late };
+    let lease = lease_of(&late);
     server.command(&["PUBLISH", &lease.free_channel(), "x"]);
     agent.next(|event| (event == freed).then_some(())).await;
 }
@@ -810,7 +811,7 @@ async fn a_waiter_hears_of_a_release_and_takes_the_lease() {
     for _ in 0..10 {
         let first = holder.granted(&take(&a)).await;
         assert!(matches!(waiter.ask(&take(&b)).await, LeaseAnswer::Held { .. }));
-        holder.redis.ask(&beat(), release(&a), ASK);
+        holder.redis.ask(&lease(), release(&a), ASK);
         waiter.freed().await;
         let second = waiter.granted(&take(&b)).await;
         assert!(second > first);
@@ -829,7 +830,7 @@ async fn a_replica_says_nothing_about_leases() {
     // The connection stays open when a master becomes a replica.
     let master = RedisServer::start();
     server.command(&["REPLICAOF", "127.0.0.1", &master.port().to_string()]);
-    agent.redis.ask(&beat(), refresh(&owner("a", 1), token), ASK);
+    agent.redis.ask(&lease(), refresh(&owner("a", 1), token), ASK);
     loop {
         match agent.event().await {
             Event::StoreDown { reason } if reason == "the server is a replica" => break,
@@ -925,7 +926,7 @@ async fn a_server_far_away_can_be_used() {
     let far = delayed(server.port(), Duration::from_millis(300)).await;
     // Its connection takes longer than the first attempt may.
     let mut agent = Agent::ready(&format!("redis://127.0.0.1:{far}"), "a", 1).await;
-    agent.redis.init_lease(RequestId(1), &beat());
+    agent.redis.init_lease(RequestId(1), &lease());
     assert!(matches!(agent.ask_within(&take(&owner("a", 1)), PATIENCE).await, LeaseAnswer::Granted { .. }));
 }
 
@@ -969,7 +970,7 @@ async fn a_killed_server_is_down_and_then_up() {
     let mut server = RedisServer::start();
     let mut agent = Agent::ready(&server.url(), "a", 1).await;
     server.kill();
-    agent.redis.ask(&beat(), take(&owner("a", 1)), ASK);
+    agent.redis.ask(&lease(), take(&owner("a", 1)), ASK);
     let refused = format!("connection refused by 127.0.0.1:{}", server.port());
     while agent.down().await != refused {}
     assert_eq!(agent.failed(&take(&owner("a", 1))).await, refused);
@@ -1059,7 +1060,7 @@ async fn asks_of_one_moment_go_out_together_and_each_has_its_answer() {
     let mut agent = Agent::ready(&server.url(), "a", 1).await;
     let names: Vec<WatcherName> = (0..200).map(|i| WatcherName::parse(&format!("w{i}")).unwrap()).collect();
     for (i, name) in names.iter().enumerate() {
-        agent.redis.ask(name, take(&owner("a", i as u128)), PATIENCE);
+        agent.redis.ask(&lease_of(name), take(&owner("a", i as u128)), PATIENCE);
     }
     let mut answers = BTreeMap::new();
     while answers.len() < names.len() {
@@ -1080,8 +1081,8 @@ async fn a_hasty_refresh_does_not_end_the_patience_of_those_that_go_with_it() {
     let token = agent.granted(&take(&a)).await;
     let hasty = WatcherName::parse("hasty").unwrap();
     server.freeze();
-    agent.redis.ask(&hasty, refresh(&owner("a", 2), 1), Duration::from_millis(50));
-    agent.redis.ask(&beat(), refresh(&a, token), PATIENCE);
+    agent.redis.ask(&lease_of(&hasty), refresh(&owner("a", 2), 1), Duration::from_millis(50));
+    agent.redis.ask(&lease(), refresh(&a, token), PATIENCE);
     let said = agent
         .next(|event| if let Event::Lease { watcher, answer, .. } = event { Some((watcher, answer)) } else { None });
     assert!(matches!(said.await, (watcher, LeaseAnswer::Failed { .. }) if watcher == hasty));

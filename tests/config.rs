@@ -173,6 +173,7 @@ fn describe_watcher(watcher: &WatcherSpec, fact: &mut impl FnMut(String)) {
     umask.iter().for_each(|umask| fact(format!("  umask {umask:03o}")));
     rlimits.iter().for_each(|limit| fact(format!("  limit {} {:?}", limit.name, limit.limit)));
     watcher.singleton.iter().for_each(|timings| fact(format!("  {timings:?}")));
+    watcher.lease_key.iter().for_each(|key| fact(format!("  lease_key {:?}", key.as_str())));
     if watcher.stop_children || watcher.send_hup {
         fact(format!("  stop_children {}, send_hup {}", watcher.stop_children, watcher.send_hup));
     }

@@ -21,7 +21,7 @@ use circus_agent::agent::follow::{Followers, Output};
 use circus_agent::cluster::{Me, Redis, Standing};
 use circus_agent::control::ControlSocket;
 use circus_agent::model::event::{Ask, AskKind, Event, Exit, LeaseAnswer, News, Notice};
-use circus_agent::model::names::{ClusterName, NodeName, Owner, WatcherName};
+use circus_agent::model::names::{ClusterName, LeaseName, NodeName, Owner, WatcherName};
 use circus_agent::model::snapshot::LogLine;
 use circus_agent::model::spec::{RedisSpec, Secret};
 use circus_agent::model::time::Time;
@@ -399,6 +399,10 @@ struct Member {
     _standing: watch::Sender<Standing>,
 }
 
+fn beat() -> LeaseName {
+    LeaseName { cluster: ClusterName::parse("prod").unwrap(), watcher: watcher("beat"), key: None }
+}
+
 impl Member {
     fn join(url: &str, name: &str) -> Member {
         let (told, events) = mpsc::channel(256);
@@ -409,7 +413,7 @@ impl Member {
             cluster: ClusterName::parse("prod").unwrap(),
             node: node(name),
             instance: 1,
-            leases: vec![watcher("beat")],
+            leases: vec![beat()],
             standing: stands,
             machine: Default::default,
         };
@@ -489,7 +493,7 @@ fn leases_do_not_wait_for_events_and_the_last_event_is_published_before_the_node
             sent: Time::ZERO,
             kind: AskKind::Take { ttl, longest: ttl, seen: None },
         };
-        member.redis.ask(&watcher("beat"), ask, Duration::from_millis(500));
+        member.redis.ask(&beat(), ask, Duration::from_millis(500));
         loop {
             if let Some(Event::Lease { answer, .. }) = member.events.blocking_recv() {
                 assert!(!matches!(answer, LeaseAnswer::Failed { .. }), "{answer:?} after {:?}", begun.elapsed());

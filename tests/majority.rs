@@ -133,7 +133,7 @@ async fn nothing_goes_on_after_an_agent_has_left_though_a_server_was_away() {
     let before = tasks();
     let mut agent = three.agent("a", 1).await;
     three.0[2].kill();
-    agent.redis.record(&beat(), &Fact { token: 1, at: Time::ZERO, what: What::Started { pid: 1 } });
+    agent.redis.record(&lease(), &Fact { token: 1, at: Time::ZERO, what: What::Started { pid: 1 } });
     agent.facts(1).await;
     agent.redis.leave().await;
     let deadline = Instant::now() + PATIENCE;
@@ -151,7 +151,7 @@ async fn without_a_majority_nobody_has_it_and_with_one_it_goes_on() {
     let (a, token) = in_the_end(&mut agent, "a").await;
     three.0[0].kill();
     three.0[1].kill();
-    agent.redis.ask(&beat(), refresh(&a, token), end::ASK);
+    agent.redis.ask(&lease(), refresh(&a, token), end::ASK);
     // The answer and the news of the loss come in any order.
     let (mut failed, mut down) = (false, false);
     while !(failed && down) {
@@ -322,7 +322,7 @@ async fn a_release_wakes_who_waits_whichever_server_is_missing() {
         three.0[missing].kill();
         // What was told of the connections is past.
         while waiter.events.try_recv().is_ok() {}
-        holder.redis.ask(&beat(), ask(&a, AskKind::Release { to: None }), end::ASK);
+        holder.redis.ask(&lease(), ask(&a, AskKind::Release { to: None }), end::ASK);
         waiter.next(|event| matches!(event, Event::LeaseFreed { .. }).then_some(())).await;
         in_the_end(&mut waiter, "b").await;
     }

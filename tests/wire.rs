@@ -12,7 +12,7 @@ use circus_agent::model::command::{
 use circus_agent::model::drill::{Drill, Kind};
 use circus_agent::model::event::{Address, Bound, Changes, Deadline, Exit, Reach, TokenState};
 use circus_agent::model::history::{self, Before, Cause, Ending, Entry, History, Left, What};
-use circus_agent::model::names::{ClusterName, NodeName, SocketName, WatcherName};
+use circus_agent::model::names::{ClusterName, LeaseName, NodeName, SocketName, WatcherName};
 use circus_agent::model::pattern::Pattern;
 use circus_agent::model::plan::{Change, Effect, KeyChange, Plan, SocketChange, SocketEffect};
 use circus_agent::model::runs::{self, How, Turn};
@@ -246,6 +246,7 @@ fn plain_watcher() -> WatcherSpec {
         on_demand: None,
         cron: None,
         singleton: None,
+        lease_key: None,
         election: None,
         legion: None,
         follows: None,
@@ -642,7 +643,7 @@ fn our_own_commands() {
         json!({"status": "ok", "from": "web-1", "to": null, "token": 17, "stays": true}),
     );
     let drill = Drill {
-        watcher: name("beat"),
+        lease: LeaseName { cluster: ClusterName::parse("c").unwrap(), watcher: name("beat"), key: None },
         token: 17,
         pid: 7,
         ttl: Duration::from_secs(15),

@@ -67,12 +67,12 @@ impl Rival {
                     self.key()
                 );
                 std::fs::write(&file, config).expect("a configuration");
-                let mut command = Command::new(installed("beatcop"));
+                let mut command = Command::new(installed(".servers/beatcop/bin/beatcop"));
                 command.arg(file);
                 command
             }
             Rival::SingleBeat => {
-                let mut command = Command::new(installed("single-beat"));
+                let mut command = Command::new(installed(".rivals/bin/single-beat"));
                 command.args(child.split_whitespace());
                 command.env("SINGLE_BEAT_REDIS_SERVER", format!("redis://{at}:6379"));
                 command.env("SINGLE_BEAT_IDENTIFIER", "beat");
@@ -83,7 +83,7 @@ impl Rival {
 }
 
 fn installed(name: &str) -> std::path::PathBuf {
-    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join(".rivals/bin").join(name);
+    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
     assert!(program.exists(), "`make rivals` installs {name}, which is missing");
     program
 }

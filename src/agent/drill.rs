@@ -37,7 +37,7 @@ use crate::model::command::RequestId;
 use crate::model::drill::{Drill, Kind};
 use crate::model::event::Event;
 use crate::model::history::{Cause, Ending, Fact, What};
-use crate::model::names::{ClusterName, LeaseName, NodeName, WatcherName};
+use crate::model::names::{ClusterName, LeaseKey, LeaseName, NodeName, WatcherName};
 use crate::model::spec::{RedisSpec, Secret, TlsFiles};
 
 /// The name (`argv[0]`) under which the agent's program is a drill's witness.
@@ -65,6 +65,7 @@ struct Order {
     cluster: String,
     node: String,
     watcher: String,
+    lease_key: Option<String>,
     token: u64,
     kind: String,
     lasting: Option<Duration>,
@@ -112,7 +113,6 @@ impl Access {
 pub(super) fn begin(
     request: RequestId,
     drill: Drill,
-    lease: &LeaseName,
     node: &NodeName,
     redis: &RedisSpec,
     cut: impl FnOnce(Duration) + Send + 'static,
@@ -121,9 +121,10 @@ pub(super) fn begin(
     let order = Order {
         agent: process::id(),
         pid: drill.pid,
-        cluster: lease.cluster.to_string(),
+        cluster: drill.lease.cluster.to_string(),
         node: node.to_string(),
-        watcher: lease.watcher.to_string(),
+        watcher: drill.lease.watcher.to_string(),
+        lease_key: drill.lease.key.as_ref().map(ToString::to_string),
         token: drill.token,
         kind: drill.kind.word().into(),
         lasting: drill.lasting,
@@ -211,12 +212,13 @@ fn witness() -> Result<(), String> {
 }
 
 async fn bear_witness(order: Order) -> Result<(), String> {
-    let Order { agent, pid, cluster, node, watcher, token, kind, lasting, by, redis } = order;
+    let Order { agent, pid, cluster, node, watcher, lease_key, token, kind, lasting, by, redis } = order;
     let kind = Kind::parse(&kind).ok_or("no such drill")?;
     let node = NodeName::parse(&node).map_err(|bad| bad.to_string())?;
     let lease = LeaseName {
         cluster: ClusterName::parse(&cluster).map_err(|bad| bad.to_string())?,
         watcher: WatcherName::parse(&watcher).map_err(|bad| bad.to_string())?,
+        key: lease_key.and_then(|key| LeaseKey::parse(&key).ok()),
     };
     let watched = Watched::hold(agent, pid).map_err(|error| error.to_string())?;
     let mut keeper = HistoryKeeper::connect(&redis.spec(), &node, REACHING).await?;

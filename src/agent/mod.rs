@@ -38,7 +38,7 @@ use crate::model::command::{NodeAbout, Outcome, PROTOCOL, Refusal, Reply, Reques
 use crate::model::election::Word;
 use crate::model::event::{Action, Ask, Claim, Event, Level, News, Notice, Onlooker, Schedule};
 use crate::model::history::Fact;
-use crate::model::names::{ClusterName, NodeName, WatcherName};
+use crate::model::names::{ClusterName, LeaseName, NodeName, WatcherName};
 use crate::model::node::Node;
 use crate::model::random::Random;
 use crate::model::snapshot::Phase;
@@ -377,36 +377,25 @@ impl Agent {
             Action::Freeze { process } => self.host.freeze(process),
             Action::Kill { process } => self.host.kill(process),
             Action::Guard { process, deadline } => self.host.guard(process, deadline),
-            Action::AskLease { watcher, ask, timeout } => self.store.ask(watcher, ask, timeout),
+            Action::AskLease { lease, ask, timeout } => self.store.ask(lease, ask, timeout),
             Action::Rename { request, to } => self.rename(request, to),
-            Action::Muster { watcher, word } => self.store.muster(watcher, word),
+            Action::Muster { lease, word } => self.store.muster(lease, word),
             Action::ShowLordship { legion, lordship } => {
                 let text = lordship.map(|lordship| wire::lordship_text(&lordship, clock::now(), unix_ms()));
                 self.lordships.show(&legion, text);
             }
-            Action::InitLease { request, watcher } => self.store.init_lease(request, watcher),
-            Action::CheckLease { request, watcher, token } => self.store.check_lease(request, watcher, token),
-            Action::Record { watcher, fact } => self.store.record(watcher, fact),
+            Action::InitLease { request, lease } => self.store.init_lease(request, lease),
+            Action::CheckLease { request, lease, token } => self.store.check_lease(request, lease, token),
+            Action::Record { lease, fact } => self.store.record(lease, fact),
             Action::Drill { request, drill } => match &self.store {
                 Store::Redis(redis) => {
-                    let lease = redis.lease(&drill.watcher);
-                    drill::begin(
-                        request,
-                        *drill,
-                        &lease,
-                        &self.name,
-                        redis.spec(),
-                        redis.cutter(),
-                        self.events.clone(),
-                    );
+                    drill::begin(request, *drill, &self.name, redis.spec(), redis.cutter(), self.events.clone());
                 }
                 Store::Local(_) => {
                     self.tell(Event::DrillWatched { request, result: Err("there is no Redis".into()) });
                 }
             },
-            Action::ReadHistory { request, watchers, schedules } => {
-                self.store.read_history(request, watchers, schedules);
-            }
+            Action::ReadHistory { request, leases, schedules } => self.store.read_history(request, leases, schedules),
             Action::Sample { request, processes } => self.host.sample(request, processes),
             Action::Measure { pids } => self.host.measure(pids),
             Action::Show { stats, history, elsewhere } => self.show_stats(&stats, history.as_deref(), elsewhere),
@@ -684,27 +673,29 @@ impl Store {
         standing: watch::Receiver<Standing>,
     ) -> Result<Store, StartError> {
         let leases = spec.watchers.iter().filter(|watcher| watcher.singleton.is_some());
-        let leases = leases.map(|watcher| watcher.name.clone()).collect();
         let (cluster, node) = (spec.cluster.clone(), spec.node.clone());
+        let leases = leases.map(|watcher| watcher.lease_name(&cluster));
         match &spec.redis {
             Some(redis) => {
                 let redis = redis.clone();
                 let machine = machine::machine;
-                let me = cluster::Me { redis, cluster, node, instance: identity.instance, leases, standing, machine };
+                let (leases, instance) = (leases.collect(), identity.instance);
+                let me = cluster::Me { redis, cluster: cluster.clone(), node, instance, leases, standing, machine };
                 Ok(Store::Redis(Box::new(Redis::start(me, events.clone(), questions))))
             }
             None => {
-                let me = local::Me { dir: state_dir.to_owned(), cluster, node, leases };
+                let leases = leases.map(|lease| lease.watcher).collect();
+                let me = local::Me { dir: state_dir.to_owned(), cluster: cluster.clone(), node, leases };
                 let failed = step(format!("cannot keep leases in {}", state_dir.display()));
                 Local::start(me, events.clone()).map(Store::Local).map_err(failed)
             }
         }
     }
 
-    fn ask(&mut self, watcher: WatcherName, ask: Ask, timeout: Duration) {
+    fn ask(&mut self, lease: LeaseName, ask: Ask, timeout: Duration) {
         match self {
-            Store::Redis(redis) => redis.ask(&watcher, ask, timeout),
-            Store::Local(local) => local.ask(watcher, ask, timeout),
+            Store::Redis(redis) => redis.ask(&lease, ask, timeout),
+            Store::Local(local) => local.ask(lease.watcher, ask, timeout),
         }
     }
 
@@ -716,45 +707,47 @@ impl Store {
         }
     }
 
-    fn muster(&mut self, watcher: WatcherName, word: Word) {
+    fn muster(&mut self, lease: LeaseName, word: Word) {
         match self {
-            Store::Redis(redis) => redis.muster(&watcher, word),
-            Store::Local(local) => local.muster(watcher, word),
+            Store::Redis(redis) => redis.muster(&lease, word),
+            Store::Local(local) => local.muster(lease.watcher, word),
         }
     }
 
-    fn claim(&mut self, watcher: WatcherName, lease: WatcherName, claim: Claim, timeout: Duration) {
+    fn claim(&mut self, watcher: WatcherName, lease: LeaseName, claim: Claim, timeout: Duration) {
         match self {
             Store::Redis(redis) => redis.claim(watcher, &lease, claim, timeout),
-            Store::Local(local) => local.claim(watcher, lease, claim),
+            Store::Local(local) => local.claim(watcher, lease.watcher, claim),
         }
     }
 
-    fn init_lease(&mut self, request: RequestId, watcher: WatcherName) {
+    fn init_lease(&mut self, request: RequestId, lease: LeaseName) {
         match self {
-            Store::Redis(redis) => redis.init_lease(request, &watcher),
-            Store::Local(local) => local.init_lease(request, watcher),
+            Store::Redis(redis) => redis.init_lease(request, &lease),
+            Store::Local(local) => local.init_lease(request, lease.watcher),
         }
     }
 
-    fn check_lease(&mut self, request: RequestId, watcher: WatcherName, token: u64) {
+    fn check_lease(&mut self, request: RequestId, lease: LeaseName, token: u64) {
         match self {
-            Store::Redis(redis) => redis.check_lease(request, &watcher, token),
-            Store::Local(local) => local.check_lease(request, watcher, token),
+            Store::Redis(redis) => redis.check_lease(request, &lease, token),
+            Store::Local(local) => local.check_lease(request, lease.watcher, token),
         }
     }
 
-    fn record(&mut self, watcher: WatcherName, fact: Fact) {
+    fn record(&mut self, lease: LeaseName, fact: Fact) {
         match self {
-            Store::Redis(redis) => redis.record(&watcher, &fact),
-            Store::Local(local) => local.record(watcher, fact),
+            Store::Redis(redis) => redis.record(&lease, &fact),
+            Store::Local(local) => local.record(lease.watcher, fact),
         }
     }
 
-    fn read_history(&mut self, request: RequestId, watchers: Vec<WatcherName>, schedules: Vec<Schedule>) {
+    fn read_history(&mut self, request: RequestId, leases: Vec<LeaseName>, schedules: Vec<Schedule>) {
         match self {
-            Store::Redis(redis) => redis.read_history(request, &watchers, schedules),
-            Store::Local(local) => local.read_history(request, watchers, schedules),
+            Store::Redis(redis) => redis.read_history(request, &leases, schedules),
+            Store::Local(local) => {
+                local.read_history(request, leases.into_iter().map(|lease| lease.watcher).collect(), schedules);
+            }
         }
     }
 

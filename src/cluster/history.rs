@@ -385,7 +385,11 @@ mod tests {
     use crate::model::names::ClusterName;
 
     fn lease() -> LeaseName {
-        LeaseName { cluster: ClusterName::parse("prod").unwrap(), watcher: WatcherName::parse("beat").unwrap() }
+        LeaseName {
+            cluster: ClusterName::parse("prod").unwrap(),
+            watcher: WatcherName::parse("beat").unwrap(),
+            key: None,
+        }
     }
 
     fn words(list: &[&str]) -> Vec<String> {

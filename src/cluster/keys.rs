@@ -19,7 +19,8 @@
 //! | `circus:{CLUSTER}:stats` | channel: what nodes use | nodes, while somebody watches | |
 //! | `circus:{CLUSTER}:output` | channel: what processes print | nodes, while somebody watches | |
 //!
-//! What stands in braces decides the slot of a Redis Cluster: a lease's keys share one, and so do all rows.
+//! What stands in braces decides the slot of a Redis Cluster: a lease's keys share one, and so do all rows. Where a lease has
+//! a key that others take, too, that one stands in the first one's place, and the others are `circus:lock:{KEY}:meta` and so on.
 
 use crate::model::names::{ClusterName, NodeName};
 

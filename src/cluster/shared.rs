@@ -1,6 +1,6 @@
 //! [`Redis`]: all that an agent does in the shared world. Each call returns at once; what comes of it is an [`Event`].
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use super::registry::{self, Called, Name};
 use super::scripts;
 use super::seal::Seal;
 use super::servers::{Server, Servers};
-use super::subscription::{self, Heard};
+use super::subscription::{self, Channels, Heard};
 use super::tell::{self, Mouths};
 use super::word::{Subject, Words};
 use super::{claim, keys, muster, watch as onlookers};
@@ -47,8 +47,8 @@ pub struct Me {
     /// What tells this agent from another with the same name. It survives a restart of the agent on its machine, so
     /// that a restarted agent need not wait for its own last beat to be forgotten.
     pub instance: u128,
-    /// The singletons whose releases are listened for; those that are asked for later are added.
-    pub leases: Vec<WatcherName>,
+    /// The leases whose releases are listened for; those that are asked for later are added.
+    pub leases: Vec<LeaseName>,
     /// What the node says of itself, kept current by the agent.
     pub standing: watch::Receiver<Standing>,
     /// Measures the machine; it may block, and is asked once for each heartbeat.
@@ -92,8 +92,8 @@ pub struct Redis {
     recorder: Recorder,
     /// Of each lease for which this node contends, who else does.
     attendance: Arc<Mutex<BTreeMap<WatcherName, Attendance>>>,
-    /// The channels that are listened on.
-    channels: watch::Sender<BTreeSet<String>>,
+    /// The channels that are listened on, those of leases with what is told there.
+    channels: watch::Sender<Channels>,
     events: mpsc::Sender<Event>,
     /// The links, the subscriptions and the heartbeats. They end with this value.
     tasks: JoinSet<()>,
@@ -138,9 +138,9 @@ impl Redis {
         let tell = (questions, events.clone());
         let name = watch::Sender::new(node);
         let bus = Bus::new((cluster.clone(), name.subscribe()), reply_id, servers.clone(), names, tell, seal);
-        let free = leases.into_iter().map(|watcher| LeaseName { cluster: cluster.clone(), watcher }.free_channel());
-        let channels = bus.channels().into_iter().chain([keys::watch(&cluster)]).chain(free).collect();
-        let channels = watch::Sender::new(channels);
+        let plain = bus.channels().into_iter().chain([keys::watch(&cluster)]).map(|channel| (channel, None));
+        let free = leases.into_iter().map(|lease| (lease.free_channel(), Some(Subject::Freed(lease.watcher))));
+        let channels = watch::Sender::new(plain.chain(free).collect());
         let words = Words::new(servers.iter().count(), events.clone());
         for (index, server) in servers.iter().enumerate() {
             let names = (&cluster, name.subscribe());
@@ -172,21 +172,19 @@ impl Redis {
 
     /// Puts `ask` to Redis. Exactly one [`Event::Lease`] answers it, within `timeout`, and at once while the link is
     /// down. After [`LeaseAnswer::Failed`] it may still be carried out, now or later.
-    pub fn ask(&self, watcher: &WatcherName, ask: Ask, timeout: Duration) {
-        let lease = self.lease(watcher);
-        self.listen_on(lease.free_channel());
-        let answer = self.servers.ask(lease, ask.clone(), timeout);
-        let watcher = watcher.clone();
+    pub fn ask(&self, lease: &LeaseName, ask: Ask, timeout: Duration) {
+        let watcher = lease.watcher.clone();
+        self.listen_on(lease.free_channel(), Subject::Freed(watcher.clone()));
+        let answer = self.servers.ask(lease.clone(), ask.clone(), timeout);
         self.tell(async move { Some(Event::Lease { watcher, ask, answer: answer.await }) });
     }
 
     /// Tells that a node is one of those that contend for a lease, or with nothing that it is none any more, and asks who
     /// is. Exactly one [`Event::Mustered`] answers it, within its `timeout` or little more.
-    pub fn muster(&self, watcher: &WatcherName, Word { sent, node, membership, timeout }: Word) {
-        let lease = self.lease(watcher);
-        self.listen_on(lease.changed_channel());
-        let answers = self.servers.clone().muster((lease, node), sent, membership, timeout);
-        let (watcher, attendance) = (watcher.clone(), Arc::clone(&self.attendance));
+    pub fn muster(&self, lease: &LeaseName, Word { sent, node, membership, timeout }: Word) {
+        let (watcher, attendance) = (lease.watcher.clone(), Arc::clone(&self.attendance));
+        self.listen_on(lease.changed_channel(), Subject::Members(watcher.clone()));
+        let answers = self.servers.clone().muster((lease.clone(), node), sent, membership, timeout);
         self.tell(async move {
             let said = answers.await;
             // Held for a line that cannot panic half-way.
@@ -198,20 +196,20 @@ impl Redis {
 
     /// Claims a slot of a watcher under a lease. Exactly one [`Event::SlotClaimed`] answers it, within `timeout` or little
     /// more.
-    pub fn claim(&self, watcher: WatcherName, lease: &WatcherName, claim: Claim, timeout: Duration) {
-        let call = claim::call(&self.lease(lease), &watcher, &self.name.borrow(), claim);
+    pub fn claim(&self, watcher: WatcherName, lease: &LeaseName, claim: Claim, timeout: Duration) {
+        let call = claim::call(lease, &watcher, &self.name.borrow(), claim);
         let answer = self.servers.clone().claim(call, timeout);
         self.tell(async move { Some(Event::SlotClaimed { watcher, claim, answer: answer.await }) });
     }
 
-    fn listen_on(&self, channel: String) {
-        self.channels.send_if_modified(|channels| !channels.contains(&channel) && channels.insert(channel));
+    fn listen_on(&self, channel: String, subject: Subject) {
+        let news = Some(subject);
+        self.channels.send_if_modified(|channels| channels.insert(channel, news.clone()) != Some(news));
     }
 
     /// Declares a lease free that nobody ever held; [`Event::LeaseInitialised`] says how that went.
-    pub fn init_lease(&self, request: RequestId, watcher: &WatcherName) {
-        let lease = self.lease(watcher);
-        let servers = self.servers.clone();
+    pub fn init_lease(&self, request: RequestId, lease: &LeaseName) {
+        let (lease, servers) = (lease.clone(), self.servers.clone());
         self.tell(async move {
             let answers = servers.call(&scripts::init_call(&lease), READ_TIMEOUT).await;
             // That one of several has a past is a past.
@@ -221,8 +219,8 @@ impl Redis {
     }
 
     /// Asks whether the tenure under `token` holds the lease; [`Event::LeaseChecked`] says so.
-    pub fn check_lease(&self, request: RequestId, watcher: &WatcherName, token: u64) {
-        let call = history::check_call(&self.lease(watcher), token);
+    pub fn check_lease(&self, request: RequestId, lease: &LeaseName, token: u64) {
+        let call = history::check_call(lease, token);
         let servers = self.servers.clone();
         self.tell(async move {
             let answers = servers.call(&call, READ_TIMEOUT).await.into_iter();
@@ -232,15 +230,14 @@ impl Redis {
     }
 
     /// Keeps a fact about a tenure with its lease, now or when Redis is back.
-    pub fn record(&mut self, watcher: &WatcherName, fact: &Fact) {
-        self.recorder.record(&self.lease(watcher), fact);
+    pub fn record(&mut self, lease: &LeaseName, fact: &Fact) {
+        self.recorder.record(lease, fact);
     }
 
     /// Reads what is kept of these leases and schedules; [`Event::HistoryRead`] brings it.
-    pub fn read_history(&self, request: RequestId, watchers: &[WatcherName], schedules: Vec<Schedule>) {
-        let leases: Vec<LeaseName> = watchers.iter().map(|watcher| self.lease(watcher)).collect();
-        let schedules = schedules.into_iter().map(|one| (self.lease(&one.lease), one.watcher)).collect();
-        let read = history::read(self.servers.clone(), leases, schedules, READ_TIMEOUT);
+    pub fn read_history(&self, request: RequestId, leases: &[LeaseName], schedules: Vec<Schedule>) {
+        let schedules = schedules.into_iter().map(|one| (one.lease, one.watcher)).collect();
+        let read = history::read(self.servers.clone(), leases.to_vec(), schedules, READ_TIMEOUT);
         self.tell(async move { Some(Event::HistoryRead { request, read: read.await }) });
     }
 
@@ -261,10 +258,10 @@ impl Redis {
         async move {
             let channel = |name: &NodeName| keys::bus(&cluster, name);
             // Heard before anybody can know of it. What comes meanwhile may be for another agent, and is not taken.
-            channels.send_if_modified(|channels| channels.insert(channel(&to)));
+            channels.send_if_modified(|channels| channels.insert(channel(&to), None).is_none());
             let renamed = agent.rename(&servers, &to).await;
             let idle = if renamed.is_ok() { name.send_replace(to) } else { to };
-            channels.send_if_modified(|channels| channels.remove(&channel(&idle)));
+            channels.send_if_modified(|channels| channels.remove(&channel(&idle)).is_some());
             renamed
         }
     }
@@ -348,11 +345,6 @@ impl Redis {
         }
     }
 
-    /// The lease of a watcher.
-    pub fn lease(&self, watcher: &WatcherName) -> LeaseName {
-        LeaseName { cluster: self.cluster.clone(), watcher: watcher.clone() }
-    }
-
     /// Does something bounded in the background and tells the agent what came of it. There are as many at once as the
     /// agent has questions open, and its questions are bounded.
     fn tell(&self, work: impl Future<Output = Option<Event>> + Send + 'static) {
@@ -370,21 +362,17 @@ impl Redis {
 fn listen(
     (index, server): (usize, &Server),
     (cluster, node): (&ClusterName, watch::Receiver<NodeName>),
-    channels: watch::Receiver<BTreeSet<String>>,
+    channels: watch::Receiver<Channels>,
     bus: Bus,
     words: Words,
     events: &mpsc::Sender<Event>,
 ) -> impl Future<Output = ()> + use<> {
     let (questions, answers) = (keys::bus_prefix(cluster), bus.answers().to_owned());
     let onlookers = keys::watch(cluster);
-    let (cluster, wanted) = (cluster.clone(), channels.clone());
-    let subject = move |channel: &str| Subject::of(&cluster, channel);
+    let wanted = channels.clone();
     let take = move |heard: Heard<'_>| match heard {
         // What was announced meanwhile nobody heard.
-        Heard::Anew => {
-            let channels = wanted.borrow();
-            channels.iter().filter_map(|channel| subject(channel)).map(Subject::event).collect()
-        }
+        Heard::Anew => wanted.borrow().values().flatten().cloned().map(Subject::event).collect(),
         Heard::Message { channel, payload } if channel.starts_with(&questions) => {
             bus.asked(channel, payload);
             Vec::new()
@@ -395,7 +383,8 @@ fn listen(
         Heard::Message { channel, payload } if channel == answers => bus.answered(payload).into_iter().collect(),
         Heard::Message { channel, payload } => {
             // A node's own change is no news to it.
-            let subject = subject(channel)
+            let subject = wanted.borrow().get(channel).cloned().flatten();
+            let subject = subject
                 .filter(|subject| !matches!(subject, Subject::Members(_) if muster::is_own(&node.borrow(), payload)));
             subject.and_then(|subject| words.spread(index, subject, payload)).into_iter().collect()
         }

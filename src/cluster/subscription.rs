@@ -8,7 +8,7 @@
 //! - Who makes an agent hear more than any of ours would say does not take its memory: that connection ends.
 //! - What is heard waits in a bounded box for the agent; a full box drops, as a lost connection would.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -19,6 +19,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use super::access::Server;
 use super::link::Backoff;
 use super::sentinel::Whereabouts;
+use super::word::Subject;
 use super::{reason, survey};
 use crate::model::event::Event;
 use crate::model::spec::{RedisSpec, Seeds};
@@ -34,6 +35,9 @@ const OUTBOX: usize = 4096;
 /// connection keeps the memory for it to its end.
 const LONGEST: usize = 8 << 20;
 
+/// The channels that are listened on; those on which words about leases are spread with what they are about.
+pub(super) type Channels = BTreeMap<String, Option<Subject>>;
+
 /// What came over the subscription.
 pub(super) enum Heard<'a> {
     /// It was made anew; anything may have been missed before.
@@ -46,7 +50,7 @@ pub(super) enum Heard<'a> {
 pub(super) async fn listen(
     spec: RedisSpec,
     whereabouts: Whereabouts,
-    mut channels: watch::Receiver<BTreeSet<String>>,
+    mut channels: watch::Receiver<Channels>,
     mut take: impl FnMut(Heard<'_>) -> Vec<Event>,
     events: mpsc::Sender<Event>,
 ) {
@@ -56,7 +60,7 @@ pub(super) async fn listen(
     let mut outbox = VecDeque::new();
     loop {
         let begun = Instant::now();
-        let wanted: Vec<String> = channels.borrow_and_update().iter().cloned().collect();
+        let wanted: Vec<String> = channels.borrow_and_update().keys().cloned().collect();
         let subscribe = async {
             let server = Server::of(&spec, &whereabouts).await?;
             Ok((subscribe_at(&server, &wanted).await?, server))
@@ -110,7 +114,7 @@ pub(super) async fn subscribe_at(server: &Server, channels: &[String]) -> Result
 async fn serve(
     mut sink: PubSubSink,
     mut stream: PubSubStream,
-    (channels, mut subscribed): (&mut watch::Receiver<BTreeSet<String>>, Vec<String>),
+    (channels, mut subscribed): (&mut watch::Receiver<Channels>, Vec<String>),
     outbox: &mut VecDeque<Event>,
     take: &mut impl FnMut(Heard<'_>) -> Vec<Event>,
     events: &mpsc::Sender<Event>,
@@ -140,7 +144,7 @@ async fn serve(
                 _ => return "the agent has ended".into(),
             },
             Ok(()) = channels.changed() => {
-                let wanted: Vec<String> = channels.borrow_and_update().iter().cloned().collect();
+                let wanted: Vec<String> = channels.borrow_and_update().keys().cloned().collect();
                 let idle: Vec<&String> = subscribed.iter().filter(|channel| !wanted.contains(channel)).collect();
                 let listen = async {
                     if !idle.is_empty() {

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use crate::model::event::Event;
-use crate::model::names::{ClusterName, LeaseName, WatcherName};
+use crate::model::names::WatcherName;
 
 /// How long the others may take once one has spread a word: longer than servers that stand together need, and short
 /// beside the start of a child.
@@ -28,12 +28,6 @@ pub(super) enum Subject {
 }
 
 impl Subject {
-    /// What the channel is for, where it is one of a lease.
-    pub(super) fn of(cluster: &ClusterName, channel: &str) -> Option<Subject> {
-        let freed = LeaseName::of_free_channel(cluster, channel).map(|lease| Subject::Freed(lease.watcher));
-        freed.or_else(|| Some(Subject::Members(LeaseName::of_changed_channel(cluster, channel)?.watcher)))
-    }
-
     /// What the agent is told.
     pub(super) fn event(self) -> Event {
         match self {
@@ -153,14 +147,5 @@ mod tests {
         assert_eq!(words.spread(0, members(), b"b"), None);
         assert_eq!(words.spread(1, beat(), b"a"), freed());
         assert_eq!(words.spread(1, members(), b"b"), Some(members().event()));
-    }
-
-    #[test]
-    fn a_channel_says_what_its_words_are_about() {
-        let cluster = ClusterName::parse("prod").unwrap();
-        let lease = LeaseName { cluster: cluster.clone(), watcher: WatcherName::parse("a:free").unwrap() };
-        assert_eq!(Subject::of(&cluster, &lease.free_channel()), Some(Subject::Freed(lease.watcher.clone())));
-        assert_eq!(Subject::of(&cluster, &lease.changed_channel()), Some(Subject::Members(lease.watcher)));
-        assert_eq!(Subject::of(&cluster, "circus:{prod}:events"), None);
     }
 }

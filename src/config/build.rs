@@ -14,7 +14,7 @@ use super::value::{Kind, RLIMITS, Value};
 use super::vars::{self, EnvVars};
 use super::watcher::{Environment, lease_texts};
 use super::{Surroundings, python};
-use crate::model::names::{ClusterName, NodeName, SocketName, WatcherName};
+use crate::model::names::{ClusterName, LeaseKey, NodeName, SocketName, WatcherName};
 use crate::model::pattern;
 use crate::model::spec::{AgentSpec, Defaults, LogOutput, SocketSpec, WatcherSpec};
 
@@ -44,6 +44,7 @@ pub(super) fn build(doc: &Document, around: &Surroundings, problems: &mut Proble
     }
     build.read_sockets(&vars);
     let watchers = build.watchers(&heads, (&global, &vars), &redis);
+    build.check_lease_keys(place.as_ref());
     build.check_order(&BTreeMap::new());
     build.check_unused();
 
@@ -152,12 +153,12 @@ pub(super) struct Build<'a> {
     pub(super) opened: Vec<SocketSpec>,
     /// Those that some watcher names.
     pub(super) used: BTreeSet<SocketName>,
+    /// The keys of leases that others take, too.
+    pub(super) lease_keys: Vec<(WatcherName, LeaseKey, Spot)>,
     /// Free-form keys already warned about.
     free_forms: BTreeSet<&'a str>,
 }
 
-/// The section types that wait for a later version, by their exact head or the beginning of it.
-const LATER: &[&str] = &["beatcop"];
 const TYPES: &[&str] =
     &["circus", "redis", "watcher", "env", "socket", "plugin", "legion", "uwsgi", "beatcop", "circus-cluster", "node"];
 
@@ -175,6 +176,7 @@ impl<'a> Build<'a> {
             sockets: BTreeMap::new(),
             opened: Vec::new(),
             used: BTreeSet::new(),
+            lease_keys: Vec::new(),
             free_forms: BTreeSet::new(),
         }
     }
@@ -182,7 +184,6 @@ impl<'a> Build<'a> {
     fn check_sections(&mut self) {
         for head in self.doc.sections() {
             let Some(spot) = self.doc.head(head).cloned() else { continue };
-            let later = |kind: &str| if kind.ends_with(':') { head.starts_with(kind) } else { head == kind };
             if Section::of(head).is_some()
                 || head == "env"
                 || head.starts_with("env:")
@@ -199,11 +200,6 @@ impl<'a> Build<'a> {
                         .warn(code::NO_EFFECT, spot, format!("[{head}] is empty, and therefore no {kind}"))
                         .help(format_args!("give it a `{key}`"));
                 }
-            } else if LATER.iter().any(|kind| later(kind)) {
-                let kind = head.split(':').next().unwrap_or(head);
-                self.problems
-                    .error(code::NOT_YET, spot, format!("[{head}] is not supported yet"))
-                    .label(format!("sections of the type `{kind}` come with a later version"));
             } else {
                 let (kind, name) = head.split_once(':').map_or((head, None), |(kind, name)| (kind, Some(name)));
                 let problem = self.problems.error(code::UNKNOWN_SECTION, spot, format!("unknown section [{head}]"));

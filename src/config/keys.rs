@@ -363,6 +363,8 @@ pub(super) const KEYS: &[Key] = &[
     key(Watcher, "lease_ttl", Seconds, eg("15"), Works, "this singleton's own; default: that of [redis]"),
     key(Watcher, "refresh_interval", Seconds, eg("5"), Works, "this singleton's own"),
     key(Watcher, "refresh_timeout", Seconds, eg("5"), Works, "this singleton's own"),
+    key(Watcher, "lease_key", Text, eg("beatcop:beat"), Works,
+        "the key of the lease where others take it, too: BeatCop's lockname"),
     key(Watcher, "flapping.active", Bool, is("True"), Idle, "this watcher's own, for the flapping plugin"),
     key(Watcher, "flapping.attempts", Times, is("2"), Idle, "the same"),
     key(Watcher, "flapping.window", Seconds, is("1"), Idle, "the same"),

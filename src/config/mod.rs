@@ -18,6 +18,7 @@
 mod keys;
 mod problem;
 
+mod beatcop;
 mod scan;
 mod uwsgi;
 mod vars;
@@ -132,6 +133,7 @@ fn understand(
 ) -> Result<Config, Vec<Problem>> {
     take_environment(&mut doc, around, &mut problems);
     uwsgi::translate(&mut doc, around, &mut problems);
+    beatcop::translate(&mut doc, &mut problems);
     let built = build::build(&doc, around, &mut problems);
 
     let mut problems = problems.0;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use redis::{IntoConnectionInfo, RedisConnectionInfo};
 
+use super::beatcop::BEATCOP;
 use super::build::Build;
 use super::problem::code;
 use super::settings::{Set, Settings};
@@ -33,8 +34,9 @@ impl Build<'_> {
     pub(super) fn redis(&mut self, redis: &Settings<'_>, circus: &Settings<'_>) -> Option<RedisSpec> {
         let url = redis.text("url");
         let wrong = self.doc.get("redis", "url").is_some_and(|entry| !entry.value.is_empty());
-        // Timings alone may come from the environment; a section in a file means Redis.
-        if let (None, false, Some(head)) = (&url, wrong, self.doc.head("redis")) {
+        // Timings alone may come from the environment; a section in a file means Redis. What BeatCop's lacks is told.
+        let beatcops = self.doc.head(BEATCOP).is_some();
+        if let (None, false, Some(head)) = (&url, wrong || beatcops, self.doc.head("redis")) {
             self.problems
                 .error(code::MISSING, head.clone(), "[redis] has no `url`")
                 .help("write `url = redis://localhost:6379/0`, or set CIRCUS_REDIS_URL")

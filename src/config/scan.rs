@@ -69,8 +69,35 @@ impl Said {
     }
 }
 
-/// Where a key and each line of its value stand.
+/// A key as it was written, apart from the document.
 #[derive(Debug)]
+pub(super) struct Taken {
+    /// What it is called in the file.
+    pub(super) written: String,
+    /// What it is called by who reads it.
+    pub(super) key: String,
+    pub(super) value: String,
+    place: Place,
+}
+
+impl Taken {
+    fn entry(&self) -> Entry<'_> {
+        Entry { key: &self.written, value: &self.value, place: &self.place }
+    }
+
+    /// The key.
+    pub(super) fn key_spot(&self) -> Spot {
+        self.entry().key_spot()
+    }
+
+    /// The value, or the key where that is empty.
+    pub(super) fn spot(&self) -> Spot {
+        self.entry().spot()
+    }
+}
+
+/// Where a key and each line of its value stand.
+#[derive(Debug, Clone)]
 pub(super) struct Place {
     key: (Rc<Line>, Range<usize>),
     pieces: Vec<Piece>,
@@ -79,7 +106,7 @@ pub(super) struct Place {
 }
 
 /// One line's part of a value.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Piece {
     /// Where it begins in the value.
     start: usize,
@@ -188,6 +215,45 @@ impl Document {
             }
         }
         true
+    }
+
+    /// The keys of a section, apart from it.
+    pub(super) fn copied(&self, section: &str) -> Vec<Taken> {
+        let taken = |entry: Entry<'_>| Taken {
+            written: entry.key.to_owned(),
+            key: entry.key.to_owned(),
+            value: entry.value.to_owned(),
+            place: entry.place.clone(),
+        };
+        self.entries(section).map(taken).collect()
+    }
+
+    /// The keys of a section, which then is none any more.
+    pub(super) fn taken(&mut self, section: &str) -> Vec<Taken> {
+        let taken = self.copied(section);
+        self.values.delete(Some(section));
+        taken
+    }
+
+    /// Leaves a key out.
+    pub(super) fn forget(&mut self, section: &str, key: &str) {
+        self.section_mut(section).remove(key);
+    }
+
+    /// Begins a section that stands for another, unless there is one of that name.
+    pub(super) fn begin_at(&mut self, section: &str, spot: &Spot) {
+        if self.head(section).is_none() {
+            self.section_mut(section);
+            self.heads.push(Head { section: section.to_owned(), spot: spot.clone() });
+        }
+    }
+
+    /// Sets a key for another one, unless it is set.
+    pub(super) fn derive(&mut self, (section, key): (&str, &str), value: &str, from: &Taken) {
+        if self.get(section, key).is_none() {
+            self.section_mut(section).append(key, value);
+            self.places.insert((section.to_owned(), key.to_owned()), from.place.clone());
+        }
     }
 
     fn define(

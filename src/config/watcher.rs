@@ -10,10 +10,10 @@ use super::settings::{Set, Settings, parts};
 use super::socket_use::Handed;
 use super::value::Value;
 use super::vars;
-use crate::model::names::WatcherName;
+use crate::model::names::{LeaseKey, WatcherName};
 use crate::model::spec::{
     Check, HealthAction, HealthSpec, HookPoint, HookProgram, HookSpec, LeaseTimings, Output, ProgramSpec, ReadySpec,
-    Sink, StreamSpec, WatcherSpec,
+    RedisSpec, Seeds, Sink, StreamSpec, WatcherSpec,
 };
 
 /// What a watcher's processes find as environment, before the keys of the watcher add to it.
@@ -64,9 +64,10 @@ impl Build<'_> {
         let numprocesses = settings.number("numprocesses").unwrap_or(1);
         self.check_number(name, settings, numprocesses, singleton.is_some());
         if singleton.is_none() {
-            let keys = ["lease_ttl", "refresh_interval", "refresh_timeout"];
+            let keys = ["lease_ttl", "refresh_interval", "refresh_timeout", "lease_key"];
             self.no_effect(settings, &keys, "only singletons have a lease");
         }
+        let lease_key = self.lease_key(name, settings).filter(|_| singleton.is_some());
         let mut stdout = self.output(name, settings, "stdout");
         let mut stderr = self.output(name, settings, "stderr");
         let election = self.election(settings, singleton.is_some() || lord.is_some());
@@ -119,6 +120,7 @@ impl Build<'_> {
             on_demand,
             cron,
             singleton,
+            lease_key,
             election,
             legion: None,
             follows,
@@ -188,6 +190,35 @@ impl Build<'_> {
                 .error(code::LEASE, spot, "with these timings, a lost lease could outlive its end")
                 .note(why)
                 .help("with `lease_ttl` alone, each of the others is a third of it");
+        }
+    }
+
+    /// The key of its lease, where it is not the lease's own.
+    fn lease_key(&mut self, name: &WatcherName, settings: &Settings<'_>) -> Option<LeaseKey> {
+        let key = LeaseKey::parse(&settings.text("lease_key")?).ok()?;
+        self.lease_keys.push((name.clone(), key.clone(), settings.get("lease_key")?.entry.spot()));
+        Some(key)
+    }
+
+    /// Refuses keys that two leases would share, and those that have no company in a Redis Cluster.
+    pub(super) fn check_lease_keys(&mut self, redis: Option<&RedisSpec>) {
+        let is_cluster = redis.is_some_and(|redis| matches!(Seeds::parse(redis.url.reveal()), Ok(Some(_))));
+        for (at, (name, key, spot)) in self.lease_keys.iter().enumerate() {
+            if let Some((other, ..)) = self.lease_keys[..at].iter().find(|(_, other, _)| other == key) {
+                self.problems
+                    .error(code::CONFLICT, spot.clone(), format!("`{name}` and `{other}` have one lease"))
+                    .label("one of them would wait for ever");
+            }
+            if redis.is_none() && self.doc.head("redis").is_none() {
+                self.problems
+                    .warn(code::NO_EFFECT, spot.clone(), "`lease_key` has no effect")
+                    .label("there is no [redis], where another program could have it");
+            } else if is_cluster && key.tag().is_none() {
+                self.problems
+                    .error(code::LEASE, spot.clone(), "no other key shares the slot of this one in a Redis Cluster")
+                    .label("it holds a `}`, and no braces with something in between")
+                    .help("what stands in braces says which slot it is: `{beat}:lock`");
+            }
         }
     }
 

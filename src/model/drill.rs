@@ -8,7 +8,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::history::{Gap, Tenure};
-use super::names::WatcherName;
+use super::names::LeaseName;
 
 /// How long a singleton may be missing beyond its ttl.
 pub const ALLOWANCE: Duration = Duration::from_secs(1);
@@ -51,8 +51,8 @@ impl Kind {
 /// One drill, as the holder's agent is to hold it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Drill {
-    /// The singleton.
-    pub watcher: WatcherName,
+    /// The singleton's lease.
+    pub lease: LeaseName,
     /// The token under which it runs.
     pub token: u64,
     /// Its process.

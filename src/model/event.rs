@@ -11,7 +11,7 @@ use super::command::{Command, NodeRow, Outcome, RequestId, Sample, Target};
 use super::drill::Drill;
 use super::election::{Muster, Word};
 use super::history::{Entry, Fact};
-use super::names::{ClusterName, NodeName, Owner, WatcherName};
+use super::names::{ClusterName, LeaseName, NodeName, Owner, WatcherName};
 use super::pattern::Pattern;
 use super::snapshot::{Lordship, ProcessView};
 use super::spec::{
@@ -177,8 +177,8 @@ pub enum TokenState {
 pub struct Schedule {
     /// The watcher.
     pub watcher: WatcherName,
-    /// Whose lease it is: its own, or its leader's.
-    pub lease: WatcherName,
+    /// Its own, or its leader's.
+    pub lease: LeaseName,
 }
 
 /// What the store keeps of a schedule.
@@ -432,24 +432,24 @@ pub enum Action {
     /// Move the deadline of a guarded process.
     Guard { process: ProcessId, deadline: Deadline },
     /// Ask the lease store; an answer, or `Failed`, comes within `timeout`.
-    AskLease { watcher: WatcherName, ask: Ask, timeout: Duration },
+    AskLease { lease: LeaseName, ask: Ask, timeout: Duration },
     /// Get another name for this node; ends in `Renamed`.
     Rename { request: RequestId, to: NodeName },
     /// Tell the store that a node is a member of those that contend for a lease, or with nothing that it is none any
     /// more, and ask who else is; ends in `Mustered` within the word's `timeout`.
-    Muster { watcher: WatcherName, word: Word },
+    Muster { lease: LeaseName, word: Word },
     /// Keep for programs to read whether this node leads a legion; nothing: there is no such legion here any more.
     ShowLordship { legion: WatcherName, lordship: Option<Box<Lordship>> },
     /// Say that a lease nobody ever held is free.
-    InitLease { request: RequestId, watcher: WatcherName },
+    InitLease { request: RequestId, lease: LeaseName },
     /// Ask the lease store whether the tenure under this token holds; ends in `LeaseChecked`.
-    CheckLease { request: RequestId, watcher: WatcherName, token: u64 },
+    CheckLease { request: RequestId, lease: LeaseName, token: u64 },
     /// Keep a fact about a tenure, or about a slot that went by it, where the lease is kept, as soon as the store can be reached. Nothing answers.
-    Record { watcher: WatcherName, fact: Fact },
+    Record { lease: LeaseName, fact: Fact },
     /// Have a drill begin, once a witness outside of this agent watches it; ends in `DrillWatched`.
     Drill { request: RequestId, drill: Box<Drill> },
     /// Read what the store keeps of these leases and schedules; ends in `HistoryRead`.
-    ReadHistory { request: RequestId, watchers: Vec<WatcherName>, schedules: Vec<Schedule> },
+    ReadHistory { request: RequestId, leases: Vec<LeaseName>, schedules: Vec<Schedule> },
     /// Read the registry.
     ReadRoster { request: RequestId },
     /// Ask another node, on behalf of whoever asked this one. Each reply comes as `Replied`; silence is the model's to
@@ -497,7 +497,7 @@ pub enum Action {
     ReadCalendar { watcher: WatcherName, cron: CronSpec },
     /// Claim a slot of a watcher under a lease; ends in `SlotClaimed`, within `timeout` or little more. Asked again for the
     /// same, the store says the same.
-    ClaimSlot { watcher: WatcherName, lease: WatcherName, claim: Claim, timeout: Duration },
+    ClaimSlot { watcher: WatcherName, lease: LeaseName, claim: Claim, timeout: Duration },
     /// Tell whoever listens.
     Publish(Notice),
     /// Answer a request, once and for all.

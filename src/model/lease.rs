@@ -280,12 +280,9 @@ impl Lease {
     /// The store answered `ask`, or failed to.
     pub fn answered(&mut self, now: Time, ask: &Ask, answer: LeaseAnswer, questions: &mut Vec<Question>) {
         let end = ask.sent + self.timings.validity();
-        if let LeaseAnswer::Held { by, ttl, .. } = &answer {
+        if let LeaseAnswer::Held { ttl, .. } = &answer {
             self.longest = self.longest.max(*ttl);
-            // Somebody else's word in the place of a lease says nothing of the lease's end.
-            if Owner::parse(by).is_some() {
-                self.seen = self.seen.max(Some(ask.sent));
-            }
+            self.seen = self.seen.max(Some(ask.sent));
         }
         let tick = self.ticks.after(ask.sent);
         let due = self.due(ask.sent, tick);
@@ -381,7 +378,10 @@ impl Lease {
             {
                 let (owner, freed) = (owner.clone(), *freed);
                 let (pause, why) = match answer {
-                    LeaseAnswer::Held { by, left, .. } => (left + self.random.below(HERD), Why::HeldBy(by)),
+                    LeaseAnswer::Held { by, left, .. } => {
+                        let look = if Owner::parse(&by).is_some() { left } else { self.halfway(left) };
+                        (look + self.random.below(HERD), Why::HeldBy(by))
+                    }
                     LeaseAnswer::Quarantined { left } => (left + self.random.below(HERD), Why::Quarantine),
                     LeaseAnswer::Reserved { node, left } => (left + self.random.below(HERD), Why::ReservedFor(node)),
                     LeaseAnswer::Split { reason } => (self.apart(), Why::Split(reason)),
@@ -416,6 +416,12 @@ impl Lease {
 
     fn retry(&mut self) -> Duration {
         self.random.about(self.pause(), 0.2)
+    }
+
+    /// When to look again at what no agent wrote, and of which nobody tells: in time to see that it is kept, or lost. Near
+    /// its end, at that.
+    fn halfway(&self, left: Duration) -> Duration {
+        if left > self.pause() { left / 2 } else { left }
     }
 
     /// How long to wait so that those who were in each other's way do not meet again: where servers are near a moment
@@ -595,6 +601,14 @@ impl Lease {
         }
     }
 
+    /// What holds it where that is no agent, by its value: another program, or somebody's hand.
+    pub fn other_holder(&self) -> Option<&str> {
+        match &self.state {
+            State::Waiting { why: Why::HeldBy(by), .. } => Some(by.as_str()).filter(|by| Owner::parse(by).is_none()),
+            _ => None,
+        }
+    }
+
     /// Whether another node has it, or is about to, as far as the store has said; nothing speaks against it while it is
     /// being asked.
     pub fn is_left_to_another(&self) -> bool {
@@ -696,7 +710,7 @@ mod tests {
 
     fn lease(node: &str, watcher: &str) -> Lease {
         let (cluster, watcher) = (ClusterName::parse("test").unwrap(), WatcherName::parse(watcher).unwrap());
-        let (name, node) = (LeaseName { cluster, watcher }, NodeName::parse(node).unwrap());
+        let (name, node) = (LeaseName { cluster, watcher, key: None }, NodeName::parse(node).unwrap());
         Lease::new(name, node, LeaseTimings::thirds(TTL), Random::from_number(1))
     }
 
@@ -767,12 +781,22 @@ mod tests {
         play.answer(0.1, &ask, LeaseAnswer::Held { by, left: Duration::from_secs(4), ttl: TTL });
         let ask = play.advance(5.0);
         assert!(matches!(ask.kind, AskKind::Take { seen: Some(ago), .. } if ago == Duration::from_secs(5)), "{ask:?}");
-        // A value that no agent wrote says nothing of when the lease ends.
+    }
+
+    #[test]
+    fn what_no_agent_wrote_is_looked_at_halfway_to_its_end() {
         let mut play = Play::new();
         play.lease.want(at(0.0));
-        let ask = play.advance(0.0);
-        play.answer(0.1, &ask, LeaseAnswer::Held { by: "somebody".into(), left: Duration::from_secs(4), ttl: TTL });
-        assert!(matches!(play.advance(5.0).kind, AskKind::Take { seen: None, .. }));
+        for (secs, left, next) in [(0.0, 10, 5.0), (5.1, 10, 10.1), (10.2, 4, 12.2), (12.3, 1, 13.3)] {
+            let ask = play.advance(secs);
+            play.answer(
+                secs,
+                &ask,
+                LeaseAnswer::Held { by: "web-1-77".into(), left: Duration::from_secs(left), ttl: TTL },
+            );
+            let wakeup = play.lease.next_wakeup().unwrap();
+            assert!(at(next) <= wakeup && wakeup <= at(next) + HERD, "{wakeup:?} for {next}");
+        }
     }
 
     #[test]
@@ -908,7 +932,7 @@ mod tests {
         let mut play = Play::new();
         play.lease.want(at(0.0));
         let ask = play.advance(0.0);
-        let held = LeaseAnswer::Held { by: "b:x".into(), left: Duration::from_secs(9), ttl: TTL };
+        let held = LeaseAnswer::Held { by: format!("b:{:032x}", 7), left: Duration::from_secs(9), ttl: TTL };
         play.answer(0.1, &ask, held);
         assert!(play.lease.next_wakeup().unwrap() >= at(9.1));
         play.idle(9.0);
@@ -983,7 +1007,7 @@ mod tests {
         let longer = Duration::from_secs(40);
         play.answer(0.1, &ask, LeaseAnswer::Held { by: "b:x".into(), left: Duration::from_secs(1), ttl: longer });
         let ask = play.advance(2.0);
-        assert_eq!(ask.kind, AskKind::Take { ttl: TTL, longest: longer, seen: None });
+        assert_eq!(ask.kind, AskKind::Take { ttl: TTL, longest: longer, seen: Some(Duration::from_secs(2)) });
     }
 
     #[test]

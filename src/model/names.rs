@@ -176,6 +176,34 @@ impl fmt::Display for NodeWord {
     }
 }
 
+name!(
+    /// The Redis key of a lease that others take, too, who are no agents: it is what they agree on, whatever it holds.
+    LeaseKey, |text: &str| match text {
+        "" => Err(BadName("a lease's key cannot be empty".into())),
+        _ => Ok(text.to_owned()),
+    }
+);
+
+impl LeaseKey {
+    /// What Redis Cluster tells the slot by, where other keys can share it: what the first braces hold, or all of it.
+    pub fn tag(&self) -> Option<&str> {
+        let braced = self.0.split_once('{').and_then(|(_, from)| Some(from.split_once('}')?.0));
+        match braced.filter(|tag| !tag.is_empty()) {
+            Some(tag) => Some(tag),
+            // Put between braces, it would end at its own.
+            None => Some(self.as_str()).filter(|all| !all.contains('}')),
+        }
+    }
+
+    /// What stands before what is remembered of it, in the same slot.
+    fn prefix(&self) -> String {
+        match self.tag() {
+            Some(tag) if tag != self.0 => format!("circus:lock:{self}:"),
+            _ => format!("circus:lock:{{{self}}}:"),
+        }
+    }
+}
+
 /// A promise of the whole cluster, named after the watcher it guards.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LeaseName {
@@ -183,37 +211,39 @@ pub struct LeaseName {
     pub cluster: ClusterName,
     /// What it keeps alone.
     pub watcher: WatcherName,
+    /// The key that names the holder, where it is not the lease's own. Whatever the lease is called, it is the same one.
+    pub key: Option<LeaseKey>,
 }
 
 impl LeaseName {
-    /// The Redis key that names the holder: `circus:{CLUSTER/NAME}:lease`.
+    /// The Redis key that names the holder: `circus:{CLUSTER/NAME}:lease`, or the one that others take, too.
     pub fn lease_key(&self) -> String {
-        format!("circus:{{{self}}}:lease")
+        self.key.as_ref().map_or_else(|| self.beside("lease"), ToString::to_string)
     }
 
     /// The Redis hash that remembers the lease beyond its end: `circus:{CLUSTER/NAME}:meta`.
     pub fn meta_key(&self) -> String {
-        format!("circus:{{{self}}}:meta")
+        self.beside("meta")
     }
 
     /// The Redis stream of what has been with the lease: `circus:{CLUSTER/NAME}:history`.
     pub fn history_key(&self) -> String {
-        format!("circus:{{{self}}}:history")
+        self.beside("history")
     }
 
     /// The channel on which a release announces itself: `circus:{CLUSTER/NAME}:free`.
     pub fn free_channel(&self) -> String {
-        format!("circus:{{{self}}}:free")
+        self.beside("free")
     }
 
     /// The Redis hash of those that contend for the lease: `circus:{CLUSTER/NAME}:members`.
     pub fn members_key(&self) -> String {
-        format!("circus:{{{self}}}:members")
+        self.beside("members")
     }
 
     /// The Redis hash of the slots that were claimed under the lease: `circus:{CLUSTER/NAME}:slots`.
     pub fn slots_key(&self) -> String {
-        format!("circus:{{{self}}}:slots")
+        self.beside("slots")
     }
 
     /// The Redis stream of what became of the slots of a watcher under the lease: `circus:{CLUSTER/NAME}:runs:WATCHER`.
@@ -223,23 +253,15 @@ impl LeaseName {
 
     /// The channel on which it is told that one of them came, left or changed: `circus:{CLUSTER/NAME}:changed`.
     pub fn changed_channel(&self) -> String {
-        format!("circus:{{{self}}}:changed")
+        self.beside("changed")
     }
 
-    /// The lease of `cluster` whose [`free_channel`](LeaseName::free_channel) this is.
-    pub fn of_free_channel(cluster: &ClusterName, channel: &str) -> Option<LeaseName> {
-        LeaseName::of_channel(cluster, channel, "free")
-    }
-
-    /// The lease of `cluster` whose [`changed_channel`](LeaseName::changed_channel) this is.
-    pub fn of_changed_channel(cluster: &ClusterName, channel: &str) -> Option<LeaseName> {
-        LeaseName::of_channel(cluster, channel, "changed")
-    }
-
-    fn of_channel(cluster: &ClusterName, channel: &str, what: &str) -> Option<LeaseName> {
-        let name = channel.strip_prefix("circus:{")?.strip_suffix(what)?.strip_suffix("}:")?;
-        let watcher = name.strip_prefix(cluster.as_str())?.strip_prefix('/')?;
-        Some(LeaseName { cluster: cluster.clone(), watcher: WatcherName::parse(watcher).ok()? })
+    /// What belongs to the lease, in the slot of its key. With a key that others take it is named after that key alone.
+    fn beside(&self, what: &str) -> String {
+        match &self.key {
+            Some(key) => key.prefix() + what,
+            None => format!("circus:{{{self}}}:{what}"),
+        }
     }
 }
 
@@ -384,12 +406,29 @@ mod tests {
 
     #[test]
     fn all_keys_of_a_lease_share_one_slot() {
-        let name =
-            LeaseName { cluster: ClusterName::parse("prod").unwrap(), watcher: WatcherName::parse("beat").unwrap() };
+        let cluster = ClusterName::parse("prod").unwrap();
+        let mut name = LeaseName { cluster, watcher: WatcherName::parse("beat").unwrap(), key: None };
         assert_eq!(name.lease_key(), "circus:{prod/beat}:lease");
         assert_eq!(name.meta_key(), "circus:{prod/beat}:meta");
         assert_eq!(name.history_key(), "circus:{prod/beat}:history");
         assert_eq!(name.members_key(), "circus:{prod/beat}:members");
         assert_eq!(name.slots_key(), "circus:{prod/beat}:slots");
+        name.key = LeaseKey::parse("beatcop:{prod}:beat").ok();
+        assert_eq!(name.lease_key(), "beatcop:{prod}:beat");
+        assert_eq!(name.meta_key(), "circus:lock:beatcop:{prod}:beat:meta");
+        name.key = LeaseKey::parse("beatcop:celery beat").ok();
+        assert_eq!(name.meta_key(), "circus:lock:{beatcop:celery beat}:meta");
+        assert_eq!(name.free_channel(), "circus:lock:{beatcop:celery beat}:free");
+    }
+
+    #[test]
+    fn the_tag_of_a_key_is_what_redis_cluster_takes_it_for() {
+        let tag = |key: &str| LeaseKey::parse(key).unwrap().tag().map(ToOwned::to_owned);
+        for (key, expected) in [("a", Some("a")), ("a{b}c{d}", Some("b")), ("{{a}", Some("{a")), ("a{b", Some("a{b"))] {
+            assert_eq!(tag(key).as_deref(), expected, "{key}");
+        }
+        for key in ["a}b", "{}a", "}a{"] {
+            assert_eq!(tag(key), None, "{key}");
+        }
     }
 }

@@ -328,7 +328,7 @@ fn done(answer: &Answer, time: f64) -> Object {
         Answer::LeaseChecked { watcher, token, state } => ok(history::token_state(watcher, *token, state)),
         Answer::Drilling { node, drill } => ok(json!({
             "node": node.as_str(),
-            "name": drill.watcher.as_str(),
+            "name": drill.lease.watcher.as_str(),
             "token": drill.token,
             "pid": drill.pid,
             "ttl": seconds(drill.ttl),

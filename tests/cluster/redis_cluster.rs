@@ -17,7 +17,7 @@ impl Agent {
 
     /// Asks about a lease of another name.
     async fn ask_of(&mut self, name: &WatcherName, ask: &Ask) -> LeaseAnswer {
-        self.redis.ask(name, ask.clone(), ASK);
+        self.redis.ask(&lease_of(name), ask.clone(), ASK);
         let answer = |event| match event {
             Event::Lease { watcher, ask: asked, answer } if watcher == *name && asked == *ask => Some(answer),
             _ => None,
@@ -58,7 +58,7 @@ fn elsewhere(cluster: &ClusterServers) -> Vec<WatcherName> {
     let mut names = Vec::new();
     for i in 0..50 {
         let watcher = WatcherName::parse(&format!("w{i}")).unwrap();
-        let at = cluster.master_of(&LeaseName { cluster: super::cluster(), watcher: watcher.clone() }.lease_key());
+        let at = cluster.master_of(&lease_of(&watcher).lease_key());
         if !seen.contains(&at) {
             seen.push(at);
             names.push(watcher);
@@ -132,6 +132,7 @@ impl Store for ClusterStore {
             Disturbance::FlushScripts => drop(self.master().command(&["SCRIPT", "FLUSH"])),
             Disturbance::Delete(key) => assert_eq!(self.master().number(&["DEL", &key]), 1),
             Disturbance::Overwrite(key, value) => drop(self.master().command(&["SET", &key, &value])),
+            Disturbance::OthersTurn(key, value, ttl) => real_store::others_turn(self.master(), (&key, &value), ttl),
             Disturbance::Save => self.master().save(),
             Disturbance::SetBack(lease, by) => real_store::set_back(self.master(), &lease, by),
             Disturbance::RestartEmpty => {
@@ -187,10 +188,10 @@ async fn a_master_that_hangs_is_the_trouble_of_its_own_leases_alone() {
     let hung = cluster.master_of(&lease().lease_key());
     cluster.servers[hung].freeze();
     for _ in 0..6 {
-        agent.redis.ask(&beat(), long_refresh(&a, token), ASK);
+        agent.redis.ask(&lease(), long_refresh(&a, token), ASK);
         let mut asked = vec![beat()];
         for name in &others {
-            agent.redis.ask(name, take(&owner("b", 2)), ASK);
+            agent.redis.ask(&lease_of(name), take(&owner("b", 2)), ASK);
             asked.push(name.clone());
         }
         while !asked.is_empty() {
@@ -270,7 +271,7 @@ async fn a_planned_failover_goes_unnoticed() {
     let a = owner("a", 1);
     let token = held(&cluster, &mut agent, &a).await;
     cluster.fail_over(cluster.master_of(&lease().lease_key()));
-    agent.redis.ask(&beat(), long_refresh(&a, token), PATIENCE);
+    agent.redis.ask(&lease(), long_refresh(&a, token), PATIENCE);
     loop {
         match agent.event().await {
             Event::Lease { answer, .. } => break assert_eq!(answer, LeaseAnswer::Granted { token }),
@@ -293,7 +294,7 @@ async fn a_cluster_that_is_down_says_so_and_is_reached_again_at_once() {
     let deadline = Instant::now() + PATIENCE;
     let reason = loop {
         assert!(Instant::now() < deadline);
-        agent.redis.ask(&beat(), long_refresh(&a, token), ASK);
+        agent.redis.ask(&lease(), long_refresh(&a, token), ASK);
         if let Event::StoreDown { reason } = agent.event().await {
             break reason;
         }
@@ -323,7 +324,7 @@ async fn a_lease_whose_slot_is_moved_loses_no_refresh() {
     assert_eq!(agent.ask(&goes_on).await, granted, "both keys are where they were");
     cluster.move_key(&lease_key, from, to);
     // Between the two no server has both: it is tried again until one has.
-    agent.redis.ask(&beat(), goes_on.clone(), PATIENCE);
+    agent.redis.ask(&lease(), goes_on.clone(), PATIENCE);
     tokio::time::sleep(Duration::from_millis(100)).await;
     cluster.move_key(&meta_key, from, to);
     assert_eq!(agent.answer(&goes_on).await, granted);

@@ -72,14 +72,14 @@ async fn a_dead_replica_holds_up_nothing_but_what_needs_it() {
     let names: Vec<WatcherName> = (0..30).map(|i| WatcherName::parse(&format!("w{i}")).unwrap()).collect();
     let longer = Duration::from_secs(3);
     for (i, name) in names.iter().enumerate() {
-        agent.redis.ask(name, take(&owner("x", i as u128)), longer);
+        agent.redis.ask(&lease_of(name), take(&owner("x", i as u128)), longer);
     }
-    agent.redis.ask(&beat(), long(refresh(&a, token).kind, &a), longer);
+    agent.redis.ask(&lease(), long(refresh(&a, token).kind, &a), longer);
     // While these wait for it, what does not is answered.
     assert_eq!(agent.roster_until(|rows| rows.len() == 1).await.len(), 1);
     let mut waiting = names.len();
     let mut held_up = true;
-    agent.redis.ask(&beat(), release(&owner("nobody", 9)), ASK);
+    agent.redis.ask(&lease(), release(&owner("nobody", 9)), ASK);
     while waiting > 0 || held_up {
         match agent.event().await {
             Event::Lease { answer: LeaseAnswer::Released, .. } => {

@@ -80,7 +80,7 @@ impl Town {
                     let calendar = Some(self.calendar());
                     self.stage.tell(Event::CalendarRead { watcher, calendar });
                 }
-                Action::AskLease { watcher, ask, .. } => {
+                Action::AskLease { lease, ask, .. } => {
                     let by = LeaseAnswer::Held { by: "b".into(), left: secs(1), ttl: secs(15) };
                     let answer = match ask.kind {
                         AskKind::Release { .. } | AskKind::Withdraw => LeaseAnswer::Released,
@@ -89,7 +89,7 @@ impl Town {
                             self.token.map_or(by, |token| LeaseAnswer::Granted { token })
                         }
                     };
-                    self.stage.tell(Event::Lease { watcher, ask, answer });
+                    self.stage.tell(Event::Lease { watcher: lease.watcher, ask, answer });
                 }
                 Action::ClaimSlot { claim, .. } => self.claims.push(claim),
                 _ => unreachable!(),

@@ -7,7 +7,7 @@ use circus_agent::model::command::{
 };
 use circus_agent::model::drill::{Drill, Kind};
 use circus_agent::model::event::{Action, Event, Exit, ProcessId};
-use circus_agent::model::names::WatcherName;
+use circus_agent::model::names::{ClusterName, LeaseName, WatcherName};
 use circus_agent::model::spec::{AgentSpec, WatcherSpec};
 
 use crate::specs;
@@ -64,9 +64,10 @@ fn a_drill_begins_when_somebody_could_take_over_and_is_told_when_it_is_watched()
         assert_eq!(begun(&mut stage), None);
         registry(&mut stage, request, NodeState::Up, &["beat"]);
         let drill = begun(&mut stage).expect("a drill");
-        let (watcher, pid) = (WatcherName::parse("beat").unwrap(), 1_000 + child.0 as u32);
+        let (cluster, watcher) = (ClusterName::parse("test").unwrap(), WatcherName::parse("beat").unwrap());
+        let (lease, pid) = (LeaseName { cluster, watcher, key: None }, 1_000 + child.0 as u32);
         let by = Some("amy".into());
-        assert_eq!(drill, Drill { watcher, token: 7, pid, ttl, kind, lasting, by });
+        assert_eq!(drill, Drill { lease, token: 7, pid, ttl, kind, lasting, by });
         stage.tell(Event::DrillWatched { request, result: Ok(()) });
         let answer = Answer::Drilling { node: name("a"), drill: Box::new(drill) };
         assert_eq!(stage.outcome(request), Some(Outcome::Own(Reply::Done(answer))));

@@ -38,7 +38,9 @@ fn says(explanation: &Explanation, what: What, text: &str) {
 
 fn answer(stage: &mut Stage, answer: LeaseAnswer) {
     let asked = stage.orders().into_iter().find_map(|action| match action {
-        Action::AskLease { watcher, ask, .. } if !matches!(ask.kind, AskKind::Release { .. }) => Some((watcher, ask)),
+        Action::AskLease { lease, ask, .. } if !matches!(ask.kind, AskKind::Release { .. }) => {
+            Some((lease.watcher, ask))
+        }
         _ => None,
     });
     let (watcher, ask) = asked.expect("a question");
@@ -96,6 +98,21 @@ fn a_holder_says_its_token_and_how_to_move_it_away() {
 }
 
 #[test]
+fn what_holds_the_lease_and_is_no_agent_is_asked_for_nothing() {
+    let (by, secs) = ("db-1-77".to_owned(), Duration::from_secs);
+    let mut stage = waiting(&LeaseAnswer::Held { by, left: secs(10), ttl: secs(15) });
+    let told = explain(&mut stage, "beat");
+    let (text, _) = cross(&told, What::Lease);
+    assert!(text.starts_with("held by db-1-77, asked for again in 5.0 s"), "{text}");
+    let outlook = "a may get it within 15 s after db-1-77 falls silent, which is no agent and takes no commands.";
+    assert_eq!((told.outlook.as_deref(), told.moves), (Some(outlook), None));
+    let failover = Command::Failover { watcher: "beat".into(), to: None, patience: Patience::Settled };
+    let request = stage.asks_for(failover);
+    let why = "beat is held by db-1-77, which is no agent: end it there, and an agent has it after that";
+    assert_eq!(stage.outcome(request), Some(Outcome::Own(Reply::Refused(Refusal::NoCandidate(why.into())))));
+}
+
+#[test]
 fn cross_lease_held_elsewhere_is_right_and_tells_when_it_comes_and_how_to_have_it() {
     let mut stage = waiting(&held(9));
     let told = explain(&mut stage, "beat");
@@ -137,7 +154,9 @@ fn cross_lease_stood_back_from_after_failures() {
     let child = stage.start()[0];
     stage.end(child, Exit::Code(1));
     let release = stage.orders().into_iter().find_map(|action| match action {
-        Action::AskLease { watcher, ask, .. } if matches!(ask.kind, AskKind::Release { .. }) => Some((watcher, ask)),
+        Action::AskLease { lease, ask, .. } if matches!(ask.kind, AskKind::Release { .. }) => {
+            Some((lease.watcher, ask))
+        }
         _ => None,
     });
     let (watcher, ask) = release.expect("a release");

@@ -142,8 +142,8 @@ impl Scene {
                 format!("hook {name}")
             }
             Action::CallOff { .. } => "call off".to_owned(),
-            Action::Muster { watcher, word } => return self.muster(watcher, word.sent, word.membership),
-            Action::AskLease { watcher, ask, .. } => return self.ask(watcher, ask),
+            Action::Muster { lease, word } => return self.muster(lease.watcher, word.sent, word.membership),
+            Action::AskLease { lease, ask, .. } => return self.ask(lease.watcher, ask),
             Action::Record { fact, .. } => return self.facts.push(fact),
             Action::ShowLordship { lordship, .. } => return self.shown = lordship,
             Action::Reply { request, outcome } => return drop(self.replies.insert(request, outcome)),

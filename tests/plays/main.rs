@@ -280,9 +280,9 @@ fn a_planned_stop_keeps_the_lease_for_all_of_its_grace() {
         let orders = stage.orders();
         assert!(!killed(&orders, id));
         for action in orders {
-            if let Action::AskLease { watcher, ask, .. } = action {
+            if let Action::AskLease { lease, ask, .. } = action {
                 assert!(matches!(ask.kind, AskKind::Refresh { .. }));
-                stage.tell(Event::Lease { watcher, ask, answer: LeaseAnswer::Granted { token: 1 } });
+                stage.tell(Event::Lease { watcher: lease.watcher, ask, answer: LeaseAnswer::Granted { token: 1 } });
             }
         }
     }
@@ -339,8 +339,8 @@ fn a_failover_without_a_target_goes_to_the_node_heard_of_last_and_is_known_to_be
     stage.end(id, Exit::Code(0));
     let moved = Answer::Moved { from: name("a"), to: Some(name("c")), token: 1, stays: false };
     let release = stage.orders.iter().find_map(|action| match action {
-        Action::AskLease { watcher, ask, .. } if ask.kind == AskKind::Release { to: Some(name("c")) } => {
-            Some((watcher.clone(), ask.clone()))
+        Action::AskLease { lease, ask, .. } if ask.kind == AskKind::Release { to: Some(name("c")) } => {
+            Some((lease.watcher.clone(), ask.clone()))
         }
         _ => None,
     });
@@ -355,7 +355,7 @@ fn a_failover_without_a_target_goes_to_the_node_heard_of_last_and_is_known_to_be
 fn a_failover_is_passed_on_to_the_holder() {
     let mut stage = Stage::new(vec![singleton("beat")]);
     let asked = stage.orders().into_iter().find_map(|action| match action {
-        Action::AskLease { watcher, ask, .. } => Some((watcher, ask)),
+        Action::AskLease { lease, ask, .. } => Some((lease.watcher, ask)),
         _ => None,
     });
     let (watcher, ask) = asked.unwrap();
@@ -500,8 +500,8 @@ fn any_event_in_any_state_is_survived() {
     let mut asks = Vec::new();
     for _ in 0..6_000 {
         for action in stage.orders() {
-            if let Action::AskLease { watcher, ask, .. } = action {
-                asks.push((watcher, ask));
+            if let Action::AskLease { lease, ask, .. } = action {
+                asks.push((lease.watcher, ask));
             }
         }
         asks.truncate(50);

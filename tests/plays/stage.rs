@@ -248,7 +248,9 @@ impl Stage {
     /// Grants the lease that was just asked for.
     pub(crate) fn grant(&mut self, token: u64) {
         let asked = self.orders().into_iter().find_map(|action| match action {
-            Action::AskLease { watcher, ask, .. } if matches!(ask.kind, AskKind::Take { .. }) => Some((watcher, ask)),
+            Action::AskLease { lease, ask, .. } if matches!(ask.kind, AskKind::Take { .. }) => {
+                Some((lease.watcher, ask))
+            }
             _ => None,
         });
         let (watcher, ask) = asked.expect("a take");

@@ -320,8 +320,8 @@ impl World {
             Action::Signal { process, .. } => self.signal(host, process),
             Action::Kill { process } => self.kill(host, process),
             Action::Guard { process, deadline } => self.arm(host, process, deadline),
-            Action::AskLease { watcher, ask, timeout } => self.ask(host, watcher, ask, timeout),
-            Action::Muster { watcher, word } => self.muster(host, watcher, word),
+            Action::AskLease { lease, ask, timeout } => self.ask(host, lease.watcher, ask, timeout),
+            Action::Muster { lease, word } => self.muster(host, lease.watcher, word),
             Action::Leave { .. } => {
                 self.hosts[host].agent = None;
                 self.hosts[host].life += 1;

@@ -253,7 +253,7 @@ impl World {
     /// The full name of a singleton's lease.
     pub(crate) fn lease(&self, watcher: &WatcherName) -> LeaseName {
         let watcher = if self.flaw == Some(Flaw::OneLeaseForAll) { &self.watchers[0] } else { watcher };
-        LeaseName { cluster: ClusterName::parse("test").unwrap(), watcher: watcher.clone() }
+        LeaseName { cluster: ClusterName::parse("test").unwrap(), watcher: watcher.clone(), key: None }
     }
 
     /// Questions of a host have reached a server.

@@ -39,7 +39,13 @@ pub fn job() -> WatcherName {
 }
 
 pub fn lease() -> LeaseName {
-    LeaseName { cluster: cluster(), watcher: beat() }
+    lease_of(&beat())
+}
+
+/// The lease of a watcher.
+#[allow(dead_code, reason = "not every test has another")]
+pub fn lease_of(watcher: &WatcherName) -> LeaseName {
+    LeaseName { cluster: cluster(), watcher: watcher.clone(), key: None }
 }
 
 pub fn node(name: &str) -> NodeName {
@@ -94,7 +100,7 @@ impl Agent {
         let (asked, questions) = mpsc::channel(16);
         let about = NodeAbout { version: "0.1.0".into(), host: format!("host-{name}"), pid: 7, ..NodeAbout::default() };
         let (standing, stands) = watch::channel(Standing { about, draining: false });
-        let (leases, machine) = (vec![beat()], Machine::default);
+        let (leases, machine) = (vec![lease()], Machine::default);
         let me = Me { redis, cluster: cluster(), node: node(name), instance, leases, standing: stands, machine };
         Agent { redis: Redis::start(me, told, asked), events, questions, standing, node: node(name) }
     }
@@ -151,7 +157,7 @@ impl Agent {
     }
 
     pub async fn ask_within(&mut self, ask: &Ask, patience: Duration) -> LeaseAnswer {
-        self.redis.ask(&beat(), ask.clone(), patience);
+        self.redis.ask(&lease(), ask.clone(), patience);
         self.answer(ask).await
     }
 
@@ -168,7 +174,7 @@ impl Agent {
     pub async fn release(&mut self, ask: &Ask, patience: Duration) -> Vec<Event> {
         let answered = Event::Lease { watcher: beat(), ask: ask.clone(), answer: LeaseAnswer::Released };
         let mut missing = vec![answered, Event::LeaseFreed { watcher: beat() }];
-        self.redis.ask(&beat(), ask.clone(), ASK);
+        self.redis.ask(&lease(), ask.clone(), ASK);
         let both = async {
             while !missing.is_empty() {
                 let event = self.event().await;
@@ -194,7 +200,7 @@ impl Agent {
     }
 
     pub async fn init(&mut self) -> Result<(), String> {
-        self.redis.init_lease(RequestId(1), &beat());
+        self.redis.init_lease(RequestId(1), &lease());
         self.next(|event| match event {
             Event::LeaseInitialised { request: RequestId(1), result } => Some(result),
             _ => None,
@@ -211,7 +217,7 @@ impl Agent {
 
     /// The same at a time of its own; [`Agent::mustered`] waits for the answer.
     pub fn says(&self, sent: Time, membership: Option<Membership>) {
-        self.redis.muster(&beat(), Word { sent, node: self.node.clone(), membership, timeout: PATIENCE });
+        self.redis.muster(&lease(), Word { sent, node: self.node.clone(), membership, timeout: PATIENCE });
     }
 
     /// The answer to the question sent at `at`.
@@ -225,7 +231,7 @@ impl Agent {
 
     /// The server's clock, and what it keeps of the lease.
     pub async fn history(&mut self) -> Result<(u64, Vec<Entry>), String> {
-        self.redis.read_history(RequestId(4), &[beat()], vec![]);
+        self.redis.read_history(RequestId(4), &[lease()], vec![]);
         self.next(|event| match event {
             Event::HistoryRead { request: RequestId(4), read } => {
                 Some(read.map(|mut read| (read.now, read.leases.remove(0).1)))
@@ -250,7 +256,7 @@ impl Agent {
 
     /// Claims a slot of `job` under the lease.
     pub async fn claim(&mut self, wanted: Claim) -> Claimed {
-        self.redis.claim(job(), &beat(), wanted, ASK);
+        self.redis.claim(job(), &lease(), wanted, ASK);
         self.next(|event| match event {
             Event::SlotClaimed { watcher, claim, answer } if watcher == job() && claim == wanted => Some(answer),
             _ => None,
@@ -260,7 +266,7 @@ impl Agent {
 
     /// What the store keeps of its schedule.
     pub async fn runs(&mut self) -> ScheduleRead {
-        let schedules = vec![Schedule { watcher: job(), lease: beat() }];
+        let schedules = vec![Schedule { watcher: job(), lease: lease() }];
         self.redis.read_history(RequestId(6), &[], schedules);
         self.next(|event| match event {
             Event::HistoryRead { request: RequestId(6), read } => Some(read.unwrap().schedules.remove(0)),
@@ -271,7 +277,7 @@ impl Agent {
 
     /// How a token stands.
     pub async fn check(&mut self, token: u64) -> Result<TokenState, String> {
-        self.redis.check_lease(RequestId(5), &beat(), token);
+        self.redis.check_lease(RequestId(5), &lease(), token);
         self.next(|event| match event {
             Event::LeaseChecked { request: RequestId(5), result } => Some(result),
             _ => None,

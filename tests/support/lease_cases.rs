@@ -46,6 +46,9 @@ pub enum Disturbance {
     Delete(String),
     /// `SET` of one key to a value that no agent wrote, without an end.
     Overwrite(String, String),
+    /// A turn of another program that takes this key as its lock by `SET value PX ttl NX`, and keeps it by `PEXPIRE` while it
+    /// has this value: what BeatCop does three times in each ttl.
+    OthersTurn(String, String, Duration),
     /// It was killed and started with nothing.
     RestartEmpty,
     /// It was killed and started with all it had at the last [`Disturbance::Save`].
@@ -98,6 +101,10 @@ cases! {
     a_deleted_key_is_no_permission_for_a_waiter
     a_clock_that_was_set_back_makes_nobody_wait_longer_than_a_ttl
     an_overwritten_key_is_held_by_nobody_we_know
+    what_another_program_holds_no_agent_takes_before_its_end
+    what_an_agent_holds_no_other_program_takes
+    what_another_program_held_is_not_free_where_its_key_is_lost
+    a_holder_does_not_restore_what_another_program_had_meanwhile
     after_an_empty_restart_the_holder_restores_its_lease_before_a_waiter_may_have_it
     after_an_empty_restart_without_a_holder_one_ttl_is_waited
     a_restart_with_data_is_waited_out_too
@@ -125,7 +132,8 @@ cases! {
 const SLACK: Duration = Duration::from_millis(100);
 
 pub fn lease() -> LeaseName {
-    LeaseName { cluster: ClusterName::parse("prod").unwrap(), watcher: WatcherName::parse("beat").unwrap() }
+    let (cluster, watcher) = (ClusterName::parse("prod").unwrap(), WatcherName::parse("beat").unwrap());
+    LeaseName { cluster, watcher, key: None }
 }
 
 fn owner(node: &str, nonce: u128) -> Owner {
@@ -395,6 +403,61 @@ pub fn an_overwritten_key_is_held_by_nobody_we_know(store: &mut dyn Store, ttl: 
     store.disturb(Disturbance::Overwrite(lease().lease_key(), "me".into()));
     assert_eq!(refresh(store, &a, ttl, token), LeaseAnswer::Lost { by: Some("me".into()) });
     assert_eq!(held_by(&take(store, &owner("b", 2), ttl), "me"), ttl, "without an end it is asked again after a ttl");
+}
+
+/// BeatCop's value, `FQDN-PID`.
+const OTHER: &str = "web-9.example.com-77";
+
+fn others_turn(store: &mut dyn Store, ttl: Duration) {
+    store.disturb(Disturbance::OthersTurn(lease().lease_key(), OTHER.into(), ttl));
+}
+
+pub fn what_another_program_holds_no_agent_takes_before_its_end(store: &mut dyn Store, ttl: Duration) {
+    let a = owner("a", 1);
+    for _ in 0..5 {
+        others_turn(store, ttl);
+        assert!(held_by(&take(store, &a, ttl), OTHER) <= ttl);
+        store.pass(ttl / 3);
+    }
+    // It has ended without a word, and its end is known.
+    let (_, waited) = take_in_the_end(store, &a, ttl);
+    assert!(waited <= ttl * 2 / 3 + SLACK, "{waited:?}");
+}
+
+pub fn what_an_agent_holds_no_other_program_takes(store: &mut dyn Store, ttl: Duration) {
+    let a = owner("a", 1);
+    let token = held(store, &a, ttl);
+    for _ in 0..4 {
+        others_turn(store, ttl);
+        assert_eq!(refresh(store, &a, ttl, token), LeaseAnswer::Granted { token });
+        store.pass(ttl / 3);
+    }
+    release(store, &a);
+    others_turn(store, ttl);
+    held_by(&take(store, &owner("b", 2), ttl), OTHER);
+}
+
+pub fn what_another_program_held_is_not_free_where_its_key_is_lost(store: &mut dyn Store, ttl: Duration) {
+    let (a, b) = (owner("a", 1), owner("b", 2));
+    held(store, &a, ttl);
+    release(store, &a);
+    others_turn(store, ttl);
+    held_by(&take(store, &b, ttl), OTHER);
+    store.disturb(Disturbance::Delete(lease().lease_key()));
+    assert!(quarantined(&take(store, &b, ttl)) > ttl / 2, "it lives, and comes for its key in a third of its ttl");
+    store.pass(ttl / 3);
+    others_turn(store, ttl);
+    held_by(&take(store, &b, ttl), OTHER);
+}
+
+pub fn a_holder_does_not_restore_what_another_program_had_meanwhile(store: &mut dyn Store, ttl: Duration) {
+    let a = owner("a", 1);
+    let token = held(store, &a, ttl);
+    store.disturb(Disturbance::Delete(lease().lease_key()));
+    others_turn(store, ttl);
+    held_by(&take(store, &owner("b", 2), ttl), OTHER);
+    store.disturb(Disturbance::Delete(lease().lease_key()));
+    assert!(matches!(refresh(store, &a, ttl, token), LeaseAnswer::Lost { .. }));
 }
 
 pub fn after_an_empty_restart_the_holder_restores_its_lease_before_a_waiter_may_have_it(

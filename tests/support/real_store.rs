@@ -86,6 +86,7 @@ impl Store for RealStore {
                     }
                 }
                 Disturbance::Overwrite(key, value) => drop(server.command(&["SET", key, value])),
+                Disturbance::OthersTurn(key, value, ttl) => others_turn(server, (key, value), *ttl),
                 Disturbance::SetBack(lease, by) => set_back(server, lease, *by),
                 Disturbance::RestartEmpty => server.restart_empty(),
                 Disturbance::Save => server.save(),
@@ -123,6 +124,16 @@ async fn reach_all(agent: &mut Agent, name: &str, servers: &[RedisServer]) {
         }
         assert!(Instant::now() < deadline, "not all servers are reached: {answer:?}");
         tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// A turn of another program that would have the key as its lock.
+pub fn others_turn(server: &RedisServer, (key, value): (&str, &str), ttl: Duration) {
+    let ttl = ttl.as_millis().to_string();
+    if server.text(&["GET", key]).as_deref() == Some(value) {
+        server.command(&["PEXPIRE", key, &ttl]);
+    } else {
+        server.command(&["SET", key, value, "PX", &ttl, "NX"]);
     }
 }
 

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::time::Duration;
 
 use circus_agent::cluster::scripts::Call;
 use mlua::{Function, Lua, MultiValue, Table, Value};
@@ -148,6 +149,18 @@ impl SimulatedRedis {
         let mut data = self.data.borrow_mut();
         data.remove(key);
         data.strings.insert(key.to_owned(), (value.to_owned(), None));
+    }
+
+    /// SET of one key with an end, where it is not there; PEXPIRE where it has this value.
+    pub(crate) fn others_turn(&mut self, now_ms: u64, (key, value): (&str, &str), ttl: Duration) {
+        let mut data = self.data.borrow_mut();
+        data.now_ms = now_ms;
+        let end = now_ms + ttl.as_millis() as u64;
+        match data.live(key) {
+            Some((held, expiry)) if held == value => *expiry = Some(end),
+            Some(_) => {}
+            None => drop(data.strings.insert(key.to_owned(), (value.to_owned(), Some(end)))),
+        }
     }
 
     /// HSET of one field.

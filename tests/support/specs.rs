@@ -64,6 +64,7 @@ pub(crate) fn watcher(name: &str) -> WatcherSpec {
         on_demand: None,
         cron: None,
         singleton: None,
+        lease_key: None,
         election: None,
         legion: None,
         follows: None,

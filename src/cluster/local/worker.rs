@@ -162,7 +162,7 @@ impl Worker {
             read.leases.push((watcher, entries));
         }
         for Schedule { watcher, lease } in schedules {
-            let of_one = self.transact(&lease, |worker, paths, _| {
+            let of_one = self.transact(&lease.watcher, |worker, paths, _| {
                 let entries = history::entries(&paths.runs(&watcher))?;
                 // Only the latest of those that ran something can still hold the lease.
                 let holder = match entries.iter().map(|entry| entry.token).max() {

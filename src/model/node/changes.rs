@@ -403,7 +403,7 @@ pub(super) fn count(number: usize) -> u32 {
 fn effect(watcher: &Watcher, new: &WatcherSpec) -> Effect {
     let now = watcher.spec();
     let running = count(watcher.pids().len());
-    let differs = now.program != new.program || now.singleton != new.singleton || now.follows != new.follows;
+    let differs = now.program != new.program || !new.has_lease_of(now) || now.follows != new.follows;
     if running > 0 && differs {
         Effect::Replaced { restarts: running }
     } else if now.numprocesses != new.numprocesses && watcher.numprocesses() != new.numprocesses {

@@ -10,7 +10,7 @@ use crate::model::event::{Action, HistoryRead, Level, News};
 use crate::model::explain::Around;
 use crate::model::history::{Cause, Ending};
 use crate::model::lease::Hold;
-use crate::model::names::{NodeName, WatcherName, is_called, nearest};
+use crate::model::names::{LeaseName, NodeName, WatcherName, is_called, nearest};
 use crate::model::pattern::Pattern;
 use crate::model::snapshot::Snapshot;
 use crate::model::watcher::{Reloading, Runs, Watcher};
@@ -266,13 +266,13 @@ impl Node {
                 return self.admit_drill(request, watcher, kind, lasting, actions).map(|()| None);
             }
             Command::LeaseCheck { watcher, token } => {
-                let name = self.singleton(&watcher)?;
-                actions.push(Action::CheckLease { request, watcher: name.clone(), token });
-                return Ok(self.wait_or(Patience::Settled, request, Goal::Checked { watcher: name, token }));
+                let lease = self.lease_of(&watcher)?;
+                let goal = Goal::Checked { watcher: lease.watcher.clone(), token };
+                actions.push(Action::CheckLease { request, lease, token });
+                return Ok(self.wait_or(Patience::Settled, request, goal));
             }
             Command::LeaseInit { watcher } => {
-                let name = self.singleton(&watcher)?;
-                actions.push(Action::InitLease { request, watcher: name });
+                actions.push(Action::InitLease { request, lease: self.lease_of(&watcher)? });
                 return Ok(None);
             }
         };
@@ -302,6 +302,11 @@ impl Node {
         let key = self.find(&watcher)?;
         let name = self.watchers[key].spec().name.clone();
         let Some(lease) = self.watchers[key].lease() else { return Err(without_lease(&self.watchers[key])) };
+        if let Some(other) = lease.other_holder() {
+            let why =
+                format!("{name} is held by {other}, which is no agent: end it there, and an agent has it after that");
+            return Err(Refusal::NoCandidate(why));
+        }
         let here = matches!(lease.hold(self.now), Hold::Firm { .. });
         if !here {
             let holder = lease.holder().filter(|holder| *holder != self.name.as_str());
@@ -409,11 +414,10 @@ impl Node {
         Err(Refusal::NoSuchLegion { name: text.to_owned(), hint })
     }
 
-    /// The name of the singleton a user means.
-    fn singleton(&self, text: &str) -> Result<WatcherName, Refusal> {
+    /// The lease of the singleton a user means.
+    fn lease_of(&self, text: &str) -> Result<LeaseName, Refusal> {
         let watcher = &self.watchers[self.find(text)?];
-        let name = name_of(watcher);
-        if watcher.lease().is_some() { Ok(name) } else { Err(without_lease(watcher)) }
+        watcher.lease().map(|lease| lease.name().clone()).ok_or_else(|| without_lease(watcher))
     }
 
     /// Has read what is known of leases and schedules: of one watcher, or of all that have either.
@@ -430,7 +434,7 @@ impl Node {
         };
         let (mut leases, mut schedules, mut here) = (Vec::new(), Vec::new(), Vec::new());
         for one in meant {
-            leases.extend(one.lease().map(|_| name_of(one)));
+            leases.extend(one.lease().map(|lease| lease.name().clone()));
             match one.runs() {
                 Runs::Kept(schedule) => schedules.push(schedule),
                 Runs::Here(runs) => here.push((name_of(one), runs)),
@@ -442,7 +446,7 @@ impl Node {
         if leases.is_empty() && schedules.is_empty() && !here.is_empty() {
             return Ok(Some(Reply::Done(histories(count, HistoryRead::default(), here))));
         }
-        actions.push(Action::ReadHistory { request, watchers: leases, schedules });
+        actions.push(Action::ReadHistory { request, leases, schedules });
         Ok(self.wait_or(Patience::Settled, request, Goal::HistoryRead { count, here }))
     }
 

@@ -35,7 +35,7 @@ impl Node {
         actions: &mut Vec<Action>,
     ) {
         let planned = self.plan_drill(request, watcher, kind, lasting).and_then(|drill| {
-            successor(&drill.watcher, &self.name, None, rows).map_err(Refusal::NoCandidate)?;
+            successor(&drill.lease.watcher, &self.name, None, rows).map_err(Refusal::NoCandidate)?;
             Ok(Box::new(drill))
         });
         match planned {
@@ -55,7 +55,7 @@ impl Node {
         let reply = match result {
             Ok(()) => {
                 let by = drill.by.as_ref().map_or_else(String::new, |by| format!(", as asked by {by}"));
-                let what = format!("{}: a drill ({}) begins{by}", drill.watcher, drill.kind.word());
+                let what = format!("{}: a drill ({}) begins{by}", drill.lease.watcher, drill.kind.word());
                 log(actions, Level::Warn, what);
                 Reply::Done(Answer::Drilling { node: self.name.clone(), drill })
             }
@@ -90,6 +90,6 @@ impl Node {
         let ttl = lease.ttl();
         // Longer than the lease lives, by default: what is shorter need not end it.
         let lasting = kind.passes().then(|| lasting.unwrap_or(ttl * 3 / 2));
-        Ok(Drill { watcher: name, token, pid, ttl, kind, lasting, by: self.asker(request) })
+        Ok(Drill { lease: lease.name().clone(), token, pid, ttl, kind, lasting, by: self.asker(request) })
     }
 }

@@ -67,9 +67,9 @@ impl Node {
         for key in self.watchers.keys() {
             let watcher = self.watchers.stir(key);
             watcher.rename(self.now, to);
-            if watcher.lease().is_some() {
+            if let Some(lease) = watcher.lease() {
                 let fact = Fact { token: 0, at: self.now, what: What::Renamed { from: from.to_string() } };
-                actions.push(Action::Record { watcher: watcher.spec().name.clone(), fact });
+                actions.push(Action::Record { lease: lease.name().clone(), fact });
             }
         }
         from

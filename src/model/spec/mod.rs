@@ -25,7 +25,7 @@ pub use seeds::Seeds;
 pub use sentinels::Sentinels;
 pub use socket::{Convention, FIRST_FD, Family, Place, SocketKind, SocketSpec, SocketUse, Which};
 
-use super::names::{ClusterName, Labels, NodeName, SocketName, WatcherName};
+use super::names::{ClusterName, Labels, LeaseKey, LeaseName, NodeName, SocketName, WatcherName};
 
 /// Everything one agent was told to be.
 #[derive(Debug, Clone, PartialEq)]
@@ -295,6 +295,8 @@ pub struct WatcherSpec {
     pub cron: Option<CronSpec>,
     /// The lease's timings where at most one process may run in the whole cluster.
     pub singleton: Option<LeaseTimings>,
+    /// The key of its lease where others who are no agents take it, too; nothing: one of its own.
+    pub lease_key: Option<LeaseKey>,
     /// How it is chosen who runs it; nothing: whoever asks first. Only for what has a lease of its own.
     pub election: Option<ElectionSpec>,
     /// What it does as the leader of a legion; nothing: it is a plain watcher.
@@ -310,6 +312,16 @@ impl WatcherSpec {
     /// Those that are up before it: the watchers that it comes after, and the legion that it follows.
     pub fn firsts(&self) -> impl Iterator<Item = &WatcherName> {
         self.after.iter().chain(&self.follows)
+    }
+
+    /// What its lease is called, where it has one.
+    pub fn lease_name(&self, cluster: &ClusterName) -> LeaseName {
+        LeaseName { cluster: cluster.clone(), watcher: self.name.clone(), key: self.lease_key.clone() }
+    }
+
+    /// Whether both have the same lease, or neither has one.
+    pub fn has_lease_of(&self, other: &WatcherSpec) -> bool {
+        self.singleton == other.singleton && self.lease_key == other.lease_key
     }
 
     /// Who starts first: the higher priority, then the name.

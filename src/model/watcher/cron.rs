@@ -27,7 +27,7 @@ use crate::model::event::{Action, Calendar, Claim, Claimed, Exit, Level, News, S
 use crate::model::explain::span;
 use crate::model::history::{Fact, What};
 use crate::model::lease::Hold;
-use crate::model::names::WatcherName;
+use crate::model::names::{LeaseName, WatcherName};
 use crate::model::runs::{How, Journal, Run, Turn};
 use crate::model::snapshot::{CronCounts, CronView};
 use crate::model::spec::{CronSpec, OnFailure, Slot};
@@ -282,7 +282,7 @@ impl Watcher {
 
     /// Does what is to follow a run that failed.
     fn answer_failure(&mut self, why: &str) {
-        let lease = self.lease_behind();
+        let lease = self.lease_behind().watcher;
         let name = &self.spec.name;
         if let Some(cron) = &mut self.cron
             && let OnFailure::StandBack(pause) = cron.spec.on_failure
@@ -321,7 +321,7 @@ impl Watcher {
         match (self.is_guarded(), token, &mut self.cron) {
             (true, Some(token), _) => {
                 let fact = Fact { token, at: now, what };
-                actions.push(Action::Record { watcher: self.lease_behind(), fact });
+                actions.push(Action::Record { lease: self.lease_behind(), fact });
             }
             (false, _, Some(cron)) => cron.journal.note(now, self.me.1.as_str(), what),
             // Nobody's any more.
@@ -330,8 +330,13 @@ impl Watcher {
     }
 
     /// Under whose lease it runs.
-    fn lease_behind(&self) -> WatcherName {
-        self.leader().unwrap_or(&self.spec.name).clone()
+    fn lease_behind(&self) -> LeaseName {
+        let own = self.spec.lease_name(&self.me.0);
+        match self.leader() {
+            // A legion has no key but its own.
+            Some(leader) => LeaseName { watcher: leader.clone(), key: None, ..own },
+            None => own,
+        }
     }
 
     /// The token under which something of it may run now.

@@ -268,6 +268,11 @@ impl Watcher {
                 )
             }
             (LeaseRole::Losing, ..) => "Another node may get it as soon as nothing of it is left here.".to_owned(),
+            (LeaseRole::Standby, Some(holder), _) if self.is_held_by_no_agent() => {
+                format!(
+                    "{me} may get it within {ttl} after {holder} falls silent, which is no agent and takes no commands."
+                )
+            }
             (LeaseRole::Standby, Some(holder), _) => {
                 format!(
                     "{me} may get it within {ttl} after {holder} falls silent, and at once when {holder} gives it back."
@@ -281,11 +286,15 @@ impl Watcher {
         })
     }
 
+    fn is_held_by_no_agent(&self) -> bool {
+        self.lease.as_ref().and_then(Lease::other_holder).is_some()
+    }
+
     fn moves(&self, lease: &LeaseView) -> Option<Move> {
         let command = self.command("failover")?;
         match (lease.role, &lease.holder) {
             (LeaseRole::Holder, _) => Some(Move { here: false, command }),
-            (LeaseRole::Standby, Some(_)) => {
+            (LeaseRole::Standby, Some(_)) if !self.is_held_by_no_agent() => {
                 Some(Move { here: true, command: format!("{command} --to {}", self.me.1) })
             }
             _ => None,

@@ -330,8 +330,7 @@ impl Watcher {
         if legion.life != Life::Gone
             && let Some(word) = legion.election.advance(now)
         {
-            let watcher = self.spec.name.clone();
-            actions.push(Action::Muster { watcher, word });
+            actions.push(Action::Muster { lease: self.spec.lease_name(&self.me.0), word });
         }
         let (verdict, gone) = (legion.verdict(now, holds), legion.life == Life::Gone && legion.forgotten);
         if gone {

@@ -54,7 +54,7 @@ use super::event::{
 };
 use super::history::{self, Ending};
 use super::lease::{After, Lease, RESERVATION};
-use super::names::{ClusterName, LeaseName, NodeName, WatcherName};
+use super::names::{ClusterName, NodeName, WatcherName};
 use super::process::Process;
 use super::random::Random;
 use super::restart::Restart;
@@ -250,9 +250,9 @@ impl Watcher {
     }
 
     fn new_lease(&mut self) -> Option<Lease> {
-        let (cluster, node) = &self.me;
-        let name = LeaseName { cluster: cluster.clone(), watcher: self.spec.name.clone() };
         let own = self.spec.singleton.filter(|_| self.spec.follows.is_none());
+        let (cluster, node) = &self.me;
+        let name = self.spec.lease_name(cluster);
         own.map(|timings| Lease::new(name, node.clone(), timings, self.random.branch()))
     }
 
@@ -369,8 +369,8 @@ impl Watcher {
         }
         // The latest word counts, also against one that waits.
         self.heir = None;
-        let other_kind = spec.singleton != self.spec.singleton || spec.follows != self.spec.follows;
-        if other_kind || spec.cron.is_some() != self.spec.cron.is_some() {
+        let (other_kind, other_lease) = (spec.follows != self.spec.follows, !spec.has_lease_of(&self.spec));
+        if other_kind || other_lease || spec.cron.is_some() != self.spec.cron.is_some() {
             self.heir = Some(Box::new(spec));
             return;
         }
@@ -629,7 +629,7 @@ impl Watcher {
 
     fn put(&self, questions: Vec<(Ask, Duration)>, actions: &mut Vec<Action>) {
         for (ask, timeout) in questions {
-            actions.push(Action::AskLease { watcher: self.spec.name.clone(), ask, timeout });
+            actions.push(Action::AskLease { lease: self.spec.lease_name(&self.me.0), ask, timeout });
         }
     }
 

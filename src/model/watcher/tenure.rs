@@ -61,6 +61,6 @@ impl Watcher {
     }
 
     fn record(&self, fact: Fact, actions: &mut Vec<Action>) {
-        actions.push(Action::Record { watcher: self.spec.name.clone(), fact });
+        actions.push(Action::Record { lease: self.spec.lease_name(&self.me.0), fact });
     }
 }
