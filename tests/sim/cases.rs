@@ -3,15 +3,18 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use circus_agent::cluster::{muster, scripts};
+use circus_agent::cluster::{claim, muster, scripts};
 use circus_agent::model::attendance::Attendance;
 use circus_agent::model::election::{Membership, Muster};
-use circus_agent::model::event::{Ask, LeaseAnswer};
-use circus_agent::model::names::{LeaseName, NodeName};
+use circus_agent::model::event::{Ask, Claim, Claimed, LeaseAnswer};
+use circus_agent::model::names::{LeaseName, NodeName, WatcherName};
 use circus_agent::model::time::Time;
 
 use crate::lease_cases::{self, Disturbance, Store};
 use crate::simulated_redis::{SimulatedRedis, Snapshot};
+
+/// What its clock shows at the beginning, in ms.
+const EPOCH: u64 = 1_700_000_000_000;
 
 struct SimulatedStore {
     redis: SimulatedRedis,
@@ -24,7 +27,7 @@ struct SimulatedStore {
 
 impl SimulatedStore {
     fn run(&mut self, call: &scripts::Call) -> Result<Vec<String>, String> {
-        self.redis.eval(1_700_000_000_000 + self.now.as_millis() as u64, call)
+        self.redis.eval(EPOCH + self.now.as_millis() as u64, call)
     }
 }
 
@@ -42,6 +45,16 @@ impl Store for SimulatedStore {
         let call = muster::call(&lease_cases::lease(), &name, sent, membership.as_ref());
         let said = self.run(&call).and_then(|words| muster::answer(&words));
         self.attendance.entry(node.to_owned()).or_default().call(sent, vec![said])
+    }
+
+    fn claim(&mut self, node: &str, watcher: &str, claim: Claim) -> Claimed {
+        let (watcher, node) = (WatcherName::parse(watcher).unwrap(), NodeName::parse(node).unwrap());
+        let call = claim::call(&lease_cases::lease(), &watcher, &node, claim);
+        self.run(&call).map_or_else(Claimed::Unknown, |words| claim::answer(&words))
+    }
+
+    fn unix_time(&self) -> u64 {
+        EPOCH / 1_000 + self.now.as_secs()
     }
 
     fn init(&mut self, lease: &LeaseName) -> Result<(), String> {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use circus_agent::cluster::{BusQuestion, Me, Redis, Standing};
 use circus_agent::model::command::{NodeAbout, NodeRow, RequestId};
 use circus_agent::model::election::{Membership, Muster, Word};
-use circus_agent::model::event::{Ask, AskKind, Event, LeaseAnswer, TokenState};
+use circus_agent::model::event::{Ask, AskKind, Claim, Claimed, Event, LeaseAnswer, TokenState};
 use circus_agent::model::history::Entry;
 use circus_agent::model::names::{ClusterName, LeaseName, NodeName, Owner, WatcherName};
 use circus_agent::model::spec::{RedisSpec, Secret};
@@ -211,6 +211,18 @@ impl Agent {
     pub async fn mustered(&mut self, at: Time) -> Result<Muster, String> {
         self.next(|event| match event {
             Event::Mustered { watcher, sent, result } if watcher == beat() && sent == at => Some(result),
+            _ => None,
+        })
+        .await
+    }
+
+    /// Claims a slot of this watcher under the lease.
+    pub async fn claim(&mut self, watcher: &WatcherName, claim: Claim) -> Claimed {
+        self.redis.claim(watcher.clone(), &beat(), claim, PATIENCE);
+        self.next(|event| match event {
+            Event::SlotClaimed { watcher: of, claim: asked, answer } if of == *watcher && asked == claim => {
+                Some(answer)
+            }
             _ => None,
         })
         .await

@@ -261,6 +261,10 @@ impl Data {
                 };
                 list(fields.iter().map(field).collect::<mlua::Result<_>>()?)
             }
+            ["HGET", key, field] => match self.hash(key)?.get(*field) {
+                Some(value) => text(value),
+                None => Ok(Value::Boolean(false)),
+            },
             ["HGETALL", key] => {
                 let pairs = self.hash(key)?.iter().flat_map(|(field, value)| [field.clone(), value.clone()]);
                 list(pairs.map(|word| text(&word)).collect::<mlua::Result<_>>()?)
