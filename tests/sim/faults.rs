@@ -33,6 +33,7 @@ enum Fault {
     MasterIsCutOff,
     SlotMoves,
     DateIsSetBack,
+    ClockIsSet,
     ChildrenCrash,
     Move,
     MoveTo,
@@ -117,7 +118,10 @@ impl World {
     /// Something goes wrong, and something else will, later.
     pub(crate) fn fault(&mut self) {
         if !self.at_peace() {
-            let fault = STORM[(self.random.number() % STORM.len() as u64) as usize];
+            let fault = match self.jobs.is_some() && self.random.fraction() < 0.1 {
+                true => Fault::ClockIsSet,
+                false => STORM[(self.random.number() % STORM.len() as u64) as usize],
+            };
             self.goes_wrong(fault, 1.0);
             // Now and then one trouble comes right upon another.
             let pause = if self.random.fraction() < 0.3 { self.pause(0.2) } else { self.pause(2.5) };
@@ -127,7 +131,10 @@ impl World {
 
     /// Something small goes wrong; what it was.
     pub(crate) fn ripple(&mut self) -> String {
-        let fault = RIPPLES[(self.random.number() % RIPPLES.len() as u64) as usize];
+        let fault = match self.jobs.is_some() && self.random.fraction() < 0.1 {
+            true => Fault::ClockIsSet,
+            false => RIPPLES[(self.random.number() % RIPPLES.len() as u64) as usize],
+        };
         self.goes_wrong(fault, 0.05);
         format!("{fault:?}")
     }
@@ -186,6 +193,7 @@ impl World {
             Fault::DataIsFlushed => {
                 self.store.servers[master].redis.flush();
                 self.store.changed(master, self.now, self.timings.ttl);
+                self.recount_claims(group);
             }
             Fault::KeyIsDeleted => {
                 let (key, master) = (self.lease(&watcher).lease_key(), self.store.master_of(&watcher));
@@ -219,6 +227,7 @@ impl World {
                     self.store.servers[server].ahead -= (self.random.number() % 10_000_000) as i64;
                 }
             }
+            Fault::ClockIsSet => self.set_clock(host, scale),
             Fault::ChildrenCrash => {
                 self.crashes = true;
                 let children: Vec<_> = self.hosts[host].children.keys().copied().collect();
@@ -242,6 +251,7 @@ impl World {
                 self.command(host, |patience| Command::Kill { watcher: named, pid, signal, grace, patience });
             }
             Fault::Remove => {
+                self.hosts[host].wall.forgot = Some(self.now);
                 let leave = Leave::Nothing;
                 self.command(host, |patience| Command::Remove { watcher: named, leave, patience });
             }
@@ -351,6 +361,7 @@ impl World {
             self.thaw(host);
             self.hosts[host].cut_from.clear();
             self.hosts[host].away = false;
+            self.clock_shows(host, 0);
             for group in 0..self.store.groups.len() {
                 self.after(Duration::ZERO, What::On(host, OnHost::Learn { group }));
             }

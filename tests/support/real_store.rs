@@ -130,7 +130,7 @@ async fn reach_all(agent: &mut Agent, name: &str, servers: &[RedisServer]) {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let answer = agent.ask_within(&nothing, ASK).await;
-        if answer == (LeaseAnswer::Lost { by: None }) && servers.iter().all(connected) {
+        if matches!(answer, LeaseAnswer::Lost { .. }) && servers.iter().all(connected) {
             return;
         }
         assert!(Instant::now() < deadline, "not all servers are reached: {answer:?}");

@@ -150,6 +150,16 @@ impl SimulatedRedis {
         data.strings.insert(key.to_owned(), (value.to_owned(), None));
     }
 
+    /// GET of one key, at the time of the last call.
+    pub(crate) fn text(&self, key: &str) -> Option<String> {
+        self.data.borrow_mut().live(key).map(|(value, _)| value.clone())
+    }
+
+    /// HGET of one field.
+    pub(crate) fn field(&self, key: &str, field: &str) -> Option<String> {
+        self.data.borrow().hashes.get(key)?.0.get(field).cloned()
+    }
+
     /// HSET of one field.
     pub(crate) fn set_field(&mut self, key: &str, field: &str, value: &str) {
         self.data.borrow_mut().hashes.entry(key.to_owned()).or_default().0.insert(field.to_owned(), value.to_owned());
