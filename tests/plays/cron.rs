@@ -9,10 +9,10 @@ use circus_agent::model::event::{
 use circus_agent::model::names::WatcherName;
 use circus_agent::model::pattern::Pattern;
 use circus_agent::model::snapshot::WatcherState;
-use circus_agent::model::spec::{CronSpec, Slot, WatcherSpec, Zone};
+use circus_agent::model::spec::{AgentSpec, CronSpec, Slot, WatcherSpec, Zone};
 
-use crate::specs::watcher;
-use crate::stage::{GRACE, Stage, TERM, releases, singleton};
+use crate::specs::{agent, redis, watcher};
+use crate::stage::{GRACE, Stage, TERM, name, releases, singleton};
 
 /// A slot comes with each of these.
 const MINUTE: u64 = 60;
@@ -430,4 +430,50 @@ fn a_restart_under_the_same_lease_repeats_no_slot() {
     town.look();
     town.wait(secs(20));
     assert_eq!((town.claimed(), town.slots()), (vec![], vec![]));
+}
+
+#[test]
+fn a_claim_that_is_answered_too_late_begins_nothing() {
+    let mut town = holding();
+    town.wait(secs(18));
+    assert_eq!(town.claimed(), [1]);
+    town.wait(secs(11));
+    town.claims.push(Claim { slot: slot(1), token: 7 });
+    town.says(Claimed::Ours);
+    assert_eq!(town.slots(), [] as [u64; 0]);
+    assert!(town.note().contains("the answer to its claim came too late"), "{}", town.note());
+    town.claimed();
+    town.wait(secs(50));
+    assert_eq!(town.claimed(), [2]);
+}
+
+#[test]
+fn what_follows_a_leader_and_is_taken_out_and_put_back_repeats_nothing() {
+    let legion = singleton("ip");
+    let job = WatcherSpec { cron: Some(cron()), follows: Some(legion.name.clone()), ..watcher("job") };
+    let file = |watchers| Event::SpecRead {
+        request: None,
+        spec: Ok(Box::new(AgentSpec { redis: redis(), ..agent(&name("a"), watchers) })),
+    };
+    let mut town = Town { stage: Stage::new(vec![legion.clone(), job.clone()]), ..Town::new(watcher("none")) };
+    town.token = Some(7);
+    town.look();
+    town.wait(secs(2));
+    assert!(town.story().contains(&"spawn ip#1".into()));
+    town.stage.spawned("ip#1");
+    town.look();
+    town.wait(secs(18));
+    town.says(Claimed::Ours);
+    assert_eq!(town.slots(), [1]);
+    town.is_done();
+    town.claimed();
+    // The lease stays where it is, and what it was claimed with is the same tenure's.
+    town.stage.tell(file(vec![legion.clone()]));
+    town.look();
+    town.stage.tell(file(vec![legion, job]));
+    town.look();
+    town.wait(secs(5));
+    assert_eq!((town.state(), town.claimed()), (WatcherState::Scheduled, vec![]));
+    town.wait(secs(60));
+    assert_eq!(town.claimed(), [2]);
 }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use circus_agent::model::event::{Deadline, Event, Exit, Launch, Notification, ProcessEvent, ProcessId};
 
-use crate::plants::Flaw;
 use crate::host::REPORT;
+use crate::plants::Flaw;
 use crate::queue::{OnHost, What};
 use crate::witness::Promise;
 use crate::world::World;

@@ -254,12 +254,16 @@ impl World {
                 self.hosts[host].wall.forgot = Some(self.now);
                 let leave = Leave::Nothing;
                 self.command(host, |patience| Command::Remove { watcher: named, leave, patience });
+                self.has_it_again(host);
             }
             Fault::Rename => {
                 let to = self.free_name();
                 self.command(host, |_| Command::Rename { to });
             }
-            Fault::FileIsRead => self.command(host, |patience| Command::ReloadConfig { patience }),
+            Fault::FileIsRead => {
+                self.command(host, |patience| Command::ReloadConfig { patience });
+                self.has_it_again(host);
+            }
             Fault::StopAndStart => {
                 self.command(host, |patience| Command::Stop { pattern: None, patience });
                 self.command(host, |patience| Command::Start { pattern: None, patience });
@@ -341,12 +345,25 @@ impl World {
         self.command(host, |patience| Command::Failover { watcher, to: None, patience });
     }
 
-    fn command(&mut self, host: usize, command: impl FnOnce(Patience) -> Command) {
+    /// What was taken out is put back, so soon that what runs at times might run for the same time again.
+    fn has_it_again(&mut self, host: usize) {
+        if self.jobs.is_some() && !self.at_peace() {
+            let asked = self.asks(Command::ReloadConfig { patience: Patience::Admitted });
+            let (life, soon) = (self.hosts[host].life, self.pause(0.5));
+            self.after(soon, What::On(host, OnHost::Tell { life, event: asked }));
+        }
+    }
+
+    fn asks(&mut self, command: Command) -> Event {
         self.requests += 1;
-        let request = RequestId(self.requests);
+        let (request, target) = (RequestId(self.requests), Target::Here);
+        Event::Asked { request, by: "the simulation".into(), target, command, limit: None }
+    }
+
+    fn command(&mut self, host: usize, command: impl FnOnce(Patience) -> Command) {
         let patience = if self.random.number().is_multiple_of(2) { Patience::Settled } else { Patience::Admitted };
-        let (by, target, command) = ("the simulation".into(), Target::Here, command(patience));
-        self.report(host, Event::Asked { request, by, target, command, limit: None });
+        let asked = self.asks(command(patience));
+        self.report(host, asked);
     }
 
     /// Ends all faults: what is broken is whole, who is away is back.

@@ -86,10 +86,10 @@ pub(crate) struct Wall {
 }
 
 impl Jobs {
-    /// Some in half of the seeds. Drawn by themselves, so that the others are what they are without.
+    /// Some in four of ten seeds. Drawn by themselves, so that the others are what they are without.
     pub(crate) fn of(seed: u64, plant: Option<&Plant>, legion: bool, ttl: Duration) -> Option<Jobs> {
         let mut random = Random::from_number(seed ^ 0x10b5_0000_0000);
-        let wanted = random.fraction() < 0.5;
+        let wanted = random.fraction() < 0.4;
         if !plant.map_or(wanted, |plant| plant.field == Field::Jobs) {
             return None;
         }
@@ -154,13 +154,14 @@ impl Jobs {
         self.following.as_ref() == Some(watcher)
     }
 
-    /// How long it takes until each slot has its run, after times of trouble.
-    pub(crate) fn settles_in(&self) -> Duration {
-        Duration::from_secs(self.period) + self.grace
+    /// How long it takes after times of trouble until each slot has its run, and until some have had theirs.
+    pub(crate) fn ending(&self) -> (Duration, Duration) {
+        let settles = self.period() + self.grace;
+        (settles, if self.spread { settles + 4 * self.period() } else { Duration::ZERO })
     }
 
-    pub(crate) fn periods(&self, count: u64) -> Duration {
-        Duration::from_secs(self.period * count)
+    fn period(&self) -> Duration {
+        Duration::from_secs(self.period)
     }
 }
 
@@ -199,7 +200,8 @@ impl World {
     /// Somebody sets a host's clock: by a little where `scale` is small.
     pub(crate) fn set_clock(&mut self, host: usize, scale: f64) {
         let Some(jobs) = &self.jobs else { return };
-        let little = (2 * jobs.settles_in()).mul_f64(scale.min(1.0) * self.random.fraction()).as_nanos() as i64;
+        let little =
+            (2 * (jobs.period() + jobs.grace)).mul_f64(scale.min(1.0) * self.random.fraction()).as_nanos() as i64;
         let little = if scale < 1.0 { little.min(300 * MS as i64) } else { little };
         let hours = (3.0 + 7.0 * self.random.fraction()) * 3_600.0 * SEC as f64;
         let by = match self.random.number() % 8 {
@@ -413,7 +415,7 @@ impl World {
         self.witness.runs += 1;
         let longest = if self.at_peace() { 0.3 } else { 1.3 };
         let Some(jobs) = &self.jobs else { return };
-        let lasts = jobs.periods(1).mul_f64(longest * self.random.fraction());
+        let lasts = jobs.period().mul_f64(longest * self.random.fraction());
         let exit = Exit::Code(i32::from(self.random.fraction() < 0.25));
         self.after(lasts, What::On(host, OnHost::MainEnds { id, exit }));
 

@@ -147,11 +147,10 @@ impl World {
         // Nothing at first: then it stays so.
         let (before, mut what) = (self.witness.started, "though all is well".to_owned());
         // Long enough for some slots once all has settled.
-        let (settles, more) =
-            self.jobs.as_ref().map_or_else(Default::default, |jobs| (jobs.settles_in(), jobs.periods(4)));
-        let (from, longer) =
-            (self.now + settles.as_nanos() as u64, (settles + more).div_duration_f64(self.timings.ttl));
-        for ripple in 0..RIPPLES.max(longer as u32) {
+        let (settles, lasts) = self.jobs.as_ref().map_or_else(Default::default, Jobs::ending);
+        let from = self.now + settles.as_nanos() as u64;
+        let ripples = RIPPLES.max(lasts.div_duration_f64(self.timings.ttl) as u32);
+        for ripple in 0..ripples {
             let pause = if ripple == 0 { 3 * ttl } else { ttl + self.pause(0.5).as_nanos() as u64 };
             self.live_until(self.now + pause);
             self.witness.expects_no_more(self.now, before, &what);

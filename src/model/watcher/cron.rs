@@ -74,9 +74,11 @@ enum Phase {
 /// Since when it has looked at the calendar without a break.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Since {
+    /// Nothing was seen of its lease yet.
+    Begun,
     /// It could not run, and another node may have.
     Away,
-    /// Its schedule was another one.
+    /// Its schedule was another one, or it came to a lease that was held: what this very tenure has run nobody knows.
     Changed,
     /// No slot can have come unseen.
     Before,
@@ -84,7 +86,7 @@ enum Since {
 
 impl Cron {
     fn new(spec: CronSpec) -> Cron {
-        Cron { spec, phase: Phase::Waiting, past: None, since: Since::Away, next: None, look: None, failed: None }
+        Cron { spec, phase: Phase::Waiting, past: None, since: Since::Begun, next: None, look: None, failed: None }
     }
 }
 
@@ -127,7 +129,7 @@ impl Watcher {
             Since::Before => {}
             // Another node may not have begun it: the claim tells.
             Since::Away if claims && left.is_some() && !busy => {}
-            Since::Away | Since::Changed => return,
+            Since::Away | Since::Begun | Since::Changed => return,
         }
         match (cron.phase, left) {
             (Phase::Running(_), _) => self.pass_over(slot, "the run before goes on", actions),
@@ -151,7 +153,11 @@ impl Watcher {
             return;
         }
         match answer {
-            Claimed::Ours => self.begin_run(claim.slot, actions),
+            Claimed::Ours if now < until => self.begin_run(claim.slot, actions),
+            Claimed::Ours => {
+                cron.phase = Phase::Waiting;
+                self.pass_over(claim.slot, "the answer to its claim came too late", actions);
+            }
             Claimed::Taken { by } => {
                 cron.phase = Phase::Waiting;
                 self.say(actions, Level::Info, None, &format!("no run at {}: {by} had it", claim.slot));
@@ -213,6 +219,9 @@ impl Watcher {
         let may_start = may_run && self.is_over() && self.start_gate.is_none() && self.has_its_sockets();
         let is_empty = self.is_empty();
         let Some(cron) = &mut self.cron else { return };
+        if cron.since == Since::Begun {
+            cron.since = if let Some(Hold::Firm { .. }) = hold { Since::Changed } else { Since::Away };
+        }
         if !may_run {
             // Somebody else may see to what comes meanwhile, or nobody is to.
             (cron.look, cron.next) = (None, None);
