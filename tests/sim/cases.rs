@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use circus_agent::cluster::scripts::CLAIM;
 use circus_agent::cluster::{claim, muster, scripts};
 use circus_agent::model::attendance::Attendance;
 use circus_agent::model::election::{Membership, Muster};
@@ -11,7 +12,7 @@ use circus_agent::model::names::{LeaseName, NodeName, WatcherName};
 use circus_agent::model::time::Time;
 
 use crate::lease_cases::{self, Disturbance, Store};
-use crate::simulated_redis::{SimulatedRedis, Snapshot};
+use crate::simulated_redis::{Rewrite, SimulatedRedis, Snapshot};
 
 /// What its clock shows at the beginning, in ms.
 const EPOCH: u64 = 1_700_000_000_000;
@@ -83,7 +84,12 @@ impl Store for SimulatedStore {
 }
 
 fn run_lease_case(case: lease_cases::Case) {
-    let redis = SimulatedRedis::new(1, &[]);
+    run_bent(case, &[]);
+}
+
+/// Runs a case on scripts that were rewritten so.
+fn run_bent(case: lease_cases::Case, rewrite: Rewrite) {
+    let redis = SimulatedRedis::new(1, rewrite);
     // Its clock has been going for a day, and can be set back.
     let now = Duration::from_secs(86_400);
     let mut store = SimulatedStore { redis, now, passed: now, attendance: BTreeMap::new(), saved: Snapshot::default() };
@@ -91,3 +97,58 @@ fn run_lease_case(case: lease_cases::Case) {
 }
 
 lease_case_tests!();
+
+/// For each case of claims a script that does not do what it wants.
+const BENT: &[(&str, Rewrite)] = &[
+    (
+        "who_holds_the_lease_has_a_slot_however_often_it_asks",
+        &[("num(known) == slot and by ~= ARGV[1]", "num(known) == slot")],
+    ),
+    ("who_does_not_hold_the_lease_claims_nothing", &[(" or (meta[1] or meta[4]) ~= ARGV[1]", "")]),
+    ("what_one_tenure_has_claimed_no_other_gets", &[(" or num(known) == slot and by ~= ARGV[1]", "")]),
+    ("what_comes_before_a_claimed_slot_is_claimed_no_more", &[("num(known) > slot or ", "")]),
+    (
+        "each_watcher_has_slots_of_its_own",
+        &[
+            ("'HGET', KEYS[3], ARGV[2]", "'HGET', KEYS[3], 'all'"),
+            ("'HSET', KEYS[3], ARGV[2]", "'HSET', KEYS[3], 'all'"),
+        ],
+    ),
+    (
+        "a_slot_far_from_having_come_is_kept_from_nobody",
+        &[("if slot * 1000 > now + AHEAD * 1000 then", "if false then")],
+    ),
+    ("a_lease_that_has_ended_claims_nothing", &[("if not holder or not same(holder, meta[2]) or", "if")]),
+    ("a_renamed_owner_has_what_it_claimed_before", &[("slot and by ~= ARGV[1]", "slot and node ~= ARGV[4]")]),
+    ("a_claim_waits_for_a_holder_that_restores_its_lease", &[("if not holder or not same(holder, meta[2]) or", "if")]),
+    (
+        "a_restart_with_data_forgets_no_claim_and_wants_the_lease_confirmed",
+        &[("if meta[3] ~= inc then\n  return {'unsure'", "if false then\n  return {'unsure'")],
+    ),
+    (
+        "a_claim_that_was_lost_with_all_else_is_none",
+        &[
+            ("if not holder or not same(holder, meta[2]) or (meta[1] or meta[4]) ~= ARGV[1] then", "if false then"),
+            ("if meta[3] ~= inc then\n  return {'unsure'", "if false then\n  return {'unsure'"),
+        ],
+    ),
+    ("scripts_that_were_forgotten_keep_no_slot_from_its_run", &[("return {'claimed'}", "return {}")]),
+    (
+        "what_stands_in_place_of_the_claims_is_no_permission",
+        &[
+            ("redis.call('HGET', KEYS[3], ARGV[2]) or ''", "''"),
+            ("redis.call('HSET', KEYS[3]", "redis.pcall('HSET', KEYS[3]"),
+        ],
+    ),
+];
+
+#[test]
+fn each_case_of_claims_fails_on_a_bent_script() {
+    for (name, rewrite) in BENT {
+        for (from, _) in *rewrite {
+            assert!(CLAIM.contains(from), "the script has no {from:?}");
+        }
+        let (_, case) = lease_cases::CASES.iter().find(|(case, _)| case == name).expect("a case");
+        assert!(std::panic::catch_unwind(|| run_bent(*case, rewrite)).is_err(), "{name} holds on a bent script");
+    }
+}
