@@ -281,8 +281,8 @@ pub(crate) const PLANTS: &[Plant] = &[
     of_jobs(script(
         "claims forgotten at a taking",
         &[(
-            "redis.call('SET', KEYS[1], owner, 'PX', ttl)\nredis.call('HSET', KEYS[2], 'state', 'held', 'id'",
-            "redis.call('DEL', (string.gsub(KEYS[1], ':lease$', ':slots')))\nredis.call('SET', KEYS[1], owner, 'PX', ttl)\nredis.call('HSET', KEYS[2], 'state', 'held', 'id'",
+            "'to', 'reserved', 'void')\nreturn",
+            "'to', 'reserved', 'void')\nredis.call('DEL', (string.gsub(KEYS[1], ':lease$', ':slots')))\nreturn",
         )],
         EVERYWHERE,
         &[OncePerSlot],
