@@ -321,7 +321,7 @@ impl World {
             jobs.kept.entry((watcher, claim.slot.0, claim.token)).or_default().insert(group);
         }
         self.store.changed(server, self.now, self.timings.ttl);
-        if !is_ours || !self.store.needs_ack || self.flaw == Some(Flaw::ClaimUnacknowledged) {
+        if !is_ours || !self.store.needs_ack {
             return self.claim_returns(asked, seat, server, answer);
         }
         if let Some(lag) = self.store.follower_lag(server) {
@@ -377,6 +377,18 @@ impl World {
             jobs.told.insert((host, life, watcher.clone(), claim.slot.0, claim.token));
         }
         self.report(host, Event::SlotClaimed { watcher, claim, answer });
+    }
+
+    /// A lease goes to another group, with all that was claimed under it.
+    pub(crate) fn claims_move(&mut self, lease: &WatcherName, from: usize, to: usize) {
+        let Some(mut jobs) = self.jobs.take() else { return };
+        let follows = |job: &WatcherName| jobs.following.as_ref() == Some(job) && *lease == self.watchers[0];
+        for ((job, ..), groups) in &mut jobs.kept {
+            if (job == lease || follows(job)) && groups.remove(&from) {
+                groups.insert(to);
+            }
+        }
+        self.jobs = Some(jobs);
     }
 
     /// A group's data may have become less: which claims it has lost.

@@ -92,8 +92,6 @@ pub(crate) enum Flaw {
     SilenceIsTaken,
     /// A claim counts that one server has.
     OneClaimIsEnough,
-    /// A claim counts though no replica has it.
-    ClaimUnacknowledged,
     /// A slot is the moment at which it is noticed.
     SlotFromNow,
     /// However long ago a slot came, it is taken for one that has just come.
@@ -288,12 +286,11 @@ pub(crate) const PLANTS: &[Plant] = &[
         &[OncePerSlot],
     )),
     of_jobs(flaw("a run before its claim", Flaw::RunsBeforeClaim, EVERYWHERE, &[OncePerSlot])),
-    of_jobs(flaw("no answer to a claim taken for a yes", Flaw::SilenceIsOurs, EVERYWHERE, &[OncePerSlot])),
-    of_jobs(flaw("no answer to a claim taken for a no", Flaw::SilenceIsTaken, EVERYWHERE, &[EachSlot])),
+    of_jobs(flaw("no answer to a claim taken for a yes", Flaw::SilenceIsOurs, &[Standalone], &[OncePerSlot])),
+    of_jobs(flaw("no answer to a claim taken for a no", Flaw::SilenceIsTaken, ALONE, &[EachSlot])),
     of_jobs(flaw("a claim that one server has", Flaw::OneClaimIsEnough, &[Majority], &[OncePerSlot])),
-    of_jobs(flaw("a claim that no replica has", Flaw::ClaimUnacknowledged, &[Cluster], &[OncePerSlot])),
     of_jobs(flaw("a slot that is the moment of its notice", Flaw::SlotFromNow, EVERYWHERE, &[OfSchedule])),
-    of_jobs(flaw("a slot that is never late", Flaw::NeverLate, EVERYWHERE, &[InTime])),
+    of_jobs(flaw("a slot that is never late", Flaw::NeverLate, &[Standalone, Majority], &[InTime])),
     flaw("validity counted from the answer", Flaw::CountFromAnswer, ALONE, &[NeverTwo]),
     flaw("a late grant accepted", Flaw::LateGrant, &[Standalone], &[NeverTwo]),
     flaw("no answer taken for a grant", Flaw::FailureIsGrant, EVERYWHERE, &[NeverTwo]),

@@ -461,7 +461,8 @@ impl World {
         let [from, into] = self.store.servers.get_disjoint_mut([old, new]).expect("two servers");
         let keys = [lease.lease_key(), lease.meta_key(), lease.members_key(), lease.slots_key()];
         from.redis.migrate(&keys, &mut into.redis, ahead);
-        self.store.homes.insert(watcher.clone(), to);
+        let from = self.store.homes.insert(watcher.clone(), to).expect("it had a home");
+        self.claims_move(watcher, from, to);
         for server in [old, new] {
             self.store.changed(server, self.now, self.timings.ttl);
         }
