@@ -462,6 +462,8 @@ async fn all_that_is_done(words: &[&str]) -> Vec<String> {
     check("held", matches!(agent.ask(&take(&b)).await, LeaseAnswer::Held { .. }));
     check("refresh", agent.ask(&refresh(&a, token)).await == LeaseAnswer::Granted { token });
     check("token checked", matches!(agent.check(token).await, Ok(TokenState::Holds { .. })));
+    let claimed = agent.claim(&beat(), Claim { slot: Slot(1_795_348_800), token }).await;
+    check(&format!("claimed: {claimed:?}"), claimed == Claimed::Ours);
     agent.redis.record(&lease(), &started(token));
     check("history", timeout(STEP, agent.facts(1)).await.is_ok());
     let moved = ask(&a, AskKind::Release { to: Some(node("b")) });
@@ -578,11 +580,11 @@ async fn a_slot_is_claimed_once_and_in_the_same_step_leaves_its_trace() {
     let taken = || Claimed::Taken { by: "a".into() };
     assert_eq!(a.runs().await, ScheduleRead { watcher: job(), entries: vec![], holder: None });
     // Asked again, and for what comes before it.
-    assert_eq!(a.claim(claim(60, first)).await, Claimed::Ours);
-    assert_eq!(a.claim(claim(60, first)).await, Claimed::Ours);
-    assert_eq!(a.claim(claim(59, first)).await, taken());
-    assert!(matches!(b.claim(claim(120, first + 1)).await, Claimed::Unknown(_)), "who has no lease");
-    assert_eq!(a.claim(claim(120, first)).await, Claimed::Ours);
+    assert_eq!(a.claim(&job(), claim(60, first)).await, Claimed::Ours);
+    assert_eq!(a.claim(&job(), claim(60, first)).await, Claimed::Ours);
+    assert_eq!(a.claim(&job(), claim(59, first)).await, taken());
+    assert!(matches!(b.claim(&job(), claim(120, first + 1)).await, Claimed::Unknown(_)), "who has no lease");
+    assert_eq!(a.claim(&job(), claim(120, first)).await, Claimed::Ours);
     let trace = |read: &ScheduleRead| {
         let slot = |entry: &Entry| match &entry.what {
             What::Run { watcher, slot, turn: Turn::Claimed } if *watcher == job() => (slot.0, entry.token),
@@ -596,8 +598,8 @@ async fn a_slot_is_claimed_once_and_in_the_same_step_leaves_its_trace() {
     // Another one has the lease now, and not yet claimed anything: what goes on is known not to.
     assert_eq!(a.ask(&release(&owner("a", 1))).await, LeaseAnswer::Released);
     let second = b.granted(&take(&owner("b", 2))).await;
-    assert_eq!(b.claim(claim(120, second)).await, taken());
-    assert!(matches!(a.claim(claim(180, first)).await, Claimed::Unknown(_)), "it is another tenure's");
+    assert_eq!(b.claim(&job(), claim(120, second)).await, taken());
+    assert!(matches!(a.claim(&job(), claim(180, first)).await, Claimed::Unknown(_)), "it is another tenure's");
     let read = a.runs().await;
     assert_eq!((trace(&read).len(), read.holder), (2, None));
     // An end that is told late is told to the same schedule.

@@ -1,5 +1,10 @@
 //! Leases without Redis: real locks, between this process and real other ones.
 
+#[path = "support/lease_cases.rs"]
+#[allow(unused_macros, dead_code, reason = "what is made for servers")]
+mod lease_cases;
+
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -11,9 +16,9 @@ use circus_agent::cluster::identity::{IdentityError, identity};
 use circus_agent::cluster::local::{Local, Me};
 use circus_agent::model::command::RequestId;
 use circus_agent::model::election::{Membership, Muster, Word};
-use circus_agent::model::event::{Ask, AskKind, Event, LeaseAnswer, TokenState};
+use circus_agent::model::event::{Ask, AskKind, Claim, Claimed, Event, LeaseAnswer, TokenState};
 use circus_agent::model::history::{Entry, Fact, KEPT, What};
-use circus_agent::model::names::{ClusterName, NodeName, Owner, WatcherName};
+use circus_agent::model::names::{ClusterName, LeaseName, NodeName, Owner, WatcherName};
 use circus_agent::model::time::Time;
 use nix::sys::signal::{Signal, kill};
 use nix::time::{ClockId, clock_gettime};
@@ -830,5 +835,79 @@ async fn nobody_else_can_open_the_files() {
     for file in ["leases/default/beat.lease", "leases/default/beat.mutex", "amy.id"] {
         let mode = std::fs::metadata(dir.path().join(file)).unwrap().permissions().mode();
         assert_eq!(mode & 0o077, 0, "{file}: {mode:o}");
+    }
+}
+
+// ---- slots of schedules, as any store must keep them ----
+
+/// Several agents' stores in one directory.
+struct Agents {
+    runtime: tokio::runtime::Runtime,
+    dir: TempDir,
+    agents: BTreeMap<String, Agent>,
+}
+
+impl Agents {
+    /// Has the store of a node's agent do something; it is started where it is not there yet.
+    fn with<T>(&mut self, node: &str, does: impl AsyncFnOnce(&mut Agent) -> T) -> T {
+        let Agents { runtime, dir, agents } = self;
+        runtime.block_on(async {
+            does(agents.entry(node.to_owned()).or_insert_with(|| Agent::start(dir.path(), node))).await
+        })
+    }
+}
+
+impl lease_cases::Store for Agents {
+    fn ask(&mut self, _: &LeaseName, ask: &Ask) -> LeaseAnswer {
+        self.with(ask.owner.node.as_str(), async |agent| {
+            agent.owner = ask.owner.clone();
+            agent.ask(beat(), ask.kind.clone()).await
+        })
+    }
+
+    fn init(&mut self, _: &LeaseName) -> Result<(), String> {
+        self.with("a", async |agent| {
+            agent.local.init_lease(RequestId(6), beat());
+            loop {
+                if let Event::LeaseInitialised { request: RequestId(6), result } = agent.next().await {
+                    return result;
+                }
+            }
+        })
+    }
+
+    fn claim(&mut self, node: &str, watcher: &str, claim: Claim) -> Claimed {
+        let watcher = WatcherName::parse(watcher).unwrap();
+        self.with(node, async |agent| {
+            agent.local.claim(watcher.clone(), beat(), claim);
+            loop {
+                if let Event::SlotClaimed { watcher: of, claim: asked, answer } = agent.next().await {
+                    assert_eq!((of, asked), (watcher, claim));
+                    return answer;
+                }
+            }
+        })
+    }
+
+    fn muster(&mut self, node: &str, membership: Option<Membership>) -> Result<Muster, String> {
+        self.with(node, async |agent| agent.muster(membership).await)
+    }
+
+    fn pass(&mut self, time: Duration) {
+        std::thread::sleep(time);
+    }
+
+    fn disturb(&mut self, how: lease_cases::Disturbance) {
+        unreachable!("none of its cases does {how:?}");
+    }
+}
+
+#[test]
+fn slots_are_claimed_as_under_redis() {
+    for (name, case) in lease_cases::UNDISTURBED {
+        eprintln!("{name}");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let mut agents = Agents { runtime, dir: TempDir::new().unwrap(), agents: BTreeMap::new() };
+        case(&mut agents, LONG);
     }
 }

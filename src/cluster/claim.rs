@@ -30,7 +30,7 @@ pub fn answer(words: &[String]) -> Claimed {
 }
 
 /// What several servers come to: a slot is ours where most say so, and another's where most cannot any more.
-pub(super) fn agreed(answers: &[Claimed]) -> Claimed {
+pub fn agreed(answers: &[Claimed]) -> Claimed {
     let servers = answers.len();
     let ours = answers.iter().filter(|said| **said == Claimed::Ours).count();
     let taken: Vec<&Claimed> = answers.iter().filter(|said| matches!(said, Claimed::Taken { .. })).collect();

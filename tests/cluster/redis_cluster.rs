@@ -90,6 +90,17 @@ impl ClusterStore {
         &mut self.cluster.servers[master]
     }
 
+    /// Has a node's agent do something; it is started where it is not there yet.
+    fn with_member<T>(&mut self, node: &str, does: impl AsyncFnOnce(&mut Agent) -> T) -> T {
+        let ClusterStore { runtime, members, cluster, .. } = self;
+        runtime.block_on(async {
+            if !members.contains_key(node) {
+                members.insert(node.to_owned(), Agent::in_cluster(cluster, node, 1).await);
+            }
+            does(members.get_mut(node).expect("it is there")).await
+        })
+    }
+
     /// Waits until a master that was restarted decides again.
     fn decides_again(&mut self) {
         let nothing = refresh(&owner("nobody", 0), 0);
@@ -113,13 +124,12 @@ impl Store for ClusterStore {
     }
 
     fn muster(&mut self, node: &str, membership: Option<Membership>) -> Result<Muster, String> {
-        let ClusterStore { runtime, members, cluster, .. } = self;
-        runtime.block_on(async {
-            if !members.contains_key(node) {
-                members.insert(node.to_owned(), Agent::in_cluster(cluster, node, 1).await);
-            }
-            members.get_mut(node).expect("it is there").muster(membership).await
-        })
+        self.with_member(node, async |agent| agent.muster(membership).await)
+    }
+
+    fn claim(&mut self, node: &str, watcher: &str, claim: Claim) -> Claimed {
+        let watcher = WatcherName::parse(watcher).unwrap();
+        self.with_member(node, async |agent| agent.claim(&watcher, claim).await)
     }
 
     fn pass(&mut self, time: Duration) {

@@ -8,14 +8,16 @@ use circus_agent::model::event::{
     Schedule, ScheduleRead, SpawnFailure,
 };
 use circus_agent::model::history::{Entry, Fact, What};
-use circus_agent::model::names::WatcherName;
+use circus_agent::model::names::{ClusterName, LeaseName, WatcherName};
 use circus_agent::model::pattern::Pattern;
 use circus_agent::model::runs::{How, Outcome, Turn};
 use circus_agent::model::snapshot::WatcherState;
-use circus_agent::model::spec::{CronSpec, HookPoint, HookProgram, HookSpec, OnFailure, Slot, WatcherSpec, Zone};
+use circus_agent::model::spec::{
+    AgentSpec, CronSpec, HookPoint, HookProgram, HookSpec, OnFailure, Slot, WatcherSpec, Zone,
+};
 
-use crate::specs::watcher;
-use crate::stage::{GRACE, Stage, TERM, releases, singleton};
+use crate::specs::{agent, redis, watcher};
+use crate::stage::{GRACE, Stage, TERM, name, releases, singleton};
 
 /// A slot comes with each of these.
 const MINUTE: u64 = 60;
@@ -153,7 +155,7 @@ impl Town {
         let mut lines = Vec::new();
         self.stage.orders.retain(|action| {
             let line = match action {
-                Action::Record { watcher, fact: Fact { token, what: What::Run { slot, turn, .. }, .. } } => {
+                Action::Record { lease, fact: Fact { token, what: What::Run { slot, turn, .. }, .. } } => {
                     let turn = match turn {
                         Turn::Claimed => panic!("the store tells of claims"),
                         Turn::Began { pid } => format!("began {pid}"),
@@ -161,7 +163,7 @@ impl Town {
                         Turn::PassedOver { why } => format!("passed over: {why}"),
                         Turn::Missed { why } => format!("missed: {why}"),
                     };
-                    format!("{watcher}/{token} slot {} {turn}", minute(*slot))
+                    format!("{}/{token} slot {} {turn}", lease.watcher, minute(*slot))
                 }
                 Action::Publish(notice) => match &notice.news {
                     News::CronFailure { slot, error } => format!("cron_failure {} {error}", minute(*slot)),
@@ -483,7 +485,57 @@ fn a_restart_under_the_same_lease_repeats_no_slot() {
     assert_eq!((town.claimed(), town.slots()), (vec![], vec![]));
 }
 
+#[test]
+fn a_claim_that_is_answered_too_late_begins_nothing() {
+    let mut town = holding();
+    town.wait(secs(18));
+    assert_eq!(town.claimed(), [1]);
+    town.wait(secs(11));
+    town.claims.push(Claim { slot: slot(1), token: 7 });
+    town.says(Claimed::Ours);
+    assert_eq!(town.slots(), [] as [u64; 0]);
+    assert!(town.note().contains("the answer to its claim came too late"), "{}", town.note());
+    town.claimed();
+    town.wait(secs(50));
+    assert_eq!(town.claimed(), [2]);
+}
+
+#[test]
+fn what_follows_a_leader_and_is_taken_out_and_put_back_repeats_nothing() {
+    let legion = singleton("ip");
+    let job = WatcherSpec { cron: Some(cron()), follows: Some(legion.name.clone()), ..watcher("job") };
+    let file = |watchers| Event::SpecRead {
+        request: None,
+        spec: Ok(Box::new(AgentSpec { redis: redis(), ..agent(&name("a"), watchers) })),
+    };
+    let mut town = Town { stage: Stage::new(vec![legion.clone(), job.clone()]), ..Town::new(watcher("none")) };
+    town.token = Some(7);
+    town.look();
+    town.wait(secs(2));
+    assert!(town.story().contains(&"spawn ip#1".into()));
+    town.stage.spawned("ip#1");
+    town.look();
+    town.wait(secs(18));
+    town.says(Claimed::Ours);
+    assert_eq!(town.slots(), [1]);
+    town.is_done();
+    town.claimed();
+    // The lease stays where it is, and what it was claimed with is the same tenure's.
+    town.stage.tell(file(vec![legion.clone()]));
+    town.look();
+    town.stage.tell(file(vec![legion, job]));
+    town.look();
+    town.wait(secs(5));
+    assert_eq!((town.state(), town.claimed()), (WatcherState::Scheduled, vec![]));
+    town.wait(secs(60));
+    assert_eq!(town.claimed(), [2]);
+}
+
 // ---- what became of slots ----
+
+fn lease_of(watcher: &WatcherName) -> LeaseName {
+    LeaseName { cluster: ClusterName::parse("test").unwrap(), watcher: watcher.clone(), key: None }
+}
 
 #[test]
 fn what_became_of_a_run_is_kept_with_the_lease_that_it_was_under() {
@@ -603,8 +655,8 @@ fn history_has_tenures_and_runs_of_a_singleton() {
     let mut town = holding();
     let request = town.stage.asks_for(Command::History { watcher: Some("job".into()), count: 1 });
     let name = WatcherName::parse("job").unwrap();
-    let schedules = vec![Schedule { watcher: name.clone(), lease: name.clone() }];
-    let asked = Action::ReadHistory { request, watchers: vec![name.clone()], schedules };
+    let schedules = vec![Schedule { watcher: name.clone(), lease: lease_of(&name) }];
+    let asked = Action::ReadHistory { request, leases: vec![lease_of(&name)], schedules };
     assert!(town.stage.orders().contains(&asked));
     let fact = |number, turn| {
         let what = What::Run { watcher: name.clone(), slot: slot(number), turn };
@@ -729,8 +781,8 @@ fn what_follows_a_leader_runs_and_is_told_of_under_the_leaders_lease() {
     town.runs(1, Exit::Code(0));
     assert_eq!(town.told(), ["ip/7 slot 1 began 7", "ip/7 slot 1 ended: exit 0"]);
     let request = town.stage.asks_for(Command::History { watcher: Some("job".into()), count: 9 });
-    let schedules = vec![Schedule { watcher: WatcherName::parse("job").unwrap(), lease: ip }];
-    assert!(town.stage.orders().contains(&Action::ReadHistory { request, watchers: vec![], schedules }));
+    let schedules = vec![Schedule { watcher: WatcherName::parse("job").unwrap(), lease: lease_of(&ip) }];
+    assert!(town.stage.orders().contains(&Action::ReadHistory { request, leases: vec![], schedules }));
 }
 
 #[test]

@@ -3,15 +3,19 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use circus_agent::cluster::{muster, scripts};
+use circus_agent::cluster::scripts::CLAIM;
+use circus_agent::cluster::{claim, muster, scripts};
 use circus_agent::model::attendance::Attendance;
 use circus_agent::model::election::{Membership, Muster};
-use circus_agent::model::event::{Ask, LeaseAnswer};
-use circus_agent::model::names::{LeaseName, NodeName};
+use circus_agent::model::event::{Ask, Claim, Claimed, LeaseAnswer};
+use circus_agent::model::names::{LeaseName, NodeName, WatcherName};
 use circus_agent::model::time::Time;
 
 use crate::lease_cases::{self, Disturbance, Store};
 use crate::simulated_redis::{Rewrite, SimulatedRedis, Snapshot};
+
+/// What its clock shows at the beginning, in ms.
+const EPOCH: u64 = 1_700_000_000_000;
 
 struct SimulatedStore {
     redis: SimulatedRedis,
@@ -24,7 +28,7 @@ struct SimulatedStore {
 
 impl SimulatedStore {
     fn run(&mut self, call: &scripts::Call) -> Result<Vec<String>, String> {
-        self.redis.eval(1_700_000_000_000 + self.now.as_millis() as u64, call)
+        self.redis.eval(EPOCH + self.now.as_millis() as u64, call)
     }
 }
 
@@ -42,6 +46,16 @@ impl Store for SimulatedStore {
         let call = muster::call(&lease_cases::lease(), &name, sent, membership.as_ref());
         let said = self.run(&call).and_then(|words| muster::answer(&words));
         self.attendance.entry(node.to_owned()).or_default().call(sent, vec![said])
+    }
+
+    fn claim(&mut self, node: &str, watcher: &str, claim: Claim) -> Claimed {
+        let (watcher, node) = (WatcherName::parse(watcher).unwrap(), NodeName::parse(node).unwrap());
+        let call = claim::call(&lease_cases::lease(), &watcher, &node, claim);
+        self.run(&call).map_or_else(Claimed::Unknown, |words| claim::answer(&words))
+    }
+
+    fn unix_time(&self) -> u64 {
+        EPOCH / 1_000 + self.now.as_secs()
     }
 
     fn init(&mut self, lease: &LeaseName) -> Result<(), String> {
@@ -124,5 +138,60 @@ fn what_is_planted_beside_another_programs_value_is_seen() {
     for (rewrite, case) in plants {
         assert!(scripts::TAKE.contains(rewrite[0].0), "{}", rewrite[0].0);
         assert!(std::panic::catch_unwind(|| run_on(rewrite, case)).is_err(), "not seen: {}", rewrite[0].0);
+    }
+}
+
+/// For each case of claims a script that does not do what it wants.
+const BENT: &[(&str, Rewrite)] = &[
+    (
+        "who_holds_the_lease_has_a_slot_however_often_it_asks",
+        &[("num(known) == slot and by ~= ARGV[1]", "num(known) == slot")],
+    ),
+    ("who_does_not_hold_the_lease_claims_nothing", &[(" or (meta[1] or meta[4]) ~= ARGV[1]", "")]),
+    ("what_one_tenure_has_claimed_no_other_gets", &[(" or num(known) == slot and by ~= ARGV[1]", "")]),
+    ("what_comes_before_a_claimed_slot_is_claimed_no_more", &[("num(known) > slot or ", "")]),
+    (
+        "each_watcher_has_slots_of_its_own",
+        &[
+            ("'HGET', KEYS[3], ARGV[2]", "'HGET', KEYS[3], 'all'"),
+            ("'HSET', KEYS[3], ARGV[2]", "'HSET', KEYS[3], 'all'"),
+        ],
+    ),
+    (
+        "a_slot_far_from_having_come_is_kept_from_nobody",
+        &[("if slot * 1000 > now + AHEAD * 1000 then", "if false then")],
+    ),
+    ("a_lease_that_has_ended_claims_nothing", &[("if not holder or not same(holder, meta[2]) or", "if")]),
+    ("a_renamed_owner_has_what_it_claimed_before", &[("slot and by ~= ARGV[1]", "slot and node ~= ARGV[4]")]),
+    ("a_claim_waits_for_a_holder_that_restores_its_lease", &[("if not holder or not same(holder, meta[2]) or", "if")]),
+    (
+        "a_restart_with_data_forgets_no_claim_and_wants_the_lease_confirmed",
+        &[("if meta[3] ~= inc then\n  return {'unsure'", "if false then\n  return {'unsure'")],
+    ),
+    (
+        "a_claim_that_was_lost_with_all_else_is_none",
+        &[
+            ("if not holder or not same(holder, meta[2]) or (meta[1] or meta[4]) ~= ARGV[1] then", "if false then"),
+            ("if meta[3] ~= inc then\n  return {'unsure'", "if false then\n  return {'unsure'"),
+        ],
+    ),
+    ("scripts_that_were_forgotten_keep_no_slot_from_its_run", &[("return {'claimed'}", "return {}")]),
+    (
+        "what_stands_in_place_of_the_claims_is_no_permission",
+        &[
+            ("redis.call('HGET', KEYS[3], ARGV[2]) or ''", "''"),
+            ("redis.call('HSET', KEYS[3]", "redis.pcall('HSET', KEYS[3]"),
+        ],
+    ),
+];
+
+#[test]
+fn each_case_of_claims_fails_on_a_bent_script() {
+    for (name, rewrite) in BENT {
+        for (from, _) in *rewrite {
+            assert!(CLAIM.contains(from), "the script has no {from:?}");
+        }
+        let (_, case) = lease_cases::CASES.iter().find(|(case, _)| case == name).expect("a case");
+        assert!(std::panic::catch_unwind(|| run_on(rewrite, *case)).is_err(), "{name} holds on a bent script");
     }
 }

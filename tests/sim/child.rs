@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use circus_agent::model::event::{Deadline, Event, Exit, Launch, Notification, ProcessEvent, ProcessId};
 
+use crate::host::REPORT;
 use crate::plants::Flaw;
 use crate::queue::{OnHost, What};
 use crate::witness::Promise;
@@ -16,16 +17,18 @@ pub(crate) struct Child {
     main_stops_after: Option<Duration>,
     /// How long the rest of its tree stays after it.
     leftovers_last: Duration,
-    pub(crate) deadline: Deadline,
+    /// Nothing where it is no singleton.
+    pub(crate) deadline: Option<Deadline>,
     deadline_serial: u64,
     killed: bool,
 }
 
 impl World {
-    /// A child of a singleton starts, under a guard.
+    /// A child starts; that of a singleton, under a guard.
     pub(crate) fn spawn(&mut self, host: usize, id: ProcessId, launch: &Launch) {
-        let token = launch.env.iter().find(|(key, _)| *key == "CIRCUS_FENCING_TOKEN").unwrap().1.parse().unwrap();
-        let deadline = launch.guard.expect("a singleton's child has a guard");
+        let token = launch.env.iter().find(|(key, _)| *key == "CIRCUS_FENCING_TOKEN");
+        let token = token.map(|(_, token)| token.parse().unwrap());
+        assert_eq!(launch.guard.is_some(), token.is_some(), "a singleton's child has a guard");
         let stubborn = self.random.fraction() < 0.3;
         let takes = self.random.below(self.graceful.mul_f64(0.5));
         let leftovers_last = match self.random.number() % 3 {
@@ -36,15 +39,22 @@ impl World {
             main_alive: true,
             main_stops_after: (!stubborn).then_some(takes),
             leftovers_last,
-            deadline,
+            deadline: launch.guard,
             deadline_serial: 0,
             killed: false,
         };
         self.hosts[host].children.insert(id, child);
-        let lease = self.lease_of(&launch.watcher);
-        self.witness.born(self.now, host, id, (&launch.watcher, &lease), token);
-        self.look_for_a_quorum(launch.watcher == self.watchers[0]);
-        self.arm(host, id, deadline);
+        if self.is_job(&launch.watcher) {
+            self.run_begins(host, id, launch);
+        } else {
+            self.witness.started += 1;
+        }
+        if let (Some(token), Some(deadline)) = (token, launch.guard) {
+            let lease = self.lease_of(&launch.watcher);
+            self.witness.born(self.now, host, id, (&launch.watcher, &lease), token);
+            self.look_for_a_quorum(launch.watcher == self.watchers[0]);
+            self.arm(host, id, deadline);
+        }
         self.report(host, Event::Process(id, ProcessEvent::Spawned { pid: id.0 as u32 }));
         if launch.signs.notify && (self.at_peace() || self.random.fraction() < 0.8) {
             let event = Event::Process(id, ProcessEvent::Notified(Notification::Ready));
@@ -56,7 +66,7 @@ impl World {
     /// A guard is told its deadline.
     pub(crate) fn arm(&mut self, host: usize, id: ProcessId, deadline: Deadline) {
         let Some(child) = self.hosts[host].children.get_mut(&id) else { return };
-        child.deadline = deadline;
+        child.deadline = Some(deadline);
         child.deadline_serial += 1;
         let serial = child.deadline_serial;
         for time in [deadline.stop, deadline.kill] {
@@ -81,9 +91,10 @@ impl World {
         if child.deadline_serial != serial || self.flaw == Some(Flaw::NoDeadline) || unguarded {
             return;
         }
-        if child.deadline.kill <= local {
+        let Some(deadline) = child.deadline else { return };
+        if deadline.kill <= local {
             self.kill(host, id);
-        } else if child.deadline.stop <= local {
+        } else if deadline.stop <= local {
             self.signal(host, id);
         }
     }
@@ -113,6 +124,8 @@ impl World {
         }
         child.main_alive = false;
         let last = if child.killed { child.leftovers_last.min(Duration::from_millis(1)) } else { child.leftovers_last };
+        // Who is told of both is told of them in order.
+        let last = last.max(REPORT);
         self.look_for_followers(host, id);
         self.report(host, Event::Process(id, ProcessEvent::Exited(exit)));
         if self.flaw == Some(Flaw::GoneWithMain) {

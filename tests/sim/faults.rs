@@ -33,6 +33,7 @@ enum Fault {
     MasterIsCutOff,
     SlotMoves,
     DateIsSetBack,
+    ClockIsSet,
     ChildrenCrash,
     Move,
     MoveTo,
@@ -117,7 +118,10 @@ impl World {
     /// Something goes wrong, and something else will, later.
     pub(crate) fn fault(&mut self) {
         if !self.at_peace() {
-            let fault = STORM[(self.random.number() % STORM.len() as u64) as usize];
+            let fault = match self.jobs.is_some() && self.random.fraction() < 0.1 {
+                true => Fault::ClockIsSet,
+                false => STORM[(self.random.number() % STORM.len() as u64) as usize],
+            };
             self.goes_wrong(fault, 1.0);
             // Now and then one trouble comes right upon another.
             let pause = if self.random.fraction() < 0.3 { self.pause(0.2) } else { self.pause(2.5) };
@@ -127,7 +131,10 @@ impl World {
 
     /// Something small goes wrong; what it was.
     pub(crate) fn ripple(&mut self) -> String {
-        let fault = RIPPLES[(self.random.number() % RIPPLES.len() as u64) as usize];
+        let fault = match self.jobs.is_some() && self.random.fraction() < 0.1 {
+            true => Fault::ClockIsSet,
+            false => RIPPLES[(self.random.number() % RIPPLES.len() as u64) as usize],
+        };
         self.goes_wrong(fault, 0.05);
         format!("{fault:?}")
     }
@@ -186,6 +193,7 @@ impl World {
             Fault::DataIsFlushed => {
                 self.store.servers[master].redis.flush();
                 self.store.changed(master, self.now, self.timings.ttl);
+                self.recount_claims(group);
             }
             Fault::KeyIsDeleted => {
                 let (key, master) = (self.lease(&watcher).lease_key(), self.store.master_of(&watcher));
@@ -219,6 +227,7 @@ impl World {
                     self.store.servers[server].ahead -= (self.random.number() % 10_000_000) as i64;
                 }
             }
+            Fault::ClockIsSet => self.set_clock(host, scale),
             Fault::ChildrenCrash => {
                 self.crashes = true;
                 let children: Vec<_> = self.hosts[host].children.keys().copied().collect();
@@ -246,14 +255,19 @@ impl World {
                 self.command(host, |patience| Command::Kill { watcher: named, pid, signal, grace, patience });
             }
             Fault::Remove => {
+                self.hosts[host].wall.forgot = Some(self.now);
                 let leave = Leave::Nothing;
                 self.command(host, |patience| Command::Remove { watcher: named, leave, patience });
+                self.has_it_again(host);
             }
             Fault::Rename => {
                 let to = self.free_name();
                 self.command(host, |_| Command::Rename { to });
             }
-            Fault::FileIsRead => self.command(host, |patience| Command::ReloadConfig { patience }),
+            Fault::FileIsRead => {
+                self.command(host, |patience| Command::ReloadConfig { patience });
+                self.has_it_again(host);
+            }
             Fault::StopAndStart => {
                 self.command(host, |patience| Command::Stop { pattern: None, patience });
                 self.command(host, |patience| Command::Start { pattern: None, patience });
@@ -335,12 +349,25 @@ impl World {
         self.command(host, |patience| Command::Failover { watcher, to: None, patience });
     }
 
-    pub(crate) fn command(&mut self, host: usize, command: impl FnOnce(Patience) -> Command) {
+    /// What was taken out is put back, so soon that what runs at times might run for the same time again.
+    fn has_it_again(&mut self, host: usize) {
+        if self.jobs.is_some() && !self.at_peace() {
+            let asked = self.asks(Command::ReloadConfig { patience: Patience::Admitted });
+            let (life, soon) = (self.hosts[host].life, self.pause(0.5));
+            self.after(soon, What::On(host, OnHost::Tell { life, event: asked }));
+        }
+    }
+
+    fn asks(&mut self, command: Command) -> Event {
         self.requests += 1;
-        let request = RequestId(self.requests);
+        let (request, target) = (RequestId(self.requests), Target::Here);
+        Event::Asked { request, by: "the simulation".into(), target, command, limit: None }
+    }
+
+    pub(crate) fn command(&mut self, host: usize, command: impl FnOnce(Patience) -> Command) {
         let patience = if self.random.number().is_multiple_of(2) { Patience::Settled } else { Patience::Admitted };
-        let (by, target, command) = ("the simulation".into(), Target::Here, command(patience));
-        self.report(host, Event::Asked { request, by, target, command, limit: None });
+        let asked = self.asks(command(patience));
+        self.report(host, asked);
     }
 
     /// Ends all faults: what is broken is whole, who is away is back.
@@ -355,6 +382,7 @@ impl World {
             self.thaw(host);
             self.hosts[host].cut_from.clear();
             self.hosts[host].away = false;
+            self.clock_shows(host, 0);
             for group in 0..self.store.groups.len() {
                 self.after(Duration::ZERO, What::On(host, OnHost::Learn { group }));
             }

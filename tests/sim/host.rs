@@ -8,7 +8,7 @@ use circus_agent::model::command::{NodeAbout, NodeRow, NodeState};
 use circus_agent::model::event::{
     Action, Address, Ask, BindId, Bound, Event, HookEnd, HookId, LeaseAnswer, ProcessId, SocketId,
 };
-use circus_agent::model::names::{NodeName, WatcherName};
+use circus_agent::model::names::{NodeName, Owner, WatcherName};
 use circus_agent::model::node::Node;
 use circus_agent::model::random::Random;
 use circus_agent::model::spec::{
@@ -17,6 +17,7 @@ use circus_agent::model::spec::{
 use circus_agent::model::time::Time;
 
 use crate::child::Child;
+use crate::jobs::{Jobs, Wall};
 use crate::network::{Link, PutId};
 use crate::plants::{Flaw, planted};
 use crate::queue::{Instant, OnHost, SEC, What};
@@ -25,6 +26,9 @@ use crate::world::World;
 
 /// Where the first singleton's socket is, unless a file has moved it.
 const PORT: u16 = 8000;
+
+/// How long it takes at most until an agent hears of what its kernel sees.
+pub(crate) const REPORT: Duration = Duration::from_micros(500);
 
 /// A machine that runs one agent.
 pub(crate) struct Host {
@@ -48,6 +52,9 @@ pub(crate) struct Host {
     /// Which server it takes for each group's master, and where it believes each lease to be.
     pub(crate) masters: Vec<usize>,
     pub(crate) homes: BTreeMap<WatcherName, usize>,
+    /// As which owner its agent last asked for each lease.
+    pub(crate) owners: BTreeMap<WatcherName, Owner>,
+    pub(crate) wall: Wall,
     /// Who contends for leases, as its agent knows.
     pub(crate) attendance: BTreeMap<WatcherName, Attendance>,
     /// Answers that are stuck where it is cut off, and get through when it is not any more.
@@ -85,6 +92,8 @@ impl Host {
             link: Link::GOOD,
             masters: Vec::new(),
             homes: BTreeMap::new(),
+            owners: BTreeMap::new(),
+            wall: Wall::default(),
             attendance: BTreeMap::new(),
             stuck: Vec::new(),
             lost: Vec::new(),
@@ -121,6 +130,8 @@ impl World {
             OnHost::GiveUp { put } => self.gave_up(put),
             OnHost::Heard { word, seat, answer } => self.heard(word, seat, answer),
             OnHost::Count { word } => self.count(word),
+            OnHost::ClaimAnswered { asked, seat, answer } => self.claim_answered(asked, seat, answer),
+            OnHost::ClaimEnds { asked } => self.claim_ends(asked),
             OnHost::Learn { group } => {
                 self.hosts[host].masters[group] = self.store.groups[group].master;
                 self.store_up(host);
@@ -150,8 +161,8 @@ impl World {
         }
         if self.flaw == Some(Flaw::SleepingClock) {
             self.hosts[host].offset -= ((self.now - since) as f64 * self.hosts[host].rate) as u64;
-            let deadlines = |(id, child): (&ProcessId, &Child)| (*id, child.deadline);
-            for (id, deadline) in self.hosts[host].children.iter().map(deadlines).collect::<Vec<_>>() {
+            let deadlines = |(id, child): (&ProcessId, &Child)| Some((*id, child.deadline?));
+            for (id, deadline) in self.hosts[host].children.iter().filter_map(deadlines).collect::<Vec<_>>() {
                 self.arm(host, id, deadline);
             }
         }
@@ -176,6 +187,7 @@ impl World {
         }
         self.hosts[host].life += 1;
         self.hosts[host].attendance.clear();
+        self.hosts[host].wall.forgot = Some(self.now);
         let seed = self.random.number();
         let spec = self.spec(host);
         let node = Node::new(spec, Random::from_number(seed), self.local(host));
@@ -218,6 +230,11 @@ impl World {
             }
         };
         let mut watchers: Vec<WatcherSpec> = self.watchers.iter().enumerate().map(singleton).collect();
+        if let Some(jobs) = &self.jobs {
+            watchers.iter_mut().for_each(|watcher| jobs.schedule(watcher));
+            let others: Vec<WatcherSpec> = jobs.others(&self.watchers[0], &watchers[0]).collect();
+            watchers.extend(others);
+        }
         if let Some(legion) = &self.legion {
             let follower = legion.specs(host, &mut watchers[0]);
             watchers.push(follower);
@@ -235,6 +252,7 @@ impl World {
             match self.random.number() % 6 {
                 0 => {}
                 3 if self.serves => spec.sockets = vec![specs::socket("web", PORT + 1)],
+                1 if spec.watchers[one].cron.is_some() => Jobs::reschedule(&mut spec.watchers[one]),
                 1 => spec.watchers[one].program.words.push("--new".into()),
                 2 => spec.watchers[one].graceful_timeout /= 2,
                 4 => {
@@ -268,7 +286,7 @@ impl World {
     /// Something reaches an agent through its kernel: at once, or when it goes on.
     pub(crate) fn report(&mut self, host: usize, event: Event) {
         let life = self.hosts[host].life;
-        let delay = self.random.below(Duration::from_micros(500));
+        let delay = self.random.below(REPORT);
         self.after(delay, What::On(host, OnHost::Tell { life, event }));
     }
 
@@ -322,6 +340,10 @@ impl World {
             Action::Guard { process, deadline } => self.arm(host, process, deadline),
             Action::AskLease { lease, ask, timeout } => self.ask(host, lease.watcher, ask, timeout),
             Action::Muster { lease, word } => self.muster(host, lease.watcher, word),
+            Action::ReadCalendar { watcher, cron } => self.read_calendar(host, watcher, &cron),
+            Action::ClaimSlot { watcher, lease, claim, timeout } => {
+                self.claim(host, watcher, lease.watcher, claim, timeout)
+            }
             Action::Leave { .. } => {
                 self.hosts[host].agent = None;
                 self.hosts[host].life += 1;
@@ -354,6 +376,7 @@ impl World {
             }
             Action::ReadSpec { request } => {
                 let spec = self.spec_read_again(host);
+                self.hosts[host].wall.forgot = Some(self.now);
                 self.report(host, Event::SpecRead { request, spec: Ok(Box::new(spec)) });
             }
             Action::Log { .. }
@@ -366,8 +389,6 @@ impl World {
             | Action::AmendSocket { .. }
             | Action::Unbind { .. }
             | Action::CloseLanes { .. }
-            | Action::ReadCalendar { .. }
-            | Action::ClaimSlot { .. }
             | Action::AwaitDemand { .. }
             | Action::IgnoreDemand { .. }
             | Action::CountDemand { .. }

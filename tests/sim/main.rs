@@ -18,6 +18,7 @@ mod cases;
 mod child;
 mod faults;
 mod host;
+mod jobs;
 mod members;
 mod network;
 mod plants;
@@ -72,6 +73,7 @@ fn run(seeds: Range<u64>) -> (Report, Vec<u64>) {
         let (sum, failed) = &mut *total.lock().unwrap();
         sum.steps += report.steps;
         sum.children += report.children;
+        sum.runs += report.runs;
         if let Some(broken) = report.broken {
             failed.push(seed);
             println!("{:?} {:?}: {}", Shape::of(seed), broken.promise, broken.how);
@@ -90,9 +92,11 @@ fn never_two_and_soon_one_again() {
     let (count, start) = (seeds.end - seeds.start, Instant::now());
     let (report, failed) = run(seeds);
     let rate = report.steps as f64 / start.elapsed().as_secs_f64();
-    println!("{count} seeds, {} steps, {} children, {rate:.0} steps/s", report.steps, report.children);
+    let Report { steps, children, runs, .. } = report;
+    println!("{count} seeds, {steps} steps, {children} children, {runs} runs at times, {rate:.0} steps/s");
     assert!(failed.is_empty(), "seeds that fail: {failed:?}");
-    assert!(count < SEEDS || report.steps >= 2_000 * count, "few steps: the faults have become too few");
+    assert!(count < SEEDS || steps >= 2_000 * count, "few steps: the faults have become too few");
+    assert!(count < SEEDS || runs >= 20 * count, "few runs: {runs}");
 }
 
 /// The first seed of this shape in which a planted bug is seen, how, and whether as what it is.

@@ -15,7 +15,7 @@ use circus_agent::model::random::Random;
 use circus_agent::model::spec::{ElectionSpec, LegionSpec, WatcherSpec};
 use circus_agent::model::time::Time;
 
-use crate::plants::{Flaw, Plant};
+use crate::plants::{Field, Flaw, Plant};
 use crate::queue::{Instant, OnHost, SEC, What};
 use crate::specs;
 use crate::store::{Shape, State};
@@ -53,7 +53,13 @@ impl Legion {
     pub(crate) fn of(seed: u64, plant: Option<&Plant>, hosts: usize, ttl: Duration) -> Option<Legion> {
         let mut random = Random::from_number(seed ^ 0x1e91_0000_0000);
         let wanted = random.fraction() < 0.5;
-        if hosts < 3 || !plant.map_or(wanted, |plant| plant.of_legions) {
+        if hosts < 3
+            || !plant.map_or(wanted, |plant| match plant.field {
+                Field::Singletons => false,
+                Field::Legions => true,
+                Field::Jobs => wanted,
+            })
+        {
             return None;
         }
         let mut valors: Vec<u32> = (0..hosts).map(|_| (random.number() % 4) as u32).collect();
@@ -102,13 +108,15 @@ impl World {
     pub(crate) fn lease_of(&self, watcher: &WatcherName) -> WatcherName {
         match &self.legion {
             Some(legion) if legion.follower == *watcher => self.watchers[0].clone(),
+            _ if self.jobs.as_ref().is_some_and(|jobs| jobs.follows(watcher)) => self.watchers[0].clone(),
             _ => watcher.clone(),
         }
     }
 
-    /// All that is to run somewhere.
+    /// All that is to run somewhere, at all times.
     pub(crate) fn wanted(&self) -> Vec<WatcherName> {
-        self.watchers.iter().cloned().chain(self.legion.as_ref().map(|legion| legion.follower.clone())).collect()
+        let singletons = self.watchers.iter().filter(|watcher| !self.is_job(watcher)).cloned();
+        singletons.chain(self.legion.as_ref().map(|legion| legion.follower.clone())).collect()
     }
 
     /// An agent says how it stands in an election, and asks who else does.

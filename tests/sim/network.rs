@@ -60,6 +60,9 @@ impl World {
             Shape::Standalone | Shape::Cluster => vec![self.hosts[host].homes[&watcher]],
         };
         let (vote, puts) = Vote::new(ask.clone(), groups.len());
+        if matches!(ask.kind, AskKind::Take { .. } | AskKind::Refresh { .. }) {
+            self.hosts[host].owners.insert(watcher.clone(), ask.owner.clone());
+        }
         let question = self.questions.len();
         let new = Question { host, life, watcher, ask, timeout, ends, groups, vote, puts: Vec::new(), told: false };
         self.questions.push(new);

@@ -13,8 +13,17 @@ pub(crate) struct Plant {
     pub(crate) bug: Bug,
     pub(crate) shapes: &'static [Shape],
     pub(crate) breaks: &'static [Promise],
-    /// Whether it is one of legions: it is hunted where there are some, and each other one where there are none.
-    pub(crate) of_legions: bool,
+    pub(crate) field: Field,
+}
+
+/// What a bug concerns: it is hunted where there is such a thing.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Field {
+    /// Any singleton: where there is nothing else.
+    Singletons,
+    Legions,
+    /// Watchers that run at times, with legions and without.
+    Jobs,
 }
 
 /// Where a bug sits.
@@ -75,9 +84,24 @@ pub(crate) enum Flaw {
     FollowerGoneAtOnce,
     /// The leader goes when what follows it is told to.
     LeaderFirst,
+    /// A run begins first, and its slot is claimed then.
+    RunsBeforeClaim,
+    /// No answer to a claim is taken for a yes.
+    SilenceIsOurs,
+    /// No answer to a claim is taken for a no.
+    SilenceIsTaken,
+    /// A claim counts that one server has.
+    OneClaimIsEnough,
+    /// A slot is the moment at which it is noticed.
+    SlotFromNow,
+    /// However long ago a slot came, it is taken for one that has just come.
+    NeverLate,
 }
 
-use Promise::{Best, InOrder, NeverTwo, Quorum, SoonOne, TokensGrow, Undisturbed};
+use Promise::{
+    Best, ByHolder, EachSlot, InOrder, InTime, NeverTwo, OfSchedule, OncePerSlot, Quorum, SoonOne, TokensGrow,
+    Undisturbed,
+};
 use Shape::{Cluster, Majority, Standalone};
 
 const ALONE: &[Shape] = &[Standalone, Cluster];
@@ -220,6 +244,54 @@ pub(crate) const PLANTS: &[Plant] = &[
     of_legions(flaw("a follower taken for gone", Flaw::FollowerGoneAtOnce, EVERYWHERE, &[NeverTwo, InOrder])),
     of_legions(flaw("a leader that goes first", Flaw::LeaderFirst, EVERYWHERE, &[InOrder])),
     of_legions(flaw("a follower that nobody guards", Flaw::FollowerUnguarded, EVERYWHERE, &[NeverTwo])),
+    of_jobs(script(
+        "a claim of a slot that another has",
+        &[("or num(known) == slot and by ~= ARGV[1] then", "then")],
+        EVERYWHERE,
+        &[OncePerSlot],
+    )),
+    of_jobs(script(
+        "a claim of a slot before a claimed one",
+        &[("if num(known) > slot or num(known)", "if num(known)")],
+        EVERYWHERE,
+        &[OncePerSlot],
+    )),
+    of_jobs(script(
+        "a claim by whoever asks",
+        &[("or (meta[1] or meta[4]) ~= ARGV[1] then", "then")],
+        EVERYWHERE,
+        &[ByHolder],
+    )),
+    of_jobs(script(
+        "a claim of a time years ahead",
+        &[("if slot * 1000 > now + AHEAD * 1000 then", "if false then")],
+        ALONE,
+        &[EachSlot],
+    )),
+    of_jobs(script(
+        "claims forgotten at a release",
+        &[(
+            "redis.call('DEL', KEYS[1])\nif ARGV[4]",
+            "redis.call('DEL', KEYS[1])\nredis.call('DEL', (string.gsub(KEYS[1], ':lease$', ':slots')))\nif ARGV[4]",
+        )],
+        EVERYWHERE,
+        &[OncePerSlot],
+    )),
+    of_jobs(script(
+        "claims forgotten at a taking",
+        &[(
+            "'to', 'reserved', 'void')\nreturn",
+            "'to', 'reserved', 'void')\nredis.call('DEL', (string.gsub(KEYS[1], ':lease$', ':slots')))\nreturn",
+        )],
+        EVERYWHERE,
+        &[OncePerSlot],
+    )),
+    of_jobs(flaw("a run before its claim", Flaw::RunsBeforeClaim, EVERYWHERE, &[OncePerSlot])),
+    of_jobs(flaw("no answer to a claim taken for a yes", Flaw::SilenceIsOurs, &[Standalone], &[OncePerSlot])),
+    of_jobs(flaw("no answer to a claim taken for a no", Flaw::SilenceIsTaken, ALONE, &[EachSlot])),
+    of_jobs(flaw("a claim that one server has", Flaw::OneClaimIsEnough, &[Majority], &[OncePerSlot])),
+    of_jobs(flaw("a slot that is the moment of its notice", Flaw::SlotFromNow, EVERYWHERE, &[OfSchedule])),
+    of_jobs(flaw("a slot that is never late", Flaw::NeverLate, &[Standalone, Majority], &[InTime])),
     flaw("validity counted from the answer", Flaw::CountFromAnswer, ALONE, &[NeverTwo]),
     flaw("a late grant accepted", Flaw::LateGrant, &[Standalone], &[NeverTwo]),
     flaw("no answer taken for a grant", Flaw::FailureIsGrant, EVERYWHERE, &[NeverTwo]),
@@ -247,15 +319,20 @@ pub(crate) const PLANTS: &[Plant] = &[
 ];
 
 const fn script(name: &'static str, rewrite: Rewrite, shapes: &'static [Shape], breaks: &'static [Promise]) -> Plant {
-    Plant { name, bug: Bug::Script(rewrite), shapes, breaks, of_legions: false }
+    Plant { name, bug: Bug::Script(rewrite), shapes, breaks, field: Field::Singletons }
 }
 
 const fn flaw(name: &'static str, flaw: Flaw, shapes: &'static [Shape], breaks: &'static [Promise]) -> Plant {
-    Plant { name, bug: Bug::Flaw(flaw), shapes, breaks, of_legions: false }
+    Plant { name, bug: Bug::Flaw(flaw), shapes, breaks, field: Field::Singletons }
+}
+
+const fn of_jobs(mut plant: Plant) -> Plant {
+    plant.field = Field::Jobs;
+    plant
 }
 
 const fn of_legions(mut plant: Plant) -> Plant {
-    plant.of_legions = true;
+    plant.field = Field::Legions;
     plant
 }
 

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use circus_agent::model::attendance::Register;
-use circus_agent::model::event::{Ask, Event, Exit, LeaseAnswer, ProcessId};
+use circus_agent::model::event::{Ask, Claimed, Event, Exit, LeaseAnswer, ProcessId};
 
 use crate::network::PutId;
 use crate::store::Data;
@@ -32,6 +32,19 @@ pub(crate) enum What {
         seat: usize,
         server: usize,
         taken_back: bool,
+    },
+    /// A claim of a slot reaches a server.
+    ClaimArrives {
+        asked: usize,
+        seat: usize,
+        server: usize,
+    },
+    /// A replica has it, where none has left its server since.
+    ClaimAcknowledged {
+        asked: usize,
+        seat: usize,
+        server: usize,
+        links: u64,
     },
     /// Questions of a host that got lost arrive after all.
     ArriveLate(usize),
@@ -98,6 +111,10 @@ pub(crate) enum OnHost {
     Heard { word: usize, seat: usize, answer: Result<Register, String> },
     /// The adapter counts the answers to a word.
     Count { word: usize },
+    /// A server's answer to a claim is back.
+    ClaimAnswered { asked: usize, seat: usize, answer: Claimed },
+    /// The adapter's patience with a claim ends.
+    ClaimEnds { asked: usize },
     /// It hears which server is a group's master now.
     Learn { group: usize },
     /// A guard's timer rings.

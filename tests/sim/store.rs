@@ -9,6 +9,7 @@ use circus_agent::model::names::{ClusterName, LeaseName, WatcherName};
 use circus_agent::model::random::Random;
 use circus_agent::model::spec::LeaseTimings;
 
+use crate::jobs::EPOCH;
 use crate::network::{PutId, Question};
 use crate::plants::Flaw;
 use crate::queue::{Instant, MS, OnHost, What};
@@ -70,7 +71,7 @@ pub(crate) struct Server {
     pub(crate) deaf_since: Option<Instant>,
     /// What it had when, for its replicas; and how often these were taken from it.
     log: Vec<(Instant, Snapshot)>,
-    links: u64,
+    pub(crate) links: u64,
     /// How fast its clock runs, and what its date is ahead of others', in ms.
     rate: f64,
     pub(crate) ahead: i64,
@@ -167,6 +168,11 @@ impl Store {
         members.map(|&member| &self.servers[member]).filter(move |server| is_master && hears(server))
     }
 
+    /// How long it takes until one of them has it.
+    pub(crate) fn follower_lag(&self, server: usize) -> Option<Duration> {
+        self.followers(server).map(|replica| replica.lag).min()
+    }
+
     /// What has got from a group's master to this replica by now.
     fn received(&self, replica: usize, now: Instant) -> Snapshot {
         let Server { lag, deaf_since, group, .. } = &self.servers[replica];
@@ -245,7 +251,7 @@ impl Store {
     /// What a server's wall clock shows, in ms: some date, so that tokens are what they are in earnest.
     pub(crate) fn date(&self, server: usize, now: Instant) -> u64 {
         let Server { rate, ahead, .. } = self.servers[server];
-        1_700_000_000_000_u64.saturating_add_signed(ahead) + (now as f64 * rate) as u64 / MS
+        (EPOCH * 1_000).saturating_add_signed(ahead) + (now as f64 * rate) as u64 / MS
     }
 }
 
@@ -306,7 +312,7 @@ impl World {
             return self.send_back(host, server, answers);
         }
         // What no replica acknowledges is not answered: the adapter's patience ends before WAIT's.
-        if let Some(lag) = self.store.followers(server).map(|replica| replica.lag).min() {
+        if let Some(lag) = self.store.follower_lag(server) {
             let links = self.store.servers[server].links;
             self.after(lag, What::Acknowledged { host, server, links, answers });
         }
@@ -390,6 +396,7 @@ impl World {
             Data::Lost => redis.restart(false),
         }
         self.store.changed(server, self.now, self.timings.ttl);
+        self.recount_claims(self.store.servers[server].group);
         // A master that comes back is found by its replicas; one that is none any more is told so, in time.
         if self.store.is_master(server) {
             self.store.reunite(self.store.servers[server].group);
@@ -420,6 +427,10 @@ impl World {
         let old = *master;
         self.trace(0, || format!("server {next} takes the place of {old}"));
         self.store.promote(next, self.now);
+        // What the only replica had to acknowledge it has.
+        if !self.store.needs_ack || self.store.groups[group].members.len() > 2 {
+            self.recount_claims(group);
+        }
         // Where no replica has to acknowledge, an old master that went on would be a [hazard](../../docs/guarantees.md).
         if self.store.needs_ack {
             let pause = self.pause(3.0);
@@ -448,9 +459,10 @@ impl World {
         let lease = self.lease(watcher);
         let ahead = self.store.date(new, self.now) as i64 - self.store.date(old, self.now) as i64;
         let [from, into] = self.store.servers.get_disjoint_mut([old, new]).expect("two servers");
-        let keys = [lease.lease_key(), lease.meta_key(), lease.members_key()];
+        let keys = [lease.lease_key(), lease.meta_key(), lease.members_key(), lease.slots_key()];
         from.redis.migrate(&keys, &mut into.redis, ahead);
-        self.store.homes.insert(watcher.clone(), to);
+        let from = self.store.homes.insert(watcher.clone(), to).expect("it had a home");
+        self.claims_move(watcher, from, to);
         for server in [old, new] {
             self.store.changed(server, self.now, self.timings.ttl);
         }

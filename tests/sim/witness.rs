@@ -15,6 +15,8 @@ pub(crate) struct Report {
     pub(crate) steps: u64,
     /// Children that were started.
     pub(crate) children: u64,
+    /// Runs of watchers that run at times.
+    pub(crate) runs: u64,
     /// The first promise that was broken.
     pub(crate) broken: Option<Broken>,
 }
@@ -43,6 +45,18 @@ pub(crate) enum Promise {
     Quorum,
     /// Where all live and a better one takes over, the best leads.
     Best,
+    /// A slot has one run at most: in the cluster, or on each host.
+    OncePerSlot,
+    /// No server gives a slot to anybody but the holder of the lease.
+    ByHolder,
+    /// A run has the token that its slot was claimed with, and a lease.
+    UnderLease,
+    /// What is run is a time of the schedule.
+    OfSchedule,
+    /// No run begins later than it may.
+    InTime,
+    /// Where nothing lasts that goes wrong, each slot has its run.
+    EachSlot,
 }
 
 /// What the witness saw, and holds against the promises.
@@ -52,8 +66,9 @@ pub(crate) struct Witness {
     /// Of each singleton: its newest token, the host that had it, and when its last child ended.
     newest: BTreeMap<WatcherName, (u64, usize)>,
     ends: BTreeMap<WatcherName, Instant>,
-    /// How many were started.
+    /// How many were started, without those that run at times; and these.
     pub(crate) started: u64,
+    pub(crate) runs: u64,
     /// The first promise that was broken.
     pub(crate) broken: Option<Broken>,
 }
@@ -80,7 +95,6 @@ impl Witness {
         (watcher, lease): (&WatcherName, &WatcherName),
         token: u64,
     ) {
-        self.started += 1;
         // What follows a leader may run beside it, on its host.
         let is_another = |other: usize, sight: &Sight| other != host || sight.watcher == *watcher;
         let runs = |sight: &Sight| sight.lease == *lease && !sight.frozen && sight.excused <= now;

@@ -16,6 +16,7 @@ use circus_agent::model::random::Random;
 use circus_agent::model::spec::LeaseTimings;
 
 use crate::host::Host;
+use crate::jobs::{Asked, Jobs};
 use crate::members::{Legion, Word};
 use crate::network::{Link, Question};
 use crate::plants::{Bug, Flaw, Plant};
@@ -39,9 +40,13 @@ pub(crate) struct World {
     pub(crate) questions: Vec<Question>,
     /// All that nodes ever said of themselves.
     pub(crate) words: Vec<Word>,
+    /// All slots that nodes ever claimed.
+    pub(crate) claims: Vec<Asked>,
     /// What the first singleton is, where its holder is elected.
     pub(crate) legion: Option<Legion>,
-    /// The singletons, and what they have in common.
+    /// What runs at times, where something does.
+    pub(crate) jobs: Option<Jobs>,
+    /// The singletons, and what they have in common. The last runs at times, where something does.
     pub(crate) watchers: Vec<WatcherName>,
     pub(crate) timings: LeaseTimings,
     pub(crate) graceful: Duration,
@@ -78,7 +83,10 @@ impl World {
         let timings = LeaseTimings::thirds(ttl);
         let hosts = 2 + (random.number() % 4) as usize;
         let watchers = &["beat", "clock", "mail"][..1 + (random.number() % 3) as usize];
-        let watchers: Vec<_> = watchers.iter().map(|name| WatcherName::parse(name).unwrap()).collect();
+        let mut watchers: Vec<_> = watchers.iter().map(|name| WatcherName::parse(name).unwrap()).collect();
+        let legion = Legion::of(seed, plant, hosts, ttl);
+        let jobs = Jobs::of(seed, plant, legion.is_some(), ttl);
+        watchers.extend(jobs.as_ref().map(|jobs| jobs.alone.clone()));
         let store = Store::new(Shape::of(seed), &watchers, timings, rewrite, &mut random);
         let rate = |random: &mut Random| 1.0 + 0.004 * (2.0 * random.fraction() - 1.0);
         let mut hosts: Vec<Host> = (0..hosts).map(|i| Host::new(i, rate(&mut random))).collect();
@@ -86,7 +94,6 @@ impl World {
             host.masters = store.groups.iter().map(|group| group.master).collect();
             host.homes = store.homes.clone();
         }
-        let legion = Legion::of(seed, plant, hosts.len(), ttl);
         let graceful = ttl.mul_f64(0.2 + random.fraction());
         let (hooked, says_ready, serves) = (random.fraction() < 0.5, random.fraction() < 0.3, random.fraction() < 0.3);
         let mut world = World {
@@ -98,7 +105,9 @@ impl World {
             store,
             questions: Vec::new(),
             words: Vec::new(),
+            claims: Vec::new(),
             legion,
+            jobs,
             watchers,
             timings,
             graceful,
@@ -141,14 +150,24 @@ impl World {
         self.settled = false;
         // Nothing at first: then it stays so.
         let (before, mut what) = (self.witness.started, "though all is well".to_owned());
-        for ripple in 0..RIPPLES {
+        // Long enough for some slots once all has settled.
+        let (settles, lasts) = self.jobs.as_ref().map_or_else(Default::default, Jobs::ending);
+        let from = self.now + settles.as_nanos() as u64;
+        let ripples = RIPPLES.max(lasts.div_duration_f64(self.timings.ttl) as u32);
+        for ripple in 0..ripples {
             let pause = if ripple == 0 { 3 * ttl } else { ttl + self.pause(0.5).as_nanos() as u64 };
             self.live_until(self.now + pause);
             self.witness.expects_no_more(self.now, before, &what);
             self.expect_all(Promise::Undisturbed, &what);
             what = format!("on {}", self.ripple());
         }
-        Report { steps: self.steps, children: self.witness.started, broken: self.witness.broken }
+        self.expect_each_slot(from);
+        Report {
+            steps: self.steps,
+            children: self.witness.started,
+            runs: self.witness.runs,
+            broken: self.witness.broken,
+        }
     }
 
     /// How soon after all faults one has to run: one ttl for the lease, one second for everything else, and the time
@@ -250,6 +269,10 @@ impl World {
             What::On(host, what) => self.happen_on(host, what),
             What::Arrive { host, server, puts } => self.arrive(host, server, puts),
             What::Said { word, seat, server, taken_back } => self.said(word, seat, server, taken_back),
+            What::ClaimArrives { asked, seat, server } => self.claim_arrives(asked, seat, server),
+            What::ClaimAcknowledged { asked, seat, server, links } => {
+                self.claim_acknowledged(asked, seat, server, links);
+            }
             What::ArriveLate(host) => self.arrive_late(host),
             What::AskAnew(question) => self.ask_anew(question),
             What::Acknowledged { host, server, links, answers } => self.acknowledged(host, server, links, answers),

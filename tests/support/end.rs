@@ -229,6 +229,18 @@ impl Agent {
         .await
     }
 
+    /// Claims a slot of this watcher under the lease.
+    pub async fn claim(&mut self, watcher: &WatcherName, claim: Claim) -> Claimed {
+        self.redis.claim(watcher.clone(), &lease(), claim, PATIENCE);
+        self.next(|event| match event {
+            Event::SlotClaimed { watcher: of, claim: asked, answer } if of == *watcher && asked == claim => {
+                Some(answer)
+            }
+            _ => None,
+        })
+        .await
+    }
+
     /// The server's clock, and what it keeps of the lease.
     pub async fn history(&mut self) -> Result<(u64, Vec<Entry>), String> {
         self.redis.read_history(RequestId(4), &[lease()], vec![]);
@@ -252,16 +264,6 @@ impl Agent {
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-    }
-
-    /// Claims a slot of `job` under the lease.
-    pub async fn claim(&mut self, wanted: Claim) -> Claimed {
-        self.redis.claim(job(), &lease(), wanted, ASK);
-        self.next(|event| match event {
-            Event::SlotClaimed { watcher, claim, answer } if watcher == job() && claim == wanted => Some(answer),
-            _ => None,
-        })
-        .await
     }
 
     /// What the store keeps of its schedule.

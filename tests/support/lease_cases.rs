@@ -4,16 +4,19 @@
 
 #![allow(unreachable_pub)] // Included by several test files, each a crate of its own.
 
+#[path = "claim_cases.rs"]
+mod claim_cases;
 #[path = "member_cases.rs"]
 mod member_cases;
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use circus_agent::model::election::{Membership, Muster};
-use circus_agent::model::event::{Ask, AskKind, LeaseAnswer};
+use circus_agent::model::event::{Ask, AskKind, Claim, Claimed, LeaseAnswer};
 use circus_agent::model::names::{ClusterName, LeaseName, NodeName, Owner, WatcherName};
 use circus_agent::model::time::Time;
 
+pub use claim_cases::*;
 pub use member_cases::*;
 
 /// Something that keeps leases by the scripts.
@@ -28,6 +31,12 @@ pub trait Store {
     fn init(&mut self, lease: &LeaseName) -> Result<(), String>;
     /// Tells what a node says of itself among those that contend for the one lease, or that it leaves, and gives who does.
     fn muster(&mut self, node: &str, membership: Option<Membership>) -> Result<Muster, String>;
+    /// Claims a slot of this watcher for a node, under the one lease.
+    fn claim(&mut self, node: &str, watcher: &str, claim: Claim) -> Claimed;
+    /// What its clock shows, in seconds of the Unix epoch.
+    fn unix_time(&self) -> u64 {
+        SystemTime::now().duration_since(UNIX_EPOCH).expect("a date").as_secs()
+    }
     /// Lets time pass.
     fn pass(&mut self, time: Duration);
     /// Does something to the store behind the agents' backs.
@@ -126,6 +135,19 @@ cases! {
     a_restart_with_data_loses_no_member
     a_clock_that_was_set_back_makes_no_member_live_longer
     what_stands_in_place_of_the_members_is_named
+    who_holds_the_lease_has_a_slot_however_often_it_asks
+    who_does_not_hold_the_lease_claims_nothing
+    what_one_tenure_has_claimed_no_other_gets
+    what_comes_before_a_claimed_slot_is_claimed_no_more
+    each_watcher_has_slots_of_its_own
+    a_slot_far_from_having_come_is_kept_from_nobody
+    a_lease_that_has_ended_claims_nothing
+    a_renamed_owner_has_what_it_claimed_before
+    a_claim_waits_for_a_holder_that_restores_its_lease
+    a_restart_with_data_forgets_no_claim_and_wants_the_lease_confirmed
+    a_claim_that_was_lost_with_all_else_is_none
+    scripts_that_were_forgotten_keep_no_slot_from_its_run
+    what_stands_in_place_of_the_claims_is_no_permission
 }
 
 /// Time that an answer may take beyond what the store itself waits.

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 
 use circus_agent::cluster::scripts;
 use circus_agent::model::election::{Membership, Muster};
-use circus_agent::model::event::{Ask, LeaseAnswer};
-use circus_agent::model::names::LeaseName;
+use circus_agent::model::event::{Ask, Claim, Claimed, LeaseAnswer};
+use circus_agent::model::names::{LeaseName, WatcherName};
 use circus_agent::model::spec::RedisSpec;
 
 use super::end::{ASK, Agent, PATIENCE, lease, owner, refresh};
@@ -21,7 +21,7 @@ pub struct RealStore {
     spec: RedisSpec,
     runtime: tokio::runtime::Runtime,
     agent: Agent,
-    /// Those that contend for the lease, each the first time it says something.
+    /// Those that contend for the lease, or for slots, each the first time it says something.
     members: BTreeMap<String, Agent>,
     servers: Vec<RedisServer>,
 }
@@ -40,13 +40,9 @@ impl RealStore {
     }
 }
 
-impl Store for RealStore {
-    fn ask(&mut self, lease: &LeaseName, ask: &Ask) -> LeaseAnswer {
-        assert_eq!(*lease, self::lease());
-        self.runtime.block_on(self.agent.ask_within(ask, PATIENCE))
-    }
-
-    fn muster(&mut self, node: &str, membership: Option<Membership>) -> Result<Muster, String> {
+impl RealStore {
+    /// Has a node's agent do something; it is started where it is not there yet.
+    fn with_member<T>(&mut self, node: &str, does: impl AsyncFnOnce(&mut Agent) -> T) -> T {
         let RealStore { spec, runtime, members, servers, .. } = self;
         runtime.block_on(async {
             if !members.contains_key(node) {
@@ -55,8 +51,24 @@ impl Store for RealStore {
                 reach_all(&mut agent, node, servers).await;
                 members.insert(node.to_owned(), agent);
             }
-            members.get_mut(node).expect("it is there").muster(membership).await
+            does(members.get_mut(node).expect("it is there")).await
         })
+    }
+}
+
+impl Store for RealStore {
+    fn ask(&mut self, lease: &LeaseName, ask: &Ask) -> LeaseAnswer {
+        assert_eq!(*lease, self::lease());
+        self.runtime.block_on(self.agent.ask_within(ask, PATIENCE))
+    }
+
+    fn muster(&mut self, node: &str, membership: Option<Membership>) -> Result<Muster, String> {
+        self.with_member(node, async |agent| agent.muster(membership).await)
+    }
+
+    fn claim(&mut self, node: &str, watcher: &str, claim: Claim) -> Claimed {
+        let watcher = WatcherName::parse(watcher).unwrap();
+        self.with_member(node, async |agent| agent.claim(&watcher, claim).await)
     }
 
     fn servers(&self) -> usize {
@@ -119,7 +131,7 @@ async fn reach_all(agent: &mut Agent, name: &str, servers: &[RedisServer]) {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let answer = agent.ask_within(&nothing, ASK).await;
-        if answer == (LeaseAnswer::Lost { by: None }) && servers.iter().all(connected) {
+        if matches!(answer, LeaseAnswer::Lost { .. }) && servers.iter().all(connected) {
             return;
         }
         assert!(Instant::now() < deadline, "not all servers are reached: {answer:?}");

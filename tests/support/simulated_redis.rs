@@ -163,6 +163,16 @@ impl SimulatedRedis {
         }
     }
 
+    /// GET of one key, at the time of the last call.
+    pub(crate) fn text(&self, key: &str) -> Option<String> {
+        self.data.borrow_mut().live(key).map(|(value, _)| value.clone())
+    }
+
+    /// HGET of one field.
+    pub(crate) fn field(&self, key: &str, field: &str) -> Option<String> {
+        self.data.borrow().hashes.get(key)?.0.get(field).cloned()
+    }
+
     /// HSET of one field.
     pub(crate) fn set_field(&mut self, key: &str, field: &str, value: &str) {
         self.data.borrow_mut().hashes.entry(key.to_owned()).or_default().0.insert(field.to_owned(), value.to_owned());
@@ -274,6 +284,10 @@ impl Data {
                 };
                 list(fields.iter().map(field).collect::<mlua::Result<_>>()?)
             }
+            ["HGET", key, field] => match self.hash(key)?.get(*field) {
+                Some(value) => text(value),
+                None => Ok(Value::Boolean(false)),
+            },
             ["HGETALL", key] => {
                 let pairs = self.hash(key)?.iter().flat_map(|(field, value)| [field.clone(), value.clone()]);
                 list(pairs.map(|word| text(&word)).collect::<mlua::Result<_>>()?)

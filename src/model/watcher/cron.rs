@@ -111,9 +111,11 @@ enum Phase {
 /// Since when it has looked at the calendar without a break.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Since {
+    /// Nothing was seen of its lease yet.
+    Begun,
     /// It could not run, and another node may have.
     Away,
-    /// Its schedule was another one.
+    /// Its schedule was another one, or it came to a lease that was held: what this very tenure has run nobody knows.
     Changed,
     /// No slot can have come unseen.
     Before,
@@ -125,7 +127,7 @@ impl Cron {
             spec,
             phase: Phase::Waiting,
             past: None,
-            since: Since::Away,
+            since: Since::Begun,
             next: None,
             look: None,
             failed: None,
@@ -189,7 +191,7 @@ impl Watcher {
                 let why = format!("no node was there for it, it was noticed {} late", span(late));
                 return self.record_run(now, self.firm_token(now), slot, Turn::Missed { why }, actions);
             }
-            Since::Away | Since::Changed => return,
+            Since::Away | Since::Begun | Since::Changed => return,
         }
         match (cron.phase, left) {
             (Phase::Running { .. }, _) => self.pass_over(now, slot, "the run before goes on", actions),
@@ -213,7 +215,11 @@ impl Watcher {
             return;
         }
         match answer {
-            Claimed::Ours => self.begin_run(claim.slot, Some(claim.token), actions),
+            Claimed::Ours if now < until => self.begin_run(claim.slot, Some(claim.token), actions),
+            Claimed::Ours => {
+                cron.phase = Phase::Waiting;
+                self.pass_over(now, claim.slot, "the answer to its claim came too late", actions);
+            }
             Claimed::Taken { by } => {
                 cron.phase = Phase::Waiting;
                 self.say(actions, Level::Info, None, &format!("no run at {}: {by} had it", claim.slot));
@@ -359,6 +365,9 @@ impl Watcher {
         let may_start = may_run && self.is_over() && self.start_gate.is_none() && self.has_its_sockets();
         let is_empty = self.is_empty();
         let Some(cron) = &mut self.cron else { return };
+        if cron.since == Since::Begun {
+            cron.since = if let Some(Hold::Firm { .. }) = hold { Since::Changed } else { Since::Away };
+        }
         if !may_run {
             // Somebody else may see to what comes meanwhile, or nobody is to.
             (cron.look, cron.next) = (None, None);
