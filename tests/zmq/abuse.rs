@@ -60,7 +60,11 @@ fn who_announces_more_than_may_be_is_closed_at_once() {
         peer.says(bytes);
         peer.is_closed();
     }
-    assert!(stage.agent.log().contains("is closed: a message of 1048577 bytes: there may be 1048576"), "{}", stage.agent.log());
+    assert!(
+        stage.agent.log().contains("is closed: a message of 1048577 bytes: there may be 1048576"),
+        "{}",
+        stage.agent.log()
+    );
     stage.answers();
     assert!(stage.agent.memory() < memory + GROWTH);
 }
