@@ -28,6 +28,7 @@
 //! output ([`log_line_json`]), or each second of what is used ([`node_stats_json`]).
 
 mod about;
+pub mod circus;
 mod cluster;
 mod command;
 mod drill;
