@@ -643,7 +643,7 @@ mod tests {
         for (at, key) in KEYS.iter().enumerate() {
             let plugins = |key: &Key| match key.section {
                 Plugin(those) => those.to_vec(),
-                Circus | Redis | Watcher | Socket | Legion | CircusCluster | Section::Node => Vec::new(),
+                Circus | Redis | Watcher | Socket | Legion | CircusCluster | Section::Node | PythonPlugin => Vec::new(),
             };
             let same = |other: &&Key| match (other.section, key.section) {
                 (Plugin(_), Plugin(_)) => plugins(other).iter().any(|native| plugins(key).contains(native)),
