@@ -137,7 +137,7 @@
 //! | Circus's users lose nothing | `tests/compatibility.rs`; `tests/defects.rs`: what was broken there; the table in `docs/circus-compatibility.md` |
 //! | every fault that the promise names | `tests/chaos`: agents and Redis on hosts of their own, a checker outside; `make chaos` plays all of it and prints the table |
 //! | ZeroMQ | beside the code: every prefix and every corrupted byte of a conversation; `tests/zmq.rs` with `tests/zmq`: Circus's own clients, those that mean harm, and a real circusd |
-//! | plugins | plays beside the code, and `tests/plugins.rs`: real agents |
+//! | plugins | plays beside the code, and `tests/plugins.rs`: real agents; `tests/python_plugins.rs`: those of others, with the real package circus |
 //! | circus-top | `tests/top.rs`: its pictures, its keys, and the real program on a real terminal, with a Redis that goes and comes back |
 //! | words and bytes | `tests/config.rs`, `tests/wire.rs`, `tests/cli.rs`, `tests/shell.rs`, `tests/systemd.rs`, `tests/packaging.rs`; `tests/fuzz.rs`: messages of nobody |
 //! | the manual | `tests/docs.rs`: its files are read, its commands and links exist; `tests/fencing`: its recipes are cut out of it and tried with a real Celery, SQLite, PostgreSQL and Redis |

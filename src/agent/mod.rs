@@ -249,7 +249,8 @@ impl Agent {
         tracing::info!("circus-agent {} as node {} of cluster {}", env!("CARGO_PKG_VERSION"), spec.node, spec.cluster);
         tracing::info!("control socket {}", socket.path().display());
         let (asked_over_zmq, over_zmq) = mpsc::channel(QUESTIONS);
-        let zmq = Zmq::open(&spec.zmq, &asked_over_zmq)?;
+        let at = spec.zmq.beside(socket.path());
+        let zmq = Zmq::open(&at, &asked_over_zmq)?;
 
         let (events, event_queue) = mpsc::channel(EVENTS);
         let (asked_here, control) = mpsc::channel(QUESTIONS);
@@ -263,11 +264,14 @@ impl Agent {
         let mut legions_dir = socket.path().as_os_str().to_owned();
         legions_dir.push(".legions");
         let legions = legions_dir.to_string_lossy();
-        let env = [
+        let zmq_doors = [("CIRCUS_ZMQ_ENDPOINT", at.endpoint), ("CIRCUS_ZMQ_PUBSUB_ENDPOINT", at.pubsub)];
+        let zmq_doors = zmq_doors.map(|(name, address)| Some((name, address?.from_here().to_string())));
+        let mut env = vec![
             ("CIRCUSCTL_ENDPOINT", &*endpoint),
             ("CIRCUS_STATS_SOCKET", &*stats_socket),
             ("CIRCUS_LEGIONS", &*legions),
         ];
+        env.extend(zmq_doors.iter().flatten().map(|(name, address)| (*name, address.as_str())));
         let host = Host::new(events.clone(), notify_dir.into(), &env)
             .map_err(step("cannot take charge of this machine's processes"))?
             .with_python(spec.python.clone())

@@ -1,7 +1,10 @@
 //! `circus-plugin`: one of Circus's plugins, from its command line to its exit code.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
 use futures_util::StreamExt;
 use nix::sys::prctl;
@@ -17,16 +20,30 @@ use crate::plugins::{self, Plugin};
 /// The name (`argv[0]`) under which the agent's program is a plugin.
 pub const PLUGIN: &str = "circus-plugin";
 
+/// The variable in which it finds its options.
+const OPTIONS: &str = "CIRCUS_PLUGIN_OPTIONS";
+
 /// Runs `circus-plugin NAME USE` until SIGTERM or SIGINT: its exit code.
 ///
 /// The agent starts it for a section `[plugin:NAME]` with `use = USE`: `CIRCUS_PLUGIN_OPTIONS` has the section's keys, as
 /// a JSON object of texts, and `CIRCUSCTL_ENDPOINT` is the agent's control socket.
+///
+/// With an interpreter as a third word, `USE` is a class in Python, and this process becomes what circusd would have started
+/// for it; `CIRCUS_ZMQ_ENDPOINT` and `CIRCUS_ZMQ_PUBSUB_ENDPOINT` are the agent's doors.
 pub fn circus_plugin(args: impl IntoIterator<Item = impl Into<OsString>>) -> u8 {
     let args: Vec<OsString> = args.into_iter().map(Into::into).collect();
     let words: Vec<&str> = args.iter().filter_map(|word| word.to_str()).collect();
-    let [_, name, uses] = words[..] else {
-        print_error(format_args!("usage: {PLUGIN} NAME USE; the agent starts it, for a section [plugin:NAME]"));
-        return agent_exit::USAGE;
+    let (name, uses) = match words[..] {
+        [_, name, uses] => (name, uses),
+        [_, name, class, python] => {
+            let Err(problem) = become_python(python, class);
+            print_error(format_args!("[plugin:{name}] {problem}"));
+            return agent_exit::CONFIG;
+        }
+        _ => {
+            print_error(format_args!("usage: {PLUGIN} NAME USE; the agent starts it, for a section [plugin:NAME]"));
+            return agent_exit::USAGE;
+        }
     };
     let prepared = plugin(uses).and_then(|plugin| Ok((plugin, endpoint()?)));
     let (plugin, agent) = match prepared {
@@ -67,10 +84,32 @@ pub fn circus_plugin(args: impl IntoIterator<Item = impl Into<OsString>>) -> u8 
     }
 }
 
+/// The command line that circusd gives a plugin (`circus.plugins.get_plugin_cmd`), but that its options may hold blanks.
+fn become_python(python: &str, class: &str) -> Result<Infallible, String> {
+    let door = |name: &str| {
+        let unopened = || "a plugin in Python needs ZeroMQ doors, which an agent opens when it starts: restart it";
+        std::env::var(name).map_err(|_| unopened().to_owned())
+    };
+    let (endpoint, pubsub) = (door("CIRCUS_ZMQ_ENDPOINT")?, door("CIRCUS_ZMQ_PUBSUB_ENDPOINT")?);
+    let options: Vec<String> = options()?.into_iter().map(|(key, text)| format!("{key}:{text}")).collect();
+    let error = Command::new(python)
+        .args(["-c", "from circus import plugins;plugins.main()"])
+        .args(["--endpoint", &endpoint, "--pubsub", &pubsub])
+        .arg(format!("--config={}", options.join(":::")))
+        .arg(class)
+        .env_remove(OPTIONS)
+        .exec();
+    Err(format!("{python} cannot be started: {error}"))
+}
+
+/// The section's keys.
+fn options() -> Result<BTreeMap<String, String>, String> {
+    let options = std::env::var(OPTIONS).unwrap_or_else(|_| "{}".into());
+    serde_json::from_str(&options).map_err(|error| format!("{OPTIONS} is no JSON object of texts: {error}"))
+}
+
 fn plugin(uses: &str) -> Result<Plugin, String> {
-    let options = std::env::var("CIRCUS_PLUGIN_OPTIONS").unwrap_or_else(|_| "{}".into());
-    let options: BTreeMap<String, String> = serde_json::from_str(&options)
-        .map_err(|error| format!("CIRCUS_PLUGIN_OPTIONS is no JSON object of texts: {error}"))?;
+    let options = options()?;
     let seed = getrandom::u64().map_err(|error| format!("no random numbers are to be had: {error}"))?;
     Plugin::new(uses, options, Random::from_number(seed))
 }

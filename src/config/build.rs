@@ -33,7 +33,7 @@ pub(super) fn build(doc: &Document, around: &Surroundings, problems: &mut Proble
     let place = build.redis(&redis, &circus);
     build.check_lease_defaults(&redis);
     let circus_cluster = build.check_cluster_words(&circus, place.as_ref(), &vars);
-    let zmq = build.zmq_doors(&circus, circus_cluster.as_ref());
+    let mut zmq = build.zmq_doors(&circus, circus_cluster.as_ref());
     let log_output = build.log_output(&circus);
     build.python = build.interpreter(&circus);
     let heads = build.heads();
@@ -48,6 +48,7 @@ pub(super) fn build(doc: &Document, around: &Surroundings, problems: &mut Proble
     build.check_lease_keys(place.as_ref());
     build.check_order(&BTreeMap::new());
     build.check_unused();
+    zmq.for_plugins = build.has_python_plugins;
 
     Some(AgentSpec {
         sockets: build.opened,
@@ -148,6 +149,8 @@ pub(super) struct Build<'a> {
     pub(super) python: Option<PathBuf>,
     /// Its module path once it was asked for, or why it did not tell.
     pub(super) module_path: Option<Result<String, String>>,
+    /// Whether a plugin in Python was read.
+    pub(super) has_python_plugins: bool,
     /// All watchers.
     pub(super) names: Vec<WatcherName>,
     /// Those of them that are legions.
@@ -176,6 +179,7 @@ impl<'a> Build<'a> {
             around,
             problems,
             python: None,
+            has_python_plugins: false,
             module_path: None,
             names: Vec::new(),
             legions: BTreeSet::new(),
@@ -354,6 +358,10 @@ impl<'a> Build<'a> {
     fn is_free(&mut self, head: &str, section: Section, entry: Entry<'a>) -> bool {
         let key = entry.key;
         let meant = keys::meant(section, key);
+        // What it reads only its author knows.
+        if section == Section::PythonPlugin {
+            return true;
+        }
         if section == Section::Watcher && meant.is_none() && !key.starts_with("flapping.") {
             if self.free_forms.insert(key) {
                 let problem = self

@@ -38,6 +38,7 @@ impl Build<'_> {
             cluster_stats: door(cluster, "stats_endpoint"),
             owner: circus.user("endpoint_owner").map(|user| user.uid),
             public,
+            for_plugins: false,
         }
     }
 

@@ -21,6 +21,8 @@ pub(super) enum Section {
     Node,
     /// One of these plugins; none: any of them.
     Plugin(&'static [Native]),
+    /// A plugin in Python, which knows its own options.
+    PythonPlugin,
 }
 
 impl Section {
@@ -114,7 +116,7 @@ use Kind::{
     SocketEnv, SocketPath, SocketType, Sockets, StopPreset, Syslog, Text, TimeZone, Times, Url, Use, User, Valor,
 };
 use Native::{CommandReloader, Flapping, FullStats, HttpObserver, RedisObserver, ResourceWatcher, WatchDog};
-use Section::{Circus, CircusCluster, Legion, Plugin, Redis, Socket, Watcher};
+use Section::{Circus, CircusCluster, Legion, Plugin, PythonPlugin, Redis, Socket, Watcher};
 use Status::{Answered, Dead, Idle, Works};
 
 const INTERNAL: Status = Dead("there are no internal watchers here; see loglevel");
@@ -140,7 +142,7 @@ pub(super) const KEYS: &[Key] = &[
     key(Circus, "loglevel", Level, is("info"), Works, "critical, error, warning, info or debug"),
     key(Circus, "logoutput", LogOutput, is("-"), Works, "-: stderr; a path, or syslog://HOST:PORT?FACILITY"),
     key(Circus, "python", Path, eg("/usr/bin/python3"), Works,
-        "runs hooks and streams in Python; default: $VIRTUAL_ENV's, or python3 of the agent's PATH"),
+        "runs hooks, streams and plugins in Python; default: $VIRTUAL_ENV's, or python3 of the agent's PATH"),
     key(Circus, "warmup_delay", Seconds, is("0"), Works, "pause between the starts of two watchers"),
     key(Circus, "include", Text, eg("conf.d/*.ini"), Works, "more files, relative to this one, which wins"),
     key(Circus, "include_dir", Text, eg("conf.d"), Works, "directories whose *.ini files are included"),
@@ -203,6 +205,7 @@ pub(super) const KEYS: &[Key] = &[
     key(Plugin(Native::ALL), "copy_env", Bool, is("True"), Works, "gives it the agent's environment too"),
     key(Plugin(Native::ALL), "close_child_stdout", Bool, is("True"), Works,
         "stdout is /dev/null, unless it has a stream"),
+    key(PythonPlugin, "stop_signal", Signal, is("INT"), Works, "asks it to stop, so that its `handle_stop` runs"),
     key(Plugin(&[Flapping]), "active", Bool, is("True"), Works, "whether it does anything"),
     key(Plugin(&[Flapping]), "attempts", Times, is("2"), Works, "so many ends of processes …"),
     key(Plugin(&[Flapping]), "window", Seconds, is("1"), Works, "… within this time are flapping: the watcher stops"),
@@ -446,7 +449,8 @@ impl Key {
     fn serves(&self, section: Section) -> bool {
         match (self.section, section) {
             (Plugin(those), Plugin(asked)) => asked.iter().all(|native| those.contains(native)),
-            (Watcher, Plugin(_)) => true,
+            (Plugin(those), PythonPlugin) => those == Native::ALL,
+            (Watcher, Plugin(_) | PythonPlugin) => true,
             (Watcher, Legion) => SHARED.contains(&self.name) || self.name.contains("_stream."),
             (own, asked) => own == asked,
         }
@@ -462,7 +466,7 @@ impl Key {
         match self.section {
             Circus => Some(format!("CIRCUS_{}", self.name.to_uppercase())),
             Redis => Some(format!("CIRCUS_REDIS_{}", self.name.to_uppercase())),
-            Watcher | Socket | Legion | CircusCluster | Section::Node | Plugin(_) => None,
+            Watcher | Socket | Legion | CircusCluster | Section::Node | Plugin(_) | PythonPlugin => None,
         }
     }
 
@@ -556,6 +560,7 @@ fn groups() -> Vec<(String, Vec<&'static Key>)> {
         ("[legion:NAME]".to_owned(), rows(&|section| section == Legion)),
         ("[socket:NAME]".to_owned(), rows(&|section| section == Socket)),
         ("[plugin:NAME]".to_owned(), rows(&|section| section == Plugin(Native::ALL))),
+        ("[plugin:NAME] with a class of your own, in Python".to_owned(), rows(&|section| section == PythonPlugin)),
         ("[circus-cluster]".to_owned(), rows(&|section| section == CircusCluster)),
         ("[node:NAME]".to_owned(), rows(&|section| section == Section::Node)),
     ];
@@ -642,7 +647,7 @@ mod tests {
         for (at, key) in KEYS.iter().enumerate() {
             let plugins = |key: &Key| match key.section {
                 Plugin(those) => those.to_vec(),
-                Circus | Redis | Watcher | Socket | Legion | CircusCluster | Section::Node => Vec::new(),
+                Circus | Redis | Watcher | Socket | Legion | CircusCluster | Section::Node | PythonPlugin => Vec::new(),
             };
             let same = |other: &&Key| match (other.section, key.section) {
                 (Plugin(_), Plugin(_)) => plugins(other).iter().any(|native| plugins(key).contains(native)),

@@ -434,6 +434,8 @@ mod tests {
                 | Section::Socket
                 | Section::CircusCluster
                 | Section::Node => &plugin::Native::ALL[..1],
+                // Its class is loaded when the file is read.
+                Section::PythonPlugin => &[],
             };
             let head = match key.section {
                 Section::Circus => "[circus]",
@@ -443,7 +445,7 @@ mod tests {
                 Section::Socket => "[socket:s]",
                 Section::CircusCluster => "[circus-cluster]",
                 Section::Node => "[node:n]",
-                Section::Plugin(_) => "[plugin:p]",
+                Section::Plugin(_) | Section::PythonPlugin => "[plugin:p]",
             };
             for native in natives {
                 let lines = beside(&name).join("\n");

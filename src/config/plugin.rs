@@ -1,4 +1,5 @@
-//! `[plugin:NAME]`: Circus's own plugins, each of which is a watcher that runs this very program.
+//! `[plugin:NAME]`: Circus's own plugins, each of which is a watcher that runs this very program, and those of others, each of
+//! which is one that runs Python.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -7,8 +8,9 @@ use super::build::Build;
 use super::hook::is_dotted;
 use super::keys::{Section, nearest};
 use super::problem::code;
-use super::settings::Settings;
-use super::value::{Kind, Wrong, wrong};
+use super::python;
+use super::settings::{Set, Settings};
+use super::value::{Kind, Value, Wrong, wrong};
 use crate::model::names::WatcherName;
 
 /// The plugins that are part of the agent.
@@ -51,27 +53,48 @@ impl Native {
         }
     }
 
-    /// The plugin that `use` names.
-    pub(super) fn parse(text: &str) -> Result<Native, Wrong> {
-        if let Some(native) = Native::ALL.iter().find(|native| native.class() == text) {
-            return Ok(*native);
-        }
-        let wrong = wrong("names no plugin of this agent");
-        let ours = || format!("the native ones are {}", classes());
-        match nearest(text, Native::ALL.iter().map(|native| native.class())) {
-            Some(known) => Err(wrong.label(format!("did you mean `{known}`?"))),
-            None if is_dotted(text) => Err(wrong
-                .label("the agent runs Python plugins once there is a ZeroMQ door")
-                .help(ours())
-                .code(code::NOT_YET)),
-            None => Err(wrong.label("this is no dotted name").help(ours())),
-        }
-    }
-
     /// The section of this plugin alone.
     fn section(self) -> Section {
         let at = self as usize;
         Section::Plugin(&Native::ALL[at..=at])
+    }
+}
+
+/// What `use` names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Uses {
+    /// A plugin that is part of the agent.
+    Native(Native),
+    /// A class in Python, by its dotted name.
+    Python(String),
+}
+
+impl Uses {
+    pub(super) fn parse(text: &str) -> Result<Uses, Wrong> {
+        if let Some(native) = Native::ALL.iter().find(|native| native.class() == text) {
+            return Ok(Uses::Native(*native));
+        }
+        let wrong = wrong("names no plugin");
+        // Of Circus's own package there are no others.
+        if text.starts_with("circus.plugins.") {
+            return Err(match nearest(text, Native::ALL.iter().map(|native| native.class())) {
+                Some(known) => wrong.label(format!("did you mean `{known}`?")),
+                None => wrong.label("Circus has no such one").help(format!("it has {}", classes())),
+            });
+        }
+        match is_dotted(text) {
+            true => Ok(Uses::Python(text.to_owned())),
+            false => Err(wrong
+                .label("this is no dotted name")
+                .help(format!("it is a class in Python, my.module.Class, or one of {}", classes()))),
+        }
+    }
+
+    fn section(&self) -> Section {
+        match self {
+            Uses::Native(native) => native.section(),
+            Uses::Python(_) => Section::PythonPlugin,
+        }
     }
 }
 
@@ -82,6 +105,10 @@ fn classes() -> String {
 
 /// The variable in which a plugin finds its options: a JSON object of texts.
 const OPTIONS: &str = "CIRCUS_PLUGIN_OPTIONS";
+/// Under this name this program is a plugin.
+const PLUGIN: &str = "circus-plugin";
+/// Where it is.
+const OURS: &str = "/proc/self/exe";
 
 impl Build<'_> {
     /// Which keys the section with this head has.
@@ -91,7 +118,9 @@ impl Build<'_> {
             (None, _) => Section::Watcher,
             // One without a `use`, or with a wrong one, may have the keys of any.
             (Some(_), None) => Section::Plugin(&[]),
-            (Some(_), Some(entry)) => Native::parse(entry.value.trim()).map_or(Section::Plugin(&[]), Native::section),
+            (Some(_), Some(entry)) => {
+                Uses::parse(entry.value.trim()).map_or(Section::Plugin(&[]), |uses| uses.section())
+            }
         }
     }
 
@@ -107,6 +136,12 @@ impl Build<'_> {
             self.problems.error(code::CONFLICT, set.entry.key_spot(), message).label("`use` says what runs");
         }
         self.check_siblings(settings);
+        let short = name.as_str().strip_prefix("plugin:").unwrap_or(name.as_str()).to_owned();
+        if let Some(set) = settings.get("use")
+            && let Value::Use(Uses::Python(class)) = &set.value
+        {
+            return self.python_plugin((name, short), (set, class), settings, env);
+        }
         let Section::Plugin([native]) = settings.section else {
             if self.is_absent(settings, "use") {
                 self.missing(settings.head, format!("[{}] has no `use`", settings.head))
@@ -123,9 +158,47 @@ impl Build<'_> {
         let options: BTreeMap<&str, String> =
             own.filter_map(|set| Some((set.entry.key, settings.variable(set.entry.key)?))).collect();
         env.insert(OPTIONS.to_owned(), serde_json::json!(options).to_string());
-        let short = name.as_str().strip_prefix("plugin:").unwrap_or(name.as_str());
-        let words = ["circus-plugin", short, native.class()].map(str::to_owned);
-        Some((words.to_vec(), Some("/proc/self/exe".into())))
+        Some((vec![PLUGIN.to_owned(), short, native.class().to_owned()], Some(OURS.into())))
+    }
+
+    /// Those of a class in Python: this program becomes its interpreter, once it knows where the agent's doors are.
+    fn python_plugin(
+        &mut self,
+        (name, short): (&WatcherName, String),
+        (set, class): (&Set<'_>, &str),
+        settings: &Settings<'_>,
+        env: &mut BTreeMap<String, String>,
+    ) -> Option<(Vec<String>, Option<PathBuf>)> {
+        let own = settings.all().filter(|other| other.entry.key != "use").map(|other| (other.entry.key, &*other.text));
+        let free = settings.free.iter().map(|(key, text)| (*key, text.as_str()));
+        let mut options: BTreeMap<&str, &str> = own.chain(free).collect();
+        for (key, _) in options.iter().filter(|(key, text)| key.contains(':') || text.contains(":::")) {
+            let Some(entry) = self.doc.get(settings.head, key) else { continue };
+            let message = format!("`{key}` cannot be given to a plugin in Python");
+            self.problems
+                .error(code::VALUE, entry.spot(), message)
+                .label("Circus's plugins get their options as KEY:VALUE:::KEY:VALUE");
+        }
+        // As circusd's.
+        options.extend([("name", name.as_str()), ("__name__", name.as_str())]);
+        env.insert(OPTIONS.to_owned(), serde_json::json!(options).to_string());
+        let mut around = if settings.bool("copy_env") { self.around.env.clone() } else { BTreeMap::new() };
+        around.extend(env.clone());
+        let directory = settings.path("working_dir").filter(|directory| directory.is_dir());
+        self.has_python_plugins = true;
+        match python::plugin_interpreter(self.python.as_deref(), class, &around, directory.as_deref()) {
+            Ok(python) => {
+                let python = python.to_string_lossy().into_owned();
+                Some((vec![PLUGIN.to_owned(), short, class.to_owned(), python], Some(OURS.into())))
+            }
+            Err(why) => {
+                self.problems
+                    .error(code::PROGRAM, set.entry.spot(), format!("`{class}` cannot be loaded"))
+                    .label(why)
+                    .help("`python` in [circus] names an interpreter that has the package circus; PYTHONPATH in [env] leads to yours");
+                None
+            }
+        }
     }
 
     /// Warns of options that name a watcher nobody knows; it may still be added while the agent runs.
@@ -152,16 +225,17 @@ mod tests {
     #[test]
     fn each_plugin_is_found_by_its_class_and_has_a_section_of_its_own() {
         for native in Native::ALL {
-            assert_eq!(Native::parse(native.class()), Ok(*native));
+            assert_eq!(Uses::parse(native.class()), Ok(Uses::Native(*native)));
             assert!(matches!(native.section(), Section::Plugin([own]) if own == native));
         }
     }
 
     #[test]
-    fn a_plugin_that_is_not_ours_is_told_why_it_cannot_run() {
-        assert_eq!(Native::parse("my.plugins.Mail").unwrap_err().code, code::NOT_YET);
-        assert_eq!(Native::parse("Mail it").unwrap_err().code, code::VALUE);
-        let misspelt = Native::parse("circus.plugins.flapping.Flaping").unwrap_err();
+    fn a_class_of_ones_own_is_python_and_a_misspelt_one_of_circus_is_told() {
+        assert_eq!(Uses::parse("my.plugins.Mail"), Ok(Uses::Python("my.plugins.Mail".into())));
+        assert_eq!(Uses::parse("Mail it").unwrap_err().code, code::VALUE);
+        let misspelt = Uses::parse("circus.plugins.flapping.Flaping").unwrap_err();
         assert_eq!(misspelt.label, "did you mean `circus.plugins.flapping.Flapping`?");
+        assert_eq!(Uses::parse("circus.plugins.mail.Mail").unwrap_err().label, "Circus has no such one");
     }
 }

@@ -37,26 +37,81 @@ const LONGEST: usize = 1 << 20;
 
 /// `sys.path` of an interpreter as it starts in the agent's environment, as a `PYTHONPATH`.
 fn module_path(python: &Path, env: &Env) -> Result<String, String> {
-    let cannot = |error: std::io::Error| format!("{} does not start: {error}", python.display());
-    let mut child = Command::new(python)
-        .args(["-c", "import sys; sys.stdout.write('\\n'.join(p for p in sys.path if p))"])
-        .env_clear()
-        .envs(env)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .map_err(cannot)?;
+    let program = "import sys; sys.stdout.write('\\n'.join(p for p in sys.path if p))";
+    match said(python, &[program], env, None)?.as_str() {
+        "" => Err(format!("{} names no module path", python.display())),
+        lines => Ok(lines.replace('\n', ":")),
+    }
+}
+
+/// What an interpreter writes to stdout when it runs a program (`-c`) with these arguments.
+fn said(python: &Path, words: &[&str], env: &Env, directory: Option<&Path>) -> Result<String, String> {
+    let name = python.display();
+    let mut command = Command::new(python);
+    command.arg("-c").args(words).env_clear().envs(env);
+    if let Some(directory) = directory {
+        command.current_dir(directory);
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.spawn().map_err(|error| format!("{name} does not start: {error}"))?;
     let answer = child.stdout.take().map(|mut pipe| read(&mut pipe)).unwrap_or(Ok(Vec::new()));
     // It has said all it is going to say: nothing more is waited for. It may be reaped already where we are init.
     let _ = child.kill();
     let _ = child.wait();
-    let text = String::from_utf8(answer.map_err(|why| format!("{} {why}", python.display()))?)
-        .map_err(|_| "its module path is no UTF-8 text".to_owned())?;
-    match text.as_str() {
-        "" => Err(format!("{} names no module path", python.display())),
-        lines => Ok(lines.replace('\n', ":")),
+    let answer = answer.map_err(|why| format!("{name} {why}"))?;
+    String::from_utf8(answer).map_err(|_| format!("{name} answers with what is no UTF-8 text"))
+}
+
+/// Loads a class as circusd does before it starts a plugin, and says how that went: `ok`, `class` and why it is not to be
+/// had, or `circus` and why Circus itself is not. What modules print when they are loaded goes elsewhere.
+const LOAD: &str = "\
+import sys
+out, sys.stdout = sys.stdout, sys.stderr
+missing = 'circus'
+try:
+    from circus import plugins
+    missing = 'class'
+    plugins.resolve_name(sys.argv[1])
+    out.write('ok')
+except BaseException as error:
+    # Circus's own error tells at length what may be wrong; the one within says what is.
+    error = getattr(error, 'exception', error)
+    out.write('%s %s: %s' % (missing, type(error).__name__, error))
+";
+
+/// An interpreter that has Circus and the class of a plugin: this one, or that of the `circus-plugin` on `PATH`, which is
+/// where Circus is installed.
+///
+/// # Errors
+/// Why the class cannot be had.
+pub(super) fn plugin_interpreter(
+    found: Option<&Path>,
+    class: &str,
+    env: &Env,
+    directory: Option<&Path>,
+) -> Result<PathBuf, String> {
+    let installed = on_path("circus-plugin", env).and_then(|script| shebang(&script));
+    let mut why = "there is no python3 in its PATH, and no circus-plugin".to_owned();
+    for python in found.map(Path::to_owned).into_iter().chain(installed) {
+        let answer = said(&python, &[LOAD, class], env, directory)?;
+        let in_python = |reason: &str| format!("{reason} ({})", python.display());
+        match answer.split_once(' ') {
+            None if answer == "ok" => return Ok(python),
+            Some(("class", reason)) => return Err(in_python(reason)),
+            Some((_, reason)) => why = in_python(reason),
+            None => why = in_python("it ended while it loaded the class"),
+        }
     }
+    Err(why)
+}
+
+/// The interpreter that the first line of a script names.
+fn shebang(script: &Path) -> Option<PathBuf> {
+    let mut head = Vec::new();
+    fs::File::open(script).ok()?.take(256).read_to_end(&mut head).ok()?;
+    let line = head.strip_prefix(b"#!")?.split(|byte| *byte == b'\n').next()?;
+    let interpreter = PathBuf::from(std::str::from_utf8(line).ok()?.trim());
+    Some(interpreter).filter(|interpreter| runs(interpreter))
 }
 
 /// All that comes out of a pipe within [`PATIENCE`].

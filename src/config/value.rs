@@ -10,7 +10,7 @@ use super::check;
 use super::cron;
 use super::hook;
 use super::keys::nearest;
-use super::plugin::Native;
+use super::plugin::Uses;
 use super::preset::{self, Preset};
 use super::problem::code;
 use super::socket::{self, Domain, Origin};
@@ -167,7 +167,7 @@ pub(super) enum Value {
     Zone(Zone),
     Action(HealthAction),
     Hook(HookSpec),
-    Use(Native),
+    Use(Uses),
     Domain(Domain),
     SocketKind(SocketKind),
     Owner(Option<u32>, Option<u32>),
@@ -342,7 +342,7 @@ impl Kind {
             Kind::Health => check::health(text).map(Value::Check),
             Kind::Action => check::action(text).map(Value::Action),
             Kind::Hook => hook::parse(text).map(Value::Hook),
-            Kind::Use => Native::parse(text).map(Value::Use),
+            Kind::Use => Uses::parse(text).map(Value::Use),
             Kind::Regex => regex(text).map(|()| Value::Text(text.to_owned())),
             Kind::HttpUrl => http_url(text).map(|()| Value::Text(text.to_owned())),
             Kind::Endpoint => endpoint(text).map(Value::Endpoint),

@@ -44,7 +44,7 @@ impl Build<'_> {
         let lord = self.lord(settings);
         let command = match (settings.section, &lord) {
             (_, Some(lord)) => Some((lord.words(name), Some("/proc/self/exe".into()))),
-            (Section::Plugin(_), None) => self.plugin_command(name, settings, &mut env),
+            (Section::Plugin(_) | Section::PythonPlugin, None) => self.plugin_command(name, settings, &mut env),
             (_, None) => self.words(settings, &handed).map(|words| (words, settings.path("executable"))),
         };
         let working_dir = settings.path("working_dir");

@@ -449,6 +449,7 @@ fn needs_restart(old: &AgentSpec, new: &AgentSpec) -> Vec<String> {
         ("[circus] endpoint", old.zmq.endpoint != new.zmq.endpoint),
         ("[circus] pubsub_endpoint", old.zmq.pubsub != new.zmq.pubsub),
         ("[circus] stats_endpoint", old.zmq.stats != new.zmq.stats),
+        ("the ZeroMQ doors of plugins in Python", !old.zmq.has_unnamed() && new.zmq.has_unnamed()),
         ("[circus] endpoint_owner", old.zmq.owner != new.zmq.owner),
         ("[circus] endpoint_public", old.zmq.public != new.zmq.public),
         ("[circus-cluster] endpoint", old.zmq.cluster_endpoint != new.zmq.cluster_endpoint),

@@ -2,7 +2,7 @@
 
 use core::net::{IpAddr, Ipv6Addr};
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The ZeroMQ doors of an agent: none but those that the file names.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -21,6 +21,8 @@ pub struct ZmqDoors {
     pub owner: Option<u32>,
     /// `endpoint_public`: whether other machines may come to them.
     pub public: bool,
+    /// Whether there are plugins in Python, which need `endpoint` and `pubsub_endpoint`, named or not.
+    pub for_plugins: bool,
 }
 
 impl ZmqDoors {
@@ -30,6 +32,26 @@ impl ZmqDoors {
     pub const STATS: &str = "[circus] stats_endpoint";
     /// The key of [`cluster_stats`](ZmqDoors::cluster_stats).
     pub const CLUSTER_STATS: &str = "[circus-cluster] stats_endpoint";
+
+    /// Whether there are doors that plugins need, and that the file does not name.
+    pub fn has_unnamed(&self) -> bool {
+        self.for_plugins && (self.endpoint.is_none() || self.pubsub.is_none())
+    }
+
+    /// With those that plugins need: where they have no name they are files beside the control socket, and the agent's alone.
+    pub fn beside(&self, control_socket: &Path) -> ZmqDoors {
+        let mut doors = self.clone();
+        let file = |suffix: &str| {
+            let mut path = control_socket.as_os_str().to_owned();
+            path.push(suffix);
+            ZmqAddress::Ipc(path.into())
+        };
+        if self.for_plugins {
+            doors.endpoint.get_or_insert_with(|| file(".endpoint"));
+            doors.pubsub.get_or_insert_with(|| file(".pubsub"));
+        }
+        doors
+    }
 
     /// Those there are, each with the key that names it.
     pub fn all(&self) -> impl Iterator<Item = (&'static str, &ZmqAddress)> {
@@ -85,6 +107,21 @@ impl ZmqAddress {
             _ => return Err(WHAT),
         };
         Ok(ZmqAddress::Tcp { host: host.to_owned(), port })
+    }
+
+    /// What who is on this machine connects to, where this is what the agent listens at.
+    pub fn from_here(&self) -> ZmqAddress {
+        match self {
+            ZmqAddress::Tcp { host, port } => {
+                let host = match host.as_str() {
+                    "*" | "0.0.0.0" => "127.0.0.1",
+                    "::" => "::1",
+                    host => host,
+                };
+                ZmqAddress::Tcp { host: host.to_owned(), port: *port }
+            }
+            ZmqAddress::Ipc(_) => self.clone(),
+        }
     }
 
     /// Whether nobody but this machine can come to it. A name other than `localhost` may mean anything.
@@ -157,6 +194,22 @@ mod tests {
         ] {
             assert!(ZmqAddress::parse(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn plugins_have_doors_of_their_own_where_the_file_names_none() {
+        let socket = Path::new("/run/circus/a.sock");
+        assert_eq!(ZmqDoors::default().beside(socket), ZmqDoors::default());
+        let endpoint = ZmqAddress::parse("tcp://*:5555").ok();
+        let doors = ZmqDoors { for_plugins: true, endpoint: endpoint.clone(), ..ZmqDoors::default() };
+        assert!(doors.has_unnamed());
+        let doors = doors.beside(socket);
+        assert_eq!((&doors.endpoint, doors.has_unnamed()), (&endpoint, false));
+        assert_eq!(doors.pubsub, Some(ZmqAddress::Ipc("/run/circus/a.sock.pubsub".into())));
+        let from_here = |text: &str| ZmqAddress::parse(text).map(|address| address.from_here().to_string());
+        assert_eq!(from_here("tcp://*:5555").as_deref(), Ok("tcp://127.0.0.1:5555"));
+        assert_eq!(from_here("tcp://[::]:1").as_deref(), Ok("tcp://[::1]:1"));
+        assert_eq!(from_here("tcp://10.0.0.1:1").as_deref(), Ok("tcp://10.0.0.1:1"));
     }
 
     #[test]
