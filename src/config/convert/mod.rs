@@ -1,15 +1,17 @@
 //! Files of other supervisors → ours, with a note for all that has no equal.
 //!
 //! ```text
-//!   text ──Format::of──► which program's it is ──supervisor, procfile, beatcop, circus, uwsgi──► Page ──► text, notes
+//!   text ──Format::of──► which program's it is ──supervisor, procfile, beatcop, circus, uwsgi──► Page ──judge──► text, notes
 //! ```
 //!
 //! Sections, keys and comments keep their order. A key is written as one of ours, as a remark where it needs none, or as
-//! a note at its place; there is no fourth way, for keys that nobody knows either.
+//! a note at its place; there is no fourth way, for keys that nobody knows either. In the end the reader itself looks at it:
+//! what it refuses is a note, too.
 //!
-//! Invariants: what is written can be read, and means what it did, as far as no note says otherwise. No note repeats
-//! a secret.
+//! Invariants: what is written can be read, but for what a machine lacks, and means what it did, as far as no note says
+//! otherwise. No note repeats a secret.
 
+mod judge;
 mod page;
 mod source;
 
@@ -23,7 +25,8 @@ use std::path::Path;
 
 use super::Surroundings;
 use super::keys::nearest;
-use page::Page;
+use judge::{Judged, Rigour};
+use page::{NOTE, Page};
 
 /// What is converted.
 #[derive(Debug, Clone, Copy)]
@@ -179,18 +182,22 @@ pub fn convert(original: &Original<'_>, format: Option<Format>, around: &Surroun
     let mut page = Page::new(&[
         format!("Made by `circusctl init` from {name} ({}).", format.name()),
         format!(
-            "What has no equal, or another meaning, stands at its place in a line that begins with `{}`.",
-            page::NOTE.trim_end()
+            "What has no equal, or another meaning, stands at its place, in a line that begins with `{}`.",
+            NOTE.trim_end()
         ),
     ]);
     match format {
         Format::Supervisor => supervisor::convert(original, around, &mut page)?,
         Format::Procfile => procfile::convert(original, &mut page)?,
-        Format::Circus => circus::convert(original, around, &mut page)?,
+        Format::Circus => page.text(&circus::convert(original, around)),
         Format::BeatCop => beatcop::convert(original, &mut page)?,
         Format::Uwsgi => uwsgi::convert(original, around, &mut page)?,
     }
-    let (text, notes) = page.finish();
+    let text = page.finish();
+    let mut judged = Judged::new(&text);
+    judged.judge(Rigour::Refused, around);
+    let text = judged.finish();
+    let notes = text.lines().filter_map(|line| line.strip_prefix(NOTE)).map(str::to_owned).collect();
     Ok(Converted { format, text, notes })
 }
 

@@ -69,6 +69,17 @@ impl Page {
         }
     }
 
+    /// A whole text, apart from all else.
+    pub(super) fn text(&mut self, text: &str) {
+        self.apart(&[]);
+        text.trim_matches('\n').lines().for_each(|line| self.line(line.to_owned()));
+    }
+
+    /// Whether nothing stands in this section yet.
+    pub(super) fn is_empty(&self) -> bool {
+        self.blocks.get(self.at).is_none_or(|block| block.lines.is_empty())
+    }
+
     // ---- keys ----
 
     /// A key with a value of ours.
@@ -144,8 +155,8 @@ impl Page {
         }
     }
 
-    /// The text, and its notes.
-    pub(super) fn finish(self) -> (String, Vec<String>) {
+    /// The text.
+    pub(super) fn finish(self) -> String {
         let mut text = String::new();
         for Block { above, head, lines } in self.blocks {
             if head.is_none() && above.is_empty() && lines.is_empty() {
@@ -160,13 +171,12 @@ impl Page {
                 text.push('\n');
             }
         }
-        let notes = text.lines().filter_map(|line| line.strip_prefix(NOTE)).map(str::to_owned).collect();
-        (text, notes)
+        text
     }
 }
 
 /// `KEY = VALUE` on one line, for a comment.
-fn shown(key: &str, value: &str) -> String {
+pub(super) fn shown(key: &str, value: &str) -> String {
     let value = value.split_whitespace().collect::<Vec<_>>().join(" ");
     match value.as_str() {
         "" => key.to_owned(),
@@ -257,8 +267,8 @@ mod tests {
         page.variable("B", " x");
         page.variable("C", "");
         page.note("password", "hunter2", "there is none");
-        let (text, notes) = page.finish();
-        assert_eq!(notes.len(), 4, "{text}");
+        let text = page.finish();
+        assert_eq!(text.matches(NOTE).count(), 4, "{text}");
         assert!(text.contains("\nC = \"\"\n"), "{text}");
         assert!(!text.contains("HOME") && !text.contains("hunter2"), "{text}");
     }

@@ -534,6 +534,7 @@ impl<'a> Supervisor<'a> {
     /// What supervisord does unless told otherwise, and we would not.
     fn defaults(&self, program: &Program<'_>, led: [bool; 2], page: &mut Page) {
         let Program { section, group, .. } = program;
+        page.comments(&["; supervisord's defaults".to_owned()]);
         page.set("copy_env", "True");
         if section.head.starts_with("fcgi-") {
             page.set("stdin_socket", socket_name(program.name));
@@ -553,10 +554,10 @@ impl<'a> Supervisor<'a> {
             page.tell(format_args!("autorestart is `unexpected` by default: {ANY_CODE}"));
         }
         if section.get("startsecs").is_none() {
-            page.set_because("ready", "timer 1", "supervisord's default, as what follows");
+            page.set("ready", "timer 1");
         }
         if section.get("startretries").is_none() {
-            page.set_because("max_retry", 4, CRASHES);
+            page.set("max_retry", 4);
         }
         if section.get("stopwaitsecs").is_none() {
             page.set("graceful_timeout", 10);
