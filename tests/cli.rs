@@ -307,7 +307,11 @@ fn a_file_of_nobody_or_of_another_is_refused_by_name() {
         (&["init"][..], 2, "--from"),
         (&["init", "--from", file, "--format", "supervisor"], 2, "did you mean supervisord?"),
         (&["init", "--from", file, "--force"], 2, "--output"),
-        (&["init", "--from", file, "--format", "uwsgi"], 1, "x.conf: it is no file of uwsgi: [program:web] is supervisord's"),
+        (
+            &["init", "--from", file, "--format", "uwsgi"],
+            1,
+            "x.conf: it is no file of uwsgi: [program:web] is supervisord's",
+        ),
         (&["init", "--from", "/nonexistent"], 1, "/nonexistent: it cannot be read"),
     ] {
         let refused = circusctl(home.path(), words).output().unwrap();

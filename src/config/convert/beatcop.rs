@@ -147,6 +147,7 @@ fn encoded(password: &str) -> String {
 fn beatcop(section: &Section, page: &mut Page) -> Result<(), String> {
     page.section(&format!("watcher:{NAME}"), &section.above);
     let command = section.get("command").ok_or("[beatcop] has no `command`, and BeatCop ends without one")?;
+    let command = filled(section, command, 0)?;
     let shell = section.get("shell").is_some_and(|text| value::boolean(text.trim()) == Ok(true));
     for entry in &section.entries {
         let Entry { key, value, .. } = entry;
@@ -176,15 +177,19 @@ fn beatcop(section: &Section, page: &mut Page) -> Result<(), String> {
                 ),
                 Err(_) => page.note(key, value, "this is no whole number of milliseconds, and BeatCop refuses it"),
             },
-            _ => lock(value, command, page),
+            _ => {
+                if text.is_empty() {
+                    page.remark(key, "", "empty, and so BeatCop makes one");
+                }
+                lock(&text, &command, page);
+            }
         }
     }
     if section.get("lockname").is_none() {
-        lock("", command, page);
+        lock("", &command, page);
     }
     page.set("singleton", "True");
     page.set("copy_env", "True");
-    page.set_because("graceful_timeout", 1, "BeatCop's");
     page.tell("BeatCop ends when its child does; here the child is started again, and another node tries when it will not run");
     Ok(())
 }

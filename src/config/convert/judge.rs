@@ -84,7 +84,7 @@ impl<'a> Judged<'a> {
             for problem in problems(&self.left(), around) {
                 let Some(line) = problem.line.checked_sub(1).and_then(|at| self.lines.get(at)) else { continue };
                 let (owner, head) = (line.owner, line.head);
-                let idle = matches!(problem.code, code::NO_EFFECT | code::TWICE);
+                let idle = problem.code == code::TWICE || problem.message.contains("has no effect");
                 match (problem.severity, owner == head) {
                     (Severity::Error, true) => {
                         self.note(owner, &said(&problem));

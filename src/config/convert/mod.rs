@@ -113,23 +113,42 @@ impl Format {
         })
     }
 
-    /// Whose file a text is, by its sections, or its lines where it has none.
-    fn of(text: &str) -> Result<Format, String> {
+    /// Whose file usually has such a name.
+    fn of_name(name: &str) -> Option<Format> {
+        let name = name.rsplit('/').next().unwrap_or_default().to_lowercase();
+        let usual = [
+            ("supervisor", Format::Supervisor),
+            ("procfile", Format::Procfile),
+            ("circus", Format::Circus),
+            ("beatcop", Format::BeatCop),
+            ("uwsgi", Format::Uwsgi),
+        ];
+        usual.into_iter().find(|(start, _)| name.starts_with(start)).map(|(_, format)| format)
+    }
+
+    /// Whose file a text is, by its sections, or its lines where it has none; where that leaves it open, by its name.
+    fn of(name: &str, text: &str) -> Result<Format, String> {
         let (signs, heads) = signs(text);
         let mut kinds: Vec<Format> = signs.iter().map(|(_, format)| *format).collect();
         kinds.sort_unstable();
         kinds.dedup();
-        match kinds[..] {
-            [one] => Ok(one),
-            [] if heads.is_empty() && procfile::is_one(text) => Ok(Format::Procfile),
-            [] => {
+        let fits = |named: &Format| match kinds.is_empty() {
+            true => heads.is_empty() == (*named == Format::Procfile) && !text.trim().is_empty(),
+            false => kinds.contains(named),
+        };
+        let named = Format::of_name(name).filter(fits);
+        match (&kinds[..], named) {
+            ([one], _) => Ok(*one),
+            (_, Some(named)) => Ok(named),
+            ([], None) if heads.is_empty() && procfile::is_one(text) => Ok(Format::Procfile),
+            ([], None) => {
                 let hint = heads.first().map(|head| format!(" (its first section is [{head}])")).unwrap_or_default();
                 Err(format!(
                     "nobody's file is recognised{hint}; --format says whose it is: {}",
                     Format::ALL.map(Format::name).join(", ")
                 ))
             }
-            _ => {
+            (_, None) => {
                 let first = |format: &Format| signs.iter().find(|(_, of)| of == format).map_or("", |(head, _)| head);
                 let told: Vec<String> =
                     kinds.iter().map(|kind| format!("{} by [{}]", kind.name(), first(kind))).collect();
@@ -157,7 +176,7 @@ fn signs(text: &str) -> (Vec<(&str, Format)>, Vec<&str>) {
 pub fn convert(original: &Original<'_>, format: Option<Format>, around: &Surroundings) -> Result<Converted, String> {
     let (signs, heads) = signs(original.text);
     let format = match format {
-        None => Format::of(original.text)?,
+        None => Format::of(original.name, original.text)?,
         Some(said) => {
             let own = signs.iter().any(|(_, format)| *format == said);
             let other = signs.iter().find(|(_, format)| *format != said);
@@ -207,7 +226,7 @@ mod tests {
 
     #[test]
     fn whose_a_file_is_shows_in_its_sections() {
-        let of = |text: &str| Format::of(text).map_err(|why| why.split(';').next().unwrap_or_default().to_owned());
+        let of = |text: &str| Format::of("x", text).map_err(|why| why.split(';').next().unwrap_or_default().to_owned());
         assert_eq!(of("; x\n[include]\nfiles = a\n[program:x] ; y\n"), Ok(Format::Supervisor));
         assert_eq!(of("[redis]\nhost = h\n[beatcop]\n"), Ok(Format::BeatCop));
         assert_eq!(of("[uwsgi]\nmaster = true\n"), Ok(Format::Uwsgi));
@@ -218,6 +237,10 @@ mod tests {
             of("[program:x]\n[watcher:y]\n"),
             Err("it may be the file of several: supervisord by [program:x], circus by [watcher:y]".into())
         );
+        assert_eq!(Format::of("/etc/Procfile.dev", "web: x\nnot a process\n"), Ok(Format::Procfile));
+        assert_eq!(Format::of("circus.ini", "[program:x]\n[watcher:y]\n"), Ok(Format::Circus));
+        assert_eq!(Format::of("uwsgi.ini", "[watcher:y]\n"), Ok(Format::Circus));
+        assert_eq!(Format::of("supervisord.conf", "[include]\nfiles = x\n"), Ok(Format::Supervisor));
         assert!(of("").is_err() && of("<uwsgi>\n</uwsgi>\n").is_err() && of("a = b\n").is_err());
     }
 

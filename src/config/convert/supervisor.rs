@@ -10,7 +10,7 @@ use super::Original;
 use super::page::{Page, Reader};
 use super::source::{Entry, Section, Source};
 use crate::config::keys::nearest;
-use crate::config::{Surroundings, value};
+use crate::config::{Surroundings, value, words};
 
 /// What one program may become at most, where each of its processes has a number of its own.
 const MOST: u32 = 500;
@@ -113,6 +113,8 @@ struct Supervisor<'a> {
     env: BTreeMap<String, String>,
     /// Where programs run that say nothing of it.
     directory: Option<&'a str>,
+    /// As whom they run then.
+    user: Option<&'a str>,
 }
 
 /// A `[group:NAME]`.
@@ -170,8 +172,9 @@ impl<'a> Supervisor<'a> {
         });
         let groups = groups.collect();
         let directory = said("directory").filter(|_| !said("nodaemon").is_some_and(is_true));
+        let user = said("user").filter(|user| !matches!(*user, "root" | "0"));
         let mut supervisor =
-            Supervisor { source, here, host: &around.hostname, groups, env: BTreeMap::new(), directory };
+            Supervisor { source, here, host: &around.hostname, groups, env: BTreeMap::new(), directory, user };
         if let Some(Ok(env)) = said("environment").map(pairs) {
             let expanded = env.into_iter().filter_map(|(name, value)| Some((name, supervisor.common(&value).ok()?)));
             let expanded = expanded.collect();
@@ -291,11 +294,10 @@ impl<'a> Supervisor<'a> {
                     let limit = if key == "minfds" { "nofile" } else { "nproc" };
                     page.note(key, value, format_args!("no limit is raised by itself; `rlimit_{limit} = {text}` in a watcher sets that of its processes"));
                 }
-                "user" => page.note(
-                    key,
-                    value,
-                    "the agent stays the user that starts it: `User=` of a systemd unit. Watchers have `uid`",
-                ),
+                "user" if self.user.is_some() => {
+                    page.note(key, value, "the agent stays the user that starts it, see `User=` of a systemd unit; watchers run as this one, by their `uid`");
+                }
+                "user" => page.remark(key, value, "the agent stays the user that starts it"),
                 "identifier" => page.note(key, value, "an agent is called by its `node` and `cluster` in [circus]"),
                 "childlogdir" => {
                     page.note(key, value, "where AUTO is said, output is kept in memory, and not in files")
@@ -375,6 +377,10 @@ impl<'a> Supervisor<'a> {
     fn program(&self, section: &'a Section, name: &'a str, page: &mut Page) -> Result<(), String> {
         let group = self.groups.iter().find(|group| group.programs.contains(&name));
         let group_name = group.map_or(name, |group| group.name);
+        if let Err(why) = self.command(&Program { section, name, group, numbers: Numbers::This(0) }) {
+            without_equal(section, &why, page);
+            return Ok(());
+        }
         let one = group.map_or_else(|| name.to_owned(), |group| format!("{}:{name}", group.name));
         let first: u32 = section.get("numprocs_start").and_then(|text| text.parse().ok()).unwrap_or(0);
         let count: Option<u32> = section.get("numprocs").map_or(Some(1), |text| text.parse().ok());
@@ -411,10 +417,21 @@ impl<'a> Supervisor<'a> {
         Ok(())
     }
 
+    /// Whether there is something to run; the error says why not.
+    fn command(&self, program: &Program<'_>) -> Result<(), String> {
+        let command = program.section.get("command").ok_or("it has no command, and supervisord refuses the file")?;
+        match words::split(&self.expand(command, program)?) {
+            Ok(words) if words.is_empty() => Err("its command is empty".to_owned()),
+            Ok(_) => Ok(()),
+            Err(_) => Err("the quotes of its command do not close, and supervisord cannot start it".to_owned()),
+        }
+    }
+
     fn watcher(&self, program: &Program<'_>, name: &str, page: &mut Page) {
         let Program { section, group, numbers, .. } = program;
         let single = matches!(numbers, Numbers::This(_));
         let redirected = section.get("redirect_stderr").is_some_and(is_true);
+        let unexpected = section.get("autorestart").is_none_or(|said| said.eq_ignore_ascii_case("unexpected"));
         page.section(&format!("watcher:{name}"), &section.above);
         let mut led = [false; 2];
         for entry in &section.entries {
@@ -483,6 +500,7 @@ impl<'a> Supervisor<'a> {
                     }
                     _ => boolean(key, "respawn", &text, page),
                 },
+                "exitcodes" if !unexpected => page.remark(key, value, "of no use with this autorestart"),
                 "exitcodes" => {
                     page.note(key, value, "whether a process is started again does not depend on its exit code")
                 }
@@ -543,6 +561,12 @@ impl<'a> Supervisor<'a> {
             match self.common(directory) {
                 Ok(directory) => page.say("working_dir", &home(&directory)),
                 Err(why) => page.note("directory", directory, why),
+            }
+        }
+        if let (None, Some(user)) = (section.get("user"), self.user) {
+            match self.common(user) {
+                Ok(user) => page.say("uid", &user),
+                Err(why) => page.note("user", user, why),
             }
         }
         if let (None, Some(Group { name, priority, .. })) =
@@ -624,7 +648,10 @@ impl<'a> Supervisor<'a> {
                 page.remark(key, value, "kept in memory, and shown by `circusctl logs`")
             }
             "logfile" if place == Ok(Place::Agents) => page.remark(key, value, "the agent's own"),
-            "logfile" if place == Ok(Place::Syslog) => page.remark(key, value, "to syslog, and not to a file as well"),
+            "logfile" if place == Ok(Place::Syslog) && !value.eq_ignore_ascii_case("syslog") => {
+                page.note(key, value, "supervisord writes to both; here it goes to syslog alone");
+            }
+            "logfile" if place == Ok(Place::Syslog) => page.remark(key, value, "to syslog"),
             "syslog" if place != Ok(Place::Syslog) => page.remark(key, value, "not to syslog"),
             "logfile_maxbytes" | "logfile_backups" => {
                 let grows = program.section.get(&format!("{stream}_logfile_maxbytes")).and_then(bytes) == Some(0);

@@ -20,6 +20,9 @@ use crate::config::value;
 /// The section of the watcher that runs uWSGI.
 const SERVER: &str = "watcher:uwsgi";
 
+/// What is in the names of options that give uWSGI something to do; without any, and without legions, it ends at once.
+const WORK: &[&str] = &["socket", "http", "router", "emperor", "cron", "daemon", "spool", "zerg", "udp", "-server"];
+
 /// Lets TERM end uWSGI when its requests are done.
 const GRACE: &str = "gracefully_kill_them_all";
 
@@ -38,8 +41,14 @@ pub(super) fn convert(original: &Original<'_>, around: &Surroundings, page: &mut
         return Err("[uwsgi] is empty".into());
     }
     let servers = translate(&mut doc, around, &mut problems);
-    let file = File { doc: &doc, problems: &problems.0, servers: &servers, magic: Magic::of(original, around) };
-    if doc.sections().iter().any(|head| head.starts_with(LEGION)) {
+    let option = |line: &str| line.split('=').next().unwrap_or_default().trim().to_owned();
+    let own_options =
+        (1..).zip(own.lines()).filter(|(number, _)| servers.contains(number)).map(|(_, line)| option(line));
+    let legions = doc.sections().iter().any(|head| head.starts_with(LEGION));
+    let runs = !servers.is_empty()
+        && (!legions || own_options.into_iter().any(|option| WORK.iter().any(|work| option.contains(work))));
+    let file = File { doc: &doc, problems: &problems.0, servers: &servers, runs, magic: Magic::of(original, around) };
+    if legions {
         page.tell(
             "members of legions meet in Redis: write a section [redis] with `url = redis://HOST:6379/0`. Without one they \
              are the agents of this machine",
@@ -54,7 +63,7 @@ pub(super) fn convert(original: &Original<'_>, around: &Surroundings, page: &mut
             file.line((number, bare, shown), &std::mem::take(&mut above), page);
         }
     }
-    if !servers.is_empty() {
+    if runs {
         file.server(&own, page);
     }
     page.apart(&above);
@@ -88,6 +97,8 @@ struct File<'a> {
     problems: &'a [Problem],
     /// The lines that are uWSGI's own.
     servers: &'a [usize],
+    /// Whether uWSGI has anything to do besides its legions.
+    runs: bool,
     magic: Magic,
 }
 
@@ -128,6 +139,14 @@ impl File<'_> {
     /// An option of uWSGI's own.
     fn option(&self, line: &str, above: &[String], page: &mut Page) {
         let (option, value) = line.split_once('=').map_or((line, ""), |(option, value)| (option.trim(), value.trim()));
+        if !self.runs {
+            page.comments(above);
+            return page.note(
+                option,
+                value,
+                "uWSGI has nothing to do but its legions, which are ours now, and is not run",
+            );
+        }
         page.section(SERVER, &[]);
         if page.is_empty() {
             page.comments(&[
