@@ -259,13 +259,20 @@ fn a_reader_that_stops_early_ends_it_quietly() {
 fn a_file_of_supervisord_is_printed_as_one_that_the_agent_takes() {
     let home = tempfile::tempdir().unwrap();
     let conf = home.path().join("supervisord.conf");
-    std::fs::write(&conf, "[program:web]\ncommand = /bin/sleep 9\nautorestrat = true\n").unwrap();
+    std::fs::write(&conf, "[supervisord]\nuser = nobody\n[include]\nfiles = conf.d/*.conf\n").unwrap();
+    std::fs::create_dir(home.path().join("conf.d")).unwrap();
+    let web = "[program:web]\ncommand = /bin/sleep 9\nautorestrat = true\n";
+    std::fs::write(home.path().join("conf.d/web.conf"), web).unwrap();
     let conf = conf.to_str().unwrap();
     let printed = circusctl(home.path(), &["init", "--from", conf]).output().unwrap();
     assert_eq!(printed.status.code(), Some(0), "{}", text(&printed.stderr));
-    assert!(text(&printed.stdout).contains("\n[watcher:web]\ncmd = /bin/sleep 9\n"), "{}", text(&printed.stdout));
+    assert!(
+        text(&printed.stdout).contains("web.conf\n[watcher:web]\ncmd = /bin/sleep 9\n"),
+        "{}",
+        text(&printed.stdout)
+    );
     assert!(text(&printed.stdout).contains("Did you mean `autorestart`?"), "{}", text(&printed.stdout));
-    assert!(text(&printed.stderr).starts_with("2 notes, "), "{}", text(&printed.stderr));
+    assert!(text(&printed.stderr).starts_with("3 notes, "), "{}", text(&printed.stderr));
     let made = home.path().join("agent.ini");
     std::fs::write(&made, &printed.stdout).unwrap();
     let check = Command::new(env!("CARGO_BIN_EXE_circus-agent")).arg("--check").arg(&made).output().unwrap();

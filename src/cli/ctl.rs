@@ -47,7 +47,7 @@ enum CtlWords {
     Follow(follow::Words),
     /// Harm a singleton's holder on purpose, and tell whether the promise was kept
     Drill(drill::Drill),
-    /// Print the file of another supervisor as one for the agent, with a note for all that has no equal
+    /// Print the file of another supervisor as one for the agent
     Init(init::Init),
 }
 

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::ctl_exit;
 use super::whom::Global;
 use crate::client::ClientError;
-use crate::config::{self, Converted, Format, Original, Surroundings};
+use crate::config::{self, Converted, Format, Included, Original, Surroundings};
 use crate::view::Text;
 
 /// More than any such file needs.
@@ -46,8 +46,16 @@ pub(super) fn run(global: &Global, words: &Init) -> Result<(Text, u8), ClientErr
         _ => std::path::absolute(&words.from).ok().and_then(|path| Some(path.parent()?.to_owned())),
     };
     let env_file = here.as_ref().and_then(|here| read(&here.join(".env")).ok());
-    let original = Original { name: &name, text: &text, here: here.as_deref(), env_file: env_file.as_deref() };
-    let converted = config::convert(&original, words.format, &Surroundings::of_this_process()).map_err(refused)?;
+    let around = Surroundings::of_this_process();
+    let alone =
+        Original { name: &name, text: &text, here: here.as_deref(), env_file: env_file.as_deref(), included: &[] };
+    let mut included = Vec::new();
+    for path in config::included(&alone, words.format, &around) {
+        let text = read(&path).map_err(|why| ClientError::Refused(format!("{}: {why}", path.display())))?;
+        included.push(Included { path, text });
+    }
+    let original = Original { included: &included, ..alone };
+    let converted = config::convert(&original, words.format, &around).map_err(refused)?;
     let Converted { format, text, notes } = &converted;
     if let Some(output) = &words.output {
         write(output, text, words.force).map_err(ClientError::Refused)?;

@@ -55,7 +55,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 pub use amend::{amend, amend_socket};
-pub use convert::{Converted, Format, Original, convert};
+pub use convert::{Converted, Format, Included, Original, convert, included};
 pub use keys::{reference, reference_tables};
 pub use problem::{Problem, Severity, code, render};
 

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::{fs, iter};
 
-use circus_agent::config::{self, Config, Converted, Format, Original, Problem, code};
+use circus_agent::config::{self, Config, Converted, Format, Included, Original, Problem, code};
 
 use super::{around, describe, files};
 use circus_agent::model::spec::{Output, Sink, StreamSpec, WID, WatcherSpec};
@@ -32,7 +32,7 @@ fn name(path: &Path) -> &str {
 fn convert(path: &Path, text: &str, format: Option<Format>) -> Result<Converted, String> {
     let env_file = fs::read_to_string(format!("{}.env", path.display())).ok();
     let here = Some(Path::new("/srv/shop"));
-    let original = Original { name: name(path), text, here, env_file: env_file.as_deref() };
+    let original = Original { name: name(path), text, here, env_file: env_file.as_deref(), included: &[] };
     config::convert(&original, format, &around(ENV))
 }
 
@@ -129,7 +129,7 @@ fn a_circus_ini_that_is_sound_means_what_it_meant() {
             continue;
         }
         let before = config::read(&path, &around(&text)).expect("a sound file");
-        let original = Original { name: name(&path), text: &text, here: None, env_file: None };
+        let original = Original { name: name(&path), text: &text, here: None, env_file: None, included: &[] };
         let found = config::convert(&original, Some(Format::Circus), &around(&text)).expect("a conversion");
         let dir = tempfile::tempdir().expect("a directory");
         let after = dir.path().join("after.ini");
@@ -147,7 +147,7 @@ fn a_circus_ini_that_is_refused_becomes_one_that_is_read() {
     let mut tried = 0;
     for path in files("bad") {
         let text = fs::read_to_string(&path).expect("a file");
-        let original = Original { name: name(&path), text: &text, here: None, env_file: None };
+        let original = Original { name: name(&path), text: &text, here: None, env_file: None, included: &[] };
         let Ok(found) = config::convert(&original, None, &around(&text)) else { continue };
         let dir = tempfile::tempdir().expect("a directory");
         let after = dir.path().join("after.ini");
@@ -219,6 +219,34 @@ fn processes_with_numbers_of_their_own_are_watchers_of_their_own() {
     let each = of("command = /bin/sleep %(process_num)02d");
     let expected = ["00", "01", "02"].map(|number| (format!("x:x-{number}"), 1, format!("/bin/sleep {number}")));
     assert_eq!(each, expected);
+}
+
+#[test]
+fn what_supervisord_includes_is_part_of_the_file() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let fragment = |name: &str, text: &str| fs::write(dir.path().join(name), text).expect("a file");
+    fs::create_dir(dir.path().join("conf.d")).expect("a directory");
+    fragment("conf.d/web.conf", "[program:web]\ncommand = /bin/sleep %(here)s\n");
+    fragment("conf.d/jobs.conf", "[program:jobs]\ncommand = /bin/sleep 1\nstopwaitsecs = 3\n");
+    fragment("conf.d/later.conf", "[program:jobs]\nstopwaitsecs = 4\n");
+    let text =
+        "[supervisord]\ndirectory = /tmp\n[include]\nfiles = conf.d/*.conf none/*\n[group:all]\nprograms = web, jobs\n";
+    let alone = Original { name: "supervisord.conf", text, here: Some(dir.path()), env_file: None, included: &[] };
+    let paths = config::included(&alone, None, &around(""));
+    assert_eq!(paths, ["jobs", "later", "web"].map(|name| dir.path().join(format!("conf.d/{name}.conf"))));
+    let read = |path: PathBuf| Included { text: fs::read_to_string(&path).expect("a file"), path };
+    let included: Vec<Included> = paths.into_iter().map(read).collect();
+    let found =
+        config::convert(&Original { included: &included, ..alone }, None, &around("")).expect("a conversion").text;
+    let config = sound(&found);
+    let (web, jobs) = (watcher(&config, "all:web"), watcher(&config, "all:jobs"));
+    assert_eq!(web.program.words, ["/bin/sleep".to_owned(), dir.path().join("conf.d").display().to_string()]);
+    assert_eq!(
+        (jobs.graceful_timeout.as_secs(), jobs.program.working_dir.as_deref()),
+        (4, Some(Path::new("/tmp"))),
+        "{found}"
+    );
+    assert!(found.contains("; NOTE stopwaitsecs = 3: it is said again below"), "{found}");
 }
 
 #[test]

@@ -21,7 +21,7 @@ mod procfile;
 mod supervisor;
 mod uwsgi;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::Surroundings;
 use super::keys::nearest;
@@ -39,6 +39,17 @@ pub struct Original<'a> {
     pub here: Option<&'a Path>,
     /// The text of the `.env` beside a Procfile.
     pub env_file: Option<&'a str>,
+    /// The files that it [includes](included).
+    pub included: &'a [Included],
+}
+
+/// A file that another one includes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Included {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Its text.
+    pub text: String,
 }
 
 /// What came of it.
@@ -169,6 +180,15 @@ fn signs(text: &str) -> (Vec<(&str, Format)>, Vec<&str>) {
     (heads.iter().filter_map(|head| Some((*head, sign(&head)?.1))).collect(), heads)
 }
 
+/// The files that belong to a supervisord.conf, in the order in which they are read. Other files have none, or keep those
+/// they name, as a circus.ini does.
+pub fn included(original: &Original<'_>, format: Option<Format>, around: &Surroundings) -> Vec<PathBuf> {
+    match format.map_or_else(|| Format::of(original.name, original.text), Ok) {
+        Ok(Format::Supervisor) => supervisor::included(original, around),
+        _ => Vec::new(),
+    }
+}
+
 /// The same in our dialect. Whose file it is shows in its text, unless `format` says so.
 ///
 /// # Errors
@@ -247,7 +267,7 @@ mod tests {
     #[test]
     fn a_format_that_the_text_belies_is_refused() {
         let as_ = |text, format| {
-            let original = Original { name: "x", text, here: None, env_file: None };
+            let original = Original { name: "x", text, here: None, env_file: None, included: &[] };
             convert(&original, Some(format), &Surroundings::default()).map(|converted| converted.format)
         };
         assert_eq!(

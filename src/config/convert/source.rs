@@ -93,6 +93,19 @@ impl Source {
         Ok(source)
     }
 
+    /// Adds what stands in a file that this one includes; `whence` is said above each of its sections.
+    pub(super) fn absorb(&mut self, other: Source, whence: &str) {
+        for Section { head, above, entries } in other.sections {
+            let at = self.section(&head, std::iter::once(format!("; from {whence}")).chain(above).collect());
+            let own = &mut self.sections[at].entries;
+            for entry in entries {
+                own.iter_mut().filter(|own| own.key == entry.key).for_each(|own| own.overridden = true);
+                own.push(entry);
+            }
+        }
+        self.end.extend(other.end);
+    }
+
     /// Where the section of this name is.
     fn section(&mut self, head: &str, above: Vec<String>) -> usize {
         let above = trimmed(above);

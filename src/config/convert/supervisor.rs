@@ -5,12 +5,16 @@
 //! and values are those of supervisor 4.3.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
-use super::Original;
 use super::page::{Page, Reader};
 use super::source::{Entry, Section, Source};
+use super::{Included, Original};
 use crate::config::keys::nearest;
 use crate::config::{Surroundings, value, words};
+
+/// What begins a comment after a blank.
+const INLINE: &[char] = &[';', '#'];
 
 /// What one program may become at most, where each of its processes has a number of its own.
 const MOST: u32 = 500;
@@ -94,13 +98,35 @@ const SECTIONS: &[&str] = &[
 /// # Errors
 /// supervisord could not read the file either.
 pub(super) fn convert(original: &Original<'_>, around: &Surroundings, page: &mut Page) -> Result<(), String> {
-    let source = Source::read(original.text, &[';', '#'])?;
+    let mut source = Source::read(original.text, INLINE)?;
+    for Included { path, text } in original.included {
+        let name = path.display();
+        let here = path.parent().unwrap_or(Path::new("")).display().to_string();
+        let included =
+            Source::read(&text.replace("%(here)s", &here), INLINE).map_err(|why| format!("{name}: {why}"))?;
+        source.absorb(included, &name.to_string());
+    }
     let supervisor = Supervisor::new(&source, original, around);
     for section in &source.sections {
         supervisor.section(section, page)?;
     }
     page.apart(&source.end);
     Ok(())
+}
+
+/// The files that `[include]` leads to.
+pub(super) fn included(original: &Original<'_>, around: &Surroundings) -> Vec<PathBuf> {
+    let (Ok(source), Some(here)) = (Source::read(original.text, INLINE), original.here) else { return Vec::new() };
+    let supervisor = Supervisor::new(&source, original, around);
+    let files = source.get("include").and_then(|section| section.get("files")).unwrap_or_default();
+    let files = supervisor.common(files).unwrap_or_default();
+    let mut found = Vec::new();
+    for path in files.split_whitespace().flat_map(|pattern| words::glob(&here.join(pattern))) {
+        if !found.contains(&path) {
+            found.push(path);
+        }
+    }
+    found
 }
 
 /// What holds for the whole file.
@@ -113,6 +139,8 @@ struct Supervisor<'a> {
     env: BTreeMap<String, String>,
     /// Where programs run that say nothing of it.
     directory: Option<&'a str>,
+    /// Whether the files that it includes are part of it.
+    whole: bool,
     /// As whom they run then.
     user: Option<&'a str>,
 }
@@ -173,8 +201,16 @@ impl<'a> Supervisor<'a> {
         let groups = groups.collect();
         let directory = said("directory").filter(|_| !said("nodaemon").is_some_and(is_true));
         let user = said("user").filter(|user| !matches!(*user, "root" | "0"));
-        let mut supervisor =
-            Supervisor { source, here, host: &around.hostname, groups, env: BTreeMap::new(), directory, user };
+        let mut supervisor = Supervisor {
+            source,
+            here,
+            host: &around.hostname,
+            groups,
+            env: BTreeMap::new(),
+            directory,
+            user,
+            whole: !original.included.is_empty(),
+        };
         if let Some(Ok(env)) = said("environment").map(pairs) {
             let expanded = env.into_iter().filter_map(|(name, value)| Some((name, supervisor.common(&value).ok()?)));
             let expanded = expanded.collect();
@@ -327,6 +363,9 @@ impl<'a> Supervisor<'a> {
                 continue;
             }
             match self.common(&entry.value) {
+                Ok(_) if entry.key == "files" && self.whole => {
+                    page.remark(&entry.key, &entry.value, "what stands in these files stands here");
+                }
                 Ok(text) if entry.key == "files" => {
                     let ours = |word: &str| {
                         word.strip_suffix(".conf").map_or_else(|| word.to_owned(), |stem| format!("{stem}.ini"))
