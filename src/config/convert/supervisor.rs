@@ -567,7 +567,7 @@ impl<'a> Supervisor<'a> {
                 }
                 "redirect_stderr" => page.remark(key, value, "stderr goes its own way"),
                 "environment" => page.remark(key, value, format_args!("see [env:{name}]")),
-                "directory" => page.say("working_dir", &home(&text)),
+                "directory" => page.say("working_dir", &text),
                 "umask" => page.say("umask", &text),
                 "serverurl" => page.note(
                     key,
