@@ -120,7 +120,7 @@ fn redis(section: &Section, page: &mut Page) {
                 "BeatCop wants either `host` or `startup_nodes`, and ends where both or none are there",
             ),
             "host" | "startup_nodes" if !std::mem::replace(&mut led, true) => {
-                page.say("url", url.as_deref().unwrap_or_default())
+                page.say("url", url.as_deref().unwrap_or_default());
             }
             "port" if socket || cluster => page.remark(key, value, "of no use there, nor here"),
             "database" if cluster => page.note(key, value, "a Redis Cluster has one database only"),

@@ -20,7 +20,7 @@ pub(super) fn convert(original: &Original<'_>, around: &Surroundings) -> String 
                 "with Circus `;`, `|` and `$X` in cmd are plain text; here the shell reads the line as it stands",
             ),
             "executable" => {
-                judged.take_out(line, "Circus ignores it; here it would be executed in place of cmd's first word")
+                judged.take_out(line, "Circus ignores it; here it would be executed in place of cmd's first word");
             }
             _ => {}
         }

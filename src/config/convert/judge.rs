@@ -92,7 +92,7 @@ impl<'a> Judged<'a> {
                     }
                     (Severity::Error, false) => self.take_out(owner, &said(&problem)),
                     (Severity::Warning, false) if rigour == Rigour::Doubtful && idle => {
-                        self.take_out(owner, &said(&problem))
+                        self.take_out(owner, &said(&problem));
                     }
                     (Severity::Warning, _) if rigour == Rigour::Doubtful => self.note(owner, &said(&problem)),
                     (Severity::Warning, _) => {}

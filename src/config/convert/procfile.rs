@@ -46,7 +46,7 @@ pub(super) fn convert(original: &Original<'_>, page: &mut Page) -> Result<(), St
             _ if line.is_empty() => {}
             _ if line.starts_with('#') => above.push(line.to_owned()),
             None => {
-                above.push(format!("; NOTE {line}: line {number} is no `NAME: COMMAND`, and foreman passes over it"))
+                above.push(format!("; NOTE {line}: line {number} is no `NAME: COMMAND`, and foreman passes over it"));
             }
             Some((name, command)) => {
                 watcher(original, (name, command), base + PORTS * index, &std::mem::take(&mut above), page);

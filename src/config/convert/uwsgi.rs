@@ -183,7 +183,7 @@ impl File<'_> {
                 .filter_map(|line| line.split_once('='))
                 .filter(|(option, _)| option.trim() == wanted)
                 .map(|(_, value)| value.trim().to_owned())
-                .last()
+                .next_back()
         };
         let master = said("master").is_some_and(|value| value::boolean(&value) != Ok(false));
         if master && !text.contains(GRACE) {
