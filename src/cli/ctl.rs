@@ -662,6 +662,7 @@ mod tests {
             CtlWords::Ask(words) => Ok((args.global, words.command().map_err(|error| error.to_string())?)),
             CtlWords::Follow(words) => panic!("a stream: {words:?}"),
             CtlWords::Drill(drill) => panic!("a drill: {drill:?}"),
+            CtlWords::Init(init) => panic!("a conversion: {init:?}"),
         }
     }
 
