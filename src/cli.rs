@@ -8,6 +8,7 @@ mod ctl;
 mod daemon;
 mod drill;
 mod follow;
+mod init;
 mod log;
 mod plugin;
 mod progress;

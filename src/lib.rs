@@ -37,7 +37,7 @@
 //! | [`model`] | what is decided: pure, total, only std and regular expressions; time is an argument |
 //! | [`wire`] | JSON promised to others ↔ the model's types |
 //! | [`unix`] | a socket at a path: private, never two, gone with its owner |
-//! | [`config`] | an ini file, or what `set` and `add` say → a Spec, or every problem with its line |
+//! | [`config`] | an ini file, or what `set` and `add` say → a Spec, or every problem with its line; files of other supervisors → one of ours |
 //! | [`host`] | this machine: sockets opened; programs started, watched, checked, guarded, ended, measured; their output; hooks |
 //! | [`cluster`] | the shared world: leases, the registry and the bus over Redis, or leases by file locks |
 //! | [`control`] | the control socket: lines in, lines out, and streams of lines |

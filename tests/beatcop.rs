@@ -5,6 +5,8 @@
 //! its lock lasts it has lost it, without knowing. So it is killed together with its child, as by a machine that fails,
 //! and frozen for less.
 
+#![allow(clippy::print_stdout)] // The seed is told, and what came of it.
+
 #[path = "support/agent.rs"]
 mod agent;
 #[path = "support/redis.rs"]

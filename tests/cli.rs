@@ -94,6 +94,7 @@ fn help_lists_every_command_and_is_no_error() {
         "lease",
         "events",
         "logs",
+        "init",
     ] {
         assert!(text(&help.stdout).contains(&format!("\n  {command} ")), "{command}");
     }
@@ -252,4 +253,79 @@ fn a_reader_that_stops_early_ends_it_quietly() {
     let ended = list.wait_with_output().unwrap();
     assert_eq!(ended.status.signal(), Some(13), "{}", text(&ended.stderr));
     assert!(ended.stderr.is_empty(), "{}", text(&ended.stderr));
+}
+
+#[test]
+fn a_file_of_supervisord_is_printed_as_one_that_the_agent_takes() {
+    let home = tempfile::tempdir().unwrap();
+    let conf = home.path().join("supervisord.conf");
+    std::fs::write(&conf, "[supervisord]\nuser = nobody\n[include]\nfiles = conf.d/*.conf\n").unwrap();
+    std::fs::create_dir(home.path().join("conf.d")).unwrap();
+    let web = "[program:web]\ncommand = /bin/sleep 9\nautorestrat = true\n";
+    std::fs::write(home.path().join("conf.d/web.conf"), web).unwrap();
+    let conf = conf.to_str().unwrap();
+    let printed = circusctl(home.path(), &["init", "--from", conf]).output().unwrap();
+    assert_eq!(printed.status.code(), Some(0), "{}", text(&printed.stderr));
+    assert!(
+        text(&printed.stdout).contains("web.conf\n[watcher:web]\ncmd = /bin/sleep 9\n"),
+        "{}",
+        text(&printed.stdout)
+    );
+    assert!(text(&printed.stdout).contains("Did you mean `autorestart`?"), "{}", text(&printed.stdout));
+    assert!(text(&printed.stderr).starts_with("3 notes, "), "{}", text(&printed.stderr));
+    let made = home.path().join("agent.ini");
+    std::fs::write(&made, &printed.stdout).unwrap();
+    let check = Command::new(env!("CARGO_BIN_EXE_circus-agent")).arg("--check").arg(&made).output().unwrap();
+    assert_eq!(check.status.code(), Some(0), "{}", text(&check.stderr));
+    assert!(text(&check.stdout).contains("watcher web: 1 process"), "{}", text(&check.stdout));
+}
+
+#[test]
+fn a_converted_file_overwrites_nothing_unless_told_to() {
+    let home = tempfile::tempdir().unwrap();
+    let made = home.path().join("agent.ini");
+    let init = |more: &[&str]| {
+        let words = [&["init", "--from", "-", "--output", made.to_str().unwrap()], more].concat();
+        let mut child = circusctl(home.path(), &words).stdin(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(b"web: python app.py\n").unwrap();
+        child.wait_with_output().unwrap()
+    };
+    std::fs::write(&made, "mine").unwrap();
+    let refused = init(&[]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(text(&refused.stderr).contains("is there already; --force"), "{}", text(&refused.stderr));
+    assert_eq!(std::fs::read_to_string(&made).unwrap(), "mine");
+    let written = init(&["--force"]);
+    assert_eq!((written.status.code(), text(&written.stdout)), (Some(0), ""), "{}", text(&written.stderr));
+    assert!(std::fs::read_to_string(&made).unwrap().contains("[watcher:web]"));
+    std::fs::remove_file(&made).unwrap();
+    assert_eq!(init(&["--quiet"]).stderr, b"");
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&made).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600, "it may hold passwords");
+}
+
+#[test]
+fn a_file_of_nobody_or_of_another_is_refused_by_name() {
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("x.conf");
+    std::fs::write(&file, "[program:web]\ncommand = x\n").unwrap();
+    let file = file.to_str().unwrap();
+    for (words, code, why) in [
+        (&["init"][..], 2, "--from"),
+        (&["init", "--from", file, "--format", "supervisor"], 2, "did you mean supervisord?"),
+        (&["init", "--from", file, "--force"], 2, "--output"),
+        (
+            &["init", "--from", file, "--format", "uwsgi"],
+            1,
+            "x.conf: it is no file of uwsgi: [program:web] is supervisord's",
+        ),
+        (&["init", "--from", "/nonexistent"], 1, "/nonexistent: it cannot be read"),
+    ] {
+        let refused = circusctl(home.path(), words).output().unwrap();
+        assert_eq!(refused.status.code(), Some(code), "{words:?}: {}", text(&refused.stderr));
+        assert!(text(&refused.stderr).contains(why) && refused.stdout.is_empty(), "{}", text(&refused.stderr));
+    }
+    let json = circusctl(home.path(), &["init", "--from", file, "--json"]).output().unwrap();
+    let reply: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!((&reply["status"], &reply["format"]), (&"ok".into(), &"supervisord".into()));
 }

@@ -2,7 +2,10 @@
 //!
 //! `tests/config/good/*.ini` must be accepted and `tests/config/bad/*.ini` refused, each with what the `.txt`
 //! beside it says; `UPDATE_GOLDEN=1` writes those anew. A line `; env: NAME=VALUE` in a file adds to the
-//! environment it is read in.
+//! environment it is read in. `tests/config/convert` has files of other supervisors, and what becomes of them.
+
+#[path = "config/convert.rs"]
+mod convert;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

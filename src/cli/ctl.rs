@@ -12,7 +12,7 @@ use super::whom::{Global, node};
 use super::words::{
     Add, AddSocket, Kill, Matching, Reload, Remove, RemoveSocket, Resize, Restart, Set, SetSocket, Signal,
 };
-use super::{colours, ctl_exit, drill, follow, interrupted, roll, shell, stopping};
+use super::{colours, ctl_exit, drill, follow, init, interrupted, roll, shell, stopping};
 use crate::client::{self, Call, ClientError};
 use crate::model::command::{Command, Patience, Target};
 use crate::model::names::NodeName;
@@ -48,6 +48,8 @@ enum CtlWords {
     Follow(follow::Words),
     /// Harm a singleton's holder on purpose, and tell whether the promise was kept
     Drill(drill::Drill),
+    /// Print the file of another supervisor as one for the agent
+    Init(init::Init),
 }
 
 #[derive(Debug, Subcommand)]
@@ -387,6 +389,7 @@ pub(super) fn carry_out(args: CtlArgs, asker: Asker) -> (Text, u8) {
         }
         Some(CtlWords::Follow(words)) => follow::run(&global, words).map(|code| (Text::default(), code)),
         Some(CtlWords::Drill(drill)) => drill::run(&global, &drill),
+        Some(CtlWords::Init(init)) => init::run(&global, &init),
         None => Err(ClientError::Usage("options alone are no command".into())),
     };
     done.unwrap_or_else(|error| {
@@ -444,6 +447,7 @@ pub(super) fn question(words: Vec<String>) -> Result<(Call, Option<String>), Str
         Some(CtlWords::Ask(Words::Stats { follow: true, .. }) | CtlWords::Follow(_) | CtlWords::Drill(_)) => {
             return Err("what goes on and on is for circusctl itself".into());
         }
+        Some(CtlWords::Init(_)) => return Err("files are for circusctl itself".into()),
         Some(CtlWords::Ask(words)) if words.rolling().is_some() => {
             return Err("going over nodes step by step is for circusctl itself".into());
         }
@@ -656,6 +660,7 @@ mod tests {
             CtlWords::Ask(words) => Ok((args.global, words.command().map_err(|error| error.to_string())?)),
             CtlWords::Follow(words) => panic!("a stream: {words:?}"),
             CtlWords::Drill(drill) => panic!("a drill: {drill:?}"),
+            CtlWords::Init(init) => panic!("a conversion: {init:?}"),
         }
     }
 

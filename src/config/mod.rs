@@ -9,6 +9,8 @@
 //!     settings of a watcher or socket, changed ──amend──┘                         └──watcher──► WatcherSpec
 //!                                                                                 └──socket───► SocketSpec
 //!                                                      problem ◄── whatever is wrong at any step
+//!
+//!   files of other supervisors ──convert──► a file in this dialect
 //! ```
 //!
 //! Invariants: reading never panics, and touches the machine only to look: at files, directories and the user
@@ -47,12 +49,15 @@ mod watcher;
 
 mod amend;
 
+mod convert;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 pub use amend::{amend, amend_socket};
+pub use convert::{Converted, Format, Included, Original, convert, included};
 pub use keys::{reference, reference_tables};
 pub use problem::{Problem, Severity, code, render};
 

@@ -570,7 +570,7 @@ fn is_env(section: &str) -> bool {
 }
 
 /// Whether a key's whole value is nobody's business.
-fn is_secret(section: &str, key: &str) -> bool {
+pub(super) fn is_secret(section: &str, key: &str) -> bool {
     let key = key.to_lowercase();
     let word = ["pass", "secret", "token"].iter().any(|word| key.contains(word));
     is_env(section) || (word && !key.ends_with("_file"))

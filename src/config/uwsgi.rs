@@ -113,8 +113,8 @@ pub(super) fn cipher(value: &str) -> Option<usize> {
     Some(at + word.find(':').map_or(0, |colon| colon + 1))
 }
 
-/// Puts sections in the place of `[uwsgi]`.
-pub(super) fn translate(doc: &mut Document, around: &Surroundings, problems: &mut Problems) {
+/// Puts sections in the place of `[uwsgi]`. Gives the lines that are uWSGI's own.
+pub(super) fn translate(doc: &mut Document, around: &Surroundings, problems: &mut Problems) -> Vec<usize> {
     let said = std::mem::take(&mut doc.uwsgi);
     // Backwards: of two the first counts. What stands for a value may hold variables, but nothing that stands for others.
     let plain = |said: &Said| expand(&said.value, &BTreeMap::new(), around);
@@ -128,6 +128,7 @@ pub(super) fn translate(doc: &mut Document, around: &Surroundings, problems: &mu
     let mut translation = Translation { doc, problems, legions, joined, address_told: false, uwsgis: Vec::new() };
     lines.iter().for_each(|line| translation.line(line));
     translation.tell_of_others();
+    translation.uwsgis.iter().map(|said| said.option_spot().line).collect()
 }
 
 /// A value with uWSGI's placeholders filled in: `%(OPTION)` and `$(VARIABLE)`, where there is one of that name.
