@@ -342,7 +342,7 @@ impl World {
             Action::Muster { lease, word } => self.muster(host, lease.watcher, word),
             Action::ReadCalendar { watcher, cron } => self.read_calendar(host, watcher, &cron),
             Action::ClaimSlot { watcher, lease, claim, timeout } => {
-                self.claim(host, watcher, lease.watcher, claim, timeout)
+                self.claim(host, watcher, lease.watcher, claim, timeout);
             }
             Action::Leave { .. } => {
                 self.hosts[host].agent = None;
