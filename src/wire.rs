@@ -28,6 +28,7 @@
 //! output ([`log_line_json`]), or each second of what is used ([`node_stats_json`]).
 
 mod about;
+mod circus;
 mod cluster;
 mod command;
 mod drill;
@@ -46,6 +47,7 @@ mod settings;
 mod stats;
 
 pub use about::{about_json, parse_about};
+pub use circus::stats::{Message, cluster_stats_messages, stats_messages};
 pub use cluster::{Form, reply_in};
 pub use command::{address, command_json, command_name, relayed_json};
 pub use drill::{runs, verdict_json};

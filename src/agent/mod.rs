@@ -406,8 +406,10 @@ impl Agent {
             },
             Action::ReadHistory { request, watchers } => self.store.read_history(request, watchers),
             Action::Sample { request, processes } => self.host.sample(request, processes),
-            Action::Measure { pids } => self.host.measure(pids),
-            Action::Show { stats, history, elsewhere } => self.show_stats(&stats, history.as_deref(), elsewhere),
+            Action::Measure { pids, detail } => self.host.measure(pids, detail),
+            Action::Show { stats, history, elsewhere, circus: _ } => {
+                self.show_stats(&stats, history.as_deref(), elsewhere);
+            }
             Action::TellOutput { of } => {
                 if let Store::Redis(redis) = &mut self.store {
                     redis.tell_output(of, || self.host.output().subscribe());

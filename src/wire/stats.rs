@@ -70,13 +70,13 @@ fn info(pid: u32, usage: &Usage, children: &[ChildSample]) -> Map<String, Value>
     super::reply::object(fields)
 }
 
-fn round(number: f64, digits: i32) -> f64 {
+pub(super) fn round(number: f64, digits: i32) -> f64 {
     let scale = 10_f64.powi(digits);
     (number * scale).round() / scale
 }
 
 /// `123B`, `8.50M`: powers of 1024, two digits.
-fn bytes(count: u64) -> String {
+pub(super) fn bytes(count: u64) -> String {
     const UNITS: [&str; 8] = ["K", "M", "G", "T", "P", "E", "Z", "Y"];
     if count < 1024 {
         return format!("{count}B");
@@ -91,7 +91,7 @@ fn bytes(count: u64) -> String {
 }
 
 /// `M:SS.cc`. Circus drops whole hours here; these minutes go on counting, as top's do.
-fn processor_time(time: Duration) -> String {
+pub(super) fn processor_time(time: Duration) -> String {
     format!("{}:{:02}.{:02}", time.as_secs() / 60, time.as_secs() % 60, time.subsec_millis() / 10)
 }
 

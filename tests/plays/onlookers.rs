@@ -19,7 +19,7 @@ fn watches(stage: &mut Stage, by: Onlooker, begun: bool) {
 /// The pids that were to be measured since the last look, each time.
 fn measured(stage: &mut Stage) -> Vec<Vec<u32>> {
     let measured = |action| match action {
-        Action::Measure { pids } => Some(pids),
+        Action::Measure { pids, .. } => Some(pids),
         _ => None,
     };
     stage.orders().into_iter().filter_map(measured).collect()
@@ -28,12 +28,14 @@ fn measured(stage: &mut Stage) -> Vec<Vec<u32>> {
 /// Brings what was measured: of these processes, each with this share of a processor.
 fn bring(stage: &mut Stage, processes: &[(u32, f64)]) -> (NodeStats, Option<History>, bool) {
     let measure = |&(pid, cpu): &(u32, f64)| {
-        (pid, Measure { program: "x".into(), used: Used { cpu, ..Used::default() }, children: 2 })
+        (pid, Measure { program: "x".into(), used: Used { cpu, ..Used::default() }, ..Measure::default() })
     };
     let processes = processes.iter().map(measure).collect();
     stage.tell(Event::Measured(Box::new(Measures { at: 12.5, processes, ..Measures::default() })));
     let shown = stage.orders().into_iter().find_map(|action| match action {
-        Action::Show { stats, history, elsewhere } => Some((*stats, history.map(|history| *history), elsewhere)),
+        Action::Show { stats, history, elsewhere, circus: false } => {
+            Some((*stats, history.map(|history| *history), elsewhere))
+        }
         _ => None,
     });
     shown.expect("a frame")

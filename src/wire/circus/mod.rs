@@ -1,0 +1,4 @@
+//! What Circus's own programs put on their sockets, for clients that were written for those.
+
+mod python;
+pub(super) mod stats;
