@@ -143,6 +143,7 @@ pub mod wire;
 pub mod cluster;
 pub mod config;
 pub mod control;
+pub mod discovery;
 pub mod host;
 pub mod systemd;
 pub mod view;

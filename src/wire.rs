@@ -47,7 +47,8 @@ mod settings;
 mod stats;
 
 pub use about::{about_json, parse_about};
-pub use circus::stats::{Message, cluster_stats_messages, stats_messages};
+pub use circus::discovery::{discovery_answer, is_discovery_answer};
+pub use circus::stats::{Message, cluster_stats_messages, is_sum, no_processes, stats_messages};
 pub use cluster::{Form, reply_in};
 pub use command::{address, command_json, command_name, relayed_json};
 pub use drill::{runs, verdict_json};

@@ -22,6 +22,8 @@ use crate::wire::stats::{bytes, processor_time, round};
 
 /// What Circus says of what it does not know.
 const UNKNOWN: &str = "N/A";
+/// The topic of all sockets together.
+const SOCKETS: &str = "stat.sockets";
 /// Under these names clients find something else than a watcher.
 const RESERVED: [&str; 2] = ["circus", "sockets"];
 
@@ -93,6 +95,16 @@ pub fn cluster_stats_messages(stats: &NodeStats) -> Vec<Message> {
     }
     add(&mut messages, &part("circus"), Some("circusd"), &stats.agent, stats);
     messages
+}
+
+/// Whether a topic is of all processes of one name together.
+pub fn is_sum(topic: &str) -> bool {
+    topic.split('.').count() == 2 && topic != SOCKETS
+}
+
+/// What is said of one that has no processes.
+pub fn no_processes() -> String {
+    dumps(&sum(&[]))
 }
 
 /// A watcher's name as a part of a topic, as Circus has it in those of events. circus-top shows a hyphen as a dot.
@@ -193,7 +205,7 @@ fn add_sockets(messages: &mut Vec<Message>, sockets: &[SocketStats]) {
         sum.reads += reads;
         messages.push((format!("stat.sockets.{fd}"), dumps(&SocketInfo { fd, subtopic: fd, reads, address })));
     }
-    messages.push(("stat.sockets".into(), dumps(&sum)));
+    messages.push((SOCKETS.into(), dumps(&sum)));
 }
 
 #[cfg(test)]
