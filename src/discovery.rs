@@ -18,7 +18,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
-use crate::wire;
+use crate::wire::circus;
 
 /// What lies between two answers, at least.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -32,14 +32,14 @@ const LONGEST: usize = 64;
 pub async fn serve(group: SocketAddrV4, endpoint: &str) {
     let socket = join_in_time(group).await;
     tracing::info!("multicast_endpoint udp://{group}: who asks there is told of {endpoint}");
-    let answer = wire::discovery_answer(endpoint);
+    let answer = circus::discovery_answer(endpoint);
     let mut turns = interval(PAUSE);
     turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut question = [0; LONGEST];
     loop {
         turns.tick().await;
         match socket.recv_from(&mut question).await {
-            Ok((count, _)) if wire::is_discovery_answer(&question[..count]) => {}
+            Ok((count, _)) if circus::is_discovery_answer(&question[..count]) => {}
             Ok((_, sender)) => reply(&socket, &answer, sender),
             Err(error) => tracing::debug!("multicast_endpoint udp://{group}: {error}"),
         }

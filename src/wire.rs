@@ -28,7 +28,7 @@
 //! output ([`log_line_json`]), or each second of what is used ([`node_stats_json`]).
 
 mod about;
-mod circus;
+pub mod circus;
 mod cluster;
 mod command;
 mod drill;
@@ -47,8 +47,6 @@ mod settings;
 mod stats;
 
 pub use about::{about_json, parse_about};
-pub use circus::discovery::{discovery_answer, is_discovery_answer};
-pub use circus::stats::{Message, cluster_stats_messages, is_sum, no_processes, stats_messages};
 pub use cluster::{Form, reply_in};
 pub use command::{address, command_json, command_name, relayed_json};
 pub use drill::{runs, verdict_json};

@@ -12,22 +12,20 @@
 //! - Of who is not there any more it is said that it has no processes: clients drop nothing by themselves.
 
 use std::collections::BTreeMap;
-use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::task::yield_now;
+use tokio::task::{JoinHandle, yield_now};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::follow::{AllNodes, Source};
 use crate::model::event::{Event, Onlooker};
 use crate::model::stats::NodeStats;
-use crate::wire::{self, Follow, Message, Subject};
+use crate::wire::circus::{self, Message};
+use crate::wire::{self, Follow, Subject};
 use crate::zmq::Publisher;
-
-/// The latest statistics of this node; none yet.
-pub(super) type Latest = watch::Receiver<Option<Arc<NodeStats>>>;
 
 /// So many messages are published at once: then their readers have a turn, and the rest of the agent.
 const TOGETHER: usize = 256;
@@ -38,38 +36,117 @@ const TURN: Duration = Duration::from_secs(1);
 /// Of so many things it is remembered that something was said: strangers may name any number.
 const MOST: usize = 100_000;
 
-/// Publishes this node's statistics, as `messages` has them, until nobody brings them any more.
-pub(super) async fn publish(
+/// The doors that are open, and what they are brought.
+#[derive(Debug)]
+pub(super) struct CircusStats {
+    latest: watch::Sender<Option<Measured>>,
+    doors: Vec<JoinHandle<()>>,
+}
+
+/// The latest of this node.
+#[derive(Debug, Clone)]
+struct Measured {
+    stats: Arc<NodeStats>,
+    /// Whether each process was measured by itself.
+    in_full: bool,
+}
+
+/// Whose statistics this node's own are published as.
+#[derive(Debug, Clone, Copy)]
+enum As {
+    /// An agent's.
+    Node,
+    /// Those of a cluster that it is all of.
+    Cluster,
+}
+
+impl CircusStats {
+    /// Opens those there are; all nodes are heard there, or this one is all there is. To be called within a tokio runtime.
+    pub(super) fn open(
+        node: Option<Publisher>,
+        cluster: Option<Publisher>,
+        all: Option<AllNodes>,
+        events: &mpsc::Sender<Event>,
+    ) -> CircusStats {
+        let latest = watch::Sender::new(None);
+        let own = |publisher, whose| tokio::spawn(publish(publisher, latest.subscribe(), whose, events.clone()));
+        let node = node.map(|publisher| own(publisher, As::Node));
+        let cluster = cluster.map(|publisher| match all {
+            Some(all) => tokio::spawn(publish_all(publisher, all, latest.subscribe())),
+            None => own(publisher, As::Cluster),
+        });
+        let doors = node.into_iter().chain(cluster).collect();
+        CircusStats { latest, doors }
+    }
+
+    /// Brings what was measured; `in_full`: each process by itself.
+    pub(super) fn show(&self, stats: Box<NodeStats>, in_full: bool) {
+        // Where there is no door, nobody.
+        let _ = self.latest.send(Some(Measured { stats: stats.into(), in_full }));
+    }
+
+    /// Closes them: what was told is still written, for a second or two.
+    pub(super) async fn close(self) {
+        drop(self.latest);
+        for door in self.doors {
+            if door.await.is_err() {
+                tracing::warn!("a door for statistics ended by a panic");
+            }
+        }
+    }
+}
+
+impl As {
+    /// Who watches, where somebody has subscribed.
+    fn onlooker(self) -> Onlooker {
+        match self {
+            As::Node => Onlooker::Circus,
+            As::Cluster => Onlooker::Here,
+        }
+    }
+
+    /// What is published; nothing where that was not measured.
+    fn messages(self, measured: &Measured) -> Option<Vec<Message>> {
+        match self {
+            As::Node => measured.in_full.then(|| circus::stats_messages(&measured.stats)),
+            As::Cluster => Some(circus::cluster_stats_messages(&measured.stats)),
+        }
+    }
+}
+
+/// Publishes this node's statistics until nobody brings them any more.
+async fn publish(
     publisher: Publisher,
-    mut latest: Latest,
-    onlooker: Onlooker,
+    mut latest: watch::Receiver<Option<Measured>>,
+    whose: As,
     events: mpsc::Sender<Event>,
-    messages: fn(&NodeStats) -> Vec<Message>,
 ) {
     let mut heard = publisher.is_heard();
     let mut said = Said::default();
     loop {
+        // Who has subscribed watches, from here on and as long as frames come.
+        if *heard.borrow_and_update() {
+            // Nobody listens to an agent that is leaving.
+            let _ = events.send(Event::Watched { by: whose.onlooker(), begun: false }).await;
+        }
         tokio::select! {
             changed = latest.changed() => {
-                let stats = latest.borrow_and_update().clone();
-                match (changed, stats) {
-                    (Err(_), _) => break,
-                    (Ok(()), Some(stats)) if *heard.borrow() => said.tell(&publisher, messages(&stats)).await,
-                    (Ok(()), _) => continue,
+                if changed.is_err() {
+                    break;
+                }
+                let measured = latest.borrow_and_update().clone().filter(|_| *heard.borrow());
+                if let Some(messages) = measured.and_then(|measured| whose.messages(&measured)) {
+                    said.tell(&publisher, messages).await;
                 }
             }
             Ok(()) = heard.changed() => {}
-        }
-        if *heard.borrow_and_update() {
-            // Nobody listens to an agent that is leaving.
-            let _ = events.send(Event::Watched { by: onlooker, begun: false }).await;
         }
     }
     publisher.close().await;
 }
 
-/// Publishes the statistics of all nodes, until `leaving`.
-pub(super) async fn publish_all(publisher: Publisher, all: AllNodes, leaving: impl Future<Output = ()>) {
+/// Publishes the statistics of all nodes, until nobody brings this node's any more.
+async fn publish_all(publisher: Publisher, all: AllNodes, mut latest: watch::Receiver<Option<Measured>>) {
     let mut heard = publisher.is_heard();
     let mut said = Said::default();
     let work = async {
@@ -81,6 +158,7 @@ pub(super) async fn publish_all(publisher: Publisher, all: AllNodes, leaving: im
             }
         }
     };
+    let leaving = async { while latest.changed().await.is_ok() {} };
     tokio::select! {
         () = work => {}
         () = leaving => {}
@@ -95,13 +173,17 @@ async fn relay(publisher: &Publisher, all: &AllNodes, said: &mut Said) {
     let mut turns = interval(TURN);
     turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        tokio::select! {
-            line = source.next() => match (wire::node_stats(&line), line["note"].as_str()) {
-                (Ok(stats), _) => said.tell(publisher, wire::cluster_stats_messages(&stats)).await,
-                (Err(_), Some(note)) => tracing::warn!("[circus-cluster] stats_endpoint: {note}"),
-                (Err(why), None) => tracing::debug!("[circus-cluster] stats_endpoint: {why}"),
-            },
-            _ = turns.tick() => said.tell(publisher, Vec::new()).await,
+        let mut next = pin!(source.next());
+        let line = loop {
+            tokio::select! {
+                line = &mut next => break line,
+                _ = turns.tick() => said.tell(publisher, Vec::new()).await,
+            }
+        };
+        match (wire::node_stats(&line), line["note"].as_str()) {
+            (Ok(stats), _) => said.tell(publisher, circus::cluster_stats_messages(&stats)).await,
+            (Err(_), Some(note)) => tracing::warn!("[circus-cluster] stats_endpoint: {note}"),
+            (Err(why), None) => tracing::debug!("[circus-cluster] stats_endpoint: {why}"),
         }
     }
 }
@@ -123,13 +205,13 @@ impl Said {
 
     /// Takes note of whom these are, and gives what is to be said of those who have not been heard of for long.
     fn note(&mut self, messages: &[Message], now: Instant) -> Vec<Message> {
-        for topic in messages.iter().map(|(topic, _)| topic).filter(|topic| wire::is_sum(topic)) {
+        for topic in messages.iter().map(|(topic, _)| topic).filter(|topic| circus::is_sum(topic)) {
             if self.0.len() < MOST || self.0.contains_key(topic) {
                 self.0.insert(topic.clone(), now);
             }
         }
         let gone = self.0.extract_if(.., |_, at| now - *at > SILENCE);
-        gone.map(|(topic, _)| (topic, wire::no_processes())).collect()
+        gone.map(|(topic, _)| (topic, circus::no_processes())).collect()
     }
 }
 
@@ -146,7 +228,7 @@ mod tests {
         let first = [said("stat.a-web.7"), said("stat.a-web"), said("stat.b-web"), said("stat.sockets")];
         assert_eq!(all.note(&first, start), []);
         assert_eq!(all.note(&[said("stat.b-web")], second(3)), []);
-        assert_eq!(all.note(&[said("stat.b-web")], second(5)), [("stat.a-web".to_owned(), wire::no_processes())]);
+        assert_eq!(all.note(&[said("stat.b-web")], second(5)), [("stat.a-web".to_owned(), circus::no_processes())]);
         assert_eq!(all.note(&[said("stat.b-web")], second(8)), []);
         assert_eq!(all.note(&[], second(13)).len(), 1);
     }

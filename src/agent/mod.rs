@@ -6,8 +6,10 @@
 pub mod drill;
 pub mod follow;
 
+mod circus_stats;
 mod lordship;
 mod pidfile;
+mod zmq;
 
 use std::collections::HashMap;
 use std::io;
@@ -23,14 +25,17 @@ use signal_hook::low_level::siginfo::Origin;
 use signal_hook_tokio::SignalsInfo;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use self::circus_stats::CircusStats;
 use self::follow::{AllNodes, Followers, Output};
 use self::lordship::Lordships;
 use self::pidfile::{Pidfile, PidfileError};
+use self::zmq::Zmq;
 use crate::cluster::identity::{Identity, IdentityError, default_state_dir, identity};
 use crate::cluster::local::{self, Local};
 use crate::cluster::{self, BusQuestion, Redis, Standing};
 use crate::config::{self, Config, Severity, Surroundings};
 use crate::control::{self, ControlSocket, Question};
+use crate::discovery;
 use crate::host::calendar;
 use crate::host::clock::{self, Alarm};
 use crate::host::{FOR_EVER, Host, machine};
@@ -47,6 +52,7 @@ use crate::model::stats::{History, NodeStats};
 use crate::model::time::Time;
 use crate::systemd::Notify;
 use crate::wire::{Follow, Nodes, Subject};
+use crate::zmq as doors;
 use crate::{view, wire};
 
 /// How many events may wait for the loop. Who has more to tell waits, and nobody waits for them.
@@ -110,6 +116,14 @@ pub enum StartError {
     /// The pidfile is another agent's, or cannot be written.
     #[error(transparent)]
     Pidfile(#[from] PidfileError),
+    /// A ZeroMQ door cannot be had.
+    #[error("{key} {error}")]
+    Zmq {
+        /// The key that names it.
+        key: &'static str,
+        /// Why.
+        error: doors::BindError,
+    },
     /// A step failed.
     #[error("{step}: {error}")]
     Step {
@@ -157,6 +171,7 @@ struct Doors {
     events: mpsc::Receiver<Event>,
     control: mpsc::Receiver<Question>,
     bus: mpsc::Receiver<BusQuestion>,
+    zmq: mpsc::Receiver<doors::Question>,
     signals: SignalsInfo<WithOrigin>,
     alarm: Alarm,
     /// The control socket's task: ends once `control` is dropped and the last replies are written.
@@ -173,6 +188,8 @@ struct Agent {
     events: mpsc::Sender<Event>,
     requests: HashMap<RequestId, Pending>,
     followers: Followers,
+    zmq: Zmq,
+    circus_stats: CircusStats,
     /// Whether it was said that frames are too long.
     is_untold: bool,
     lordships: Lordships,
@@ -206,6 +223,7 @@ struct Pending {
 enum Door {
     Control(oneshot::Sender<control::Answer>),
     Bus(oneshot::Sender<String>),
+    Zmq(oneshot::Sender<String>),
 }
 
 impl Door {
@@ -213,7 +231,7 @@ impl Door {
         // Who asked may have hung up.
         let _ = match self {
             Door::Control(answer) => answer.send(line.into()).is_ok(),
-            Door::Bus(answer) => answer.send(line).is_ok(),
+            Door::Bus(answer) | Door::Zmq(answer) => answer.send(line).is_ok(),
         };
     }
 }
@@ -234,6 +252,8 @@ impl Agent {
         let socket = ControlSocket::bind(&socket)?;
         tracing::info!("circus-agent {} as node {} of cluster {}", env!("CARGO_PKG_VERSION"), spec.node, spec.cluster);
         tracing::info!("control socket {}", socket.path().display());
+        let (asked_over_zmq, over_zmq) = mpsc::channel(QUESTIONS);
+        let mut zmq = Zmq::open(&spec.zmq, &asked_over_zmq)?;
 
         let (events, event_queue) = mpsc::channel(EVENTS);
         let (asked_here, control) = mpsc::channel(QUESTIONS);
@@ -262,10 +282,16 @@ impl Agent {
         let standing = Standing { about: node.about(about(endpoint)), draining: false };
         let (standing, standing_seen) = watch::channel(standing);
         let store = Store::start(&spec, state_dir, identity, &events, asked_there, standing_seen)?;
+        let all = spec.redis.clone().map(|redis| AllNodes { redis, cluster: spec.cluster.clone() });
+        let circus_stats = CircusStats::open(zmq.stats.take(), zmq.cluster_stats.take(), all, &events);
+        if let (Some(group), Some(endpoint)) = (spec.zmq.discovery, spec.zmq.endpoint.clone()) {
+            tokio::spawn(async move { discovery::serve(group, &endpoint.to_string()).await });
+        }
         let doors = Doors {
             events: event_queue,
             control,
             bus,
+            zmq: over_zmq,
             signals,
             alarm: Alarm::new().map_err(step("cannot make a timer"))?,
             listening: tokio::spawn(socket.serve(asked_here)),
@@ -280,6 +306,8 @@ impl Agent {
             events,
             requests: HashMap::new(),
             followers: Followers::default(),
+            zmq,
+            circus_stats,
             is_untold: false,
             lordships: Lordships::new(legions_dir.into()),
             last_request: 0,
@@ -328,14 +356,16 @@ impl Agent {
                     self.ask(&question.line, question.from, Door::Control(question.answer));
                 }
                 Some(question) = doors.bus.recv() => self.ask(&question.line, question.from, Door::Bus(question.answer)),
+                Some(question) = doors.zmq.recv() => self.ask_in_bytes(question),
                 Some(signal) = doors.signals.next() => self.signalled(&signal),
                 // From this very loop: a loop that hangs is one that systemd should end.
                 () = tick(&mut watchdog) => self.notify.alive(),
             }
         };
         // Each reply has been given to its door; now the doors close.
-        drop((doors.control, doors.bus, doors.events));
+        drop((doors.control, doors.bus, doors.zmq, doors.events));
         self.requests.clear();
+        let zmq = [tokio::spawn(self.zmq.close()), tokio::spawn(self.circus_stats.close())];
         drop(self.followers);
         if let Store::Redis(redis) = self.store {
             redis.leave().await;
@@ -343,6 +373,9 @@ impl Agent {
         self.lordships.flush(FLUSHING);
         if doors.listening.await.is_err() {
             tracing::warn!("the control socket ended by a panic");
+        }
+        for closed in zmq {
+            let _ = closed.await;
         }
         code
     }
@@ -407,8 +440,9 @@ impl Agent {
             Action::ReadHistory { request, watchers } => self.store.read_history(request, watchers),
             Action::Sample { request, processes } => self.host.sample(request, processes),
             Action::Measure { pids, detail } => self.host.measure(pids, detail),
-            Action::Show { stats, history, elsewhere, circus: _ } => {
+            Action::Show { stats, history, elsewhere, circus } => {
                 self.show_stats(&stats, history.as_deref(), elsewhere);
+                self.circus_stats.show(stats, circus);
             }
             Action::TellOutput { of } => {
                 if let Store::Redis(redis) = &mut self.store {
@@ -524,6 +558,18 @@ impl Agent {
         tokio::spawn(async move { events.send(event).await });
     }
 
+    /// A door was asked something that should be text.
+    fn ask_in_bytes(&mut self, doors::Question { text, from, answer }: doors::Question) {
+        match String::from_utf8(text) {
+            Ok(line) => self.ask(&line, from, Door::Zmq(answer)),
+            Err(_) => {
+                let refusal = Refusal::NotJson("not UTF-8".into());
+                let (id, form, door) = (Value::Null, wire::Form::Ours, Door::Zmq(answer));
+                answer_with(Pending { id, cast: false, form, door }, &Outcome::Own(Reply::Refused(refusal)));
+            }
+        }
+    }
+
     /// A door was asked something, and knows by whom.
     fn ask(&mut self, line: &str, from: String, door: Door) {
         match wire::parse_request(line) {
@@ -532,7 +578,7 @@ impl Agent {
                 let request = RequestId(self.last_request);
                 let by = match door {
                     // The kernel knows better than the client.
-                    Door::Control(_) => format!("{from} on {}", self.name),
+                    Door::Control(_) | Door::Zmq(_) => format!("{from} on {}", self.name),
                     Door::Bus(_) => by.unwrap_or(from),
                 };
                 self.requests.insert(request, Pending { id, cast, form, door });
@@ -606,7 +652,12 @@ impl Agent {
 
     /// Tells whoever follows, here and over Redis.
     fn publish(&mut self, notice: Notice) {
-        let event = wire::notice_json(&notice, &self.name, unix_time());
+        let now = unix_time();
+        if let Some(events) = &self.zmq.events {
+            let (topic, body) = wire::circus::event(&notice, &self.name, now);
+            events.publish(&topic, &body);
+        }
+        let event = wire::notice_json(&notice, &self.name, now);
         if let Store::Redis(redis) = &mut self.store {
             redis.publish_event(event.to_string());
         }

@@ -66,8 +66,6 @@ pub(super) enum Status {
     Idle,
     /// It does nothing, for this reason; a warning unless it has its default.
     Dead(&'static str),
-    /// `globaloptions` answers it, and nothing else comes of it, for this reason; a warning wherever it is set.
-    Answered(&'static str),
 }
 
 /// One key.
@@ -109,20 +107,18 @@ const fn eg(example: &'static str) -> (&'static str, &'static str) {
 
 use Kind::{
     Action, Actions, Amount, Bool, Class, Cluster, Colour, Command, Count, Cron, Endpoint, Family, From, Group, Health,
-    Hook, Host, HttpUrl, Interface, Labels, Level, Limit, LogOutput, Memory, Names, Node, Number, Octal, Owner, Path,
-    Port, Positive, Protocol, Quorum, Ready, Regex, Retries, Rollover, Seconds, Sibling, Signal, Size, SocketEnv,
-    SocketPath, SocketType, Sockets, StopPreset, Syslog, Text, TimeZone, Times, Url, Use, User, Valor,
+    Hook, Host, HttpUrl, Interface, Labels, Level, Limit, LogOutput, Memory, MulticastGroup, Names, Node, Number,
+    Octal, Owner, Path, Port, Positive, Protocol, Quorum, Ready, Regex, Retries, Rollover, Seconds, Sibling, Signal,
+    Size, SocketEnv, SocketPath, SocketType, Sockets, StopPreset, Syslog, Text, TimeZone, Times, Url, Use, User, Valor,
 };
 use Native::{CommandReloader, Flapping, FullStats, HttpObserver, RedisObserver, ResourceWatcher, WatchDog};
 use Section::{Circus, CircusCluster, Legion, Plugin, Redis, Socket, Watcher};
-use Status::{Answered, Dead, Idle, Works};
+use Status::{Dead, Idle, Works};
 
 const INTERNAL: Status = Dead("there are no internal watchers here; see loglevel");
 const NO_MASTER: Status = Dead("not needed: nodes register by themselves, in the Redis of `[redis] url`");
 const NEVER: Status = Dead("Circus never read it from a file either");
 const NO_HTTP: Status = Dead("this version has no HTTP door; use circusctl");
-const NO_STATS: Status = Dead("this version publishes no statistics; ask `circusctl stats`, or use a statsd plugin");
-const NO_ZMQ: &str = "this version has no ZeroMQ door; circusctl uses the control socket";
 
 const STATSD: &[Native] = &[Native::StatsdEmitter, FullStats, ResourceWatcher, HttpObserver, RedisObserver];
 
@@ -146,17 +142,19 @@ pub(super) const KEYS: &[Key] = &[
     key(Circus, "include", Text, eg("conf.d/*.ini"), Works, "more files, relative to this one, which wins"),
     key(Circus, "include_dir", Text, eg("conf.d"), Works, "directories whose *.ini files are included"),
     key(Circus, "check_delay", Seconds, is("5.0"), Idle, "Circus's polling interval; nothing is polled here"),
-    key(Circus, "endpoint", Text, is("tcp://127.0.0.1:5555"), Answered(NO_ZMQ), "no effect: no ZeroMQ door yet"),
-    key(Circus, "pubsub_endpoint", Text, is("tcp://127.0.0.1:5556"), Answered(NO_ZMQ),
-        "no effect: no ZeroMQ door yet; see circusctl events"),
-    key(Circus, "stats_endpoint", Text, is("tcp://127.0.0.1:5557"), Answered(NO_ZMQ),
-        "no effect: no ZeroMQ door yet; see circusctl stats"),
-    key(Circus, "multicast_endpoint", Text, is("udp://237.219.251.97:12027"),
-        Answered("this version is not discovered over UDP; `circusctl nodes` lists a cluster"),
-        "no effect: no discovery over UDP yet"),
-    key(Circus, "endpoint_owner", User, eg("root"), Dead(NO_ZMQ), "no effect: no ZeroMQ door yet"),
-    key(Circus, "endpoint_public", Bool, is("False"), Dead(NO_ZMQ), "no effect: no ZeroMQ door yet"),
-    key(Circus, "statsd", Bool, is("False"), NO_STATS, "no effect yet; see circusctl stats and the statsd plugins"),
+    key(Circus, "endpoint", Endpoint, eg("tcp://127.0.0.1:5555"), Works,
+        "takes commands of Circus's own clients, over ZeroMQ; default: nowhere"),
+    key(Circus, "pubsub_endpoint", Endpoint, eg("tcp://127.0.0.1:5556"), Works,
+        "publishes events to them; default: nowhere"),
+    key(Circus, "stats_endpoint", Endpoint, eg("tcp://127.0.0.1:5557"), Works,
+        "publishes statistics to them; default: nowhere"),
+    key(Circus, "multicast_endpoint", MulticastGroup, eg("udp://237.219.251.97:12027"), Works,
+        "tells whoever asks there over UDP where `endpoint` is; default: nobody"),
+    key(Circus, "endpoint_owner", User, eg("root"), Works, "whose the files of ipc:// endpoints are; default: the agent's"),
+    key(Circus, "endpoint_public", Bool, is("False"), Works,
+        "lets endpoints be reached from other machines: whoever reaches them commands the agent"),
+    key(Circus, "statsd", Bool, is("False"), Works,
+        "publishes statistics at tcp://127.0.0.1:5557 where there is no stats_endpoint"),
     key(Circus, "httpd", Bool, is("False"), NO_HTTP, "no effect: no HTTP door yet"),
     key(Circus, "httpd_host", Text, is("localhost"), NO_HTTP, "no effect: no HTTP door yet"),
     key(Circus, "httpd_port", Port, is("8080"), NO_HTTP, "no effect: no HTTP door yet"),
@@ -408,10 +406,10 @@ pub(super) const KEYS: &[Key] = &[
     key(Socket, "use_papa", Bool, is("False"), Dead("Circus dropped papa in 0.18"),
         "no effect: Circus dropped papa in 0.18"),
 
-    key(CircusCluster, "endpoint", Endpoint, eg("tcp://127.0.0.1:5558"), Idle,
-        "not needed: any agent is asked for all, and so is Redis"),
-    key(CircusCluster, "stats_endpoint", Endpoint, eg("tcp://127.0.0.1:5559"), Idle,
-        "not needed: see circusctl stats and circus-top"),
+    key(CircusCluster, "endpoint", Endpoint, eg("tcp://127.0.0.1:5558"), Works,
+        "takes commands for all nodes over ZeroMQ, as any `[circus] endpoint` does; default: nowhere"),
+    key(CircusCluster, "stats_endpoint", Endpoint, eg("tcp://127.0.0.1:5559"), Works,
+        "publishes statistics of all nodes; default: nowhere"),
     key(CircusCluster, "ssh_server", Text, eg("admin@host"), Idle, "not needed: no node is reached over SSH"),
 
     key(Section::Node, "endpoint", Endpoint, eg("tcp://127.0.0.1:5555"), Idle, "not needed: a node registers by itself"),
@@ -473,8 +471,19 @@ impl Key {
     pub(super) fn is_per_node(&self) -> bool {
         matches!(
             (self.section, self.name),
-            (Circus, "node" | "master" | "labels" | "control_socket" | "state_dir" | "pidfile" | "python")
-                | (CircusCluster | Section::Node, _)
+            (
+                Circus,
+                "node"
+                    | "master"
+                    | "labels"
+                    | "control_socket"
+                    | "state_dir"
+                    | "pidfile"
+                    | "python"
+                    | "endpoint"
+                    | "pubsub_endpoint"
+                    | "stats_endpoint"
+            ) | (CircusCluster | Section::Node, _)
                 | (Legion | Watcher, "valor" | "scroll")
                 | (Redis, "url" | "password_file" | "sentinel_password_file" | "tls_ca" | "tls_cert" | "tls_key")
         )
@@ -567,7 +576,7 @@ pub fn reference_tables() -> String {
     type Wanted = fn(Status) -> bool;
     let titles: [(&str, Wanted); 2] = [
         ("", |status| matches!(status, Works | Idle)),
-        (": accepted, without effect", |status| matches!(status, Dead(_) | Answered(_))),
+        (": accepted, without effect", |status| matches!(status, Dead(_))),
     ];
     for (head, keys) in groups() {
         for (title, wanted) in titles {

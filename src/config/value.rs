@@ -1,6 +1,7 @@
 //! Texts → values of one type, or what is wrong with them.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddrV4;
 use std::time::Duration;
 
 use nix::unistd::{Gid, Group, Uid, User};
@@ -21,7 +22,7 @@ use crate::model::event::SIGNALS;
 use crate::model::names::{ClusterName, Label, Labels, NodeName};
 use crate::model::spec::{
     Check, Convention, HealthAction, HookSpec, LogLevel, LogOutput, Majority, Rollover, Seeds, Sentinels, SocketKind,
-    SyslogAddress, UserSpec, Zone,
+    SyslogAddress, UserSpec, ZmqAddress, Zone,
 };
 
 /// The types that values have.
@@ -99,6 +100,8 @@ pub(super) enum Kind {
     HttpUrl,
     /// A ZeroMQ endpoint.
     Endpoint,
+    /// A group of hosts, and a port.
+    MulticastGroup,
     /// A node's name.
     Node,
     /// A cluster's name.
@@ -168,6 +171,8 @@ pub(super) enum Value {
     Domain(Domain),
     SocketKind(SocketKind),
     Owner(Option<u32>, Option<u32>),
+    Endpoint(ZmqAddress),
+    Group(SocketAddrV4),
     Origin(Origin),
     /// Nothing: whatever suits the command.
     Conventions(Option<BTreeSet<Convention>>),
@@ -250,6 +255,7 @@ impl Kind {
             Kind::Regex => "regular expression",
             Kind::HttpUrl => "URL",
             Kind::Endpoint => "`tcp://HOST:PORT` or `ipc://PATH`",
+            Kind::MulticastGroup => "`udp://ADDRESS:PORT`",
             Kind::Node => "name of a node",
             Kind::Cluster => "name of a cluster",
             Kind::Labels => "`KEY=VALUE`, with commas",
@@ -339,7 +345,8 @@ impl Kind {
             Kind::Use => Native::parse(text).map(Value::Use),
             Kind::Regex => regex(text).map(|()| Value::Text(text.to_owned())),
             Kind::HttpUrl => http_url(text).map(|()| Value::Text(text.to_owned())),
-            Kind::Endpoint => endpoint(text).map(|()| Value::Text(text.to_owned())),
+            Kind::Endpoint => endpoint(text).map(Value::Endpoint),
+            Kind::MulticastGroup => multicast_group(text).map(Value::Group),
             Kind::Node => {
                 NodeName::parse(text).map(|name| Value::Text(name.to_string())).map_err(|why| wrong_name(&why.0))
             }
@@ -459,12 +466,20 @@ fn http_url(text: &str) -> Result<(), Wrong> {
     }
 }
 
-fn endpoint(text: &str) -> Result<(), Wrong> {
-    let place = |scheme: &str| text.strip_prefix(scheme);
-    match (place("tcp://"), place("ipc://")) {
-        (Some(place), _) if place.contains(':') => check::host_and_port(place, None).map(|_| ()),
-        (_, Some(path)) if !path.is_empty() => Ok(()),
-        _ => Err(wrong("must be tcp://HOST:PORT or ipc://PATH").label("this is neither")),
+fn endpoint(text: &str) -> Result<ZmqAddress, Wrong> {
+    ZmqAddress::parse(text).map_err(|why| wrong(why).label("this is not how an endpoint is written"))
+}
+
+fn multicast_group(text: &str) -> Result<SocketAddrV4, Wrong> {
+    let must = wrong("must be udp://ADDRESS:PORT, as in udp://237.219.251.97:12027");
+    let group = text.strip_prefix("udp://").and_then(|group| group.parse::<SocketAddrV4>().ok());
+    match group {
+        None => Err(must.label("this is not")),
+        Some(group) if !group.ip().is_multicast() => {
+            Err(must.label("groups have addresses from 224.0.0.0 to 239.255.255.255"))
+        }
+        Some(group) if group.port() == 0 => Err(must.label("a port is from 1 to 65535")),
+        Some(group) => Ok(group),
     }
 }
 

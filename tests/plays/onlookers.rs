@@ -168,7 +168,7 @@ fn circuss_clients_have_each_process_measured_by_itself_while_they_watch() {
     assert_eq!(details(&mut stage), [Detail::Frame]);
     watches(&mut stage, Onlooker::Circus, false);
     assert!(!is_for_circus(&mut stage), "it was ordered before they came");
-    for _ in 0..12 {
+    for _ in 0..11 {
         stage.wait(SECOND);
         assert_eq!(details(&mut stage), [Detail::Circus]);
         watches(&mut stage, Onlooker::Here, false);

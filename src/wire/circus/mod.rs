@@ -1,5 +1,10 @@
-//! What Circus's own programs put on their sockets, for clients that were written for those.
+//! What Circus's own clients are told, over ZeroMQ and UDP.
 
-pub(super) mod discovery;
+mod discovery;
+mod event;
 mod python;
-pub(super) mod stats;
+mod stats;
+
+pub use discovery::{discovery_answer, is_discovery_answer};
+pub use event::event;
+pub use stats::{Message, cluster_stats_messages, is_sum, no_processes, stats_messages};
