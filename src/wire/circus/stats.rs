@@ -102,7 +102,7 @@ pub fn is_sum(topic: &str) -> bool {
     topic.split('.').count() == 2 && topic != SOCKETS
 }
 
-/// What is said of one that has no processes.
+/// What is said of one that has no processes any more.
 pub fn no_processes() -> String {
     dumps(&sum(&[]))
 }
@@ -113,7 +113,7 @@ fn watcher_part(name: &str) -> String {
     if RESERVED.contains(&&*name) { name + "_" } else { name }
 }
 
-/// Adds what is said of some processes, one by one and together.
+/// Adds what is said of some processes, one by one and together; of none, as in Circus, nothing.
 fn add<'a>(
     messages: &mut Vec<Message>,
     part: &str,
@@ -127,7 +127,9 @@ fn add<'a>(
         messages.push((format!("stat.{part}.{}", process.pid), dumps(&info)));
         infos.push(info);
     }
-    messages.push((format!("stat.{part}"), dumps(&sum(&infos))));
+    if !infos.is_empty() {
+        messages.push((format!("stat.{part}"), dumps(&sum(&infos))));
+    }
 }
 
 fn info<'a>(process: &'a ProcessStats, name: Option<&'a str>, stats: &NodeStats) -> Info<'a> {
@@ -353,17 +355,19 @@ mod tests {
     #[test]
     fn no_name_adds_a_part_to_a_topic_or_is_taken_for_something_else() {
         let names = ["a.b.c", "Two Words", "sockets", "Circus", "é"];
-        let stats = node("n", names.map(|name| watcher(name, vec![])).into());
-        let topics: Vec<_> = stats_messages(&stats).into_iter().map(|(topic, _)| topic).collect();
-        assert_eq!(topics, ["stat.a-b-c", "stat.two_words", "stat.sockets_", "stat.circus_", "stat.é", "stat.circus"]);
-        assert!(cluster_stats_messages(&stats).iter().all(|(topic, _)| topic.split('.').count() == 2));
+        let stats = node("n", names.map(|name| watcher(name, vec![process(7, None)])).into());
+        let topics: Vec<_> = cluster_stats_messages(&stats).into_iter().map(|(topic, _)| topic).collect();
+        let sums: Vec<_> = topics.iter().filter(|topic| is_sum(topic)).map(String::as_str).collect();
+        assert_eq!(sums, ["stat.n-a-b-c", "stat.n-two_words", "stat.n-sockets_", "stat.n-circus_", "stat.n-é"]);
+        assert!(topics.iter().all(|topic| topic.split('.').count() <= 3), "{topics:?}");
+        assert!(!is_sum(SOCKETS), "its body is another");
     }
 
     #[test]
-    fn a_watcher_without_processes_has_a_sum_and_one_that_was_not_measured_is_not_there() {
-        let stats = node("n", vec![watcher("web", vec![process(7, None)])]);
-        let nothing = r#"{"pid": [], "cpu": 0.0, "mem": 0, "age": "N/A"}"#;
-        assert_eq!(stats_messages(&stats)[0], ("stat.web".to_owned(), nothing.to_owned()));
+    fn a_watcher_of_whose_processes_nothing_was_measured_is_not_there() {
+        let stats = node("n", vec![watcher("web", vec![process(7, None)]), watcher("empty", vec![])]);
+        assert_eq!(stats_messages(&stats), []);
+        assert_eq!(no_processes(), r#"{"pid": [], "cpu": 0.0, "mem": 0, "age": "N/A"}"#);
     }
 
     #[test]
@@ -382,7 +386,7 @@ mod tests {
         let socket = |fd, waiting| SocketStats { fd, address: Address::Unix(format!("/run/{fd}").into()), waiting };
         let stats = NodeStats { sockets: vec![socket(4, true), socket(5, false)], ..node("n", vec![]) };
         let messages = stats_messages(&stats);
-        assert_eq!(messages[1].1, r#"{"fd": 4, "subtopic": 4, "reads": 1, "address": "/run/4"}"#);
-        assert_eq!(messages[3], ("stat.sockets".into(), r#"{"addresses": ["/run/4", "/run/5"], "reads": 1}"#.into()));
+        assert_eq!(messages[0].1, r#"{"fd": 4, "subtopic": 4, "reads": 1, "address": "/run/4"}"#);
+        assert_eq!(messages[2], ("stat.sockets".into(), r#"{"addresses": ["/run/4", "/run/5"], "reads": 1}"#.into()));
     }
 }
