@@ -678,6 +678,20 @@ mod tests {
     }
 
     #[test]
+    fn a_group_has_an_address_of_groups_and_a_port() {
+        let group = "udp://237.219.251.97:12027";
+        let address = SocketAddrV4::new([237, 219, 251, 97].into(), 12027);
+        assert_eq!(Kind::MulticastGroup.parse(group), Ok(Value::Group(address)));
+        assert_eq!(Kind::MulticastGroup.parse(""), Ok(Value::Unset), "as circusd takes it");
+        for text in
+            ["237.219.251.97:12027", "udp://237.219.251.97", "udp://223.1.1.1:1", "udp://240.0.0.1:1", "udp://h:1"]
+        {
+            assert!(Kind::MulticastGroup.parse(text).is_err(), "{text}");
+        }
+        assert!(Kind::MulticastGroup.parse("udp://237.219.251.97:0").is_err());
+    }
+
+    #[test]
     fn signals_have_names_numbers_and_distances() {
         let rt = i64::from(libc::SIGRTMIN());
         let table = [("TERM", 15), ("sigint", 2), ("9", 9), ("SIGRTMIN+1", rt + 1), ("RTMIN", rt), ("SIGRTMAX-1", 63)];
