@@ -114,15 +114,17 @@ impl Sampler {
             measure.children -= 1;
             processes.insert(pid, measure);
         }
-        let agent = Stat::read(std::process::id()).map(|stat| ProcessStats {
-            wid: 0,
-            pid: stat.pid,
-            state: "running".into(),
-            program: program(&stat),
-            age: now.since(Time::ZERO).saturating_sub(self.time(stat.started)),
-            used: self.used(&stat, &before, since),
-            children: 0,
-            own: self.own(&stat, detail, now),
+        let agent = Stat::read(std::process::id()).map(|stat| {
+            Box::new(ProcessStats {
+                wid: 0,
+                pid: stat.pid,
+                state: "running".into(),
+                program: program(&stat),
+                age: now.since(Time::ZERO).saturating_sub(self.time(stat.started)),
+                used: self.used(&stat, &before, since),
+                children: 0,
+                own: self.own(&stat, detail, now),
+            })
         });
         Measures { at: unix_time().as_secs_f64(), machine: machine(), agent, processes, sockets: Vec::new() }
     }

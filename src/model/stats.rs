@@ -19,7 +19,7 @@ pub struct NodeStats {
     /// The machine that it runs on.
     pub machine: Machine,
     /// The agent itself, without what it runs; an older one does not tell.
-    pub agent: Option<ProcessStats>,
+    pub agent: Option<Box<ProcessStats>>,
     /// Its watchers in start order.
     pub watchers: Vec<WatcherStats>,
     /// Its sockets, where they were looked at.
@@ -178,7 +178,7 @@ pub struct Measures {
     /// The machine.
     pub machine: Machine,
     /// The agent itself, without what it runs.
-    pub agent: Option<ProcessStats>,
+    pub agent: Option<Box<ProcessStats>>,
     /// Processes by pid; those that have ended meanwhile are missing.
     pub processes: BTreeMap<u32, Measure>,
     /// Its sockets, where they were looked at.

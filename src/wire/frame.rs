@@ -119,7 +119,7 @@ pub fn node_stats_json(stats: &NodeStats, history: Option<&History>) -> Value {
             memory: stats.machine.memory,
             memory_used: stats.machine.memory_used,
         },
-        agent: stats.agent.as_ref().map(process_text),
+        agent: stats.agent.as_deref().map(process_text),
         watchers: stats.watchers.iter().map(watcher_text).collect(),
     };
     let mut frame = serde_json::to_value(frame).expect("texts and numbers are JSON");
@@ -211,7 +211,7 @@ fn stats(frame: Frame) -> Result<NodeStats, String> {
             memory: frame.machine.memory,
             memory_used: frame.machine.memory_used,
         },
-        agent: frame.agent.map(process),
+        agent: frame.agent.map(|agent| Box::new(process(agent))),
         watchers: frame.watchers.into_iter().map(watcher).collect::<Result<_, _>>()?,
         sockets: Vec::new(),
     })
@@ -359,7 +359,7 @@ mod tests {
             node: NodeName::parse("web-1").unwrap(),
             at: 1_700_000_000.125,
             machine: Machine { cores: 4, load: 0.25, memory: 8 << 30, memory_used: 3 << 30 },
-            agent: Some(agent),
+            agent: Some(Box::new(agent)),
             watchers: vec![web, beat],
             sockets: Vec::new(),
         }

@@ -137,7 +137,7 @@ fn details(stage: &mut Stage) -> Vec<Detail> {
 
 /// Whether Circus's clients are shown what was measured now.
 fn is_for_circus(stage: &mut Stage) -> bool {
-    let agent = ProcessStats {
+    let agent = Box::new(ProcessStats {
         wid: 0,
         pid: 4700,
         state: "running".into(),
@@ -146,7 +146,7 @@ fn is_for_circus(stage: &mut Stage) -> bool {
         used: Used::default(),
         children: 0,
         own: None,
-    };
+    });
     let socket = SocketStats { fd: 7, address: Address::Unix("/run/web".into()), waiting: true };
     let measures = Measures { agent: Some(agent.clone()), sockets: vec![socket.clone()], ..Measures::default() };
     stage.tell(Event::Measured(Box::new(measures)));

@@ -81,7 +81,7 @@ pub fn stats_messages(stats: &NodeStats) -> Vec<Message> {
         let processes = watcher.processes.iter().filter(|process| process.own.is_some());
         add(&mut messages, &watcher_part(watcher.name.as_str()), None, processes, stats);
     }
-    add(&mut messages, "circus", Some("circusd"), &stats.agent, stats);
+    add(&mut messages, "circus", Some("circusd"), stats.agent.as_deref(), stats);
     add_sockets(&mut messages, &stats.sockets);
     messages
 }
@@ -93,7 +93,7 @@ pub fn cluster_stats_messages(stats: &NodeStats) -> Vec<Message> {
     for watcher in &stats.watchers {
         add(&mut messages, &part(&watcher_part(watcher.name.as_str())), None, &watcher.processes, stats);
     }
-    add(&mut messages, &part("circus"), Some("circusd"), &stats.agent, stats);
+    add(&mut messages, &part("circus"), Some("circusd"), stats.agent.as_deref(), stats);
     messages
 }
 
@@ -306,7 +306,7 @@ mod tests {
         ];
         let watchers = [("c.d", "c.d"), ("dummy", "dummy"), ("Sleep Two", "sleep two")];
         let stats = NodeStats {
-            agent: measured("circus").into_iter().find(|process| process.pid == 23203),
+            agent: measured("circus").into_iter().find(|process| process.pid == 23203).map(Box::new),
             sockets: sockets.map(|(fd, address)| SocketStats { fd, address, waiting: false }).into(),
             ..node("a", watchers.map(|(name, topic)| watcher(name, measured(topic))).into())
         };
@@ -327,7 +327,7 @@ mod tests {
     fn of_a_node_in_the_cluster_what_its_frame_tells_is_published_and_the_rest_is_not_known() {
         let agent = ProcessStats { program: "circus-agent".into(), ..process(4700, None) };
         let web = watcher("Web.Site", vec![process(7, None), process(8, None)]);
-        let stats = NodeStats { agent: Some(agent), ..node("web.1", vec![web]) };
+        let stats = NodeStats { agent: Some(Box::new(agent)), ..node("web.1", vec![web]) };
         let messages = cluster_stats_messages(&stats);
         let topics: Vec<_> = messages.iter().map(|(topic, _)| topic.as_str()).collect();
         assert_eq!(
