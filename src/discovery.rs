@@ -6,8 +6,8 @@
 //! Invariants:
 //!
 //! - What a datagram says does not matter, except that an answer is never answered: two agents would go on for ever.
-//! - Answers are as many in a second as [`PAUSE`] allows, whoever asks. Beyond that questions wait in the kernel, which
-//!   drops them when it has no room.
+//! - At most a hundred are answered in a second, whoever they are. Others wait in the kernel, which drops them when it has
+//!   no room.
 //! - The agent never waits for it. A group that cannot be joined is tried again and again.
 
 use std::io;

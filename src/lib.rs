@@ -135,7 +135,8 @@
 //! | all of it | `tests/agent.rs`, `tests/nodes.rs`, `tests/roll.rs`, `tests/rename.rs`, `tests/history.rs`, `tests/legion_ctl.rs`, `tests/drill.rs`, `tests/supervision`: real agents, also where pids, memory or a device give out; `tests/soak.rs`: one in random commands and kills; `tests/daemon.rs`: in the background; `tests/circus_cluster.rs`: in circusd-cluster's words; `tests/bad_input.rs`: among strangers, the dead and the endless; `tests/pid1.rs`: as PID 1; `tests/celery.rs`: a real Celery beat; `tests/cron.rs`: each time of a schedule once, also where the node that has it dies; `tests/servers`: real web servers on sockets, under load; `tests/follow.rs` with `tests/follow`: streams, of one node and of all |
 //! | Circus's users lose nothing | `tests/compatibility.rs`; `tests/defects.rs`: what was broken there; the table in `docs/circus-compatibility.md` |
 //! | every fault that the promise names | `tests/chaos`: agents and Redis on hosts of their own, a checker outside; `make chaos` plays all of it and prints the table |
-//! | ZeroMQ | beside the code: every prefix and every corrupted byte of a conversation; `tests/zmq.rs` with `tests/zmq`: Circus's own clients, those that mean harm, and a real circusd |
+//! | ZeroMQ | beside the code: every prefix and every corrupted byte of a conversation; `tests/zmq.rs` with `tests/zmq`: Circus's own clients, those that mean harm, and a real circusd; `tests/circus_stats.rs`: Circus's circus-top on a real terminal |
+//! | discovery | `tests/discovery.rs`: real datagrams, in a network of their own |
 //! | plugins | plays beside the code, and `tests/plugins.rs`: real agents |
 //! | circus-top | `tests/top.rs`: its pictures, its keys, and the real program on a real terminal, with a Redis that goes and comes back |
 //! | words and bytes | `tests/config.rs`, `tests/wire.rs`, `tests/cli.rs`, `tests/shell.rs`, `tests/systemd.rs`, `tests/packaging.rs`; `tests/fuzz.rs`: messages of nobody |
