@@ -24,7 +24,7 @@ fn main() {
     let dir = tempfile::tempdir().expect("a directory");
     let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port();
     let place = format!("tcp://127.0.0.1:{port}");
-    let config = format!("[circus]\nendpoint = {place}\n[watcher:web]\ncmd = /bin/sleep 1000\n");
+    let config = format!("endpoint = {place}\n[watcher:web]\ncmd = /bin/sleep 1000\n");
     let agent = Agent::start(dir.path(), "a", &config);
 
     let here = over_the_control_socket(agent.endpoint().trim_start_matches("unix://"));
