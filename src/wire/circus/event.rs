@@ -1,6 +1,6 @@
 //! Events, as Circus's PUB socket has them: a topic and a body.
 
-use super::python::Json;
+use super::python::{Json, dumps};
 use crate::model::event::{News, Notice};
 use crate::wire::event;
 
@@ -17,7 +17,7 @@ pub fn event_frames(notice: &Notice, time: f64) -> [String; 2] {
         News::Published { .. } => &["topic", "time"],
     };
     let field = |key: &&str| ((*key).to_owned(), Json::from(body[key].take()));
-    [event::topic_of(notice), Json::Fields(fields.iter().map(field).collect()).to_string()]
+    [event::topic_of(notice), dumps(&Json::Fields(fields.iter().map(field).collect()))]
 }
 
 #[cfg(test)]

@@ -1,10 +1,20 @@
-//! Texts as Python writes them: JSON, and names within messages.
+//! JSON as Python's `json.dumps` writes it: a blank after each comma and colon, and ASCII only. And names, as its messages
+//! have them.
 
-use std::fmt::{self, Write};
+use std::io;
 
+use serde::ser::{Serialize, SerializeMap};
 use serde_json::Value;
+use serde_json::ser::{Formatter, Serializer};
 
-/// JSON whose fields keep their order, and whose text is `json.dumps`'s: a blank after each comma and colon, ASCII only.
+/// The text of `value`, in which a struct's fields keep their order.
+pub(super) fn dumps(value: &impl Serialize) -> String {
+    let mut text = Vec::new();
+    value.serialize(&mut Serializer::with_formatter(&mut text, Python)).expect("texts and numbers are JSON");
+    String::from_utf8(text).expect("JSON is text")
+}
+
+/// A value of which the fields keep their order, where that matters.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Json {
     /// As it comes; an object's fields stand sorted.
@@ -21,77 +31,56 @@ impl From<Value> for Json {
     }
 }
 
-impl fmt::Display for Json {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Serialize for Json {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
-            Json::Value(value) => write_value(f, value),
-            Json::Fields(fields) => write_fields(f, fields.iter().map(|(key, json)| (key, json)), Json::fmt),
-            Json::List(items) => write_list(f, items, Json::fmt),
-        }
-    }
-}
-
-fn write_value(f: &mut fmt::Formatter<'_>, value: &Value) -> fmt::Result {
-    match value {
-        Value::Null | Value::Bool(_) => write!(f, "{value}"),
-        Value::Number(number) => match number.as_f64().filter(|_| number.is_f64()) {
-            Some(float) => f.write_str(&float_text(float)),
-            None => write!(f, "{number}"),
-        },
-        Value::String(text) => write_text(f, text),
-        Value::Array(items) => write_list(f, items, |value, f| write_value(f, value)),
-        Value::Object(fields) => write_fields(f, fields, |value, f| write_value(f, value)),
-    }
-}
-
-fn write_list<T>(
-    f: &mut fmt::Formatter<'_>,
-    items: &[T],
-    write: impl Fn(&T, &mut fmt::Formatter<'_>) -> fmt::Result,
-) -> fmt::Result {
-    f.write_char('[')?;
-    for (at, item) in items.iter().enumerate() {
-        f.write_str(if at == 0 { "" } else { ", " })?;
-        write(item, f)?;
-    }
-    f.write_char(']')
-}
-
-fn write_fields<'a, T: 'a>(
-    f: &mut fmt::Formatter<'_>,
-    fields: impl IntoIterator<Item = (&'a String, &'a T)>,
-    write: impl Fn(&T, &mut fmt::Formatter<'_>) -> fmt::Result,
-) -> fmt::Result {
-    f.write_char('{')?;
-    for (at, (key, value)) in fields.into_iter().enumerate() {
-        f.write_str(if at == 0 { "" } else { ", " })?;
-        write_text(f, key)?;
-        f.write_str(": ")?;
-        write(value, f)?;
-    }
-    f.write_char('}')
-}
-
-fn write_text(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
-    f.write_char('"')?;
-    for c in text.chars() {
-        match c {
-            '"' => f.write_str("\\\"")?,
-            '\\' => f.write_str("\\\\")?,
-            '\n' => f.write_str("\\n")?,
-            '\r' => f.write_str("\\r")?,
-            '\t' => f.write_str("\\t")?,
-            '\u{8}' => f.write_str("\\b")?,
-            '\u{c}' => f.write_str("\\f")?,
-            ' '..='~' => f.write_char(c)?,
-            _ => {
-                for unit in c.encode_utf16(&mut [0; 2]) {
-                    write!(f, "\\u{unit:04x}")?;
-                }
+            Json::Value(value) => value.serialize(serializer),
+            Json::List(items) => serializer.collect_seq(items),
+            Json::Fields(fields) => {
+                let mut map = serializer.serialize_map(Some(fields.len()))?;
+                fields.iter().try_for_each(|(key, value)| map.serialize_entry(key, value))?;
+                map.end()
             }
         }
     }
-    f.write_char('"')
+}
+
+struct Python;
+
+impl Python {
+    fn separate<W: ?Sized + io::Write>(writer: &mut W, first: bool) -> io::Result<()> {
+        if first { Ok(()) } else { writer.write_all(b", ") }
+    }
+}
+
+impl Formatter for Python {
+    fn begin_array_value<W: ?Sized + io::Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
+        Python::separate(writer, first)
+    }
+
+    fn begin_object_key<W: ?Sized + io::Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
+        Python::separate(writer, first)
+    }
+
+    fn begin_object_value<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
+        writer.write_all(b": ")
+    }
+
+    fn write_f64<W: ?Sized + io::Write>(&mut self, writer: &mut W, value: f64) -> io::Result<()> {
+        writer.write_all(float_text(value).as_bytes())
+    }
+
+    fn write_string_fragment<W: ?Sized + io::Write>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
+        let mut units = [0; 2];
+        for c in fragment.chars() {
+            match c {
+                ' '..='~' => writer.write_all(&[c as u8])?,
+                // Beyond 16 bits a character is two of them, as in UTF-16.
+                _ => c.encode_utf16(&mut units).iter().try_for_each(|unit| write!(writer, "\\u{unit:04x}"))?,
+            }
+        }
+        Ok(())
+    }
 }
 
 /// `repr` of a float: the shortest text that reads back as it, with an exponent where that is far from 0.
@@ -118,9 +107,9 @@ pub(super) fn repr(text: &str) -> String {
             '\r' => quoted.push_str("\\r"),
             '\t' => quoted.push_str("\\t"),
             _ if c == quote => quoted.extend(['\\', c]),
-            ..=' ' | '\u{7f}'..='\u{a0}' if c != ' ' => quoted += &format!("\\x{:02x}", u32::from(c)),
-            _ if c.is_control() || (c.is_whitespace() && c != ' ') => quoted += &format!("\\u{:04x}", u32::from(c)),
-            _ => quoted.push(c),
+            _ if !c.is_control() && (!c.is_whitespace() || c == ' ') => quoted.push(c),
+            ..='\u{ff}' => quoted += &format!("\\x{:02x}", u32::from(c)),
+            _ => quoted += &format!("\\u{:04x}", u32::from(c)),
         }
     }
     quoted.push(quote);
@@ -134,11 +123,9 @@ mod tests {
 
     /// Each line is what CPython 3.11 prints for the value.
     #[test]
-    fn values_are_written_as_python_writes_them() {
+    fn it_reads_as_python_writes_it() {
         for (value, text) in [
-            (json!(null), "null"),
-            (json!([true, false, []]), "[true, false, []]"),
-            (json!({"b": {}, "a": [1, -2]}), r#"{"a": [1, -2], "b": {}}"#),
+            (json!({"b": {}, "a": [1, -2, null, []]}), r#"{"a": [1, -2, null, []], "b": {}}"#),
             (json!("a\"b\\c/\n\r\t\u{8}\u{c}\u{1}\u{7f}~"), r#""a\"b\\c/\n\r\t\b\f\u0001\u007f~""#),
             (json!("é 😀"), r#""\u00e9 \ud83d\ude00""#),
             (json!(u64::MAX), "18446744073709551615"),
@@ -152,7 +139,7 @@ mod tests {
             (json!(1e16), "1e+16"),
             (json!(1.5e300), "1.5e+300"),
         ] {
-            assert_eq!(Json::from(value).to_string(), text);
+            assert_eq!(dumps(&value), text);
         }
     }
 
@@ -160,7 +147,7 @@ mod tests {
     fn fields_keep_their_order() {
         let field = |key: &str, value: Value| (key.to_owned(), Json::from(value));
         let fields = Json::Fields(vec![field("b", json!(1)), field("a", json!({"y": 2, "x": 3}))]);
-        assert_eq!(Json::List(vec![fields]).to_string(), r#"[{"b": 1, "a": {"x": 3, "y": 2}}]"#);
+        assert_eq!(dumps(&Json::List(vec![fields])), r#"[{"b": 1, "a": {"x": 3, "y": 2}}]"#);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::python::{Json, repr};
+use super::python::{Json, dumps, repr};
 use crate::model::command::{Command, Outcome, Patience, Refusal, Reply};
 use crate::wire::{Form, reply_in};
 
@@ -56,11 +56,10 @@ pub fn reply_text(asked: Option<&Command>, form: Form, outcome: &Outcome, id: &V
     {
         ours["reason"] = json!(format!("unknown command: {}", repr(name)));
     }
-    match ours {
+    dumps(&match ours {
         Value::Array(each) => Json::List(each.into_iter().map(|one| restated(asked, one, true)).collect()),
         one => restated(asked, one, form != Form::Ours),
-    }
-    .to_string()
+    })
 }
 
 /// One node's reply, or the one around several; `named`: with the node that it is of.
