@@ -2,12 +2,12 @@
 
 use super::python::{Json, dumps};
 use crate::model::event::{News, Notice};
-use crate::wire::event;
+use crate::wire::event::{body, topic_of};
 
-/// Both frames: the topic `watcher.NAME.EVENT`, which clients split at the dots, and an object. `published`, which Circus
+/// One piece of news as two frames: the topic `watcher.NAME.EVENT`, which clients split at the dots, and an object. `published`, which Circus
 /// does not have, goes out too: its plugins count it, or do not care.
-pub fn event_frames(notice: &Notice, time: f64) -> [String; 2] {
-    let mut body = event::body(&notice.news, time);
+pub fn event(notice: &Notice, time: f64) -> (String, String) {
+    let mut all = body(&notice.news, time);
     let fields: &[&str] = match notice.news {
         News::Spawn { .. } | News::Kill { .. } => &["process_pid", "time"],
         News::Reap { .. } => &["process_pid", "time", "exit_code"],
@@ -16,8 +16,8 @@ pub fn event_frames(notice: &Notice, time: f64) -> [String; 2] {
         News::HookFailure { .. } => &["name", "time", "error"],
         News::Published { .. } => &["topic", "time"],
     };
-    let field = |key: &&str| ((*key).to_owned(), Json::from(body[key].take()));
-    [event::topic_of(notice), dumps(&Json::Fields(fields.iter().map(field).collect()))]
+    let field = |key: &&str| ((*key).to_owned(), Json::from(all[*key].take()));
+    (topic_of(notice), dumps(&Json::Fields(fields.iter().map(field).collect())))
 }
 
 #[cfg(test)]
@@ -64,7 +64,7 @@ mod tests {
             (News::Published { topic: "lord".into() }, "published", r#"{"topic": "lord", "time": 12.5}"#),
         ] {
             let notice = Notice { watcher: WatcherName::parse("Sleep Two").unwrap(), news };
-            assert_eq!(event_frames(&notice, 12.5), [format!("watcher.sleep_two.{topic}"), body.to_owned()]);
+            assert_eq!(event(&notice, 12.5), (format!("watcher.sleep_two.{topic}"), body.to_owned()));
         }
     }
 }

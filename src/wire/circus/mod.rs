@@ -13,5 +13,5 @@ mod event;
 mod python;
 mod reply;
 
-pub use event::event_frames;
+pub use event::event;
 pub use reply::reply_text;
