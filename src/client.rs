@@ -18,11 +18,12 @@ use tokio::net::UnixStream;
 use tokio::time::{sleep, timeout};
 
 use crate::cluster::client::{BusClient, Deafness};
-use crate::control::{Places, Probe};
+use crate::control::Places;
 use crate::model::command::{Answer, Command, NodeState, Outcome, Part, Reply, Target};
 use crate::model::names::{ClusterName, NodeName};
 use crate::model::roster::{self, Addressees, Nobody};
 use crate::model::spec::{RedisSpec, Secret};
+use crate::unix::Probe;
 use crate::wire;
 
 /// What an agent that asks others is given beyond its own patience with them, so that its reply, which names the

@@ -14,10 +14,9 @@
 //! - A question whose `answer` is dropped has no reply (a cast).
 //! - A stream ends with the client's connection, whether the client says so or not, or when its sender is dropped.
 
-use std::fs::{self, DirBuilder, File};
-use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
+use std::fs;
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -25,19 +24,18 @@ use std::time::{Duration, SystemTime};
 use futures_util::StreamExt;
 use futures_util::stream::{self, FuturesUnordered, SelectAll};
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket};
 use nix::unistd::{AccessFlags, access};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixStream;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::model::command::{Outcome, Refusal, Reply};
 use crate::model::names::NodeName;
+use crate::unix::{self, Probe, UnixSocket};
 use crate::wire;
 
 /// The longest request, in bytes, without its end of line.
@@ -91,68 +89,28 @@ pub enum BindError {
     /// Another agent listens there.
     #[error("control socket {}: another agent listens there; stop it, or set another control_socket", .0.display())]
     InUse(PathBuf),
-    /// The path is taken by something that is not ours to remove.
-    #[error("control socket {}: a file that is no socket is in the way", .0.display())]
-    InTheWay(PathBuf),
-    /// A step failed.
-    #[error("control socket {}: {step}: {error}", path.display())]
-    Failed {
-        /// The socket.
-        path: PathBuf,
-        /// What was tried.
-        step: &'static str,
-        /// The system's answer.
-        error: io::Error,
-    },
+    /// Anything else.
+    #[error("control socket {0}")]
+    Failed(unix::BindError),
 }
 
 /// A bound control socket. Its file is removed when this is dropped.
 #[derive(Debug)]
-pub struct ControlSocket {
-    listener: UnixListener,
-    path: PathBuf,
-    /// Device and inode of the file, so that only our own is ever removed.
-    file: (u64, u64),
-}
+pub struct ControlSocket(UnixSocket);
 
 impl ControlSocket {
     /// Listens on `path`, making its directory where it is missing. To be called within a tokio runtime.
     pub fn bind(path: &Path) -> Result<ControlSocket, BindError> {
-        let failed = |step| move |error: io::Error| BindError::Failed { path: path.to_owned(), step, error };
-        // Measured first: what nobody can connect to would be no use, and no trace of it should be left.
-        UnixAddr::new(path).map_err(|errno| failed("name it (at most 107 bytes)")(errno.into()))?;
-        let dir = match path.parent() {
-            Some(dir) if !dir.as_os_str().is_empty() => dir,
-            _ => Path::new("."),
-        };
-        // Others may look in, and so be told "permission denied" rather than "no agent"; only the owner may write.
-        DirBuilder::new().recursive(true).mode(0o755).create(dir).map_err(failed("make its directory"))?;
-        let lock = lock_dir(dir).map_err(failed("lock its directory"))?;
-        match fs::symlink_metadata(path) {
-            Ok(found) if !found.file_type().is_socket() => return Err(BindError::InTheWay(path.to_owned())),
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("look at it")(error)),
-            _ => {}
+        match UnixSocket::bind(path, None) {
+            Ok(socket) => Ok(ControlSocket(socket)),
+            Err(unix::BindError::InUse(path)) => Err(BindError::InUse(path)),
+            Err(error) => Err(BindError::Failed(error)),
         }
-        match probe(path) {
-            Probe::Live => return Err(BindError::InUse(path.to_owned())),
-            Probe::Failed(error) => return Err(failed("see whether an agent listens there")(error)),
-            Probe::Dead => {}
-        }
-        // Made under another name, and moved once it is private and answers: at its own name it is never half-made.
-        let temporary = dir.join(format!(".{:x}", std::process::id()));
-        let listener = listen_privately(&temporary, path).map_err(|(step, error)| {
-            let _ = fs::remove_file(&temporary);
-            failed(step)(error)
-        })?;
-        drop(lock);
-        let file = fs::symlink_metadata(path).map_err(failed("look at it"))?;
-        let listener = UnixListener::from_std(listener).map_err(failed("listen"))?;
-        Ok(ControlSocket { listener, path: path.to_owned(), file: (file.dev(), file.ino()) })
     }
 
     /// Where it is.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.0.path()
     }
 
     /// Hands every client's requests to `questions`, until their receiver is dropped.
@@ -164,7 +122,7 @@ impl ControlSocket {
         let mut connections = JoinSet::new();
         loop {
             tokio::select! {
-                accepted = self.listener.accept() => match accepted {
+                accepted = self.0.listener().accept() => match accepted {
                     Ok((client, _)) => match room.clone().try_acquire_owned() {
                         Ok(permit) => {
                             let questions = questions.clone();
@@ -192,72 +150,6 @@ impl ControlSocket {
     }
 }
 
-impl Drop for ControlSocket {
-    fn drop(&mut self) {
-        if fs::symlink_metadata(&self.path).is_ok_and(|found| (found.dev(), found.ino()) == self.file) {
-            let _ = fs::remove_file(&self.path);
-        }
-    }
-}
-
-/// Keeps two agents from both finding a stale socket and both replacing it. The kernel frees the lock at the latest
-/// when the process ends, so nothing is left behind.
-fn lock_dir(dir: &Path) -> io::Result<Flock<File>> {
-    let mut file = File::open(dir)?;
-    for _ in 0..40 {
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => return Ok(lock),
-            Err((unlocked, Errno::EWOULDBLOCK)) => file = unlocked,
-            Err((_, errno)) => return Err(errno.into()),
-        }
-        std::thread::sleep(Duration::from_millis(25));
-    }
-    Err(io::Error::new(io::ErrorKind::TimedOut, "another process keeps it locked"))
-}
-
-fn listen_privately(
-    temporary: &Path,
-    path: &Path,
-) -> Result<std::os::unix::net::UnixListener, (&'static str, io::Error)> {
-    let errno = |step| move |errno: Errno| (step, io::Error::from(errno));
-    let error = |step| move |error| (step, error);
-    let _ = fs::remove_file(temporary);
-    let fd = stream_socket().map_err(errno("make a socket"))?;
-    let address = UnixAddr::new(temporary).map_err(errno("name it"))?;
-    bind(fd.as_raw_fd(), &address).map_err(errno("bind"))?;
-    // Before it listens nobody can connect, so the mode that bind gave it was never open to anyone.
-    fs::set_permissions(temporary, fs::Permissions::from_mode(0o600)).map_err(error("make it private"))?;
-    listen(&fd, Backlog::new(128).expect("128 is a backlog")).map_err(errno("listen"))?;
-    fs::rename(temporary, path).map_err(error("move it to its place"))?;
-    Ok(fd.into())
-}
-
-fn stream_socket() -> Result<OwnedFd, Errno> {
-    socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)
-}
-
-/// Whether somebody listens on a socket.
-#[derive(Debug)]
-pub enum Probe {
-    /// Somebody does.
-    Live,
-    /// Nobody does, or there is no such file.
-    Dead,
-    /// It cannot be told.
-    Failed(io::Error),
-}
-
-/// Tries to connect, without waiting and without a word.
-pub fn probe(path: &Path) -> Probe {
-    let connected = stream_socket().and_then(|fd| connect(fd.as_raw_fd(), &UnixAddr::new(path)?));
-    match connected {
-        // EAGAIN: somebody listens, and is too busy to accept at once.
-        Ok(()) | Err(Errno::EAGAIN) => Probe::Live,
-        Err(Errno::ECONNREFUSED | Errno::ENOENT | Errno::ENOTDIR) => Probe::Dead,
-        Err(errno) => Probe::Failed(errno.into()),
-    }
-}
-
 fn turn_away(client: &UnixStream) {
     let refusal = Refusal::Unavailable(format!("{MAX_CONNECTIONS} clients are connected already"));
     let mut line = refused(refusal).into_bytes();
@@ -272,17 +164,9 @@ fn refused(refusal: Refusal) -> String {
     wire::reply_json(&Outcome::Own(Reply::Refused(refusal)), &Value::Null, now.as_secs_f64()).to_string()
 }
 
-/// Who is at the other end: the program's name and its user.
-fn peer(client: &UnixStream) -> String {
-    let Ok(peer) = client.peer_cred() else { return "somebody".into() };
-    let name = peer.pid().and_then(|pid| std::fs::read_to_string(format!("/proc/{pid}/comm")).ok());
-    let name = name.map(|name| name.trim_end().to_owned()).filter(|name| !name.is_empty());
-    format!("{} (uid {})", name.as_deref().unwrap_or("a program that is gone"), peer.uid())
-}
-
 /// One client, from its first byte to its last reply.
 async fn converse(mut client: UnixStream, questions: mpsc::Sender<Question>) {
-    let from = peer(&client);
+    let from = unix::peer(&client);
     let (mut reader, mut writer) = client.split();
     let mut chunk = vec![0; 16 << 10];
     let mut input = Lines::default();
@@ -489,7 +373,7 @@ impl Places {
         found
             .into_iter()
             .map(|path| {
-                let probed = probe(&path);
+                let probed = unix::probe(&path);
                 (path, probed)
             })
             .collect()
@@ -516,6 +400,7 @@ fn first_writable(dirs: impl IntoIterator<Item = PathBuf>, last: &Path) -> PathB
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
     use tokio::io::{AsyncBufReadExt, BufReader};
 
     /// Runs `test` with a socket that answers each line with `answer`.
@@ -808,7 +693,7 @@ mod tests {
         let path = dir.path().join("a.sock");
         fs::write(&path, "precious").unwrap();
         run(async {
-            assert!(matches!(ControlSocket::bind(&path), Err(BindError::InTheWay(_))));
+            assert!(matches!(ControlSocket::bind(&path), Err(BindError::Failed(unix::BindError::InTheWay(_)))));
         });
         assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
     }

@@ -8,7 +8,7 @@
 //! [`Node::step`](model::node::Node::step); one loop feeds it, [`agent`]; adapters obey.
 //!
 //! ```text
-//!      doors (control socket, Redis bus, signals)      kernel (exits, sockets)   Redis or file locks (grants)
+//!   doors (control socket, Redis bus, ZeroMQ, signals)  kernel (exits, sockets)   Redis or file locks (grants)
 //!                       \                                  |                         /
 //!                        \______________ Event ___________ | _______________________/
 //!                                                          v
@@ -28,17 +28,20 @@
 //! Imports point down only, and modules of one line do not know each other (`tests/tidy.rs` draws the arrows):
 //!
 //! ```text
-//!   bin → cli → lord | plugins → agent, client → cluster | config | control | host | systemd | view → wire → model
+//!   bin → cli → lord | plugins → agent, client → cluster | config | control | host | systemd | view | zmq
+//!       → unix | wire → model
 //! ```
 //!
 //! | module | what it is |
 //! |---|---|
 //! | [`model`] | what is decided: pure, total, only std and regular expressions; time is an argument |
 //! | [`wire`] | JSON promised to others ↔ the model's types |
+//! | [`unix`] | a socket at a path: private, never two, gone with its owner |
 //! | [`config`] | an ini file, or what `set` and `add` say → a Spec, or every problem with its line |
 //! | [`host`] | this machine: sockets opened; programs started, watched, checked, guarded, ended, measured; their output; hooks |
 //! | [`cluster`] | the shared world: leases, the registry and the bus over Redis, or leases by file locks |
 //! | [`control`] | the control socket: lines in, lines out, and streams of lines |
+//! | [`zmq`] | the doors of Circus's own clients: its protocol, who asks, who listens |
 //! | [`systemd`] | what the service manager is told, and the sockets that it hands over |
 //! | [`view`] | Replies and streams → tables and lines for people, and the screen of circus-top: pure |
 //! | [`agent`] | wires it all: wait in one `select!`, decide in `step`, act in `perform`; tell followers what happens |
@@ -79,6 +82,7 @@
 //! | output of processes | [`host::output`]: a reader for each pipe, one writer for each place | [`host::output::Hub`] |
 //! | modules of Python hooks and streams | a helper process for each watcher | events |
 //! | the latest events, and who follows them | [`agent::follow`] | streams |
+//! | who has subscribed over ZeroMQ, and what waits for them | [`zmq::Publisher`] | messages |
 //! | who watches, until when, and the last hour for them | [`model::node::Node`] | frames |
 //! | the Redis connections and their time-outs | [`cluster::Redis`] and its tasks | events |
 //! | a singleton's child and its deadline | its guard, a process of its own | events |
@@ -138,6 +142,7 @@
 
 pub mod model;
 
+pub mod unix;
 pub mod wire;
 
 pub mod cluster;
@@ -146,6 +151,7 @@ pub mod control;
 pub mod host;
 pub mod systemd;
 pub mod view;
+pub mod zmq;
 
 pub mod agent;
 pub mod client;

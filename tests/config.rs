@@ -54,6 +54,7 @@ fn describe(config: &Config) -> String {
         cluster,
         labels,
         control_socket,
+        zmq,
         state_dir,
         allow_drills,
         pidfile,
@@ -76,6 +77,9 @@ fn describe(config: &Config) -> String {
     for (name, path) in [("control_socket", control_socket), ("state_dir", state_dir), ("pidfile", pidfile)] {
         path.iter().for_each(|path| fact(format!("{name} {}", path.display())));
     }
+    zmq.all().for_each(|(key, address)| fact(format!("{key} {address}")));
+    zmq.owner.iter().for_each(|owner| fact(format!("endpoint_owner {owner}")));
+    zmq.public.then(|| fact("endpoints are public".into()));
     allow_drills.then(|| fact("drills are allowed".into()));
     umask.iter().for_each(|umask| fact(format!("umask {umask:03o}")));
     log_level.iter().for_each(|level| fact(format!("loglevel {level:?}")));

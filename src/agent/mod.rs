@@ -8,6 +8,7 @@ pub mod follow;
 
 mod lordship;
 mod pidfile;
+mod zmq;
 
 use std::collections::HashMap;
 use std::io;
@@ -26,6 +27,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use self::follow::{AllNodes, Followers, Output};
 use self::lordship::Lordships;
 use self::pidfile::{Pidfile, PidfileError};
+use self::zmq::Zmq;
 use crate::cluster::identity::{Identity, IdentityError, default_state_dir, identity};
 use crate::cluster::local::{self, Local};
 use crate::cluster::{self, BusQuestion, Redis, Standing};
@@ -34,7 +36,7 @@ use crate::control::{self, ControlSocket, Question};
 use crate::host::calendar;
 use crate::host::clock::{self, Alarm};
 use crate::host::{FOR_EVER, Host, machine};
-use crate::model::command::{NodeAbout, Outcome, PROTOCOL, Refusal, Reply, RequestId};
+use crate::model::command::{Command, NodeAbout, Outcome, PROTOCOL, Refusal, Reply, RequestId};
 use crate::model::election::Word;
 use crate::model::event::{Action, Ask, Claim, Event, Level, News, Notice, Onlooker};
 use crate::model::history::Fact;
@@ -47,6 +49,7 @@ use crate::model::stats::{History, NodeStats};
 use crate::model::time::Time;
 use crate::systemd::Notify;
 use crate::wire::{Follow, Nodes, Subject};
+use crate::zmq as doors;
 use crate::{view, wire};
 
 /// How many events may wait for the loop. Who has more to tell waits, and nobody waits for them.
@@ -110,6 +113,14 @@ pub enum StartError {
     /// The pidfile is another agent's, or cannot be written.
     #[error(transparent)]
     Pidfile(#[from] PidfileError),
+    /// A ZeroMQ door cannot be had.
+    #[error("{key} {error}")]
+    Zmq {
+        /// The key that names it.
+        key: &'static str,
+        /// Why.
+        error: doors::BindError,
+    },
     /// A step failed.
     #[error("{step}: {error}")]
     Step {
@@ -157,6 +168,7 @@ struct Doors {
     events: mpsc::Receiver<Event>,
     control: mpsc::Receiver<Question>,
     bus: mpsc::Receiver<BusQuestion>,
+    zmq: mpsc::Receiver<doors::Question>,
     signals: SignalsInfo<WithOrigin>,
     alarm: Alarm,
     /// The control socket's task: ends once `control` is dropped and the last replies are written.
@@ -173,6 +185,7 @@ struct Agent {
     events: mpsc::Sender<Event>,
     requests: HashMap<RequestId, Pending>,
     followers: Followers,
+    zmq: Zmq,
     /// Whether it was said that frames are too long.
     is_untold: bool,
     lordships: Lordships,
@@ -200,12 +213,15 @@ struct Pending {
     cast: bool,
     form: wire::Form,
     door: Door,
+    /// What is asked, at a door where the reply is said in Circus's words: they depend on it.
+    asked: Option<Command>,
 }
 
 /// The door at which something was asked, and where it is answered.
 enum Door {
     Control(oneshot::Sender<control::Answer>),
     Bus(oneshot::Sender<String>),
+    Zmq(oneshot::Sender<String>),
 }
 
 impl Door {
@@ -213,7 +229,7 @@ impl Door {
         // Who asked may have hung up.
         let _ = match self {
             Door::Control(answer) => answer.send(line.into()).is_ok(),
-            Door::Bus(answer) => answer.send(line).is_ok(),
+            Door::Bus(answer) | Door::Zmq(answer) => answer.send(line).is_ok(),
         };
     }
 }
@@ -234,6 +250,8 @@ impl Agent {
         let socket = ControlSocket::bind(&socket)?;
         tracing::info!("circus-agent {} as node {} of cluster {}", env!("CARGO_PKG_VERSION"), spec.node, spec.cluster);
         tracing::info!("control socket {}", socket.path().display());
+        let (asked_over_zmq, over_zmq) = mpsc::channel(QUESTIONS);
+        let zmq = Zmq::open(&spec.zmq, &asked_over_zmq)?;
 
         let (events, event_queue) = mpsc::channel(EVENTS);
         let (asked_here, control) = mpsc::channel(QUESTIONS);
@@ -266,6 +284,7 @@ impl Agent {
             events: event_queue,
             control,
             bus,
+            zmq: over_zmq,
             signals,
             alarm: Alarm::new().map_err(step("cannot make a timer"))?,
             listening: tokio::spawn(socket.serve(asked_here)),
@@ -280,6 +299,7 @@ impl Agent {
             events,
             requests: HashMap::new(),
             followers: Followers::default(),
+            zmq,
             is_untold: false,
             lordships: Lordships::new(legions_dir.into()),
             last_request: 0,
@@ -328,14 +348,16 @@ impl Agent {
                     self.ask(&question.line, question.from, Door::Control(question.answer));
                 }
                 Some(question) = doors.bus.recv() => self.ask(&question.line, question.from, Door::Bus(question.answer)),
+                Some(question) = doors.zmq.recv() => self.ask_in_bytes(question),
                 Some(signal) = doors.signals.next() => self.signalled(&signal),
                 // From this very loop: a loop that hangs is one that systemd should end.
                 () = tick(&mut watchdog) => self.notify.alive(),
             }
         };
         // Each reply has been given to its door; now the doors close.
-        drop((doors.control, doors.bus, doors.events));
+        drop((doors.control, doors.bus, doors.zmq, doors.events));
         self.requests.clear();
+        let zmq = tokio::spawn(self.zmq.close());
         drop(self.followers);
         if let Store::Redis(redis) = self.store {
             redis.leave().await;
@@ -344,6 +366,7 @@ impl Agent {
         if doors.listening.await.is_err() {
             tracing::warn!("the control socket ended by a panic");
         }
+        let _ = zmq.await;
         code
     }
 
@@ -522,6 +545,19 @@ impl Agent {
         tokio::spawn(async move { events.send(event).await });
     }
 
+    /// A door was asked something that should be text.
+    fn ask_in_bytes(&mut self, doors::Question { text, from, answer }: doors::Question) {
+        match String::from_utf8(text) {
+            Ok(line) => self.ask(&line, from, Door::Zmq(answer)),
+            Err(_) => {
+                let refusal = Refusal::NotJson("not UTF-8".into());
+                let (id, form, door) = (Value::Null, wire::Form::Ours, Door::Zmq(answer));
+                let pending = Pending { id, cast: false, form, door, asked: None };
+                answer_with(pending, &Outcome::Own(Reply::Refused(refusal)));
+            }
+        }
+    }
+
     /// A door was asked something, and knows by whom.
     fn ask(&mut self, line: &str, from: String, door: Door) {
         match wire::parse_request(line) {
@@ -530,10 +566,11 @@ impl Agent {
                 let request = RequestId(self.last_request);
                 let by = match door {
                     // The kernel knows better than the client.
-                    Door::Control(_) => format!("{from} on {}", self.name),
+                    Door::Control(_) | Door::Zmq(_) => format!("{from} on {}", self.name),
                     Door::Bus(_) => by.unwrap_or(from),
                 };
-                self.requests.insert(request, Pending { id, cast, form, door });
+                let asked = matches!(door, Door::Zmq(_)).then(|| command.clone());
+                self.requests.insert(request, Pending { id, cast, form, door, asked });
                 self.take(Event::Asked { request, by, target, command, limit });
             }
             Err(wire::BadRequest { id, cast, refusal }) => match (wire::parse_follow(line), door) {
@@ -544,8 +581,8 @@ impl Agent {
                         Some((_, Ok(_))) => Refusal::BadMessage("a stream comes from a control socket only".into()),
                         None => refusal,
                     };
-                    let form = wire::Form::Ours;
-                    answer_with(Pending { id, cast, form, door }, &Outcome::Own(Reply::Refused(refusal)));
+                    let pending = Pending { id, cast, form: wire::Form::Ours, door, asked: None };
+                    answer_with(pending, &Outcome::Own(Reply::Refused(refusal)));
                 }
             },
         }
@@ -604,7 +641,12 @@ impl Agent {
 
     /// Tells whoever follows, here and over Redis.
     fn publish(&mut self, notice: Notice) {
-        let event = wire::notice_json(&notice, &self.name, unix_time());
+        let now = unix_time();
+        if let Some(events) = &self.zmq.events {
+            let (topic, body) = wire::circus::event(&notice, now);
+            events.publish(&topic, &body);
+        }
+        let event = wire::notice_json(&notice, &self.name, now);
         if let Store::Redis(redis) = &mut self.store {
             redis.publish_event(event.to_string());
         }
@@ -766,10 +808,16 @@ impl Store {
 }
 
 fn answer_with(pending: Pending, outcome: &Outcome) {
-    let Pending { id, cast, form, door } = pending;
-    if !cast {
-        door.say(wire::reply_in(form, outcome, &id, unix_time()).to_string());
+    let Pending { id, cast, form, door, asked } = pending;
+    if cast {
+        return;
     }
+    let now = unix_time();
+    let line = match &door {
+        Door::Zmq(_) => wire::circus::reply_text(asked.as_ref(), form, outcome, &id, now),
+        Door::Control(_) | Door::Bus(_) => wire::reply_in(form, outcome, &id, now).to_string(),
+    };
+    door.say(line);
 }
 
 /// Seconds of the Unix epoch.

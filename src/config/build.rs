@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use super::command::runs;
-use super::keys::{self, KEYS, Key, Section, Status};
+use super::keys::{self, Key, Section, Status};
 use super::problem::{Problem, Problems, Spot, code};
 use super::scan::{Document, Entry};
 use super::settings::{self, Set, Settings};
@@ -32,7 +32,8 @@ pub(super) fn build(doc: &Document, around: &Surroundings, problems: &mut Proble
     let redis = build.settings("redis", Section::Redis, &vars);
     let place = build.redis(&redis, &circus);
     build.check_lease_defaults(&redis);
-    build.check_cluster_words(&circus, place.as_ref(), &vars);
+    let circus_cluster = build.check_cluster_words(&circus, place.as_ref(), &vars);
+    let zmq = build.zmq_doors(&circus, circus_cluster.as_ref());
     let log_output = build.log_output(&circus);
     build.python = build.interpreter(&circus);
     let heads = build.heads();
@@ -56,6 +57,7 @@ pub(super) fn build(doc: &Document, around: &Surroundings, problems: &mut Proble
         cluster: ClusterName::parse(&circus.text("cluster")?).ok()?,
         labels: circus.labels("labels"),
         control_socket: circus.path("control_socket"),
+        zmq,
         state_dir: circus.path("state_dir"),
         allow_drills: circus.bool("allow_drills"),
         pidfile: circus.path("pidfile"),
@@ -118,10 +120,15 @@ pub(super) fn build_socket(
 
 /// What `globaloptions` answers: Circus's keys as the file has them, or Circus's defaults.
 fn global_options(circus: &Settings<'_>) -> BTreeMap<String, String> {
-    let asked = |key: &&Key| matches!(key.status, Status::Answered(_)) || key.name == "check_delay";
-    let text = |key: &Key| circus.get(key.name).map_or(key.default, |set| set.text.trim()).to_owned();
-    let keys = KEYS.iter().filter(|key| key.section == Section::Circus);
-    keys.filter(asked).map(|key| (key.name.to_owned(), text(key))).collect()
+    let asked = [
+        ("check_delay", "5.0"),
+        ("endpoint", "tcp://127.0.0.1:5555"),
+        ("multicast_endpoint", "udp://237.219.251.97:12027"),
+        ("pubsub_endpoint", "tcp://127.0.0.1:5556"),
+        ("stats_endpoint", "tcp://127.0.0.1:5557"),
+    ];
+    let text = |name, usual| circus.get(name).map_or(usual, |set| set.text.trim()).to_owned();
+    asked.into_iter().map(|(name, usual)| (name.to_owned(), text(name, usual))).collect()
 }
 
 /// A host's name as a node's: what keys and channels cannot hold becomes `-`.

@@ -1,10 +1,10 @@
-//! circusd-cluster's words: read and checked like all others, and not needed. There is no master here; nodes register by
-//! themselves.
+//! circusd-cluster's words: read and checked like all others, and not needed but for its endpoints. There is no master
+//! here; nodes register by themselves.
 
 use super::build::Build;
 use super::keys::Section;
 use super::problem::{Spot, code};
-use super::settings::Settings;
+use super::settings::{Set, Settings};
 use super::value::Value;
 use super::vars::EnvVars;
 use crate::model::names::NodeName;
@@ -12,25 +12,37 @@ use crate::model::spec::RedisSpec;
 
 const PREFIX: &str = "node:";
 
-impl Build<'_> {
+impl<'a> Build<'a> {
     /// Says of `[circus-cluster]` and each `[node:NAME]` what is wrong with it, and that it is not needed; and of a file
-    /// that means a cluster in these words what it lacks to be of one.
-    pub(super) fn check_cluster_words(&mut self, circus: &Settings<'_>, redis: Option<&RedisSpec>, vars: &EnvVars) {
+    /// that means a cluster in these words what it lacks to be of one. What `[circus-cluster]` says comes back.
+    pub(super) fn check_cluster_words(
+        &mut self,
+        circus: &Settings<'_>,
+        redis: Option<&RedisSpec>,
+        vars: &EnvVars,
+    ) -> Option<Settings<'a>> {
         let doc = self.doc;
         let master = circus.get("master").filter(|set| set.value != Value::Unset);
         let mut first = master.map(|set| set.entry.key_spot());
         let mut names: Vec<(NodeName, Spot)> = Vec::new();
+        let mut cluster = None;
         for head in doc.sections() {
             let Some(section @ (Section::CircusCluster | Section::Node)) = Section::of(head) else { continue };
             let Some(spot) = doc.head(head).cloned() else { continue };
             first = first.or_else(|| Some(spot.clone()));
-            self.settings(head, section, vars);
+            let settings = self.settings(head, section, vars);
             if let Some(name) = head.strip_prefix(PREFIX) {
                 self.check_node(name, &spot, &mut names);
             }
-            self.problems
-                .warn(code::NO_EFFECT, spot, format!("[{head}] is not needed"))
-                .label("nodes register by themselves, in the Redis of `[redis] url`");
+            let opens = |set: &Set<'_>| matches!(set.value, Value::Endpoint(_));
+            if section == Section::Node || !settings.all().any(opens) {
+                self.problems
+                    .warn(code::NO_EFFECT, spot, format!("[{head}] is not needed"))
+                    .label("nodes register by themselves, in the Redis of `[redis] url`");
+            }
+            if section == Section::CircusCluster {
+                cluster = Some(settings);
+            }
         }
         // A section without its URL is told of already.
         if let (Some(spot), None, None) = (first, redis, doc.head("redis")) {
@@ -39,6 +51,7 @@ impl Build<'_> {
                 .label("without it, each node is alone")
                 .help("write `[redis]` and below it `url = redis://HOST:6379/0`, the same on all nodes");
         }
+        cluster
     }
 
     /// Whether the name of a `[node:NAME]` is one, and no other section's.

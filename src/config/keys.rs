@@ -122,7 +122,6 @@ const NO_MASTER: Status = Dead("not needed: nodes register by themselves, in the
 const NEVER: Status = Dead("Circus never read it from a file either");
 const NO_HTTP: Status = Dead("this version has no HTTP door; use circusctl");
 const NO_STATS: Status = Dead("this version publishes no statistics; ask `circusctl stats`, or use a statsd plugin");
-const NO_ZMQ: &str = "this version has no ZeroMQ door; circusctl uses the control socket";
 
 const STATSD: &[Native] = &[Native::StatsdEmitter, FullStats, ResourceWatcher, HttpObserver, RedisObserver];
 
@@ -146,16 +145,18 @@ pub(super) const KEYS: &[Key] = &[
     key(Circus, "include", Text, eg("conf.d/*.ini"), Works, "more files, relative to this one, which wins"),
     key(Circus, "include_dir", Text, eg("conf.d"), Works, "directories whose *.ini files are included"),
     key(Circus, "check_delay", Seconds, is("5.0"), Idle, "Circus's polling interval; nothing is polled here"),
-    key(Circus, "endpoint", Text, is("tcp://127.0.0.1:5555"), Answered(NO_ZMQ), "no effect: no ZeroMQ door yet"),
-    key(Circus, "pubsub_endpoint", Text, is("tcp://127.0.0.1:5556"), Answered(NO_ZMQ),
-        "no effect: no ZeroMQ door yet; see circusctl events"),
-    key(Circus, "stats_endpoint", Text, is("tcp://127.0.0.1:5557"), Answered(NO_ZMQ),
-        "no effect: no ZeroMQ door yet; see circusctl stats"),
+    key(Circus, "endpoint", Endpoint, eg("tcp://127.0.0.1:5555"), Works,
+        "takes commands of Circus's own clients, over ZeroMQ; default: nowhere"),
+    key(Circus, "pubsub_endpoint", Endpoint, eg("tcp://127.0.0.1:5556"), Works,
+        "publishes events to them; default: nowhere"),
+    key(Circus, "stats_endpoint", Endpoint, eg("tcp://127.0.0.1:5557"), Works,
+        "publishes statistics to them; default: nowhere"),
     key(Circus, "multicast_endpoint", Text, is("udp://237.219.251.97:12027"),
         Answered("this version is not discovered over UDP; `circusctl nodes` lists a cluster"),
         "no effect: no discovery over UDP yet"),
-    key(Circus, "endpoint_owner", User, eg("root"), Dead(NO_ZMQ), "no effect: no ZeroMQ door yet"),
-    key(Circus, "endpoint_public", Bool, is("False"), Dead(NO_ZMQ), "no effect: no ZeroMQ door yet"),
+    key(Circus, "endpoint_owner", User, eg("root"), Works, "whose the files of ipc:// endpoints are; default: the agent's"),
+    key(Circus, "endpoint_public", Bool, is("False"), Works,
+        "lets endpoints be reached from other machines: whoever reaches them commands the agent"),
     key(Circus, "statsd", Bool, is("False"), NO_STATS, "no effect yet; see circusctl stats and the statsd plugins"),
     key(Circus, "httpd", Bool, is("False"), NO_HTTP, "no effect: no HTTP door yet"),
     key(Circus, "httpd_host", Text, is("localhost"), NO_HTTP, "no effect: no HTTP door yet"),
@@ -408,10 +409,10 @@ pub(super) const KEYS: &[Key] = &[
     key(Socket, "use_papa", Bool, is("False"), Dead("Circus dropped papa in 0.18"),
         "no effect: Circus dropped papa in 0.18"),
 
-    key(CircusCluster, "endpoint", Endpoint, eg("tcp://127.0.0.1:5558"), Idle,
-        "not needed: any agent is asked for all, and so is Redis"),
-    key(CircusCluster, "stats_endpoint", Endpoint, eg("tcp://127.0.0.1:5559"), Idle,
-        "not needed: see circusctl stats and circus-top"),
+    key(CircusCluster, "endpoint", Endpoint, eg("tcp://127.0.0.1:5558"), Works,
+        "takes commands for all nodes over ZeroMQ, as any `[circus] endpoint` does; default: nowhere"),
+    key(CircusCluster, "stats_endpoint", Endpoint, eg("tcp://127.0.0.1:5559"), Works,
+        "publishes statistics of all nodes; default: nowhere"),
     key(CircusCluster, "ssh_server", Text, eg("admin@host"), Idle, "not needed: no node is reached over SSH"),
 
     key(Section::Node, "endpoint", Endpoint, eg("tcp://127.0.0.1:5555"), Idle, "not needed: a node registers by itself"),
@@ -473,8 +474,19 @@ impl Key {
     pub(super) fn is_per_node(&self) -> bool {
         matches!(
             (self.section, self.name),
-            (Circus, "node" | "master" | "labels" | "control_socket" | "state_dir" | "pidfile" | "python")
-                | (CircusCluster | Section::Node, _)
+            (
+                Circus,
+                "node"
+                    | "master"
+                    | "labels"
+                    | "control_socket"
+                    | "state_dir"
+                    | "pidfile"
+                    | "python"
+                    | "endpoint"
+                    | "pubsub_endpoint"
+                    | "stats_endpoint"
+            ) | (CircusCluster | Section::Node, _)
                 | (Legion | Watcher, "valor" | "scroll")
                 | (Redis, "url" | "password_file" | "sentinel_password_file" | "tls_ca" | "tls_cert" | "tls_key")
         )

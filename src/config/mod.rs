@@ -31,6 +31,7 @@ mod build;
 mod cluster_words;
 mod command;
 mod cron;
+mod doors;
 mod legion;
 mod plugin;
 mod preset;

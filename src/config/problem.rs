@@ -82,6 +82,8 @@ pub mod code {
     pub const STOP: &str = "C0306";
     /// A legion that is not there, or an action that it cannot do.
     pub const LEGION: &str = "C0307";
+    /// A door that other machines could come to.
+    pub const PUBLIC: &str = "C0308";
 }
 
 /// One thing wrong with a configuration.

@@ -21,7 +21,7 @@ use crate::model::event::SIGNALS;
 use crate::model::names::{ClusterName, Label, Labels, NodeName};
 use crate::model::spec::{
     Check, Convention, HealthAction, HookSpec, LogLevel, LogOutput, Majority, Rollover, Seeds, Sentinels, SocketKind,
-    SyslogAddress, UserSpec, Zone,
+    SyslogAddress, UserSpec, ZmqAddress, Zone,
 };
 
 /// The types that values have.
@@ -168,6 +168,7 @@ pub(super) enum Value {
     Domain(Domain),
     SocketKind(SocketKind),
     Owner(Option<u32>, Option<u32>),
+    Endpoint(ZmqAddress),
     Origin(Origin),
     /// Nothing: whatever suits the command.
     Conventions(Option<BTreeSet<Convention>>),
@@ -339,7 +340,7 @@ impl Kind {
             Kind::Use => Native::parse(text).map(Value::Use),
             Kind::Regex => regex(text).map(|()| Value::Text(text.to_owned())),
             Kind::HttpUrl => http_url(text).map(|()| Value::Text(text.to_owned())),
-            Kind::Endpoint => endpoint(text).map(|()| Value::Text(text.to_owned())),
+            Kind::Endpoint => endpoint(text).map(Value::Endpoint),
             Kind::Node => {
                 NodeName::parse(text).map(|name| Value::Text(name.to_string())).map_err(|why| wrong_name(&why.0))
             }
@@ -459,13 +460,8 @@ fn http_url(text: &str) -> Result<(), Wrong> {
     }
 }
 
-fn endpoint(text: &str) -> Result<(), Wrong> {
-    let place = |scheme: &str| text.strip_prefix(scheme);
-    match (place("tcp://"), place("ipc://")) {
-        (Some(place), _) if place.contains(':') => check::host_and_port(place, None).map(|_| ()),
-        (_, Some(path)) if !path.is_empty() => Ok(()),
-        _ => Err(wrong("must be tcp://HOST:PORT or ipc://PATH").label("this is neither")),
-    }
+fn endpoint(text: &str) -> Result<ZmqAddress, Wrong> {
+    ZmqAddress::parse(text).map_err(|why| wrong(why).label("this is not how an endpoint is written"))
 }
 
 /// The longest time that can be asked for: a hundred years are for ever, and every sum of them fits.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use circus_agent::model::names::{ClusterName, NodeName, SocketName, WatcherName};
 use circus_agent::model::spec::{
     AgentSpec, Convention, Family, LogOutput, Place, ProgramSpec, RedisSpec, Secret, SocketSpec, WatcherSpec, Which,
+    ZmqDoors,
 };
 
 /// A node of the cluster `test` without Redis, with these watchers.
@@ -14,6 +15,7 @@ pub(crate) fn agent(node: &NodeName, watchers: Vec<WatcherSpec>) -> AgentSpec {
         node: node.clone(),
         cluster: ClusterName::parse("test").unwrap(),
         control_socket: None,
+        zmq: ZmqDoors::default(),
         state_dir: None,
         labels: BTreeMap::new(),
         allow_drills: false,

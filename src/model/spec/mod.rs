@@ -9,6 +9,7 @@ mod output;
 mod seeds;
 mod sentinels;
 mod socket;
+mod zmq;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -24,6 +25,7 @@ pub use output::{Output, Rollover, Rotation, Sink, StreamSpec, Syslog, SyslogAdd
 pub use seeds::Seeds;
 pub use sentinels::Sentinels;
 pub use socket::{Convention, FIRST_FD, Family, Place, SocketKind, SocketSpec, SocketUse, Which};
+pub use zmq::{ZmqAddress, ZmqDoors};
 
 use super::names::{ClusterName, Labels, NodeName, SocketName, WatcherName};
 
@@ -38,6 +40,8 @@ pub struct AgentSpec {
     pub labels: Labels,
     /// Where the control socket goes; nothing: the default.
     pub control_socket: Option<PathBuf>,
+    /// Where Circus's own clients are served.
+    pub zmq: ZmqDoors,
     /// Where state is kept; nothing: the default.
     pub state_dir: Option<PathBuf>,
     /// Whether `drill` may harm this agent.

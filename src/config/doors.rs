@@ -1,0 +1,57 @@
+//! `endpoint`, `pubsub_endpoint`, `stats_endpoint` and what goes with them: the ZeroMQ doors.
+
+use super::build::Build;
+use super::problem::code;
+use super::settings::{Set, Settings};
+use super::value::Value;
+use crate::model::spec::{ZmqAddress, ZmqDoors};
+
+impl Build<'_> {
+    /// The doors that are named. One that other machines could come to is an error, unless `endpoint_public` says so: there
+    /// is no authentication, so that whoever comes can run anything.
+    pub(super) fn zmq_doors(&mut self, circus: &Settings<'_>, cluster: Option<&Settings<'_>>) -> ZmqDoors {
+        let public = circus.bool("endpoint_public");
+        let mut taken: Vec<(ZmqAddress, String)> = Vec::new();
+        let mut door = |settings: Option<&Settings<'_>>, name| {
+            let settings = settings?;
+            let set = settings.get(name)?;
+            let Value::Endpoint(address) = &set.value else { return None };
+            if !public && !address.is_local() {
+                self.is_public(set, address);
+            }
+            match taken.iter().find(|(other, _)| other == address) {
+                Some((_, first)) => {
+                    self.problems
+                        .error(code::ADDRESS, set.entry.spot(), format!("{address} is taken already"))
+                        .label("each endpoint needs an address of its own")
+                        .note(format_args!("{first} has it"));
+                }
+                None => taken.push((address.clone(), format!("[{}] {name}", settings.head))),
+            }
+            Some(address.clone())
+        };
+        ZmqDoors {
+            endpoint: door(Some(circus), "endpoint"),
+            pubsub: door(Some(circus), "pubsub_endpoint"),
+            stats: door(Some(circus), "stats_endpoint"),
+            cluster_endpoint: door(cluster, "endpoint"),
+            cluster_stats: door(cluster, "stats_endpoint"),
+            owner: circus.user("endpoint_owner").map(|user| user.uid),
+            public,
+        }
+    }
+
+    fn is_public(&mut self, set: &Set<'_>, address: &ZmqAddress) {
+        let key = set.entry.key;
+        let problem = self
+            .problems
+            .error(code::PUBLIC, set.entry.spot(), format!("`{key}` could be reached from other machines"))
+            .label("whoever reaches it can run any program here: nobody is asked who he is")
+            .help("ipc:///run/circus/endpoint is for who may write to the file, and 127.0.0.1 for this machine");
+        if let ZmqAddress::Tcp { port, .. } = address {
+            problem.help(format!(
+                "`{key} = tcp://127.0.0.1:{port}` is for this machine; `endpoint_public = true` in [circus] allows it as it is"
+            ));
+        }
+    }
+}
