@@ -1,6 +1,7 @@
 //! Each command, good and bad, put to circusd and to an agent.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
@@ -8,7 +9,7 @@ use crate::agent::Home;
 use crate::circusd::{Circusd, Script};
 use crate::page::{self, Place};
 
-/// `DIR` is a directory of each one's own.
+/// `DIR` is a directory of each one's own, `HERE` that of this test.
 const CONFIG: &str = "\
 [circus]
 check_delay = 5
@@ -31,7 +32,7 @@ priority = 5
 max_age = 3600
 max_retry = 3
 rlimit_nofile = 500
-hooks.before_start = os.getpid
+hooks.before_start = hooks.yes
 uid = root
 gid = root
 working_dir = /
@@ -71,6 +72,9 @@ path = DIR/back.sock
 
 [env:web]
 A = 1
+
+[env:Sleep Two]
+PYTHONPATH = HERE
 ";
 
 /// Requests as people would note them: a command, and its properties as JSON, or as they are where that is a text.
@@ -270,7 +274,7 @@ const MESSAGES: &[&str] = &[
 ];
 
 /// The message that a note stands for.
-fn message(note: &str) -> String {
+pub(crate) fn message(note: &str) -> String {
     let mut words = shell_words(note).into_iter();
     let command = words.next().expect("a command");
     let property = |word: String| {
@@ -312,8 +316,23 @@ type Told = Option<Vec<(String, String)>>;
 /// A field's value as both may have it: of what nobody can know beforehand only the type.
 fn normal(path: &str, value: &Value, dir: &str) -> String {
     const UNKNOWN: &[&str] = &[
-        "time", "pids[]", "started[]", "kept[]", "stopped[]", "mem_info1", "mem_info2", "cpu", "mem", "ctime", "pid", "process",
-        "create_time", "age", "started", "fd", "port",
+        "time",
+        "pids[]",
+        "started[]",
+        "kept[]",
+        "stopped[]",
+        "mem_info1",
+        "mem_info2",
+        "cpu",
+        "mem",
+        "ctime",
+        "pid",
+        "process",
+        "create_time",
+        "age",
+        "started",
+        "fd",
+        "port",
     ];
     let field = path.rsplit('.').next().unwrap_or(path);
     let kind = match value {
@@ -370,7 +389,8 @@ fn each_request_is_answered_as_circusd_answers_it_but_for_what_the_page_names() 
     let home = Home::new();
     let dirs = ["circusd", "agent"].map(|name| home.file(&format!("{name}.dir")).display().to_string());
     dirs.iter().for_each(|dir| std::fs::create_dir(dir).expect("a directory"));
-    let file = |dir: &str| CONFIG.replace("DIR", dir);
+    let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/circus").display().to_string();
+    let file = |dir: &str| CONFIG.replace("DIR", dir).replace("HERE", &here);
     let _circusd = Circusd::start(&home, &file(&dirs[0]));
     let agent = home.agent("web-1", &file(&dirs[1]));
     agent.comes_to("gone", "failed");

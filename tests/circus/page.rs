@@ -18,7 +18,9 @@ fn rows(heading: &str) -> BTreeSet<Place> {
             let cells: Vec<&str> = line.trim_matches('|').split(" | ").collect();
             assert_eq!(cells.len(), 4, "{line}");
             let fields = quoted(cells[1]);
-            quoted(cells[0]).into_iter().flat_map(move |what| fields.clone().into_iter().map(move |field| (what.clone(), field)))
+            quoted(cells[0])
+                .into_iter()
+                .flat_map(move |what| fields.clone().into_iter().map(move |field| (what.clone(), field)))
         })
         .collect()
 }
