@@ -9,9 +9,8 @@ use crate::agent::Home;
 use crate::circusd::{Circusd, Script};
 use crate::page::{self, Place};
 
-/// `DIR` is a directory of each one's own, `HERE` that of this test.
+/// `DIR` is a directory of each one's own, `HERE` that of this test. It begins within `[circus]`.
 const CONFIG: &str = "\
-[circus]
 check_delay = 5
 endpoint = ipc://DIR/endpoint
 pubsub_endpoint = ipc://DIR/pubsub
@@ -127,8 +126,9 @@ const REQUESTS: &[&str] = &[
     "ipython",
     "frob",
     // What starts and stops.
-    "start name=idle",
     "start name=idle waiting=true",
+    "start name=idle waiting=true",
+    "start name=idle",
     "start name=web match=glob waiting=true",
     "start name=nope waiting=true",
     "start name=nope",
@@ -203,7 +203,7 @@ const REQUESTS: &[&str] = &[
     "options name=new",
     "add name=NEW cmd=\"sleep 2000\"",
     "add name=two cmd=sleep args=[\"2001\"] start=true waiting=true options={\"numprocesses\":2,\"copy_env\":true}",
-    "add name=three cmd=sleep args=2002 start=true",
+    "add name=three cmd=sleep args=\"2002\" start=true",
     "add name=four cmd=\"sleep 3\" options={\"autostart\":false}",
     "add name=five cmd=\"sleep 3\" options={\"numprocesses\":\"2\"}",
     "add name=five cmd=\"sleep 3\" options=[1]",
@@ -354,6 +354,10 @@ fn told(reply: &Value, note: &str, dir: &str) -> Told {
     Some(fields.iter().map(field).collect())
 }
 
+fn value_of<'a>(fields: &'a [(String, String)], path: &str) -> Option<&'a str> {
+    fields.iter().find(|(own, _)| own == path).map(|(_, value)| value.as_str())
+}
+
 /// Where two replies to the same differ.
 fn differences(note: &str, circusd: &Told, agent: &Told) -> Vec<(Place, String)> {
     let place = |field: &str| (note.to_owned(), field.to_owned());
@@ -363,6 +367,15 @@ fn differences(note: &str, circusd: &Told, agent: &Told) -> Vec<(Place, String)>
         (Some(theirs), None) => return vec![(place("no reply"), format!("only circusd says {theirs:?}"))],
         (Some(theirs), Some(ours)) => (theirs, ours),
     };
+    let (said, own) = (|path| value_of(theirs, path), |path| value_of(ours, path));
+    if said("status") != own("status") {
+        return vec![(place("status"), format!("circusd says {theirs:?}, the agent {ours:?}"))];
+    }
+    if said("tb").is_some_and(|tb| tb != "null") {
+        // It stumbled, and says over what.
+        let whys = (said("reason"), own("errno"), own("reason"));
+        return vec![(place("tb"), format!("circusd says {:?}, the agent {:?} {:?}", whys.0, whys.1, whys.2))];
+    }
     let mut found: Vec<(Place, String)> = Vec::new();
     let by_field = |fields: &[(String, String)]| {
         let mut by_field: BTreeMap<String, Vec<String>> = BTreeMap::new();
@@ -391,7 +404,7 @@ fn each_request_is_answered_as_circusd_answers_it_but_for_what_the_page_names() 
     dirs.iter().for_each(|dir| std::fs::create_dir(dir).expect("a directory"));
     let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/circus").display().to_string();
     let file = |dir: &str| CONFIG.replace("DIR", dir).replace("HERE", &here);
-    let _circusd = Circusd::start(&home, &file(&dirs[0]));
+    let _circusd = Circusd::start(&home, &format!("[circus]\n{}", file(&dirs[0])));
     let agent = home.agent("web-1", &file(&dirs[1]));
     agent.comes_to("gone", "failed");
     let mut asking = dirs.each_ref().map(|dir| Script::start(&home, "ask.py", &[&format!("ipc://{dir}/endpoint")]));
@@ -400,7 +413,7 @@ fn each_request_is_answered_as_circusd_answers_it_but_for_what_the_page_names() 
     let messages = MESSAGES.iter().map(|message| (*message, (*message).to_owned()));
     let last = [("quit waiting=true", message("quit waiting=true"))];
     let mut found: Vec<(Place, String)> = Vec::new();
-    for (note, message) in notes.chain(messages).chain(last) {
+    for (note, message) in messages.chain(notes).chain(last) {
         let replies: Vec<Told> =
             asking.iter_mut().zip(&dirs).map(|(asking, dir)| told(&asking.ask(&message), note, dir)).collect();
         found.extend(differences(note, &replies[0], &replies[1]));

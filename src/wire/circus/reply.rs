@@ -34,6 +34,7 @@ const UNTOLD_OPTIONS: &[&str] = &[
     "hook_timeout",
     "hooks",
     "idle_timeout",
+    "lease_ttl",
     "max_per_node",
     "stdin_socket",
     "virtualenv",
@@ -111,6 +112,8 @@ fn body(asked: &Command, ours: &mut Map<String, Value>) -> Vec<(String, Json)> {
             let words = object(taken("statuses")).into_iter().map(|(name, word)| (name, status(&word)));
             field("statuses", Value::Object(words.collect()).into())
         }
+        // It has its word already.
+        Command::Status { watcher: Some(_) } => Vec::new(),
         Command::NumWatchers => picked(ours, &["numwatchers"]),
         Command::NumProcesses { watcher: None } => picked(ours, &["numprocesses"]),
         Command::NumProcesses { watcher: Some(name) } => {
@@ -326,7 +329,7 @@ mod tests {
             ),
             (
                 r#"{"command": "stats", "properties": {"name": "WEB"}}"#,
-                Answer::Stats { watcher: Some(name("web")), pid: None, samples: vec![sample(10_000, "web"), sample(9_999, "web")] },
+                Answer::Stats { watcher: Some(name("web")), pid: None, samples: vec![sample(10_000, "web"), sample(9_999, "web")], idle: vec![] },
                 format!(
                     r#"{{"status": "ok", "time": 12.5, "name": "WEB", "info": {{"9999": {}, "10000": {}}}, "id": null}}"#,
                     info(9_999),
@@ -335,7 +338,7 @@ mod tests {
             ),
             (
                 r#"{"command": "stats", "properties": {"name": "web", "process": 7}}"#,
-                Answer::Stats { watcher: Some(name("web")), pid: Some(7), samples: vec![sample(7, "web")] },
+                Answer::Stats { watcher: Some(name("web")), pid: Some(7), samples: vec![sample(7, "web")], idle: vec![] },
                 format!(r#"{{"status": "ok", "time": 12.5, "process": 7, "info": {}, "id": null}}"#, info(7)),
             ),
             (
