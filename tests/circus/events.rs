@@ -18,8 +18,7 @@ pubsub_endpoint = ipc://DIR/pubsub
 multicast_endpoint =
 
 [watcher:Story Teller]
-cmd = sh HERE/teller.sh
-copy_env = True
+cmd = sleep 999
 autostart = False
 
 [watcher:pair]
@@ -46,6 +45,11 @@ cmd = sleep 1002
 respawn = False
 autostart = False
 
+[watcher:short]
+cmd = sh -c \"sleep 0.3; exit 3\"
+respawn = False
+autostart = False
+
 [watcher:gone]
 cmd = /nonexistent/program
 max_retry = 1
@@ -59,38 +63,45 @@ autostart = False
 PYTHONPATH = HERE
 ";
 
-/// What is done: its name, the requests, and an event that comes after the last reply, where one does.
-const STORY: &[(&str, &[&str], Option<&str>)] = &[
-    ("start", &["start name=\"Story Teller\" waiting=true", "start name=pair waiting=true"], None),
-    ("exit", &["signal name=\"Story Teller\" signum=usr1"], Some("watcher.story_teller.spawn")),
-    ("SIGKILL", &["signal name=\"Story Teller\" signum=kill"], Some("watcher.story_teller.spawn")),
-    ("restart", &["restart name=\"Story Teller\" waiting=true"], None),
-    ("reload", &["reload name=\"Story Teller\" waiting=true"], None),
-    ("reload of two", &["reload name=pair waiting=true"], None),
+/// An event, and what its body has.
+type Event = (&'static str, &'static str);
+
+/// What is done: its name, the requests, and events that may come after the last reply.
+const STORY: &[(&str, &[&str], &[Event])] = &[
+    ("start", &["start name=\"Story Teller\" waiting=true", "start name=pair waiting=true"], &[]),
+    ("exit", &["start name=short"], &[("watcher.short.stop", "")]),
+    ("SIGKILL", &["signal name=\"Story Teller\" signum=kill"], &[("watcher.story_teller.spawn", "")]),
+    ("restart", &["restart name=\"Story Teller\" waiting=true"], &[]),
+    ("reload", &["reload name=\"Story Teller\" waiting=true"], &[]),
+    ("reload of two", &["reload name=pair waiting=true"], &[]),
     (
         "reload, sequential",
         &["reload name=\"Story Teller\" sequential=true waiting=true"],
-        Some("watcher.story_teller.reload"),
+        &[("watcher.story_teller.reload", "")],
     ),
-    ("reload, terminate", &["reload name=\"Story Teller\" graceful=false waiting=true"], None),
-    ("incr", &["incr name=\"Story Teller\" waiting=true"], None),
-    ("decr", &["decr name=\"Story Teller\" waiting=true"], None),
-    ("set", &["set name=pair options={\"send_hup\":false,\"warmup_delay\":0} waiting=true"], None),
-    ("set numprocesses", &["set name=pair options={\"numprocesses\":3} waiting=true"], None),
-    ("kill", &["kill name=\"Story Teller\" waiting=true"], Some("watcher.story_teller.spawn")),
-    ("stop", &["stop name=pair waiting=true", "stop name=\"Story Teller\" waiting=true"], None),
-    ("stop again", &["stop name=pair waiting=true"], None),
-    ("add", &["add name=\"New One\" cmd=\"sleep 5\" waiting=true"], None),
-    ("add and start", &["add name=other cmd=\"sleep 1004\" start=true waiting=true"], None),
-    ("rm", &["rm name=other waiting=true", "rm name=\"new one\" waiting=true"], None),
-    ("a start with hooks", &["start name=hooked waiting=true"], None),
-    ("a stop with hooks", &["stop name=hooked waiting=true"], None),
+    ("reload, terminate", &["reload name=\"Story Teller\" graceful=false waiting=true"], &[]),
+    ("incr", &["incr name=\"Story Teller\" waiting=true"], &[]),
+    ("decr", &["decr name=\"Story Teller\" waiting=true"], &[]),
+    ("set", &["set name=pair options={\"send_hup\":false,\"warmup_delay\":0} waiting=true"], &[]),
+    ("set numprocesses", &["set name=pair options={\"numprocesses\":3} waiting=true"], &[]),
+    ("kill", &["kill name=\"Story Teller\" waiting=true"], &[("watcher.story_teller.spawn", "")]),
+    ("stop", &["stop name=pair waiting=true", "stop name=\"Story Teller\" waiting=true"], &[]),
+    ("stop again", &["stop name=pair waiting=true"], &[]),
+    ("add", &["add name=\"New One\" cmd=\"sleep 5\" waiting=true"], &[]),
+    ("add and start", &["add name=other cmd=\"sleep 1004\" start=true waiting=true"], &[]),
+    ("rm", &["rm name=other waiting=true", "rm name=\"new one\" waiting=true"], &[]),
+    ("a start with hooks", &["start name=hooked waiting=true"], &[]),
+    (
+        "a stop with hooks",
+        &["stop name=hooked waiting=true"],
+        &[("watcher.hooked.hook_success", "after_reap"), ("watcher.hooked.hook_failure", "after_stop")],
+    ),
     (
         "an end without respawn",
         &["start name=once waiting=true", "signal name=once signum=kill"],
-        Some("watcher.once.stop"),
+        &[("watcher.once.stop", "")],
     ),
-    ("no such program", &["start name=gone waiting=true"], None),
+    ("no such program", &["start name=gone waiting=true"], &[]),
 ];
 
 /// One of the two, who is asked and listened to.
@@ -143,10 +154,10 @@ impl Teller {
     }
 
     /// Waits for an event.
-    fn hears(&mut self, topic: &str) {
+    fn hears(&mut self, (topic, part): Event) {
         wait_for(topic, || {
             self.listen();
-            self.heard.iter().any(|(heard, _)| heard == topic).then_some(())
+            self.heard.iter().any(|(heard, body)| heard == topic && body.contains(part)).then_some(())
         });
     }
 
@@ -165,9 +176,9 @@ impl Teller {
     }
 
     /// What is told of one part of the story.
-    fn tells(&mut self, requests: &[&str], until: Option<&str>) -> Vec<(String, String)> {
+    fn tells(&mut self, requests: &[&str], until: &[Event]) -> Vec<(String, String)> {
         requests.iter().for_each(|request| self.ask(request));
-        until.into_iter().for_each(|topic| self.hears(topic));
+        until.iter().for_each(|event| self.hears(*event));
         self.told()
     }
 }
@@ -214,7 +225,7 @@ fn one_story_is_told_as_circusd_tells_it_but_for_what_the_page_names() {
     let mut tellers = dirs.each_ref().map(|dir| Teller::new(&home, dir));
     let mut found: Vec<(Place, String)> = Vec::new();
     for (part, requests, until) in STORY {
-        let told = tellers.each_mut().map(|teller| teller.tells(requests, *until));
+        let told = tellers.each_mut().map(|teller| teller.tells(requests, until));
         found.extend(differences(part, &told[0], &told[1]));
     }
     page::are_those_of("### Events that differ", &found);
