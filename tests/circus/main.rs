@@ -6,5 +6,6 @@ mod agent;
 
 mod answers;
 mod circusd;
+mod clients;
 mod events;
 mod page;
