@@ -1,10 +1,13 @@
-//! What asks agents: over the control socket of this machine, or over Redis from anywhere.
+//! What asks agents: over the control socket of this machine, over Redis from anywhere, or over ZeroMQ, where a circusd
+//! may answer as well.
 //!
 //! Invariants: every wait has an end; who did not answer is named; nothing is printed here.
 
 pub mod drill;
 pub mod follow;
 pub mod roll;
+
+mod zmq;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,7 +25,7 @@ use crate::control::Places;
 use crate::model::command::{Answer, Command, NodeState, Outcome, Part, Reply, Target};
 use crate::model::names::{ClusterName, NodeName};
 use crate::model::roster::{self, Addressees, Nobody};
-use crate::model::spec::{RedisSpec, Secret};
+use crate::model::spec::{RedisSpec, Secret, ZmqAddress};
 use crate::unix::Probe;
 use crate::wire;
 
@@ -43,10 +46,12 @@ pub enum Endpoint {
     Unix(PathBuf),
     /// The Redis that the agents share.
     Redis(RedisSpec),
+    /// The `endpoint` of a circusd, or of an agent that has one.
+    Zmq(ZmqAddress),
 }
 
 impl Endpoint {
-    /// Reads `unix:///path`, a plain path, `redis://…` or a relative of it; the error says what is wrong.
+    /// Reads `unix:///path`, a plain path, `redis://…` or a relative of it, `tcp://host:port` or `ipc://path`; the error says what is wrong.
     pub fn parse(text: &str) -> Result<Endpoint, String> {
         let (scheme, rest) = match text.split_once("://") {
             Some(parts) => parts,
@@ -61,8 +66,13 @@ impl Endpoint {
                 Ok(Endpoint::Redis(RedisSpec::at(Secret::new(text.to_owned()))))
             }
             "unix+redis" => Ok(Endpoint::Redis(RedisSpec::at(Secret::new(format!("redis+unix://{rest}"))))),
-            "tcp" | "ipc" => Err(format!("{scheme}:// (ZeroMQ) is not supported yet; use unix:// or redis://")),
-            _ => Err(format!("unknown endpoint '{scheme}://': it is unix:///path or redis://host:port/db")),
+            "tcp" | "ipc" => match ZmqAddress::parse(text) {
+                Ok(address) => Ok(Endpoint::Zmq(address)),
+                Err(why) => Err(format!("'{text}' {why}")),
+            },
+            _ => Err(format!(
+                "unknown endpoint '{scheme}://': it is unix:///path, redis://host:port/db or tcp://host:port"
+            )),
         }
     }
 }
@@ -71,6 +81,7 @@ impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Endpoint::Unix(path) => write!(f, "unix://{}", path.display()),
+            Endpoint::Zmq(address) => address.fmt(f),
             // Without what may be a password.
             Endpoint::Redis(spec) => {
                 let url = spec.url.reveal();
@@ -175,6 +186,7 @@ async fn ask_once(endpoint: &Endpoint, call: &Call) -> Result<Value, ClientError
     match endpoint {
         Endpoint::Unix(path) => over_unix(path, call).await,
         Endpoint::Redis(spec) => over_redis(spec, call).await,
+        Endpoint::Zmq(address) => zmq::over_zmq(address, call).await,
     }
 }
 
@@ -348,8 +360,10 @@ mod tests {
         let unix = Endpoint::parse("redis+unix:///run/redis.sock?user=u&pass=pw").unwrap();
         assert_eq!(unix.to_string(), "redis+unix:///run/redis.sock");
         assert!(!format!("{redis:?}").contains("pw"));
-        assert!(Endpoint::parse("tcp://127.0.0.1:5555").unwrap_err().contains("not supported yet"));
-        for bad in ["", "web-1", "unix://", "http://x"] {
+        for text in ["tcp://127.0.0.1:5555", "ipc:///run/circus/endpoint"] {
+            assert_eq!(Endpoint::parse(text).unwrap().to_string(), text);
+        }
+        for bad in ["", "web-1", "unix://", "http://x", "tcp://127.0.0.1", "ipc://"] {
             assert!(Endpoint::parse(bad).is_err(), "{bad}");
         }
     }

@@ -6,9 +6,11 @@ mod agent;
 #[path = "support/redis.rs"]
 mod redis_server;
 
+use circus_agent::model::spec::ZmqAddress;
+use circus_agent::zmq::Dealer;
 use serde_json::{Value, json};
 
-use agent::{Agent, Home, Said, wait_for};
+use agent::{Agent, Home, PATIENCE, Said, wait_for};
 use redis_server::RedisServer;
 
 /// Asks at one of the two doors that lead to all nodes.
@@ -19,17 +21,32 @@ struct Cluster {
     home: Home,
     redis: RedisServer,
     agents: [Agent; 3],
+    /// `[circus-cluster] endpoint`.
+    endpoint: ZmqAddress,
+}
+
+/// A file of the manual with ports that nobody else has.
+fn manual(name: &str) -> String {
+    let file = std::fs::read_to_string(format!("tests/circus_cluster/{name}.ini")).expect("a file");
+    let mut parts = file.split("tcp://127.0.0.1:");
+    let mut text = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let place = listener.local_addr().expect("its address");
+        text.push_str(&format!("tcp://{place}{}", part.trim_start_matches(|c: char| c.is_ascii_digit())));
+    }
+    text
 }
 
 impl Cluster {
     fn new() -> Cluster {
         let (home, redis) = (Home::new(), RedisServer::start());
-        let agents = ["cluster", "first", "second"].map(|name| {
-            let file = std::fs::read_to_string(format!("tests/circus_cluster/{name}.ini")).expect("a file");
-            home.agent(name, &format!("{file}\n[redis]\nurl = {}\n", redis.url()))
-        });
+        let files = ["cluster", "first", "second"].map(|name| (name, manual(name)));
+        let endpoint = files[0].1.lines().find_map(|line| line.strip_prefix("endpoint = "));
+        let endpoint = ZmqAddress::parse(endpoint.expect("the master's endpoint")).expect("an address");
+        let agents = files.map(|(name, file)| home.agent(name, &format!("{file}\n[redis]\nurl = {}\n", redis.url())));
         agents[1..].iter().for_each(|agent| agent.comes_to("dummy", "active"));
-        let cluster = Cluster { home, redis, agents };
+        let cluster = Cluster { home, redis, agents, endpoint };
         wait_for("all to be registered", || (cluster.ctl(&["nodelist"]).out.lines().count() == 3).then_some(()));
         cluster
     }
@@ -37,6 +54,18 @@ impl Cluster {
     /// Asks where the manual asks the master.
     fn ctl(&self, words: &[&str]) -> Said {
         self.agents[0].ctl(&self.home, words)
+    }
+
+    /// Puts a message where circusd-cluster's clients put it.
+    fn over_zmq(&self, message: &Value) -> Value {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let asked = async {
+            let mut dealer = Dealer::connect(&self.endpoint).await?;
+            dealer.ask(&message.to_string())?;
+            dealer.next().await
+        };
+        let asked = runtime.block_on(async { tokio::time::timeout(PATIENCE, asked).await });
+        serde_json::from_slice(&asked.expect("an answer in time").expect("an answer")).expect("JSON")
     }
 
     /// Puts `cmd` as circusd-cluster's own circusctl does.
@@ -50,7 +79,7 @@ fn the_manuals_files_load_with_a_word_on_what_is_not_needed_and_make_a_cluster()
     let cluster = Cluster::new();
     let [master, first, second] = &cluster.agents;
     for (agent, says) in [
-        (master, "[circus-cluster] is not needed"),
+        (master, "[circus-cluster] stats_endpoint tcp://127.0.0.1:"),
         (master, "[node:first] is not needed"),
         (second, "`master` has no effect"),
     ] {
@@ -127,6 +156,12 @@ fn its_own_wrapped_messages_are_answered_as_its_clients_expect() {
     let own = cluster.wrapped(None, false, &json!({"command": "nodelist", "properties": {}}));
     assert_eq!(own["nodelist"].as_object().map(serde_json::Map::len), Some(3), "{own}");
 
+    // The same at the endpoint that the master had.
+    let message = |node: Option<&str>, cmd: &Value| json!({"node": node, "broadcast": node.is_none(), "cmd": cmd});
+    let there = cluster.over_zmq(&message(Some("first"), &count));
+    assert_eq!((&there["node"], &there["numprocesses"]), (&one["node"], &one["numprocesses"]), "{there}");
+    assert_eq!(cluster.over_zmq(&message(None, &count)).as_array().map(Vec::len), Some(3));
+
     // A node that is there and says nothing.
     cluster.agents[2].signal(libc::SIGSTOP);
     let request = json!({"node": "second", "broadcast": false, "cmd": count, "cluster_timeout": 0.5});
@@ -139,8 +174,7 @@ fn its_own_wrapped_messages_are_answered_as_its_clients_expect() {
 #[test]
 fn an_agent_without_redis_says_that_it_is_alone() {
     let home = Home::new();
-    let file = std::fs::read_to_string("tests/circus_cluster/second.ini").expect("a file");
-    let agent = home.agent("second", &file);
+    let agent = home.agent("second", &manual("second"));
     agent.logs("this file means a cluster, and has no [redis]");
     for words in [&["nodelist"][..], &["join_cluster", "second", "tcp://127.0.0.1:5558"]] {
         let refused = agent.ctl(&home, words).expect(1);

@@ -11,11 +11,13 @@ mod agent;
 mod redis_server;
 
 use std::io::Write;
+use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::process::Stdio;
 use std::time::Duration;
 
 use circus_agent::model::random::Random;
+use circus_agent::zmq::zmtp::{self, Kind};
 use serde_json::json;
 
 use agent::{Agent, Home, PATIENCE, wait_for};
@@ -218,6 +220,51 @@ fn what_comes_to_the_control_socket_harms_no_agent() {
         stage.agent.ask(&json!({"command": "version"}));
     }
     stage.is_unharmed(&pids, memory);
+}
+
+/// What a client of ZeroMQ says after its greeting, to be changed.
+fn conversations(own: Kind) -> Vec<Vec<u8>> {
+    let opening = zmtp::opening(own);
+    let ask = |request: &str| [&opening[..], &zmtp::message(&[request.as_bytes()])].concat();
+    let mut all: Vec<Vec<u8>> = REQUESTS.iter().map(|request| ask(request)).collect();
+    for more in [
+        &zmtp::subscribe(b"watcher.")[..],
+        &zmtp::message(&[b"", b"{}"]),
+        b"\x04\x0aSUBSCRIBEw",
+        b"\x04\x0e\x04PING\x00\x0acontext",
+        b"\x02\x00\x00\x00\x00\x00\x00\x00\x03abc",
+        b"\x04\x08\x05ERROR\x01x",
+    ] {
+        all.push([&opening[..], more, more].concat());
+    }
+    all
+}
+
+#[test]
+fn what_comes_over_zeromq_harms_no_agent() {
+    let mut fuzz = Fuzz::new("ZeroMQ");
+    let ports = [(); 2].map(|()| {
+        std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port()
+    });
+    let [endpoint, pubsub] = ports.map(|port| format!("tcp://127.0.0.1:{port}"));
+    let stage = Stage::new(&format!("endpoint = {endpoint}\npubsub_endpoint = {pubsub}"));
+    let (pids, memory) = (stage.agent.pids("mine"), stage.agent.memory());
+    let files = stage.agent.open_files();
+    for (port, own) in ports.into_iter().zip([Kind::Dealer, Kind::Sub]) {
+        let sound = conversations(own);
+        for at in 0..MESSAGES / 4 {
+            let mut client = TcpStream::connect(("127.0.0.1", port)).expect("the door");
+            // An agent that hangs up on such a client is right.
+            let _ = client.write_all(&fuzz.message(&sound));
+            if at % 100 == 0 {
+                stage.agent.ask(&json!({"command": "version"}));
+            }
+        }
+    }
+    wait_for("their connections to be closed", || (stage.agent.open_files() <= files).then_some(()));
+    stage.is_unharmed(&pids, memory);
+    let said = stage.home.ctl(&["--endpoint", &endpoint, "numwatchers"]);
+    assert_eq!((said.code, said.out.as_str()), (0, "1\n"), "{said:?}");
 }
 
 #[test]

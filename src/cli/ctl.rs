@@ -886,7 +886,7 @@ mod tests {
             "incr web --any best",
             "status --timeout 0",
             "status --timeout nan",
-            "status --endpoint tcp://127.0.0.1:5555",
+            "status --endpoint tcp://127.0.0.1",
             "lord",
             "scrolls",
             "lease",

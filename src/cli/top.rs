@@ -105,7 +105,7 @@ fn run(args: &TopArgs) -> Result<u8, ClientError> {
     }
     let screen = Screen::new(Settings {
         title: match &endpoint {
-            Endpoint::Unix(_) => endpoint.to_string(),
+            Endpoint::Unix(_) | Endpoint::Zmq(_) => endpoint.to_string(),
             Endpoint::Redis(_) => args.place.cluster.to_string(),
         },
         colour: !args.once && colours(true),

@@ -103,7 +103,7 @@ impl Whom {
 /// Where an agent or Redis is asked.
 #[derive(Debug, Args)]
 pub(super) struct Place {
-    /// Where to ask: unix:///run/circus/web-1.sock, or redis://host:6379/0
+    /// Where to ask: unix:///run/circus/web-1.sock, redis://host:6379/0, or tcp://host:5555, which may be a circusd
     #[arg(long, global = true, env = "CIRCUSCTL_ENDPOINT", hide_env_values = true, value_parser = Endpoint::parse)]
     pub(super) endpoint: Option<Endpoint>,
     /// The cluster, where Redis is asked

@@ -82,7 +82,7 @@ pub async fn look(endpoint: &Endpoint, call: &Call, watcher: &str) -> Result<Sce
                  node, or with --endpoint redis://…"
             )));
         }
-        Endpoint::Unix(_) => Target::Here,
+        Endpoint::Unix(_) | Endpoint::Zmq(_) => Target::Here,
         // Where nobody waits the holder refuses, and says so.
         Endpoint::Redis(_) => {
             let waits = |row: &&Value| row["state"] == "up" && has(row, "waits");

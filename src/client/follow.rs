@@ -9,13 +9,14 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-use super::{ClientError, Endpoint, MAX_REPLY};
+use super::{Call, ClientError, Endpoint, MAX_REPLY, zmq};
 use crate::cluster::client::{BusClient, Deafness};
 use crate::cluster::watch::ClusterStream;
-use crate::model::command::NodeState;
+use crate::model::command::{Command, NodeState, Target};
 use crate::model::names::ClusterName;
-use crate::model::spec::RedisSpec;
-use crate::wire::{self, Follow};
+use crate::model::spec::{RedisSpec, ZmqAddress};
+use crate::wire::{self, Follow, Nodes, Subject};
+use crate::zmq::Subscriber;
 
 /// A stream that is being followed.
 pub struct Stream {
@@ -27,6 +28,7 @@ pub struct Stream {
 enum Source {
     Agent { lines: BufReader<UnixStream>, at: PathBuf },
     Cluster(Box<ClusterStream>),
+    Published { events: Box<Subscriber>, follow: Follow },
 }
 
 impl Stream {
@@ -49,6 +51,16 @@ impl Stream {
                     patience.as_secs_f64()
                 ))),
             },
+            Endpoint::Zmq(address) => {
+                let events =
+                    timeout(patience, subscribe(address, cluster, follow, patience)).await.unwrap_or_else(|_| {
+                        Err(ClientError::Silent(format!("no reply from {address} within {} s", patience.as_secs_f64())))
+                    })?;
+                Ok(Stream {
+                    source: Source::Published { events: Box::new(events), follow: follow.clone() },
+                    note: None,
+                })
+            }
             Endpoint::Redis(_) if !follow.live => {
                 Err(ClientError::Usage("nothing of this is kept in Redis: follow it with -f".into()))
             }
@@ -79,8 +91,43 @@ impl Stream {
                 Ok((line["end"] != true).then_some(line))
             }
             Source::Cluster(lines) => lines.next().await.map(Some).map_err(ClientError::Silent),
+            Source::Published { events, follow } => loop {
+                let (topic, body) = events.next().await.map_err(|broken| ClientError::Silent(broken.to_string()))?;
+                let event = wire::circus::heard(&topic, &body);
+                if let Some(event) = event.and_then(|mut event| follow.narrow(&mut event).then_some(event)) {
+                    return Ok(Some(event));
+                }
+            },
         }
     }
+}
+
+/// Listens where events are published, which who is asked at `address` knows.
+async fn subscribe(
+    address: &ZmqAddress,
+    cluster: &ClusterName,
+    follow: &Follow,
+    patience: Duration,
+) -> Result<Subscriber, ClientError> {
+    let usage = |why: &str| Err(ClientError::Usage(format!("over ZeroMQ {why}")));
+    if follow.subject != Subject::Events {
+        return usage("events are followed, and nothing else: ask the agent's control socket, or Redis");
+    }
+    if !follow.live {
+        return usage("nobody keeps what has been: follow it with -f");
+    }
+    if follow.nodes != Nodes::Here {
+        return usage("one node is followed: ask Redis for all of them");
+    }
+    let command = Command::GlobalOptions { option: Some("pubsub_endpoint".into()) };
+    let call = Call { command, target: Target::Here, cluster: cluster.clone(), patience };
+    let reply = zmq::over_zmq(address, &call).await?;
+    let place = reply["options"]["pubsub_endpoint"].as_str().and_then(|text| ZmqAddress::parse(text).ok());
+    let Some(place) = place else {
+        return Err(ClientError::Refused(format!("{address} does not say where it publishes events")));
+    };
+    let unreached = |broken| ClientError::Unreached(format!("no events are to be had at {place}: {broken}"));
+    Subscriber::connect(&place, "watcher.").await.map_err(unreached)
 }
 
 /// Why nothing would be understood of any node of the cluster; nothing where something would be, or where that is not

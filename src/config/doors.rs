@@ -46,7 +46,10 @@ impl Build<'_> {
         let problem = self
             .problems
             .error(code::PUBLIC, set.entry.spot(), format!("`{key}` could be reached from other machines"))
-            .label("whoever reaches it can run any program here: nobody is asked who he is")
+            .label(match key {
+                "endpoint" => "whoever reaches it can run any program here: nobody is asked who he is",
+                _ => "whoever reaches it can listen: nobody is asked who he is",
+            })
             .help("ipc:///run/circus/endpoint is for who may write to the file, and 127.0.0.1 for this machine");
         if let ZmqAddress::Tcp { port, .. } = address {
             problem.help(format!(

@@ -25,7 +25,8 @@ pub(super) fn text(parts: &Parts, style: Style) -> String {
             let same = if nodes.len() > 1 { "  (the same)" } else { "" };
             text.push_str(&format!("{}{same}\n", nodes.join(", ")));
         }
-        text.push_str(&of_one(plan, style));
+        // A circusd does not tell what it has changed.
+        text.push_str(&if plan.is_null() { "ok\n".into() } else { of_one(plan, style) });
     }
     text + &drift(parts)
 }

@@ -423,3 +423,196 @@ fn frame(flags: u8, body: &[u8], bytes: &mut Vec<u8>) {
     }
     bytes.extend_from_slice(body);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is said when the bytes come in pieces of this size; the error that ended it, if one did.
+    fn hear(own: Kind, bytes: &[u8], piece: usize) -> (Vec<Said>, Option<Wrong>) {
+        let mut session = Session::new(own);
+        let mut said = Vec::new();
+        for piece in bytes.chunks(piece) {
+            session.add(piece);
+            loop {
+                match session.next() {
+                    Ok(Some(next)) => said.push(next),
+                    Ok(None) => break,
+                    Err(wrong) => return (said, Some(wrong)),
+                }
+            }
+        }
+        (said, None)
+    }
+
+    fn command(body: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        frame(COMMAND, body, &mut bytes);
+        bytes
+    }
+
+    /// A conversation with all that there is in one.
+    fn conversation() -> Vec<u8> {
+        [
+            opening(Kind::Dealer),
+            message(&[b"{}"]),
+            message(&[b"", &[7; 300]]),
+            command(b"\x04PING\0\x0acontext"),
+            command(b"\x09SUBSCRIBEwatcher."),
+            command(b"\x06CANCELwatcher."),
+            command(b"\x05OTHERxyz"),
+            message(&[b"last"]),
+        ]
+        .concat()
+    }
+
+    fn all() -> Vec<Said> {
+        vec![
+            Said::Ready,
+            Said::Message(vec![b"{}".to_vec()]),
+            Said::Message(vec![Vec::new(), vec![7; 300]]),
+            Said::Ping(b"context".to_vec()),
+            Said::Subscribe(b"watcher.".to_vec()),
+            Said::Cancel(b"watcher.".to_vec()),
+            Said::Message(vec![b"last".to_vec()]),
+        ]
+    }
+
+    #[test]
+    fn a_conversation_is_the_same_in_whatever_pieces_it_comes() {
+        let bytes = conversation();
+        for piece in 1..=bytes.len() {
+            assert_eq!(hear(Kind::Router, &bytes, piece), (all(), None), "in pieces of {piece}");
+        }
+    }
+
+    #[test]
+    fn what_is_cut_off_says_what_was_whole_and_nothing_else() {
+        let bytes = conversation();
+        let mut last = 0;
+        for end in 0..=bytes.len() {
+            let (said, wrong) = hear(Kind::Router, &bytes[..end], 7);
+            assert_eq!((&said[..], wrong), (&all()[..said.len()], None), "cut off at {end}");
+            assert!(said.len() >= last);
+            last = said.len();
+        }
+        assert_eq!(last, all().len());
+    }
+
+    #[test]
+    fn a_corrupted_byte_harms_nothing_and_what_stood_before_it_is_heard() {
+        let bytes = conversation();
+        for at in 0..bytes.len() {
+            let (before, _) = hear(Kind::Router, &bytes[..at], bytes.len());
+            for byte in [0, 1, 2, 4, 7, 0x7f, 0x80, 0xff, bytes[at] ^ 1, bytes[at] ^ 0x80] {
+                let mut bytes = bytes.clone();
+                bytes[at] = byte;
+                let whole = hear(Kind::Router, &bytes, bytes.len());
+                assert_eq!(whole, hear(Kind::Router, &bytes, 3), "byte {at} is {byte}");
+                assert_eq!(whole.0[..before.len()], before[..], "byte {at} is {byte}");
+            }
+        }
+    }
+
+    #[test]
+    fn each_kind_takes_those_that_it_can_talk_to() {
+        let all = [Kind::Dealer, Kind::Router, Kind::Pub, Kind::Sub];
+        for own in all {
+            for peer in all {
+                let fits = matches!(
+                    (own, peer),
+                    (Kind::Router, Kind::Dealer | Kind::Router)
+                        | (Kind::Dealer, Kind::Router | Kind::Dealer)
+                        | (Kind::Pub, Kind::Sub)
+                        | (Kind::Sub, Kind::Pub)
+                );
+                let expected =
+                    if fits { (vec![Said::Ready], None) } else { (vec![], Some(Wrong::Type(peer.name().into()))) };
+                assert_eq!(hear(own, &opening(peer), 1000), expected, "{own:?} and {peer:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_size_is_judged_before_its_bytes_have_come() {
+        let after = |bytes: &[u8]| hear(Kind::Router, &[&opening(Kind::Dealer), bytes].concat(), 1 << 20).1;
+        let long = |flags: u8, size: u64| [&[flags | LONG][..], &size.to_be_bytes()].concat();
+        for size in [1 << 40, 1 << 62, u64::MAX, MAX_MESSAGE as u64 + 1] {
+            for flags in [0, MORE] {
+                let what = Wrong::TooLong { what: "message", bytes: size, most: MAX_MESSAGE };
+                assert_eq!(after(&long(flags, size)), Some(what));
+            }
+            let what = Wrong::TooLong { what: "command", bytes: size, most: MAX_COMMAND };
+            assert_eq!(after(&long(COMMAND, size)), Some(what));
+        }
+        assert_eq!(after(&long(0, MAX_MESSAGE as u64)), None);
+        // Together with what came before it.
+        let half = [long(MORE, MAX_MESSAGE as u64 / 2), vec![0; MAX_MESSAGE / 2]].concat();
+        assert_eq!(after(&[&half[..], &long(0, MAX_MESSAGE as u64 / 2)].concat()), None);
+        let both = [&half[..], &long(0, MAX_MESSAGE as u64 / 2 + 1)].concat();
+        let sum = MAX_MESSAGE as u64 + 1;
+        assert_eq!(after(&both), Some(Wrong::TooLong { what: "message", bytes: sum, most: MAX_MESSAGE }));
+    }
+
+    #[test]
+    fn a_message_of_the_greatest_size_is_taken_and_its_room_given_back() {
+        let mut session = Session::new(Kind::Router);
+        session.add(&opening(Kind::Dealer));
+        assert_eq!(session.next(), Ok(Some(Said::Ready)));
+        let sent = vec![1; MAX_MESSAGE];
+        session.add(&message(&[&sent]));
+        assert_eq!(session.held(), MAX_MESSAGE + 9);
+        assert_eq!(session.next(), Ok(Some(Said::Message(vec![sent]))));
+        assert_eq!(session.held(), 0);
+        session.add(b"\0");
+        assert!(session.input.capacity() <= KEPT, "{} bytes are kept for one", session.input.capacity());
+    }
+
+    #[test]
+    fn a_message_has_so_many_frames_and_no_more() {
+        let frames = |count: usize| [opening(Kind::Dealer), message(&vec![&b"x"[..]; count])].concat();
+        assert_eq!(hear(Kind::Router, &frames(MAX_FRAMES), 1000).0.len(), 2);
+        assert_eq!(hear(Kind::Router, &frames(MAX_FRAMES + 1), 1000).1, Some(Wrong::TooMany));
+    }
+
+    #[test]
+    fn strangers_are_told_from_their_first_bytes() {
+        let mut old = opening(Kind::Dealer);
+        old[10] = 1;
+        let mut curve = opening(Kind::Dealer);
+        curve[12..17].copy_from_slice(b"CURVE");
+        let table: [(&[u8], Wrong); 5] = [
+            (b"G", Wrong::Stranger),
+            (b"GET / HTTP/1.1\r\n\r\n", Wrong::Stranger),
+            (b"\xff\0\0\0\0\0\0\0\0\x00", Wrong::Stranger),
+            (&old[..11], Wrong::Version(1)),
+            (&curve, Wrong::Mechanism("CURVE".into())),
+        ];
+        for (bytes, wrong) in table {
+            assert_eq!(hear(Kind::Router, bytes, 1), (vec![], Some(wrong)));
+        }
+    }
+
+    #[test]
+    fn subscriptions_of_before_3_1_are_messages_to_a_pub_alone() {
+        let bytes = [opening(Kind::Sub), message(&[b"\x01a"]), message(&[b"\x00a"]), message(&[b"b"])].concat();
+        let said = [
+            Said::Ready,
+            Said::Subscribe(b"a".to_vec()),
+            Said::Cancel(b"a".to_vec()),
+            Said::Message(vec![b"b".to_vec()]),
+        ];
+        assert_eq!(hear(Kind::Pub, &bytes, 1000), (said.to_vec(), None));
+        let bytes = [opening(Kind::Dealer), message(&[b"\x01a"])].concat();
+        assert_eq!(hear(Kind::Router, &bytes, 1000).0[1], Said::Message(vec![b"\x01a".to_vec()]));
+    }
+
+    #[test]
+    fn after_an_error_nothing_is_heard() {
+        let mut session = Session::new(Kind::Router);
+        session.add(b"rubbish");
+        assert_eq!(session.next(), Err(Wrong::Stranger));
+        session.add(&conversation());
+        assert_eq!((session.next(), session.held()), (Err(Wrong::Stranger), 0));
+    }
+}

@@ -372,7 +372,7 @@ impl Source {
         let _ = self.own().await;
         match (&self.endpoint, self.own.get()) {
             (Endpoint::Redis(_), _) => self.cluster.to_string(),
-            (Endpoint::Unix(_), None) => self.endpoint.to_string(),
+            (Endpoint::Unix(_), None) | (Endpoint::Zmq(_), _) => self.endpoint.to_string(),
             (Endpoint::Unix(_), Some((own, cluster))) => match cluster {
                 Some(cluster) if nodes != Nodes::Here => cluster.clone(),
                 _ => own.to_string(),

@@ -1,4 +1,5 @@
-//! What Circus's own clients hear, byte for byte: the doors that they know speak as circusd 0.19 does.
+//! What Circus's own clients hear, byte for byte: the doors that they know speak as circusd 0.19 does. And the other way
+//! round: how a circusd is asked, and what it means.
 //!
 //! Requests are read by [`parse_request`](super::parse_request), whichever door they come through. What goes out is
 //! ours, said again in circusd's words. Invariants:
@@ -9,9 +10,11 @@
 //! - Every text is what Python's `json.dumps` would have made of the same value.
 //! - Where an answer means something else than circusd's all the same, `docs/circus-compatibility.md` has a row for it.
 
+mod ask;
 mod event;
 mod python;
 mod reply;
 
+pub use ask::{heard, request, understood};
 pub use event::event;
 pub use reply::reply_text;
