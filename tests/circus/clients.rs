@@ -67,7 +67,7 @@ const LINES: &[&str] = &[
     "--json status nope",
     "--json --prettify stats web",
     "--json listsockets",
-    "stop web",
+    "stop web --waiting",
     "status web",
     "start web --waiting",
     "start",
@@ -179,7 +179,7 @@ impl Served {
         let main = "from circus import plugins;plugins.main()";
         let words = ["-c", main, "--endpoint", &endpoint, "--pubsub", &pubsub, "--config", &config.join(":::"), class];
         let mut command = python_with(&self.home, &words);
-        let log = self.home.file("plugin.log");
+        let log = self.home.file(&format!("{class}.log"));
         let out = || File::options().create(true).append(true).open(&log).expect("a log");
         command.env("PYTHONPATH", Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/circus"));
         let process = command.stdin(Stdio::null()).stdout(out()).stderr(out()).spawn().expect("a plugin");
@@ -263,6 +263,26 @@ fn circuss_clients_ask_and_its_shell_too() {
 }
 
 #[test]
+fn circuss_circusctl_listens() {
+    let served = Served::new("[watcher:web]\ncmd = sleep 1000\n\n[watcher:other]\ncmd = sleep 1001\n");
+    let main = "from circus.circusctl import main; main()";
+    let words = ["-c", main, "--endpoint", &served.door("pubsub"), "listen", "watcher.web."];
+    let mut listener = python_with(&served.home, &words);
+    let out = served.home.file("heard");
+    let mut listener = listener.stdout(File::create(&out).expect("a file")).spawn().expect("circusctl to run");
+    let heard = || fs::read_to_string(&out).unwrap_or_default();
+    wait_for("events are heard", || {
+        for name in ["other", "web"] {
+            served.agent.ask(&json!({"command": "restart", "properties": {"name": name, "waiting": true}}));
+        }
+        heard().contains("b'watcher.web.spawn': b'{\"process_pid\": ").then_some(())
+    });
+    let _ = listener.kill();
+    let _ = listener.wait();
+    assert!(!heard().contains("other"), "{}", heard());
+}
+
+#[test]
 fn circuss_flapping_stops_what_flaps_and_nothing_else() {
     let served = Served::new(
         "[watcher:flaps]\ncmd = sh -c \"exit 1\"\nflapping.retry_in = 0.5\nautostart = False\n\n[watcher:web]\ncmd = sleep 1000\n",
@@ -283,7 +303,7 @@ fn circuss_resource_watcher_restarts_what_grows() {
     let grows = "python3 -c \"import time; kept = bytearray(100 << 20); time.sleep(1000)\"";
     let served =
         Served::new(&format!("[watcher:grows]\ncmd = {grows}\ncopy_env = True\n\n[watcher:web]\ncmd = sleep 1000\n"));
-    served.agent.comes_to("grows", "active");
+    ["grows", "web"].iter().for_each(|watcher| served.agent.comes_to(watcher, "active"));
     let (before, others) = (served.agent.pids("grows"), served.agent.pids("web"));
     let plugin = served.plugin(
         "circus.plugins.resource_watcher.ResourceWatcher",
@@ -304,13 +324,14 @@ fn circuss_resource_watcher_restarts_what_grows() {
     plugin.ends();
 }
 
-/// What arrives at a statsd server until all of it is there.
-fn receives(server: &UdpSocket, wanted: &[&str]) {
+/// Waits until all of this has arrived at a statsd server, of which `more` brings more.
+fn receives(server: &UdpSocket, wanted: &[&str], mut more: impl FnMut()) {
     server.set_read_timeout(Some(Duration::from_millis(50))).expect("a limit");
     let mut lines: Vec<String> = Vec::new();
     let mut packet = [0; 2048];
     wait_for(&format!("{wanted:?}"), || {
-        if let Ok(length) = server.recv(&mut packet) {
+        more();
+        while let Ok(length) = server.recv(&mut packet) {
             lines.push(String::from_utf8_lossy(&packet[..length]).into_owned());
         }
         wanted.iter().all(|wanted| lines.iter().any(|line| line.starts_with(wanted))).then_some(())
@@ -334,20 +355,16 @@ fn circuss_statsd_plugins_send_events_and_gauges() {
             "circus.shop.watcher._stats.web.mem_sum:",
             "circus.shop.watcher._stats.idle.watchers_num:0|g",
         ],
+        || (),
     );
     full.ends();
     let emitter = served.plugin("circus.plugins.statsd.StatsdEmitter", &config);
-    let mut restarts = 0;
-    wait_for("events are counted", || {
-        restarts += 1;
-        served.agent.ask(&json!({"command": "restart", "properties": {"name": "web", "waiting": true}}));
-        let mut packet = [0; 2048];
-        let length = server.recv(&mut packet).ok()?;
-        packet[..length].starts_with(b"circus.shop.watcher.web.").then_some(())
-    });
+    let restart =
+        || drop(served.agent.ask(&json!({"command": "restart", "properties": {"name": "web", "waiting": true}})));
     receives(
         &server,
         &["circus.shop.watcher.web.reap:1|c", "circus.shop.watcher.web.spawn:1|c", "circus.shop.watcher.web.start:1|c"],
+        restart,
     );
     emitter.ends();
 }
