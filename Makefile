@@ -60,7 +60,7 @@ release:
 	install -D -t target/static $(addprefix $${CARGO_TARGET_DIR:-target}/$(host)/release/,circus-agent circusctl circus-top)
 
 bench: setup
-	cargo bench --locked --bench step --bench restart --bench trees --bench handover --bench leases --bench scale --bench output --bench watchers --bench stats --bench sockets --bench top
+	cargo bench --locked --bench step --bench restart --bench trees --bench handover --bench leases --bench scale --bench output --bench watchers --bench stats --bench sockets --bench zmq --bench top
 
 rivals: setup .rivals/ready
 	cargo bench --locked --bench rivals

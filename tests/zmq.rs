@@ -289,6 +289,21 @@ while words[-3:] != ['kill', 'reap', 'stop']: words.append(socket.recv_multipart
 }
 
 #[test]
+fn all_that_was_answered_is_told_before_the_doors_close() {
+    let mut stage = Stage::new("");
+    let mut peer = Peer::dealer(stage.port);
+    // More than a connection holds while nobody reads.
+    for id in 0..60 {
+        peer.asks(&format!(r#"{{"command":"options","properties":{{"name":"{}"}},"id":{id}}}"#, "x".repeat(60 << 10)));
+    }
+    peer.asks(r#"{"command":"quit","id":60,"properties":{"waiting":true}}"#);
+    for id in 0..=60 {
+        assert_eq!(peer.answer()["id"], id);
+    }
+    stage.agent.exits(0);
+}
+
+#[test]
 fn a_changed_endpoint_waits_for_a_restart_and_is_told() {
     let stage = Stage::new("");
     let port = free_port();

@@ -114,7 +114,7 @@ async fn subscribe(
         return usage("events are followed, and nothing else: ask the agent's control socket, or Redis");
     }
     if !follow.live {
-        return usage("nobody keeps what has been: follow it with -f");
+        return usage("what has been is not to be had: follow it with -f");
     }
     if follow.nodes != Nodes::Here {
         return usage("one node is followed: ask Redis for all of them");

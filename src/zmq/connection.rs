@@ -143,7 +143,7 @@ impl Connection {
 
     /// What it says next, of what has come.
     pub(super) fn hear(&mut self) -> Result<Option<Said>, End> {
-        let said = self.session.next()?;
+        let said = self.session.hear()?;
         if said.is_some() {
             self.heard = Instant::now();
         }

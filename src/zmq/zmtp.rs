@@ -186,18 +186,18 @@ impl Session {
     ///
     /// # Errors
     /// Nothing more will be said: the connection is to be closed.
-    pub fn next(&mut self) -> Result<Option<Said>, Wrong> {
+    pub fn hear(&mut self) -> Result<Option<Said>, Wrong> {
         if let Stage::Over(wrong) = &self.stage {
             return Err(wrong.clone());
         }
-        let said = self.hear();
+        let said = self.listen();
         if let Err(wrong) = &said {
             *self = Session { stage: Stage::Over(wrong.clone()), ..Session::new(self.own) };
         }
         said
     }
 
-    fn hear(&mut self) -> Result<Option<Said>, Wrong> {
+    fn listen(&mut self) -> Result<Option<Said>, Wrong> {
         loop {
             match self.stage {
                 Stage::Greeting => match self.greeting()? {
@@ -435,7 +435,7 @@ mod tests {
         for piece in bytes.chunks(piece) {
             session.add(piece);
             loop {
-                match session.next() {
+                match session.hear() {
                     Ok(Some(next)) => said.push(next),
                     Ok(None) => break,
                     Err(wrong) => return (said, Some(wrong)),
@@ -558,11 +558,11 @@ mod tests {
     fn a_message_of_the_greatest_size_is_taken_and_its_room_given_back() {
         let mut session = Session::new(Kind::Router);
         session.add(&opening(Kind::Dealer));
-        assert_eq!(session.next(), Ok(Some(Said::Ready)));
+        assert_eq!(session.hear(), Ok(Some(Said::Ready)));
         let sent = vec![1; MAX_MESSAGE];
         session.add(&message(&[&sent]));
         assert_eq!(session.held(), MAX_MESSAGE + 9);
-        assert_eq!(session.next(), Ok(Some(Said::Message(vec![sent]))));
+        assert_eq!(session.hear(), Ok(Some(Said::Message(vec![sent]))));
         assert_eq!(session.held(), 0);
         session.add(b"\0");
         assert!(session.input.capacity() <= KEPT, "{} bytes are kept for one", session.input.capacity());
@@ -611,8 +611,8 @@ mod tests {
     fn after_an_error_nothing_is_heard() {
         let mut session = Session::new(Kind::Router);
         session.add(b"rubbish");
-        assert_eq!(session.next(), Err(Wrong::Stranger));
+        assert_eq!(session.hear(), Err(Wrong::Stranger));
         session.add(&conversation());
-        assert_eq!((session.next(), session.held()), (Err(Wrong::Stranger), 0));
+        assert_eq!((session.hear(), session.held()), (Err(Wrong::Stranger), 0));
     }
 }

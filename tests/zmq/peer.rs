@@ -50,7 +50,7 @@ impl Peer {
     pub(crate) fn hears(&mut self) -> Option<Said> {
         let mut chunk = vec![0; 64 << 10];
         loop {
-            if let Some(said) = self.session.next().expect("ZMTP") {
+            if let Some(said) = self.session.hear().expect("ZMTP") {
                 return Some(said);
             }
             match self.stream.read(&mut chunk) {
@@ -73,7 +73,7 @@ impl Peer {
 
     /// Waits until the other side has closed the connection.
     #[track_caller]
-    pub(crate) fn is_closed(mut self) {
+    pub(crate) fn ends_closed(mut self) {
         let mut chunk = vec![0; 4096];
         loop {
             match self.stream.read(&mut chunk) {

@@ -69,9 +69,8 @@ fn a_stopped_subscriber_loses_messages_and_delays_nobody() {
             // Until it is heard to have subscribed.
             let python = loop {
                 publisher.publish("count.begin", "{}");
-                match tokio::time::timeout(Duration::from_millis(20), &mut joined).await {
-                    Ok(python) => break python.expect("a subscriber"),
-                    Err(_) => {}
+                if let Ok(python) = tokio::time::timeout(Duration::from_millis(20), &mut joined).await {
+                    break python.expect("a subscriber");
                 }
             };
             ready.push(python);
