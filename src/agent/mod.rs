@@ -39,7 +39,7 @@ use crate::discovery;
 use crate::host::calendar;
 use crate::host::clock::{self, Alarm};
 use crate::host::{FOR_EVER, Host, machine};
-use crate::model::command::{NodeAbout, Outcome, PROTOCOL, Refusal, Reply, RequestId};
+use crate::model::command::{Command, NodeAbout, Outcome, PROTOCOL, Refusal, Reply, RequestId};
 use crate::model::election::Word;
 use crate::model::event::{Action, Ask, Claim, Event, Level, News, Notice, Onlooker};
 use crate::model::history::Fact;
@@ -217,6 +217,8 @@ struct Pending {
     cast: bool,
     form: wire::Form,
     door: Door,
+    /// What is asked, at a door where the reply is said in Circus's words: they depend on it.
+    asked: Option<Command>,
 }
 
 /// The door at which something was asked, and where it is answered.
@@ -565,7 +567,8 @@ impl Agent {
             Err(_) => {
                 let refusal = Refusal::NotJson("not UTF-8".into());
                 let (id, form, door) = (Value::Null, wire::Form::Ours, Door::Zmq(answer));
-                answer_with(Pending { id, cast: false, form, door }, &Outcome::Own(Reply::Refused(refusal)));
+                let pending = Pending { id, cast: false, form, door, asked: None };
+                answer_with(pending, &Outcome::Own(Reply::Refused(refusal)));
             }
         }
     }
@@ -581,7 +584,8 @@ impl Agent {
                     Door::Control(_) | Door::Zmq(_) => format!("{from} on {}", self.name),
                     Door::Bus(_) => by.unwrap_or(from),
                 };
-                self.requests.insert(request, Pending { id, cast, form, door });
+                let asked = matches!(door, Door::Zmq(_)).then(|| command.clone());
+                self.requests.insert(request, Pending { id, cast, form, door, asked });
                 self.take(Event::Asked { request, by, target, command, limit });
             }
             Err(wire::BadRequest { id, cast, refusal }) => match (wire::parse_follow(line), door) {
@@ -592,8 +596,8 @@ impl Agent {
                         Some((_, Ok(_))) => Refusal::BadMessage("a stream comes from a control socket only".into()),
                         None => refusal,
                     };
-                    let form = wire::Form::Ours;
-                    answer_with(Pending { id, cast, form, door }, &Outcome::Own(Reply::Refused(refusal)));
+                    let pending = Pending { id, cast, form: wire::Form::Ours, door, asked: None };
+                    answer_with(pending, &Outcome::Own(Reply::Refused(refusal)));
                 }
             },
         }
@@ -654,7 +658,7 @@ impl Agent {
     fn publish(&mut self, notice: Notice) {
         let now = unix_time();
         if let Some(events) = &self.zmq.events {
-            let (topic, body) = wire::circus::event(&notice, &self.name, now);
+            let (topic, body) = wire::circus::event(&notice, now);
             events.publish(&topic, &body);
         }
         let event = wire::notice_json(&notice, &self.name, now);
@@ -819,10 +823,16 @@ impl Store {
 }
 
 fn answer_with(pending: Pending, outcome: &Outcome) {
-    let Pending { id, cast, form, door } = pending;
-    if !cast {
-        door.say(wire::reply_in(form, outcome, &id, unix_time()).to_string());
+    let Pending { id, cast, form, door, asked } = pending;
+    if cast {
+        return;
     }
+    let now = unix_time();
+    let line = match &door {
+        Door::Zmq(_) => wire::circus::reply_text(asked.as_ref(), form, outcome, &id, now),
+        Door::Control(_) | Door::Bus(_) => wire::reply_in(form, outcome, &id, now).to_string(),
+    };
+    door.say(line);
 }
 
 /// Seconds of the Unix epoch.

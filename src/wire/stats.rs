@@ -8,10 +8,15 @@ use crate::model::command::{ChildSample, Sample, Usage};
 use crate::model::names::WatcherName;
 
 /// The fields of a reply to `stats`: of all watchers, of one, or of one process of it.
-pub(super) fn stats(watcher: Option<&WatcherName>, pid: Option<u32>, samples: &[Sample]) -> Value {
+pub(super) fn stats(
+    watcher: Option<&WatcherName>,
+    pid: Option<u32>,
+    samples: &[Sample],
+    idle: &[WatcherName],
+) -> Value {
     match (watcher, pid) {
         (None, _) => {
-            let mut infos = Map::new();
+            let mut infos: Map<String, Value> = idle.iter().map(|name| (name.to_string(), json!({}))).collect();
             for sample in samples {
                 let of_watcher = infos.entry(sample.watcher.as_str()).or_insert_with(|| json!({}));
                 of_watcher[sample.pid.to_string()] = process(sample);
