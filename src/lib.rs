@@ -28,7 +28,7 @@
 //! Imports point down only, and modules of one line do not know each other (`tests/tidy.rs` draws the arrows):
 //!
 //! ```text
-//!   bin → cli → lord | plugins → agent, client → cluster | config | control | host | systemd | view | zmq
+//!   bin → cli → lord | plugins → agent, client → cluster | config | control | discovery | host | systemd | view | zmq
 //!       → unix | wire → model
 //! ```
 //!
@@ -42,6 +42,7 @@
 //! | [`cluster`] | the shared world: leases, the registry and the bus over Redis, or leases by file locks |
 //! | [`control`] | the control socket: lines in, lines out, and streams of lines |
 //! | [`zmq`] | the doors of Circus's own clients: its protocol, who asks, who listens |
+//! | [`discovery`] | who looks for an agent over UDP is told where it is |
 //! | [`systemd`] | what the service manager is told, and the sockets that it hands over |
 //! | [`view`] | Replies and streams → tables and lines for people, and the screen of circus-top: pure |
 //! | [`agent`] | wires it all: wait in one `select!`, decide in `step`, act in `perform`; tell followers what happens |
@@ -84,6 +85,7 @@
 //! | the latest events, and who follows them | [`agent::follow`] | streams |
 //! | who has subscribed over ZeroMQ, and what waits for them | [`zmq::Publisher`] | messages |
 //! | who watches, until when, and the last hour for them | [`model::node::Node`] | frames |
+//! | of whom Circus's clients were told, and when | a task for each door of statistics | messages |
 //! | the Redis connections and their time-outs | [`cluster::Redis`] and its tasks | events |
 //! | a singleton's child and its deadline | its guard, a process of its own | events |
 //! | what a drill's witness has seen | the witness, a process of its own that outlives the agent | the history of the lease |
@@ -134,9 +136,10 @@
 //! | what a lord does | `tests/lord.rs`: the real process, and the manual's recipes for who asks whether its node leads; `tests/host/lords.rs`: under its guard; `tests/chaos/address.rs`: an address that moves between hosts; `tests/chaos/legions.rs`: what uWSGI's Legion was measured at |
 //! | all of it | `tests/agent.rs`, `tests/nodes.rs`, `tests/roll.rs`, `tests/rename.rs`, `tests/history.rs`, `tests/legion_ctl.rs`, `tests/drill.rs`, `tests/supervision`: real agents, also where pids, memory or a device give out; `tests/soak.rs`: one in random commands and kills; `tests/daemon.rs`: in the background; `tests/circus_cluster.rs`: in circusd-cluster's words; `tests/bad_input.rs`: among strangers, the dead and the endless; `tests/pid1.rs`: as PID 1; `tests/celery.rs`: a real Celery beat; `tests/cron.rs`: each time of a schedule once, also where the node that has it dies, and what is told of it; `tests/servers`: real web servers on sockets, under load; `tests/follow.rs` with `tests/follow`: streams, of one node and of all |
 //! | BeatCop's file and its lock | `tests/beatcop.rs`: the original program and agents over one lock |
-//! | Circus's users lose nothing | `tests/compatibility.rs`; `tests/defects.rs`: what was broken there; the table in `docs/circus-compatibility.md` |
+//! | Circus's users lose nothing | `tests/compatibility.rs`; `tests/defects.rs`: what was broken there; the table in `docs/circus-compatibility.md`; `tests/circus`: each answer and event beside those of a real circusd with the same file, and Circus's own clients and plugins, unchanged |
 //! | every fault that the promise names | `tests/chaos`: agents and Redis on hosts of their own, a checker outside; `make chaos` plays all of it and prints the table |
-//! | ZeroMQ | beside the code: every prefix and every corrupted byte of a conversation; `tests/zmq.rs` with `tests/zmq`: Circus's own clients, those that mean harm, and a real circusd |
+//! | ZeroMQ | beside the code: every prefix and every corrupted byte of a conversation; `tests/zmq.rs` with `tests/zmq`: Circus's own clients, those that mean harm, and a real circusd; `tests/circus_stats.rs`: Circus's circus-top on a real terminal |
+//! | discovery | `tests/discovery.rs`: real datagrams, in a network of their own |
 //! | plugins | plays beside the code, and `tests/plugins.rs`: real agents; `tests/python_plugins.rs`: those of others, with the real package circus |
 //! | circus-top | `tests/top.rs`: its pictures, its keys, and the real program on a real terminal, with a Redis that goes and comes back |
 //! | words and bytes | `tests/config.rs`, `tests/wire.rs`, `tests/cli.rs`, `tests/shell.rs`, `tests/systemd.rs`, `tests/packaging.rs`; `tests/fuzz.rs`: messages of nobody |
@@ -152,6 +155,7 @@ pub mod wire;
 pub mod cluster;
 pub mod config;
 pub mod control;
+pub mod discovery;
 pub mod host;
 pub mod systemd;
 pub mod view;

@@ -27,8 +27,9 @@
 //! Whoever follows an agent ([`parse_follow`]) gets one object for each piece of news ([`notice_json`]), each line of
 //! output ([`log_line_json`]), or each second of what is used ([`node_stats_json`]).
 
-mod about;
 pub mod circus;
+
+mod about;
 mod cluster;
 mod command;
 mod drill;

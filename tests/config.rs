@@ -81,6 +81,7 @@ fn describe(config: &Config) -> String {
         path.iter().for_each(|path| fact(format!("{name} {}", path.display())));
     }
     zmq.all().for_each(|(key, address)| fact(format!("{key} {address}")));
+    zmq.discovery.iter().for_each(|group| fact(format!("[circus] multicast_endpoint {group}")));
     zmq.owner.iter().for_each(|owner| fact(format!("endpoint_owner {owner}")));
     zmq.public.then(|| fact("endpoints are public".into()));
     allow_drills.then(|| fact("drills are allowed".into()));

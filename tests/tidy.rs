@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[&[&str]] = &[
     &["model"],
     &["unix", "wire"],
-    &["cluster", "config", "control", "host", "systemd", "view", "zmq"],
+    &["cluster", "config", "control", "discovery", "host", "systemd", "view", "zmq"],
     &["agent", "client"],
     &["lord", "plugins"],
     &["cli"],
@@ -28,7 +28,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("ratatui", &["cli", "view"]),
     ("regex", &["cli", "config", "host", "model", "plugins", "view"]),
     ("libc", &["agent", "cli", "cluster", "config", "control", "host", "lord", "plugins"]),
-    ("tokio", &["agent", "client", "cli", "cluster", "control", "host", "plugins", "unix", "zmq"]),
+    ("tokio", &["agent", "client", "cli", "cluster", "control", "discovery", "host", "plugins", "unix", "zmq"]),
 ];
 
 fn files(dir: &str, ending: &str) -> Vec<PathBuf> {

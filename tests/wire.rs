@@ -203,19 +203,19 @@ fn stats_have_circuss_units() {
     exchange(
         r#"{"command": "stats", "properties": {}, "id": 6}"#,
         &stats(None, None, false),
-        Answer::Stats { watcher: None, pid: None, samples: samples.clone() },
-        json!({"status": "ok", "infos": {"dummy": both}}),
+        Answer::Stats { watcher: None, pid: None, samples: samples.clone(), idle: vec![name("idle")] },
+        json!({"status": "ok", "infos": {"dummy": both, "idle": {}}}),
     );
     exchange(
         r#"{"command": "stats", "properties": {"name": "dummy", "extended": true}, "id": 7}"#,
         &stats(Some("dummy"), None, true),
-        Answer::Stats { watcher: Some(name("dummy")), pid: None, samples: samples.clone() },
+        Answer::Stats { watcher: Some(name("dummy")), pid: None, samples: samples.clone(), idle: vec![] },
         json!({"status": "ok", "name": "dummy", "info": both}),
     );
     exchange(
         r#"{"command": "stats", "properties": {"name": "dummy", "process": 20755}, "id": 8}"#,
         &stats(Some("dummy"), Some(20755), false),
-        Answer::Stats { watcher: Some(name("dummy")), pid: Some(20755), samples },
+        Answer::Stats { watcher: Some(name("dummy")), pid: Some(20755), samples, idle: vec![] },
         json!({"status": "ok", "name": "dummy", "process": 20755, "info": info}),
     );
 }

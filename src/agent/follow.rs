@@ -233,10 +233,50 @@ fn note(unseen: &WatcherName) -> Value {
     json!({"note": format!("{unseen} writes to the agent's own output: give it a stdout_stream to see it here")})
 }
 
-/// What comes to who follows all nodes.
-enum Heard {
-    Begun(Result<Box<ClusterStream>, String>),
-    Line(Result<Value, String>),
+/// What several nodes tell. While Redis is away it says so, and goes on when it is back.
+pub(super) struct Source {
+    follow: Follow,
+    all: AllNodes,
+    stream: Option<Box<ClusterStream>>,
+    away: bool,
+}
+
+impl Source {
+    /// One that has not begun to listen yet.
+    pub(super) fn new(follow: Follow, all: AllNodes) -> Source {
+        Source { follow, all, stream: None, away: false }
+    }
+
+    /// What comes next. Nothing is lost where the future is dropped.
+    pub(super) async fn next(&mut self) -> Value {
+        loop {
+            let failed = match &mut self.stream {
+                Some(stream) => match stream.next().await {
+                    Ok(line) => return line,
+                    Err(why) => why,
+                },
+                None => {
+                    if self.away {
+                        sleep(PAUSE).await;
+                    }
+                    match self.all.listen(&self.follow).await {
+                        Ok(begun) => {
+                            self.stream = Some(Box::new(begun));
+                            if std::mem::take(&mut self.away) {
+                                return json!({"note": "Redis is reached again; what happened meanwhile is not known"});
+                            }
+                            continue;
+                        }
+                        Err(why) => why,
+                    }
+                }
+            };
+            self.stream = None;
+            if !std::mem::replace(&mut self.away, true) {
+                return json!({"note": format!("Redis: {failed}; waiting for its return")});
+            }
+        }
+    }
 }
 
 /// The way to one follower.
@@ -309,44 +349,15 @@ impl Stream {
     /// Tells what all nodes tell, for as long as the client listens.
     async fn follow_all(mut self, follow: Follow, all: AllNodes) {
         let mut backlog = Backlog::default();
-        let mut source: Option<Box<ClusterStream>> = None;
-        let mut away = false;
+        let mut source = Source::new(follow, all);
         loop {
-            let next = async {
-                match &mut source {
-                    Some(source) => Heard::Line(source.next().await),
-                    None => {
-                        if away {
-                            sleep(PAUSE).await;
-                        }
-                        Heard::Begun(all.listen(&follow).await.map(Box::new))
-                    }
-                }
-            };
             tokio::select! {
                 biased;
                 room = self.lines.reserve(), if !backlog.lines.is_empty() => {
                     let (Ok(room), Some(line)) = (room, backlog.pop()) else { return };
                     room.send(line);
                 }
-                heard = next => {
-                    let line = match heard {
-                        Heard::Line(Ok(line)) => line,
-                        Heard::Begun(Ok(begun)) => {
-                            source = Some(begun);
-                            if !std::mem::take(&mut away) {
-                                continue;
-                            }
-                            json!({"note": "Redis is reached again; what happened meanwhile is not known"})
-                        }
-                        Heard::Line(Err(why)) | Heard::Begun(Err(why)) => {
-                            source = None;
-                            if std::mem::replace(&mut away, true) {
-                                continue;
-                            }
-                            json!({"note": format!("Redis: {why}; waiting for its return")})
-                        }
-                    };
+                line = source.next() => {
                     backlog.add(|| self.text(line), |dropped| self.text(json!({"dropped": dropped})));
                 }
                 () = self.lines.closed() => return,

@@ -6,6 +6,7 @@
 pub mod drill;
 pub mod follow;
 
+mod circus_stats;
 mod lordship;
 mod pidfile;
 mod zmq;
@@ -24,6 +25,7 @@ use signal_hook::low_level::siginfo::Origin;
 use signal_hook_tokio::SignalsInfo;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use self::circus_stats::CircusStats;
 use self::follow::{AllNodes, Followers, Output};
 use self::lordship::Lordships;
 use self::pidfile::{Pidfile, PidfileError};
@@ -33,10 +35,11 @@ use crate::cluster::local::{self, Local};
 use crate::cluster::{self, BusQuestion, Redis, Standing};
 use crate::config::{self, Config, Severity, Surroundings};
 use crate::control::{self, ControlSocket, Question};
+use crate::discovery;
 use crate::host::calendar;
 use crate::host::clock::{self, Alarm};
 use crate::host::{FOR_EVER, Host, machine};
-use crate::model::command::{NodeAbout, Outcome, PROTOCOL, Refusal, Reply, RequestId};
+use crate::model::command::{Command, NodeAbout, Outcome, PROTOCOL, Refusal, Reply, RequestId};
 use crate::model::election::Word;
 use crate::model::event::{Action, Ask, Claim, Event, Level, News, Notice, Onlooker, Schedule};
 use crate::model::history::Fact;
@@ -186,6 +189,7 @@ struct Agent {
     requests: HashMap<RequestId, Pending>,
     followers: Followers,
     zmq: Zmq,
+    circus_stats: CircusStats,
     /// Whether it was said that frames are too long.
     is_untold: bool,
     lordships: Lordships,
@@ -213,6 +217,8 @@ struct Pending {
     cast: bool,
     form: wire::Form,
     door: Door,
+    /// What is asked, at a door where the reply is said in Circus's words: they depend on it.
+    asked: Option<Command>,
 }
 
 /// The door at which something was asked, and where it is answered.
@@ -250,7 +256,7 @@ impl Agent {
         tracing::info!("control socket {}", socket.path().display());
         let (asked_over_zmq, over_zmq) = mpsc::channel(QUESTIONS);
         let at = spec.zmq.beside(socket.path());
-        let zmq = Zmq::open(&at, &asked_over_zmq)?;
+        let mut zmq = Zmq::open(&at, &asked_over_zmq)?;
 
         let (events, event_queue) = mpsc::channel(EVENTS);
         let (asked_here, control) = mpsc::channel(QUESTIONS);
@@ -282,6 +288,11 @@ impl Agent {
         let standing = Standing { about: node.about(about(endpoint)), draining: false };
         let (standing, standing_seen) = watch::channel(standing);
         let store = Store::start(&spec, state_dir, identity, &events, asked_there, standing_seen)?;
+        let all = spec.redis.clone().map(|redis| AllNodes { redis, cluster: spec.cluster.clone() });
+        let circus_stats = CircusStats::open(zmq.stats.take(), zmq.cluster_stats.take(), all, &events);
+        if let (Some(group), Some(endpoint)) = (spec.zmq.discovery, spec.zmq.endpoint.clone()) {
+            tokio::spawn(async move { discovery::serve(group, &endpoint.to_string()).await });
+        }
         let doors = Doors {
             events: event_queue,
             control,
@@ -302,6 +313,7 @@ impl Agent {
             requests: HashMap::new(),
             followers: Followers::default(),
             zmq,
+            circus_stats,
             is_untold: false,
             lordships: Lordships::new(legions_dir.into()),
             last_request: 0,
@@ -359,7 +371,7 @@ impl Agent {
         // Each reply has been given to its door; now the doors close.
         drop((doors.control, doors.bus, doors.zmq, doors.events));
         self.requests.clear();
-        let zmq = tokio::spawn(self.zmq.close());
+        let zmq = [tokio::spawn(self.zmq.close()), tokio::spawn(self.circus_stats.close())];
         drop(self.followers);
         if let Store::Redis(redis) = self.store {
             redis.leave().await;
@@ -368,7 +380,9 @@ impl Agent {
         if doors.listening.await.is_err() {
             tracing::warn!("the control socket ended by a panic");
         }
-        let _ = zmq.await;
+        for closed in zmq {
+            let _ = closed.await;
+        }
         code
     }
 
@@ -422,8 +436,11 @@ impl Agent {
             },
             Action::ReadHistory { request, leases, schedules } => self.store.read_history(request, leases, schedules),
             Action::Sample { request, processes } => self.host.sample(request, processes),
-            Action::Measure { pids } => self.host.measure(pids),
-            Action::Show { stats, history, elsewhere } => self.show_stats(&stats, history.as_deref(), elsewhere),
+            Action::Measure { pids, detail } => self.host.measure(pids, detail),
+            Action::Show { stats, history, elsewhere, circus } => {
+                self.show_stats(&stats, history.as_deref(), elsewhere);
+                self.circus_stats.show(stats, circus);
+            }
             Action::TellOutput { of } => {
                 if let Store::Redis(redis) = &mut self.store {
                     redis.tell_output(of, || self.host.output().subscribe());
@@ -545,7 +562,8 @@ impl Agent {
             Err(_) => {
                 let refusal = Refusal::NotJson("not UTF-8".into());
                 let (id, form, door) = (Value::Null, wire::Form::Ours, Door::Zmq(answer));
-                answer_with(Pending { id, cast: false, form, door }, &Outcome::Own(Reply::Refused(refusal)));
+                let pending = Pending { id, cast: false, form, door, asked: None };
+                answer_with(pending, &Outcome::Own(Reply::Refused(refusal)));
             }
         }
     }
@@ -561,7 +579,8 @@ impl Agent {
                     Door::Control(_) | Door::Zmq(_) => format!("{from} on {}", self.name),
                     Door::Bus(_) => by.unwrap_or(from),
                 };
-                self.requests.insert(request, Pending { id, cast, form, door });
+                let asked = matches!(door, Door::Zmq(_)).then(|| command.clone());
+                self.requests.insert(request, Pending { id, cast, form, door, asked });
                 self.take(Event::Asked { request, by, target, command, limit });
             }
             Err(wire::BadRequest { id, cast, refusal }) => match (wire::parse_follow(line), door) {
@@ -572,8 +591,8 @@ impl Agent {
                         Some((_, Ok(_))) => Refusal::BadMessage("a stream comes from a control socket only".into()),
                         None => refusal,
                     };
-                    let form = wire::Form::Ours;
-                    answer_with(Pending { id, cast, form, door }, &Outcome::Own(Reply::Refused(refusal)));
+                    let pending = Pending { id, cast, form: wire::Form::Ours, door, asked: None };
+                    answer_with(pending, &Outcome::Own(Reply::Refused(refusal)));
                 }
             },
         }
@@ -634,7 +653,7 @@ impl Agent {
     fn publish(&mut self, notice: Notice) {
         let now = unix_time();
         if let Some(events) = &self.zmq.events {
-            let (topic, body) = wire::circus::event(&notice, &self.name, now);
+            let (topic, body) = wire::circus::event(&notice, now);
             events.publish(&topic, &body);
         }
         let event = wire::notice_json(&notice, &self.name, now);
@@ -803,10 +822,16 @@ impl Store {
 }
 
 fn answer_with(pending: Pending, outcome: &Outcome) {
-    let Pending { id, cast, form, door } = pending;
-    if !cast {
-        door.say(wire::reply_in(form, outcome, &id, unix_time()).to_string());
+    let Pending { id, cast, form, door, asked } = pending;
+    if cast {
+        return;
     }
+    let now = unix_time();
+    let line = match &door {
+        Door::Zmq(_) => wire::circus::reply_text(asked.as_ref(), form, outcome, &id, now),
+        Door::Control(_) | Door::Bus(_) => wire::reply_in(form, outcome, &id, now).to_string(),
+    };
+    door.say(line);
 }
 
 /// Seconds of the Unix epoch.

@@ -12,9 +12,9 @@ use crate::zmq::{self, Listener, Publisher, Question};
 pub(super) struct Zmq {
     /// Tells of events.
     pub(super) events: Option<Publisher>,
-    /// Tells what this node uses.
+    /// Tells what this node uses; to be taken by who has that to tell.
     pub(super) stats: Option<Publisher>,
-    /// Tells what all nodes use.
+    /// Tells what all nodes use; the same.
     pub(super) cluster_stats: Option<Publisher>,
     /// Those that answer: they end when nobody takes their questions any more.
     answering: Vec<JoinHandle<()>>,

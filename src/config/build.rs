@@ -340,10 +340,9 @@ impl<'a> Build<'a> {
 
     /// Whether a key may be used; says why not, or why it has no effect.
     fn allowed(&mut self, set: &Set<'_>) -> bool {
-        let Set { key, entry, value, .. } = set;
+        let Set { key, entry, .. } = set;
         match key.status {
             Status::Dead(why) if !set.is_default() => self.warn_of_dead(entry, why),
-            Status::Answered(why) if *value != Value::Unset => self.warn_of_dead(entry, why),
             _ => {}
         }
         true

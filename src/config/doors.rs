@@ -6,6 +6,11 @@ use super::settings::{Set, Settings};
 use super::value::Value;
 use crate::model::spec::{ZmqAddress, ZmqDoors};
 
+/// Where Circus publishes statistics unless it is told where.
+fn usual_stats() -> ZmqAddress {
+    ZmqAddress::Tcp { host: "127.0.0.1".into(), port: 5557 }
+}
+
 impl Build<'_> {
     /// The doors that are named. One that other machines could come to is an error, unless `endpoint_public` says so: there
     /// is no authentication, so that whoever comes can run anything.
@@ -30,16 +35,34 @@ impl Build<'_> {
             }
             Some(address.clone())
         };
-        ZmqDoors {
+        let mut doors = ZmqDoors {
             endpoint: door(Some(circus), "endpoint"),
             pubsub: door(Some(circus), "pubsub_endpoint"),
-            stats: door(Some(circus), "stats_endpoint"),
+            stats: door(Some(circus), "stats_endpoint").or_else(|| circus.bool("statsd").then(usual_stats)),
             cluster_endpoint: door(cluster, "endpoint"),
             cluster_stats: door(cluster, "stats_endpoint"),
+            discovery: None,
             owner: circus.user("endpoint_owner").map(|user| user.uid),
             public,
             for_plugins: false,
+        };
+        if let Some(set) = circus.get("multicast_endpoint")
+            && let Value::Group(group) = set.value
+        {
+            match doors.endpoint {
+                Some(_) => doors.discovery = Some(group),
+                None => {
+                    self.problems
+                        .warn(
+                            code::NO_EFFECT,
+                            set.entry.spot(),
+                            "`multicast_endpoint` has no effect without `endpoint`",
+                        )
+                        .label("who looks for this agent is told where that is");
+                }
+            }
         }
+        doors
     }
 
     fn is_public(&mut self, set: &Set<'_>, address: &ZmqAddress) {

@@ -68,8 +68,6 @@ pub(super) enum Status {
     Idle,
     /// It does nothing, for this reason; a warning unless it has its default.
     Dead(&'static str),
-    /// `globaloptions` answers it, and nothing else comes of it, for this reason; a warning wherever it is set.
-    Answered(&'static str),
 }
 
 /// One key.
@@ -111,19 +109,19 @@ const fn eg(example: &'static str) -> (&'static str, &'static str) {
 
 use Kind::{
     Action, Actions, Amount, Bool, Class, Cluster, Colour, Command, Count, Cron, Endpoint, Family, From, Group, Health,
-    Hook, Host, HttpUrl, Interface, Labels, Level, Limit, LogOutput, Memory, Names, Node, Number, Octal, OnFailure,
-    Owner, Path, Port, Positive, Protocol, Quorum, Ready, Regex, Retries, Rollover, Seconds, Sibling, Signal, Size,
-    SocketEnv, SocketPath, SocketType, Sockets, StopPreset, Syslog, Text, TimeZone, Times, Url, Use, User, Valor,
+    Hook, Host, HttpUrl, Interface, Labels, Level, Limit, LogOutput, Memory, MulticastGroup, Names, Node, Number,
+    Octal, OnFailure, Owner, Path, Port, Positive, Protocol, Quorum, Ready, Regex, Retries, Rollover, Seconds, Sibling,
+    Signal, Size, SocketEnv, SocketPath, SocketType, Sockets, StopPreset, Syslog, Text, TimeZone, Times, Url, Use,
+    User, Valor,
 };
 use Native::{CommandReloader, Flapping, FullStats, HttpObserver, RedisObserver, ResourceWatcher, WatchDog};
 use Section::{Circus, CircusCluster, Legion, Plugin, PythonPlugin, Redis, Socket, Watcher};
-use Status::{Answered, Dead, Idle, Works};
+use Status::{Dead, Idle, Works};
 
 const INTERNAL: Status = Dead("there are no internal watchers here; see loglevel");
 const NO_MASTER: Status = Dead("not needed: nodes register by themselves, in the Redis of `[redis] url`");
 const NEVER: Status = Dead("Circus never read it from a file either");
 const NO_HTTP: Status = Dead("this version has no HTTP door; use circusctl");
-const NO_STATS: Status = Dead("this version publishes no statistics; ask `circusctl stats`, or use a statsd plugin");
 
 const STATSD: &[Native] = &[Native::StatsdEmitter, FullStats, ResourceWatcher, HttpObserver, RedisObserver];
 
@@ -153,13 +151,13 @@ pub(super) const KEYS: &[Key] = &[
         "publishes events to them; default: nowhere"),
     key(Circus, "stats_endpoint", Endpoint, eg("tcp://127.0.0.1:5557"), Works,
         "publishes statistics to them; default: nowhere"),
-    key(Circus, "multicast_endpoint", Text, is("udp://237.219.251.97:12027"),
-        Answered("this version is not discovered over UDP; `circusctl nodes` lists a cluster"),
-        "no effect: no discovery over UDP yet"),
+    key(Circus, "multicast_endpoint", MulticastGroup, eg("udp://237.219.251.97:12027"), Works,
+        "tells whoever asks there over UDP where `endpoint` is; default: nobody"),
     key(Circus, "endpoint_owner", User, eg("root"), Works, "whose the files of ipc:// endpoints are; default: the agent's"),
     key(Circus, "endpoint_public", Bool, is("False"), Works,
         "lets endpoints be reached from other machines: whoever reaches them commands the agent"),
-    key(Circus, "statsd", Bool, is("False"), NO_STATS, "no effect yet; see circusctl stats and the statsd plugins"),
+    key(Circus, "statsd", Bool, is("False"), Works,
+        "publishes statistics at tcp://127.0.0.1:5557 where there is no stats_endpoint"),
     key(Circus, "httpd", Bool, is("False"), NO_HTTP, "no effect: no HTTP door yet"),
     key(Circus, "httpd_host", Text, is("localhost"), NO_HTTP, "no effect: no HTTP door yet"),
     key(Circus, "httpd_port", Port, is("8080"), NO_HTTP, "no effect: no HTTP door yet"),
@@ -588,7 +586,7 @@ pub fn reference_tables() -> String {
     type Wanted = fn(Status) -> bool;
     let titles: [(&str, Wanted); 2] = [
         ("", |status| matches!(status, Works | Idle)),
-        (": accepted, without effect", |status| matches!(status, Dead(_) | Answered(_))),
+        (": accepted, without effect", |status| matches!(status, Dead(_))),
     ];
     for (head, keys) in groups() {
         for (title, wanted) in titles {

@@ -457,8 +457,9 @@ mod tests {
                 let of = |section: &str| if head == section { lines.as_str() } else { "" };
                 let (of_watcher, of_socket, of_legion) =
                     (of("[watcher:w]"), of("[socket:s]"), of("[legion:clusterip]"));
+                let of_circus = if name == "multicast_endpoint" { "endpoint = ipc:///x" } else { "" };
                 let base = format!(
-                    "[circus]\nnode = n\npython = /bin/true\n[redis]\nurl = rediss+sentinel://h/m\n\
+                    "[circus]\n{of_circus}\nnode = n\npython = /bin/true\n[circus-cluster]\n[redis]\nurl = rediss+sentinel://h/m\n\
                      tls_cert = /bin/true\ntls_key = /bin/true\n[watcher:w]\n{of_watcher}\ncmd = sleep 1\nsingleton = on\nshell = on\n\
                      [socket:s]\n{of_socket}\nblocking = off\n\
                      [watcher:db]\ncmd = x\n[watcher:cache]\ncmd = x\n[watcher:web]\ncmd = x\n\

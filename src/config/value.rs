@@ -1,6 +1,7 @@
 //! Texts → values of one type, or what is wrong with them.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddrV4;
 use std::time::Duration;
 
 use nix::unistd::{Gid, Group, Uid, User};
@@ -99,6 +100,8 @@ pub(super) enum Kind {
     HttpUrl,
     /// A ZeroMQ endpoint.
     Endpoint,
+    /// A group of hosts, and a port.
+    MulticastGroup,
     /// A node's name.
     Node,
     /// A cluster's name.
@@ -172,6 +175,7 @@ pub(super) enum Value {
     SocketKind(SocketKind),
     Owner(Option<u32>, Option<u32>),
     Endpoint(ZmqAddress),
+    Group(SocketAddrV4),
     Origin(Origin),
     /// Nothing: whatever suits the command.
     Conventions(Option<BTreeSet<Convention>>),
@@ -255,6 +259,7 @@ impl Kind {
             Kind::Regex => "regular expression",
             Kind::HttpUrl => "URL",
             Kind::Endpoint => "`tcp://HOST:PORT` or `ipc://PATH`",
+            Kind::MulticastGroup => "`udp://ADDRESS:PORT`",
             Kind::Node => "name of a node",
             Kind::Cluster => "name of a cluster",
             Kind::Labels => "`KEY=VALUE`, with commas",
@@ -346,6 +351,7 @@ impl Kind {
             Kind::Regex => regex(text).map(|()| Value::Text(text.to_owned())),
             Kind::HttpUrl => http_url(text).map(|()| Value::Text(text.to_owned())),
             Kind::Endpoint => endpoint(text).map(Value::Endpoint),
+            Kind::MulticastGroup => multicast_group(text).map(Value::Group),
             Kind::Node => {
                 NodeName::parse(text).map(|name| Value::Text(name.to_string())).map_err(|why| wrong_name(&why.0))
             }
@@ -467,6 +473,19 @@ fn http_url(text: &str) -> Result<(), Wrong> {
 
 fn endpoint(text: &str) -> Result<ZmqAddress, Wrong> {
     ZmqAddress::parse(text).map_err(|why| wrong(why).label("this is not how an endpoint is written"))
+}
+
+fn multicast_group(text: &str) -> Result<SocketAddrV4, Wrong> {
+    let must = wrong("must be udp://ADDRESS:PORT, as in udp://237.219.251.97:12027");
+    let group = text.strip_prefix("udp://").and_then(|group| group.parse::<SocketAddrV4>().ok());
+    match group {
+        None => Err(must.label("this is not")),
+        Some(group) if !group.ip().is_multicast() => {
+            Err(must.label("groups have addresses from 224.0.0.0 to 239.255.255.255"))
+        }
+        Some(group) if group.port() == 0 => Err(must.label("a port is from 1 to 65535")),
+        Some(group) => Ok(group),
+    }
 }
 
 /// The longest time that can be asked for: a hundred years are for ever, and every sum of them fits.
@@ -661,6 +680,20 @@ mod tests {
         for text in ["", "s", "5 days", "-1", "1e9", "inf", "nan", "1.2.3", "99999999999", "5ss"] {
             assert!(Kind::Seconds.parse(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_group_has_an_address_of_groups_and_a_port() {
+        let group = "udp://237.219.251.97:12027";
+        let address = SocketAddrV4::new([237, 219, 251, 97].into(), 12027);
+        assert_eq!(Kind::MulticastGroup.parse(group), Ok(Value::Group(address)));
+        assert_eq!(Kind::MulticastGroup.parse(""), Ok(Value::Unset), "as circusd takes it");
+        for text in
+            ["237.219.251.97:12027", "udp://237.219.251.97", "udp://223.1.1.1:1", "udp://240.0.0.1:1", "udp://h:1"]
+        {
+            assert!(Kind::MulticastGroup.parse(text).is_err(), "{text}");
+        }
+        assert!(Kind::MulticastGroup.parse("udp://237.219.251.97:0").is_err());
     }
 
     #[test]

@@ -86,6 +86,7 @@ use crate::model::event::{
 };
 use crate::model::names::WatcherName;
 use crate::model::spec::{Check, Purpose, SocketSpec};
+use crate::model::stats::Detail;
 
 /// How long a thread for what may block is kept, so that there is always one: where the machine is out of pids or of memory
 /// no other can be made, and without any the runtime gives up (it panics).
@@ -273,12 +274,18 @@ impl Host {
         });
     }
 
-    /// Measures processes for those who watch, each with all below it, and the machine, on another thread; ends in
-    /// [`Event::Measured`].
-    pub fn measure(&self, pids: Vec<u32>) {
+    /// Measures processes for those who watch, each with all below it, the agent and the machine, on another thread; ends
+    /// in [`Event::Measured`].
+    pub fn measure(&self, pids: Vec<u32>, detail: Detail) {
         let (sampler, events) = (Arc::clone(&self.sampler), self.events.clone());
+        let sockets = Arc::clone(&self.sockets);
         tokio::task::spawn_blocking(move || {
-            let measures = sampler.lock().unwrap_or_else(PoisonError::into_inner).measure(pids);
+            let mut measures = sampler.lock().unwrap_or_else(PoisonError::into_inner).measure(pids, detail);
+            if detail == Detail::Circus {
+                measures.sockets = sockets.measure();
+            }
+            // Whoever drops the host after this has dropped them all, with their paths.
+            drop(sockets);
             // Nobody listens to an agent that is leaving.
             let _ = events.blocking_send(Event::Measured(Box::new(measures)));
         });

@@ -12,7 +12,7 @@ use super::machine::machine;
 use super::tree::{self, Stat};
 use crate::model::command::{ChildSample, Sample, Usage};
 use crate::model::names::WatcherName;
-use crate::model::stats::{Measure, Measures, Used};
+use crate::model::stats::{Detail, Measure, Measures, ProcessStats, Used};
 use crate::model::time::Time;
 
 /// Closer together than this, two measurements say more of the clock's ticks (10 ms) than of the process: the one
@@ -91,9 +91,9 @@ impl Sampler {
         processes.into_iter().map(measure).collect()
     }
 
-    /// Measures each process together with all below it, and the machine. What is used in a second is counted from the
-    /// frame before; one that begins anew knows nothing of that.
-    pub(super) fn measure(&mut self, pids: Vec<u32>) -> Measures {
+    /// Measures each process together with all below it, this very program alone, and the machine. What is used in a second
+    /// is counted from the frame before; one that begins anew knows nothing of that. The sockets are left to others.
+    pub(super) fn measure(&mut self, pids: Vec<u32>, detail: Detail) -> Measures {
         let now = clock::now();
         let since = self.framed.replace(now).map(|before| now.since(before)).filter(|since| *since < FRESH);
         let before = std::mem::take(&mut self.counted);
@@ -101,7 +101,8 @@ impl Sampler {
         let mut processes = BTreeMap::new();
         for pid in pids {
             let Some(stat) = Stat::read(pid) else { continue };
-            let mut measure = Measure { program: program(&stat), ..Measure::default() };
+            let own = self.own(&stat, detail, now);
+            let mut measure = Measure { program: program(&stat), own, ..Measure::default() };
             let mut ahead = vec![(&stat, DEEPEST)];
             while let Some((stat, levels)) = ahead.pop() {
                 measure.used = measure.used.plus(self.used(stat, &before, since));
@@ -113,7 +114,27 @@ impl Sampler {
             measure.children -= 1;
             processes.insert(pid, measure);
         }
-        Measures { at: unix_time().as_secs_f64(), machine: machine(), processes }
+        let agent = Stat::read(std::process::id()).map(|stat| {
+            Box::new(ProcessStats {
+                wid: 0,
+                pid: stat.pid,
+                state: "running".into(),
+                program: program(&stat),
+                age: now.since(Time::ZERO).saturating_sub(self.time(stat.started)),
+                used: self.used(&stat, &before, since),
+                children: 0,
+                own: self.own(&stat, detail, now),
+            })
+        });
+        Measures { at: unix_time().as_secs_f64(), machine: machine(), agent, processes, sockets: Vec::new() }
+    }
+
+    /// What a process uses by itself, where that is wanted.
+    fn own(&mut self, stat: &Stat, detail: Detail, now: Time) -> Option<Box<Usage>> {
+        match detail {
+            Detail::Frame => None,
+            Detail::Circus => self.usage(stat, now).map(Box::new),
+        }
     }
 
     /// What one process uses, and notes what it has used so far.
@@ -281,7 +302,7 @@ mod tests {
         // Its pipe keeps it alive as long as this test does.
         let child = std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn();
         let mut child = child.unwrap();
-        let first = sampler.measure(vec![pid, u32::MAX]);
+        let first = sampler.measure(vec![pid, u32::MAX], Detail::Frame);
         assert_eq!(first.processes.len(), 1, "of one that is not there nothing is known");
         let own = &first.processes[&pid];
         assert!(own.children >= 1 && own.used.resident > 0 && own.used.descriptors.is_some(), "{own:?}");
@@ -290,12 +311,32 @@ mod tests {
 
         let busy = Stat::read(pid).unwrap().ticks + 5;
         while Stat::read(pid).unwrap().ticks < busy {}
-        let own = sampler.measure(vec![pid]).processes.remove(&pid).unwrap();
+        let own = sampler.measure(vec![pid], Detail::Frame).processes.remove(&pid).unwrap();
         assert!(own.used.cpu > 0.0 && own.used.written.is_some(), "{own:?}");
         assert!(sampler.counted.len() <= own.children as usize + 1, "who is not looked at is forgotten");
         sampler.framed = sampler.framed.map(|framed| framed - FRESH);
-        let own = sampler.measure(vec![pid]).processes.remove(&pid).unwrap();
+        let own = sampler.measure(vec![pid], Detail::Frame).processes.remove(&pid).unwrap();
         assert_eq!((own.used.cpu, own.used.read), (0.0, None), "what was long ago says nothing of now");
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn each_process_by_itself_and_the_agent_are_measured_where_that_is_wanted() {
+        let pid = std::process::id();
+        let mut sampler = Sampler::default();
+        let mut child = std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().expect("a child");
+        let sums = sampler.measure(vec![pid], Detail::Frame);
+        assert_eq!(sums.processes[&pid].own, None);
+        let Measures { agent, processes, .. } = sampler.measure(vec![pid], Detail::Circus);
+        let (agent, with_children) = (agent.expect("itself"), &processes[&pid]);
+        let own = with_children.own.as_deref().expect("that is wanted");
+        assert!(own.virtual_size > own.resident && own.resident > 0, "{own:?}");
+        assert!(own.resident < with_children.used.resident, "its child is counted elsewhere");
+        assert_eq!((agent.pid, agent.children), (pid, 0));
+        assert!(agent.used.resident < with_children.used.resident, "what an agent runs is not its own");
+        let alone = agent.own.expect("of it, too");
+        assert!(alone.age.abs_diff(agent.age) < Duration::from_secs(1), "{alone:?}, {:?}", agent.age);
         child.kill().unwrap();
         child.wait().unwrap();
     }

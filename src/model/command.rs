@@ -364,8 +364,8 @@ pub enum Answer {
     NumWatchers(usize),
     /// A number of processes, of one watcher where it was named.
     NumProcesses { watcher: Option<WatcherName>, count: usize },
-    /// What processes use.
-    Stats { watcher: Option<WatcherName>, pid: Option<u32>, samples: Vec<Sample> },
+    /// What processes use; `idle`: where all watchers are meant, those of which nothing runs.
+    Stats { watcher: Option<WatcherName>, pid: Option<u32>, samples: Vec<Sample>, idle: Vec<WatcherName> },
     /// What the agent itself uses.
     AgentStats(Sample),
     /// One watcher's options, with the number of processes wanted now; of them the `keys` that were asked for.

@@ -17,7 +17,7 @@ use super::snapshot::{Lordship, ProcessView};
 use super::spec::{
     AgentSpec, Check, CronSpec, Defaults, HookPoint, HookProgram, ProgramSpec, Purpose, Slot, SocketSpec, WatcherSpec,
 };
-use super::stats::{History, Measures, NodeStats};
+use super::stats::{Detail, History, Measures, NodeStats};
 use super::store::{Missed, StoreFacts};
 use super::time::Time;
 
@@ -161,6 +161,8 @@ pub enum Onlooker {
     Here,
     /// Anywhere in the cluster.
     Elsewhere,
+    /// At this agent's `stats_endpoint`: a client of Circus's, which wants each process by itself.
+    Circus,
 }
 
 /// Whether a tenure is the one that holds a lease now, as the store knows.
@@ -459,11 +461,11 @@ pub enum Action {
     Sample { request: RequestId, processes: Vec<(WatcherName, u32, u32)> },
     /// Sample the agent itself.
     SampleAgent { request: RequestId },
-    /// Measure these processes, each with all below it, and the machine; ends in `Measured`.
-    Measure { pids: Vec<u32> },
-    /// Show what is used to those who watch here, and with `elsewhere` to the whole cluster. Who has just begun wants the
-    /// past too.
-    Show { stats: Box<NodeStats>, history: Option<Box<History>>, elsewhere: bool },
+    /// Measure these processes, each with all below it, the agent and the machine; ends in `Measured`.
+    Measure { pids: Vec<u32>, detail: Detail },
+    /// Show what is used to those who watch here, with `elsewhere` to the whole cluster, and with `circus` to Circus's
+    /// clients. Who has just begun wants the past too.
+    Show { stats: Box<NodeStats>, history: Option<Box<History>>, elsewhere: bool, circus: bool },
     /// From now on tell the whole cluster what these watchers print, and no others.
     TellOutput { of: Vec<Pattern> },
     /// Make a check of a running process (`Tcp`, `Http`, `Command`); ends in `Checked` within `timeout`.

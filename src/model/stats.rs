@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+use super::command::Usage;
+use super::event::Address;
 use super::names::{NodeName, WatcherName};
 use super::snapshot::{LeaseRole, WatcherState};
 use super::time::Time;
@@ -16,8 +18,12 @@ pub struct NodeStats {
     pub at: f64,
     /// The machine that it runs on.
     pub machine: Machine,
+    /// The agent itself, without what it runs; an older one does not tell.
+    pub agent: Option<Box<ProcessStats>>,
     /// Its watchers in start order.
     pub watchers: Vec<WatcherStats>,
+    /// Its sockets, where they were looked at.
+    pub sockets: Vec<SocketStats>,
 }
 
 /// A machine.
@@ -86,6 +92,19 @@ pub struct ProcessStats {
     pub used: Used,
     /// How many processes there are below it.
     pub children: u32,
+    /// What it uses by itself, where that was asked for.
+    pub own: Option<Box<Usage>>,
+}
+
+/// A socket that processes share.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SocketStats {
+    /// The agent's descriptor of it.
+    pub fd: i32,
+    /// Where it is.
+    pub address: Address,
+    /// Whether somebody waited in it at that moment.
+    pub waiting: bool,
 }
 
 /// What is used. Sums add up, so that a watcher, a node and a cluster have one, too.
@@ -142,6 +161,15 @@ impl NodeStats {
     }
 }
 
+/// What is to be measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Detail {
+    /// What a frame tells.
+    Frame,
+    /// What Circus's statistics tell, too: each process by itself, and the sockets.
+    Circus,
+}
+
 /// What was measured for a frame.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Measures {
@@ -149,8 +177,12 @@ pub struct Measures {
     pub at: f64,
     /// The machine.
     pub machine: Machine,
+    /// The agent itself, without what it runs.
+    pub agent: Option<Box<ProcessStats>>,
     /// Processes by pid; those that have ended meanwhile are missing.
     pub processes: BTreeMap<u32, Measure>,
+    /// Its sockets, where they were looked at.
+    pub sockets: Vec<SocketStats>,
 }
 
 /// What was measured of a process, and together with it of all that descends from it.
@@ -162,6 +194,8 @@ pub struct Measure {
     pub used: Used,
     /// How many processes there are below it.
     pub children: u32,
+    /// What it uses by itself, where that was asked for.
+    pub own: Option<Box<Usage>>,
 }
 
 /// What the watchers of a node have used so far, an hour of it at most.
@@ -283,10 +317,18 @@ mod tests {
                 age: Duration::ZERO,
                 used: Used { cpu, resident: cpu as u64, ..Used::default() },
                 children: 0,
+                own: None,
             }],
         };
         let node = NodeName::parse("a").unwrap();
-        NodeStats { node, at: 0.0, machine: Machine::default(), watchers: watchers.iter().map(stats).collect() }
+        NodeStats {
+            node,
+            at: 0.0,
+            machine: Machine::default(),
+            agent: None,
+            watchers: watchers.iter().map(stats).collect(),
+            sockets: Vec::new(),
+        }
     }
 
     fn at(seconds: u64) -> Time {

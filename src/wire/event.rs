@@ -20,8 +20,24 @@ use crate::model::snapshot::LogLine;
 /// - `published`: `topic`, whoever asked for it has chosen it
 /// - `start` `stop` `reload` `updated` `add` `remove`: nothing
 pub fn notice_json(notice: &Notice, node: &NodeName, time: f64) -> Value {
-    let word = notice.news.word();
-    let body = match &notice.news {
+    json!({
+        "topic": topic_of(notice),
+        "event": notice.news.word(),
+        "watcher": notice.watcher.as_str(),
+        "node": node.as_str(),
+        "time": time,
+        "body": body(&notice.news, time),
+    })
+}
+
+/// `watcher.NAME.WORD`.
+pub(super) fn topic_of(notice: &Notice) -> String {
+    format!("watcher.{}.{}", topic_name(&notice.watcher), notice.news.word())
+}
+
+/// What Circus publishes of it, and of ours what a process is in its watcher.
+pub(super) fn body(news: &News, time: f64) -> Value {
+    match news {
         News::Spawn { wid, pid } | News::Kill { wid, pid } => json!({"process_pid": pid, "time": time, "wid": wid}),
         News::Reap { wid, pid, exit } => {
             json!({"process_pid": pid, "time": time, "exit_code": exit_code(*exit), "wid": wid})
@@ -32,15 +48,7 @@ pub fn notice_json(notice: &Notice, node: &NodeName, time: f64) -> Value {
         News::CronSkipped { slot, reason } => json!({"slot": slot.0, "time": time, "reason": reason}),
         News::Published { topic } => json!({"topic": topic, "time": time}),
         News::HookFailure { hook, error } => json!({"name": hook.name(), "time": time, "error": error}),
-    };
-    json!({
-        "topic": format!("watcher.{}.{word}", topic_name(&notice.watcher)),
-        "event": word,
-        "watcher": notice.watcher.as_str(),
-        "node": node.as_str(),
-        "time": time,
-        "body": body,
-    })
+    }
 }
 
 /// How a process ended, as a number: its exit status, or the signal as a negative one; nothing where it is unknown.

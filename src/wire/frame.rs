@@ -19,6 +19,8 @@ struct Frame {
     at: f64,
     #[serde(default)]
     machine: MachineText,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    agent: Option<ProcessText>,
     #[serde(default)]
     watchers: Vec<WatcherText>,
 }
@@ -95,6 +97,7 @@ struct PastText {
 /// ```json
 /// {"node": name, "at": time,
 ///  "machine": {"cores": n, "load": n, "memory": bytes, "memory_used": bytes},
+///  "agent": {as a process},
 ///  "watchers": [{"name": name, "state": word, "note": text, "wanted": n, "restarts": n,
 ///    "lease": {"role": word, "holder": node, "token": n, "left": seconds, "ttl": seconds, "latency": seconds},
 ///    "processes": [{"wid": n, "pid": n, "state": word, "program": name, "age": seconds, "children": n, "cpu": per cent,
@@ -102,9 +105,10 @@ struct PastText {
 ///  "history": {"step": seconds, "watchers": [{"name": name, "cpu": [n…], "resident": [n…]}]}}
 /// ```
 ///
-/// What a process uses counts all below it, whose number is `children`; `cpu` is of one processor. `note`, `lease`,
-/// `latency` and `history` are left out where there is none; what is not known is null. `history` has the latest last, and null for
-/// when nobody watched.
+/// What a process uses counts all below it, whose number is `children`; `cpu` is of one processor. `agent` is the agent
+/// itself, as slot 0, without what it runs. `agent`, `note`, `lease`, `latency` and `history` are left out where there is
+/// none; what is not known is null. `history` has the latest last, and null for when nobody watched. What a process uses by
+/// itself, and the sockets, are no part of a frame.
 pub fn node_stats_json(stats: &NodeStats, history: Option<&History>) -> Value {
     let frame = Frame {
         node: stats.node.to_string(),
@@ -115,6 +119,7 @@ pub fn node_stats_json(stats: &NodeStats, history: Option<&History>) -> Value {
             memory: stats.machine.memory,
             memory_used: stats.machine.memory_used,
         },
+        agent: stats.agent.as_deref().map(process_text),
         watchers: stats.watchers.iter().map(watcher_text).collect(),
     };
     let mut frame = serde_json::to_value(frame).expect("texts and numbers are JSON");
@@ -206,7 +211,9 @@ fn stats(frame: Frame) -> Result<NodeStats, String> {
             memory: frame.machine.memory,
             memory_used: frame.machine.memory_used,
         },
+        agent: frame.agent.map(|agent| Box::new(process(agent))),
         watchers: frame.watchers.into_iter().map(watcher).collect::<Result<_, _>>()?,
+        sockets: Vec::new(),
     })
 }
 
@@ -275,6 +282,7 @@ fn process(text: ProcessText) -> ProcessStats {
             written: text.written,
         },
         children: text.children,
+        own: None,
     }
 }
 
@@ -328,8 +336,10 @@ mod tests {
                 age: Duration::from_millis(61_500),
                 used: Used { cpu: 12.5, resident: 1 << 40, descriptors: Some(12), read: Some(4096.0), written: None },
                 children: 3,
+                own: None,
             }],
         };
+        let agent = ProcessStats { wid: 0, pid: 4700, program: "circus-agent".into(), ..web.processes[0].clone() };
         let beat = WatcherStats {
             name: name("Beat é"),
             state: WatcherState::Standby,
@@ -349,7 +359,9 @@ mod tests {
             node: NodeName::parse("web-1").unwrap(),
             at: 1_700_000_000.125,
             machine: Machine { cores: 4, load: 0.25, memory: 8 << 30, memory_used: 3 << 30 },
+            agent: Some(Box::new(agent)),
             watchers: vec![web, beat],
+            sockets: Vec::new(),
         }
     }
 
@@ -389,6 +401,7 @@ mod tests {
             frame["history"],
             json!({"step": 10.0, "watchers": [{"name": "web", "cpu": [1.5, null], "resident": [4096, null]}]})
         );
+        assert_eq!((&frame["agent"]["pid"], &frame["agent"]["resident"]), (&json!(4700), &json!(1_u64 << 40)));
         assert_eq!((&frame["node"], &frame["at"]), (&json!("web-1"), &json!(1_700_000_000.125)));
         assert_eq!(
             frame["machine"],

@@ -64,7 +64,7 @@ fn all(spec: &WatcherSpec, numprocesses: u32) -> Map<String, Value> {
         "copy_env": program.copy_env,
         "env": env,
         "executable": program.executable.as_ref().map(|file| file.to_string_lossy()),
-        "gid": program.gid,
+        "gid": setting("gid"),
         "graceful_timeout": seconds(spec.graceful_timeout),
         "hook_timeout": seconds(spec.hook_timeout),
         "hooks": hooks,

@@ -33,7 +33,7 @@ use crate::model::spec::Slot;
 ///     this node ended how
 ///   - the words: `stopped starting active unhealthy backoff listening scheduled standby stopping failed`
 /// - `numwatchers`: `numwatchers`; `numprocesses`: `numprocesses`, with a name also `watcher_name`
-/// - `stats`: `infos` `{NAME: {"PID": INFO}}`; with a name `name` and `info` `{"PID": INFO}`; with a pid also
+/// - `stats`: `infos` `{NAME: {"PID": INFO}}`, of each watcher; with a name `name` and `info` `{"PID": INFO}`; with a pid also
 ///   `process`, and `info` INFO. INFO is Circus's object, with its children in it and what a hook adds, or the text
 ///   `No such process (stopped?)`.
 /// - `dstats`: `info` INFO, of the agent
@@ -274,7 +274,7 @@ fn done(answer: &Answer, time: f64) -> Object {
         Answer::NumProcesses { watcher: Some(watcher), count } => {
             ok(json!({"numprocesses": count, "watcher_name": watcher.as_str()}))
         }
-        Answer::Stats { watcher, pid, samples } => ok(stats::stats(watcher.as_ref(), *pid, samples)),
+        Answer::Stats { watcher, pid, samples, idle } => ok(stats::stats(watcher.as_ref(), *pid, samples, idle)),
         Answer::AgentStats(sample) => ok(json!({"info": stats::agent(sample)})),
         Answer::Options { spec, numprocesses, keys } => match options::chosen(spec, *numprocesses, keys.as_deref()) {
             Ok(options) => ok(json!({"options": options})),

@@ -423,7 +423,7 @@ impl<'a> Properties<'a> {
             Some("regex") => Pattern::regex(&name)
                 .map(Some)
                 .map_err(|why| Refusal::BadMessage(format!("'name' is no regular expression: {why}"))),
-            Some(other) => Err(Refusal::BadMessage(format!("'match' is glob, simple or regex, not '{other}'"))),
+            Some(other) => Err(Refusal::BadMessage(format!("unknown match method {other}"))),
         }
     }
 
@@ -588,7 +588,7 @@ mod tests {
             ("incr", json!({"name": "web", "any": true, "all": true}), "'all' and 'any' exclude each other"),
             ("list", json!({"holder": "beat", "label": "zone"}), "'holder' and 'label' exclude each other"),
             ("list", json!({"all": true, "node": "a"}), "'node' and 'all' exclude each other"),
-            ("stop", json!({"name": "w", "match": "globb"}), "'match' is glob, simple or regex, not 'globb'"),
+            ("stop", json!({"name": "w", "match": "globb"}), "unknown match method globb"),
             ("get", json!({"name": "web"}), "message invalid 'keys' is missing"),
             ("get", json!({"name": "web", "keys": [1]}), "'keys' isn't a string or a list of strings"),
             ("set", json!({"name": "web"}), "message invalid 'options' is missing"),

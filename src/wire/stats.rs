@@ -8,10 +8,15 @@ use crate::model::command::{ChildSample, Sample, Usage};
 use crate::model::names::WatcherName;
 
 /// The fields of a reply to `stats`: of all watchers, of one, or of one process of it.
-pub(super) fn stats(watcher: Option<&WatcherName>, pid: Option<u32>, samples: &[Sample]) -> Value {
+pub(super) fn stats(
+    watcher: Option<&WatcherName>,
+    pid: Option<u32>,
+    samples: &[Sample],
+    idle: &[WatcherName],
+) -> Value {
     match (watcher, pid) {
         (None, _) => {
-            let mut infos = Map::new();
+            let mut infos: Map<String, Value> = idle.iter().map(|name| (name.to_string(), json!({}))).collect();
             for sample in samples {
                 let of_watcher = infos.entry(sample.watcher.as_str()).or_insert_with(|| json!({}));
                 of_watcher[sample.pid.to_string()] = process(sample);
@@ -70,13 +75,13 @@ fn info(pid: u32, usage: &Usage, children: &[ChildSample]) -> Map<String, Value>
     super::reply::object(fields)
 }
 
-fn round(number: f64, digits: i32) -> f64 {
+pub(super) fn round(number: f64, digits: i32) -> f64 {
     let scale = 10_f64.powi(digits);
     (number * scale).round() / scale
 }
 
 /// `123B`, `8.50M`: powers of 1024, two digits.
-fn bytes(count: u64) -> String {
+pub(super) fn bytes(count: u64) -> String {
     const UNITS: [&str; 8] = ["K", "M", "G", "T", "P", "E", "Z", "Y"];
     if count < 1024 {
         return format!("{count}B");
@@ -91,7 +96,7 @@ fn bytes(count: u64) -> String {
 }
 
 /// `M:SS.cc`. Circus drops whole hours here; these minutes go on counting, as top's do.
-fn processor_time(time: Duration) -> String {
+pub(super) fn processor_time(time: Duration) -> String {
     format!("{}:{:02}.{:02}", time.as_secs() / 60, time.as_secs() % 60, time.subsec_millis() / 10)
 }
 

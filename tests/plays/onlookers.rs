@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use circus_agent::model::event::{Action, Event, Onlooker};
+use circus_agent::model::event::{Action, Address, Event, Onlooker};
 use circus_agent::model::pattern::Pattern;
 use circus_agent::model::snapshot::LeaseRole;
-use circus_agent::model::stats::{History, Measure, Measures, NodeStats, Used};
+use circus_agent::model::stats::{Detail, History, Measure, Measures, NodeStats, ProcessStats, SocketStats, Used};
 
 use crate::specs::watcher;
 use crate::stage::{Stage, singleton};
@@ -19,7 +19,7 @@ fn watches(stage: &mut Stage, by: Onlooker, begun: bool) {
 /// The pids that were to be measured since the last look, each time.
 fn measured(stage: &mut Stage) -> Vec<Vec<u32>> {
     let measured = |action| match action {
-        Action::Measure { pids } => Some(pids),
+        Action::Measure { pids, .. } => Some(pids),
         _ => None,
     };
     stage.orders().into_iter().filter_map(measured).collect()
@@ -28,12 +28,14 @@ fn measured(stage: &mut Stage) -> Vec<Vec<u32>> {
 /// Brings what was measured: of these processes, each with this share of a processor.
 fn bring(stage: &mut Stage, processes: &[(u32, f64)]) -> (NodeStats, Option<History>, bool) {
     let measure = |&(pid, cpu): &(u32, f64)| {
-        (pid, Measure { program: "x".into(), used: Used { cpu, ..Used::default() }, children: 2 })
+        (pid, Measure { program: "x".into(), used: Used { cpu, ..Used::default() }, children: 2, own: None })
     };
     let processes = processes.iter().map(measure).collect();
     stage.tell(Event::Measured(Box::new(Measures { at: 12.5, processes, ..Measures::default() })));
     let shown = stage.orders().into_iter().find_map(|action| match action {
-        Action::Show { stats, history, elsewhere } => Some((*stats, history.map(|history| *history), elsewhere)),
+        Action::Show { stats, history, elsewhere, circus: false } => {
+            Some((*stats, history.map(|history| *history), elsewhere))
+        }
         _ => None,
     });
     shown.expect("a frame")
@@ -122,6 +124,70 @@ fn a_frame_has_all_watchers_and_what_was_measured_of_their_processes() {
     let (stats, _, _) = bring(stage, &[]);
     let [unmeasured] = &stats.watchers[0].processes[..] else { panic!("{stats:?}") };
     assert_eq!((unmeasured.pid, unmeasured.used), (beat, Used::default()), "it began after the measurement");
+}
+
+/// What was to be measured since the last look, each time.
+fn details(stage: &mut Stage) -> Vec<Detail> {
+    let detail = |action| match action {
+        Action::Measure { detail, .. } => Some(detail),
+        _ => None,
+    };
+    stage.orders().into_iter().filter_map(detail).collect()
+}
+
+/// Whether Circus's clients are shown what was measured now.
+fn is_for_circus(stage: &mut Stage) -> bool {
+    let agent = Box::new(ProcessStats {
+        wid: 0,
+        pid: 4700,
+        state: "running".into(),
+        program: "circus-agent".into(),
+        age: SECOND,
+        used: Used::default(),
+        children: 0,
+        own: None,
+    });
+    let socket = SocketStats { fd: 7, address: Address::Unix("/run/web".into()), waiting: true };
+    let measures = Measures { agent: Some(agent.clone()), sockets: vec![socket.clone()], ..Measures::default() };
+    stage.tell(Event::Measured(Box::new(measures)));
+    let shown = stage.orders().into_iter().find_map(|action| match action {
+        Action::Show { stats, circus, .. } => Some((stats, circus)),
+        _ => None,
+    });
+    let (stats, circus) = shown.expect("a frame");
+    assert_eq!((stats.agent, stats.sockets), (Some(agent), vec![socket]), "what was measured of them is passed on");
+    circus
+}
+
+#[test]
+fn circuss_clients_have_each_process_measured_by_itself_while_they_watch() {
+    let mut stage = Stage::new(vec![watcher("web")]);
+    stage.start();
+    stage.orders();
+    watches(&mut stage, Onlooker::Here, true);
+    assert_eq!(details(&mut stage), [Detail::Frame]);
+    watches(&mut stage, Onlooker::Circus, false);
+    assert!(!is_for_circus(&mut stage), "it was ordered before they came");
+    for _ in 0..11 {
+        stage.wait(SECOND);
+        assert_eq!(details(&mut stage), [Detail::Circus]);
+        watches(&mut stage, Onlooker::Here, false);
+        assert!(is_for_circus(&mut stage));
+    }
+    stage.wait(SECOND);
+    assert_eq!(details(&mut stage), [Detail::Frame], "their last word is 12 s old");
+    assert!(!is_for_circus(&mut stage));
+}
+
+#[test]
+fn a_measurement_that_comes_after_they_fell_silent_is_not_for_circuss_clients() {
+    let mut stage = Stage::new(vec![watcher("web")]);
+    stage.start();
+    watches(&mut stage, Onlooker::Circus, false);
+    assert_eq!(details(&mut stage), [Detail::Circus]);
+    stage.wait(13 * SECOND);
+    assert!(!is_for_circus(&mut stage));
+    assert_eq!(stage.node.next_wakeup(), None, "nobody watches");
 }
 
 #[test]

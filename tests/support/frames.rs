@@ -35,7 +35,7 @@ pub fn name(text: &str) -> NodeName {
 /// A node of four cores and 8 GB.
 pub fn node(node: &str, watchers: Vec<WatcherStats>) -> NodeStats {
     let machine = Machine { cores: 4, load: 0.62, memory: 8 << 30, memory_used: 3 << 30 };
-    NodeStats { node: name(node), at: 0.0, machine, watchers }
+    NodeStats { node: name(node), at: 0.0, machine, agent: None, watchers, sockets: Vec::new() }
 }
 
 /// A watcher that is well, with a process for each share of a CPU.
@@ -82,6 +82,7 @@ pub fn process(wid: u32, cpu: f64) -> ProcessStats {
         age: Duration::from_secs(21_600 + u64::from(wid) * 60),
         used: Used { cpu, resident: 256 << 20, descriptors: Some(34), read: Some(0.0), written: Some(12_000.0) },
         children: u32::from(wid == 2) * 3,
+        own: None,
     }
 }
 

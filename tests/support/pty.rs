@@ -26,8 +26,13 @@ pub struct OnTerminal {
 
 impl OnTerminal {
     /// Starts `command` with a new terminal for its three standard descriptors.
-    pub fn start(mut command: Command) -> OnTerminal {
-        let (keys, terminal) = open();
+    pub fn start(command: Command) -> OnTerminal {
+        OnTerminal::start_on(command, 24, 80)
+    }
+
+    /// Starts it on a terminal of this size.
+    pub fn start_on(mut command: Command, rows: u16, columns: u16) -> OnTerminal {
+        let (keys, terminal) = open(rows, columns);
         let stdio = || Stdio::from(terminal.try_clone().expect("a descriptor"));
         command.stdin(stdio()).stdout(stdio()).stderr(stdio());
         // SAFETY: between fork and exec only system calls are made, which is safe there.
@@ -132,10 +137,10 @@ impl Drop for OnTerminal {
     }
 }
 
-/// A new terminal of 80 columns: the side of its keys and screen, and that of the program.
-fn open() -> (File, OwnedFd) {
+/// A new terminal: the side of its keys and screen, and that of the program.
+fn open(rows: u16, columns: u16) -> (File, OwnedFd) {
     let (mut master, mut slave) = (-1, -1);
-    let mut size = libc::winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
+    let mut size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
     // SAFETY: the kernel fills two descriptors in, which are then owned here and nowhere else.
     unsafe {
         let made =

@@ -30,6 +30,7 @@ use self::listener::Listener;
 use self::place::{Given, Target};
 use crate::model::event::{Bound, Handed, LaneId, SocketId, SpawnFailure};
 use crate::model::spec::SocketSpec;
+use crate::model::stats::SocketStats;
 
 /// All that are open.
 #[derive(Debug, Default)]
@@ -162,6 +163,16 @@ impl Sockets {
             Some(own.map_or_else(|| open.listeners(), |own| vec![Arc::clone(own)]))
         };
         handed.iter().filter_map(of_one).flatten().collect()
+    }
+
+    /// Looks whether somebody waits in each of them, in any of its lanes.
+    pub(super) fn measure(&self) -> Vec<SocketStats> {
+        let listeners: Vec<_> = self.open().values().map(Open::listeners).collect();
+        let measure = |listeners: Vec<Arc<Listener>>| {
+            let Bound { fd, address } = listeners[0].bound();
+            SocketStats { fd, address, waiting: listeners.iter().any(|listener| listener.has_waiting()) }
+        };
+        listeners.into_iter().map(measure).collect()
     }
 
     fn all_listeners(&self) -> Vec<Arc<Listener>> {

@@ -450,6 +450,7 @@ fn needs_restart(old: &AgentSpec, new: &AgentSpec) -> Vec<String> {
         ("[circus] pubsub_endpoint", old.zmq.pubsub != new.zmq.pubsub),
         ("[circus] stats_endpoint", old.zmq.stats != new.zmq.stats),
         ("the ZeroMQ doors of plugins in Python", !old.zmq.has_unnamed() && new.zmq.has_unnamed()),
+        ("[circus] multicast_endpoint", old.zmq.discovery != new.zmq.discovery),
         ("[circus] endpoint_owner", old.zmq.owner != new.zmq.owner),
         ("[circus] endpoint_public", old.zmq.public != new.zmq.public),
         ("[circus-cluster] endpoint", old.zmq.cluster_endpoint != new.zmq.cluster_endpoint),

@@ -11,7 +11,7 @@ use crate::model::event::{Action, Onlooker};
 use crate::model::names::NodeName;
 use crate::model::pattern::Pattern;
 use crate::model::snapshot::{LeaseRole, LeaseView, ProcessView, WatcherView};
-use crate::model::stats::{Keeper, LeaseStats, Measures, NodeStats, ProcessStats, WatcherStats};
+use crate::model::stats::{Detail, Keeper, LeaseStats, Measures, NodeStats, ProcessStats, WatcherStats};
 use crate::model::time::Time;
 
 /// How long somebody watches who said so: twice what lies between two times, and some for the way.
@@ -24,14 +24,15 @@ const MAX_READERS: usize = 64;
 /// Who watches, and what for them is under way.
 #[derive(Debug, Default)]
 pub(super) struct Frames {
-    /// Until when somebody here does, and somebody elsewhere in the cluster.
+    /// Until when somebody here does, somebody elsewhere in the cluster, and a client of Circus's.
     here: Option<Time>,
     elsewhere: Option<Time>,
+    circus: Option<Time>,
     /// Whether somebody has begun who has seen nothing of the past yet.
     begun: bool,
-    /// When the latest measurement was ordered, and whether it is still under way.
+    /// When the latest measurement was ordered, and of what, while it is still under way.
     measured: Option<Time>,
-    measuring: bool,
+    measuring: Option<Detail>,
     keeper: Keeper,
     /// Those elsewhere who follow output: of which watchers, and until when.
     readers: BTreeMap<String, (Vec<Pattern>, Time)>,
@@ -47,7 +48,13 @@ impl Frames {
     /// When to measure next, if anybody watches.
     fn due(&self, now: Time) -> Option<Time> {
         let due = self.measured.map_or(now, |measured| measured + EVERY).max(now);
-        (!self.measuring && self.here.max(self.elsewhere) > Some(due)).then_some(due)
+        let until = self.here.max(self.elsewhere).max(self.circus);
+        (self.measuring.is_none() && until > Some(due)).then_some(due)
+    }
+
+    /// What is wanted by those who watch at this moment.
+    fn detail(&self, now: Time) -> Detail {
+        if self.circus > Some(now) { Detail::Circus } else { Detail::Frame }
     }
 
     /// The watchers whose output somebody elsewhere follows.
@@ -69,6 +76,7 @@ impl Node {
         match by {
             Onlooker::Here => self.frames.here = until,
             Onlooker::Elsewhere => self.frames.elsewhere = until,
+            Onlooker::Circus => self.frames.circus = until,
         }
         self.frames.begun |= begun;
     }
@@ -91,8 +99,9 @@ impl Node {
         let now = self.now;
         if self.frames.due(now) == Some(now) {
             let pids = self.watchers.iter().flat_map(|watcher| watcher.pids()).map(|(_, pid)| pid);
-            actions.push(Action::Measure { pids: pids.collect() });
-            (self.frames.measured, self.frames.measuring) = (Some(now), true);
+            let detail = self.frames.detail(now);
+            actions.push(Action::Measure { pids: pids.collect(), detail });
+            (self.frames.measured, self.frames.measuring) = (Some(now), Some(detail));
         }
         if self.frames.readers.values().any(|(_, until)| *until <= now) {
             let before = self.frames.followed();
@@ -109,19 +118,23 @@ impl Node {
     }
 
     /// What was measured makes a frame.
-    pub(super) fn measured(&mut self, measures: &Measures, actions: &mut Vec<Action>) {
+    pub(super) fn measured(&mut self, measures: Measures, actions: &mut Vec<Action>) {
         let stats = NodeStats {
             node: self.name.clone(),
             at: measures.at,
             machine: measures.machine,
-            watchers: self.watchers.iter().map(|watcher| watcher_stats(watcher.view(self.now), measures)).collect(),
+            watchers: self.watchers.iter().map(|watcher| watcher_stats(watcher.view(self.now), &measures)).collect(),
+            agent: measures.agent,
+            sockets: measures.sockets,
         };
         let frames = &mut self.frames;
-        frames.measuring = false;
+        let detail = frames.measuring.take();
         frames.keeper.add(self.now, &stats);
         let history = std::mem::take(&mut frames.begun).then(|| Box::new(frames.keeper.history()));
         let elsewhere = frames.elsewhere > Some(self.now);
-        actions.push(Action::Show { stats: Box::new(stats), history, elsewhere });
+        // One that was ordered before anybody of them came has not what they want.
+        let circus = detail == Some(Detail::Circus) && frames.circus > Some(self.now);
+        actions.push(Action::Show { stats: Box::new(stats), history, elsewhere, circus });
     }
 }
 
@@ -160,5 +173,6 @@ fn process_stats(view: &ProcessView, measures: &Measures) -> Option<ProcessStats
         age: view.age,
         used: measure.used,
         children: measure.children,
+        own: measure.own,
     })
 }

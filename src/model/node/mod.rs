@@ -414,7 +414,7 @@ impl Node {
             Event::Sampled { request, samples } => self.sampled(request, samples, actions),
             Event::Watched { by, begun } => self.watched(by, begun),
             Event::OutputWatched { by, names } => self.output_watched(by, names, actions),
-            Event::Measured(measures) => self.measured(&measures, actions),
+            Event::Measured(measures) => self.measured(*measures, actions),
             Event::HookEnded { hook, end } => {
                 if !self.watchers.hook_ended(self.now, hook, &end, actions) {
                     self.stats_hook_ended(hook, &end, actions);

@@ -210,7 +210,16 @@ impl Node {
                 match samples.as_slice() {
                     // The agent's own sample belongs to no slot.
                     [own] if watcher.is_none() && own.wid == 0 => done(Answer::AgentStats(own.clone())),
-                    samples => done(Answer::Stats { watcher, pid: *pid, samples: samples.to_vec() }),
+                    samples => {
+                        let rests = |name: &WatcherName| !samples.iter().any(|sample| sample.watcher == *name);
+                        let all = self
+                            .watchers
+                            .iter()
+                            .filter(|_| watcher.is_none())
+                            .map(|watcher| watcher.spec().name.clone());
+                        let idle = all.filter(rests).collect();
+                        done(Answer::Stats { watcher, pid: *pid, samples: samples.to_vec(), idle })
+                    }
                 }
             }
             Goal::Drained if self.drained.is_none() => {

@@ -1,6 +1,6 @@
 //! The ZeroMQ doors: where each of them is, and for whom.
 
-use core::net::{IpAddr, Ipv6Addr};
+use core::net::{IpAddr, Ipv6Addr, SocketAddrV4};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -17,6 +17,8 @@ pub struct ZmqDoors {
     pub cluster_endpoint: Option<ZmqAddress>,
     /// `[circus-cluster] stats_endpoint`: publishes what all nodes use.
     pub cluster_stats: Option<ZmqAddress>,
+    /// `multicast_endpoint`: the group in which who asks over UDP is told of `endpoint`; none without one.
+    pub discovery: Option<SocketAddrV4>,
     /// `endpoint_owner`: the uid that `ipc://` sockets belong to; nothing: the agent's.
     pub owner: Option<u32>,
     /// `endpoint_public`: whether other machines may come to them.
