@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::net::UdpSocket;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::Duration;
@@ -373,10 +374,12 @@ fn circuss_statsd_plugins_send_events_and_gauges() {
 fn circuss_command_reloader_restarts_what_has_changed() {
     let home = Home::new();
     let program = home.file("program");
+    // In one go: what is being written cannot be started.
     let write = |text: &str| {
-        use std::os::unix::fs::PermissionsExt;
-        fs::write(&program, text).expect("a program");
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("its mode");
+        let new = home.file("program.new");
+        fs::write(&new, text).expect("a program");
+        fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).expect("its mode");
+        fs::rename(&new, &program).expect("a place for it");
     };
     write("#!/bin/sh\nexec sleep 1000\n");
     let served = Served::new(&format!("[watcher:web]\ncmd = {}\n", program.display()));
