@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::net::UdpSocket;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::Duration;
@@ -373,10 +374,12 @@ fn circuss_statsd_plugins_send_events_and_gauges() {
 fn circuss_command_reloader_restarts_what_has_changed() {
     let home = Home::new();
     let program = home.file("program");
+    // In one go: what is being written cannot be started.
     let write = |text: &str| {
-        use std::os::unix::fs::PermissionsExt;
-        fs::write(&program, text).expect("a program");
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("its mode");
+        let new = home.file("program.new");
+        fs::write(&new, text).expect("a program");
+        fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).expect("its mode");
+        fs::rename(&new, &program).expect("a place for it");
     };
     write("#!/bin/sh\nexec sleep 1000\n");
     let served = Served::new(&format!("[watcher:web]\ncmd = {}\n", program.display()));
@@ -402,15 +405,19 @@ fn a_plugin_of_ones_own_calls_casts_and_says_good_bye() {
     let journal = served.home.file("journal");
     let config = [("journal", &*journal.display().to_string()), ("motto", "two words")];
     let plugin = served.plugin("custom.Custom", &config);
-    let said = || fs::read_to_string(&journal).unwrap_or_default();
-    let others = || served.agent.pids("other").len();
-    wait_for("an event is heard", || {
-        served.agent.ask(&json!({"command": "restart", "properties": {"name": "web", "waiting": true}}));
-        said().contains("status ").then_some(())
+    let said = || fs::read_to_string(&journal).unwrap_or_default().replace("hears\n", "");
+    let ask = |command: &str, more: &Value| {
+        served.agent.ask(&json!({"command": command, "properties": {"name": "web", "waiting": true, "options": more}}))
+    };
+    wait_for("events are heard", || {
+        ask("set", &json!({"send_hup": false}));
+        fs::read_to_string(&journal).is_ok_and(|said| said.contains("hears")).then_some(())
     });
-    let heard = said().matches("spawn ").count();
-    assert!(said().starts_with("init two words\nspawn True 1\nstatus "), "{}", said());
-    wait_for("each cast is carried out", || (others() > heard.min(1)).then_some(()));
+    ask("restart", &Value::Null);
+    wait_for("an answer after the casts", || said().contains("status ").then_some(()));
+    let words = said().replace("status starting", "status active");
+    assert_eq!(words, "init two words\nspawn True 1\nstatus active\n");
+    wait_for("the cast is carried out", || (served.agent.pids("other").len() == 2).then_some(()));
     plugin.ends();
     assert!(said().ends_with("stop\n"), "{}", said());
 }

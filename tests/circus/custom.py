@@ -19,6 +19,8 @@ class Custom(CircusPlugin):
 
     def handle_recv(self, data):
         watcher, action, body = self.split_data(data)
+        if action == "updated":
+            self.say("hears")
         if (watcher, action) != ("web", "spawn"):
             return
         pid = self.load_message(body)["process_pid"]

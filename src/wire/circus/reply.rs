@@ -47,8 +47,8 @@ const UNSET_OPTIONS: &[&str] = &["executable", "gid", "shell_args", "uid", "work
 /// epoch.
 ///
 /// It begins with `status` and `time`, or where it failed with `status reason tb time errno`, and ends with `id`. In
-/// between are the fields of Circus's command. A watcher is called what the asker calls it, in whatever case. Where
-/// nothing is waited for, there is nothing between them. Of several nodes there are `nodes`, or one of circusd-cluster's
+/// between are the fields of Circus's command; none for one that takes its time and is not waited for. A watcher is called
+/// what the asker calls it, in whatever case. Of several nodes there are `nodes`, or one of circusd-cluster's
 /// [forms](Form).
 pub fn reply_text(asked: Option<&Command>, form: Form, outcome: &Outcome, id: &Value, time: f64) -> String {
     let mut ours = reply_in(form, outcome, id, time);
