@@ -4,8 +4,8 @@ use super::python::{Json, dumps};
 use crate::model::event::{News, Notice};
 use crate::wire::event::{body, topic_of};
 
-/// One piece of news as two frames: the topic `watcher.NAME.EVENT`, which clients split at the dots, and an object. `published`, which Circus
-/// does not have, goes out too: its plugins count it, or do not care.
+/// One piece of news as two frames: the topic `watcher.NAME.EVENT`, which clients split at the dots, and an object. Those that
+/// Circus does not have go out too: its plugins count them, or do not care.
 pub fn event(notice: &Notice, time: f64) -> (String, String) {
     let mut all = body(&notice.news, time);
     let fields: &[&str] = match notice.news {
@@ -15,6 +15,8 @@ pub fn event(notice: &Notice, time: f64) -> (String, String) {
         News::HookSuccess { .. } => &["name", "time"],
         News::HookFailure { .. } => &["name", "time", "error"],
         News::Published { .. } => &["topic", "time"],
+        News::CronFailure { .. } => &["slot", "time", "error"],
+        News::CronSkipped { .. } => &["slot", "time", "reason"],
     };
     let field = |key: &&str| ((*key).to_owned(), Json::from(all[*key].take()));
     (topic_of(notice), dumps(&Json::Fields(fields.iter().map(field).collect())))
