@@ -113,7 +113,7 @@ fn a_usage_error_is_exit_2_with_a_hint() {
     let typo = run(&["statsu"]);
     assert_eq!(typo.status.code(), Some(2));
     assert!(text(&typo.stderr).contains("status"), "{}", text(&typo.stderr));
-    assert_eq!(run(&["--endpoint", "tcp://127.0.0.1:5555", "list"]).status.code(), Some(2));
+    assert_eq!(run(&["--endpoint", "udp://127.0.0.1:5555", "list"]).status.code(), Some(2));
 }
 
 #[test]

@@ -59,6 +59,7 @@ const OURS: [(&str, &[&str]); 4] = [
             "health_action",
             "hook_timeout",
             "lease_ttl",
+            "lease_key",
             "refresh_interval",
             "refresh_timeout",
             "sockets",
@@ -80,7 +81,7 @@ const OURS: [(&str, &[&str]); 4] = [
 ];
 
 /// Commands that Circus does not have; three of them had a branch of it.
-const OUR_COMMANDS: [&str; 25] = [
+const OUR_COMMANDS: [&str; 26] = [
     "plan",
     "version",
     "nodes",
@@ -106,6 +107,7 @@ const OUR_COMMANDS: [&str; 25] = [
     "setsocket",
     "rmsocket",
     "publish",
+    "init",
 ];
 
 /// Classes of streams, and their options, that Circus does not have.
