@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use circus_agent::model::command::{Answer, Command, Leave, Outcome, Patience, Refusal, ReloadWay, Reply, RequestId};
 use circus_agent::model::event::{
-    Action, Address, BindId, Bound, Changes, Event, Exit, Handed, LaneId, Launch, Level, Notification, ProcessEvent,
-    ProcessId, SocketId, Whose,
+    Action, Address, AskKind, BindId, Bound, Changes, Event, Exit, Handed, LaneId, Launch, LeaseAnswer, Level,
+    Notification, ProcessEvent, ProcessId, SocketId, Whose,
 };
 use circus_agent::model::names::{SocketName, WatcherName};
 use circus_agent::model::pattern::Pattern;
@@ -18,7 +18,7 @@ use circus_agent::model::spec::{
 };
 
 use crate::specs::{self, serving, socket, watcher};
-use crate::stage::{Stage, name};
+use crate::stage::{Stage, name, singleton};
 
 const IDLE: Duration = Duration::from_secs(60);
 const DONE: Exit = Exit::Code(0);
@@ -592,6 +592,64 @@ fn a_stop_ends_the_watch_and_a_late_connection_starts_nothing() {
     assert!(stage.story().is_empty());
     stage.asks_for(Command::Start { pattern: None, patience: Patience::Admitted });
     assert_eq!(stage.story(), ["await app"]);
+}
+
+/// Answers for the store: this node has the lease of `ip`, or another one.
+fn lease(stage: &mut Stage, is_ours: bool) {
+    while let Some(at) = stage.orders.iter().position(|order| matches!(order, Action::AskLease { .. })) {
+        let Action::AskLease { lease, ask, .. } = stage.orders.remove(at) else { unreachable!() };
+        let answer = match (&ask.kind, is_ours) {
+            (AskKind::Release { .. } | AskKind::Withdraw, _) => LeaseAnswer::Released,
+            (AskKind::Refresh { .. }, false) => LeaseAnswer::Lost { by: Some("b".into()) },
+            (AskKind::Take { .. }, false) => {
+                LeaseAnswer::Held { by: "b".into(), left: Duration::from_secs(1), ttl: Duration::from_secs(15) }
+            }
+            (AskKind::Take { .. } | AskKind::Refresh { .. }, true) => LeaseAnswer::Granted { token: 7 },
+        };
+        stage.tell(Event::Lease { watcher: lease.watcher, ask, answer });
+    }
+}
+
+#[test]
+fn what_follows_a_legion_wakes_for_nobody_where_another_node_leads() {
+    let ip = singleton("ip");
+    let follower = WatcherSpec { follows: Some(ip.name.clone()), ..on_demand() };
+    let spec = AgentSpec { redis: specs::redis(), ..agent(vec![socket("web", 1)], vec![ip, follower]) };
+    let mut stage = Stage::of(spec);
+    opens(&mut stage);
+    lease(&mut stage, false);
+    stage.wait(Duration::from_secs(1));
+    lease(&mut stage, false);
+    demanded(&mut stage);
+    assert!(stage.story().is_empty(), "it is another's to serve");
+    assert_eq!(stage.state("app"), WatcherState::Standby);
+
+    stage.wait(Duration::from_secs(1));
+    lease(&mut stage, true);
+    start_all(&mut stage);
+    assert!(stage.story().contains(&"await app".to_owned()));
+    demanded(&mut stage);
+    let story = stage.story();
+    assert!(story.contains(&"spawn app#1".to_owned()), "{story:?}");
+    stage.spawned("app#1");
+
+    // It is led elsewhere: it ends, and who comes now wakes nobody.
+    stage.wait(Duration::from_secs(6));
+    lease(&mut stage, false);
+    let story = stage.story();
+    assert!(story.iter().any(|line| line.starts_with("signal app#1") || line == "kill app#1"), "{story:?}");
+    stage.ends("app#1", DONE);
+    stage.ends("ip#1", DONE);
+    stage.story();
+    demanded(&mut stage);
+    assert!(stage.story().is_empty());
+    // And led here again it sleeps first.
+    lease(&mut stage, true);
+    stage.wait(Duration::from_secs(20));
+    lease(&mut stage, true);
+    start_all(&mut stage);
+    let story = stage.story();
+    assert!(story.contains(&"await app".to_owned()) && !story.contains(&"spawn app#1".to_owned()), "{story:?}");
 }
 
 #[test]

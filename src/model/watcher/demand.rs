@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use super::{Goal, Stage, Watcher};
 use crate::model::event::{Action, Level, ProcessId, Reach};
+use crate::model::lease::Hold;
 use crate::model::time::Time;
 
 const SIGCONT: i32 = 18;
@@ -135,9 +136,10 @@ impl Watcher {
         }
     }
 
-    /// Brings its sleep in line with what it is told.
-    pub(super) fn fit_demand(&mut self, actions: &mut Vec<Action>) {
-        if self.spec.on_demand.is_none() || self.goal != Goal::Run {
+    /// Brings its sleep in line with what it is told. Where another node leads what it follows, nobody's demand is its own.
+    pub(super) fn fit_demand(&mut self, now: Time, actions: &mut Vec<Action>) {
+        let may_run = matches!(self.hold(now), None | Some(Hold::Firm { .. })) && !self.is_led_away();
+        if self.spec.on_demand.is_none() || self.goal != Goal::Run || !may_run {
             self.end_watch(actions);
         } else if self.demand.is_none() {
             let is_down = self.processes.is_empty() && self.stage == Stage::Closed;

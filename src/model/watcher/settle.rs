@@ -32,7 +32,7 @@ impl Watcher {
         }
         self.look_after(now, actions);
         self.fit_lanes(ids, actions);
-        self.fit_demand(actions);
+        self.fit_demand(now, actions);
         self.keep_time(now, actions);
         match hold {
             Some(Hold::Losing { kill }) => self.wind_down(now, Some(kill), actions),
