@@ -86,7 +86,9 @@ pub(super) fn overview(parts: &Parts, style: Style) -> String {
     let bad = unwell(parts);
     for table in [singletons(parts), if parts.many { shared(parts) } else { own(parts.good[0].1) }] {
         if !table.is_empty() {
-            text.push('\n');
+            if !text.is_empty() {
+                text.push('\n');
+            }
             text.push_str(&table.text(style));
         }
     }
@@ -118,6 +120,10 @@ fn quoted(name: &str) -> String {
 }
 
 fn node_line(part: &Value, style: Style) -> String {
+    // A circusd has no name.
+    if part["node"].is_null() {
+        return String::new();
+    }
     let mut line = format!("{}   cluster {}   {}", word(part, "node"), word(part, "cluster"), word(part, "phase"));
     match part["store"]["state"].as_str() {
         Some("up") => {
@@ -271,8 +277,17 @@ fn singletons(parts: &Parts) -> Table {
 
 /// One node's watchers.
 fn own(part: &Value) -> Table {
+    let watchers = list(part, "watchers");
+    // In a circusd's words there is nothing but the state.
+    if watchers.iter().all(|watcher| watcher["numprocesses"].is_null()) {
+        let mut table = Table::new(&["WATCHER", "STATE"]);
+        for watcher in watchers {
+            table.row(vec![word(watcher, "name").to_owned(), word(watcher, "state").to_owned()]);
+        }
+        return table;
+    }
     let mut table = Table::new(&["WATCHER", "STATE", ">READY", "PID", "UP", ">RESTARTS", "NOTE"]);
-    for watcher in list(part, "watchers").iter().filter(|watcher| !watcher["lease"].is_object()) {
+    for watcher in watchers.iter().filter(|watcher| !watcher["lease"].is_object()) {
         table.row(vec![
             word(watcher, "name").to_owned(),
             word(watcher, "state").to_owned(),

@@ -347,6 +347,14 @@ fn status_of_one_node() {
 }
 
 #[test]
+fn status_of_a_circusd_has_what_it_tells_and_no_more() {
+    let reply =
+        json!({"status": "ok", "watchers": [{"name": "web", "state": "active"}, {"name": "b", "state": "stopping"}]});
+    let wanted = "WATCHER  STATE\nweb      active\nb        stopping\n\n1 problem.   circusctl status b\n";
+    assert_eq!(shown(&STATUS, &reply), wanted);
+}
+
+#[test]
 fn an_unhealthy_process_is_up_and_not_ready() {
     let mut sick = watcher("sick", WatcherState::Unhealthy, 1, &[(7, 60)], Some("#1: exit 1"));
     sick.processes[0].state = "unhealthy";
