@@ -162,7 +162,7 @@ fn a_run_that_began_is_not_repeated(redis: Option<RedisServer>) {
 /// The lord dies in the middle of a run: nobody says how that ended, and nobody makes it up.
 fn a_run_that_was_killed_with_its_node_is_unfinished(redis: Option<RedisServer>) {
     let mut pair = Pair::that(redis, "exec sleep 600", "");
-    let first = pair.next_run();
+    let first = pair.run_from(0);
     let (_, other) = pair.of(&first.node);
     let running = pair.comes_to(other, &first, "running");
     assert!(running["pid"].is_u64() && running["ended"].is_null(), "{running}");

@@ -114,7 +114,9 @@ impl Scene {
 
     /// Carries out what was ordered, and what follows from that.
     fn play(&mut self) {
+        let mut turns = 0..1_000;
         while !self.stage.orders.is_empty() {
+            assert!(turns.next().is_some(), "it goes on and on: {:?}", self.stage.orders);
             for action in std::mem::take(&mut self.stage.orders) {
                 self.carry_out(action);
             }
