@@ -120,7 +120,6 @@ fn quoted(name: &str) -> String {
 }
 
 fn node_line(part: &Value, style: Style) -> String {
-    // A circusd has no name.
     if part["node"].is_null() {
         return String::new();
     }
@@ -278,8 +277,8 @@ fn singletons(parts: &Parts) -> Table {
 /// One node's watchers.
 fn own(part: &Value) -> Table {
     let watchers = list(part, "watchers");
-    // In a circusd's words there is nothing but the state.
-    if watchers.iter().all(|watcher| watcher["numprocesses"].is_null()) {
+    // A circusd tells nothing but the state, and has no name.
+    if part["node"].is_null() {
         let mut table = Table::new(&["WATCHER", "STATE"]);
         for watcher in watchers {
             table.row(vec![word(watcher, "name").to_owned(), word(watcher, "state").to_owned()]);
