@@ -225,8 +225,12 @@ fn it_goes_where_people_move_it_and_stays_there_until_that_node_ceases_to_lead()
     legion.ctl(0, &["set", "clusterip", "valor", "40"]).expect(0);
     legion.comes_to(1, |view| view["members"][0]["valor"] == 40);
     assert_eq!(legion.view(1)["token"], token, "it leads as before");
+    let lord_process = || legion.ctl(1, &["list", "clusterip"]).expect(0).out;
+    let before = lord_process();
     legion.ctl(1, &["restart", "clusterip"]).expect(0);
-    assert_eq!(legion.view(1)["token"], token, "a restart of the lord process ends no lordship");
+    wait_for("the next lord process", || (![&before, ""].contains(&lord_process().as_str())).then_some(()));
+    let view = legion.comes_to(1, |view| view["state"] == "lord");
+    assert_eq!(view["token"], token, "a restart of the lord process ends no lordship");
     legion.ctl(1, &["stop", "clusterip"]).expect(0);
     legion.comes_to(0, |view| view["state"] == "lord");
     legion.ctl(1, &["start", "clusterip"]).expect(0);
