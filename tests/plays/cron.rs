@@ -501,6 +501,41 @@ fn a_claim_that_is_answered_too_late_begins_nothing() {
 }
 
 #[test]
+fn no_clock_brings_a_tenure_what_it_has_had() {
+    // What a clock has brought that was hours ahead is forgotten, and the first slot comes once more.
+    let comes_again = |town: &mut Town| {
+        town.set = 7_200;
+        town.wait(secs(60));
+        town.claimed();
+        town.set = -i64::try_from(town.stage.now.as_nanos() / 1_000_000_000).unwrap();
+        town.wait(secs(55));
+        town.claimed()
+    };
+    for changed in [false, true] {
+        let mut town = holding();
+        town.wait(secs(18));
+        town.says(Claimed::Ours);
+        assert_eq!((town.slots(), town.claimed()), (vec![1], vec![1]));
+        town.is_done();
+        if changed {
+            let cron = CronSpec { misfire_grace: secs(11), ..cron() };
+            let spec = AgentSpec {
+                redis: redis(),
+                ..agent(&name("a"), vec![WatcherSpec { cron: Some(cron), ..alone() }])
+            };
+            town.stage.tell(Event::SpecRead { request: None, spec: Ok(Box::new(spec)) });
+            town.look();
+        }
+        assert_eq!(comes_again(&mut town), [] as [u64; 0]);
+        // The next tenure asks for what this node had before.
+        town.token = None;
+        town.wait(secs(60));
+        town.token = Some(9);
+        assert_eq!(comes_again(&mut town), [1]);
+    }
+}
+
+#[test]
 fn what_follows_a_leader_and_is_taken_out_and_put_back_repeats_nothing() {
     let legion = singleton("ip");
     let job = WatcherSpec { cron: Some(cron()), follows: Some(legion.name.clone()), ..watcher("job") };

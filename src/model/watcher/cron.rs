@@ -15,7 +15,7 @@
 //! The model has no calendar: where its own clock says that a slot may have come, and every half minute besides, it has the
 //! calendar looked at. So a clock that is set, and a machine that slept, shift a slot by half a minute at most. Of several
 //! slots that were missed only the latest counts, and one that has come is past for good: a clock that is set back by a
-//! little does not bring it again.
+//! little does not bring it again, and by however much it is set, no tenure runs a slot twice.
 //!
 //! What became of a slot is kept where its claim is, so that each node can tell of all of them; of what needs no claim the
 //! agent keeps it by itself.
@@ -52,6 +52,8 @@ pub(super) struct Cron {
     phase: Phase,
     /// The latest slot that this node has seen come while it could run it.
     past: Option<Slot>,
+    /// The latest slot that a tenure of this node has had. No clock brings it that again, nor one before it.
+    had: Option<Claim>,
     since: Since,
     /// The next, as the last look has it.
     next: Option<(Slot, Time)>,
@@ -127,6 +129,7 @@ impl Cron {
             spec,
             phase: Phase::Waiting,
             past: None,
+            had: None,
             since: Since::Begun,
             next: None,
             look: None,
@@ -135,6 +138,18 @@ impl Cron {
             counts: CronCounts::default(),
             yields: None,
         }
+    }
+
+    /// A tenure has had this slot.
+    fn note(&mut self, claim: Claim) {
+        if !self.knows(claim) {
+            self.had = Some(claim);
+        }
+    }
+
+    /// Whether that tenure has had this slot, or a later one.
+    fn knows(&self, claim: Claim) -> bool {
+        self.had.is_some_and(|had| had.token == claim.token && had.slot >= claim.slot)
     }
 }
 
@@ -150,9 +165,9 @@ impl Watcher {
     pub(super) fn fit_schedule(&mut self) {
         self.cron = self.spec.cron.clone().map(|spec| match self.cron.take() {
             Some(cron) if cron.spec == spec => cron,
-            Some(Cron { phase, failed, journal, counts, .. }) => {
+            Some(Cron { phase, had, failed, journal, counts, .. }) => {
                 let phase = if let Phase::Running { .. } = phase { phase } else { Phase::Waiting };
-                Cron { phase, failed, journal, counts, since: Since::Changed, ..Cron::new(spec) }
+                Cron { phase, had, failed, journal, counts, since: Since::Changed, ..Cron::new(spec) }
             }
             None => Cron::new(spec),
         });
@@ -167,7 +182,7 @@ impl Watcher {
 
     /// The calendar was looked at.
     pub fn calendar_read(&mut self, now: Time, calendar: Option<Calendar>, actions: &mut Vec<Action>) {
-        let (busy, claims) = (!self.is_over(), self.is_guarded());
+        let (busy, claims, token) = (!self.is_over(), self.is_guarded(), self.firm_token(now));
         let Some(cron) = self.cron.as_mut().filter(|cron| cron.look.is_some()) else { return };
         let Some(Calendar { now: wall, past, next }) = calendar else {
             self.say(actions, Level::Warn, None, "cannot tell when it runs next: the time zone cannot be read");
@@ -189,9 +204,10 @@ impl Watcher {
             Since::Away if claims && left.is_some() && !busy => {}
             Since::Away if claims && left.is_none() => {
                 let why = format!("no node was there for it, it was noticed {} late", span(late));
-                return self.record_run(now, self.firm_token(now), slot, Turn::Missed { why }, actions);
+                return self.record_run(now, token, slot, Turn::Missed { why }, actions);
             }
-            Since::Away | Since::Begun | Since::Changed => return,
+            Since::Changed => return token.into_iter().for_each(|token| cron.note(Claim { slot, token })),
+            Since::Away | Since::Begun => return,
         }
         match (cron.phase, left) {
             (Phase::Running { .. }, _) => self.pass_over(now, slot, "the run before goes on", actions),
@@ -213,6 +229,9 @@ impl Watcher {
         let Phase::Claiming { claim: asked, until, again: None } = cron.phase else { return };
         if asked != claim {
             return;
+        }
+        if answer == Claimed::Ours {
+            cron.note(claim);
         }
         match answer {
             Claimed::Ours if now < until => self.begin_run(claim.slot, Some(claim.token), actions),
@@ -391,6 +410,10 @@ impl Watcher {
         }
         match cron.phase {
             Phase::Due { slot, until } if may_start => match hold {
+                Some(Hold::Firm { token, .. }) if cron.knows(Claim { slot, token }) => {
+                    cron.phase = Phase::Waiting;
+                    self.say(actions, Level::Info, None, &format!("no run at {slot}: {} had it", self.me.1));
+                }
                 Some(Hold::Firm { token, .. }) => self.ask_for(Claim { slot, token }, until, actions),
                 Some(Hold::Losing { .. } | Hold::No) | None => self.begin_run(slot, None, actions),
             },
