@@ -13,6 +13,8 @@
 -- Invariant: nobody counts longer than its own ttl after its last word here, though the clock be set back, and what comes
 -- after a later word of its node says nothing. Others are told only of a change. Who is not in the record is known to be
 -- silent only where that has gone on for a ttl: it may have been lost, or handed over, or the clock have been set ahead.
+-- A lease that would last longer than any member's is nobody's any more: the clock was set back. Its holder may wait for
+-- another to ask for it, which puts that right, while the others wait for the holder.
 -- Nothing here decides about the lease.
 local holder, record = redis.pcall('GET', KEYS[1]), redis.pcall('HGETALL', KEYS[2])
 for at, said in ipairs({holder, record}) do
@@ -86,6 +88,14 @@ if longest > 0 then
 end
 if news then
   redis.call('PUBLISH', ARGV[1], me .. ' ' .. text(word))
+end
+
+local lasts = ttl
+for _, member in pairs(members) do
+  lasts = math.max(lasts, member.ttl)
+end
+if holder and redis.call('PTTL', KEYS[1]) > lasts then
+  holder = nil
 end
 
 local words = {'mustered', holder or '', text(now - since)}

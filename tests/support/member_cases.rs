@@ -130,10 +130,15 @@ pub fn a_restart_with_data_loses_no_member(store: &mut dyn Store, ttl: Duration)
 
 pub fn a_clock_that_was_set_back_makes_no_member_live_longer(store: &mut dyn Store, ttl: Duration) {
     let b = member(2, long(ttl));
+    let holder = owner("a", 1);
+    store.init(&lease()).unwrap();
+    granted(&take(store, &holder, ttl));
     says(store, "a", &member(1, ttl));
+    assert_eq!(says(store, "b", &b).holder, Some(holder.to_string()));
     store.disturb(Disturbance::SetBack(lease(), Duration::from_secs(10_000)));
     let seen = says(store, "b", &b);
     assert!(names(&seen) == ["a", "b"] && seen.members[0].left <= ttl, "{seen:?}");
+    assert_eq!(seen.holder, None, "nobody waits for a lease that lasts for hours");
     store.pass(ttl + Duration::from_millis(1));
     assert_eq!(names(&says(store, "b", &b)), ["b"]);
 }
