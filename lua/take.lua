@@ -70,7 +70,8 @@ if not holder then
     redis.call('HSET', KEYS[2], 'until', text(now + longest))
     return {'quarantined', text(longest)}
   end
-  if to and to ~= ARGV[4] and ends <= now and now < reserved then
+  -- Only from the release on: what a quarantine came after is kept for nobody.
+  if state == 'free' and to and to ~= ARGV[4] and ends <= now and now < reserved then
     return {'reserved', to, text(reserved - now)}
   end
 end

@@ -125,6 +125,7 @@ cases! {
     tokens_only_grow_also_when_everything_is_lost
     a_lease_kept_for_a_node_is_refused_to_others
     a_reservation_ends_by_itself
+    a_reservation_does_not_outlast_a_quarantine
     forgotten_scripts_go_unnoticed
     members_hear_of_each_other_what_they_say_and_who_has_the_lease
     who_leaves_is_gone_at_once_and_may_come_back
@@ -192,7 +193,7 @@ fn take_in_the_end(store: &mut dyn Store, owner: &Owner, ttl: Duration) -> (u64,
             }
             other => panic!("{other:?}"),
         };
-        let wait = left.max(Duration::from_millis(1));
+        let wait = left.clamp(Duration::from_millis(1), 20 * ttl);
         waited += wait;
         store.pass(wait);
     }
@@ -621,6 +622,17 @@ pub fn a_reservation_ends_by_itself(store: &mut dyn Store, ttl: Duration) {
     store.ask(&lease(), &ask(&a, AskKind::Release { to: Some(NodeName::parse("dead").unwrap()) }));
     let (_, waited) = take_in_the_end(store, &owner("c", 3), ttl);
     assert!(waited >= Duration::from_secs(1) && waited <= Duration::from_secs(2) + SLACK, "{waited:?}");
+}
+
+pub fn a_reservation_does_not_outlast_a_quarantine(store: &mut dyn Store, ttl: Duration) {
+    let (a, b) = (owner("a", 1), owner("b", 2));
+    held(store, &a, ttl);
+    store.ask(&lease(), &ask(&a, AskKind::Release { to: Some(NodeName::parse("dead").unwrap()) }));
+    store.disturb(Disturbance::Save);
+    store.disturb(Disturbance::RestartWithSaved);
+    store.disturb(Disturbance::SetBack(lease(), Duration::from_secs(10_000)));
+    let (_, waited) = take_in_the_end(store, &b, ttl);
+    assert!(waited <= ttl + SLACK, "{waited:?}");
 }
 
 pub fn forgotten_scripts_go_unnoticed(store: &mut dyn Store, ttl: Duration) {
