@@ -519,10 +519,8 @@ fn no_clock_brings_a_tenure_what_it_has_had() {
         town.is_done();
         if changed {
             let cron = CronSpec { misfire_grace: secs(11), ..cron() };
-            let spec = AgentSpec {
-                redis: redis(),
-                ..agent(&name("a"), vec![WatcherSpec { cron: Some(cron), ..alone() }])
-            };
+            let spec =
+                AgentSpec { redis: redis(), ..agent(&name("a"), vec![WatcherSpec { cron: Some(cron), ..alone() }]) };
             town.stage.tell(Event::SpecRead { request: None, spec: Ok(Box::new(spec)) });
             town.look();
         }

@@ -71,6 +71,8 @@ pub(crate) struct Asked {
     /// The groups of servers that are asked, and what each said.
     groups: Vec<usize>,
     said: Vec<Option<Claimed>>,
+    /// How many have granted it while another had the lease there.
+    strangers: usize,
     answered: bool,
 }
 
@@ -253,7 +255,8 @@ impl World {
         let (life, node) = (self.hosts[host].life, self.hosts[host].name.clone());
         let owner = self.hosts[host].owners.get(&lease).cloned();
         let (said, asked) = (vec![None; groups.len()], self.claims.len());
-        self.claims.push(Asked { host, life, watcher, lease, claim, node, owner, groups, said, answered: false });
+        let (strangers, answered) = (0, false);
+        self.claims.push(Asked { host, life, watcher, lease, claim, node, owner, groups, said, strangers, answered });
         for seat in 0..self.claims[asked].groups.len() {
             let server = self.hosts[host].masters[self.claims[asked].groups[seat]];
             self.send_claim(asked, seat, server);
@@ -318,7 +321,9 @@ impl World {
         };
         self.trace(host, || format!("server {server} answers {watcher} {claim:?} with {answer:?}"));
         let is_ours = answer == Claimed::Ours;
-        if is_ours && !holds {
+        self.claims[asked].strangers += usize::from(is_ours && !holds);
+        // One of several servers may have given who did not win the very token that the others drew; it decides nothing.
+        if is_ours && !holds && is_most(self.claims[asked].strangers, self.claims[asked].groups.len()) {
             let how = format!("server {server} gives {watcher} {} to host {host}, while {holder:?} holds", claim.slot);
             self.witness.holds_against(self.now, Promise::ByHolder, &how);
         }
@@ -523,7 +528,11 @@ impl Jobs {
             // Nobody but the agent keeps a record of it: who has forgotten does not know a time that comes again.
             None => {
                 let Wall { set_back, forgot, .. } = world.hosts[host].wall;
-                let again = |run: &Run| set_back.is_some_and(|at| at > run.at) && forgot.is_some_and(|at| at > run.at);
+                // It had come before the hooks that come before its process.
+                let hooks = if world.hooked { 2 * world.hook_timeout().as_nanos() as u64 } else { 0 };
+                let since = |run: &Run| run.at.saturating_sub(hooks);
+                let again =
+                    |run: &Run| set_back.is_some_and(|at| at > since(run)) && forgot.is_some_and(|at| at > run.at);
                 runs.iter().find(|run| run.host == host && !again(run)).map(how)
             }
         }

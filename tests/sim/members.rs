@@ -29,7 +29,7 @@ pub(crate) struct Legion {
     valors: Vec<u32>,
     pub(crate) quorum: u32,
     pub(crate) preempt: bool,
-    preempt_delay: Duration,
+    pub(crate) preempt_delay: Duration,
     /// When each host's word was last heard by some server.
     spoke: BTreeMap<usize, Instant>,
 }

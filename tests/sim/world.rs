@@ -182,6 +182,9 @@ impl World {
         let back = back + if self.says_ready { ttl } else { 0 };
         // A socket that was ordered before may be late, and its node end because of it, and be back later.
         let back = back + if self.serves { 2 * ttl } else { 0 };
+        // What follows a legion is stopped before its leader is, and both when a better one has stood there for the delay.
+        let moves = |legion: &Legion| (legion.preempt_delay + self.graceful).as_nanos() as u64;
+        let back = back + self.legion.as_ref().map_or(0, moves);
         ttl + ttl / 50 + SEC + self.graceful.as_nanos() as u64 + back
     }
 
