@@ -32,7 +32,7 @@ use crate::model::spec::{LogLevel, LogOutput};
 pub use ctl::{CtlArgs, circusctl};
 pub use daemon::circus_agent;
 pub use log::LogFormat;
-pub use plugin::{PLUGIN, circus_plugin};
+pub use plugin::circus_plugin;
 pub use top::{TopArgs, circus_top};
 
 /// What circusctl's exit code says.

@@ -47,7 +47,7 @@ use crate::model::names::{ClusterName, LeaseName, NodeName, WatcherName};
 use crate::model::node::Node;
 use crate::model::random::Random;
 use crate::model::snapshot::Phase;
-use crate::model::spec::{self, AgentSpec, LogLevel, LogOutput};
+use crate::model::spec::{self, AgentSpec, LogLevel, LogOutput, ZmqDoors};
 use crate::model::stats::{History, NodeStats};
 use crate::model::time::Time;
 use crate::systemd::Notify;
@@ -270,7 +270,7 @@ impl Agent {
         let mut legions_dir = socket.path().as_os_str().to_owned();
         legions_dir.push(".legions");
         let legions = legions_dir.to_string_lossy();
-        let zmq_doors = [("CIRCUS_ZMQ_ENDPOINT", at.endpoint), ("CIRCUS_ZMQ_PUBSUB_ENDPOINT", at.pubsub)];
+        let zmq_doors = [(ZmqDoors::ENDPOINT_VARIABLE, at.endpoint), (ZmqDoors::PUBSUB_VARIABLE, at.pubsub)];
         let zmq_doors = zmq_doors.map(|(name, address)| Some((name, address?.from_here().to_string())));
         let mut env = vec![
             ("CIRCUSCTL_ENDPOINT", &*endpoint),

@@ -41,11 +41,11 @@ impl Zmq {
         Ok(zmq)
     }
 
-    /// Closes them, once nobody takes questions any more: what was answered and told is still written, for a second or two.
+    /// Closes those that nobody has taken, once nobody takes questions any more: what was answered and told is still
+    /// written, for a second or two.
     pub(super) async fn close(self) {
-        let Zmq { events, stats, cluster_stats, answering } = self;
-        let telling: Vec<_> = [events, stats, cluster_stats].into_iter().flatten().collect();
-        let telling: Vec<_> = telling.into_iter().map(|publisher| tokio::spawn(publisher.close())).collect();
+        let Zmq { events, answering, .. } = self;
+        let telling = events.map(|publisher| tokio::spawn(publisher.close()));
         for ended in answering.into_iter().chain(telling) {
             if ended.await.is_err() {
                 tracing::warn!("a ZeroMQ door ended by a panic");

@@ -5,6 +5,7 @@
 use std::process::ExitCode;
 
 use circus_agent::agent::drill;
+use circus_agent::config::PLUGIN;
 use circus_agent::{cli, host::guard, lord};
 
 fn main() -> ExitCode {
@@ -13,7 +14,7 @@ fn main() -> ExitCode {
         Some(name) if name == guard::NAME => guard::main(),
         Some(name) if name == drill::NAME => drill::main(),
         Some(name) if name == lord::NAME => lord::main(args),
-        Some(name) if name == cli::PLUGIN => cli::circus_plugin(args),
+        Some(name) if name == PLUGIN => cli::circus_plugin(args),
         _ => cli::circus_agent(args),
     };
     ExitCode::from(code)

@@ -13,15 +13,10 @@ use signal_hook_tokio::Signals;
 use super::log::logging;
 use super::{LogFormat, agent_exit, print_error};
 use crate::client::Endpoint;
+use crate::config::{PLUGIN, PLUGIN_OPTIONS};
 use crate::model::random::Random;
-use crate::model::spec::LogOutput;
+use crate::model::spec::{LogOutput, ZmqDoors};
 use crate::plugins::{self, Plugin};
-
-/// The name (`argv[0]`) under which the agent's program is a plugin.
-pub const PLUGIN: &str = "circus-plugin";
-
-/// The variable in which it finds its options.
-const OPTIONS: &str = "CIRCUS_PLUGIN_OPTIONS";
 
 /// Runs `circus-plugin NAME USE` until SIGTERM or SIGINT: its exit code.
 ///
@@ -90,22 +85,22 @@ fn become_python(python: &str, class: &str) -> Result<Infallible, String> {
         let unopened = || "a plugin in Python needs ZeroMQ doors, which an agent opens when it starts: restart it";
         std::env::var(name).map_err(|_| unopened().to_owned())
     };
-    let (endpoint, pubsub) = (door("CIRCUS_ZMQ_ENDPOINT")?, door("CIRCUS_ZMQ_PUBSUB_ENDPOINT")?);
+    let (endpoint, pubsub) = (door(ZmqDoors::ENDPOINT_VARIABLE)?, door(ZmqDoors::PUBSUB_VARIABLE)?);
     let options: Vec<String> = options()?.into_iter().map(|(key, text)| format!("{key}:{text}")).collect();
     let error = Command::new(python)
         .args(["-c", "from circus import plugins;plugins.main()"])
         .args(["--endpoint", &endpoint, "--pubsub", &pubsub])
         .arg(format!("--config={}", options.join(":::")))
         .arg(class)
-        .env_remove(OPTIONS)
+        .env_remove(PLUGIN_OPTIONS)
         .exec();
     Err(format!("{python} cannot be started: {error}"))
 }
 
 /// The section's keys.
 fn options() -> Result<BTreeMap<String, String>, String> {
-    let options = std::env::var(OPTIONS).unwrap_or_else(|_| "{}".into());
-    serde_json::from_str(&options).map_err(|error| format!("{OPTIONS} is no JSON object of texts: {error}"))
+    let options = std::env::var(PLUGIN_OPTIONS).unwrap_or_else(|_| "{}".into());
+    serde_json::from_str(&options).map_err(|error| format!("{PLUGIN_OPTIONS} is no JSON object of texts: {error}"))
 }
 
 fn plugin(uses: &str) -> Result<Plugin, String> {

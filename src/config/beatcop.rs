@@ -5,9 +5,11 @@
 //! value of another key and `%%` for a `%`. What is wrong is shown where it stands in the file. A section
 //! `[watcher:LOCKNAME]` in the same file may say more of the singleton, in our words.
 
+use std::fmt::Display;
 use std::time::Duration;
 
 use super::keys::nearest;
+use super::percent;
 use super::problem::{Problems, Spot, code};
 use super::scan::{Document, Taken};
 use super::shell;
@@ -78,25 +80,15 @@ impl Section<'_> {
 
     /// A value with its `%(key)s` filled in.
     fn expand(&self, value: &str, depth: usize) -> Result<String, (String, &'static str)> {
-        let mut text = String::new();
-        let mut rest = value;
-        while let Some((before, from)) = rest.split_once('%') {
-            text.push_str(before);
-            if let Some(after) = from.strip_prefix('%') {
-                text.push('%');
-                rest = after;
-                continue;
-            }
-            let named = from.strip_prefix('(').and_then(|from| from.split_once(")s"));
+        percent::filled(value, |reference| {
+            let named = percent::text_key(reference);
             let (name, after) = named.ok_or(("a `%` stands alone here".to_owned(), "write `%%` for a `%`"))?;
             let known = self.find(&name.to_lowercase()).filter(|_| depth > 0);
             let known = known.ok_or_else(|| {
                 (format!("`%({name})s` stands for nothing"), "`%(KEY)s` is the value of another key of the section")
             })?;
-            text.push_str(&self.expand(&known.value, depth - 1)?);
-            rest = after;
-        }
-        Ok(text + rest)
+            Ok((self.expand(&known.value, depth - 1)?, after))
+        })
     }
 
     /// Refuses what looks like a key misspelt, and says of others that nobody reads them.
@@ -169,27 +161,43 @@ fn server(redis: &Section<'_>, doc: &mut Document, problems: &mut Problems) {
         None => default,
     };
     let (port, db) = (number(&port, 6379), number(&database, 0));
-    let password = password.map(|(_, password)| encoded(&password));
+    if let (Some((place, _)), None) = (database.filter(|_| db != 0), &host) {
+        problems.warn(code::NO_EFFECT, place.spot(), "a Redis Cluster has no database but 0");
+    }
+    let at = match (&host, &nodes) {
+        (Some((_, host)), _) => At::Host { host, port: &port, database: &db },
+        (None, nodes) => At::Nodes(nodes.as_ref().map_or("", |(_, nodes)| nodes)),
+    };
+    let url = url(&at, password.as_ref().map(|(_, password)| password.as_str()));
+    doc.derive(("redis", "url"), &url, place);
+}
+
+/// Where BeatCop's keys say that Redis is.
+pub(super) enum At<'a> {
+    /// `host`, which is a path where it has a `/`.
+    Host { host: &'a str, port: &'a dyn Display, database: &'a dyn Display },
+    /// `startup_nodes`, one in a line.
+    Nodes(&'a str),
+}
+
+/// The same as our URL.
+pub(super) fn url(at: &At<'_>, password: Option<&str>) -> String {
+    let password = password.map(encoded);
     let login = password.as_ref().map_or_else(String::new, |password| format!(":{password}@"));
-    let url = match (&host, &nodes) {
-        (Some((_, path)), _) if path.contains('/') => {
+    match at {
+        At::Host { host: path, database, .. } if path.contains('/') => {
             let password = password.map_or_else(String::new, |password| format!("&pass={password}"));
-            format!("unix://{}?db={db}{password}", path.split('/').map(encoded).collect::<Vec<_>>().join("/"))
+            format!("unix://{}?db={database}{password}", path.split('/').map(encoded).collect::<Vec<_>>().join("/"))
         }
-        (Some((_, host)), _) => {
-            let host = if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host.clone() };
-            format!("redis://{login}{host}:{port}/{db}")
+        At::Host { host, port, database } if host.contains(':') && !host.starts_with('[') => {
+            format!("redis://{login}[{host}]:{port}/{database}")
         }
-        (None, nodes) => {
-            if let Some((place, _)) = database.filter(|_| db != 0) {
-                problems.warn(code::NO_EFFECT, place.spot(), "a Redis Cluster has no database but 0");
-            }
-            let nodes = nodes.iter().flat_map(|(_, nodes)| nodes.lines()).map(str::trim);
-            let nodes: Vec<&str> = nodes.filter(|node| !node.is_empty()).collect();
+        At::Host { host, port, database } => format!("redis://{login}{host}:{port}/{database}"),
+        At::Nodes(nodes) => {
+            let nodes: Vec<&str> = nodes.lines().map(str::trim).filter(|node| !node.is_empty()).collect();
             format!("redis+cluster://{login}{}", nodes.join(","))
         }
-    };
-    doc.derive(("redis", "url"), &url, place);
+    }
 }
 
 /// As a part of a URL.

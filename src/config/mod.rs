@@ -21,6 +21,7 @@ mod keys;
 mod problem;
 
 mod beatcop;
+mod percent;
 mod scan;
 mod uwsgi;
 mod vars;
@@ -59,6 +60,7 @@ use std::path::{Path, PathBuf};
 pub use amend::{amend, amend_socket};
 pub use convert::{Converted, Format, Included, Original, convert, included};
 pub use keys::{reference, reference_tables};
+pub use plugin::{PLUGIN, PLUGIN_OPTIONS};
 pub use problem::{Problem, Severity, code, render};
 
 use crate::model::spec::{AgentSpec, LogLevel, LogOutput};

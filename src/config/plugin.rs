@@ -104,9 +104,9 @@ fn classes() -> String {
 }
 
 /// The variable in which a plugin finds its options: a JSON object of texts.
-const OPTIONS: &str = "CIRCUS_PLUGIN_OPTIONS";
-/// Under this name this program is a plugin.
-const PLUGIN: &str = "circus-plugin";
+pub const PLUGIN_OPTIONS: &str = "CIRCUS_PLUGIN_OPTIONS";
+/// Under this name (`argv[0]`) this program is a plugin.
+pub const PLUGIN: &str = "circus-plugin";
 /// Where it is.
 const OURS: &str = "/proc/self/exe";
 
@@ -157,7 +157,7 @@ impl Build<'_> {
         // Times become seconds, signals numbers: a plugin reads what Circus's did.
         let options: BTreeMap<&str, String> =
             own.filter_map(|set| Some((set.entry.key, settings.variable(set.entry.key)?))).collect();
-        env.insert(OPTIONS.to_owned(), serde_json::json!(options).to_string());
+        env.insert(PLUGIN_OPTIONS.to_owned(), serde_json::json!(options).to_string());
         Some((vec![PLUGIN.to_owned(), short, native.class().to_owned()], Some(OURS.into())))
     }
 
@@ -181,7 +181,7 @@ impl Build<'_> {
         }
         // As circusd's.
         options.extend([("name", name.as_str()), ("__name__", name.as_str())]);
-        env.insert(OPTIONS.to_owned(), serde_json::json!(options).to_string());
+        env.insert(PLUGIN_OPTIONS.to_owned(), serde_json::json!(options).to_string());
         let mut around = if settings.bool("copy_env") { self.around.env.clone() } else { BTreeMap::new() };
         around.extend(env.clone());
         let directory = settings.path("working_dir").filter(|directory| directory.is_dir());

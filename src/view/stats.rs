@@ -4,24 +4,7 @@ use serde_json::Value;
 
 use super::table::Table;
 use super::{Parts, Style, list, word};
-
-/// The fields of a process that Circus has, in whatever column they show; what a hook adds is called something else.
-const KNOWN: &[&str] = &[
-    "mem_info1",
-    "mem_info2",
-    "cpu",
-    "mem",
-    "ctime",
-    "pid",
-    "username",
-    "nice",
-    "create_time",
-    "age",
-    "cmdline",
-    "children",
-    "started",
-    "wid",
-];
+use crate::wire::circus;
 
 /// One line for each process, its children indented below it.
 pub(super) fn table(parts: &Parts, style: Style) -> String {
@@ -83,7 +66,7 @@ fn add(table: &mut Table, node: Option<&str>, watcher: &str, pid: &str, info: &V
 
 /// What a hook added: `  queue=3`.
 fn added(info: &Value) -> String {
-    let fields = info.as_object().into_iter().flatten().filter(|(key, _)| !KNOWN.contains(&key.as_str()));
+    let fields = info.as_object().into_iter().flatten().filter(|(key, _)| !circus::PROCESS.contains(&key.as_str()));
     fields
         .map(|(key, value)| format!("  {key}={}", value.as_str().map_or_else(|| value.to_string(), str::to_owned)))
         .collect()

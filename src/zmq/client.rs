@@ -66,11 +66,9 @@ impl Subscriber {
 }
 
 async fn connect(address: &ZmqAddress, own: Kind) -> Result<Connection, Broken> {
-    let stream: Box<dyn Duplex> = match address {
+    let stream: Box<dyn Duplex> = match address.from_here() {
         ZmqAddress::Tcp { host, port } => {
-            // `*` is where one listens; from here it is this machine.
-            let host = if host == "*" { "127.0.0.1" } else { host };
-            let stream = TcpStream::connect((host, *port)).await.map_err(Broken::Unreached)?;
+            let stream = TcpStream::connect((host, port)).await.map_err(Broken::Unreached)?;
             prepare(&stream);
             Box::new(stream)
         }

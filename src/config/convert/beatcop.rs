@@ -3,7 +3,9 @@
 use super::Original;
 use super::page::{Page, Reader};
 use super::source::{Entry, Section, Source};
+use crate::config::beatcop::{At, url};
 use crate::config::keys::nearest;
+use crate::config::percent;
 use crate::config::shell::{self, Line};
 use crate::config::value;
 
@@ -39,23 +41,12 @@ pub(super) fn convert(original: &Original<'_>, page: &mut Page) -> Result<(), St
 
 /// A value with Python's `%%` and `%(KEY)s` filled in.
 fn filled(section: &Section, value: &str, depth: u8) -> Result<String, String> {
-    let mut out = String::new();
-    let mut rest = value;
-    while let Some(at) = rest.find('%') {
-        out.push_str(&rest[..at]);
-        rest = &rest[at + 1..];
-        if let Some(after) = rest.strip_prefix('%') {
-            out.push('%');
-            rest = after;
-            continue;
-        }
+    percent::filled(value, |reference| {
         let broken = || "a `%` alone is written `%%` there, and BeatCop refuses the file".to_owned();
-        let (name, after) = rest.strip_prefix('(').and_then(|rest| rest.split_once(")s")).ok_or_else(broken)?;
+        let (name, after) = percent::text_key(reference).ok_or_else(broken)?;
         let value = section.get(&name.to_lowercase()).filter(|_| depth < 10).ok_or_else(broken)?;
-        out.push_str(&filled(section, value, depth + 1)?);
-        rest = after;
-    }
-    Ok(out + rest)
+        Ok((filled(section, value, depth + 1)?, after))
+    })
 }
 
 /// Whether a key is done with: its comments are written, and what is wrong with it.
@@ -86,27 +77,16 @@ fn redis(section: &Section, page: &mut Page) {
     let said = |key: &str| {
         section.get(key).map(|value| filled(section, value, 0).unwrap_or_default()).filter(|value| !value.is_empty())
     };
-    let password = said("password").map(|password| encoded(&password));
+    let (nodes, host) = (said("startup_nodes"), said("host"));
+    let port = said("port").unwrap_or_else(|| "6379".to_owned());
     let database = said("database").unwrap_or_else(|| "0".to_owned());
-    let login = password.as_ref().map(|password| format!(":{password}@")).unwrap_or_default();
-    let url = match (said("startup_nodes"), said("host")) {
-        (Some(nodes), None) => {
-            let nodes: Vec<&str> = nodes.split_whitespace().collect();
-            Some(format!("redis+cluster://{login}{}", nodes.join(",")))
-        }
-        (None, Some(path)) if path.contains('/') => {
-            let pass = password.map(|password| format!("&pass={password}")).unwrap_or_default();
-            Some(format!("unix://{path}?db={database}{pass}"))
-        }
-        (None, Some(host)) => {
-            let port = said("port").unwrap_or_else(|| "6379".to_owned());
-            let host = if host.contains(':') { format!("[{host}]") } else { host };
-            Some(format!("redis://{login}{host}:{port}/{database}"))
-        }
-        _ => None,
+    let at = match (&nodes, &host) {
+        (Some(nodes), None) => Some(At::Nodes(nodes)),
+        (None, Some(host)) => Some(At::Host { host, port: &port, database: &database }),
+        (Some(_), Some(_)) | (None, None) => None,
     };
-    let cluster = said("startup_nodes").is_some();
-    let socket = said("host").is_some_and(|host| host.contains('/'));
+    let url = at.map(|at| url(&at, said("password").as_deref()));
+    let (cluster, socket) = (nodes.is_some(), host.is_some_and(|host| host.contains('/')));
     let mut led = false;
     for entry in &section.entries {
         let Entry { key, value, .. } = entry;
@@ -131,15 +111,6 @@ fn redis(section: &Section, page: &mut Page) {
     if url.is_none() {
         page.set_because("url", "redis://localhost:6379/0", "write where it is");
     }
-}
-
-/// A password as it stands in a URL.
-fn encoded(password: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-    password
-        .bytes()
-        .map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
-        .collect()
 }
 
 // ---- [beatcop] ----
@@ -212,10 +183,5 @@ mod tests {
         for broken in ["c", "d"] {
             assert!(filled(section, section.get(broken).expect("it"), 0).is_err(), "{broken}");
         }
-    }
-
-    #[test]
-    fn passwords_are_written_as_urls_want_them() {
-        assert_eq!(encoded("a/b@c:é"), "a%2Fb%40c%3A%C3%A9");
     }
 }

@@ -35,6 +35,11 @@ impl ZmqDoors {
     /// The key of [`cluster_stats`](ZmqDoors::cluster_stats).
     pub const CLUSTER_STATS: &str = "[circus-cluster] stats_endpoint";
 
+    /// The variable that tells children where [`endpoint`](ZmqDoors::endpoint) is.
+    pub const ENDPOINT_VARIABLE: &str = "CIRCUS_ZMQ_ENDPOINT";
+    /// The variable that tells children where [`pubsub`](ZmqDoors::pubsub) is.
+    pub const PUBSUB_VARIABLE: &str = "CIRCUS_ZMQ_PUBSUB_ENDPOINT";
+
     /// Whether there are doors that plugins need, and that the file does not name.
     pub fn has_unnamed(&self) -> bool {
         self.for_plugins && (self.endpoint.is_none() || self.pubsub.is_none())

@@ -20,5 +20,5 @@ mod stats;
 pub use ask::{heard, request, understood};
 pub use discovery::{discovery_answer, is_discovery_answer};
 pub use event::event;
-pub use reply::reply_text;
+pub use reply::{PROCESS, reply_text};
 pub use stats::{Message, cluster_stats_messages, is_sum, no_processes, stats_messages};

@@ -6,8 +6,8 @@ use super::python::{Json, dumps, repr};
 use crate::model::command::{Command, Outcome, Patience, Refusal, Reply};
 use crate::wire::{Form, reply_in};
 
-/// The fields of what a process uses.
-const INFO: &[&str] = &[
+/// The fields of what a process uses, as Circus has them; what a hook adds is called something else.
+pub const PROCESS: &[&str] = &[
     "mem_info1",
     "mem_info2",
     "cpu",
@@ -212,7 +212,7 @@ fn processes(infos: Value) -> Json {
 /// What one uses, or that there is none.
 fn process(info: Value) -> Json {
     let Value::Object(mut info) = info else { return info.into() };
-    let mut fields = picked(&mut info, INFO);
+    let mut fields = picked(&mut info, PROCESS);
     for (key, value) in &mut fields {
         if let ("children", Json::Value(Value::Array(children))) = (key.as_str(), &mut *value) {
             *value = Json::List(std::mem::take(children).into_iter().map(process).collect());

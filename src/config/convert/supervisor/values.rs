@@ -2,7 +2,7 @@
 
 use super::super::page::Page;
 use super::{Numbers, Program, Supervisor};
-use crate::config::{value, vars};
+use crate::config::{percent, value, vars};
 
 impl Supervisor<'_> {
     /// The variables of an `environment`.
@@ -135,23 +135,12 @@ fn from_env(name: &str) -> Result<&str, String> {
 
 /// Fills in `%(NAME)s` as Python does; `stand` gets the name, and the form that follows it: `s`, `d`, `02d`.
 fn expand(text: &str, stand: &dyn Fn(&str, &str) -> Result<String, String>) -> Result<String, String> {
-    let mut out = String::new();
-    let mut rest = text;
-    while let Some(at) = rest.find('%') {
-        out.push_str(&rest[..at]);
-        rest = &rest[at + 1..];
-        if let Some(after) = rest.strip_prefix('%') {
-            out.push('%');
-            rest = after;
-            continue;
-        }
+    percent::filled(text, |reference| {
         let broken = || "a `%` alone is written `%%` there, and supervisord refuses the file".to_owned();
-        let (name, after) = rest.strip_prefix('(').and_then(|rest| rest.split_once(')')).ok_or_else(broken)?;
+        let (name, after) = reference.strip_prefix('(').and_then(|rest| rest.split_once(')')).ok_or_else(broken)?;
         let end = after.find(|c: char| c.is_ascii_alphabetic()).ok_or_else(broken)? + 1;
-        out.push_str(&stand(name, &after[..end])?);
-        rest = &after[end..];
-    }
-    Ok(out + rest)
+        Ok((stand(name, &after[..end])?, &after[end..]))
+    })
 }
 
 /// `KEY=value,KEY2="a, b"` as Python's shlex and supervisord take it apart.
