@@ -175,7 +175,7 @@ impl World {
             }
             return;
         }
-        let call = muster::call(&self.lease(&watcher), &node, sent, membership.as_ref());
+        let call = muster::call(&self.lease(&watcher), (&node, host as u128), sent, membership.as_ref());
         let date = self.store.date(server, self.now);
         let answer = self.store.servers[server].redis.eval(date, &call).and_then(|words| muster::answer(&words));
         self.trace(host, || format!("server {server} hears {membership:?} of {watcher} and says {answer:?}"));
