@@ -151,6 +151,7 @@ fn holder(registers: &[Register]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::election::Membership;
 
     const TTL: Duration = Duration::from_secs(15);
     const OLD: u64 = 1_000;
