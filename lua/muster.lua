@@ -1,21 +1,23 @@
 -- Says that a node lives, or leaves, and who lives of those that contend for a lease.
 --
--- KEYS[1] the lease   KEYS[2] its members, a hash: of each node 'until ttl valor stand word appoints scroll', where stand is
---   1 where it would hold the lease, 0 where not and x where it has left, word the number of its latest word, and appoints a
---   node or ''; and in /kept
+-- KEYS[1] the lease   KEYS[2] its members, a hash: of each node 'until ttl valor stand word instance appoints scroll', where
+--   stand is 1 where it would hold the lease, 0 where not and x where it has left, word the number of its latest word, instance
+--   the agent that said it, and appoints a node or ''; and in /kept
 --   'since last inc': since when the record goes on without a break, when it was last asked, by which incarnation
--- ARGV[1] the channel to tell   ARGV[2] the node   ARGV[3] the number of its word: a later word has a greater one
--- ARGV[4] its ttl, ms, or '' where it leaves   ARGV[5] its valor   ARGV[6] 1 where it stands, else 0   ARGV[7] the node
--- that people have moved the lease to, where it has or had it, or ''   ARGV[8] its scroll
--- Returns {'mustered', the lease's holder or '', ms that the record goes on, then seven texts of each member: node, valor,
---   stand, appoints, ttl, ms left, scroll} | {'failed', the key and what is wrong with it}
+-- ARGV[1] the channel to tell   ARGV[2] the node   ARGV[3] its agent's instance, the same under all names that it ever has
+-- ARGV[4] the number of its word: of one agent a later word has a greater one   ARGV[5] its ttl, ms, or '' where it leaves
+-- ARGV[6] its valor   ARGV[7] 1 where it stands, else 0   ARGV[8] the node that people have moved the lease to, where it has
+-- or had it, or ''   ARGV[9] its scroll
+-- Returns {'mustered', the lease's holder or '', ms that the record goes on, then nine texts of each member: node, valor,
+--   stand, word, instance, appoints, ttl, ms left, scroll} | {'failed', the key and what is wrong with it}
 --
 -- Invariant: nobody counts longer than its own ttl after its last word here, though the clock be set back, and what comes
--- after a later word of its node says nothing. Others are told only of a change. Who is not in the record is known to be
--- silent only where that has gone on for a ttl: it may have been lost, or handed over, or the clock have been set ahead.
--- A lease that would last longer than any member's is nobody's any more: the clock was set back. Its holder may wait for
--- another to ask for it, which puts that right, while the others wait for the holder.
--- Nothing here decides about the lease.
+-- after a later word of its agent under that name says nothing. An agent leaves for itself, not for another that has got the
+-- name since. Others are told only of a change. Who is not in the record is known to be silent only where that has gone on for
+-- a ttl: it may have been lost, or handed over, or the clock have been set ahead. Which names are one agent's is told, and
+-- counted by whoever asks: it knows of other servers, too. A lease that would last longer than any member's is nobody's any
+-- more: the clock was set back. Its holder may wait for another to ask for it, which puts that right, while the others wait for
+-- the holder. Nothing here decides about the lease.
 local holder, record = redis.pcall('GET', KEYS[1]), redis.pcall('HGETALL', KEYS[2])
 for at, said in ipairs({holder, record}) do
   if type(said) == 'table' and said.err then
@@ -23,21 +25,21 @@ for at, said in ipairs({holder, record}) do
   end
 end
 
-local me, word, ttl = ARGV[2], num(ARGV[3]), num(ARGV[4])
+local me, instance, word, ttl = ARGV[2], ARGV[3], num(ARGV[4]), num(ARGV[5])
 local members, over, changes, since, last, writer = {}, {}, {}, nil, nil, nil
 for i = 1, #record, 2 do
   local name, text_of = record[i], record[i + 1]
   if name == '/kept' then
     since, last, writer = string.match(text_of, '^(%d+) (%d+) (%S+)$')
   else
-    local ends, its, valor, stand, number, appoints, scroll = string.match(text_of,
-      '^(%d+) (%d+) (%d+) ([01x]) (%d+) (%S*) (.*)$')
+    local ends, its, valor, stand, number, agent, appoints, scroll = string.match(text_of,
+      '^(%d+) (%d+) (%d+) ([01x]) (%d+) (%x+) (%S*) (.*)$')
     -- What no agent wrote goes, too.
     if not ends or num(ends) <= now then
       over[#over + 1] = name
     else
       members[name] = {ends = num(ends), ttl = num(its), valor = valor, stand = stand, word = num(number),
-        appoints = appoints, scroll = scroll}
+        instance = agent, appoints = appoints, scroll = scroll}
       if num(ends) > now + num(its) then
         members[name].ends, changes[name] = now + num(its), true
       end
@@ -46,12 +48,16 @@ for i = 1, #record, 2 do
 end
 
 local mine, news = members[me], false
+if mine and mine.instance ~= instance then
+  -- Another agent had the name: the numbers of its words are of another clock.
+  mine = nil
+end
 if not mine or mine.word <= word then
-  if ARGV[4] ~= '' then
-    news = not mine or mine.ttl ~= ttl or mine.valor ~= ARGV[5] or mine.stand ~= ARGV[6] or mine.appoints ~= ARGV[7]
-      or mine.scroll ~= ARGV[8]
-    members[me] = {ends = now + ttl, ttl = ttl, valor = ARGV[5], stand = ARGV[6], word = word, appoints = ARGV[7],
-      scroll = ARGV[8]}
+  if ARGV[5] ~= '' then
+    news = not mine or mine.ttl ~= ttl or mine.valor ~= ARGV[6] or mine.stand ~= ARGV[7] or mine.appoints ~= ARGV[8]
+      or mine.scroll ~= ARGV[9]
+    members[me] = {ends = now + ttl, ttl = ttl, valor = ARGV[6], stand = ARGV[7], word = word, instance = instance,
+      appoints = ARGV[8], scroll = ARGV[9]}
     changes[me] = true
   elseif mine and mine.stand ~= 'x' then
     news = true
@@ -75,7 +81,7 @@ if longest > 0 then
   for name in pairs(changes) do
     local member = members[name]
     redis.call('HSET', KEYS[2], name, table.concat({text(member.ends), text(member.ttl), member.valor, member.stand,
-      text(member.word), member.appoints, member.scroll}, ' '))
+      text(member.word), member.instance, member.appoints, member.scroll}, ' '))
   end
   for _, name in ipairs(over) do
     if not members[name] then
@@ -100,8 +106,8 @@ end
 
 local words = {'mustered', holder or '', text(now - since)}
 for name, member in pairs(members) do
-  for _, said in ipairs({name, member.valor, member.stand, member.appoints, text(member.ttl), text(member.ends - now),
-    member.scroll}) do
+  for _, said in ipairs({name, member.valor, member.stand, text(member.word), member.instance, member.appoints,
+    text(member.ttl), text(member.ends - now), member.scroll}) do
     words[#words + 1] = said
   end
 end

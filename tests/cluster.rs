@@ -1412,7 +1412,8 @@ async fn a_hundred_members_are_seen_and_the_key_ends_with_the_last() {
     let server = RedisServer::start();
     let mut agent = Agent::ready(&server.url(), "node-00", 1).await;
     let say = |name: &str, membership: &Membership| {
-        let call = muster::call(&lease(), &node(name), end::boottime(), Some(membership));
+        let call =
+            muster::call(&lease(), (&node(name), lease_cases::instance(name)), end::boottime(), Some(membership));
         let mut words = vec!["EVAL", call.script, "2"];
         words.extend(call.keys.iter().chain(&call.args).map(String::as_str));
         server.command(&words);

@@ -58,6 +58,7 @@ impl Agent {
             dir: dir.to_owned(),
             cluster: ClusterName::parse("default").unwrap(),
             node: NodeName::parse(node).unwrap(),
+            instance: lease_cases::instance(node),
             leases: vec![beat()],
         };
         Agent { local: Local::start(me, sender).unwrap(), events, owner: owner(node, 7) }
@@ -114,8 +115,12 @@ impl Agent {
 
     /// Tells what this agent says of itself, and gives who contends for the lease.
     async fn muster(&mut self, membership: Option<Membership>) -> Result<Muster, String> {
+        self.muster_as(self.owner.node.clone(), membership).await
+    }
+
+    /// The same under another name of this agent.
+    async fn muster_as(&mut self, node: NodeName, membership: Option<Membership>) -> Result<Muster, String> {
         let at = now();
-        let node = self.owner.node.clone();
         self.local.muster(beat(), Word { sent: at, node, membership, timeout: LONG });
         loop {
             if let Event::Mustered { watcher, sent, result } = self.next().await {
@@ -838,7 +843,7 @@ async fn nobody_else_can_open_the_files() {
     }
 }
 
-// ---- slots of schedules, as any store must keep them ----
+// ---- slots of schedules and members, as any store must keep them ----
 
 /// Several agents' stores in one directory.
 struct Agents {
@@ -889,8 +894,9 @@ impl lease_cases::Store for Agents {
         })
     }
 
-    fn muster(&mut self, node: &str, membership: Option<Membership>) -> Result<Muster, String> {
-        self.with(node, async |agent| agent.muster(membership).await)
+    fn muster_as(&mut self, agent: &str, name: &str, membership: Option<Membership>) -> Result<Muster, String> {
+        let name = NodeName::parse(name).unwrap();
+        self.with(agent, async |agent| agent.muster_as(name, membership).await)
     }
 
     fn pass(&mut self, time: Duration) {
@@ -906,8 +912,18 @@ impl lease_cases::Store for Agents {
 fn slots_are_claimed_as_under_redis() {
     for (name, case) in lease_cases::UNDISTURBED {
         eprintln!("{name}");
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let mut agents = Agents { runtime, dir: TempDir::new().unwrap(), agents: BTreeMap::new() };
-        case(&mut agents, LONG);
+        run_case(*case);
     }
+}
+
+#[test]
+fn a_member_is_renamed_as_under_redis() {
+    run_case(lease_cases::a_renamed_member_is_one_all_the_while);
+    run_case(lease_cases::who_gives_up_a_name_does_not_leave_for_whoever_has_it_now);
+}
+
+fn run_case(case: lease_cases::Case) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mut agents = Agents { runtime, dir: TempDir::new().unwrap(), agents: BTreeMap::new() };
+    case(&mut agents, LONG);
 }

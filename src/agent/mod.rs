@@ -734,19 +734,19 @@ impl Store {
         standing: watch::Receiver<Standing>,
     ) -> Result<Store, StartError> {
         let leases = spec.watchers.iter().filter(|watcher| watcher.singleton.is_some());
-        let (cluster, node) = (spec.cluster.clone(), spec.node.clone());
+        let (cluster, node, instance) = (spec.cluster.clone(), spec.node.clone(), identity.instance);
         let leases = leases.map(|watcher| watcher.lease_name(&cluster));
         match &spec.redis {
             Some(redis) => {
                 let redis = redis.clone();
                 let machine = machine::machine;
-                let (leases, instance) = (leases.collect(), identity.instance);
+                let leases = leases.collect();
                 let me = cluster::Me { redis, cluster: cluster.clone(), node, instance, leases, standing, machine };
                 Ok(Store::Redis(Box::new(Redis::start(me, events.clone(), questions))))
             }
             None => {
                 let leases = leases.map(|lease| lease.watcher).collect();
-                let me = local::Me { dir: state_dir.to_owned(), cluster: cluster.clone(), node, leases };
+                let me = local::Me { dir: state_dir.to_owned(), cluster: cluster.clone(), node, instance, leases };
                 let failed = step(format!("cannot keep leases in {}", state_dir.display()));
                 Local::start(me, events.clone()).map(Store::Local).map_err(failed)
             }

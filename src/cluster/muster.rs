@@ -13,13 +13,18 @@ use crate::model::time::Time;
 
 /// How many texts an answer has before its members, and for each of them.
 const HEAD: usize = 3;
-const EACH: usize = 7;
+const EACH: usize = 9;
 
-/// The call that tells what `node` says of itself, or with nothing that it leaves, at `sent` by its own clock: which of
-/// its words is the latest is told by that.
-pub fn call(lease: &LeaseName, node: &NodeName, sent: Time, membership: Option<&Membership>) -> Call {
+/// The call that tells what an agent says of itself under the name of `node`, or with nothing that it leaves, at `sent` by its
+/// own clock: which of its words is the latest is told by that.
+pub fn call(
+    lease: &LeaseName,
+    (node, instance): (&NodeName, u128),
+    sent: Time,
+    membership: Option<&Membership>,
+) -> Call {
     let word = Duration::from_nanos(sent.as_nanos());
-    let mut args = vec![lease.changed_channel(), node.to_string(), millis(word)];
+    let mut args = vec![lease.changed_channel(), node.to_string(), format!("{instance:032x}"), millis(word)];
     args.extend(match membership {
         Some(Membership { valor, stands, appoints, scroll, ttl }) => {
             let appoints = appoints.as_ref().map(ToString::to_string).unwrap_or_default();
@@ -55,17 +60,20 @@ pub(super) fn is_own(node: &NodeName, text: &[u8]) -> bool {
 
 /// A member, or nothing where somebody wrote there who is no node; nothing at all where it is not what the script gives.
 fn entry(words: &[String]) -> Option<Option<Entry>> {
-    let [node, valor, stand, appoints, ttl, left, scroll] = words else { return None };
-    let ((stands, gone), valor) = match (stand.as_str(), valor.parse()) {
-        ("1", Ok(valor)) => ((true, false), valor),
-        ("0", Ok(valor)) => ((false, false), valor),
-        ("x", Ok(valor)) => ((false, true), valor),
+    let [node, valor, stand, word, instance, appoints, ttl, left, scroll] = words else { return None };
+    let (stands, gone) = match stand.as_str() {
+        "1" => (true, false),
+        "0" => (false, false),
+        "x" => (false, true),
         _ => return Some(None),
+    };
+    let (Ok(valor), Ok(word), Ok(instance)) = (valor.parse(), word.parse(), u128::from_str_radix(instance, 16)) else {
+        return Some(None);
     };
     let appoints = NodeName::parse(appoints).ok();
     let membership = Membership { valor, stands, appoints, scroll: scroll.clone(), ttl: time(ttl)? };
     let member = |node| Member { node, membership, left: time(left).unwrap_or_default() };
-    Some(NodeName::parse(node).ok().map(|node| Entry { member: member(node), left: gone }))
+    Some(NodeName::parse(node).ok().map(|node| Entry { member: member(node), left: gone, word, instance }))
 }
 
 fn time(ms: &str) -> Option<Duration> {
@@ -89,6 +97,8 @@ mod tests {
             "a",
             "9",
             "1",
+            "17",
+            "000000000000000000000000000000ff",
             "b",
             "600",
             "599",
@@ -96,6 +106,8 @@ mod tests {
             "b",
             "0",
             "x",
+            "18",
+            "ffffffffffffffffffffffffffffffff",
             "",
             "300",
             "1",
@@ -115,8 +127,10 @@ mod tests {
             ttl: millis(600),
         };
         let b = Membership { valor: 0, stands: false, appoints: None, scroll: String::new(), ttl: millis(300) };
-        let entries =
-            vec![Entry { member: member("a", a, 599), left: false }, Entry { member: member("b", b, 1), left: true }];
+        let entries = vec![
+            Entry { member: member("a", a, 599), left: false, word: 17, instance: 0xff },
+            Entry { member: member("b", b, 1), left: true, word: 18, instance: u128::MAX },
+        ];
         assert_eq!(answer(&said), Ok(Register { holder: None, kept: millis(70), entries }));
     }
 
@@ -129,6 +143,8 @@ mod tests {
             "no name",
             "9",
             "1",
+            "5",
+            "ff",
             "",
             "600",
             "599",
@@ -136,6 +152,17 @@ mod tests {
             "b",
             "99999999999",
             "1",
+            "5",
+            "ff",
+            "",
+            "1",
+            "1",
+            "",
+            "c",
+            "1",
+            "1",
+            "5",
+            "123456789012345678901234567890123",
             "",
             "1",
             "1",

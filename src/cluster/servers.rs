@@ -25,12 +25,11 @@ use super::muster;
 use super::scripts::Call;
 use super::sentinel::{self, Whereabouts};
 use crate::model::attendance::{Register, is_most};
-use crate::model::election::Membership;
+use crate::model::election::Word;
 use crate::model::event::{Ask, AskKind, Claimed, Event, LeaseAnswer};
 use crate::model::names::{LeaseName, NodeName};
 use crate::model::spec::{RedisSpec, Sentinels};
 use crate::model::store::Missed;
-use crate::model::time::Time;
 use crate::model::vote::{Put, Vote};
 
 /// How much longer than most servers a few may take to say who contends for a lease.
@@ -131,16 +130,15 @@ impl Servers {
         }
     }
 
-    /// Tells all servers that `node` is one of those that contend for a lease, or with nothing that it is none any more, and
-    /// gives what each says of them. What most did not hear is taken back where it was heard.
+    /// Tells all servers that an agent is one of those that contend for a lease, or that it is none any more, and gives what
+    /// each says of them. What most did not hear is taken back where it was heard.
     pub(super) async fn muster(
         self,
-        (lease, node): (LeaseName, NodeName),
-        sent: Time,
-        membership: Option<Membership>,
-        patience: Duration,
+        lease: LeaseName,
+        instance: u128,
+        Word { sent, node, membership, timeout: patience }: Word,
     ) -> Vec<Result<Register, String>> {
-        let call = muster::call(&lease, &node, sent, membership.as_ref());
+        let call = muster::call(&lease, (&node, instance), sent, membership.as_ref());
         let put = |(index, server): (usize, &Server)| {
             let (link, call) = (server.link.clone(), call.clone());
             async move {
@@ -163,7 +161,7 @@ impl Servers {
         // Whoever is late has its own time to show that its connection is of no more use.
         tokio::spawn(async move { while open.next().await.is_some() {} });
         if membership.is_some() && !is_most(heard(&said), said.len()) {
-            let back = muster::call(&lease, &node, sent, None);
+            let back = muster::call(&lease, (&node, instance), sent, None);
             for (server, _) in self.iter().zip(&said).filter(|(_, said)| said.is_ok()) {
                 let (link, back) = (server.link.clone(), back.clone());
                 tokio::spawn(async move { link.call(&back, patience).await });

@@ -181,10 +181,10 @@ impl Redis {
 
     /// Tells that a node is one of those that contend for a lease, or with nothing that it is none any more, and asks who
     /// is. Exactly one [`Event::Mustered`] answers it, within its `timeout` or little more.
-    pub fn muster(&self, lease: &LeaseName, Word { sent, node, membership, timeout }: Word) {
-        let (watcher, attendance) = (lease.watcher.clone(), Arc::clone(&self.attendance));
+    pub fn muster(&self, lease: &LeaseName, word: Word) {
+        let (watcher, sent, attendance) = (lease.watcher.clone(), word.sent, Arc::clone(&self.attendance));
         self.listen_on(lease.changed_channel(), Subject::Members(watcher.clone()));
-        let answers = self.servers.clone().muster((lease.clone(), node), sent, membership, timeout);
+        let answers = self.servers.clone().muster(lease.clone(), self.agent.instance, word);
         self.tell(async move {
             let said = answers.await;
             // Held for a line that cannot panic half-way.

@@ -11,13 +11,15 @@
 //!   others may be the one that missed it, or the one that did not hear it leave; and with a server away, two that
 //!   contradict each other are more likely to have missed its words than to have invented them.
 //! - Where no server has a say about a node that was there before, it is there until it would have lapsed.
+//! - An agent that is renamed says that it is there under its new name before it leaves under the old one, and one server may
+//!   have heard this, another that. However many of its names live it is one member: by the one of its latest word.
 //!
 //! None of this decides who has the lease, but whom it is asked for by.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::election::{Member, Membership, Muster};
+use super::election::{Member, Muster};
 use super::names::NodeName;
 use super::time::Time;
 
@@ -39,6 +41,10 @@ pub struct Entry {
     pub member: Member,
     /// Whether that was that it leaves.
     pub left: bool,
+    /// The number of that word: of one agent's words a later one has a greater number, whatever its name is.
+    pub word: u64,
+    /// The agent that said it, the same over restarts and renames: the name is for people.
+    pub instance: u128,
 }
 
 /// The members of one lease, as a node knows them.
@@ -47,7 +53,7 @@ pub struct Attendance {
     /// When the latest of the questions was sent that were answered.
     asked: Option<Time>,
     /// Those of the latest answer, and when they lapse if nothing more is heard of them.
-    known: BTreeMap<NodeName, (Membership, Time)>,
+    known: BTreeMap<NodeName, (Entry, Time)>,
 }
 
 impl Attendance {
@@ -66,35 +72,36 @@ impl Attendance {
                 _ => format!("{} of {servers} servers answered: {}", registers.len(), reasons.join("; ")),
             });
         }
-        let mut members: BTreeMap<NodeName, Member> = BTreeMap::new();
         let named = registers.iter().flat_map(|register| &register.entries).map(|entry| &entry.member.node);
-        for node in named.chain(self.known.keys()) {
-            if !members.contains_key(node)
-                && let Some(member) = self.count(node, sent, &registers)
-            {
-                members.insert(node.clone(), member);
+        let names: BTreeSet<&NodeName> = named.chain(self.known.keys()).collect();
+        let mut agents: BTreeMap<u128, Entry> = BTreeMap::new();
+        for entry in names.into_iter().filter_map(|node| self.count(node, sent, &registers)) {
+            if agents.get(&entry.instance).is_none_or(|other| other.word < entry.word) {
+                agents.insert(entry.instance, entry);
             }
         }
+        let members: BTreeMap<NodeName, Entry> =
+            agents.into_values().map(|entry| (entry.member.node.clone(), entry)).collect();
         // An answer that was overtaken by a later one's says nothing new.
         if Some(sent) >= self.asked {
             self.asked = Some(sent);
-            let until = |member: &Member| (member.membership.clone(), sent + member.left);
-            self.known = members.values().map(|member| (member.node.clone(), until(member))).collect();
+            let until = |entry: &Entry| (entry.clone(), sent + entry.member.left);
+            self.known = members.iter().map(|(node, entry)| (node.clone(), until(entry))).collect();
         }
-        Ok(Muster { holder: holder(&registers), members: members.into_values().collect() })
+        let members = members.into_values().map(|entry| entry.member).collect();
+        Ok(Muster { holder: holder(&registers), members })
     }
 
-    /// A node, if it lives.
-    fn count(&self, node: &NodeName, sent: Time, registers: &[Register]) -> Option<Member> {
+    /// A node, if it lives: the latest of its words by which it does, with the time that it has left.
+    fn count(&self, node: &NodeName, sent: Time, registers: &[Register]) -> Option<Entry> {
         let entry = |register: &Register| register.entries.iter().find(|entry| entry.member.node == *node).cloned();
         let entries: Vec<Option<Entry>> = registers.iter().map(entry).collect();
         let words = || entries.iter().flatten();
         let Some(latest) = words().min_by_key(|entry| (entry.silence(), entry.left)) else {
-            let (membership, until) = self.known.get(node)?;
+            let (entry, until) = self.known.get(node)?;
+            let no_say = registers.iter().all(|register| register.kept < entry.member.membership.ttl);
             let left = sent.until(*until);
-            let no_say = registers.iter().all(|register| register.kept < membership.ttl);
-            let member = Member { node: node.clone(), membership: membership.clone(), left };
-            return (no_say && !left.is_zero()).then_some(member);
+            return (no_say && !left.is_zero()).then(|| entry.with(left));
         };
         let ttl = latest.member.membership.ttl;
         let silent = |(register, entry): (&Register, &Option<Entry>)| match entry {
@@ -109,11 +116,18 @@ impl Attendance {
         let left = *left.get(needed - 1)?;
         // What it said last, where it did not say that it leaves.
         let said = words().filter(|entry| !entry.left).min_by_key(|entry| entry.silence())?;
-        Some(Member { left, ..said.member.clone() })
+        Some(said.with(left))
     }
 }
 
 impl Entry {
+    /// The same with so much time left.
+    fn with(&self, left: Duration) -> Entry {
+        let mut entry = self.clone();
+        entry.member.left = left;
+        entry
+    }
+
     /// How long ago it spoke there.
     fn silence(&self) -> Duration {
         self.member.membership.ttl.saturating_sub(self.member.left)
@@ -137,6 +151,7 @@ fn holder(registers: &[Register]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::election::Membership;
 
     const TTL: Duration = Duration::from_secs(15);
     const OLD: u64 = 1_000;
@@ -149,11 +164,17 @@ mod tests {
         let membership =
             Membership { valor: 1, stands: true, appoints: None, scroll: format!("with {left} left"), ttl: TTL };
         let member = Member { node: node(name), membership, left: Duration::from_secs(left) };
-        Entry { member, left: false }
+        let instance = name.bytes().map(u128::from).sum();
+        Entry { member, left: false, word: 1, instance }
     }
 
     fn gone(name: &str, left: u64) -> Entry {
         Entry { left: true, ..entry(name, left) }
+    }
+
+    /// The same as a word of this number of the agent that was called `b` first.
+    fn of_b(word: u64, entry: Entry) -> Entry {
+        Entry { word, instance: self::entry("b", 0).instance, ..entry }
     }
 
     /// A register that has been kept for so many seconds.
@@ -267,6 +288,77 @@ mod tests {
         let mut attendance = Attendance::default();
         called(&mut attendance, 100, &[kept(OLD, &[entry("b", 10)])]);
         assert_eq!(called(&mut attendance, 101, &[kept(OLD, &[])]), [], "it was forgotten, but nothing was lost");
+    }
+
+    #[test]
+    fn an_agent_with_two_names_is_one_member_by_its_latest_word() {
+        for new in ["a", "z"] {
+            let (old, new) = (of_b(1, entry("b", 14)), of_b(2, entry(new, 15)));
+            let latest = |said: &[Entry]| fresh(&[kept(OLD, said)]).pop();
+            let is_called = |entry: &Entry, left| Some((entry.member.node.to_string(), left));
+            assert_eq!(fresh(&[kept(OLD, &[old.clone(), new.clone()])]).len(), 1);
+            assert_eq!(latest(&[old.clone(), new.clone()]), is_called(&new, 15));
+            assert_eq!(latest(&[of_b(3, gone("b", 15)), new.clone()]), is_called(&new, 15));
+            // It has its old name again.
+            assert_eq!(latest(&[of_b(3, old.clone()), new.clone()]), is_called(&old, 14));
+        }
+    }
+
+    #[test]
+    fn an_agent_with_two_names_is_one_member_whichever_server_heard_of_which() {
+        for new in ["a", "z"] {
+            let (old, new) = (of_b(1, entry("b", 12)), of_b(2, entry(new, 15)));
+            let (before, both) = (kept(OLD, &[old.clone()]), kept(OLD, &[old, new.clone()]));
+            let after = kept(OLD, &[of_b(3, gone("b", 15)), new.clone()]);
+            let empty = || kept(0, &[]);
+            for said in [
+                [both.clone(), before.clone(), refused()],
+                [both.clone(), both.clone(), refused()],
+                [after.clone(), before.clone(), refused()],
+                [after.clone(), both.clone(), refused()],
+                [after.clone(), after.clone(), refused()],
+                [both.clone(), empty(), refused()],
+                [both.clone(), both.clone(), before.clone()],
+                [after.clone(), after.clone(), before.clone()],
+                [after.clone(), both.clone(), before.clone()],
+            ] {
+                let names: Vec<String> = fresh(&said).into_iter().map(|(name, _)| name).collect();
+                assert_eq!(names, [new.member.node.as_str()], "{said:?}");
+            }
+            // Most have not heard the new name.
+            for said in [[both.clone(), before.clone(), before.clone()], [before.clone(), before.clone(), refused()]] {
+                assert_eq!(fresh(&said), is("b", 12), "{said:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn where_everything_was_lost_an_old_name_that_is_remembered_is_no_other_member() {
+        for new in ["a", "z"] {
+            let (old, new) = (of_b(1, entry("b", 10)), of_b(2, entry(new, 15)));
+            let mut attendance = Attendance::default();
+            called(&mut attendance, 100, &[kept(OLD, &[old.clone()])]);
+            let name = new.member.node.as_str();
+            assert_eq!(called(&mut attendance, 101, &[kept(1, &[new.clone()])]), is(name, 15));
+            assert_eq!(called(&mut attendance, 102, &[kept(0, &[])]), is(name, 14), "and is remembered by that");
+            // It is heard late, by its old name.
+            assert_eq!(called(&mut attendance, 103, &[kept(1, &[old])]), is(name, 13));
+        }
+    }
+
+    #[test]
+    fn two_agents_are_two_members_also_where_one_has_the_others_old_name() {
+        let two = |said: &[Result<Register, String>]| assert_eq!(fresh(said).len(), 2, "{said:?}");
+        // Their clocks have nothing to do with each other.
+        for word in [1, 2, 3] {
+            two(&[kept(OLD, &[entry("a", 15), Entry { word, ..entry("c", 15) }])]);
+            let (before, renamed) = (of_b(1, entry("b", 10)), of_b(2, entry("a", 15)));
+            let other = Entry { word, ..entry("b", 14) };
+            let other = Entry { instance: other.instance + 1, ..other };
+            two(&[kept(OLD, &[renamed.clone(), other.clone()])]);
+            // One server has not heard yet that another has its name now.
+            two(&[kept(OLD, &[renamed.clone(), other]), kept(OLD, &[before, renamed]), refused()]);
+        }
     }
 
     #[test]

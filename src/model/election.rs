@@ -215,7 +215,7 @@ impl Election {
         }
     }
 
-    /// Is called `node` from now on. It is a member under both names for a moment, and counts itself once.
+    /// Is called `node` from now on. The store has it under both names for a moment, which is one member to everybody.
     pub fn rename(&mut self, node: &NodeName) {
         self.former.retain(|former| former != node);
         self.former.push(std::mem::replace(&mut self.node, node.clone()));

@@ -1,7 +1,7 @@
 //! Leases, registry and bus over a Redis Cluster, while its servers fail, take over and move slots.
 
 use super::cluster_servers::ClusterServers;
-use super::lease_cases::{Disturbance, Store};
+use super::lease_cases::{Disturbance, Store, instance};
 use super::*;
 use circus_agent::model::election::{Membership, Muster};
 
@@ -95,7 +95,7 @@ impl ClusterStore {
         let ClusterStore { runtime, members, cluster, .. } = self;
         runtime.block_on(async {
             if !members.contains_key(node) {
-                members.insert(node.to_owned(), Agent::in_cluster(cluster, node, 1).await);
+                members.insert(node.to_owned(), Agent::in_cluster(cluster, node, instance(node)).await);
             }
             does(members.get_mut(node).expect("it is there")).await
         })
@@ -123,8 +123,8 @@ impl Store for ClusterStore {
         self.runtime.block_on(self.agent.init())
     }
 
-    fn muster(&mut self, node: &str, membership: Option<Membership>) -> Result<Muster, String> {
-        self.with_member(node, async |agent| agent.muster(membership).await)
+    fn muster_as(&mut self, agent: &str, name: &str, membership: Option<Membership>) -> Result<Muster, String> {
+        self.with_member(agent, async |agent| agent.muster_as(name, membership).await)
     }
 
     fn claim(&mut self, node: &str, watcher: &str, claim: Claim) -> Claimed {

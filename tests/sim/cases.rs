@@ -40,12 +40,12 @@ impl Store for SimulatedStore {
         }
     }
 
-    fn muster(&mut self, node: &str, membership: Option<Membership>) -> Result<Muster, String> {
+    fn muster_as(&mut self, agent: &str, name: &str, membership: Option<Membership>) -> Result<Muster, String> {
         let sent = Time::ZERO + self.passed;
-        let name = NodeName::parse(node).unwrap();
-        let call = muster::call(&lease_cases::lease(), &name, sent, membership.as_ref());
+        let (name, instance) = (NodeName::parse(name).unwrap(), lease_cases::instance(agent));
+        let call = muster::call(&lease_cases::lease(), (&name, instance), sent, membership.as_ref());
         let said = self.run(&call).and_then(|words| muster::answer(&words));
-        self.attendance.entry(node.to_owned()).or_default().call(sent, vec![said])
+        self.attendance.entry(agent.to_owned()).or_default().call(sent, vec![said])
     }
 
     fn claim(&mut self, node: &str, watcher: &str, claim: Claim) -> Claimed {

@@ -3,12 +3,12 @@
 //! The adapter is as that of the product: it puts `muster.lua`'s questions to all servers, has the product's own [`Attendance`]
 //! count the answers, and takes back what fewer than most of them have heard.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use circus_agent::cluster::muster;
 use circus_agent::model::attendance::{Attendance, Register, is_most};
-use circus_agent::model::election::{self, Membership};
+use circus_agent::model::election::{self, Membership, Muster};
 use circus_agent::model::event::Event;
 use circus_agent::model::names::{LeaseName, NodeName, WatcherName};
 use circus_agent::model::random::Random;
@@ -19,6 +19,7 @@ use crate::plants::{Field, Flaw, Plant};
 use crate::queue::{Instant, OnHost, SEC, What};
 use crate::specs;
 use crate::store::{Shape, State};
+use crate::witness::Promise;
 use crate::world::World;
 
 /// What the first singleton is where its holder is elected.
@@ -175,7 +176,11 @@ impl World {
             }
             return;
         }
-        let call = muster::call(&self.lease(&watcher), &node, sent, membership.as_ref());
+        let instance = match self.flaw {
+            Some(Flaw::AnotherByName) => node.as_str().bytes().fold(0, |all, byte| all << 8 | u128::from(byte)),
+            _ => host as u128,
+        };
+        let call = muster::call(&self.lease(&watcher), (&node, instance), sent, membership.as_ref());
         let date = self.store.date(server, self.now);
         let answer = self.store.servers[server].redis.eval(date, &call).and_then(|words| muster::answer(&words));
         self.trace(host, || format!("server {server} hears {membership:?} of {watcher} and says {answer:?}"));
@@ -243,7 +248,18 @@ impl World {
         }
         let attendance: &mut Attendance = self.hosts[host].attendance.entry(watcher.clone()).or_default();
         let result = attendance.call(sent, said);
+        self.look_for_doubles(host, &result);
         self.tell(host, Event::Mustered { watcher, sent, result });
+    }
+
+    /// By its scroll each member tells which host it is, whatever it is called.
+    fn look_for_doubles(&mut self, host: usize, result: &Result<Muster, String>) {
+        let Ok(muster) = result else { return };
+        let scrolls: BTreeSet<&str> = muster.members.iter().map(|member| member.membership.scroll.as_str()).collect();
+        if scrolls.len() < muster.members.len() {
+            let how = format!("to host {host} {} hosts are {} members", scrolls.len(), muster.members.len());
+            self.witness.holds_against(self.now, Promise::CountedOnce, &how);
+        }
     }
 
     /// Whom a word on a lease's channel is about.

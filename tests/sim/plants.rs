@@ -78,6 +78,8 @@ pub(crate) enum Flaw {
     FreesNeighbour,
     /// What was known of members before a loss of data is forgotten with it.
     NoAttendance,
+    /// An agent is another member under each of its names.
+    AnotherByName,
     /// The guards of what follows a leader do not know the deadline.
     FollowerUnguarded,
     /// What follows a leader is taken for gone when it is told to stop.
@@ -99,8 +101,8 @@ pub(crate) enum Flaw {
 }
 
 use Promise::{
-    Best, ByHolder, EachSlot, InOrder, InTime, NeverTwo, OfSchedule, OncePerSlot, Quorum, SoonOne, TokensGrow,
-    Undisturbed,
+    Best, ByHolder, CountedOnce, EachSlot, InOrder, InTime, NeverTwo, OfSchedule, OncePerSlot, Quorum, SoonOne,
+    TokensGrow, Undisturbed,
 };
 use Shape::{Cluster, Majority, Standalone};
 
@@ -241,6 +243,7 @@ pub(crate) const PLANTS: &[Plant] = &[
         &[Undisturbed],
     )),
     of_legions(flaw("members forgotten with the data", Flaw::NoAttendance, ALONE, &[Undisturbed])),
+    of_legions(flaw("a renamed member that is two", Flaw::AnotherByName, EVERYWHERE, &[CountedOnce])),
     of_legions(flaw("a follower taken for gone", Flaw::FollowerGoneAtOnce, EVERYWHERE, &[NeverTwo, InOrder])),
     of_legions(flaw("a leader that goes first", Flaw::LeaderFirst, EVERYWHERE, &[InOrder])),
     of_legions(flaw("a follower that nobody guards", Flaw::FollowerUnguarded, EVERYWHERE, &[NeverTwo])),

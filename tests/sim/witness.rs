@@ -43,6 +43,8 @@ pub(crate) enum Promise {
     InOrder,
     /// Nobody leads a legion of which too few live.
     Quorum,
+    /// No member counts twice, whatever it is called.
+    CountedOnce,
     /// Where all live and a better one takes over, the best leads.
     Best,
     /// A slot has one run at most: in the cluster, or on each host.

@@ -215,6 +215,13 @@ impl Agent {
         self.mustered(now).await
     }
 
+    /// The same under another name of this agent.
+    pub async fn muster_as(&mut self, name: &str, membership: Option<Membership>) -> Result<Muster, String> {
+        let now = boottime();
+        self.redis.muster(&lease(), Word { sent: now, node: node(name), membership, timeout: PATIENCE });
+        self.mustered(now).await
+    }
+
     /// The same at a time of its own; [`Agent::mustered`] waits for the answer.
     pub fn says(&self, sent: Time, membership: Option<Membership>) {
         self.redis.muster(&lease(), Word { sent, node: self.node.clone(), membership, timeout: PATIENCE });

@@ -30,7 +30,11 @@ pub trait Store {
     /// Declares a lease free.
     fn init(&mut self, lease: &LeaseName) -> Result<(), String>;
     /// Tells what a node says of itself among those that contend for the one lease, or that it leaves, and gives who does.
-    fn muster(&mut self, node: &str, membership: Option<Membership>) -> Result<Muster, String>;
+    fn muster(&mut self, node: &str, membership: Option<Membership>) -> Result<Muster, String> {
+        self.muster_as(node, node, membership)
+    }
+    /// The same of the agent that is called `agent` here, under the `name` that its node has or had.
+    fn muster_as(&mut self, agent: &str, name: &str, membership: Option<Membership>) -> Result<Muster, String>;
     /// Claims a slot of this watcher for a node, under the one lease.
     fn claim(&mut self, node: &str, watcher: &str, claim: Claim) -> Claimed;
     /// What its clock shows, in seconds of the Unix epoch.
@@ -131,8 +135,11 @@ cases! {
     who_leaves_is_gone_at_once_and_may_come_back
     who_is_silent_for_a_ttl_of_its_own_lapses
     who_goes_on_speaking_lives_on
+    a_renamed_member_is_one_all_the_while
+    who_gives_up_a_name_does_not_leave_for_whoever_has_it_now
     what_a_member_says_may_change
     where_everything_was_lost_who_was_seen_counts_until_it_lapses
+    where_everything_was_lost_a_renamed_member_is_one
     a_restart_with_data_loses_no_member
     a_clock_that_was_set_back_makes_no_member_live_longer
     what_stands_in_place_of_the_members_is_named

@@ -30,6 +30,20 @@ fn said(muster: &Muster, node: &str) -> Option<Membership> {
     Some(muster.members.iter().find(|member| member.node.as_str() == node)?.membership.clone())
 }
 
+/// Who an agent is that was called `agent` first.
+pub fn instance(agent: &str) -> u128 {
+    agent.bytes().fold(0, |all, byte| all << 8 | u128::from(byte))
+}
+
+/// An agent has another name, and says so, or that it leaves by that: who lives then.
+#[track_caller]
+fn says_as(store: &mut dyn Store, agent: &str, name: &str, membership: Option<&Membership>) -> Vec<String> {
+    // No agent does all of that within the resolution of its words' numbers.
+    store.pass(Duration::from_millis(1));
+    let muster = store.muster_as(agent, name, membership.cloned()).unwrap();
+    names(&muster).into_iter().map(str::to_owned).collect()
+}
+
 fn names(muster: &Muster) -> Vec<&str> {
     muster.members.iter().map(|member| member.node.as_str()).collect()
 }
@@ -83,6 +97,30 @@ pub fn who_goes_on_speaking_lives_on(store: &mut dyn Store, ttl: Duration) {
     assert_eq!(names(&says(store, "b", &b)), ["a", "b"]);
 }
 
+pub fn a_renamed_member_is_one_all_the_while(store: &mut dyn Store, ttl: Duration) {
+    let (a, c) = (member(1, long(ttl)), member(2, long(ttl)));
+    says(store, "c", &c);
+    says(store, "a", &a);
+    for (new, old) in [("b", "a"), ("a", "b"), ("d", "a")] {
+        let mut both = [new, "c"];
+        both.sort_unstable();
+        assert_eq!(says_as(store, "a", new, Some(&a)), both);
+        assert_eq!(names(&says(store, "c", &c)), both);
+        assert_eq!(says_as(store, "a", old, None), both);
+        assert_eq!(names(&says(store, "c", &c)), both);
+    }
+    assert_eq!(says_as(store, "a", "d", None), ["c"]);
+}
+
+pub fn who_gives_up_a_name_does_not_leave_for_whoever_has_it_now(store: &mut dyn Store, ttl: Duration) {
+    let (a, heir) = (member(1, long(ttl)), member(7, long(ttl)));
+    says(store, "a", &a);
+    assert_eq!(says_as(store, "a", "b", Some(&a)), ["b"]);
+    assert_eq!(says_as(store, "heir", "a", Some(&heir)), ["a", "b"]);
+    assert_eq!(says_as(store, "a", "a", None), ["a", "b"]);
+    assert_eq!(said(&says(store, "c", &a), "a"), Some(heir));
+}
+
 pub fn what_a_member_says_may_change(store: &mut dyn Store, ttl: Duration) {
     let old = member(1, long(ttl));
     says(store, "a", &old);
@@ -118,6 +156,15 @@ pub fn where_everything_was_lost_who_was_seen_counts_until_it_lapses(store: &mut
         // Whatever comes next begins with nobody.
         ["b", "c"].into_iter().for_each(|node| drop(store.muster(node, None).unwrap()));
     }
+}
+
+pub fn where_everything_was_lost_a_renamed_member_is_one(store: &mut dyn Store, ttl: Duration) {
+    let (a, c) = (member(1, long(ttl)), member(2, long(ttl)));
+    says(store, "a", &a);
+    says(store, "c", &c);
+    store.disturb(Disturbance::FlushAll);
+    says_as(store, "a", "b", Some(&a));
+    assert_eq!(names(&says(store, "c", &c)), ["b", "c"]);
 }
 
 pub fn a_restart_with_data_loses_no_member(store: &mut dyn Store, ttl: Duration) {

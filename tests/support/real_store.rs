@@ -13,7 +13,7 @@ use circus_agent::model::names::{LeaseName, WatcherName};
 use circus_agent::model::spec::RedisSpec;
 
 use super::end::{ASK, Agent, PATIENCE, lease, owner, refresh};
-use super::lease_cases::{Disturbance, Store};
+use super::lease_cases::{Disturbance, Store, instance};
 use super::redis_server::RedisServer;
 
 /// What is done to it is done to all of its servers.
@@ -46,7 +46,7 @@ impl RealStore {
         let RealStore { spec, runtime, members, servers, .. } = self;
         runtime.block_on(async {
             if !members.contains_key(node) {
-                let mut agent = Agent::start_at(spec.clone(), node, 1);
+                let mut agent = Agent::start_at(spec.clone(), node, instance(node));
                 agent.up_and_heard().await;
                 reach_all(&mut agent, node, servers).await;
                 members.insert(node.to_owned(), agent);
@@ -62,8 +62,8 @@ impl Store for RealStore {
         self.runtime.block_on(self.agent.ask_within(ask, PATIENCE))
     }
 
-    fn muster(&mut self, node: &str, membership: Option<Membership>) -> Result<Muster, String> {
-        self.with_member(node, async |agent| agent.muster(membership).await)
+    fn muster_as(&mut self, agent: &str, name: &str, membership: Option<Membership>) -> Result<Muster, String> {
+        self.with_member(agent, async |agent| agent.muster_as(name, membership).await)
     }
 
     fn claim(&mut self, node: &str, watcher: &str, claim: Claim) -> Claimed {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::files::{Paths, at, millis, private};
 use crate::model::attendance::{Entry, Register};
-use crate::model::election::{Member, Membership};
+use crate::model::election::{Member, Membership, Word};
 use crate::model::names::NodeName;
 use crate::model::time::Time;
 
@@ -30,6 +30,8 @@ pub(super) struct Record {
 struct Line {
     #[serde(flatten)]
     said: Said,
+    /// Its number: when the agent said it, in nanoseconds since boot.
+    word: u64,
     /// When it lapses, in nanoseconds since boot.
     until: u64,
 }
@@ -47,6 +49,8 @@ struct Said {
     ttl: u64,
     /// Whether it leaves.
     left: bool,
+    /// The agent that says so, in hexadecimal.
+    instance: String,
 }
 
 impl Record {
@@ -77,9 +81,10 @@ impl Record {
         std::fs::rename(&new, &paths.members).map_err(at(&paths.members))
     }
 
-    /// Takes down what `node` says of itself, or with nothing that it leaves.
-    pub(super) fn note(&mut self, node: &NodeName, membership: Option<&Membership>, now: Time) {
-        let known = self.members.get(node.as_str());
+    /// Takes down what an agent says of itself, or that it leaves: for itself, not for another that has got the name since.
+    pub(super) fn note(&mut self, instance: u128, Word { sent, node, membership, .. }: &Word, now: Time) {
+        let (word, instance) = (sent.as_nanos(), format!("{instance:032x}"));
+        let known = self.members.get(node.as_str()).filter(|known| known.said.instance == instance);
         let line = match (membership, known) {
             (Some(Membership { valor, stands, appoints, scroll, ttl }), _) => {
                 let said = Said {
@@ -89,12 +94,13 @@ impl Record {
                     scroll: scroll.clone(),
                     ttl: millis(*ttl),
                     left: false,
+                    instance,
                 };
-                Line { said, until: (now + *ttl).as_nanos() }
+                Line { said, word, until: (now + *ttl).as_nanos() }
             }
             (None, Some(known)) if !known.said.left => {
                 let until = now + Duration::from_millis(known.said.ttl);
-                Line { said: Said { left: true, ..known.said.clone() }, until: until.as_nanos() }
+                Line { said: Said { left: true, ..known.said.clone() }, word, until: until.as_nanos() }
             }
             (None, _) => return,
         };
@@ -111,11 +117,12 @@ impl Record {
     /// What it says to who asks.
     pub(super) fn register(&self, holder: Option<String>, now: Time) -> Register {
         let entry = |(name, line): (&String, &Line)| {
-            let Said { valor, stands, appoints, scroll, ttl, left } = line.said.clone();
+            let Said { valor, stands, appoints, scroll, ttl, left, instance } = line.said.clone();
             let appoints = appoints.and_then(|node| NodeName::parse(&node).ok());
             let membership = Membership { valor, stands, appoints, scroll, ttl: Duration::from_millis(ttl) };
             let node = NodeName::parse(name).ok()?;
-            Some(Entry { member: Member { node, membership, left: now.until(Time::from_nanos(line.until)) }, left })
+            let member = Member { node, membership, left: now.until(Time::from_nanos(line.until)) };
+            Some(Entry { member, left, word: line.word, instance: u128::from_str_radix(&instance, 16).ok()? })
         };
         let kept = now.since(Time::from_nanos(self.since));
         Register { holder, kept, entries: self.members.iter().filter_map(entry).collect() }

@@ -85,6 +85,8 @@ pub struct Me {
     pub cluster: ClusterName,
     /// This agent's node.
     pub node: NodeName,
+    /// The agent itself, whatever its node is called, see [`Identity`](super::identity::Identity).
+    pub instance: u128,
     /// The leases to hear of; those asked for later are added by themselves.
     pub leases: Vec<WatcherName>,
 }
@@ -114,6 +116,7 @@ impl Local {
         let worker = Worker {
             dir: me.dir.join("leases").join(file_name(me.cluster.as_str())),
             node: me.node,
+            instance: me.instance,
             clock: clock_name()?,
             names: me.leases.into_iter().map(|lease| (file_name(lease.as_str()), lease)).collect(),
             inotify: Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?,

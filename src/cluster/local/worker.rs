@@ -40,6 +40,7 @@ use crate::model::time::Time;
 pub(super) struct Worker {
     pub(super) dir: PathBuf,
     pub(super) node: NodeName,
+    pub(super) instance: u128,
     pub(super) clock: String,
     /// The leases by the first part of their files' names.
     pub(super) names: HashMap<String, WatcherName>,
@@ -354,17 +355,12 @@ impl Worker {
         Ok(Ok(()))
     }
 
-    fn muster(
-        &mut self,
-        watcher: &WatcherName,
-        paths: &Paths,
-        Word { node, membership, .. }: &Word,
-    ) -> io::Result<Register> {
+    fn muster(&mut self, watcher: &WatcherName, paths: &Paths, word: &Word) -> io::Result<Register> {
         let now = boottime();
         let mut record = members::Record::read(paths, &self.clock, now)?;
         // What others have said since it was heard of last will be in what is heard of next.
-        let is_news = self.heard.get(watcher).is_some_and(|heard| record.is_news(heard, node));
-        record.note(node, membership.as_ref(), now);
+        let is_news = self.heard.get(watcher).is_some_and(|heard| record.is_news(heard, &word.node));
+        record.note(self.instance, word, now);
         record.publish(paths)?;
         let holder = match find(paths, 0)? {
             Found::Held { record, locked: true } => Some(record.owner),
