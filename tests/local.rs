@@ -876,6 +876,17 @@ impl lease_cases::Store for Agents {
         })
     }
 
+    fn pause(&mut self, wish: Wish) -> Result<Told, String> {
+        self.with("p", async |agent| {
+            agent.local.pause_lease(RequestId(8), beat(), wish);
+            loop {
+                if let Event::LeasePaused { request: RequestId(8), result } = agent.next().await {
+                    return result;
+                }
+            }
+        })
+    }
+
     fn claim(&mut self, node: &str, watcher: &str, claim: Claim) -> Claimed {
         let watcher = WatcherName::parse(watcher).unwrap();
         self.with(node, async |agent| {
@@ -904,7 +915,16 @@ impl lease_cases::Store for Agents {
 
 #[test]
 fn slots_are_claimed_as_under_redis() {
-    for (name, case) in lease_cases::UNDISTURBED {
+    as_under_redis(lease_cases::UNDISTURBED);
+}
+
+#[test]
+fn leases_are_paused_as_under_redis() {
+    as_under_redis(lease_cases::UNDISTURBED_PAUSES);
+}
+
+fn as_under_redis(cases: &[(&str, lease_cases::Case)]) {
+    for (name, case) in cases {
         eprintln!("{name}");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let mut agents = Agents { runtime, dir: TempDir::new().unwrap(), agents: BTreeMap::new() };

@@ -26,6 +26,7 @@ use crate::model::event::{Ask, Claim, Event, Schedule};
 use crate::model::history::Fact;
 use crate::model::names::{ClusterName, LeaseName, NodeName, WatcherName};
 use crate::model::pattern::Pattern;
+use crate::model::pause::Wish;
 use crate::model::snapshot::LogLine;
 use crate::model::spec::RedisSpec;
 use crate::model::stats::Machine;
@@ -216,6 +217,13 @@ impl Redis {
             let result = answers.into_iter().try_for_each(|answer| scripts::init_answer(&lease, &answer?));
             Some(Event::LeaseInitialised { request, result })
         });
+    }
+
+    /// Pauses a lease, lets it be taken again, or asks how that stands; [`Event::LeasePaused`] says so.
+    pub fn pause_lease(&self, request: RequestId, lease: &LeaseName, wish: Wish) {
+        self.listen_on(lease.free_channel(), Subject::Freed(lease.watcher.clone()));
+        let told = self.servers.clone().pause(lease.clone(), wish, READ_TIMEOUT);
+        self.tell(async move { Some(Event::LeasePaused { request, result: told.await }) });
     }
 
     /// Asks whether the tenure under `token` holds the lease; [`Event::LeaseChecked`] says so.
