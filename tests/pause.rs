@@ -256,7 +256,7 @@ fn a_paused_legion_has_no_lord_and_undoes_what_its_lord_did() {
     assert!(legion["lord_node"].is_null(), "{legion}");
     assert!(legion["reason"].as_str().is_some_and(|why| why.contains(": migration")), "{legion}");
     agents[0].ctl(&home, &["lord", "ip"]).expect(1);
-    assert_eq!(agents[1].pids("web"), []);
+    assert!(agents[1].pids("web").is_empty());
 
     agents[1].ctl(&home, &["resume", "ip"]).expect(0);
     agents[0].comes_to("web", "active");

@@ -1036,18 +1036,20 @@ mod tests {
     #[test]
     fn who_holds_asks_at_the_news_and_is_told_of_a_pause_with_its_refresh() {
         let mut play = Play::held(0.0);
-        play.idle(1.0);
-        play.lease.freed(at(1.0));
-        let refresh = play.advance(1.0);
-        play.answer(1.1, &refresh, LeaseAnswer::GrantedToStop { token: 7, pause: pause() });
+        let first = play.advance(6.1);
+        play.answer(6.2, &first, LeaseAnswer::Granted { token: 7 });
+        play.idle(6.3);
+        play.lease.freed(at(6.3));
+        let refresh = play.advance(6.3);
+        play.answer(6.4, &refresh, LeaseAnswer::GrantedToStop { token: 7, pause: pause() });
         assert_eq!(play.lease.pause(), Some(&pause()));
-        assert_eq!(play.kill(1.1), at(1.0) + LeaseTimings::thirds(TTL).validity(), "it holds as ever");
+        assert_eq!(play.kill(6.4), at(6.3) + LeaseTimings::thirds(TTL).validity(), "it holds as ever");
         // The answer to an older question knows less, and a later one may know of its end.
-        play.answer(1.2, &refresh, LeaseAnswer::Granted { token: 7 });
+        play.answer(6.5, &first, LeaseAnswer::Granted { token: 7 });
         assert_eq!(play.lease.pause(), Some(&pause()));
-        play.lease.freed(at(2.0));
-        let refresh = play.advance(2.0);
-        play.answer(2.1, &refresh, LeaseAnswer::Granted { token: 7 });
+        play.lease.freed(at(7.0));
+        let refresh = play.advance(7.0);
+        play.answer(7.1, &refresh, LeaseAnswer::Granted { token: 7 });
         assert_eq!(play.lease.pause(), None);
     }
 

@@ -221,8 +221,17 @@ impl Vote {
         }
         denials.sort_by_key(|(left, _)| *left);
         let granted = self.count(|answer| matches!(answer, LeaseAnswer::Granted { .. }));
+        let paused = self.count(|answer| matches!(answer, LeaseAnswer::Paused(_)));
         // With those that grant it now, these make a majority.
-        Some(denials[self.majority() - granted - 1].1.clone())
+        match denials[self.majority() - granted - 1].1 {
+            // One that only a few know of does not stand; the others are asked again in their time.
+            LeaseAnswer::Paused(_) if paused < self.majority() => {
+                let others = denials.iter().map(|(_, answer)| *answer);
+                let last = others.filter(|answer| !matches!(answer, LeaseAnswer::Paused(_))).next_back();
+                (self.unanswered() == 0).then(|| last.cloned().unwrap_or_else(|| self.split()))
+            }
+            denial => Some(denial.clone()),
+        }
     }
 
     fn split(&self) -> LeaseAnswer {

@@ -61,7 +61,7 @@ fn of_one(command: &Command, part: &Value) -> Vec<String> {
             }
             vec![line]
         }
-        Command::Pause { watcher, .. } if part["pause"].is_object() => vec![paused_line(watcher, part)],
+        Command::Pause { watcher, .. } if part["pause"].is_object() => paused_lines(watcher, part),
         Command::Resume { watcher } => vec![match part["pause"].is_object() {
             true => format!("ok, {watcher} may run again; it was paused {}", by_whom(&part["pause"])),
             false => format!("ok, {watcher} is not paused"),
@@ -91,22 +91,22 @@ fn of_one(command: &Command, part: &Value) -> Vec<String> {
 }
 
 /// Whether it was paused before, and what runs of it still.
-fn paused_line(watcher: &str, part: &Value) -> String {
-    let mut line = match part["changed"] == true {
+fn paused_lines(watcher: &str, part: &Value) -> Vec<String> {
+    let line = match part["changed"] == true {
         true => format!("ok, {watcher} is paused: it runs nowhere until circusctl resume {watcher}"),
         false => format!("ok, {watcher} was paused before, {}", by_whom(&part["pause"])),
     };
-    if let Some(holder) = part["holder"].as_str() {
+    let still = part["holder"].as_str().map(|holder| {
         let what = match part["hears"] == true {
             true => "has it still, and stops it",
             false => "has it, is no agent and does not hear of this: end it there",
         };
-        line.push_str(&format!("; {} {what}", printable(holder)));
-    }
-    line
+        format!("{} {what}", printable(holder))
+    });
+    [Some(line), still].into_iter().flatten().collect()
 }
 
-/// `by amy since 2026-11-21 20:10: migration`
+/// `by amy since 2026-11-21 20:10Z: migration`
 fn by_whom(pause: &Value) -> String {
     let why = pause["reason"].as_str().map_or_else(String::new, |why| format!(": {why}"));
     let since = pause["since"].as_f64().map_or_else(String::new, |since| format!(" since {}", date(since)));

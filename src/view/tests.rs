@@ -330,6 +330,23 @@ fn pause() -> Pause {
 }
 
 #[test]
+fn a_paused_lease_is_told_with_who_wanted_it_so_and_since_when() {
+    let paused = || LeaseView {
+        pause: Some(pause()),
+        why: Some(pause().to_string()),
+        ..lease("beat", LeaseRole::Standby, None)
+    };
+    let view = || Part::Own(Reply::Done(Answer::Leases { leases: vec![paused()], advice: Vec::new() }));
+    golden(
+        &Command::Leases,
+        &gathered(vec![("web-1", view()), ("web-2", view())]),
+        "
+|NAME  HOLDER  TOKEN  LEASE  REFRESH  SINCE              WAITING      NOTE
+|beat  paused      -      -        -  2026-11-21 20:10Z  web-1 web-2  by amy: migration",
+    );
+}
+
+#[test]
 fn a_pause_is_told_with_who_wanted_it_and_who_has_the_lease_still() {
     let watcher = || WatcherName::parse("beat").unwrap();
     let asked = Command::Pause { watcher: "beat".into(), reason: None, patience: Patience::Settled };
@@ -339,17 +356,17 @@ fn a_pause_is_told_with_who_wanted_it_and_who_has_the_lease_still() {
     };
     let done = "ok, beat is paused: it runs nowhere until circusctl resume beat";
     assert_eq!(told(true, None, false), format!("{done}\n"));
-    assert_eq!(told(true, Some("web-1"), true), format!("{done}; web-1 has it still, and stops it\n"));
+    assert_eq!(told(true, Some("web-1"), true), format!("{done}\nweb-1 has it still, and stops it\n"));
     let other = "has it, is no agent and does not hear of this: end it there";
-    assert_eq!(told(true, Some("web-9-77"), false), format!("{done}; web-9-77 {other}\n"));
-    assert_eq!(told(false, None, false), "ok, beat was paused before, by amy since 2026-11-21 20:10: migration\n");
+    assert_eq!(told(true, Some("web-9-77"), false), format!("{done}\nweb-9-77 {other}\n"));
+    assert_eq!(told(false, None, false), "ok, beat was paused before, by amy since 2026-11-21 20:10Z: migration\n");
     let resumed = |pause| {
         let asked = Command::Resume { watcher: "beat".into() };
         shown(&asked, &own(Reply::Done(Answer::Resumed { watcher: watcher(), pause })))
     };
     assert_eq!(
         resumed(Some(pause())),
-        "ok, beat may run again; it was paused by amy since 2026-11-21 20:10: migration\n"
+        "ok, beat may run again; it was paused by amy since 2026-11-21 20:10Z: migration\n"
     );
     assert_eq!(resumed(None), "ok, beat is not paused\n");
 }

@@ -197,6 +197,8 @@ fn who_waits_for_a_pause_hears_that_it_was_resumed_or_that_the_agent_ends_and_it
 
     let (mut stage, request) = waiting();
     stage.tell(Event::StopAsked { by: "test".into() });
+    // It waits for its own question to be taken back, for a moment.
+    stage.wait(Duration::from_secs(2));
     let holder = Some("b".to_owned());
     let answer = Answer::Paused { watcher: beat(), pause: pause(), changed: true, holder, hears: true };
     assert_eq!(stage.outcome(request), done(answer));

@@ -217,7 +217,7 @@ const BENT_PAUSES: &[(&str, Rewrite)] = &[
     ),
     (
         "a_restart_with_data_forgets_no_pause",
-        &[("if seen ~= inc then\n    ends", "if seen ~= inc then\n    redis.call('HDEL', KEYS[2], 'paused') ends")],
+        &[("'HMGET', record, 'state', 'id', 'tok', 'paused')", "'HMGET', record, 'state', 'id', 'tok')")],
     ),
     (
         "a_deleted_key_is_restored_by_its_holder_that_is_to_stop",
