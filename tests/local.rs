@@ -19,6 +19,7 @@ use circus_agent::model::election::{Membership, Muster, Word};
 use circus_agent::model::event::{Ask, AskKind, Claim, Claimed, Event, LeaseAnswer, TokenState};
 use circus_agent::model::history::{Entry, Fact, KEPT, What};
 use circus_agent::model::names::{ClusterName, LeaseName, NodeName, Owner, WatcherName};
+use circus_agent::model::pause::{Told, Wish};
 use circus_agent::model::time::Time;
 use nix::sys::signal::{Signal, kill};
 use nix::time::{ClockId, clock_gettime};
@@ -93,7 +94,7 @@ impl Agent {
                     assert_eq!((of, brought_back), (watcher, ask));
                     return answer;
                 }
-                Event::StoreUp | Event::StoreDown { .. } | Event::LeaseFreed { .. } => {}
+                Event::StoreUp | Event::StoreDown { .. } | Event::LeaseFreed { .. } | Event::PauseChanged { .. } => {}
                 other => panic!("{other:?}"),
             }
         }

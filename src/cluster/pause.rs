@@ -21,6 +21,11 @@ pub fn call(lease: &LeaseName, wish: &Wish) -> Call {
     }
 }
 
+/// Whether a word about a lease says that it was paused or resumed: what else is told on its channel is an owner, or nothing.
+pub fn is_news(payload: &[u8]) -> bool {
+    payload == b"pause" || payload == b"resume"
+}
+
 /// What [`call`]'s answer means.
 ///
 /// # Errors

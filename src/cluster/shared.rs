@@ -18,7 +18,7 @@ use super::servers::{Server, Servers};
 use super::subscription::{self, Channels, Heard};
 use super::tell::{self, Mouths};
 use super::word::{Subject, Words};
-use super::{claim, keys, muster, watch as onlookers};
+use super::{claim, keys, muster, pause, watch as onlookers};
 use crate::model::attendance::Attendance;
 use crate::model::command::{NodeAbout, RequestId};
 use crate::model::election::Word;
@@ -391,7 +391,10 @@ fn listen(
         Heard::Message { channel, payload } if channel == answers => bus.answered(payload).into_iter().collect(),
         Heard::Message { channel, payload } => {
             // A node's own change is no news to it.
-            let subject = wanted.borrow().get(channel).cloned().flatten();
+            let subject = match wanted.borrow().get(channel).cloned().flatten() {
+                Some(Subject::Freed(watcher)) if pause::is_news(payload) => Some(Subject::Pause(watcher)),
+                subject => subject,
+            };
             let subject = subject
                 .filter(|subject| !matches!(subject, Subject::Members(_) if muster::is_own(&node.borrow(), payload)));
             subject.and_then(|subject| words.spread(index, subject, payload)).into_iter().collect()

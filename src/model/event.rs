@@ -54,6 +54,8 @@ pub enum Event {
     Lease { watcher: WatcherName, ask: Ask, answer: LeaseAnswer },
     /// A lease may be free: its release was announced, or announcements may have been missed.
     LeaseFreed { watcher: WatcherName },
+    /// A lease was paused or resumed, somebody says: who waits and who holds is to ask.
+    PauseChanged { watcher: WatcherName },
     /// The store said who is there of those that contend for a lease, to a question sent then, or failed to.
     Mustered { watcher: WatcherName, sent: Time, result: Result<Muster, String> },
     /// Another member came, went or changed: who is there is to be asked anew.

@@ -293,14 +293,23 @@ impl Lease {
         self.state = State::Waiting { owner, next, why };
     }
 
-    /// There is news of it: it may be free, or paused. Ask at once.
+    /// The lease may be free: ask at once.
     pub fn freed(&mut self, now: Time) {
         match &mut self.state {
             State::Waiting { next, .. } => *next = (*next).min(now),
-            // The answer under way may have been given before that.
+            // The answer under way may have been given before the release.
             State::Asking { freed, .. } => *freed = true,
+            State::Aside { .. } | State::Held(_) | State::Releasing { .. } => {}
+        }
+    }
+
+    /// It was paused or resumed: ask at once, also where it is held. The answer under way may be older than that.
+    pub fn pause_changed(&mut self, now: Time) {
+        match &mut self.state {
             State::Held(held) => (held.asked, held.next) = (None, held.next.min(now)),
-            State::Aside { .. } | State::Releasing { .. } => {}
+            State::Waiting { .. } | State::Asking { .. } | State::Aside { .. } | State::Releasing { .. } => {
+                self.freed(now);
+            }
         }
     }
 
@@ -1039,7 +1048,7 @@ mod tests {
         let first = play.advance(6.1);
         play.answer(6.2, &first, LeaseAnswer::Granted { token: 7 });
         play.idle(6.3);
-        play.lease.freed(at(6.3));
+        play.lease.pause_changed(at(6.3));
         let refresh = play.advance(6.3);
         play.answer(6.4, &refresh, LeaseAnswer::GrantedToStop { token: 7, pause: pause() });
         assert_eq!(play.lease.pause(), Some(&pause()));
@@ -1047,7 +1056,7 @@ mod tests {
         // The answer to an older question knows less, and a later one may know of its end.
         play.answer(6.5, &first, LeaseAnswer::Granted { token: 7 });
         assert_eq!(play.lease.pause(), Some(&pause()));
-        play.lease.freed(at(7.0));
+        play.lease.pause_changed(at(7.0));
         let refresh = play.advance(7.0);
         play.answer(7.1, &refresh, LeaseAnswer::Granted { token: 7 });
         assert_eq!(play.lease.pause(), None);
@@ -1057,7 +1066,7 @@ mod tests {
     fn news_that_comes_while_a_refresh_is_out_is_asked_about_beside_it() {
         let mut play = Play::held(0.0);
         let first = play.advance(5.6);
-        play.lease.freed(at(5.7));
+        play.lease.pause_changed(at(5.7));
         let second = play.advance(5.7);
         assert!(matches!(second.kind, AskKind::Refresh { .. }) && second.sent > first.sent);
         play.answer(5.8, &first, LeaseAnswer::Granted { token: 7 });
@@ -1075,7 +1084,7 @@ mod tests {
         assert_eq!((play.asked.len(), play.lease.role()), (0, LeaseRole::Standby));
         assert!(play.lease.next_wakeup().unwrap() >= at(15.1));
         play.idle(15.0);
-        play.lease.freed(at(15.05));
+        play.lease.pause_changed(at(15.05));
         let ask = play.advance(15.05);
         play.answer(15.1, &ask, LeaseAnswer::Granted { token: 8 });
         assert!(matches!(play.lease.hold(at(15.1)), Hold::Firm { token: 8, .. }));

@@ -45,7 +45,7 @@ impl Stage {
 
     /// News of the lease comes, and the question that follows from it.
     fn hears(&mut self, is: impl Fn(&AskKind) -> bool) -> Ask {
-        self.tell(Event::LeaseFreed { watcher: beat() });
+        self.tell(Event::PauseChanged { watcher: beat() });
         asked(&self.orders(), is).expect("a question")
     }
 

@@ -43,7 +43,6 @@ struct Asked {
     request: RequestId,
     watcher: WatcherName,
     wish: Wish,
-    groups: Vec<usize>,
     said: Vec<Option<Result<Told, String>>>,
     answered: bool,
 }
@@ -148,7 +147,7 @@ impl World {
         let (life, said) = (self.hosts[host].life, vec![None; groups.len()]);
         let Some(pauses) = &mut self.pauses else { return };
         let asked = pauses.asked.len();
-        pauses.asked.push(Asked { host, life, request, watcher, wish, groups: groups.clone(), said, answered: false });
+        pauses.asked.push(Asked { host, life, request, watcher, wish, said, answered: false });
         for (seat, group) in groups.into_iter().enumerate() {
             let server = self.hosts[host].masters[group];
             self.send_wish(asked, seat, server);

@@ -505,7 +505,7 @@ impl Worker {
                 }
                 let Some(name) = event.name.as_deref().and_then(|name| name.to_str()) else { continue };
                 if let Some(lease) = name.strip_suffix(PAUSED).and_then(|name| self.names.get(name)).cloned() {
-                    self.tell(Event::LeaseFreed { watcher: lease });
+                    self.tell(Event::PauseChanged { watcher: lease });
                     continue;
                 }
                 if let Some(lease) = name.strip_suffix(MEMBERS).and_then(|name| self.names.get(name)).cloned() {

@@ -356,6 +356,11 @@ impl Node {
                 }
                 self.look_for_holder(&watcher);
             }
+            Event::PauseChanged { watcher } => {
+                if let Some(watcher) = self.watchers.stir_named(&watcher) {
+                    watcher.pause_changed(now);
+                }
+            }
             Event::Mustered { watcher, sent, result } => {
                 if let Some(watcher) = self.watchers.stir_named(&watcher) {
                     watcher.mustered(now, sent, result);
