@@ -226,8 +226,8 @@ impl Vote {
         match denials[self.majority() - granted - 1].1 {
             // One that only a few know of does not stand; the others are asked again in their time.
             LeaseAnswer::Paused(_) if paused < self.majority() => {
-                let others = denials.iter().map(|(_, answer)| *answer);
-                let last = others.filter(|answer| !matches!(answer, LeaseAnswer::Paused(_))).next_back();
+                let mut answers = denials.iter().map(|(_, answer)| *answer);
+                let last = answers.rfind(|answer| !matches!(answer, LeaseAnswer::Paused(_)));
                 (self.unanswered() == 0).then(|| last.cloned().unwrap_or_else(|| self.split()))
             }
             denial => Some(denial.clone()),
