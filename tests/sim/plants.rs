@@ -214,7 +214,7 @@ pub(crate) const PLANTS: &[Plant] = &[
         "a replica's no is believed",
         &[(
             "return redis.error_reply('REPLICA this server is a replica; leases are decided on the master')",
-            "return {'lost', '', 'lost', '', 'lost', ''}",
+            "return {'lost', '', '', 'lost', '', '', 'lost', '', ''}",
         )],
         &[Standalone],
         &[Undisturbed],
