@@ -74,33 +74,14 @@ pub struct Lease {
     counts: LeaseCounts,
 }
 
+/// How it stands. A question is asked `again` where it is not known what came of the same owner's before.
 #[derive(Debug, Clone, PartialEq)]
 enum State {
-    Aside {
-        until: Option<Time>,
-        why: String,
-        given_to: Option<NodeName>,
-    },
-    Waiting {
-        owner: Owner,
-        next: Time,
-        why: Why,
-    },
-    /// `again`: what came of the same owner's question before is not known.
-    Asking {
-        owner: Owner,
-        sent: Time,
-        freed: bool,
-        again: bool,
-    },
+    Aside { until: Option<Time>, why: String, given_to: Option<NodeName> },
+    Waiting { owner: Owner, next: Time, why: Why },
+    Asking { owner: Owner, sent: Time, freed: bool, again: bool },
     Held(Held),
-    Releasing {
-        owner: Owner,
-        to: Option<NodeName>,
-        next: Time,
-        since: Time,
-        then: Then,
-    },
+    Releasing { owner: Owner, to: Option<NodeName>, next: Time, since: Time, then: Then },
 }
 
 /// Why a node waits.

@@ -45,7 +45,7 @@
 //!
 //! * No polling: inotify tells of releases, of members and of pauses (a new file was renamed into place, or one is gone) and
 //!   of deaths (the kernel closed a file that was open for writing).
-//! * No fsync: a record matters only as long as this boot.
+//! * No fsync, but of a pause: a record matters only as long as this boot.
 //! * No network file systems: their locks end with a connection, and their clients share no clock. They are refused.
 //! * No way around an agent that was stopped *while* it asked (some microseconds): it keeps the mutex until it goes on
 //!   or ends, and until then nobody gets the lease. None is better than two.

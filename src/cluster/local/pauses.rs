@@ -52,6 +52,8 @@ fn write(paths: &Paths, Pause { since, by, why }: &Pause) -> io::Result<()> {
     line.push(b'\n');
     let mut file = private().write(true).create(true).truncate(true).open(&paths.pausing).map_err(&named)?;
     file.write_all(&line).map_err(&named)?;
+    // It outlives this boot, unlike all else that is kept here.
+    file.sync_all().map_err(&named)?;
     drop(file);
     std::fs::rename(&paths.pausing, &paths.paused).map_err(at(&paths.paused))
 }
