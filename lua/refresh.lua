@@ -2,7 +2,7 @@
 --
 -- KEYS[1] a lease   KEYS[2] its meta record   and so on: two keys to each lease
 -- ARGV[1] its owner   ARGV[2] its ttl, ms   ARGV[3] its token   and so on: three arguments to each
--- Returns for each: 'granted', token | 'lost', owner that has it, or '' | 'failed', why
+-- Returns for each: 'granted', token, the pause or '' | 'lost', owner that has it, or '', '' | 'failed', why, ''
 --
 -- Invariant: only the owner's own lease is prolonged. An absent one is re-asserted only where nobody else can
 -- have had it since: the record names this owner and was not freed, or it has not seen this token. Tokens grow with
@@ -10,6 +10,7 @@
 -- An owner whose release is on record gets nothing more: what it asked before may come after.
 -- An owner that comes with another name than it had was renamed: lease and record bear the new one from then on, token
 -- and end are what they would have been, and who waits is woken so as to hear of it.
+-- A pause is told and takes nothing away: under what is granted the child ends in good order.
 -- The caller asks only before its own deadline, and ignores an answer that comes after it.
 local function refresh(lease, record, owner, ttl, token)
   local holder = redis.call('GET', lease)
@@ -26,7 +27,7 @@ local function refresh(lease, record, owner, ttl, token)
       redis.call('PUBLISH', (string.gsub(record, ':meta$', ':free')), '')
     end
   end
-  local meta = redis.call('HMGET', record, 'state', 'id', 'tok')
+  local meta = redis.call('HMGET', record, 'state', 'id', 'tok', 'paused')
   local known, mine = num(meta[3]), same(meta[2], owner)
   if not holder then
     local ours = mine and meta[1] == 'held' or not mine and known < token
@@ -41,17 +42,17 @@ local function refresh(lease, record, owner, ttl, token)
   -- One of several servers may have drawn a greater token at the taking, and the next is to be greater still.
   redis.call('HSET', record, 'state', 'held', 'id', owner, 'cur', text(token), 'until', text(now + ttl),
     'tok', text(math.max(known, token)), 'inc', inc, 'ttl', text(ttl))
-  return 'granted', text(token)
+  return 'granted', text(token), meta[4]
 end
 
 local answers = {}
 for i = 1, #KEYS / 2 do
   -- What somebody did to one lease's keys is no fault of the others.
-  local whole, word, said =
+  local whole, word, said, paused =
     pcall(refresh, KEYS[2 * i - 1], KEYS[2 * i], ARGV[3 * i - 2], num(ARGV[3 * i - 1]), num(ARGV[3 * i]))
   if not whole then
     word, said = 'failed', type(word) == 'table' and word.err or tostring(word)
   end
-  answers[2 * i - 1], answers[2 * i] = word, said
+  answers[3 * i - 2], answers[3 * i - 1], answers[3 * i] = word, said, paused or ''
 end
 return answers

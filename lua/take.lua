@@ -3,21 +3,22 @@
 -- KEYS[1] the lease   KEYS[2] its meta record (no expiry): state id cur until tok inc ttl to reserved, where
 --   tok is the greatest token ever drawn here, cur that of the tenure; and for the history
 --   was_id was_tok was_seen was_left: the tenure before; seen pushed: when a holder was last heard of before `until` was
---   put off to `pushed`; void: the last taking was given back before it was a tenure
+--   put off to `pushed`; void: the last taking was given back before it was a tenure; paused: see pause.lua
 -- ARGV[1] the owner   ARGV[2] its ttl, ms   ARGV[3] the longest ttl known of any node, ms   ARGV[4] the node
 -- ARGV[5] how long ago, by its own clock, the node saw another hold the lease, ms, or ''
 -- Returns {'granted', token} | {'held', owner, ms left, ttl ms} | {'quarantined', ms left}
 --       | {'reserved', node, ms left} | {'lost', ''} where this owner has freed it before
+--       | {'paused', the pause} where it would be granted otherwise
 --
 -- Invariant: absence of the lease is never permission. It is granted only on an explicit 'free', or on a
 -- recorded end that has passed, either written by this very incarnation of the server. Otherwise one ttl
 -- is waited out, in which a living holder's next refresh re-asserts the lease. Another program's value is a holder like
 -- any other, and so is its end. Nothing is waited for longer than the
 -- longest ttl, though the clock be set back: no end lies further ahead than that. No owner has two tenures: a question
--- that comes after its owner's release is too late.
+-- that comes after its owner's release is too late. Nobody is granted it while it is paused, not even the same again.
 local owner, ttl = ARGV[1], num(ARGV[2])
 local meta = redis.call('HMGET', KEYS[2], 'state', 'until', 'tok', 'inc', 'ttl', 'to', 'reserved', 'id', 'seen', 'pushed',
-  'cur', 'void')
+  'cur', 'void', 'paused')
 local state, ends, token, seen, to, reserved = meta[1], num(meta[2]), num(meta[3]), meta[4], meta[6], num(meta[7])
 local longest = math.max(ttl, num(ARGV[3]), num(meta[5]))
 -- When the last holder was heard of: it released then, or its last refresh was confirmed.
@@ -74,6 +75,10 @@ if not holder then
   if state == 'free' and to and to ~= ARGV[4] and ends <= now and now < reserved then
     return {'reserved', to, text(reserved - now)}
   end
+end
+
+if meta[13] then
+  return {'paused', meta[13]}
 end
 
 -- A question asked again whose first answer was lost is granted again, under the same token.

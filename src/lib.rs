@@ -58,12 +58,12 @@
 //! 1. [`model::spec`], [`model::event`], [`model::command`], [`model::plan`]: the vocabulary.
 //! 2. [`model::restart`], [`model::checkup`], [`model::process`]: one process. [`model::lease`]: one promise to the
 //!    cluster; [`model::election`] and [`model::attendance`]: who of several asks for it, and who is known to be there;
-//!    [`model::vote`]: what several servers say of it; [`model::history`]: how it was kept; [`model::drill`]: how that is
+//!    [`model::vote`]: what several servers say of it; [`model::pause`]: that nobody is to have it; [`model::history`]: how it was kept; [`model::drill`]: how that is
 //!    judged when it was put to the test; [`model::runs`]: what became of the times of a schedule.
 //! 3. [`model::watcher`], with its `settle`, `roll`, `sockets`, `demand`, `cron`, `hooks`, `tenure`, `legion`, `follow`,
 //!    `seen` and `explain`: a number of processes, kept true. [`model::explain`]: what is said to who asks why.
 //! 4. [`model::roster`]: who is meant by a name, a pattern, a label; [`model::placement`]: who gets the next
-//!    process; [`model::rollout`]: whose turn it is. [`model::node`], with its `order`, `changes`, `sockets` and `rename`:
+//!    process; [`model::rollout`]: whose turn it is. [`model::node`], with its `order`, `changes`, `sockets`, `rename` and `pauses`:
 //!    who comes after whom, what a changed file changes, and what a new name.
 //! 5. `lua/take.lua`, `lua/refresh.lua`, `lua/release.lua`: who may have a lease.
 //! 6. [`host`]: `process`, the life of one as a task; [`host::guard`], why a killed or frozen agent leaves no singleton
@@ -103,6 +103,7 @@
 //! - A lease is released only after nothing of the child's tree is left; the next holder may start at that moment.
 //! - What follows a legion runs under its leader's lease, which is released only when nothing of it is left either. Who is
 //!   a member decides who asks for a lease, never who has it.
+//! - While a lease is paused nobody is granted it, and nobody killed for that: who has it gives it back in good order.
 //! - An absent lease is never permission to start ([`cluster::scripts`]).
 //! - Of several independent servers most decide, and one alone decides nothing ([`model::vote`]).
 //! - A time of a schedule is claimed before its run begins, and of all tenures one gets it: at most once in the cluster. The
@@ -134,7 +135,7 @@
 //! | scripts and link | `tests/cluster.rs`, `tests/cluster`: a real redis-server, Valkey, sentinels and a Redis Cluster, and the lease cases on the simulated one too; `tests/replication.rs`: real agents where Redis has replicas; `tests/majority.rs`: several servers of which most decide; `tests/sealed.rs`: a stranger on every channel |
 //! | this machine | `tests/host.rs` with `tests/host`, `tests/sockets.rs`, `tests/output.rs`, `tests/hooks.rs`, `tests/local.rs`: real children, guards, output, hooks, locks |
 //! | what a lord does | `tests/lord.rs`: the real process, and the manual's recipes for who asks whether its node leads; `tests/host/lords.rs`: under its guard; `tests/chaos/address.rs`: an address that moves between hosts; `tests/chaos/legions.rs`: what uWSGI's Legion was measured at |
-//! | all of it | `tests/agent.rs`, `tests/nodes.rs`, `tests/roll.rs`, `tests/rename.rs`, `tests/history.rs`, `tests/legion_ctl.rs`, `tests/drill.rs`, `tests/supervision`: real agents, also where pids, memory or a device give out; `tests/soak.rs`: one in random commands and kills; `tests/daemon.rs`: in the background; `tests/circus_cluster.rs`: in circusd-cluster's words; `tests/bad_input.rs`: among strangers, the dead and the endless; `tests/pid1.rs`: as PID 1; `tests/celery.rs`: a real Celery beat; `tests/cron.rs`: each time of a schedule once, also where the node that has it dies, and what is told of it; `tests/servers`: real web servers on sockets, under load; `tests/follow.rs` with `tests/follow`: streams, of one node and of all |
+//! | all of it | `tests/agent.rs`, `tests/nodes.rs`, `tests/roll.rs`, `tests/rename.rs`, `tests/pause.rs`, `tests/history.rs`, `tests/legion_ctl.rs`, `tests/drill.rs`, `tests/supervision`: real agents, also where pids, memory or a device give out; `tests/soak.rs`: one in random commands and kills; `tests/daemon.rs`: in the background; `tests/circus_cluster.rs`: in circusd-cluster's words; `tests/bad_input.rs`: among strangers, the dead and the endless; `tests/pid1.rs`: as PID 1; `tests/celery.rs`: a real Celery beat; `tests/cron.rs`: each time of a schedule once, also where the node that has it dies, and what is told of it; `tests/servers`: real web servers on sockets, under load; `tests/follow.rs` with `tests/follow`: streams, of one node and of all |
 //! | BeatCop's file and its lock | `tests/beatcop.rs`: the original program and agents over one lock |
 //! | Circus's users lose nothing | `tests/compatibility.rs`; `tests/defects.rs`: what was broken there; the table in `docs/circus-compatibility.md`; `tests/circus`: each answer and event beside those of a real circusd with the same file, and Circus's own clients and plugins, unchanged |
 //! | every fault that the promise names | `tests/chaos`: agents and Redis on hosts of their own, a checker outside; `make chaos` plays all of it and prints the table |

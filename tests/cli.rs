@@ -91,6 +91,8 @@ fn help_lists_every_command_and_is_no_error() {
         "explain",
         "metrics",
         "failover",
+        "pause",
+        "resume",
         "lease",
         "events",
         "logs",

@@ -34,6 +34,7 @@ use circus_agent::model::election::Membership;
 use circus_agent::model::event::{Ask, AskKind, Claim, Claimed, Event, Exit, LeaseAnswer, ScheduleRead, TokenState};
 use circus_agent::model::history::{Before, Cause, Ending, Entry, Fact, KEPT, Left, What};
 use circus_agent::model::names::{LeaseName, NodeName, Owner, WatcherName};
+use circus_agent::model::pause::Wish;
 use circus_agent::model::runs::{How, Turn};
 use circus_agent::model::snapshot::LogLine;
 use circus_agent::model::spec::{RedisSpec, Secret, Slot, TlsFiles};
@@ -466,6 +467,10 @@ async fn all_that_is_done(words: &[&str]) -> Vec<String> {
     check(&format!("claimed: {claimed:?}"), claimed == Claimed::Ours);
     agent.redis.record(&lease(), &started(token));
     check("history", timeout(STEP, agent.facts(1)).await.is_ok());
+    let paused = agent.pause(Wish::pause("amy", Some("migration"))).await;
+    check("paused", paused.is_ok_and(|told| told.changed));
+    check("told to stop", matches!(agent.ask(&refresh(&a, token)).await, LeaseAnswer::GrantedToStop { .. }));
+    check("resumed", agent.pause(Wish::Resume).await.is_ok_and(|told| told.changed));
     let moved = ask(&a, AskKind::Release { to: Some(node("b")) });
     check("release, and its news", agent.release(&moved, STEP).await.is_empty());
     check("reserved", matches!(agent.ask(&take(&owner("a", 2))).await, LeaseAnswer::Reserved { .. }));

@@ -81,7 +81,7 @@ const OURS: [(&str, &[&str]); 4] = [
 ];
 
 /// Commands that Circus does not have; three of them had a branch of it.
-const OUR_COMMANDS: [&str; 26] = [
+const OUR_COMMANDS: [&str; 28] = [
     "plan",
     "version",
     "nodes",
@@ -96,6 +96,8 @@ const OUR_COMMANDS: [&str; 26] = [
     "explain",
     "metrics",
     "failover",
+    "pause",
+    "resume",
     "drill",
     "drain",
     "undrain",
@@ -293,6 +295,7 @@ fn every_event_of_circus_has_its_row() {
         News::HookSuccess { .. } | News::HookFailure { .. } => news.word(),
         // Ours alone.
         News::CronFailure { .. } | News::CronSkipped { .. } | News::Published { .. } => news.word(),
+        News::Paused { .. } | News::Resumed { .. } => news.word(),
     });
     assert_eq!(named("## Events"), words.map(str::to_owned).into());
 }

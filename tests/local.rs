@@ -19,6 +19,7 @@ use circus_agent::model::election::{Membership, Muster, Word};
 use circus_agent::model::event::{Ask, AskKind, Claim, Claimed, Event, LeaseAnswer, TokenState};
 use circus_agent::model::history::{Entry, Fact, KEPT, What};
 use circus_agent::model::names::{ClusterName, LeaseName, NodeName, Owner, WatcherName};
+use circus_agent::model::pause::{Told, Wish};
 use circus_agent::model::time::Time;
 use nix::sys::signal::{Signal, kill};
 use nix::time::{ClockId, clock_gettime};
@@ -94,7 +95,7 @@ impl Agent {
                     assert_eq!((of, brought_back), (watcher, ask));
                     return answer;
                 }
-                Event::StoreUp | Event::StoreDown { .. } | Event::LeaseFreed { .. } => {}
+                Event::StoreUp | Event::StoreDown { .. } | Event::LeaseFreed { .. } | Event::PauseChanged { .. } => {}
                 other => panic!("{other:?}"),
             }
         }
@@ -881,6 +882,17 @@ impl lease_cases::Store for Agents {
         })
     }
 
+    fn pause(&mut self, wish: Wish) -> Result<Told, String> {
+        self.with("p", async |agent| {
+            agent.local.pause_lease(RequestId(8), beat(), wish);
+            loop {
+                if let Event::LeasePaused { request: RequestId(8), result } = agent.next().await {
+                    return result;
+                }
+            }
+        })
+    }
+
     fn claim(&mut self, node: &str, watcher: &str, claim: Claim) -> Claimed {
         let watcher = WatcherName::parse(watcher).unwrap();
         self.with(node, async |agent| {
@@ -910,7 +922,16 @@ impl lease_cases::Store for Agents {
 
 #[test]
 fn slots_are_claimed_as_under_redis() {
-    for (name, case) in lease_cases::UNDISTURBED {
+    as_under_redis(lease_cases::UNDISTURBED);
+}
+
+#[test]
+fn leases_are_paused_as_under_redis() {
+    as_under_redis(lease_cases::UNDISTURBED_PAUSES);
+}
+
+fn as_under_redis(cases: &[(&str, lease_cases::Case)]) {
+    for (name, case) in cases {
         eprintln!("{name}");
         run_case(*case);
     }

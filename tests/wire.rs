@@ -14,6 +14,7 @@ use circus_agent::model::event::{Address, Bound, Changes, Deadline, Exit, Reach,
 use circus_agent::model::history::{self, Before, Cause, Ending, Entry, History, Left, What};
 use circus_agent::model::names::{ClusterName, LeaseName, NodeName, SocketName, WatcherName};
 use circus_agent::model::pattern::Pattern;
+use circus_agent::model::pause::Pause;
 use circus_agent::model::plan::{Change, Effect, KeyChange, Plan, SocketChange, SocketEffect};
 use circus_agent::model::runs::{self, How, Turn};
 use circus_agent::model::snapshot::{
@@ -507,6 +508,7 @@ fn our_own_commands() {
         latency: Some(Duration::from_micros(2_130)),
         held_for: Some(Duration::from_secs(60)),
         why: None,
+        pause: Some(Pause { since: 1_795_291_800_500, by: "amy".into(), why: Some("migration".into()) }),
         counts: LeaseCounts {
             taken: 2,
             lost_unconfirmed: 1,
@@ -520,11 +522,36 @@ fn our_own_commands() {
         Answer::Leases { leases: vec![lease], advice: vec!["db:6379 forgets keys".into()] },
         json!({"status": "ok", "leases": [{
             "name": "beat", "key": "circus:{prod/beat}:lease", "role": "holder", "token": 17, "ttl": 15.0,
-            "left": 12.345, "holder": "web-1", "latency": 0.00213, "held_for": 60.0, "why": null, "counts": {
+            "left": 12.345, "holder": "web-1", "latency": 0.00213, "held_for": 60.0, "why": null,
+            "pause": {"since": 1_795_291_800.5, "by": "amy", "reason": "migration"}, "counts": {
                 "taken": 2, "released": 0, "lost": {"taken": 0, "unconfirmed": 1, "expired": 0}, "refreshes": 0,
                 "refreshes_failed": 0, "late_grants": 0, "greatest_latency": 0.003,
             },
         }], "advice": ["db:6379 forgets keys"]}),
+    );
+    let pause = Pause { since: 1_795_291_800_500, by: "amy".into(), why: None };
+    exchange(
+        r#"{"command": "pause", "properties": {"name": "beat", "reason": "migration", "waiting": true}, "id": 20}"#,
+        &Command::Pause { watcher: "beat".into(), reason: Some("migration".into()), patience: Patience::Settled },
+        Answer::Paused {
+            watcher: name("beat"),
+            pause: pause.clone(),
+            changed: true,
+            holder: Some("web-1".into()),
+            hears: true,
+        },
+        json!({
+            "status": "ok", "name": "beat", "pause": {"since": 1_795_291_800.5, "by": "amy", "reason": null},
+            "changed": true, "holder": "web-1", "hears": true,
+        }),
+    );
+    exchange(
+        r#"{"command": "resume", "properties": {"name": "beat"}, "id": 21}"#,
+        &Command::Resume { watcher: "beat".into() },
+        Answer::Resumed { watcher: name("beat"), pause: Some(pause) },
+        json!({
+            "status": "ok", "name": "beat", "pause": {"since": 1_795_291_800.5, "by": "amy", "reason": null},
+        }),
     );
     let ending = Ending { cause: Cause::Moved, detail: Some("web-2".into()), by: Some("amy".into()) };
     let at = |token, node: &str, at, what, before| Entry { token, node: node.into(), at, slack: 0, what, before };

@@ -45,6 +45,7 @@ use crate::model::event::{Action, Ask, Claim, Event, Level, News, Notice, Onlook
 use crate::model::history::Fact;
 use crate::model::names::{ClusterName, LeaseName, NodeName, WatcherName};
 use crate::model::node::Node;
+use crate::model::pause::Wish;
 use crate::model::random::Random;
 use crate::model::snapshot::Phase;
 use crate::model::spec::{self, AgentSpec, LogLevel, LogOutput, ZmqDoors};
@@ -425,6 +426,7 @@ impl Agent {
             }
             Action::InitLease { request, lease } => self.store.init_lease(request, lease),
             Action::CheckLease { request, lease, token } => self.store.check_lease(request, lease, token),
+            Action::PauseLease { request, lease, wish } => self.store.pause_lease(request, lease, wish),
             Action::Record { lease, fact } => self.store.record(lease, fact),
             Action::Drill { request, drill } => match &self.store {
                 Store::Redis(redis) => {
@@ -793,6 +795,13 @@ impl Store {
         match self {
             Store::Redis(redis) => redis.check_lease(request, &lease, token),
             Store::Local(local) => local.check_lease(request, lease.watcher, token),
+        }
+    }
+
+    fn pause_lease(&mut self, request: RequestId, lease: LeaseName, wish: Wish) {
+        match self {
+            Store::Redis(redis) => redis.pause_lease(request, &lease, wish),
+            Store::Local(local) => local.pause_lease(request, lease.watcher, wish),
         }
     }
 

@@ -252,6 +252,25 @@ enum Words {
         #[arg(long, hide = true)]
         waiting: bool,
     },
+    /// Have a singleton run nowhere in the cluster until it is resumed
+    Pause {
+        /// Its watcher
+        name: String,
+        /// Why, for others to read
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+        /// Reply when it is under way, not when nothing runs any more
+        #[arg(long, conflicts_with = "waiting")]
+        no_waiting: bool,
+        /// Reply when nothing runs any more, which is the default
+        #[arg(long, hide = true)]
+        waiting: bool,
+    },
+    /// Let a paused singleton run again
+    Resume {
+        /// Its watcher
+        name: String,
+    },
     /// Act on a lease itself
     #[command(subcommand)]
     Lease(LeaseWords),
@@ -342,6 +361,10 @@ impl Words {
             Words::Failover { name, to, no_waiting, .. } => {
                 Command::Failover { watcher: name, to, patience: patience(!no_waiting) }
             }
+            Words::Pause { name, reason, no_waiting, .. } => {
+                Command::Pause { watcher: name, reason, patience: patience(!no_waiting) }
+            }
+            Words::Resume { name } => Command::Resume { watcher: name },
             Words::Lease(LeaseWords::Check { name, token }) => Command::LeaseCheck { watcher: name, token },
             Words::Lease(LeaseWords::Init { name }) => Command::LeaseInit { watcher: name },
         })
@@ -828,6 +851,12 @@ mod tests {
             ("history", Command::History { watcher: None, count: 1 }),
             ("history web", Command::History { watcher: web(), count: 20 }),
             ("history -n 3 web", Command::History { watcher: web(), count: 3 }),
+            ("pause web", Command::Pause { watcher: "web".into(), reason: None, patience: Settled }),
+            (
+                "pause web --reason migration --no-waiting",
+                Command::Pause { watcher: "web".into(), reason: Some("migration".into()), patience: Admitted },
+            ),
+            ("resume web", Command::Resume { watcher: "web".into() }),
             ("lease check web --token 17", Command::LeaseCheck { watcher: "web".into(), token: 17 }),
             ("lease init web", Command::LeaseInit { watcher: "web".into() }),
         ];

@@ -36,7 +36,9 @@ impl Acks {
     /// What an answer means: a grant that not enough replicas have is none. A refusal needs nobody's consent.
     pub(super) fn judge(self, answer: LeaseAnswer) -> LeaseAnswer {
         match (self, answer) {
-            (Acks::Missing(reason), LeaseAnswer::Granted { .. }) => LeaseAnswer::Failed { reason },
+            (Acks::Missing(reason), LeaseAnswer::Granted { .. } | LeaseAnswer::GrantedToStop { .. }) => {
+                LeaseAnswer::Failed { reason }
+            }
             (_, answer) => answer,
         }
     }

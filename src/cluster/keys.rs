@@ -3,12 +3,12 @@
 //! | name | what | written by | ends |
 //! |---|---|---|---|
 //! | `circus:{CLUSTER/NAME}:lease` | string: the holder | take, refresh | with its ttl |
-//! | `circus:{CLUSTER/NAME}:meta` | hash: what is remembered of the lease | take, refresh, release, init | never |
+//! | `circus:{CLUSTER/NAME}:meta` | hash: what is remembered of the lease | take, refresh, release, init, pause | never |
 //! | `circus:{CLUSTER/NAME}:history` | stream: what was told of its tenures | record | never, but it is cut |
 //! | `circus:{CLUSTER/NAME}:members` | hash: who contends for it | muster | with the last of them |
 //! | `circus:{CLUSTER/NAME}:slots` | hash: which times of schedules were claimed under it | claim | never |
 //! | `circus:{CLUSTER/NAME}:runs:WATCHER` | stream: what became of the slots of that watcher | claim, record | never, but it is cut |
-//! | `circus:{CLUSTER/NAME}:free` | channel: the lease was released, or its holder renamed | release, init, refresh | |
+//! | `circus:{CLUSTER/NAME}:free` | channel: the lease was released, paused or resumed, or its holder renamed | release, init, pause, refresh | |
 //! | `circus:{CLUSTER/NAME}:changed` | channel: one of its members came, left or changed | muster | |
 //! | `circus:{CLUSTER}:nodes` | sorted set: names of nodes by when they were listed | beat, roster | 2 h after the last listing |
 //! | `circus:{CLUSTER}:node:NAME` | hash: instance, seen, state, about, listed | beat, leave | 1 h after the last beat |

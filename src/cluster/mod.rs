@@ -11,6 +11,7 @@
 //!   servers     one server or cluster, or several servers of which most decide
 //!   muster      who contends for a lease
 //!   claim       who runs a slot of a schedule
+//!   pause       leases that nobody is to take
 //!   desk        one server's questions about leases, put to it together
 //!   survey      who is in a Redis Cluster          slots   and has which keys
 //!   link        all commands: to one server, or to that of a cluster which has the key
@@ -38,6 +39,7 @@ pub mod keys;
 
 pub mod claim;
 pub mod muster;
+pub mod pause;
 
 pub mod shared;
 

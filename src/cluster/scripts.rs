@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::model::event::{Ask, AskKind, LeaseAnswer};
 use crate::model::lease::RESERVATION;
 use crate::model::names::LeaseName;
+use crate::model::pause::Pause;
 
 macro_rules! script {
     ($file:literal) => {
@@ -28,6 +29,8 @@ pub const INIT: &str = script!("init.lua");
 pub const MUSTER: &str = script!("muster.lua");
 /// Claims a slot of a schedule.
 pub const CLAIM: &str = script!("claim.lua");
+/// Pauses a lease, or lets it be taken again.
+pub const PAUSE: &str = script!("pause.lua");
 /// Says how a token stands.
 pub const CHECK: &str = script!("check.lua");
 /// Keeps a fact about a tenure, or about a slot of a schedule.
@@ -42,7 +45,8 @@ pub const LEAVE: &str = include_str!("../../lua/leave.lua");
 /// Lists the nodes.
 pub const ROSTER: &str = include_str!("../../lua/roster.lua");
 /// All of them.
-pub const ALL: [&str; 12] = [TAKE, REFRESH, RELEASE, INIT, MUSTER, CLAIM, CHECK, RECORD, HISTORY, BEAT, LEAVE, ROSTER];
+pub const ALL: [&str; 13] =
+    [TAKE, REFRESH, RELEASE, INIT, MUSTER, CLAIM, PAUSE, CHECK, RECORD, HISTORY, BEAT, LEAVE, ROSTER];
 
 /// One call of a script: its text, `KEYS` and `ARGV`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,7 +90,7 @@ pub fn refresh_call<'a>(questions: impl IntoIterator<Item = (&'a LeaseName, &'a 
 }
 
 /// How many words answer each lease of [`refresh_call`].
-pub const ANSWER_LEN: usize = 2;
+pub const ANSWER_LEN: usize = 3;
 
 fn refresh_args(owner: String, ttl: Duration, token: u64) -> Vec<String> {
     vec![owner, millis(ttl), token.to_string()]
@@ -122,7 +126,11 @@ pub fn answer(words: &[String]) -> LeaseAnswer {
     let number = |i: usize| word(i).parse::<u64>().ok();
     let time = |i: usize| number(i).map(Duration::from_millis);
     let read = match word(0) {
-        "granted" => number(1).map(|token| LeaseAnswer::Granted { token }),
+        "granted" => number(1).map(|token| match word(2) {
+            "" => LeaseAnswer::Granted { token },
+            pause => LeaseAnswer::GrantedToStop { token, pause: Pause::parse(pause) },
+        }),
+        "paused" => Some(LeaseAnswer::Paused(Pause::parse(word(1)))),
         "held" => time(2).zip(time(3)).map(|(left, ttl)| LeaseAnswer::Held { by: word(1).to_owned(), left, ttl }),
         "quarantined" => time(1).map(|left| LeaseAnswer::Quarantined { left }),
         "reserved" => time(2).map(|left| LeaseAnswer::Reserved { node: word(1).to_owned(), left }),

@@ -22,12 +22,14 @@ use super::claim;
 use super::desk::Desk;
 use super::link::{Link, Needs};
 use super::muster;
+use super::pause;
 use super::scripts::Call;
 use super::sentinel::{self, Whereabouts};
 use crate::model::attendance::{Register, is_most};
 use crate::model::election::Word;
 use crate::model::event::{Ask, AskKind, Claimed, Event, LeaseAnswer};
 use crate::model::names::{LeaseName, NodeName};
+use crate::model::pause::{Told, Wish};
 use crate::model::spec::{RedisSpec, Sentinels};
 use crate::model::store::Missed;
 use crate::model::vote::{Put, Vote};
@@ -185,6 +187,23 @@ impl Servers {
             }
         };
         claim::agreed(&join_all(self.iter().map(put)).await)
+    }
+
+    /// Puts a wish about the pause of a lease to all servers, and gives what they come to.
+    pub(super) async fn pause(self, lease: LeaseName, wish: Wish, patience: Duration) -> Result<Told, String> {
+        let call = pause::call(&lease, &wish);
+        // Otherwise the next server in its place might know nothing of it.
+        let needs = if wish == Wish::Look { Needs::Nothing } else { Needs::Acks };
+        let put = |server: &Server| {
+            let (link, call) = (server.link.clone(), call.clone());
+            async move {
+                match link.call_for_leases(&call, needs, patience).await? {
+                    (words, Acks::Enough) => pause::answer(&words),
+                    (_, Acks::Missing(why)) => Err(why),
+                }
+            }
+        };
+        pause::agreed(&wish, join_all(self.iter().map(put)).await)
     }
 
     /// Puts `call` to all servers at once, and gives what each answered.

@@ -18,7 +18,7 @@ use super::servers::{Server, Servers};
 use super::subscription::{self, Channels, Heard};
 use super::tell::{self, Mouths};
 use super::word::{Subject, Words};
-use super::{claim, keys, muster, watch as onlookers};
+use super::{claim, keys, muster, pause, watch as onlookers};
 use crate::model::attendance::Attendance;
 use crate::model::command::{NodeAbout, RequestId};
 use crate::model::election::Word;
@@ -26,6 +26,7 @@ use crate::model::event::{Ask, Claim, Event, Schedule};
 use crate::model::history::Fact;
 use crate::model::names::{ClusterName, LeaseName, NodeName, WatcherName};
 use crate::model::pattern::Pattern;
+use crate::model::pause::Wish;
 use crate::model::snapshot::LogLine;
 use crate::model::spec::RedisSpec;
 use crate::model::stats::Machine;
@@ -218,6 +219,13 @@ impl Redis {
         });
     }
 
+    /// Pauses a lease, lets it be taken again, or asks how that stands; [`Event::LeasePaused`] says so.
+    pub fn pause_lease(&self, request: RequestId, lease: &LeaseName, wish: Wish) {
+        self.listen_on(lease.free_channel(), Subject::Freed(lease.watcher.clone()));
+        let told = self.servers.clone().pause(lease.clone(), wish, READ_TIMEOUT);
+        self.tell(async move { Some(Event::LeasePaused { request, result: told.await }) });
+    }
+
     /// Asks whether the tenure under `token` holds the lease; [`Event::LeaseChecked`] says so.
     pub fn check_lease(&self, request: RequestId, lease: &LeaseName, token: u64) {
         let call = history::check_call(lease, token);
@@ -383,7 +391,10 @@ fn listen(
         Heard::Message { channel, payload } if channel == answers => bus.answered(payload).into_iter().collect(),
         Heard::Message { channel, payload } => {
             // A node's own change is no news to it.
-            let subject = wanted.borrow().get(channel).cloned().flatten();
+            let subject = match wanted.borrow().get(channel).cloned().flatten() {
+                Some(Subject::Freed(watcher)) if pause::is_news(payload) => Some(Subject::Pause(watcher)),
+                subject => subject,
+            };
             let subject = subject
                 .filter(|subject| !matches!(subject, Subject::Members(_) if muster::is_own(&node.borrow(), payload)));
             subject.and_then(|subject| words.spread(index, subject, payload)).into_iter().collect()

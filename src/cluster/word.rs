@@ -1,4 +1,4 @@
-//! Words about a lease that the servers spread: it was released, its members changed.
+//! Words about a lease that the servers spread: it was released, paused or resumed, its members changed.
 //!
 //! Invariant: a word is passed on when all servers have spread it, or a moment after the first one did. Who asks at the
 //! first word of several finds votes that are not free yet, and gets in the way of others who do the same. Nothing that
@@ -23,6 +23,8 @@ const MOMENT: Duration = Duration::from_millis(10);
 pub(super) enum Subject {
     /// A lease was released.
     Freed(WatcherName),
+    /// It was paused or resumed.
+    Pause(WatcherName),
     /// Its members changed.
     Members(WatcherName),
 }
@@ -32,6 +34,7 @@ impl Subject {
     pub(super) fn event(self) -> Event {
         match self {
             Subject::Freed(watcher) => Event::LeaseFreed { watcher },
+            Subject::Pause(watcher) => Event::PauseChanged { watcher },
             Subject::Members(watcher) => Event::MembersChanged { watcher },
         }
     }

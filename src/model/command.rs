@@ -10,6 +10,7 @@ use super::explain::Explanation;
 use super::history::History;
 use super::names::{Label, Labels, NodeName, NodeWord, SocketName, WatcherName};
 use super::pattern::Pattern;
+use super::pause::Pause;
 use super::plan::Plan;
 use super::snapshot::{LeaseView, LegionView, Lordship, Snapshot, SocketView};
 use super::spec::WatcherSpec;
@@ -202,6 +203,10 @@ pub enum Command {
     Metrics,
     /// Moves a singleton to another node.
     Failover { watcher: String, to: Option<NodeName>, patience: Patience },
+    /// Has a singleton run nowhere in the cluster until somebody resumes it; `reason`: why, for others to read.
+    Pause { watcher: String, reason: Option<String>, patience: Patience },
+    /// Lets it run again.
+    Resume { watcher: String },
     /// Does a bad thing to the agent that holds a singleton, to see the promise kept; `lasting`: for so long, where that is
     /// not left to the holder.
     Drill { watcher: String, kind: Kind, lasting: Option<Duration> },
@@ -255,6 +260,8 @@ impl Command {
             | Command::Rename { .. }
             | Command::Quit { .. }
             | Command::Failover { .. }
+            | Command::Pause { .. }
+            | Command::Resume { .. }
             | Command::Drill { .. }
             | Command::LeaseInit { .. } => true,
             Command::List { .. }
@@ -302,7 +309,8 @@ impl Command {
             | Command::Drain { patience }
             | Command::Undrain { patience }
             | Command::Quit { patience }
-            | Command::Failover { patience, .. } => *patience,
+            | Command::Failover { patience, .. }
+            | Command::Pause { patience, .. } => *patience,
             Command::List { .. }
             | Command::Status { .. }
             | Command::NumWatchers
@@ -327,6 +335,7 @@ impl Command {
             | Command::History { .. }
             | Command::Explain { .. }
             | Command::Metrics
+            | Command::Resume { .. }
             | Command::Drill { .. }
             | Command::LeaseCheck { .. }
             | Command::LeaseInit { .. } => Patience::Admitted,
@@ -408,6 +417,11 @@ pub enum Answer {
     Histories(Vec<(WatcherName, History)>),
     /// How a token stands.
     LeaseChecked { watcher: WatcherName, token: u64, state: TokenState },
+    /// A singleton is paused; `changed`: it was not before. `holder`: who has the lease still; where that is an agent it
+    /// `hears` of it, and stops.
+    Paused { watcher: WatcherName, pause: Pause, changed: bool, holder: Option<String>, hears: bool },
+    /// It may run again; nothing: it was not paused.
+    Resumed { watcher: WatcherName, pause: Option<Pause> },
     /// A drill is about to begin here, and is witnessed.
     Drilling { node: NodeName, drill: Box<Drill> },
     /// The node is called something else now; `file` has its old name.
@@ -439,6 +453,8 @@ pub enum Refusal {
     NoSuchProcess { watcher: WatcherName, pid: u32 },
     /// This node does not hold the lease.
     NotHolder { watcher: WatcherName, holder: Option<String> },
+    /// The singleton is paused, so nobody is to run it.
+    Paused { watcher: WatcherName, pause: Pause },
     /// Nobody could take the singleton over.
     NoCandidate(String),
     /// No node is what was asked for.
@@ -479,6 +495,7 @@ impl Refusal {
             | Refusal::NotSingleton(_) => 3,
             Refusal::NotHolder { .. }
             | Refusal::NoCandidate(_)
+            | Refusal::Paused { .. }
             | Refusal::NoSuchNode(_)
             | Refusal::NodeExists(_)
             | Refusal::TooMany { .. }
@@ -519,6 +536,12 @@ impl fmt::Display for Refusal {
             Refusal::NotHolder { watcher, holder: None } => write!(f, "nobody is known to hold {watcher}"),
             Refusal::TooMany { watcher, wanted, most } => {
                 write!(f, "{watcher} may have {most} processes on a node (max_per_node), not {wanted}")
+            }
+            Refusal::Paused { watcher, pause } => {
+                write!(
+                    f,
+                    "{watcher} is {pause}; it runs nowhere until somebody asks for it: circusctl resume {watcher}"
+                )
             }
             Refusal::NoCandidate(why) | Refusal::NoSuchNode(why) => f.write_str(why),
             Refusal::NodeExists(node) => write!(f, "node name '{node}' is already registered"),

@@ -13,6 +13,7 @@ use super::election::{Muster, Word};
 use super::history::{Entry, Fact};
 use super::names::{ClusterName, LeaseName, NodeName, Owner, WatcherName};
 use super::pattern::Pattern;
+use super::pause::{Pause, Told, Wish};
 use super::snapshot::{Lordship, ProcessView};
 use super::spec::{
     AgentSpec, Check, CronSpec, Defaults, HookPoint, HookProgram, ProgramSpec, Purpose, Slot, SocketSpec, WatcherSpec,
@@ -53,6 +54,8 @@ pub enum Event {
     Lease { watcher: WatcherName, ask: Ask, answer: LeaseAnswer },
     /// A lease may be free: its release was announced, or announcements may have been missed.
     LeaseFreed { watcher: WatcherName },
+    /// A lease was paused or resumed, somebody says: who waits and who holds is to ask.
+    PauseChanged { watcher: WatcherName },
     /// The store said who is there of those that contend for a lease, to a question sent then, or failed to.
     Mustered { watcher: WatcherName, sent: Time, result: Result<Muster, String> },
     /// Another member came, went or changed: who is there is to be asked anew.
@@ -84,6 +87,8 @@ pub enum Event {
     LeaseInitialised { request: RequestId, result: Result<(), String> },
     /// A door's question about a token came back.
     LeaseChecked { request: RequestId, result: Result<TokenState, String> },
+    /// A door's wish about the pause of a lease came back.
+    LeasePaused { request: RequestId, result: Result<Told, String> },
     /// A drill is watched from outside, and begins in a moment; or why it does not.
     DrillWatched { request: RequestId, result: Result<(), String> },
     /// What the store keeps of some leases was read for a request, or could not be.
@@ -390,6 +395,10 @@ pub enum LeaseAnswer {
     Quarantined { left: Duration },
     /// It is kept for another node for `left`.
     Reserved { node: String, left: Duration },
+    /// To a take: it could be had, and nobody is to have it.
+    Paused(Pause),
+    /// To a refresh: granted as ever, for nobody is to have it any more, and the child ends in good order.
+    GrantedToStop { token: u64, pause: Pause },
     /// To a refresh: it is not the owner's any more.
     Lost { by: Option<String> },
     /// To a release: it is not the owner's (any more).
@@ -409,12 +418,22 @@ impl LeaseAnswer {
         }
     }
 
+    /// The token, where the owner has the lease.
+    pub fn granted(&self) -> Option<u64> {
+        match self {
+            LeaseAnswer::Granted { token } | LeaseAnswer::GrantedToStop { token, .. } => Some(*token),
+            _ => None,
+        }
+    }
+
     /// To a take: for how long it is denied.
     pub fn left(&self) -> Option<Duration> {
         match self {
             LeaseAnswer::Held { left, .. } | LeaseAnswer::Quarantined { left } | LeaseAnswer::Reserved { left, .. } => {
                 Some(*left)
             }
+            // Until somebody says so.
+            LeaseAnswer::Paused(_) => Some(Duration::MAX),
             _ => None,
         }
     }
@@ -446,6 +465,8 @@ pub enum Action {
     InitLease { request: RequestId, lease: LeaseName },
     /// Ask the lease store whether the tenure under this token holds; ends in `LeaseChecked`.
     CheckLease { request: RequestId, lease: LeaseName, token: u64 },
+    /// Pause a lease in the store, let it be taken again, or ask how that stands; ends in `LeasePaused`.
+    PauseLease { request: RequestId, lease: LeaseName, wish: Wish },
     /// Keep a fact about a tenure, or about a slot that went by it, where the lease is kept, as soon as the store can be reached. Nothing answers.
     Record { lease: LeaseName, fact: Fact },
     /// Have a drill begin, once a witness outside of this agent watches it; ends in `DrillWatched`.
@@ -750,6 +771,10 @@ pub enum News {
     CronFailure { slot: Slot, error: String },
     /// A time of its schedule had no run.
     CronSkipped { slot: Slot, reason: String },
+    /// Nobody is to take its lease any more.
+    Paused { by: String, reason: Option<String> },
+    /// Its lease may be taken again.
+    Resumed { by: String },
     /// Somebody had this told in its name.
     Published { topic: String },
 }
@@ -771,6 +796,8 @@ impl News {
             News::HookFailure { .. } => "hook_failure",
             News::CronFailure { .. } => "cron_failure",
             News::CronSkipped { .. } => "cron_skipped",
+            News::Paused { .. } => "paused",
+            News::Resumed { .. } => "resumed",
             News::Published { .. } => "published",
         }
     }

@@ -98,6 +98,8 @@ pub enum What {
     Time,
     /// The lease store can be reached.
     Store,
+    /// Nobody has paused it.
+    Pause,
     /// Its members elect this node, or it follows a legion that is led here.
     Legion,
     /// It has its lease.
@@ -120,6 +122,7 @@ impl What {
             What::Demand => "demand",
             What::Time => "time",
             What::Store => "store",
+            What::Pause => "pause",
             What::Legion => "legion",
             What::Lease => "lease",
             What::Hooks => "hooks",

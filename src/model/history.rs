@@ -90,12 +90,14 @@ pub enum Cause {
     Preempted,
     /// Too few of its members lived.
     NoQuorum,
+    /// It was paused: nobody is to have it.
+    Paused,
     /// A drill did what is in the detail to its holder: told by the drill's witness, not by the holder.
     Drilled,
 }
 
 impl Cause {
-    const ALL: [Cause; 13] = [
+    const ALL: [Cause; 14] = [
         Cause::Moved,
         Cause::Stopped,
         Cause::AgentStopping,
@@ -108,6 +110,7 @@ impl Cause {
         Cause::Finished,
         Cause::Preempted,
         Cause::NoQuorum,
+        Cause::Paused,
         Cause::Drilled,
     ];
 
@@ -126,6 +129,7 @@ impl Cause {
             Cause::Finished => "finished",
             Cause::Preempted => "preempted",
             Cause::NoQuorum => "no-quorum",
+            Cause::Paused => "paused",
             Cause::Drilled => "drilled",
         }
     }

@@ -28,6 +28,8 @@
 //!   nobody.
 //! - What was seen held a moment ago has not ended long ago, whatever the store's clock says: each taking tells when that
 //!   was.
+//! - A pause takes nothing away: who holds is told with its next refresh, which goes out at the news of it, stops its child
+//!   in good order and gives the lease back. Who waits goes on waiting, for the news of its end.
 //! - All leases of a node are refreshed on the node's own [`Ticks`], so that one round trip does for all of them.
 
 use std::time::Duration;
@@ -35,6 +37,7 @@ use std::time::Duration;
 use super::event::{Ask, AskKind, Deadline, LeaseAnswer};
 use super::history::{Cause, Ending};
 use super::names::{LeaseName, NodeName, Owner};
+use super::pause::Pause;
 use super::random::Random;
 use super::snapshot::{LeaseCounts, LeaseRole, LeaseView};
 use super::spec::LeaseTimings;
@@ -71,11 +74,12 @@ pub struct Lease {
     counts: LeaseCounts,
 }
 
+/// How it stands. A question is asked `again` where it is not known what came of the same owner's before.
 #[derive(Debug, Clone, PartialEq)]
 enum State {
     Aside { until: Option<Time>, why: String, given_to: Option<NodeName> },
     Waiting { owner: Owner, next: Time, why: Why },
-    Asking { owner: Owner, sent: Time, freed: bool },
+    Asking { owner: Owner, sent: Time, freed: bool, again: bool },
     Held(Held),
     Releasing { owner: Owner, to: Option<NodeName>, next: Time, since: Time, then: Then },
 }
@@ -87,6 +91,7 @@ enum Why {
     HeldBy(String),
     Quarantine,
     ReservedFor(String),
+    Paused(Pause),
     Split(String),
     NoAnswer(String),
 }
@@ -106,6 +111,8 @@ struct Held {
     asked: Option<Time>,
     trouble: Option<String>,
     loss: Option<Loss>,
+    /// Nobody is to have it any more, this node neither: it is to stop in good order.
+    pause: Option<Pause>,
 }
 
 /// Why a lease is being lost.
@@ -277,6 +284,16 @@ impl Lease {
         }
     }
 
+    /// It was paused or resumed: ask at once, also where it is held. The answer under way may be older than that.
+    pub fn pause_changed(&mut self, now: Time) {
+        match &mut self.state {
+            State::Held(held) => (held.asked, held.next) = (None, held.next.min(now)),
+            State::Waiting { .. } | State::Asking { .. } | State::Aside { .. } | State::Releasing { .. } => {
+                self.freed(now);
+            }
+        }
+    }
+
     /// The store answered `ask`, or failed to.
     pub fn answered(&mut self, now: Time, ask: &Ask, answer: LeaseAnswer, questions: &mut Vec<Question>) {
         let end = ask.sent + self.timings.validity();
@@ -284,6 +301,10 @@ impl Lease {
             self.longest = self.longest.max(*ttl);
             self.seen = self.seen.max(Some(ask.sent));
         }
+        let (answer, pause) = match answer {
+            LeaseAnswer::GrantedToStop { token, pause } => (LeaseAnswer::Granted { token }, Some(pause)),
+            answer => (answer, None),
+        };
         let tick = self.ticks.after(ask.sent);
         let due = self.due(ask.sent, tick);
         match (&mut self.state, &ask.kind, answer) {
@@ -305,6 +326,7 @@ impl Lease {
                     asked: None,
                     trouble: None,
                     loss: None,
+                    pause,
                 });
             }
             (State::Held(held), AskKind::Refresh { .. }, answer) if held.owner == ask.owner => {
@@ -317,6 +339,7 @@ impl Lease {
                     LeaseAnswer::Granted { .. } if now < end => {
                         if held.confirmed < ask.sent {
                             held.confirmed = ask.sent;
+                            held.pause = pause;
                             // What was asked again meanwhile counts when it is answered, and is not asked once more.
                             held.asked = None;
                             (held.due, held.next) = (due, tick.max(now));
@@ -373,10 +396,15 @@ impl Lease {
                     self.wait(next, Why::NoAnswer("the grant came after its end".into()));
                 }
             }
-            (State::Asking { owner, sent, freed }, AskKind::Take { .. }, answer)
+            (State::Asking { owner, sent, freed, again }, AskKind::Take { .. }, answer)
                 if *owner == ask.owner && *sent == ask.sent =>
             {
                 let (owner, freed) = (owner.clone(), *freed);
+                // It may have been granted before that, and nobody else knows of it.
+                if *again && matches!(answer, LeaseAnswer::Paused(_)) {
+                    let release = Ask { owner: owner.clone(), sent: now, kind: AskKind::Release { to: None } };
+                    questions.push((release, self.timings.refresh_timeout));
+                }
                 let (pause, why) = match answer {
                     LeaseAnswer::Held { by, left, .. } => {
                         let look = if Owner::parse(&by).is_some() { left } else { self.halfway(left) };
@@ -384,6 +412,7 @@ impl Lease {
                     }
                     LeaseAnswer::Quarantined { left } => (left + self.random.below(HERD), Why::Quarantine),
                     LeaseAnswer::Reserved { node, left } => (left + self.random.below(HERD), Why::ReservedFor(node)),
+                    LeaseAnswer::Paused(pause) => (self.timings.ttl + self.random.below(HERD), Why::Paused(pause)),
                     LeaseAnswer::Split { reason } => (self.apart(), Why::Split(reason)),
                     LeaseAnswer::Failed { reason } => (self.retry(), Why::NoAnswer(reason)),
                     other => (self.retry(), Why::NoAnswer(format!("the store answered {other:?}"))),
@@ -410,24 +439,24 @@ impl Lease {
     }
 
     /// How long to wait after an answer that was none, about.
-    fn pause(&self) -> Duration {
+    fn breath(&self) -> Duration {
         (self.timings.ttl / 10).clamp(Duration::from_millis(50), Duration::from_secs(1))
     }
 
     fn retry(&mut self) -> Duration {
-        self.random.about(self.pause(), 0.2)
+        self.random.about(self.breath(), 0.2)
     }
 
     /// When to look again at what no agent wrote, and of which nobody tells: in time to see that it is kept, or lost. Near
     /// its end, at that.
     fn halfway(&self, left: Duration) -> Duration {
-        if left > self.pause() { left / 2 } else { left }
+        if left > self.breath() { left / 2 } else { left }
     }
 
     /// How long to wait so that those who were in each other's way do not meet again: where servers are near a moment
     /// suffices, and where they are far it soon is long enough.
     fn apart(&mut self) -> Duration {
-        let most = HERD.saturating_mul(1 << self.splits.min(16)).min(self.pause());
+        let most = HERD.saturating_mul(1 << self.splits.min(16)).min(self.breath());
         self.splits += 1;
         self.random.below(most)
     }
@@ -460,12 +489,13 @@ impl Lease {
         }
         match &mut self.state {
             State::Aside { .. } => {}
-            State::Waiting { owner, next, .. } => {
+            State::Waiting { owner, next, why } => {
                 if *next <= now {
+                    let again = matches!(why, Why::NoAnswer(_));
                     let seen = self.seen.map(|seen| now.since(seen));
                     let kind = AskKind::Take { ttl, longest: self.longest, seen };
                     questions.push((Ask { owner: owner.clone(), sent: now, kind }, refresh_timeout));
-                    self.state = State::Asking { owner: owner.clone(), sent: now, freed: false };
+                    self.state = State::Asking { owner: owner.clone(), sent: now, freed: false, again };
                 }
             }
             State::Asking { owner, sent, .. } => {
@@ -609,13 +639,23 @@ impl Lease {
         }
     }
 
-    /// Whether another node has it, or is about to, as far as the store has said; nothing speaks against it while it is
-    /// being asked.
+    /// Whether another node has it, or is about to, or nobody is to have it, as far as the store has said; nothing speaks
+    /// against it while it is being asked.
     pub fn is_left_to_another(&self) -> bool {
         match &self.state {
-            State::Waiting { why: Why::HeldBy(_) | Why::ReservedFor(_), .. } | State::Asking { .. } => true,
+            State::Waiting { why: Why::HeldBy(_) | Why::ReservedFor(_) | Why::Paused(_), .. }
+            | State::Asking { .. } => true,
             State::Aside { given_to, .. } => given_to.is_some(),
             State::Waiting { .. } | State::Held(_) | State::Releasing { .. } => false,
+        }
+    }
+
+    /// That nobody is to have it, as far as this node knows.
+    pub fn pause(&self) -> Option<&Pause> {
+        match &self.state {
+            State::Waiting { why: Why::Paused(pause), .. } => Some(pause),
+            State::Held(held) => held.pause.as_ref(),
+            State::Waiting { .. } | State::Aside { .. } | State::Asking { .. } | State::Releasing { .. } => None,
         }
     }
 
@@ -641,12 +681,16 @@ impl Lease {
                 Why::HeldBy(by) => Some(format!("held by {}", Owner::node_in(by))),
                 Why::Quarantine => Some("a holder may still live: one ttl is waited out".into()),
                 Why::ReservedFor(node) => Some(format!("being moved to {node}")),
+                Why::Paused(pause) => Some(pause.to_string()),
                 Why::Split(reason) | Why::NoAnswer(reason) => Some(reason.clone()),
             },
             State::Asking { .. } => Some("asking for the lease".into()),
             State::Releasing { .. } => Some("releasing the lease".into()),
             State::Held(held) => match &held.loss {
-                None => held.trouble.as_ref().map(|trouble| format!("refresh: {trouble}")),
+                None => match (&held.trouble, &held.pause) {
+                    (Some(trouble), _) => Some(format!("refresh: {trouble}")),
+                    (None, pause) => pause.as_ref().map(Pause::to_string),
+                },
                 Some(Loss::Taken { by: Some(by) }) => Some(format!("lease lost to {}", Owner::node_in(by))),
                 Some(Loss::Taken { by: None }) => Some("lease lost: the store knows of another tenure".into()),
                 Some(Loss::Expired) => Some(with("lease expired", held.trouble.as_deref())),
@@ -688,6 +732,7 @@ impl Lease {
             latency: held.and(self.latency),
             held_for: held.map(|held| now.since(held.since)),
             why: self.why(),
+            pause: self.pause().cloned(),
             counts: self.counts,
         }
     }
@@ -972,6 +1017,71 @@ mod tests {
         assert!((millis(40)..=millis(50)).contains(&furthest(1)), "{:?}", furthest(1));
         assert!((millis(150)..=millis(200)).contains(&furthest(3)), "{:?}", furthest(3));
         assert!((millis(900)..=millis(1000)).contains(&furthest(40)), "{:?}", furthest(40));
+    }
+
+    fn pause() -> Pause {
+        Pause { since: 7, by: "amy".into(), why: Some("migration".into()) }
+    }
+
+    #[test]
+    fn who_holds_asks_at_the_news_and_is_told_of_a_pause_with_its_refresh() {
+        let mut play = Play::held(0.0);
+        let first = play.advance(6.1);
+        play.answer(6.2, &first, LeaseAnswer::Granted { token: 7 });
+        play.idle(6.3);
+        play.lease.pause_changed(at(6.3));
+        let refresh = play.advance(6.3);
+        play.answer(6.4, &refresh, LeaseAnswer::GrantedToStop { token: 7, pause: pause() });
+        assert_eq!(play.lease.pause(), Some(&pause()));
+        assert_eq!(play.kill(6.4), at(6.3) + LeaseTimings::thirds(TTL).validity(), "it holds as ever");
+        // The answer to an older question knows less, and a later one may know of its end.
+        play.answer(6.5, &first, LeaseAnswer::Granted { token: 7 });
+        assert_eq!(play.lease.pause(), Some(&pause()));
+        play.lease.pause_changed(at(7.0));
+        let refresh = play.advance(7.0);
+        play.answer(7.1, &refresh, LeaseAnswer::Granted { token: 7 });
+        assert_eq!(play.lease.pause(), None);
+    }
+
+    #[test]
+    fn news_that_comes_while_a_refresh_is_out_is_asked_about_beside_it() {
+        let mut play = Play::held(0.0);
+        let first = play.advance(5.6);
+        play.lease.pause_changed(at(5.7));
+        let second = play.advance(5.7);
+        assert!(matches!(second.kind, AskKind::Refresh { .. }) && second.sent > first.sent);
+        play.answer(5.8, &first, LeaseAnswer::Granted { token: 7 });
+        play.answer(5.9, &second, LeaseAnswer::GrantedToStop { token: 7, pause: pause() });
+        assert_eq!(play.lease.pause(), Some(&pause()));
+    }
+
+    #[test]
+    fn a_paused_lease_is_waited_for_until_there_is_news_and_looked_at_once_a_ttl() {
+        let mut play = Play::new();
+        play.lease.want(at(0.0));
+        let ask = play.advance(0.0);
+        play.answer(0.1, &ask, LeaseAnswer::Paused(pause()));
+        assert_eq!(play.lease.why().as_deref(), Some("paused by amy: migration"));
+        assert_eq!((play.asked.len(), play.lease.role()), (0, LeaseRole::Standby));
+        assert!(play.lease.next_wakeup().unwrap() >= at(15.1));
+        play.idle(15.0);
+        play.lease.pause_changed(at(15.05));
+        let ask = play.advance(15.05);
+        play.answer(15.1, &ask, LeaseAnswer::Granted { token: 8 });
+        assert!(matches!(play.lease.hold(at(15.1)), Hold::Firm { token: 8, .. }));
+        assert_eq!(play.lease.pause(), None);
+    }
+
+    #[test]
+    fn what_may_have_been_granted_before_a_pause_is_given_back() {
+        let mut play = Play::new();
+        play.lease.want(at(0.0));
+        let lost = play.advance(0.0);
+        play.answer(1.0, &lost, failed());
+        let again = play.advance(3.0);
+        play.answer(3.1, &again, LeaseAnswer::Paused(pause()));
+        let [(release, _)] = play.asked.as_slice() else { panic!("{:?}", play.asked) };
+        assert_eq!((&release.owner, &release.kind), (&lost.owner, &AskKind::Release { to: None }));
     }
 
     #[test]

@@ -16,6 +16,8 @@ pub mod time;
 
 pub mod spec;
 
+pub mod pause;
+
 pub mod command;
 pub mod event;
 pub mod plan;

@@ -114,8 +114,11 @@ fn registered(node: &NodeName, endpoint: Option<&str>, rows: &[NodeRow]) -> Resu
 fn from_nowhere(command: &Command, rows: &[NodeRow]) -> Result<Addressees, Nobody> {
     match command {
         Command::Failover { watcher, .. } | Command::Drill { watcher, .. } => Ok(holder(watcher, rows)?),
-        // They all read the same; but who does not have it, knows no such name.
-        Command::History { watcher: Some(watcher), .. } | Command::LeaseCheck { watcher, .. } => {
+        // They all ask the same store; but who does not have it, knows no such name.
+        Command::History { watcher: Some(watcher), .. }
+        | Command::LeaseCheck { watcher, .. }
+        | Command::Pause { watcher, .. }
+        | Command::Resume { watcher } => {
             let has = |row: &&NodeRow| row.about.watchers.iter().any(|own| is_called(own, watcher));
             let having = live(rows).filter(has).min_by_key(|row| row.state != NodeState::Up);
             Ok(having.map_or_else(|| anybody(rows), |row| only(row.name.clone())))
@@ -436,6 +439,8 @@ mod tests {
             (Command::LeaseInit { watcher: "beat".into() }, "web-1"),
             (Command::History { watcher: Some("beat".into()), count: 1 }, "db-1"),
             (Command::LeaseCheck { watcher: "other".into(), token: 1 }, "web-1"),
+            (Command::Pause { watcher: "beat".into(), reason: None, patience }, "db-1"),
+            (Command::Resume { watcher: "beat".into() }, "db-1"),
         ];
         for (command, expected) in table {
             assert_eq!(told(&Target::Here, &command, None), expected, "{command:?}");

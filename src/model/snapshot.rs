@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::event::{Bound, Deadline, Exit};
 use super::names::{ClusterName, NodeName, SocketName, WatcherName};
+use super::pause::Pause;
 use super::spec::{Slot, SocketKind};
 use super::store::Missed;
 
@@ -221,6 +222,8 @@ pub struct LeaseView {
     pub held_for: Option<Duration>,
     /// Why this node does not hold it, or is about to lose it.
     pub why: Option<String>,
+    /// That nobody is to have it, as far as this node knows.
+    pub pause: Option<Pause>,
     /// What this node has counted of it.
     pub counts: LeaseCounts,
 }

@@ -10,6 +10,8 @@
 //! - **Refresh**: most have to confirm it. A server whose vote nobody has (it came back, or somebody's attempt failed)
 //!   is asked for it at once, by all the rules of a taking, and counts with the others: so a holder gathers all again.
 //! - **Release**: most have to confirm it; votes of servers that did not hear of it end by themselves.
+//! - **A pause** stands where most servers know of it: then those that do not cannot grant a take, and a holder is told to
+//!   stop. Where that hangs on a server that has not answered yet, a refresh waits for it.
 //!
 //! One server is a majority of one: its answer is the verdict, at once and in one round.
 
@@ -142,7 +144,7 @@ impl Vote {
 
     /// Whether the question is decided, and not as was hoped.
     fn is_denied(&self) -> bool {
-        self.verdict.as_ref().is_some_and(|verdict| !matches!(verdict, LeaseAnswer::Granted { .. }))
+        self.verdict.as_ref().is_some_and(|verdict| verdict.granted().is_none())
     }
 
     /// The greatest token of those that granted the lease, once they are most.
@@ -219,8 +221,17 @@ impl Vote {
         }
         denials.sort_by_key(|(left, _)| *left);
         let granted = self.count(|answer| matches!(answer, LeaseAnswer::Granted { .. }));
+        let paused = self.count(|answer| matches!(answer, LeaseAnswer::Paused(_)));
         // With those that grant it now, these make a majority.
-        Some(denials[self.majority() - granted - 1].1.clone())
+        match denials[self.majority() - granted - 1].1 {
+            // One that only a few know of does not stand; the others are asked again in their time.
+            LeaseAnswer::Paused(_) if paused < self.majority() => {
+                let mut answers = denials.iter().map(|(_, answer)| *answer);
+                let last = answers.rfind(|answer| !matches!(answer, LeaseAnswer::Paused(_)));
+                (self.unanswered() == 0).then(|| last.cloned().unwrap_or_else(|| self.split()))
+            }
+            denial => Some(denial.clone()),
+        }
     }
 
     fn split(&self) -> LeaseAnswer {
@@ -228,11 +239,23 @@ impl Vote {
     }
 
     fn count_refresh(&self, token: u64) -> Option<LeaseAnswer> {
-        if self.confirmed() >= self.majority() { Some(LeaseAnswer::Granted { token }) } else { self.failure() }
+        if self.confirmed() < self.majority() {
+            return self.failure();
+        }
+        let paused = self.count(|answer| matches!(answer, LeaseAnswer::GrantedToStop { .. }));
+        let pause = self.seats.iter().find_map(|seat| match &seat.answer {
+            Some(LeaseAnswer::GrantedToStop { pause, .. }) => Some(pause.clone()),
+            _ => None,
+        });
+        match pause {
+            Some(pause) if paused >= self.majority() => Some(LeaseAnswer::GrantedToStop { token, pause }),
+            Some(_) if paused + self.unanswered() >= self.majority() => None,
+            Some(_) | None => Some(LeaseAnswer::Granted { token }),
+        }
     }
 
     fn confirmed(&self) -> usize {
-        self.count(|answer| matches!(answer, LeaseAnswer::Granted { .. })) + self.are(Then::Agreed)
+        self.count(|answer| answer.granted().is_some()) + self.are(Then::Agreed)
     }
 
     /// That so many say that the lease is another's that most cannot confirm it any more.
@@ -267,7 +290,8 @@ impl Vote {
         let mut said: Vec<(String, usize)> = Vec::new();
         for seat in &self.seats {
             let word = match &seat.answer {
-                Some(LeaseAnswer::Granted { .. }) => "yes".into(),
+                Some(LeaseAnswer::Granted { .. } | LeaseAnswer::GrantedToStop { .. }) => "yes".into(),
+                Some(LeaseAnswer::Paused(pause)) => pause.to_string(),
                 Some(LeaseAnswer::Failed { reason } | LeaseAnswer::Split { reason }) => reason.clone(),
                 Some(LeaseAnswer::Released) => "released".into(),
                 Some(LeaseAnswer::Quarantined { .. }) => "a holder may still live".into(),
@@ -314,6 +338,7 @@ impl Seat {
 mod tests {
     use super::*;
     use crate::model::names::NodeName;
+    use crate::model::pause::Pause;
     use crate::model::time::Time;
 
     const TTL: Duration = Duration::from_secs(15);
@@ -517,6 +542,66 @@ mod tests {
         let mut play = Play::refresh();
         play.answer(0, lost.clone()).answer(1, LeaseAnswer::Lost { by: None });
         assert_eq!(play.verdict(), Some(lost));
+    }
+
+    fn pause() -> Pause {
+        Pause { since: 7, by: "amy".into(), why: None }
+    }
+
+    fn to_stop() -> LeaseAnswer {
+        LeaseAnswer::GrantedToStop { token: 7, pause: pause() }
+    }
+
+    #[test]
+    fn a_pause_that_most_know_of_is_granted_to_nobody() {
+        let paused = LeaseAnswer::Paused(pause());
+        let mut play = Play::take(3);
+        play.answer(0, granted(7)).answer(1, paused.clone());
+        assert_eq!(play.verdict(), None);
+        play.answer(2, paused.clone());
+        assert_eq!(play.verdict(), Some(paused.clone()));
+        assert_eq!(play.asks(), ["0 withdraw"]);
+
+        // One that only one of them was told of does not stand.
+        let mut play = Play::take(3);
+        play.answer(0, granted(7)).answer(1, paused.clone()).answer(2, granted(7));
+        assert_eq!(play.verdict(), Some(granted(7)));
+
+        // Where somebody has it, that is what is waited for first.
+        let mut play = Play::take(3);
+        play.answer(0, held("b", 9)).answer(1, paused).answer(2, held("b", 8));
+        assert_eq!(play.verdict(), Some(held("b", 9)));
+    }
+
+    #[test]
+    fn a_pause_that_comes_before_most_know_the_token_makes_the_take_none() {
+        let mut play = Play::take(3);
+        play.answer(0, granted(7)).answer(1, granted(9)).answer(2, LeaseAnswer::Paused(pause()));
+        play.answer(0, to_stop());
+        assert!(matches!(play.verdict(), Some(LeaseAnswer::Split { .. })), "{:?}", play.verdict());
+        assert_eq!(play.asks(), ["0 withdraw", "1 withdraw"]);
+    }
+
+    #[test]
+    fn a_holder_is_told_of_a_pause_that_most_know_of_and_of_no_other() {
+        let mut play = Play::refresh();
+        play.answer(0, to_stop()).answer(1, to_stop());
+        assert_eq!(play.verdict(), Some(to_stop()));
+
+        // It hangs on the third.
+        let mut play = Play::refresh();
+        play.answer(0, to_stop()).answer(1, granted(7));
+        assert_eq!(play.verdict(), None);
+        play.answer(2, to_stop());
+        assert_eq!(play.verdict(), Some(to_stop()));
+        for third in [granted(7), failed(), LeaseAnswer::Lost { by: Some("b".into()) }] {
+            let mut play = Play::refresh();
+            play.answer(0, granted(7)).answer(1, to_stop()).answer(2, third);
+            assert_eq!(play.verdict(), Some(granted(7)));
+        }
+        let mut play = Play::refresh();
+        play.answer(0, granted(7)).answer(1, granted(7));
+        assert_eq!(play.verdict(), Some(granted(7)), "one alone can pause nothing");
     }
 
     #[test]

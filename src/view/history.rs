@@ -146,6 +146,7 @@ fn why(tenure: &Value) -> String {
         "finished" => with(&format!("ended on {from}")),
         "preempted" => format!("{from} made way for a better member"),
         "no-quorum" => with(&format!("no quorum on {from}")),
+        "paused" => with(&format!("paused on {from}")),
         "drilled" => with(&format!("drill on {from}")),
         "released" => format!("released by {from}"),
         "died" => format!("the agent of {from} died{}", seen()),

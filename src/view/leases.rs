@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use super::table::Table;
-use super::words::{date, latency, left};
+use super::words::{date, latency, left, printable};
 use super::{Parts, Style, list, word};
 
 /// A node with its reply and its view of a lease.
@@ -54,8 +54,9 @@ fn row(name: &str, views: &[View]) -> Vec<String> {
     holders.sort_by_key(|(_, _, lease)| std::cmp::Reverse(token(lease)));
     let mut notes = Vec::new();
     let mut cells = vec![name.to_owned()];
-    match holders.first() {
-        Some((node, part, lease)) => {
+    let pause = views.iter().map(|(_, _, lease)| &lease["pause"]).find(|pause| pause.is_object());
+    match (holders.first(), pause) {
+        (Some((node, part, lease)), _) => {
             let since = match (part["time"].as_f64(), lease["held_for"].as_f64()) {
                 (Some(now), Some(held)) => date(now - held),
                 _ => "-".into(),
@@ -64,7 +65,13 @@ fn row(name: &str, views: &[View]) -> Vec<String> {
             cells.extend([(*node).to_owned(), token, left(lease), latency(&lease["latency"]), since]);
             notes.extend(lease["why"].as_str().map(str::to_owned));
         }
-        None => {
+        (None, Some(pause)) => {
+            let since = pause["since"].as_f64().map_or_else(|| "-".into(), date);
+            cells.extend(["paused", "-", "-", "-"].map(str::to_owned));
+            cells.push(since);
+            notes.push(by_whom(pause));
+        }
+        (None, None) => {
             // The holder did not answer, or is no node of ours; the others know it by name only.
             let known = views.iter().find_map(|(_, _, lease)| lease["holder"].as_str());
             cells.push(known.unwrap_or("vacant").to_owned());
@@ -88,4 +95,10 @@ fn row(name: &str, views: &[View]) -> Vec<String> {
     cells.push(if waiting.is_empty() { "-".into() } else { waiting.join(" ") });
     cells.push(notes.join("; "));
     cells
+}
+
+/// `by amy: migration`
+fn by_whom(pause: &Value) -> String {
+    let why = pause["reason"].as_str().map_or_else(String::new, |why| format!(": {why}"));
+    printable(&format!("by {}{why}", word(pause, "by")))
 }

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::words::{maybe_span, printable};
+use super::words::{date, maybe_span, printable};
 use super::{Parts, list, word};
 use crate::model::command::Command;
 
@@ -61,6 +61,11 @@ fn of_one(command: &Command, part: &Value) -> Vec<String> {
             }
             vec![line]
         }
+        Command::Pause { watcher, .. } if part["pause"].is_object() => paused_lines(watcher, part),
+        Command::Resume { watcher } => vec![match part["pause"].is_object() {
+            true => format!("ok, {watcher} may run again; it was paused {}", by_whom(&part["pause"])),
+            false => format!("ok, {watcher} is not paused"),
+        }],
         Command::Rename { to } if part["from"].is_string() => vec![format!(
             "ok, {} is {to} now; to keep that over a restart write node = {to} in [circus] of {}",
             word(part, "from"),
@@ -83,6 +88,29 @@ fn of_one(command: &Command, part: &Value) -> Vec<String> {
         Command::Add { .. } => vec![done(part)],
         _ => vec![done(&part["info"])],
     }
+}
+
+/// Whether it was paused before, and what runs of it still.
+fn paused_lines(watcher: &str, part: &Value) -> Vec<String> {
+    let line = match part["changed"] == true {
+        true => format!("ok, {watcher} is paused: it runs nowhere until circusctl resume {watcher}"),
+        false => format!("ok, {watcher} was paused before, {}", by_whom(&part["pause"])),
+    };
+    let still = part["holder"].as_str().map(|holder| {
+        let what = match part["hears"] == true {
+            true => "has it still, and stops it",
+            false => "has it, is no agent and does not hear of this: end it there",
+        };
+        format!("{} {what}", printable(holder))
+    });
+    [Some(line), still].into_iter().flatten().collect()
+}
+
+/// `by amy since 2026-11-21 20:10Z: migration`
+fn by_whom(pause: &Value) -> String {
+    let why = pause["reason"].as_str().map_or_else(String::new, |why| format!(": {why}"));
+    let since = pause["since"].as_f64().map_or_else(String::new, |since| format!(" since {}", date(since)));
+    printable(&format!("by {}{since}{why}", word(pause, "by")))
 }
 
 /// Who leads: the node that was asked, until when; or why it does not, and who does.

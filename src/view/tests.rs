@@ -10,6 +10,7 @@ use crate::model::event::{Changes, Exit, TokenState};
 use crate::model::explain::{self, Condition, Explanation, Move};
 use crate::model::history::{self, Before, Cause, Ending, Entry, History, Left, What};
 use crate::model::names::{ClusterName, NodeName, SocketName, WatcherName};
+use crate::model::pause::Pause;
 use crate::model::plan::{Change, Effect, KeyChange, Plan, SocketChange, SocketEffect};
 use crate::model::runs::{self, How, Turn};
 use crate::model::snapshot::{
@@ -69,6 +70,7 @@ fn lease(name: &str, role: LeaseRole, holder: Option<&str>) -> LeaseView {
         latency: holds.then_some(Duration::from_micros(2_130)),
         held_for: holds.then_some(secs(275_000.0)),
         why: None,
+        pause: None,
         counts: LeaseCounts { taken: 2, lost_expired: 1, refreshes: 40, ..LeaseCounts::default() },
     }
 }
@@ -321,6 +323,52 @@ fn a_token_that_is_checked_is_told_with_who_holds() {
     assert_eq!(over(Some("somebody"), None), "token 16 does not hold beat: somebody holds it\n");
     assert_eq!(over(None, Some(16)), "token 16 does not hold beat: nobody does; the last token was 16\n");
     assert_eq!(over(None, None), "token 16 does not hold beat: nobody does\n");
+}
+
+fn pause() -> Pause {
+    Pause { since: 1_795_291_800_000, by: "amy".into(), why: Some("migration".into()) }
+}
+
+#[test]
+fn a_paused_lease_is_told_with_who_wanted_it_so_and_since_when() {
+    let paused = || LeaseView {
+        pause: Some(pause()),
+        why: Some(pause().to_string()),
+        ..lease("beat", LeaseRole::Standby, None)
+    };
+    let view = || Part::Own(Reply::Done(Answer::Leases { leases: vec![paused()], advice: Vec::new() }));
+    golden(
+        &Command::Leases,
+        &gathered(vec![("web-1", view()), ("web-2", view())]),
+        "
+|NAME  HOLDER  TOKEN  LEASE  REFRESH  SINCE              WAITING      NOTE
+|beat  paused      -      -        -  2026-11-21 20:10Z  web-1 web-2  by amy: migration",
+    );
+}
+
+#[test]
+fn a_pause_is_told_with_who_wanted_it_and_who_has_the_lease_still() {
+    let watcher = || WatcherName::parse("beat").unwrap();
+    let asked = Command::Pause { watcher: "beat".into(), reason: None, patience: Patience::Settled };
+    let told = |changed, holder: Option<&str>, hears| {
+        let holder = holder.map(str::to_owned);
+        shown(&asked, &own(Reply::Done(Answer::Paused { watcher: watcher(), pause: pause(), changed, holder, hears })))
+    };
+    let done = "ok, beat is paused: it runs nowhere until circusctl resume beat";
+    assert_eq!(told(true, None, false), format!("{done}\n"));
+    assert_eq!(told(true, Some("web-1"), true), format!("{done}\nweb-1 has it still, and stops it\n"));
+    let other = "has it, is no agent and does not hear of this: end it there";
+    assert_eq!(told(true, Some("web-9-77"), false), format!("{done}\nweb-9-77 {other}\n"));
+    assert_eq!(told(false, None, false), "ok, beat was paused before, by amy since 2026-11-21 20:10Z: migration\n");
+    let resumed = |pause| {
+        let asked = Command::Resume { watcher: "beat".into() };
+        shown(&asked, &own(Reply::Done(Answer::Resumed { watcher: watcher(), pause })))
+    };
+    assert_eq!(
+        resumed(Some(pause())),
+        "ok, beat may run again; it was paused by amy since 2026-11-21 20:10Z: migration\n"
+    );
+    assert_eq!(resumed(None), "ok, beat is not paused\n");
 }
 
 #[test]

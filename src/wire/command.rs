@@ -56,6 +56,8 @@ pub fn command_name(command: &Command) -> &'static str {
         Command::Metrics => "metrics",
         Command::History { .. } => "history",
         Command::Failover { .. } => "failover",
+        Command::Pause { .. } => "pause",
+        Command::Resume { .. } => "resume",
         Command::Drill { .. } => "drill",
         Command::LeaseCheck { .. } => "lease-check",
         Command::LeaseInit { .. } => "lease-init",
@@ -169,6 +171,9 @@ pub fn command_json(command: &Command) -> Value {
         Command::Failover { watcher, to, patience } => {
             json!({"name": watcher, "to": to.as_ref().map(NodeName::as_str), "waiting": waiting(patience)})
         }
+        Command::Pause { watcher, reason, patience } => {
+            json!({"name": watcher, "reason": reason, "waiting": waiting(patience)})
+        }
         Command::Registered { node, endpoint } => json!({"node_name": node.as_str(), "node_endpoint": endpoint}),
         Command::History { watcher, count } => {
             json!({"name": watcher, "count": (*count != usize::MAX).then_some(count)})
@@ -178,7 +183,9 @@ pub fn command_json(command: &Command) -> Value {
         }
         Command::LeaseCheck { watcher, token } => json!({"name": watcher, "token": token}),
         Command::Publish { watcher, topic } => json!({"name": watcher, "topic": topic}),
-        Command::LeaseInit { watcher } | Command::Explain { watcher } => json!({"name": watcher}),
+        Command::LeaseInit { watcher } | Command::Resume { watcher } | Command::Explain { watcher } => {
+            json!({"name": watcher})
+        }
     };
     if let Value::Object(properties) = &mut properties {
         properties.retain(|_, value| !value.is_null());
@@ -243,6 +250,7 @@ mod tests {
             Command::History { watcher: name(), count: usize::MAX },
             Command::LeaseCheck { watcher: "beat".into(), token: u64::MAX },
             Command::LeaseInit { watcher: "beat".into() },
+            Command::Resume { watcher: "beat".into() },
             Command::Rename { to: NodeName::parse("web-9").unwrap() },
             Command::Publish { watcher: "beat".into(), topic: "beat.done".into() },
             Command::Drill { watcher: "beat".into(), kind: Kind::Kill, lasting: None },
@@ -282,6 +290,9 @@ mod tests {
             commands.push(Command::Drain { patience });
             commands.push(Command::Undrain { patience });
             commands.push(Command::Quit { patience });
+            for reason in [None, Some("migration".to_owned())] {
+                commands.push(Command::Pause { watcher: "beat".into(), reason, patience });
+            }
             for to in [None, Some(NodeName::parse("web-2").unwrap())] {
                 commands.push(Command::Failover { watcher: "beat".into(), to, patience });
             }

@@ -17,6 +17,7 @@ use crate::model::snapshot::LogLine;
 /// - `hook_success`: `name`, the hook's; `hook_failure`: the same and `error`
 /// - `cron_failure`: `slot`, the time of the schedule in seconds of the Unix epoch, and `error`; `cron_skipped`: `slot` and
 ///   `reason`
+/// - `paused`: `by` and `reason`, or null; `resumed`: `by`
 /// - `published`: `topic`, whoever asked for it has chosen it
 /// - `start` `stop` `reload` `updated` `add` `remove`: nothing
 pub fn notice_json(notice: &Notice, node: &NodeName, time: f64) -> Value {
@@ -46,6 +47,8 @@ pub(super) fn body(news: &News, time: f64) -> Value {
         News::HookSuccess { hook } => json!({"name": hook.name(), "time": time}),
         News::CronFailure { slot, error } => json!({"slot": slot.0, "time": time, "error": error}),
         News::CronSkipped { slot, reason } => json!({"slot": slot.0, "time": time, "reason": reason}),
+        News::Paused { by, reason } => json!({"by": by, "reason": reason, "time": time}),
+        News::Resumed { by } => json!({"by": by, "time": time}),
         News::Published { topic } => json!({"topic": topic, "time": time}),
         News::HookFailure { hook, error } => json!({"name": hook.name(), "time": time, "error": error}),
     }

@@ -10,6 +10,7 @@ use crate::model::command::{Answer, NodeRow, NodeState, Outcome, Part, Refusal, 
 use crate::model::event::Address;
 use crate::model::explain::{Condition, Explanation};
 use crate::model::names::{NodeName, WatcherName};
+use crate::model::pause::Pause;
 use crate::model::plan::{Change, Effect, KeyChange, Plan, SocketChange, SocketEffect};
 use crate::model::snapshot::{
     CronCounts, CronView, LeaseCounts, LeaseView, ProcessView, Snapshot, SocketView, StoreView, WatcherView,
@@ -57,8 +58,8 @@ use crate::model::spec::Slot;
 ///   `wanted` `{WATCHER: processes wanted there}`, `most` their `max_per_node`, `well` a number of watchers; `differs` is true where most nodes are told
 ///   something else by their files
 /// - `nodelist`: `nodelist` `{NODE: endpoint}`, of those that are not gone; `register_node`, `join_cluster`: `note`
-/// - `leases`: `leases` `[LEASE, …]`, and `advice` `[TEXT, …]` where something is amiss with the store; LEASE: `name key role token ttl left holder latency held_for why`
-///   counts`; `counts` are this agent's since it began: `taken released lost refreshes refreshes_failed late_grants
+/// - `leases`: `leases` `[LEASE, …]`, and `advice` `[TEXT, …]` where something is amiss with the store; LEASE: `name key role token ttl left holder latency held_for why
+///   pause counts`; `pause` is PAUSE or null, and PAUSE `since by reason`, since when in seconds of the Unix epoch; `counts` are this agent's since it began: `taken released lost refreshes refreshes_failed late_grants
 ///   greatest_latency`, of which `lost` is `{taken, unconfirmed, expired}`
 /// - `legions`: `legions` `[LEGION, …]`. Of uWSGI's stats server are `legion addr uuid valor quorum i_am_the_lord lord_valor
 ///   lord_uuid nodes members`: `addr` is where the members meet, a `uuid` the node's name, `i_am_the_lord` since when this
@@ -72,18 +73,20 @@ use crate::model::spec::Slot;
 /// - `scrolls`: `legion node lord lord_scroll`, `scrolls` `[TEXT, …]`, this node's first, and `members` `[{name, scroll}]`
 /// - `metrics`: the fields of `status`, and `version`
 /// - `explain`: `node name state singleton clustered runs right holder outlook`, `conditions` `[{what, met, text,
-///   remedy}]` and `move` `{here, command}` or null; `what` is `configured agent wanted after sockets demand store legion
-///   lease hooks process`, a remedy and a command are what follows `circusctl`
+///   remedy}]` and `move` `{here, command}` or null; `what` is `configured agent wanted after sockets demand store pause
+///   legion lease hooks process`, a remedy and a command are what follows `circusctl`
 /// - `history`: `history` `[{name, tenures: [TENURE, …], worst_gap, worst_gap_at_most, moves, overlaps, runs: [RUN, …]}]`,
 ///   the latest tenure and the latest run first; `moves` within seven days; `runs` is null where there is no schedule
 ///   - TENURE: `token from to start end pid gap gap_at_most overlap cause detail by last_seen`; `start`, `end` and
 ///     `last_seen` are seconds of the Unix epoch by the store's clock; a null `gap` or `overlap` could not be measured;
 ///     why it came here is `cause` (`first moved stopped agent-stopping removed changed taken unconfirmed expired gave-up
-///     finished preempted no-quorum drilled released died unknown`), `detail` and `by`
+///     finished preempted no-quorum paused drilled released died unknown`), `detail` and `by`
 ///   - RUN: `slot node token pid began ended outcome exit_code why`; `slot`, `began` and `ended` are seconds of the Unix epoch;
 ///     `outcome` is `running done failed stopped unfinished no-run`; `exit_code` as in the event `reap`
 /// - `lease-check`: `name`, `token`, `holds`; where it does `left`, else `holder` and `latest`, the last token drawn
 /// - `failover`: `from`, `to` (or null), `token`
+/// - `pause`: `name`, `pause` (PAUSE), `changed`, `holder` (who has the lease still, or null) and `hears`, whether that one stops
+///   because of it; `resume`: `name`, and `pause`, the one that it ended, or null
 /// - `rename`: `from`, `to`, and `file`, the configuration that has the old name; nothing where it has that name already
 /// - `drill`: `node name token pid ttl kind lasting`: it begins in a moment; `lasting` is null where it does not pass
 ///
@@ -200,6 +203,7 @@ pub fn error_code(refusal: &Refusal) -> &'static str {
         Refusal::NotSingleton(_) => "not-singleton",
         Refusal::NoSuchProcess { .. } => "no-such-process",
         Refusal::NotHolder { .. } => "not-holder",
+        Refusal::Paused { .. } => "paused",
         Refusal::NoCandidate(_) => "no-candidate",
         Refusal::NoSuchNode(_) => "no-such-node",
         Refusal::NodeExists(_) => "node-exists",
@@ -326,6 +330,16 @@ fn done(answer: &Answer, time: f64) -> Object {
         }
         Answer::Histories(told) => ok(history::histories(told)),
         Answer::LeaseChecked { watcher, token, state } => ok(history::token_state(watcher, *token, state)),
+        Answer::Paused { watcher, pause: stands, changed, holder, hears } => ok(json!({
+            "name": watcher.as_str(),
+            "pause": pause(stands),
+            "changed": changed,
+            "holder": holder,
+            "hears": hears,
+        })),
+        Answer::Resumed { watcher, pause: stood } => {
+            ok(json!({"name": watcher.as_str(), "pause": stood.as_ref().map(pause)}))
+        }
         Answer::Drilling { node, drill } => ok(json!({
             "node": node.as_str(),
             "name": drill.lease.watcher.as_str(),
@@ -446,8 +460,13 @@ fn lease(view: &LeaseView) -> Value {
         "latency": view.latency.map(fine_seconds),
         "held_for": view.held_for.map(seconds),
         "why": view.why,
+        "pause": view.pause.as_ref().map(pause),
         "counts": counts(&view.counts),
     })
+}
+
+fn pause(Pause { since, by, why }: &Pause) -> Value {
+    json!({"since": *since as f64 / 1_000.0, "by": by, "reason": why})
 }
 
 fn counts(counts: &LeaseCounts) -> Value {

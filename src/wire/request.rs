@@ -69,7 +69,8 @@ pub struct BadRequest {
 /// | `reloadconfig` `drain` `undrain` `quit` | `waiting` |
 /// | `history` | `name`, `count` |
 /// | `failover` | **`name`**, `to` (a node), `waiting` |
-/// | `lease-init` `explain` `lord` `scrolls` | **`name`** |
+/// | `pause` | **`name`**, `reason`, `waiting` |
+/// | `resume` `lease-init` `explain` `lord` `scrolls` | **`name`** |
 /// | `lease-check` | **`name`**, **`token`** |
 /// | `register_node` | **`node_name`**, **`node_endpoint`**, `node_stats_endpoint` |
 /// | `join_cluster` | **`node_name`**, `master_endpoint` |
@@ -222,6 +223,11 @@ impl<'a> Properties<'a> {
             "metrics" => Command::Metrics,
             "history" => Command::History { watcher: watcher()?, count: self.count("count")?.unwrap_or(usize::MAX) },
             "failover" => Command::Failover { watcher: needed()?, to: self.node("to")?, patience: self.patience()? },
+            "pause" => {
+                let (reason, patience) = (self.text("reason")?, self.patience()?);
+                Command::Pause { watcher: needed()?, reason, patience }
+            }
+            "resume" => Command::Resume { watcher: needed()? },
             "drill" => self.drill()?,
             "lease-check" => {
                 Command::LeaseCheck { watcher: needed()?, token: self.token()?.ok_or_else(|| missing("token"))? }

@@ -4,6 +4,7 @@ use super::cluster_servers::ClusterServers;
 use super::lease_cases::{Disturbance, Store, instance};
 use super::*;
 use circus_agent::model::election::{Membership, Muster};
+use circus_agent::model::pause::{Told, Wish};
 
 /// Longer than any test, so that nobody takes over by himself.
 const NEVER: Duration = Duration::from_secs(60);
@@ -121,6 +122,10 @@ impl Store for ClusterStore {
     fn init(&mut self, lease: &LeaseName) -> Result<(), String> {
         assert_eq!(*lease, super::lease());
         self.runtime.block_on(self.agent.init())
+    }
+
+    fn pause(&mut self, wish: Wish) -> Result<Told, String> {
+        self.runtime.block_on(self.agent.pause(wish))
     }
 
     fn muster_as(&mut self, agent: &str, name: &str, membership: Option<Membership>) -> Result<Muster, String> {

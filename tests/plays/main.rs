@@ -6,6 +6,7 @@ mod explain;
 mod history;
 mod legions;
 mod onlookers;
+mod pause;
 mod rename;
 mod sockets;
 #[path = "../support/specs.rs"]

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use circus_agent::cluster::scripts::CLAIM;
-use circus_agent::cluster::{claim, muster, scripts};
+use circus_agent::cluster::scripts::{CLAIM, PAUSE, REFRESH, TAKE};
+use circus_agent::cluster::{claim, muster, pause, scripts};
 use circus_agent::model::attendance::Attendance;
 use circus_agent::model::election::{Membership, Muster};
 use circus_agent::model::event::{Ask, Claim, Claimed, LeaseAnswer};
 use circus_agent::model::names::{LeaseName, NodeName, WatcherName};
+use circus_agent::model::pause::{Told, Wish};
 use circus_agent::model::time::Time;
 
 use crate::lease_cases::{self, Disturbance, Store};
@@ -52,6 +53,11 @@ impl Store for SimulatedStore {
         let (watcher, node) = (WatcherName::parse(watcher).unwrap(), NodeName::parse(node).unwrap());
         let call = claim::call(&lease_cases::lease(), &watcher, &node, claim);
         self.run(&call).map_or_else(Claimed::Unknown, |words| claim::answer(&words))
+    }
+
+    fn pause(&mut self, wish: Wish) -> Result<Told, String> {
+        let call = pause::call(&lease_cases::lease(), &wish);
+        self.run(&call).and_then(|words| pause::answer(&words))
     }
 
     fn unix_time(&self) -> u64 {
@@ -185,11 +191,58 @@ const BENT: &[(&str, Rewrite)] = &[
     ),
 ];
 
+/// And for each case of pauses.
+const BENT_PAUSES: &[(&str, Rewrite)] = &[
+    ("a_paused_lease_is_granted_to_nobody_until_it_is_resumed", &[("if meta[13] then", "if false then")]),
+    (
+        "who_holds_a_paused_lease_goes_on_holding_it_and_is_told",
+        &[("return 'granted', text(token), meta[4]", "return 'granted', text(token)")],
+    ),
+    (
+        "what_was_granted_before_a_pause_is_not_granted_again",
+        &[("if meta[13] then", "if meta[13] and not holder then")],
+    ),
+    (
+        "a_pause_that_stands_stays_what_it_is",
+        &[("if ARGV[1] == 'pause' and not stands then", "if ARGV[1] == 'pause' then")],
+    ),
+    ("a_paused_lease_is_kept_for_nobody", &[("if meta[13] then", "if meta[13] and to ~= ARGV[4] then")]),
+    (
+        "a_pause_is_no_permission_for_the_first_taking",
+        &[("'HSET', KEYS[2], 'paused', stands)", "'HSET', KEYS[2], 'paused', stands, 'state', 'free', 'inc', inc)")],
+    ),
+    (
+        "a_paused_lease_whose_holder_falls_silent_ends_and_is_nobodys",
+        &[("if meta[13] then", "if meta[13] and state ~= 'held' then")],
+    ),
+    (
+        "a_restart_with_data_forgets_no_pause",
+        &[("'HMGET', record, 'state', 'id', 'tok', 'paused')", "'HMGET', record, 'state', 'id', 'tok')")],
+    ),
+    (
+        "a_deleted_key_is_restored_by_its_holder_that_is_to_stop",
+        &[(
+            "redis.call('SET', lease, owner, 'PX', ttl)\n    if not mine",
+            "redis.call('HDEL', record, 'paused') meta[4] = nil\n    if not mine",
+        )],
+    ),
+    ("a_pause_that_was_lost_with_all_else_is_none", &[("local stands = meta[1]", "local stands = '7'")]),
+];
+
 #[test]
 fn each_case_of_claims_fails_on_a_bent_script() {
-    for (name, rewrite) in BENT {
+    fails_where_bent(BENT, &[CLAIM]);
+}
+
+#[test]
+fn each_case_of_pauses_fails_on_a_bent_script() {
+    fails_where_bent(BENT_PAUSES, &[TAKE, REFRESH, PAUSE]);
+}
+
+fn fails_where_bent(bent: &[(&str, Rewrite)], scripts: &[&str]) {
+    for (name, rewrite) in bent {
         for (from, _) in *rewrite {
-            assert!(CLAIM.contains(from), "the script has no {from:?}");
+            assert!(scripts.iter().any(|script| script.contains(from)), "no script has {from:?}");
         }
         let (_, case) = lease_cases::CASES.iter().find(|(case, _)| case == name).expect("a case");
         assert!(std::panic::catch_unwind(|| run_on(rewrite, *case)).is_err(), "{name} holds on a bent script");

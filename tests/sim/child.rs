@@ -51,6 +51,7 @@ impl World {
         }
         if let (Some(token), Some(deadline)) = (token, launch.guard) {
             let lease = self.lease_of(&launch.watcher);
+            self.starts_under(host, &lease);
             self.witness.born(self.now, host, id, (&launch.watcher, &lease), token);
             self.look_for_a_quorum(launch.watcher == self.watchers[0]);
             self.arm(host, id, deadline);

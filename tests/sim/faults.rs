@@ -194,6 +194,7 @@ impl World {
                 self.store.servers[master].redis.flush();
                 self.store.changed(master, self.now, self.timings.ttl);
                 self.recount_claims(group);
+                self.recount_pauses();
             }
             Fault::KeyIsDeleted => {
                 let (key, master) = (self.lease(&watcher).lease_key(), self.store.master_of(&watcher));
@@ -359,9 +360,13 @@ impl World {
     }
 
     fn asks(&mut self, command: Command) -> Event {
+        self.asks_as("the simulation".into(), command)
+    }
+
+    pub(crate) fn asks_as(&mut self, by: String, command: Command) -> Event {
         self.requests += 1;
         let (request, target) = (RequestId(self.requests), Target::Here);
-        Event::Asked { request, by: "the simulation".into(), target, command, limit: None }
+        Event::Asked { request, by, target, command, limit: None }
     }
 
     pub(crate) fn command(&mut self, host: usize, command: impl FnOnce(Patience) -> Command) {
@@ -378,6 +383,7 @@ impl World {
         }
         (0..self.store.groups.len()).for_each(|group| self.store.reunite(group));
         (0..self.store.servers.len()).for_each(|server| self.store.follow(server));
+        self.resume_all();
         for host in 0..self.hosts.len() {
             self.thaw(host);
             self.hosts[host].cut_from.clear();

@@ -132,6 +132,8 @@ impl World {
             OnHost::Count { word } => self.count(word),
             OnHost::ClaimAnswered { asked, seat, answer } => self.claim_answered(asked, seat, answer),
             OnHost::ClaimEnds { asked } => self.claim_ends(asked),
+            OnHost::WishAnswered { asked, seat, answer } => self.wish_answered(asked, seat, answer),
+            OnHost::WishEnds { asked } => self.wish_ends(asked),
             OnHost::Learn { group } => {
                 self.hosts[host].masters[group] = self.store.groups[group].master;
                 self.store_up(host);
@@ -362,6 +364,8 @@ impl World {
                 let rows = Ok(self.hosts.iter().map(row).collect());
                 self.report(host, Event::RosterRead { request, rows });
             }
+            Action::PauseLease { request, lease, wish } => self.pause_lease(host, request, lease.watcher, wish),
+            Action::Reply { outcome, .. } => self.is_told(&outcome),
             Action::Bind { bind, sockets, .. } => self.bind(host, bind, &sockets),
             Action::Hook { hook, call, timeout } => self.hook(host, hook, call.point, timeout),
             Action::Rename { request, to } => {
@@ -393,7 +397,6 @@ impl World {
             | Action::IgnoreDemand { .. }
             | Action::CountDemand { .. }
             | Action::Freeze { .. }
-            | Action::Reply { .. }
             | Action::Relay { .. }
             | Action::Sample { .. }
             | Action::Measure { .. }

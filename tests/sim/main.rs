@@ -21,6 +21,7 @@ mod host;
 mod jobs;
 mod members;
 mod network;
+mod pauses;
 mod plants;
 mod queue;
 mod store;

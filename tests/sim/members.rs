@@ -58,7 +58,7 @@ impl Legion {
             || !plant.map_or(wanted, |plant| match plant.field {
                 Field::Singletons => false,
                 Field::Legions => true,
-                Field::Jobs => wanted,
+                Field::Jobs | Field::Pauses => wanted,
             })
         {
             return None;

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use circus_agent::cluster::pause;
 use circus_agent::model::event::{Ask, AskKind, Event, LeaseAnswer};
 use circus_agent::model::names::{LeaseName, WatcherName};
 use circus_agent::model::vote::{Put, Vote};
@@ -212,7 +213,10 @@ impl World {
     /// A word about a lease is spread to all hosts that hear it.
     pub(crate) fn announce(&mut self, server: usize, channel: &str, message: &str) {
         let freed = |watcher: &&WatcherName| LeaseName::free_channel(&self.lease(watcher)) == channel;
-        let freed = self.watchers.iter().find(freed).map(|watcher| Event::LeaseFreed { watcher: watcher.clone() });
+        let freed = self.watchers.iter().find(freed).map(|watcher| match pause::is_news(message.as_bytes()) {
+            true => Event::PauseChanged { watcher: watcher.clone() },
+            false => Event::LeaseFreed { watcher: watcher.clone() },
+        });
         let (event, by) = match (freed, self.changed(channel, message)) {
             (Some(freed), _) => (freed, None),
             (None, Some((watcher, node))) => (Event::MembersChanged { watcher }, Some(node)),

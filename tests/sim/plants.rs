@@ -24,6 +24,8 @@ pub(crate) enum Field {
     Legions,
     /// Watchers that run at times, with legions and without.
     Jobs,
+    /// Leases that people pause and resume.
+    Pauses,
 }
 
 /// Where a bug sits.
@@ -96,12 +98,14 @@ pub(crate) enum Flaw {
     OneClaimIsEnough,
     /// A slot is the moment at which it is noticed.
     SlotFromNow,
+    /// Who holds goes on though the store says that it is paused.
+    PauseUnheard,
     /// However long ago a slot came, it is taken for one that has just come.
     NeverLate,
 }
 
 use Promise::{
-    Best, ByHolder, CountedOnce, EachSlot, InOrder, InTime, NeverTwo, OfSchedule, OncePerSlot, Quorum, SoonOne,
+    Best, ByHolder, CountedOnce, EachSlot, InOrder, InTime, NeverTwo, OfSchedule, OncePerSlot, Paused, Quorum, SoonOne,
     TokensGrow, Undisturbed,
 };
 use Shape::{Cluster, Majority, Standalone};
@@ -212,7 +216,7 @@ pub(crate) const PLANTS: &[Plant] = &[
         "a replica's no is believed",
         &[(
             "return redis.error_reply('REPLICA this server is a replica; leases are decided on the master')",
-            "return {'lost', '', 'lost', '', 'lost', ''}",
+            "return {'lost', '', '', 'lost', '', '', 'lost', '', ''}",
         )],
         &[Standalone],
         &[Undisturbed],
@@ -295,6 +299,28 @@ pub(crate) const PLANTS: &[Plant] = &[
     of_jobs(flaw("a claim that one server has", Flaw::OneClaimIsEnough, &[Majority], &[OncePerSlot])),
     of_jobs(flaw("a slot that is the moment of its notice", Flaw::SlotFromNow, EVERYWHERE, &[OfSchedule])),
     of_jobs(flaw("a slot that is never late", Flaw::NeverLate, &[Standalone, Majority], &[InTime])),
+    of_pauses(script(
+        "a taking that ignores the pause",
+        &[("if meta[13] then", "if false then")],
+        EVERYWHERE,
+        &[Paused],
+    )),
+    of_pauses(script(
+        "a pause that a release forgets",
+        &[(
+            "redis.call('HSET', KEYS[2], 'state', 'free', 'until', text(now))\nif ARGV[2]",
+            "redis.call('HSET', KEYS[2], 'state', 'free', 'until', text(now))\nredis.call('HDEL', KEYS[2], 'paused')\nif ARGV[2]",
+        )],
+        EVERYWHERE,
+        &[Paused],
+    )),
+    of_pauses(script(
+        "a resume that nobody hears of",
+        &[("redis.call('PUBLISH', ARGV[4], ARGV[1])", "local _ = ARGV[4]")],
+        EVERYWHERE,
+        &[SoonOne],
+    )),
+    of_pauses(flaw("a holder that goes on though it is paused", Flaw::PauseUnheard, EVERYWHERE, &[Paused])),
     flaw("validity counted from the answer", Flaw::CountFromAnswer, ALONE, &[NeverTwo]),
     flaw("a late grant accepted", Flaw::LateGrant, &[Standalone], &[NeverTwo]),
     flaw("no answer taken for a grant", Flaw::FailureIsGrant, EVERYWHERE, &[NeverTwo]),
@@ -334,6 +360,11 @@ const fn of_jobs(mut plant: Plant) -> Plant {
     plant
 }
 
+const fn of_pauses(mut plant: Plant) -> Plant {
+    plant.field = Field::Pauses;
+    plant
+}
+
 const fn of_legions(mut plant: Plant) -> Plant {
     plant.field = Field::Legions;
     plant
@@ -344,6 +375,9 @@ pub(crate) fn planted(flaw: Option<Flaw>, event: Event, now: Time) -> Event {
     let Event::Lease { watcher, mut ask, mut answer } = event else { return event };
     let keeps = !matches!(ask.kind, AskKind::Release { .. });
     match (flaw, &answer) {
+        (Some(Flaw::PauseUnheard), LeaseAnswer::GrantedToStop { token, .. }) => {
+            answer = LeaseAnswer::Granted { token: *token };
+        }
         (Some(Flaw::CountFromAnswer), LeaseAnswer::Granted { .. }) if keeps => ask.sent = now,
         (Some(Flaw::LateGrant), LeaseAnswer::Granted { .. }) => match &ask.kind {
             AskKind::Take { ttl, .. } | AskKind::Refresh { ttl, .. } if ask.sent + *ttl / 2 < now => ask.sent = now,

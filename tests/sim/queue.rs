@@ -5,6 +5,7 @@ use std::collections::BinaryHeap;
 
 use circus_agent::model::attendance::Register;
 use circus_agent::model::event::{Ask, Claimed, Event, Exit, LeaseAnswer, ProcessId};
+use circus_agent::model::pause::Told;
 
 use crate::network::PutId;
 use crate::store::Data;
@@ -86,6 +87,22 @@ pub(crate) enum What {
     Demote {
         server: usize,
     },
+    /// Somebody pauses a lease, or resumes one.
+    SomebodyPauses,
+    /// A wish to pause or to resume reaches a server.
+    WishArrives {
+        asked: usize,
+        seat: usize,
+        server: usize,
+    },
+    /// A replica has what came of it, where none has left its server since.
+    WishAcknowledged {
+        asked: usize,
+        seat: usize,
+        server: usize,
+        links: u64,
+        answer: Result<Told, String>,
+    },
     /// Something goes wrong.
     Fault,
 }
@@ -115,6 +132,10 @@ pub(crate) enum OnHost {
     ClaimAnswered { asked: usize, seat: usize, answer: Claimed },
     /// The adapter's patience with a claim ends.
     ClaimEnds { asked: usize },
+    /// A server's answer to a wish to pause or to resume is back.
+    WishAnswered { asked: usize, seat: usize, answer: Result<Told, String> },
+    /// The adapter's patience with a wish ends.
+    WishEnds { asked: usize },
     /// It hears which server is a group's master now.
     Learn { group: usize },
     /// A guard's timer rings.

@@ -397,6 +397,7 @@ impl World {
         }
         self.store.changed(server, self.now, self.timings.ttl);
         self.recount_claims(self.store.servers[server].group);
+        self.recount_pauses();
         // A master that comes back is found by its replicas; one that is none any more is told so, in time.
         if self.store.is_master(server) {
             self.store.reunite(self.store.servers[server].group);
@@ -427,6 +428,7 @@ impl World {
         let old = *master;
         self.trace(0, || format!("server {next} takes the place of {old}"));
         self.store.promote(next, self.now);
+        self.recount_pauses();
         // What the only replica had to acknowledge it has.
         if !self.store.needs_ack || self.store.groups[group].members.len() > 2 {
             self.recount_claims(group);

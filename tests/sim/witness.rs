@@ -39,6 +39,8 @@ pub(crate) enum Promise {
     SoonOne,
     /// What lasts less than a third of the ttl moves no child.
     Undisturbed,
+    /// What is paused runs nowhere, once that was said.
+    Paused,
     /// In good order what follows a leader is gone before it.
     InOrder,
     /// Nobody leads a legion of which too few live.
@@ -166,6 +168,12 @@ impl Witness {
         if self.started != started {
             self.holds_against(now, Promise::Undisturbed, &format!("a child moved {what}"));
         }
+    }
+
+    /// A host on which something does something under this lease, if there is one.
+    pub(crate) fn has_under(&self, now: Instant, lease: &WatcherName) -> Option<usize> {
+        let runs = |sight: &Sight| sight.lease == *lease && !sight.frozen && sight.excused <= now;
+        self.children.iter().find(|(_, sight)| runs(sight)).map(|((host, _), _)| *host)
     }
 
     fn on(&mut self, host: usize) -> impl Iterator<Item = &mut Sight> {

@@ -19,6 +19,7 @@ use crate::host::Host;
 use crate::jobs::{Asked, Jobs};
 use crate::members::{Legion, Word};
 use crate::network::{Link, Question};
+use crate::pauses::Pauses;
 use crate::plants::{Bug, Flaw, Plant};
 use crate::queue::{Instant, OnHost, Queue, SEC, What};
 use crate::store::{Shape, Store};
@@ -46,6 +47,8 @@ pub(crate) struct World {
     pub(crate) legion: Option<Legion>,
     /// What runs at times, where something does.
     pub(crate) jobs: Option<Jobs>,
+    /// Where people pause and resume leases.
+    pub(crate) pauses: Option<Pauses>,
     /// The singletons, and what they have in common. The last runs at times, where something does.
     pub(crate) watchers: Vec<WatcherName>,
     pub(crate) timings: LeaseTimings,
@@ -108,6 +111,7 @@ impl World {
             claims: Vec::new(),
             legion,
             jobs,
+            pauses: Pauses::of(seed, plant),
             watchers,
             timings,
             graceful,
@@ -138,6 +142,7 @@ impl World {
         let ttl = self.timings.ttl.as_nanos() as u64;
         self.faults_end = self.now + ttl * u64::from(STORM);
         self.at(ttl, What::Fault);
+        self.at(ttl, What::SomebodyPauses);
         if self.legion.is_some() {
             self.at(u64::from(STORM) / 3 * ttl, What::MostAreAway);
         }
@@ -162,6 +167,7 @@ impl World {
             what = format!("on {}", self.ripple());
         }
         self.expect_each_slot(from);
+        self.expect_a_pause();
         Report {
             steps: self.steps,
             children: self.witness.started,
@@ -172,7 +178,7 @@ impl World {
 
     /// How soon after all faults one has to run: one ttl for the lease, one second for everything else, and the time
     /// that a stop under way may take.
-    fn soon(&self) -> Instant {
+    pub(crate) fn soon(&self) -> Instant {
         let ttl = self.timings.ttl.as_nanos() as u64;
         // A node that had its child crash stands back before it tries again.
         let back = if self.crashes { 2 * ttl.clamp(SEC, 30 * SEC) + ttl } else { 0 };
@@ -257,7 +263,7 @@ impl World {
     }
 
     /// What is due happens, until a promise is broken.
-    fn live_until(&mut self, end: Instant) {
+    pub(crate) fn live_until(&mut self, end: Instant) {
         while self.witness.broken.is_none()
             && let Some((at, what)) = self.queue.pop_until(end)
         {
@@ -275,6 +281,11 @@ impl World {
             What::ClaimArrives { asked, seat, server } => self.claim_arrives(asked, seat, server),
             What::ClaimAcknowledged { asked, seat, server, links } => {
                 self.claim_acknowledged(asked, seat, server, links);
+            }
+            What::SomebodyPauses => self.somebody_pauses(),
+            What::WishArrives { asked, seat, server } => self.wish_arrives(asked, seat, server),
+            What::WishAcknowledged { asked, seat, server, links, answer } => {
+                self.wish_acknowledged(asked, seat, server, links, answer);
             }
             What::ArriveLate(host) => self.arrive_late(host),
             What::AskAnew(question) => self.ask_anew(question),

@@ -12,6 +12,7 @@ use circus_agent::model::event::{
 };
 use circus_agent::model::history::Entry;
 use circus_agent::model::names::{ClusterName, LeaseName, NodeName, Owner, WatcherName};
+use circus_agent::model::pause::{Told, Wish};
 use circus_agent::model::spec::{RedisSpec, Secret};
 use circus_agent::model::stats::Machine;
 use circus_agent::model::time::Time;
@@ -203,6 +204,16 @@ impl Agent {
         self.redis.init_lease(RequestId(1), &lease());
         self.next(|event| match event {
             Event::LeaseInitialised { request: RequestId(1), result } => Some(result),
+            _ => None,
+        })
+        .await
+    }
+
+    /// Pauses the lease, lets it be taken again, or tells how that stands.
+    pub async fn pause(&mut self, wish: Wish) -> Result<Told, String> {
+        self.redis.pause_lease(RequestId(7), &lease(), wish);
+        self.next(|event| match event {
+            Event::LeasePaused { request: RequestId(7), result } => Some(result),
             _ => None,
         })
         .await

@@ -8,16 +8,20 @@
 mod claim_cases;
 #[path = "member_cases.rs"]
 mod member_cases;
+#[path = "pause_cases.rs"]
+mod pause_cases;
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use circus_agent::model::election::{Membership, Muster};
 use circus_agent::model::event::{Ask, AskKind, Claim, Claimed, LeaseAnswer};
 use circus_agent::model::names::{ClusterName, LeaseName, NodeName, Owner, WatcherName};
+use circus_agent::model::pause::{Told, Wish};
 use circus_agent::model::time::Time;
 
 pub use claim_cases::*;
 pub use member_cases::*;
+pub use pause_cases::*;
 
 /// Something that keeps leases by the scripts.
 pub trait Store {
@@ -37,6 +41,8 @@ pub trait Store {
     fn muster_as(&mut self, agent: &str, name: &str, membership: Option<Membership>) -> Result<Muster, String>;
     /// Claims a slot of this watcher for a node, under the one lease.
     fn claim(&mut self, node: &str, watcher: &str, claim: Claim) -> Claimed;
+    /// Pauses the one lease, lets it be taken again, or tells how that stands.
+    fn pause(&mut self, wish: Wish) -> Result<Told, String>;
     /// What its clock shows, in seconds of the Unix epoch.
     fn unix_time(&self) -> u64 {
         SystemTime::now().duration_since(UNIX_EPOCH).expect("a date").as_secs()
@@ -156,6 +162,16 @@ cases! {
     a_claim_that_was_lost_with_all_else_is_none
     scripts_that_were_forgotten_keep_no_slot_from_its_run
     what_stands_in_place_of_the_claims_is_no_permission
+    a_paused_lease_is_granted_to_nobody_until_it_is_resumed
+    who_holds_a_paused_lease_goes_on_holding_it_and_is_told
+    what_was_granted_before_a_pause_is_not_granted_again
+    a_pause_that_stands_stays_what_it_is
+    a_paused_lease_is_kept_for_nobody
+    a_pause_is_no_permission_for_the_first_taking
+    a_paused_lease_whose_holder_falls_silent_ends_and_is_nobodys
+    a_restart_with_data_forgets_no_pause
+    a_deleted_key_is_restored_by_its_holder_that_is_to_stop
+    a_pause_that_was_lost_with_all_else_is_none
 }
 
 /// Time that an answer may take beyond what the store itself waits.

@@ -10,6 +10,7 @@ use circus_agent::cluster::scripts;
 use circus_agent::model::election::{Membership, Muster};
 use circus_agent::model::event::{Ask, Claim, Claimed, LeaseAnswer};
 use circus_agent::model::names::{LeaseName, WatcherName};
+use circus_agent::model::pause::{Told, Wish};
 use circus_agent::model::spec::RedisSpec;
 
 use super::end::{ASK, Agent, PATIENCE, lease, owner, refresh};
@@ -60,6 +61,10 @@ impl Store for RealStore {
     fn ask(&mut self, lease: &LeaseName, ask: &Ask) -> LeaseAnswer {
         assert_eq!(*lease, self::lease());
         self.runtime.block_on(self.agent.ask_within(ask, PATIENCE))
+    }
+
+    fn pause(&mut self, wish: Wish) -> Result<Told, String> {
+        self.runtime.block_on(self.agent.pause(wish))
     }
 
     fn muster_as(&mut self, agent: &str, name: &str, membership: Option<Membership>) -> Result<Muster, String> {

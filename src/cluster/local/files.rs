@@ -15,6 +15,7 @@ use crate::model::time::Time;
 
 pub(super) const LEASE: &str = ".lease";
 pub(super) const MEMBERS: &str = ".members";
+pub(super) const PAUSED: &str = ".paused";
 
 /// The files of one lease.
 pub(super) struct Paths {
@@ -25,6 +26,9 @@ pub(super) struct Paths {
     pub(super) history: PathBuf,
     pub(super) members: PathBuf,
     pub(super) slots: PathBuf,
+    pub(super) paused: PathBuf,
+    /// That file to be.
+    pub(super) pausing: PathBuf,
     /// What stands before the name of a watcher's runs.
     runs: PathBuf,
 }
@@ -40,6 +44,8 @@ impl Paths {
             history: path(".history"),
             members: path(MEMBERS),
             slots: path(".slots"),
+            paused: path(PAUSED),
+            pausing: path(".pausing"),
             // No name of a lease's file has this sign.
             runs: path("@"),
         }

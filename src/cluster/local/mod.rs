@@ -10,6 +10,7 @@
 //! NAME.members one line of JSON: the agents that contend for it, where they say so. Replaced at each word of one of them.
 //! NAME.history a line of JSON for each fact about a tenure, the latest last; cut when there are too many.
 //! NAME.slots   one line of JSON: of each watcher that runs at times under it the latest slot that was claimed.
+//! NAME.paused  one line of JSON, while nobody is to take it: since when, who wants it so, and why.
 //! NAME@WATCHER.runs  a line of JSON for each fact about a slot of that watcher, as in NAME.history.
 //! ```
 //!
@@ -42,9 +43,9 @@
 //!
 //! # Absent on purpose
 //!
-//! * No polling: inotify tells of releases and of members (a new file was renamed into place) and of deaths (the kernel
-//!   closed a file that was open for writing).
-//! * No fsync: a record matters only as long as this boot.
+//! * No polling: inotify tells of releases, of members and of pauses (a new file was renamed into place, or one is gone) and
+//!   of deaths (the kernel closed a file that was open for writing).
+//! * No fsync, but of a pause: a record matters only as long as this boot.
 //! * No network file systems: their locks end with a connection, and their clients share no clock. They are refused.
 //! * No way around an agent that was stopped *while* it asked (some microseconds): it keeps the mutex until it goes on
 //!   or ends, and until then nobody gets the lease. None is better than two.
@@ -52,6 +53,7 @@
 pub(super) mod files;
 mod history;
 mod members;
+mod pauses;
 mod record;
 mod slots;
 mod worker;
@@ -76,6 +78,8 @@ use crate::model::election::{Muster, Word};
 use crate::model::event::{Ask, Claim, Claimed, Event, HistoryRead, LeaseAnswer, Schedule, TokenState};
 use crate::model::history::Fact;
 use crate::model::names::{ClusterName, NodeName, Owner, WatcherName};
+use crate::model::pause::{Told, Wish};
+
 /// Whose leases, and where they are kept.
 #[derive(Debug, Clone)]
 pub struct Me {
@@ -182,6 +186,12 @@ impl Local {
         self.put(|reply| Job::Init { watcher, reply }, move |result| Event::LeaseInitialised { request, result });
     }
 
+    /// Pauses a lease, lets it be taken again, or asks how that stands; exactly one [`Event::LeasePaused`] follows. To be
+    /// called inside a tokio runtime.
+    pub fn pause_lease(&mut self, request: RequestId, watcher: WatcherName, wish: Wish) {
+        self.put(|reply| Job::Pause { watcher, wish, reply }, move |result| Event::LeasePaused { request, result });
+    }
+
     /// Asks whether the tenure under `token` holds; exactly one [`Event::LeaseChecked`] follows. To be called inside a
     /// tokio runtime.
     pub fn check_lease(&mut self, request: RequestId, watcher: WatcherName, token: u64) {
@@ -278,6 +288,11 @@ enum Job {
     Init {
         watcher: WatcherName,
         reply: oneshot::Sender<Result<(), String>>,
+    },
+    Pause {
+        watcher: WatcherName,
+        wish: Wish,
+        reply: oneshot::Sender<Result<Told, String>>,
     },
     Check {
         watcher: WatcherName,

@@ -17,11 +17,12 @@ use nix::sys::inotify::{AddWatchFlags, Inotify};
 use tokio::sync::mpsc;
 
 use super::files::{
-    LEASE, LeaseMutex, Lock, MEMBERS, Paths, at, boottime, draft, file_name, find, is_at, millis, publish,
+    LEASE, LeaseMutex, Lock, MEMBERS, PAUSED, Paths, at, boottime, draft, file_name, find, is_at, millis, publish,
     publish_free, refuse_network, wall_clock_ms, write_record,
 };
 use super::history::{self, Was};
 use super::members;
+use super::pauses;
 use super::record::{Found, Record, State, Verdict, verdict};
 use super::slots;
 use super::{Hold, Holds, Job, lock};
@@ -33,6 +34,7 @@ use crate::model::event::{
 use crate::model::history::{Fact, What};
 use crate::model::lease::RESERVATION;
 use crate::model::names::{NodeName, Owner, WatcherName};
+use crate::model::pause::{Told, Wish};
 use crate::model::runs::Turn;
 use crate::model::time::Time;
 
@@ -209,6 +211,10 @@ impl Worker {
                     });
                 let _ = reply.send(answer);
             }
+            Job::Pause { watcher, wish, reply } => {
+                let result = self.transact(&watcher, |worker, paths, _| worker.pause(paths, &wish));
+                let _ = reply.send(result);
+            }
             Job::Check { watcher, token, reply } => {
                 let result = self.transact(&watcher, |worker, paths, _| worker.token_state(paths, token));
                 let _ = reply.send(result);
@@ -261,8 +267,12 @@ impl Worker {
         ttl: Duration,
         longest: Duration,
     ) -> io::Result<LeaseAnswer> {
+        let paused = pauses::read(paths)?;
         // A question asked again whose first answer was lost is granted again, under the same token.
         if let Some(hold) = self.held(watcher, paths, &ask.owner) {
+            if let Some(pause) = paused {
+                return Ok(LeaseAnswer::Paused(pause));
+            }
             self.prolong(&hold, ask, ttl).map_err(at(&paths.lease))?;
             return Ok(LeaseAnswer::Granted { token: hold.token });
         }
@@ -272,8 +282,9 @@ impl Worker {
         let longest = longest.max(ttl);
         self.tokens.insert(watcher.clone(), last);
         let now = boottime();
-        match verdict(&found, &self.node, &self.clock, now, ttl) {
-            Verdict::Grant => {
+        match (verdict(&found, &self.node, &self.clock, now, ttl), paused) {
+            (Verdict::Grant, Some(pause)) => Ok(LeaseAnswer::Paused(pause)),
+            (Verdict::Grant, None) => {
                 let token = last.saturating_add(1).max(wall_clock_ms());
                 // Before the lease itself: a token that is written down too early is merely one not used.
                 mutex.remember(token)?;
@@ -289,18 +300,18 @@ impl Worker {
                 lock(&self.holds).insert(watcher.clone(), Hold { owner, token, file: Arc::new(file) });
                 Ok(LeaseAnswer::Granted { token })
             }
-            Verdict::Quarantine => {
+            (Verdict::Quarantine, _) => {
                 let record = self.record(State::Quarantine, String::new(), last, now + longest, longest);
                 publish_free(paths, record)?;
                 Ok(LeaseAnswer::Quarantined { left: longest })
             }
-            Verdict::Bound => {
+            (Verdict::Bound, _) => {
                 let file = OpenOptions::new().write(true).open(&paths.lease).map_err(at(&paths.lease))?;
                 let record = self.record(State::Held, "unknown".into(), last, now + longest, longest);
                 write_record(&file, record).map_err(at(&paths.lease))?;
                 Ok(LeaseAnswer::Held { by: "unknown".into(), left: longest, ttl: longest })
             }
-            Verdict::Answer(answer) => Ok(answer),
+            (Verdict::Answer(answer), _) => Ok(answer),
         }
     }
 
@@ -308,7 +319,11 @@ impl Worker {
         match self.held(watcher, paths, &ask.owner) {
             Some(hold) => {
                 self.prolong(&hold, ask, ttl).map_err(at(&paths.lease))?;
-                Ok(LeaseAnswer::Granted { token: hold.token })
+                let token = hold.token;
+                Ok(match pauses::read(paths)? {
+                    Some(pause) => LeaseAnswer::GrantedToStop { token, pause },
+                    None => LeaseAnswer::Granted { token },
+                })
             }
             None => {
                 let by = match find(paths, 0)? {
@@ -371,6 +386,21 @@ impl Worker {
             self.heard.insert(watcher.clone(), record);
         }
         Ok(register)
+    }
+
+    fn pause(&self, paths: &Paths, wish: &Wish) -> io::Result<Told> {
+        let (pause, changed) = pauses::carry_out(paths, wish)?;
+        let now = boottime();
+        let holder = match find(paths, 0)? {
+            // A lock that is on it after its end is that of an agent that is stopped: nothing of its child is left.
+            Found::Held { record, locked: true } if record.clock == self.clock => {
+                let left = now.until(Time::from_nanos(record.until));
+                (!left.is_zero()).then_some((record.owner, left))
+            }
+            Found::Held { record, locked: true } => Some((record.owner, Duration::from_millis(record.ttl))),
+            _ => None,
+        };
+        Ok(Told { pause, changed, holder })
     }
 
     /// Whether the tenure under `token` is the one that holds.
@@ -470,6 +500,10 @@ impl Worker {
                     continue;
                 }
                 let Some(name) = event.name.as_deref().and_then(|name| name.to_str()) else { continue };
+                if let Some(lease) = name.strip_suffix(PAUSED).and_then(|name| self.names.get(name)).cloned() {
+                    self.tell(Event::PauseChanged { watcher: lease });
+                    continue;
+                }
                 if let Some(lease) = name.strip_suffix(MEMBERS).and_then(|name| self.names.get(name)).cloned() {
                     self.hear_members(lease);
                     continue;

@@ -12,6 +12,7 @@ use crate::model::history::{Cause, Ending};
 use crate::model::lease::Hold;
 use crate::model::names::{LeaseName, NodeName, WatcherName, is_called, nearest};
 use crate::model::pattern::Pattern;
+use crate::model::pause::Wish;
 use crate::model::snapshot::Snapshot;
 use crate::model::watcher::{Reloading, Runs, Watcher};
 
@@ -156,6 +157,8 @@ impl Node {
             | Command::Undrain { .. }
             | Command::Rename { .. }
             | Command::Failover { .. }
+            | Command::Pause { .. }
+            | Command::Resume { .. }
             | Command::Drill { .. }
             | Command::LeaseInit { .. }
                 if stopping =>
@@ -175,6 +178,9 @@ impl Node {
             Command::Rename { to } => return self.admit_rename(request, to, actions),
             Command::Start { pattern, patience } => {
                 let keys = self.select(pattern.as_ref(), true)?;
+                if let ([_], Some(refusal)) = (&keys[..], keys.iter().find_map(|key| self.watchers[*key].paused())) {
+                    return Err(refusal);
+                }
                 let goal = self.up_goal(keys.clone(), false);
                 keys.iter().for_each(|key| self.watchers.stir(*key).start(now));
                 return Ok(self.wait_or(patience, request, goal));
@@ -262,6 +268,13 @@ impl Node {
             Command::Failover { watcher, to, patience } => {
                 return self.admit_failover(request, watcher, to, patience, actions).map(|()| None);
             }
+            Command::Pause { watcher, reason, patience } => {
+                let wish = Wish::pause(&self.asker(request).unwrap_or_default(), reason.as_deref());
+                return self.ask_pause(request, &watcher, wish, patience, actions).map(|()| None);
+            }
+            Command::Resume { watcher } => {
+                return self.ask_pause(request, &watcher, Wish::Resume, Patience::Admitted, actions).map(|()| None);
+            }
             Command::Drill { watcher, kind, lasting } => {
                 return self.admit_drill(request, watcher, kind, lasting, actions).map(|()| None);
             }
@@ -306,6 +319,9 @@ impl Node {
             let why =
                 format!("{name} is held by {other}, which is no agent: end it there, and an agent has it after that");
             return Err(Refusal::NoCandidate(why));
+        }
+        if let Some(refusal) = self.watchers[key].paused() {
+            return Err(refusal);
         }
         let here = matches!(lease.hold(self.now), Hold::Firm { .. });
         if !here {
@@ -415,7 +431,7 @@ impl Node {
     }
 
     /// The lease of the singleton a user means.
-    fn lease_of(&self, text: &str) -> Result<LeaseName, Refusal> {
+    pub(super) fn lease_of(&self, text: &str) -> Result<LeaseName, Refusal> {
         let watcher = &self.watchers[self.find(text)?];
         watcher.lease().map(|lease| lease.name().clone()).ok_or_else(|| without_lease(watcher))
     }

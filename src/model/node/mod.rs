@@ -16,6 +16,7 @@ mod commands;
 mod drills;
 mod frames;
 mod order;
+mod pauses;
 mod relay;
 mod rename;
 mod sockets;
@@ -228,7 +229,15 @@ impl Node {
         let starting = !self.queue.is_empty() || matches!(self.phase, State::Starting);
         let start = (starting && !self.is_opening_first()).then_some(self.next_start);
         let frames = self.frames.next_wakeup(self.now);
-        errands.chain(phase).chain(start).chain(frames).chain(self.reminder).chain(self.watchers.next_wakeup()).min()
+        let looks = self.waits.iter().filter_map(Wait::deadline);
+        errands
+            .chain(phase)
+            .chain(start)
+            .chain(frames)
+            .chain(looks)
+            .chain(self.reminder)
+            .chain(self.watchers.next_wakeup())
+            .min()
     }
 
     /// What it is called.
@@ -345,6 +354,12 @@ impl Node {
                 if let Some(watcher) = self.watchers.stir_named(&watcher) {
                     watcher.lease_freed(now);
                 }
+                self.look_for_holder(&watcher);
+            }
+            Event::PauseChanged { watcher } => {
+                if let Some(watcher) = self.watchers.stir_named(&watcher) {
+                    watcher.pause_changed(now);
+                }
             }
             Event::Mustered { watcher, sent, result } => {
                 if let Some(watcher) = self.watchers.stir_named(&watcher) {
@@ -409,6 +424,7 @@ impl Node {
                 self.reply(request, reply, actions);
             }
             Event::LeaseChecked { request, result } => self.lease_checked(request, result, actions),
+            Event::LeasePaused { request, result } => self.lease_paused(request, result, actions),
             Event::DrillWatched { request, result } => self.drill_watched(request, result, actions),
             Event::HistoryRead { request, read } => self.history_read(request, read, actions),
             Event::Sampled { request, samples } => self.sampled(request, samples, actions),
@@ -538,6 +554,7 @@ impl Node {
         self.settle(actions);
         self.remove_those_down(actions);
         self.expire_errands(actions);
+        self.look_for_holders(actions);
         self.answer_settled(actions);
         self.serve_onlookers(actions);
         self.watchers.forget_touched();

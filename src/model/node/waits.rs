@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::Node;
+use super::pauses::Pausing;
 use super::watchers::Key;
 use crate::model::command::{Answer, Patience, Refusal, Reply, RequestId, Sample};
 use crate::model::drill::Drill;
@@ -50,6 +51,8 @@ pub(super) enum Goal {
     Extended { watcher: Option<Key>, pid: Option<u32>, samples: Vec<Sample>, calls: usize },
     /// The store says how a token stands.
     Checked { watcher: WatcherName, token: u64 },
+    /// The store has heard a wish to pause or to resume, and the holder has gone.
+    Paused(Box<Pausing>),
     /// What the store keeps comes back.
     HistoryRead { count: usize, here: Vec<(WatcherName, Vec<Run>)> },
     /// The registry says whether the name can be had.
@@ -60,6 +63,16 @@ pub(super) enum Goal {
     Drained,
     /// The agent has ended.
     Left,
+}
+
+impl Wait {
+    /// When there is something to do about it, though nothing happens.
+    pub(super) fn deadline(&self) -> Option<Time> {
+        match &self.goal {
+            Goal::Paused(pausing) => pausing.look,
+            _ => None,
+        }
+    }
 }
 
 /// What was read of leases and schedules, with what the agent keeps by itself of others: `count` of each.
@@ -145,6 +158,7 @@ impl Node {
     pub(super) fn dismiss(&mut self, actions: &mut Vec<Action>) {
         for wait in std::mem::take(&mut self.waits) {
             let reply = match wait.goal {
+                Goal::Paused(pausing) => pausing.reply(),
                 Goal::Left | Goal::Drained | Goal::Down { .. } | Goal::Removed { .. } | Goal::Killed { .. } => {
                     Reply::Done(Answer::Ok)
                 }
@@ -203,6 +217,7 @@ impl Node {
             | Goal::Checked { .. }
             | Goal::Renamed
             | Goal::Drilled { .. }
+            | Goal::Paused(_)
             | Goal::HistoryRead { .. } => None,
             Goal::Extended { calls, .. } if *calls > 0 => None,
             Goal::Extended { watcher, pid, samples, .. } => {
@@ -285,6 +300,9 @@ impl Node {
                     return Some(failed);
                 }
                 let mut watchers = keys.iter().filter_map(|key| self.watchers.get(*key));
+                if let ([_], false, Some(refusal)) = (&keys[..], replace, watchers.clone().find_map(Watcher::paused)) {
+                    return Some(Reply::Refused(refusal));
+                }
                 let replaced = |watcher: &Watcher| !replace || watcher.ids().iter().all(|id| !before.contains(id));
                 let stays = |watcher: &Watcher| watcher.staying().any(|id| before.contains(&id));
                 let kept =

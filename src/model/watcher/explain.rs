@@ -33,8 +33,12 @@ impl Watcher {
             self.demanded_now(),
             self.timed(now),
             lease.as_ref().map(|lease| store(around, lease)),
+            lease.as_ref().and_then(|lease| self.unpaused(lease)),
             self.elected(now),
-            lease.as_ref().filter(|_| !self.is_deferred(now)).map(|lease| self.leased(now, lease)),
+            lease
+                .as_ref()
+                .filter(|lease| !self.is_deferred(now) && (lease.pause.is_none() || lease.token.is_some()))
+                .map(|lease| self.leased(now, lease)),
             self.hooked(),
             Some(self.processed(now)),
         ];
@@ -165,6 +169,18 @@ impl Watcher {
         })
     }
 
+    /// What the store says of a pause, where it has been asked.
+    fn unpaused(&self, lease: &LeaseView) -> Option<Condition> {
+        match (&lease.pause, lease.role) {
+            (Some(pause), _) => {
+                let text = format!("{pause}; it runs nowhere until it is resumed");
+                Some(Condition::unmet(What::Pause, text, self.command("resume")))
+            }
+            (None, LeaseRole::Holder) => Some(Condition::met(What::Pause, "not paused")),
+            (None, LeaseRole::Standby | LeaseRole::Losing | LeaseRole::Aside) => None,
+        }
+    }
+
     fn leased(&self, now: Time, lease: &LeaseView) -> Condition {
         let left = lease.left.map_or_else(String::new, |left| format!(", {} of {} left", span(left), span(lease.ttl)));
         let next =
@@ -261,6 +277,9 @@ impl Watcher {
             return None;
         }
         let ttl = span(lease.ttl);
+        if lease.pause.is_some() && lease.role == LeaseRole::Standby {
+            return Some(format!("{me}, or another node that waits for it, gets it at once when it is resumed."));
+        }
         Some(match (lease.role, &lease.holder, lease.left) {
             (LeaseRole::Holder, ..) => {
                 format!(

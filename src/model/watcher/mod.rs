@@ -618,6 +618,13 @@ impl Watcher {
         }
     }
 
+    /// The lease was paused or resumed.
+    pub fn pause_changed(&mut self, now: Time) {
+        if let Some(lease) = &mut self.lease {
+            lease.pause_changed(now);
+        }
+    }
+
     /// Its node is called `node` from now on. Processes that run keep what they were told.
     pub fn rename(&mut self, now: Time, node: &NodeName) {
         self.rename_member(node);

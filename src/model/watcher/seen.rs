@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{Cause, End, Goal, Stage, Watcher, secs};
+use crate::model::command::Refusal;
 use crate::model::event::ProcessId;
 use crate::model::lease::{Hold, Lease};
 use crate::model::process::Process;
@@ -41,6 +42,12 @@ impl Watcher {
     /// Whether the lease is being given away, in an orderly move or after failures.
     pub fn is_parting(&self) -> bool {
         self.parting.is_some()
+    }
+
+    /// That nobody is to run it, as far as this node knows.
+    pub fn paused(&self) -> Option<Refusal> {
+        let pause = self.lease.as_ref()?.pause()?.clone();
+        Some(Refusal::Paused { watcher: self.spec.name.clone(), pause })
     }
 
     /// Whether nothing of it is wanted.

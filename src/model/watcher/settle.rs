@@ -21,6 +21,7 @@ impl Watcher {
         self.attend(now, actions);
         self.advance_lease(now, actions);
         self.yield_to_verdict(now, actions);
+        self.yield_to_pause(now, actions);
     }
 
     /// Orders what brings the actual nearer to the wanted.

@@ -2,10 +2,10 @@
 //!
 //! Two facts at most of each, so that a child which crashes all day long does not push the moves out of the history.
 
-use super::{Cause, Goal, Watcher};
-use crate::model::event::Action;
+use super::{Cause, Goal, Parting, Watcher};
+use crate::model::event::{Action, Level};
 use crate::model::history::{self, Ending, Fact, What};
-use crate::model::lease::Lease;
+use crate::model::lease::{After, Hold, Lease};
 use crate::model::time::Time;
 
 /// The tenure in which its processes run.
@@ -33,6 +33,19 @@ impl Watcher {
         {
             tenure.empty = Some(since);
         }
+    }
+
+    /// Has the lease given away in good order where nobody is to have it any more. It is asked for again at once: so the end
+    /// of that is heard of.
+    pub(super) fn yield_to_pause(&mut self, now: Time, actions: &mut Vec<Action>) {
+        let Some(lease) = &self.lease else { return };
+        let (Some(pause), Hold::Firm { .. }) = (lease.pause().cloned(), lease.hold(now)) else { return };
+        if self.goal != Goal::Run || self.parting.is_some() || self.heir.is_some() {
+            return;
+        }
+        self.say(actions, Level::Info, None, &format!("{pause}; stopping"));
+        let ending = Ending { cause: history::Cause::Paused, detail: pause.why, by: Some(pause.by) };
+        self.parting = Some(Parting { to: None, after: After::Stay, ending });
     }
 
     /// Nothing of it is left, and what follows may be the end of its tenure: then that is told.

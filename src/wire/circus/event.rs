@@ -15,6 +15,8 @@ pub fn event(notice: &Notice, time: f64) -> (String, String) {
         News::HookSuccess { .. } => &["name", "time"],
         News::HookFailure { .. } => &["name", "time", "error"],
         News::Published { .. } => &["topic", "time"],
+        News::Paused { .. } => &["by", "reason", "time"],
+        News::Resumed { .. } => &["by", "time"],
         News::CronFailure { .. } => &["slot", "time", "error"],
         News::CronSkipped { .. } => &["slot", "time", "reason"],
     };
