@@ -1025,6 +1025,9 @@ fn each_side_says_why_it_leads_or_does_not() {
     behind.play();
     let text = "b comes before it; valor 5, 2 live, 2 have to".to_owned();
     assert_eq!(cross(&mut behind, "ip"), (text, true));
+    assert_eq!(cross(&mut behind, "beat"), ("ip: b comes before it".into(), true), "and does not lead yet");
+    behind.holder = Some("b");
+    behind.wait(10.0);
     assert_eq!(cross(&mut behind, "beat"), ("b leads ip".into(), true));
     behind.changes("b", None);
     let text = "no quorum: 1 of 2 members that have to live; valor 5, 1 live, 2 have to".to_owned();
@@ -1095,7 +1098,10 @@ fn a_follower_of_another_legion_than_before_waits_for_that_one() {
     scene.sees(&["signal beat 15"]);
     scene.ends("beat", Exit::Signal(TERM));
     scene.sees(&[]);
-    assert_eq!((scene.state("beat"), scene.stage.note("beat").as_str()), (WatcherState::Standby, "b leads web"));
+    assert_eq!(
+        (scene.state("beat"), scene.stage.note("beat").as_str()),
+        (WatcherState::Standby, "web: b comes before it")
+    );
 }
 
 #[test]

@@ -71,7 +71,8 @@ impl Watcher {
         let lease = self.lease.as_ref()?;
         let name = &self.spec.name;
         let hold = lease.hold(now);
-        let lord = lease.holder().or_else(|| self.lord().map(str::to_owned));
+        // Whoever comes first in an election need not lead.
+        let lord = if self.is_elected() { self.lord().map(str::to_owned) } else { lease.holder() };
         let why = match (&self.goal, lord.filter(|lord| *lord != self.me.1.as_str())) {
             (Goal::Rest(_), _) => format!("{name} is stopped here"),
             (Goal::Run, Some(holder)) => format!("{holder} leads {name}"),
