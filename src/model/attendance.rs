@@ -150,6 +150,8 @@ fn holder(registers: &[Register]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::slice;
+
     use super::*;
     use crate::model::election::Membership;
 
@@ -308,7 +310,7 @@ mod tests {
     fn an_agent_with_two_names_is_one_member_whichever_server_heard_of_which() {
         for new in ["a", "z"] {
             let (old, new) = (of_b(1, entry("b", 12)), of_b(2, entry(new, 15)));
-            let (before, both) = (kept(OLD, &[old.clone()]), kept(OLD, &[old, new.clone()]));
+            let (before, both) = (kept(OLD, slice::from_ref(&old)), kept(OLD, &[old, new.clone()]));
             let after = kept(OLD, &[of_b(3, gone("b", 15)), new.clone()]);
             let empty = || kept(0, &[]);
             for said in [
@@ -337,9 +339,9 @@ mod tests {
         for new in ["a", "z"] {
             let (old, new) = (of_b(1, entry("b", 10)), of_b(2, entry(new, 15)));
             let mut attendance = Attendance::default();
-            called(&mut attendance, 100, &[kept(OLD, &[old.clone()])]);
+            called(&mut attendance, 100, &[kept(OLD, slice::from_ref(&old))]);
             let name = new.member.node.as_str();
-            assert_eq!(called(&mut attendance, 101, &[kept(1, &[new.clone()])]), is(name, 15));
+            assert_eq!(called(&mut attendance, 101, &[kept(1, slice::from_ref(&new))]), is(name, 15));
             assert_eq!(called(&mut attendance, 102, &[kept(0, &[])]), is(name, 14), "and is remembered by that");
             // It is heard late, by its old name.
             assert_eq!(called(&mut attendance, 103, &[kept(1, &[old])]), is(name, 13));
