@@ -270,14 +270,7 @@ impl World {
     fn send_claim(&mut self, asked: usize, seat: usize, server: usize) {
         let host = self.claims[asked].host;
         let arrives = What::ClaimArrives { asked, seat, server };
-        if self.reaches(host, server) {
-            let delay = self.wander(self.hosts[host].link.there);
-            self.after(delay, arrives);
-        } else if !self.at_peace() && self.random.fraction() < 0.3 {
-            // What got lost may get there yet, on a connection that the adapter has given up.
-            let late = self.pause(3.0);
-            self.after(late, arrives);
-        }
+        self.set_out(host, server, arrives);
     }
 
     /// A claim has reached a server.
@@ -293,13 +286,9 @@ impl World {
             State::Down => return self.claim_returns(asked, seat, server, Claimed::Unknown("refused".into())),
             State::Up => {}
         }
-        let is_moved = self.store.homes[&lease] != group || self.store.servers[server].redis.is_replica();
-        if self.store.shape == Shape::Cluster && is_moved {
-            // The adapter follows at once, as long as it waits for the answer.
+        if self.has_moved(&lease, server) {
             if !answered {
-                let (home, master) = (self.store.homes[&lease], self.store.master_of(&lease));
-                self.hosts[host].homes.insert(lease, home);
-                self.hosts[host].masters[home] = master;
+                let master = self.follows_move(host, &lease);
                 self.send_claim(asked, seat, master);
             }
             return;

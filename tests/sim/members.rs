@@ -142,14 +142,7 @@ impl World {
     fn send_word(&mut self, word: usize, seat: usize, server: usize, taken_back: bool) {
         let host = self.words[word].host;
         let arrives = What::Said { word, seat, server, taken_back };
-        if self.reaches(host, server) {
-            let delay = self.wander(self.hosts[host].link.there);
-            self.after(delay, arrives);
-        } else if !self.at_peace() && self.random.fraction() < 0.3 {
-            // What got lost may get there yet, on a connection that the adapter has given up.
-            let late = self.pause(3.0);
-            self.after(late, arrives);
-        }
+        self.set_out(host, server, arrives);
     }
 
     /// A word has reached a server.
@@ -165,13 +158,9 @@ impl World {
             State::Down => return self.say_back(word, seat, server, Err("connection refused".into())),
             State::Up => {}
         }
-        let moved = self.store.homes[&watcher] != self.store.servers[server].group;
-        if self.store.shape == Shape::Cluster && (moved || self.store.servers[server].redis.is_replica()) {
-            // The adapter follows at once, as long as it waits for the answer.
+        if self.has_moved(&watcher, server) {
             if !told {
-                let (home, master) = (self.store.homes[&watcher], self.store.master_of(&watcher));
-                self.hosts[host].homes.insert(watcher, home);
-                self.hosts[host].masters[home] = master;
+                let master = self.follows_move(host, &watcher);
                 self.send_word(word, seat, master, taken_back);
             }
             return;

@@ -239,6 +239,18 @@ impl World {
         !cut && self.random.fraction() >= loss
     }
 
+    /// What is neither a question of leases nor an answer sets out. What gets lost may get there yet, on a connection that
+    /// the adapter has given up.
+    pub(crate) fn set_out(&mut self, host: usize, server: usize, arrives: What) {
+        if self.reaches(host, server) {
+            let delay = self.wander(self.hosts[host].link.there);
+            self.after(delay, arrives);
+        } else if !self.at_peace() && self.random.fraction() < 0.3 {
+            let late = self.pause(3.0);
+            self.after(late, arrives);
+        }
+    }
+
     pub(crate) fn wander(&mut self, delay: Duration) -> Duration {
         delay.mul_f64(0.8 + 0.4 * self.random.fraction())
     }

@@ -162,14 +162,7 @@ impl World {
     fn send_wish(&mut self, asked: usize, seat: usize, server: usize) {
         let host = self.asked(asked).host;
         let arrives = What::WishArrives { asked, seat, server };
-        if self.reaches(host, server) {
-            let delay = self.wander(self.hosts[host].link.there);
-            self.after(delay, arrives);
-        } else if !self.at_peace() && self.random.fraction() < 0.3 {
-            // What got lost may get there yet, on a connection that the adapter has given up.
-            let late = self.pause(3.0);
-            self.after(late, arrives);
-        }
+        self.set_out(host, server, arrives);
     }
 
     /// A wish has reached a server.
@@ -184,13 +177,9 @@ impl World {
             State::Down => return self.wish_returns(asked, seat, server, Err("refused".into())),
             State::Up => {}
         }
-        let group = self.store.servers[server].group;
-        let is_moved = self.store.homes[&watcher] != group || self.store.servers[server].redis.is_replica();
-        if self.store.shape == Shape::Cluster && is_moved {
+        if self.has_moved(&watcher, server) {
             if !answered {
-                let (home, master) = (self.store.homes[&watcher], self.store.master_of(&watcher));
-                self.hosts[host].homes.insert(watcher, home);
-                self.hosts[host].masters[home] = master;
+                let master = self.follows_move(host, &watcher);
                 self.send_wish(asked, seat, master);
             }
             return;

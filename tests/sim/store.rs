@@ -270,14 +270,11 @@ impl World {
                 let refused = |(put, _)| (put, LeaseAnswer::Failed { reason: "connection refused".into() });
                 self.send_back(host, server, puts.into_iter().map(refused).collect());
             }
-            State::Up if self.store.shape == Shape::Cluster && self.is_moved(server, &puts) => {
-                // The adapter follows at once, as long as it waits for the answer.
+            State::Up if puts.iter().any(|(put, _)| self.has_moved(&self.questions[put.question].watcher, server)) => {
                 let (put, _) = puts[0];
                 if self.waits_for(put) {
                     let watcher = self.questions[put.question].watcher.clone();
-                    let (home, master) = (self.store.homes[&watcher], self.store.master_of(&watcher));
-                    self.hosts[host].homes.insert(watcher, home);
-                    self.hosts[host].masters[home] = master;
+                    let master = self.follows_move(host, &watcher);
                     self.send(host, master, puts);
                 }
             }
@@ -285,11 +282,18 @@ impl World {
         }
     }
 
-    /// Whether a server of a cluster says `MOVED`.
-    fn is_moved(&self, server: usize, puts: &[(PutId, Ask)]) -> bool {
+    /// Whether a server of a cluster says `MOVED` when it is asked of a lease.
+    pub(crate) fn has_moved(&self, lease: &WatcherName, server: usize) -> bool {
         let Server { group, redis, .. } = &self.store.servers[server];
-        let elsewhere = |(put, _): &(PutId, Ask)| self.store.homes[&self.questions[put.question].watcher] != *group;
-        redis.is_replica() || puts.iter().any(elsewhere)
+        self.store.shape == Shape::Cluster && (redis.is_replica() || self.store.homes[lease] != *group)
+    }
+
+    /// A host's adapter goes to where a lease is now, as long as it waits for the answer: which server that is.
+    pub(crate) fn follows_move(&mut self, host: usize, lease: &WatcherName) -> usize {
+        let (home, master) = (self.store.homes[lease], self.store.master_of(lease));
+        self.hosts[host].homes.insert(lease.clone(), home);
+        self.hosts[host].masters[home] = master;
+        master
     }
 
     fn serve(&mut self, host: usize, server: usize, puts: &[(PutId, Ask)]) {
