@@ -182,7 +182,7 @@ impl Watcher {
 
     /// The calendar was looked at.
     pub fn calendar_read(&mut self, now: Time, calendar: Option<Calendar>, actions: &mut Vec<Action>) {
-        let (busy, claims, token) = (!self.is_over(), self.is_guarded(), self.firm_token(now));
+        let (busy, claims) = (!self.is_over(), self.is_guarded());
         let Some(cron) = self.cron.as_mut().filter(|cron| cron.look.is_some()) else { return };
         let Some(Calendar { now: wall, past, next }) = calendar else {
             self.say(actions, Level::Warn, None, "cannot tell when it runs next: the time zone cannot be read");
@@ -204,10 +204,9 @@ impl Watcher {
             Since::Away if claims && left.is_some() && !busy => {}
             Since::Away if claims && left.is_none() => {
                 let why = format!("no node was there for it, it was noticed {} late", span(late));
-                return self.record_run(now, token, slot, Turn::Missed { why }, actions);
+                return self.record_run(now, self.firm_token(now), slot, Turn::Missed { why }, actions);
             }
-            Since::Changed => return token.into_iter().for_each(|token| cron.note(Claim { slot, token })),
-            Since::Away | Since::Begun => return,
+            Since::Away | Since::Begun | Since::Changed => return,
         }
         match (cron.phase, left) {
             (Phase::Running { .. }, _) => self.pass_over(now, slot, "the run before goes on", actions),
