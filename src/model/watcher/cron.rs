@@ -140,15 +140,8 @@ impl Cron {
         }
     }
 
-    /// A tenure has had this slot.
-    fn note(&mut self, claim: Claim) {
-        if !self.knows(claim) {
-            self.had = Some(claim);
-        }
-    }
-
     /// Whether that tenure has had this slot, or a later one.
-    fn knows(&self, claim: Claim) -> bool {
+    fn has_had(&self, claim: Claim) -> bool {
         self.had.is_some_and(|had| had.token == claim.token && had.slot >= claim.slot)
     }
 }
@@ -230,7 +223,7 @@ impl Watcher {
             return;
         }
         if answer == Claimed::Ours {
-            cron.note(claim);
+            cron.had = Some(claim);
         }
         match answer {
             Claimed::Ours if now < until => self.begin_run(claim.slot, Some(claim.token), actions),
@@ -409,7 +402,7 @@ impl Watcher {
         }
         match cron.phase {
             Phase::Due { slot, until } if may_start => match hold {
-                Some(Hold::Firm { token, .. }) if cron.knows(Claim { slot, token }) => {
+                Some(Hold::Firm { token, .. }) if cron.has_had(Claim { slot, token }) => {
                     cron.phase = Phase::Waiting;
                     self.say(actions, Level::Info, None, &format!("no run at {slot}: {} had it", self.me.1));
                 }
