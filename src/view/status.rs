@@ -31,7 +31,7 @@ fn unwell<'a>(parts: &'a Parts) -> Vec<(&'a str, &'a str)> {
     }
     // Only the whole cluster can tell: a node that is silent, or was not asked, may be the holder.
     if parts.many && parts.is_whole() {
-        found.extend(vacant(parts).into_iter().map(|name| ("", name)));
+        found.extend(unheld(parts).into_iter().filter(|(_, state)| *state == VACANT).map(|(name, _)| ("", name)));
     }
     found
 }
@@ -51,9 +51,13 @@ fn is_well(watcher: &Value, store: Store) -> bool {
     }
 }
 
-/// Singletons that every node stands by for, and of whose holder no node knows.
-fn vacant<'a>(parts: &'a Parts) -> Vec<&'a str> {
-    let mut names: Vec<&str> = Vec::new();
+/// The state of a singleton that nobody is known to hold.
+const VACANT: &str = "vacant";
+
+/// Singletons that every node stands by for, and of whose holder no node knows, each with its state: nobody is to have
+/// those that are paused.
+fn unheld<'a>(parts: &'a Parts) -> Vec<(&'a str, &'static str)> {
+    let mut found: Vec<(&str, &str)> = Vec::new();
     for (_, watcher) in watchers(parts) {
         let name = word(watcher, "name");
         let views = || watchers(parts).filter(|(_, other)| other["name"] == watcher["name"]);
@@ -62,12 +66,13 @@ fn vacant<'a>(parts: &'a Parts) -> Vec<&'a str> {
             && views().all(|(_, other)| {
                 matches!(other["state"].as_str(), Some("standby" | "stopped")) && other["lease"]["holder"].is_null()
             })
-            && !names.contains(&name)
+            && found.iter().all(|(known, _)| *known != name)
         {
-            names.push(name);
+            let paused = views().any(|(_, other)| other["lease"]["pause"].is_object());
+            found.push((name, if paused { "paused" } else { VACANT }));
         }
     }
-    names
+    found
 }
 
 fn watchers<'a>(parts: &'a Parts) -> impl Iterator<Item = (&'a str, &'a Value)> {
@@ -243,16 +248,16 @@ fn singletons(parts: &Parts) -> Table {
     }
     heads.extend(["PID", "UP", ">LEASE", ">TOKEN", ">RESTARTS", "NOTE"]);
     let mut table = Table::new(&heads);
-    let vacant = if parts.many && parts.is_whole() { vacant(parts) } else { Vec::new() };
+    let unheld = if parts.many && parts.is_whole() { unheld(parts) } else { Vec::new() };
     for views in by_name(parts, |watcher| watcher["lease"].is_object()) {
         let (node, watcher) = telling(&views);
         let lease = &watcher["lease"];
         let here = matches!(lease["role"].as_str(), Some("holder" | "losing"));
-        let is_vacant = vacant.iter().any(|name| *name == word(watcher, "name"));
-        let state = if is_vacant { "vacant" } else { word(watcher, "state") };
+        let unheld = unheld.iter().find(|(name, _)| *name == word(watcher, "name"));
+        let state = unheld.map_or(word(watcher, "state"), |(_, state)| state);
         let mut cells = vec![word(watcher, "name").to_owned(), state.to_owned()];
         if parts.many {
-            cells.push(if is_vacant {
+            cells.push(if unheld.is_some() {
                 "-".into()
             } else if here {
                 node.to_owned()

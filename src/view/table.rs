@@ -17,7 +17,7 @@ impl Paint {
     pub(super) fn of_state(word: &str) -> Paint {
         match word {
             "active" | "listening" | "scheduled" | "up" | "lord" => Paint::Good,
-            "starting" | "stopping" | "draining" | "stale" | "losing" => Paint::Warn,
+            "starting" | "stopping" | "draining" | "stale" | "losing" | "paused" => Paint::Warn,
             "unhealthy" | "backoff" | "failed" | "gone" | "vacant" | "no-quorum" => Paint::Bad,
             _ => Paint::None,
         }

@@ -461,6 +461,23 @@ fn a_singleton_that_nobody_holds_is_a_problem_of_the_cluster_only() {
 }
 
 #[test]
+fn a_singleton_that_is_paused_is_no_problem_of_anybodys() {
+    let paused = |name: &str| {
+        let beat = watcher("beat", WatcherState::Standby, 1, &[], Some("paused by amy: migration"));
+        let lease = LeaseView { pause: Some(pause()), ..lease("beat", LeaseRole::Standby, None) };
+        Part::Own(status(snapshot(name, vec![with_lease(beat, lease)])))
+    };
+    let all = gathered(vec![("web-1", paused("web-1")), ("web-2", paused("web-2"))]);
+    assert!(problems(&all).is_empty());
+    let text = shown(&STATUS, &all);
+    assert!(
+        text.contains("beat       paused  -     -    -       -      -         0  paused by amy: migration\n"),
+        "{text}"
+    );
+    assert!(text.ends_with("\nall is well\n"), "{text}");
+}
+
+#[test]
 fn all_is_well_says_so_and_a_store_that_is_down_says_why() {
     let mut good = snapshot("web-1", vec![watcher("web", WatcherState::Active, 1, &[(7, 3)], None)]);
     assert!(problems(&own(status(good.clone()))).is_empty());
