@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::World;
-use super::agent::{is_alive, wait_for};
+use super::agent::{Agent, is_alive, wait_for};
 
 /// A file with one watcher for each thing that can become of it, before and after.
 struct Files {
@@ -37,13 +37,21 @@ fn files(world: &World) -> Files {
     }
 }
 
+/// Waits until all processes of the file before have told that they run, and the agent knows it.
+fn all_run(world: &World, agent: &Agent) {
+    wait_for("all of them", || (world.told().len() == 6).then_some(()));
+    for (watcher, processes) in [("same", 1), ("changed", 2), ("patient", 1), ("few", 1), ("old", 1)] {
+        wait_for(watcher, || (agent.pids(watcher).len() == processes).then_some(()));
+    }
+}
+
 #[test]
 fn only_what_changed_restarts_and_the_plan_says_so_beforehand() {
     let world = World::new();
     let Files { before, after } = files(&world);
     let agent = world.agent("a", &before);
     let all = || ["same", "changed", "patient", "few"].map(|watcher| agent.pids(watcher));
-    wait_for("all of them", || (world.told().len() == 6).then_some(()));
+    all_run(&world, &agent);
     let [same, changed, patient, few] = all();
     let old = agent.pids("old");
     assert_eq!(agent.ctl(&world, &["plan"]).expect(0).out, "nothing to do\n");
@@ -105,7 +113,7 @@ fn a_bad_file_changes_nothing_and_says_why() {
     let world = World::new();
     let Files { before, after } = files(&world);
     let agent = world.agent("a", &before);
-    wait_for("all of them", || (world.told().len() == 6).then_some(()));
+    all_run(&world, &agent);
     let status = || ["same", "changed", "patient", "few", "old"].map(|watcher| agent.pids(watcher));
     let pids = status();
 
