@@ -140,6 +140,11 @@ impl World {
             }
             OnHost::Deadline { id, serial } => self.deadline(host, id, serial),
             OnHost::MainEnds { id, exit } => self.main_ends(host, id, exit),
+            OnHost::RunEnds { life, id, exit } => {
+                if self.hosts[host].life == life {
+                    self.main_ends(host, id, exit);
+                }
+            }
             OnHost::TreeGone { id } => self.tree_gone(host, id),
         }
     }

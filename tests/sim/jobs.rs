@@ -428,7 +428,8 @@ impl World {
         let Some(jobs) = &self.jobs else { return };
         let lasts = jobs.period().mul_f64(longest * self.random.fraction());
         let exit = Exit::Code(i32::from(self.random.fraction() < 0.25));
-        self.after(lasts, What::On(host, OnHost::MainEnds { id, exit }));
+        let life = self.hosts[host].life;
+        self.after(lasts, What::On(host, OnHost::RunEnds { life, id, exit }));
 
         let Some(jobs) = &self.jobs else { return };
         let shown = self.wall(host);

@@ -142,6 +142,8 @@ pub(crate) enum OnHost {
     Deadline { id: ProcessId, serial: u64 },
     /// A child's main process ends.
     MainEnds { id: ProcessId, exit: Exit },
+    /// A run is over, where its agent still lives: another's processes have the same numbers.
+    RunEnds { life: u64, id: ProcessId, exit: Exit },
     /// The last of a child's tree ends.
     TreeGone { id: ProcessId },
 }
